@@ -1,0 +1,1 @@
+"""Thin programs that wire medsd to people and to other systems."""

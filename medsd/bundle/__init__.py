@@ -1,0 +1,1 @@
+"""The bundle: its layout, its export, its parity check, its card."""

@@ -1,0 +1,253 @@
+"""What a bundle is on disk: `bundle.json`, the files beside it, and the checks made before any of them is used.
+
+A bundle is the only thing that passes from training to serving. `Bundle.open` verifies the schema version and the
+sha256 of every listed file; `write_description` is what export calls last, so a folder without `bundle.json` is no
+bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medsd.errors import BundleError
+from medsd.findings import Finding, FindingSet
+from medsd.settings import PixelSpec
+
+SCHEMA_VERSION = 1
+DESCRIPTION = "bundle.json"
+MODEL = "model.onnx"
+# The graph's inputs: pixels float32 [B,1,S,S] in 0…1 and, with a note encoder, has_image float32 [B], note_ids and
+# note_mask int64 [B,L], has_note float32 [B] (1 given, 0 missing). Its outputs: probabilities [B,F], logits [B,F],
+# embedding [B,D] of unit length, evidence [B,F,h,w]; all float32.
+INPUTS_IMAGE = ("pixels",)
+INPUTS_FUSED = ("pixels", "has_image", "note_ids", "note_mask", "has_note")
+OUTPUTS = ("probabilities", "logits", "embedding", "evidence")
+TOKENIZER = "tokenizer.json"
+OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"
+CASES = "cases"
+
+
+class Described(BaseModel):
+    """Base of the parts of bundle.json: strict when written, and when read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FindingEntry(Described):
+    """A finding as the bundle carries it, so that a reader needs no vocabulary of its own."""
+
+    name: str
+    title: str
+    snomed: str = ""
+    radlex: str = ""
+
+
+class NoteInput(Described):
+    """How a note becomes `note_ids` and `note_mask`."""
+
+    max_tokens: int = Field(ge=8)
+    pad_id: int = 0
+
+
+class PlattCalibration(Described):
+    """probability = sigmoid(slope · logit + intercept), inside the ONNX graph; kept here for the record."""
+
+    slope: float = Field(gt=0)
+    intercept: float
+
+
+class OperatingPoint(Described):
+    """Where a probability becomes a call.
+
+    `threshold` None: too few validation cases to choose one; the call is always «undecided».
+    Sensitivity and specificity are those of the validation split, where the threshold was chosen.
+    """
+
+    threshold: float | None
+    rule: str
+    sensitivity: float | None = None
+    specificity: float | None = None
+    positives: int
+    negatives: int
+
+
+class OutOfDistribution(Described):
+    """Limits on the scores of `medsd.inference.out_of_distribution`; the arrays are in the safetensors file.
+
+    Each limit is the quantile `1 - false_alarm_rate` of that score over the validation split.
+    """
+
+    neighbours: int = Field(ge=1)
+    false_alarm_rate: float = Field(gt=0, lt=1)
+    limits: dict[str, float]
+
+
+class Provenance(Described):
+    """Where the model comes from."""
+
+    data: str
+    data_hash: str = Field(description="sha256 over the manifest's rows")
+    split_hash: str = Field(description="sha256 over the sorted pairs of patient key and split")
+    studies: dict[str, int] = Field(description="images in each split")
+    patients: dict[str, int]
+    licence: str = ""
+    citation: str = ""
+    config: dict[str, Any]
+    git_commit: str = ""
+    packages: dict[str, str] = Field(default_factory=dict)
+    training_seconds: float = 0.0
+
+
+class Description(Described):
+    """The whole of bundle.json."""
+
+    schema_version: int
+    name: str
+    version: str
+    created: str = Field(description="UTC, ISO 8601")
+    description: str = ""
+    synthetic: bool = Field(False, description="learned from phantoms: never to be read as a medical result")
+    finding_set: str
+    findings: tuple[FindingEntry, ...]
+    image: bool = True
+    note: NoteInput | None = None
+    pixels: PixelSpec
+    embedding_size: int
+    evidence_grid: tuple[int, int] = Field(description="h, w of the evidence maps")
+    calibration: dict[str, PlattCalibration]
+    operating_points: dict[str, OperatingPoint]
+    out_of_distribution: OutOfDistribution | None = None
+    provenance: Provenance
+    files: dict[str, str] = Field(default_factory=dict, description="sha256 of each file, by its path in the bundle")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened, verified bundle."""
+
+    folder: Path
+    description: Description
+
+    @classmethod
+    def open(cls, folder: Path | str, *, verify: bool = True) -> Bundle:
+        """Open the bundle in `folder`.
+
+        Args:
+            folder: the bundle's folder.
+            verify: compare the sha256 of every listed file first.
+
+        Raises:
+            BundleError: there is no bundle, it is newer than this medsd, or a file was changed or is missing.
+        """
+        folder = Path(folder)
+        description = _read_description(folder)
+        if verify:
+            for name, expected in description.files.items():
+                path = folder / name
+                if not path.is_file():
+                    raise BundleError(f"{folder}: {name} is missing; copy the whole bundle again")
+                if file_sha256(path) != expected:
+                    raise BundleError(f"{folder}: {name} was changed after export (sha256 differs); copy it again")
+        return cls(folder, description)
+
+    @property
+    def model_path(self) -> Path:
+        return self.folder / MODEL
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.folder / TOKENIZER
+
+    @property
+    def cases_path(self) -> Path:
+        return self.folder / CASES
+
+    @cached_property
+    def findings(self) -> FindingSet:
+        """The bundle's own vocabulary, in output order."""
+        entries = self.description.findings
+        return FindingSet(
+            self.description.finding_set,
+            tuple(Finding(entry.name, entry.title, entry.snomed, entry.radlex) for entry in entries),
+        )
+
+    @property
+    def label(self) -> str:
+        """Name and version, as the tables show it."""
+        return f"{self.description.name} {self.description.version}"
+
+    @cached_property
+    def model_sha256(self) -> str:
+        """sha256 of model.onnx in hex."""
+        return self.description.files.get(MODEL) or file_sha256(self.model_path)
+
+
+def _read_description(folder: Path) -> Description:
+    path = folder / DESCRIPTION
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(
+            f"{folder}: no bundle here (there is no {DESCRIPTION}); give the folder of a bundle"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: cannot be read ({type(error).__name__}); copy the bundle again") from None
+    version = tree.get("schema_version") if isinstance(tree, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BundleError(f"{folder}: schema {version}; this medsd reads up to {SCHEMA_VERSION}: upgrade medsd")
+    try:
+        return Description.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: '{key}': {first['msg'].lower()}; this is no bundle that medsd wrote") from None
+
+
+def finding_entries(findings: FindingSet) -> tuple[FindingEntry, ...]:
+    """The vocabulary as bundle.json carries it."""
+    return tuple(FindingEntry(name=f.name, title=f.title, snomed=f.snomed, radlex=f.radlex) for f in findings.findings)
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """sha256 of every file below `folder`, but for bundle.json and the case index, which versions itself."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    names = {path: path.relative_to(folder).as_posix() for path in paths}
+    return {n: file_sha256(p) for p, n in names.items() if n != DESCRIPTION and not n.startswith(f"{CASES}/")}
+
+
+def write_description(folder: Path, description: Description) -> Description:
+    """Hash the files of `folder` and write bundle.json atomically; returns the description with the hashes."""
+    complete = description.model_copy(update={"files": hash_files(folder)})
+    write_json(folder / DESCRIPTION, complete.model_dump(mode="json"))
+    return complete
+
+
+def write_json(path: Path, tree: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a half."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+Call = Literal["present", "absent", "undecided"]
+
+
+def call(probability: float, point: OperatingPoint) -> Call:
+    """What the operating point makes of a calibrated probability."""
+    if point.threshold is None:
+        return "undecided"
+    return "present" if probability >= point.threshold else "absent"

@@ -1,0 +1,1 @@
+"""DICOM files: reading, and the gate in front of the model."""

@@ -1,0 +1,1 @@
+"""Honest measurement: metrics, intervals, calibration, retrieval."""

@@ -1,0 +1,1 @@
+"""Image encoders, note encoders, and the model that joins them."""

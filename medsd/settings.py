@@ -1,0 +1,343 @@
+"""The settings models of configs/*.yaml: every key, its meaning and its default in one place.
+
+`load_settings` reads a YAML file, applies ``--set a.b=c`` overrides and returns a `Settings`. Models are strict: an
+unknown key or a wrong type is a `SettingsError` that names the file, the line, the key and the nearest valid key. YAML
+is read with the safe loader; nothing in a configuration names code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medsd.errors import SettingsError
+from medsd.findings import FINDING_SETS
+
+
+class Strict(BaseModel):
+    """Base of all settings: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PixelSpec(Strict):
+    """How a radiograph becomes the network's input; the same for training and serving, and part of the bundle."""
+
+    size: int = Field(160, ge=32, le=2048, multiple_of=32, description="side of the square input in pixels")
+    fit: Literal["stretch", "pad", "crop"] = Field(
+        "stretch", description="how a film that is not square is made square"
+    )
+    contrast: Literal["none", "percentile"] = Field("none", description="percentile: stretch between the two below")
+    low_percentile: float = Field(0.5, ge=0, lt=50)
+    high_percentile: float = Field(99.5, gt=50, le=100)
+
+
+class Nih14Source(Strict):
+    """NIH ChestX-ray14 in NIH's own files."""
+
+    source: Literal["nih14"]
+    root: Path = Field(description="folder with Data_Entry_2017*.csv (or labels.csv) and images/ or images_0NN/")
+    official_split: bool = Field(True, description="follow train_val_list.txt and test_list.txt where they are present")
+    limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
+
+
+class PhantomSource(Strict):
+    """Synthetic radiographs with notes, made on the spot."""
+
+    source: Literal["phantom"]
+    root: Path = Field(Path("runs/phantom/studies"), description="where the generated files are written")
+    count: int = Field(1200, ge=20, description="number of studies")
+    image_size: int = Field(384, ge=64, le=4096, description="side of the generated films in pixels")
+    seed: int = 0
+
+
+class SplitSettings(Strict):
+    """Shares of the patients; a source's official test list wins over `test` where it is present."""
+
+    train: float = Field(0.7, gt=0, lt=1)
+    validation: float = Field(0.1, gt=0, lt=1)
+    test: float = Field(0.2, gt=0, lt=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> SplitSettings:
+        if abs(self.train + self.validation + self.test - 1) > 1e-6:
+            raise ValueError("train, validation and test must add up to 1")
+        return self
+
+
+class ImageSettings(Strict):
+    """The image encoder."""
+
+    backbone: Literal["efficientnet-lite0", "densenet121", "densenet-small", "resnet18"] = "efficientnet-lite0"
+    weights: Literal["imagenet", "none"] | Path = Field(
+        "none", description="imagenet (efficientnet-lite0 only), none, or a safetensors file of the encoder"
+    )
+    dropout: float = Field(0.2, ge=0, lt=1)
+
+
+class NoteSettings(Strict):
+    """The note encoder: a small BERT whose WordPiece vocabulary is trained on the training notes, or a local folder."""
+
+    model: Literal["small-bert"] | Path = Field(
+        "small-bert", description="small-bert, or a folder that transformers wrote"
+    )
+    vocabulary_size: int = Field(2000, ge=100, le=60000)
+    max_tokens: int = Field(96, ge=8, le=512, description="longer notes are cut")
+    layers: int = Field(2, ge=1, le=24)
+    hidden: int = Field(128, ge=16, le=1024, multiple_of=16)
+    heads: int = Field(4, ge=1, le=16)
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class NetworkSettings(Strict):
+    """Encoders, and the space in which they meet."""
+
+    image: ImageSettings = ImageSettings()
+    note: NoteSettings | None = Field(None, description="absent: images alone")
+    embedding: int = Field(256, ge=8, le=4096, description="dimensions of the learned space")
+    projection: int = Field(128, ge=8, le=4096, description="dimensions of the pretraining head, dropped afterwards")
+    modality_dropout: float = Field(
+        0.3, ge=0, lt=1, description="chance that a study loses its image or its note in training"
+    )
+
+
+class LossSettings(Strict):
+    """The Similarity-Dissimilarity loss (see medsd.sd)."""
+
+    name: str = Field("sd", description="sd, or a rival: supcon, any, all, mulsupcon, jaccard, probmcl")
+    temperature: float = Field(0.1, gt=0, le=10)
+
+
+class AugmentSettings(Strict):
+    """Random changes of the training images; nothing that moves the heart to the other side."""
+
+    rotation_degrees: float = Field(10, ge=0, le=45)
+    translation: float = Field(0.05, ge=0, le=0.5, description="share of the side")
+    zoom: float = Field(0.1, ge=0, le=0.5)
+    contrast: float = Field(0.2, ge=0, le=1)
+    noise: float = Field(0.02, ge=0, le=0.5)
+    erase: float = Field(0.0, ge=0, le=0.5, description="chance of one erased rectangle")
+
+
+class StageSettings(Strict):
+    """One stage of training."""
+
+    epochs: int = Field(10, ge=0)
+    batch_size: int = Field(64, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    encoder_learning_rate_scale: float = Field(1.0, gt=0, le=1, description="of the encoders, against the new layers")
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    sd_weight: float = Field(1.0, ge=0, description="weight of the SD term beside the classification term")
+    weight_averaging: float = Field(0.0, ge=0, lt=1, description="decay of the exponential moving average; 0: none")
+    gradient_clip: float = Field(1.0, gt=0)
+
+
+class TrainingSettings(Strict):
+    """Both stages and what they share."""
+
+    pretrain: StageSettings = StageSettings()
+    finetune: StageSettings = StageSettings(sd_weight=0.1)
+    augment: AugmentSettings = AugmentSettings()
+    precision: Literal["float32", "bfloat16"] = "float32"
+    threads: int = Field(0, ge=0, description="0: as many as the machine has")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class EvaluationSettings(Strict):
+    """How the test split is measured."""
+
+    bootstrap: int = Field(1000, ge=20, description="patient-level resamples of each interval")
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    few: int = Field(10, ge=1, description="fewer positives or negatives than this: too few to tell")
+
+
+class BundleSettings(Strict):
+    """What is published at the end."""
+
+    version: str = "1"
+    thumbnails: bool = Field(
+        False, description="keep a picture of each case in the bundle; only where the licence allows"
+    )
+    note_excerpts: bool = Field(False, description="keep the beginning of each case's note")
+    parity_studies: int = Field(64, ge=2, description="test studies on which ONNX must agree with PyTorch")
+    description: str = ""
+    licence: str = Field("", description="of the data, as the card must name it")
+    citation: str = ""
+
+
+class Settings(Strict):
+    """A whole configuration."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    findings: str = Field(description="the finding set, a key of medsd.findings.FINDING_SETS")
+    seed: int = 0
+    output: Path = Field(Path("runs"), description="the run is <output>/<name>")
+    data: Annotated[Nih14Source | PhantomSource, Field(discriminator="source")]
+    splits: SplitSettings = SplitSettings()
+    pixels: PixelSpec = PixelSpec()
+    network: NetworkSettings = NetworkSettings()
+    loss: LossSettings = LossSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    bundle: BundleSettings = BundleSettings()
+
+    @model_validator(mode="after")
+    def _known_finding_set(self) -> Settings:
+        if self.findings not in FINDING_SETS:
+            raise ValueError(
+                f"findings: there is no finding set '{self.findings}'; medsd has {', '.join(FINDING_SETS)}"
+            )
+        return self
+
+    @property
+    def run_folder(self) -> Path:
+        """Where this configuration keeps its work."""
+        return self.output / self.name
+
+
+def load_settings(path: Path | str, overrides: Sequence[str] = ()) -> Settings:
+    """Read a configuration.
+
+    Args:
+        path: the YAML file.
+        overrides: ``a.b=c`` each, applied in order; the value is read as YAML.
+
+    Raises:
+        SettingsError: the file is missing or no YAML, or a key or a value does not fit.
+    """
+    path = Path(path)
+    tree, lines = _read_yaml(path)
+    for override in overrides:
+        _apply_override(tree, override, lines)
+    try:
+        # JSON mode is the strict one that still takes a path as text.
+        return Settings.model_validate_json(json.dumps(tree, default=str), strict=True)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(path, tree, lines, detail) for detail in error.errors())) from None
+
+
+def save_settings(settings: Settings, path: Path) -> None:
+    """Write the resolved settings as YAML; `load_settings` reads them back equal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
+
+
+Lines = dict[tuple[str | int, ...], int | None]
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
+    """The file as plain data, and the line of each key path."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read as a configuration ({type(error).__name__})") from None
+    try:
+        tree = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise SettingsError(
+            f"{where}: not valid YAML: {getattr(error, 'problem', None) or 'cannot be parsed'}"
+        ) from None
+    if not isinstance(tree, dict):
+        raise SettingsError(f"{path}: a configuration is a mapping of keys to values")
+    return tree, dict(_key_lines(root, ()))
+
+
+def _key_lines(node: yaml.Node | None, prefix: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield (*prefix, key.value), key.start_mark.line + 1
+            yield from _key_lines(value, (*prefix, key.value))
+
+
+def _apply_override(tree: dict[str, Any], override: str, lines: Lines) -> None:
+    key, separator, text = override.partition("=")
+    parts = tuple(key.strip().split("."))
+    if not separator or not all(parts):
+        raise SettingsError(f"--set {override}: write it as key.subkey=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SettingsError(f"--set {override}: the value is not valid YAML") from None
+    branch = tree
+    for part in parts[:-1]:
+        child = branch.get(part)
+        if child is None:
+            child = branch[part] = {}
+        if not isinstance(child, dict):
+            raise SettingsError(f"--set {override}: '{part}' is a value, it has no keys below it")
+        branch = child
+    branch[parts[-1]] = value
+    for depth in range(1, len(parts) + 1):
+        lines.setdefault(parts[:depth], None)
+    lines[parts] = None
+
+
+def _explain(path: Path, tree: Mapping[str, Any], lines: Lines, detail: Any) -> str:
+    """One line for one validation error: file, line, key, what is wrong, what would be right."""
+    location = _in_tree(tree, detail["loc"])
+    key = ".".join(str(part) for part in location) or "settings"
+    known = [location[:depth] for depth in range(len(location), 0, -1) if location[:depth] in lines]
+    line = lines[known[0]] if known else 1
+    where = "--set" if line is None else f"{path}:{line}"
+    if detail["type"] == "extra_forbidden":
+        valid = _valid_keys(location[:-1], tree)
+        near = difflib.get_close_matches(str(location[-1]), valid, n=1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid here: {', '.join(valid)}"
+        return f"{where}: unknown key '{key}'; {hint}"
+    if detail["type"] == "missing":
+        return f"{where}: '{key}' is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(detail["input"], dict) else f", not {detail['input']!r}"
+    return f"{where}: '{key}': {message[0].lower() + message[1:]}{shown}"
+
+
+def _in_tree(tree: Any, location: Sequence[str | int]) -> tuple[str | int, ...]:
+    """Drop the parts of a pydantic location that are no keys of the file (names of union members)."""
+    kept: list[str | int] = []
+    for position, part in enumerate(location):
+        if isinstance(tree, Mapping) and part in tree:
+            tree = tree[part]
+            kept.append(part)
+        elif position == len(location) - 1 and isinstance(tree, Mapping):
+            kept.append(part)
+    return tuple(kept)
+
+
+def _valid_keys(location: Sequence[str | int], tree: Mapping[str, Any]) -> list[str]:
+    """The keys that the model at `location` has."""
+    model: Any = Settings
+    branch: Any = tree
+    for part in location:
+        branch = branch.get(part) if isinstance(branch, Mapping) else None
+        candidates = list(_models_in(model.model_fields[str(part)].annotation))
+        named = [m for m in candidates if isinstance(branch, Mapping) and _literal_source(m) == branch.get("source")]
+        model = (named or candidates)[0]
+    return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _models_in(inner)
+
+
+def _literal_source(model: type[BaseModel]) -> Any:
+    field = model.model_fields.get("source")
+    return field.annotation.__args__[0] if field is not None and field.annotation is not None else None

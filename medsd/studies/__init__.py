@@ -1,0 +1,1 @@
+"""Studies: the manifest, its sources, and splits by patient."""

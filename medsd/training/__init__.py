@@ -1,0 +1,1 @@
+"""Pretraining with the SD loss, fine-tuning, and the run that resumes."""
