@@ -96,7 +96,9 @@ class FindingSet(Sequence[str]):
 # RadLex and SNOMED CT identifiers as published by RSNA and SNOMED International; where a data set's label is wider
 # than any one concept (NIH's «Infiltration»), the nearest finding is given, and where a code is not certain, none.
 _ATELECTASIS = Finding("Atelectasis", "Atelectasis", "46621007", "RID28493", ("collapse", "volume loss"))
-_CARDIOMEGALY = Finding("Cardiomegaly", "Cardiomegaly", "8186001", "RID35057", ("enlarged heart", "cardiac enlargement"))
+_CARDIOMEGALY = Finding(
+    "Cardiomegaly", "Cardiomegaly", "8186001", "RID35057", ("enlarged heart", "cardiac enlargement")
+)
 _CONSOLIDATION = Finding("Consolidation", "Consolidation", "95436008", "RID43255", ("airspace disease",))
 _EDEMA = Finding("Edema", "Pulmonary oedema", "19242006", "RID4866", ("pulmonary edema", "vascular congestion"))
 _EFFUSION = Finding("Effusion", "Pleural effusion", "60046008", "RID34539", ("pleural effusion", "pleural fluid"))

@@ -115,6 +115,7 @@ class Description(Described):
     created: str = Field(description="UTC, ISO 8601")
     description: str = ""
     synthetic: bool = Field(False, description="learned from phantoms: never to be read as a medical result")
+    public: bool = Field(False, description="case keys are made with the bundle's name, not with a site's secret key")
     finding_set: str
     findings: tuple[FindingEntry, ...]
     image: bool = True
