@@ -1,0 +1,155 @@
+"""The manifest: the table of studies that every step of training reads, one row an image, kept as Parquet.
+
+Columns: study, patient (the source's own identifiers; a manifest stays with the data and never enters a bundle), path
+(relative to the source's root), note, view, age, sex, source, split, then one float32 column a finding: 1 present,
+0 absent, NaN unknown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from medsd.errors import DataError
+from medsd.findings import FindingSet, finding_set
+
+COLUMNS = ("study", "patient", "path", "note", "view", "age", "sex", "source", "split")
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A checked table of studies.
+
+    Attributes:
+        table: one row an image, columns `COLUMNS` and the findings.
+        findings: the vocabulary of the label columns.
+        root: the folder that `path` is relative to.
+    """
+
+    table: pd.DataFrame
+    findings: FindingSet
+    root: Path
+
+    def __post_init__(self) -> None:
+        _check(self.table, self.findings)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def labels(self) -> npt.NDArray[np.float32]:
+        """float32 (N, F): 1 present, 0 absent, NaN unknown."""
+        return self.table[list(self.findings)].to_numpy(dtype=np.float32, na_value=np.nan)
+
+    @property
+    def patients(self) -> npt.NDArray[np.str_]:
+        """(N,) patient identifiers, for splitting and for intervals."""
+        return self.table["patient"].to_numpy(dtype=str)
+
+    def rows(self, split: str) -> npt.NDArray[np.int64]:
+        """Positions of the rows of a split."""
+        return np.flatnonzero(self.table["split"].to_numpy() == split)
+
+    def counts(self, column: str | None = None) -> dict[str, int]:
+        """Images in each split, or distinct values of `column` in each split."""
+        groups = self.table.groupby("split")
+        sizes = groups.size() if column is None else groups[column].nunique()
+        return {split: int(sizes.get(split, 0)) for split in SPLITS}
+
+    def data_hash(self) -> str:
+        """sha256 over the rows without the split, whatever their order."""
+        columns = [c for c in (*COLUMNS, *self.findings) if c != "split"]
+        known = self.table[columns].astype(object).where(self.table[columns].notna(), "")
+        return _rows_hash("\x1f".join(map(str, row)) for row in known.itertuples(index=False))
+
+    def split_hash(self) -> str:
+        """sha256 over the pairs of study and split, whatever their order."""
+        return _rows_hash(self.table["study"].astype(str) + "\x1f" + self.table["split"].astype(str))
+
+    def write(self, path: Path) -> None:
+        """Write the Parquet file atomically; vocabulary and root travel in its metadata."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table = pa.Table.from_pandas(self.table, preserve_index=False)
+        own = json.dumps({"findings": self.findings.key, "root": str(self.root.resolve())}).encode()
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"medsd": own})
+        temporary = path.with_name(f".{path.name}.part")
+        pq.write_table(table, temporary)
+        temporary.replace(path)
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read a manifest that `write` wrote.
+
+        Raises:
+            DataError: the file is missing, is no manifest, or breaks one of its rules.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(path)
+        except FileNotFoundError:
+            raise DataError(f"{path}: no such manifest; run `medsd prepare` first") from None
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path}: cannot be read as Parquet ({type(error).__name__}); prepare it again") from None
+        own = json.loads((table.schema.metadata or {}).get(b"medsd", b"{}"))
+        if "findings" not in own:
+            raise DataError(f"{path}: this Parquet file is no manifest of medsd; run `medsd prepare`")
+        return cls(table.to_pandas(), finding_set(own["findings"]), Path(own["root"]))
+
+
+def complete(table: pd.DataFrame, findings: FindingSet) -> pd.DataFrame:
+    """Bring a source's table into the manifest's columns, order and types; columns that it lacks are unknown."""
+    table = table.copy()
+    for column in (*COLUMNS, *findings):
+        if column not in table:
+            table[column] = np.nan if column in (*findings, "age") else None
+    for column in findings:
+        table[column] = table[column].astype(np.float32)
+    table["age"] = pd.to_numeric(table["age"], errors="coerce").astype(np.float32)
+    return table[[*COLUMNS, *findings]].reset_index(drop=True)
+
+
+def _check(table: pd.DataFrame, findings: FindingSet) -> None:
+    missing = [column for column in (*COLUMNS, *findings) if column not in table]
+    if missing:
+        raise DataError(f"the manifest lacks the columns {', '.join(missing)}")
+    if table.empty:
+        raise DataError("the manifest has no studies; check the folder that the settings name under data.root")
+    for column in ("study", "patient"):
+        if table[column].isna().any():
+            raise DataError(f"the manifest has rows without a {column}; every image needs one, so that splits hold")
+    if table.duplicated(["study", "path"]).any():
+        raise DataError("the manifest has the same study and path twice; remove one of the rows")
+    values = table[list(findings)].to_numpy(dtype=np.float32, na_value=np.nan)
+    wrong = [name for name, column in zip(findings, values.T, strict=True) if not _known(column)]
+    if wrong:
+        raise DataError(f"labels must be 1, 0 or empty; others stand in {', '.join(wrong)}")
+    split = table["split"].dropna()
+    if not split.isin(SPLITS).all():
+        raise DataError(f"split must be one of {', '.join(SPLITS)}")
+    if (table.loc[split.index].groupby("patient")["split"].nunique() > 1).any():
+        raise DataError("a patient stands in two splits; a figure measured on such a split would be too good")
+
+
+def _known(column: npt.NDArray[np.float32]) -> bool:
+    return bool(np.isin(column[~np.isnan(column)], (0.0, 1.0)).all())
+
+
+def _rows_hash(rows: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for row in sorted(rows):
+        digest.update(row.encode())
+        digest.update(b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,105 @@
+"""NIH ChestX-ray14: 112,120 frontal radiographs of 30,805 patients, fourteen labels mined from the reports.
+
+Layout, as NIH publishes it: `Data_Entry_2017.csv` or `Data_Entry_2017_v2020.csv`, `images/` or `images_001/` to
+`images_012/` (each with an `images/` folder inside), and the official `train_val_list.txt` and `test_list.txt`. A
+subset with its table called `labels.csv` is read too. The label «No Finding» means that all fourteen are absent.
+
+Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM. ChestX-ray8: hospital-scale chest X-ray database and benchmarks.
+CVPR 2017. Provided by the NIH Clinical Center.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medsd.errors import DataError
+from medsd.findings import finding_set
+from medsd.settings import Nih14Source, SplitSettings
+from medsd.studies.manifest import Manifest, complete
+from medsd.studies.splits import split_patients
+
+CITATION = "Wang et al., ChestX-ray8, CVPR 2017; NIH Clinical Center"
+OLDEST = 120  # a few ages of the table are typing errors, up to 414 years
+_TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017*.csv", "labels.csv")
+
+
+def read(settings: Nih14Source, splits: SplitSettings) -> Manifest:
+    """Read the data set below `settings.root`; see the module for the layout.
+
+    Raises:
+        DataError: the folder, its table, a column or every image is missing.
+    """
+    root = settings.root
+    entries = _read_entries(_find_table(root))
+    findings = finding_set("nih14")
+    images = {path.name: path for path in _images(root)}
+    if not images:
+        raise DataError(f"{root}: no images in images/ or images_001/ …; unpack NIH's archives there")
+    entries = entries[entries["Image Index"].isin(images.keys())].reset_index(drop=True)
+    if entries.empty:
+        raise DataError(f"{root}: none of the images is listed in the table; they belong to different data sets")
+    if settings.limit is not None:
+        chosen = sorted(entries["Patient ID"].unique())[: settings.limit]
+        entries = entries[entries["Patient ID"].isin(chosen)].reset_index(drop=True)
+    table = pd.DataFrame(
+        {
+            "study": entries["Image Index"].map(lambda name: Path(name).stem),
+            "patient": entries["Patient ID"],
+            "path": entries["Image Index"].map(lambda name: images[name].relative_to(root).as_posix()),
+            "view": entries["View Position"].where(entries["View Position"].isin(["PA", "AP"]), ""),
+            "age": _ages(entries["Patient Age"]),
+            "sex": entries["Patient Gender"].where(entries["Patient Gender"].isin(["F", "M"]), ""),
+            "source": "nih14",
+        }
+    )
+    labels = np.stack([findings.encode(text.split("|")) for text in entries["Finding Labels"]])
+    table[list(findings)] = labels
+    official = _official_test(root, entries["Image Index"]) if settings.official_split else None
+    table["split"] = split_patients(labels, entries["Patient ID"].to_numpy(dtype=str), splits, fixed_test=official)
+    return Manifest(complete(table, findings), findings, root)
+
+
+def _find_table(root: Path) -> Path:
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; set data.root to the folder of NIH ChestX-ray14")
+    for pattern in _TABLES:
+        for path in sorted(root.glob(pattern)):
+            return path
+    raise DataError(f"{root}: no Data_Entry_2017*.csv (or labels.csv) here; set data.root to the folder that has it")
+
+
+def _read_entries(path: Path) -> pd.DataFrame:
+    """The table with the columns medsd needs; NIH's headers with a comma inside brackets do no harm."""
+    needed = ["Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position"]
+    try:
+        table = pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False, index_col=False)
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DataError(f"{path}: cannot be read as a CSV table ({type(error).__name__})") from None
+    missing = [column for column in needed if column not in table]
+    if missing:
+        raise DataError(f"{path}: the columns {', '.join(missing)} are missing; NIH's table has them")
+    return table[needed].drop_duplicates("Image Index")
+
+
+def _images(root: Path) -> Iterator[Path]:
+    for folder in sorted([*root.glob("images"), *root.glob("images_[0-9]*")]):
+        yield from folder.rglob("*.png")
+
+
+def _ages(column: pd.Series) -> pd.Series:
+    """Years; the first release writes «058Y», and months or days for infants."""
+    parts = column.str.extract(r"^\s*0*(\d+)\s*([YMD]?)\s*$")
+    years = pd.to_numeric(parts[0], errors="coerce") / parts[1].map({"M": 12.0, "D": 365.25}).fillna(1.0)
+    return years.where(years <= OLDEST)
+
+
+def _official_test(root: Path, images: pd.Series) -> np.ndarray | None:
+    path = root / "test_list.txt"
+    if not path.is_file():
+        return None
+    listed = set(path.read_text(encoding="utf-8").split())
+    return images.isin(listed).to_numpy()

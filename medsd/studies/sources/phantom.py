@@ -1,0 +1,20 @@
+"""Synthetic studies of `medsd.studies.phantom`, written to a folder once and split by patient like any other source."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medsd.findings import finding_set
+from medsd.settings import PhantomSource, SplitSettings
+from medsd.studies.manifest import Manifest, complete
+from medsd.studies.phantom import write_phantom
+from medsd.studies.splits import split_patients
+
+
+def read(settings: PhantomSource, splits: SplitSettings) -> Manifest:
+    """Write the studies that are not there yet and list them all."""
+    findings = finding_set("phantom8")
+    table = write_phantom(settings.root, count=settings.count, seed=settings.seed, size=settings.image_size)
+    labels = table[list(findings)].to_numpy(dtype=np.float32)
+    table["split"] = split_patients(labels, table["patient"].to_numpy(dtype=str), splits)
+    return Manifest(complete(table, findings), findings, settings.root)
