@@ -1,0 +1,54 @@
+"""The gate in front of the model: which files are scored, with which warning, and why others are not.
+
+`admit` is what the app, the batch and the DICOM node call: it never raises for bad input. The policy and the reasons
+live in `medsd.dicom.policy` and are meant to be imported from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from medsd.dicom.policy import REASONS, Action, Concern, GatePolicy
+from medsd.dicom.read import Radiograph, read_radiograph
+from medsd.errors import ImageError
+
+__all__ = ["REASONS", "Action", "Admission", "Concern", "GatePolicy", "admit"]
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What the gate decided.
+
+    Attributes:
+        status: "accepted", "warned" (scored, with a sentence that the reader must see) or "refused".
+        reason: a code of `REASONS`, "" when accepted.
+        message: the sentence for the person, "" when accepted.
+        radiograph: the image, or None when refused.
+    """
+
+    status: Literal["accepted", "warned", "refused"]
+    reason: str = ""
+    message: str = ""
+    radiograph: Radiograph | None = field(default=None, repr=False)
+
+
+def admit(source: Path | bytes, policy: GatePolicy | None = None, name: str = "") -> Admission:
+    """Read one file and decide about it; bad input becomes a refusal, never an exception.
+
+    Args:
+        source: a path, or the content of a file.
+        policy: what is refused, warned about and accepted.
+        name: how messages call the image; the file's name by default.
+    """
+    policy = policy or GatePolicy()
+    name = name or (source.name if isinstance(source, Path) else "")
+    try:
+        radiograph = read_radiograph(source, policy=policy, name=name)
+    except ImageError as error:
+        return Admission("refused", error.reason, str(error))
+    if not radiograph.concerns:
+        return Admission("accepted", radiograph=radiograph)
+    message = " Also: ".join(item.message for item in radiograph.concerns)
+    return Admission("warned", radiograph.concerns[0].reason, f"{name}: {message}" if name else message, radiograph)

@@ -1,0 +1,86 @@
+"""Radiographs that come as PNG or JPEG, 8 or 16 bits deep, read with Pillow."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from medsd.dicom.header import size_concerns
+from medsd.dicom.pixels import DEFAULT_PERCENTILES
+from medsd.dicom.policy import Concern, GatePolicy, concern
+
+_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
+_FOREIGN = {b"GIF8": "GIF", b"BM": "BMP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF", b"RIFF": "WebP", b"%PDF": "PDF"}
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+
+
+@dataclass(frozen=True)
+class PlainImage:
+    """Grey values (H, W) in 0…1, Pillow's mode of the file, and what speaks against it."""
+
+    pixels: npt.NDArray[np.float32]
+    mode: str
+    concerns: list[Concern] = field(default_factory=list)
+
+
+def is_plain_image(content: bytes) -> bool:
+    """Whether `content` begins as a PNG or JPEG does."""
+    return any(content.startswith(signature) for signature in _SIGNATURES)
+
+
+def plain_format(content: bytes) -> str:
+    """The name of a picture format that medsd does not read, or ""."""
+    return next((name for signature, name in _FOREIGN.items() if content.startswith(signature)), "")
+
+
+def read_plain(content: bytes, policy: GatePolicy, name: str) -> PlainImage:
+    """Decode a PNG or JPEG.
+
+    8-bit values are taken as they are; 16-bit ones are shown between their percentiles 0.5 and 99.5, as a DICOM file
+    without a window is. Colour images whose channels are equal are grey.
+
+    Raises:
+        ImageError: damaged, or larger than the policy allows.
+    """
+    try:
+        # Sizes are judged below, before anything is decoded, so Pillow's own bomb check is only the last resort.
+        with Image.open(io.BytesIO(content), formats=list(_SIGNATURES.values())) as image:
+            found = size_concerns(image.height, image.width, 1, policy)
+            if found:
+                raise found[0].error(name)
+            image.load()
+            pixels, coloured = _grey(image)
+            mode = image.mode
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        detail = "it ends too early" if "truncated" in str(error) else type(error).__name__
+        raise concern("cannot_decode", detail=detail).error(name) from None
+    concerns = [concern("not_a_radiograph", detail="colour")] if coloured else []
+    if pixels.min() == pixels.max():
+        concerns.append(concern("flat"))
+    return PlainImage(pixels, mode, concerns)
+
+
+def _grey(image: Image.Image) -> tuple[npt.NDArray[np.float32], bool]:
+    """Grey values in 0…1 and whether the picture has colour."""
+    if image.mode in ("L", "1"):
+        return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255), False
+    if image.mode.startswith("I"):
+        return _between_percentiles(np.asarray(image, dtype=np.float32)), False
+    if image.mode == "LA":
+        return np.asarray(image, dtype=np.float32)[..., 0] / np.float32(255), False
+    channels = np.asarray(image.convert("RGB"))  # (H, W, 3)
+    # Equal but for the rounding of a JPEG's colour space.
+    if int(np.ptp(channels, axis=-1).max()) <= 3:
+        return channels[..., 0].astype(np.float32) / np.float32(255), False
+    return channels.astype(np.float32) @ _LUMA / np.float32(255), True
+
+
+def _between_percentiles(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    low, high = np.percentile(values, DEFAULT_PERCENTILES)
+    if high <= low:
+        return np.where(values > low, 1.0, 0.0).astype(np.float32)
+    return np.clip((values - np.float32(low)) / np.float32(high - low), 0.0, 1.0)

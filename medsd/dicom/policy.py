@@ -1,0 +1,96 @@
+"""What may be scored: the reasons for which an image is refused or warned about, and the policy that says which.
+
+`GatePolicy` is a section of the settings; `REASONS` maps every reason code that a caller can meet to its sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from medsd.errors import ImageError
+
+Action = Literal["refuse", "warn", "accept"]
+
+REASONS: Mapping[str, str] = {
+    "file_error": "the file cannot be opened ({detail}). Check that it exists and may be read.",
+    "not_dicom": "this is neither a DICOM file nor a PNG or JPEG image. Export the radiograph as DICOM, PNG or JPEG.",
+    "not_an_image": "this is not an image that medsd reads ({detail}). Convert it to DICOM, PNG or JPEG.",
+    "no_pixels": "the DICOM file holds no pixel data. Send the image object itself.",
+    "cannot_decode": "the pixel data cannot be decoded ({detail}). The file is damaged or uses an encoding that is not "
+    "installed; export it again, for instance uncompressed.",
+    "not_a_radiograph": "this is no grey-scale radiograph ({detail}). Send the original radiograph.",
+    "modality": "(0008,0060) Modality is {value}; accepted are {accepted}.",
+    "body_part": "(0018,0015) Body Part Examined is {value}; accepted are {accepted}.",
+    "view": "the view is {value}; frontal views (PA, AP) are read.",
+    "frames": "the file holds {value} frames; {accepted} can be read.",
+    "too_small": "the image has {value} pixels; the shorter side needs at least {accepted}.",
+    "too_large": "{value}, more than the limit of {accepted}. Raise the limit in the gate settings if this is meant.",
+    "for_processing": "(0008,0068) Presentation Intent Type is FOR PROCESSING: raw detector values, shown here by "
+    "their own range. Send the FOR PRESENTATION image where there is one.",
+    "burned_in": "(0028,0301) Burned In Annotation is YES: text in the picture may name the patient.",
+    "inverted_look": "bright and dark look exchanged (bright air, dark bone). Check (0028,0004) Photometric "
+    "Interpretation, or invert the image.",
+    "flat": "the image holds a single grey value. Export the radiograph again.",
+    "out_of_distribution": "the image is unlike the radiographs that the model learned from.",
+}
+"""Reason code → sentence template. Codes are stable: they stand in the tables that `medsd score` writes."""
+
+
+@dataclass(frozen=True)
+class Concern:
+    """Something that speaks against scoring an image: a code of `REASONS` and the sentence for a person."""
+
+    reason: str
+    message: str
+
+    def error(self, name: str) -> ImageError:
+        """The error that refuses the image `name` for this concern."""
+        return ImageError(self.reason, f"{name}: {self.message}" if name else self.message)
+
+
+def concern(reason: str, **values: object) -> Concern:
+    """Fill in the sentence of `reason`; `values` never hold what identifies a patient."""
+    return Concern(reason, REASONS[reason].format(**values))
+
+
+class GatePolicy(BaseModel):
+    """Which images are scored, warned about or refused.
+
+    Attributes:
+        modalities: accepted values of (0008,0060) Modality.
+        body_parts: accepted words of (0018,0015) Body Part Examined; the empty string accepts files that say nothing.
+        min_side: shortest accepted side, pixels.
+        max_pixels: most pixels that a file may declare, rows × columns × frames.
+        max_frames: most frames.
+        max_file_bytes: largest file that is opened, and largest inflated size of a deflated one.
+        modality, body_part, frames: what a value outside of the accepted ones leads to.
+        view: what a lateral or oblique view leads to; where the view is unknown nothing is said.
+        not_a_radiograph: what colour or palette images lead to; grey pictures saved as RGB are grey.
+        for_processing, burned_in, inverted_look, out_of_distribution: what each of these leads to.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    modalities: tuple[str, ...] = ("CR", "DX", "RG")
+    body_parts: tuple[str, ...] = ("CHEST", "THORAX", "LUNG", "LUNGS", "PULMONARY", "")
+    min_side: int = Field(default=64, ge=1)
+    max_pixels: int = Field(default=100_000_000, ge=1)
+    max_frames: int = Field(default=1, ge=1)
+    max_file_bytes: int = Field(default=512 * 1024**2, ge=1)
+    modality: Action = "refuse"
+    body_part: Action = "refuse"
+    frames: Action = "refuse"
+    view: Action = "refuse"
+    not_a_radiograph: Action = "refuse"
+    for_processing: Action = "warn"
+    burned_in: Action = "accept"
+    inverted_look: Action = "warn"
+    out_of_distribution: Action = "warn"
+
+    def action(self, reason: str) -> Action:
+        """What `reason` leads to; reasons that the policy has no setting for always refuse."""
+        return getattr(self, reason) if reason in type(self).model_fields else "refuse"

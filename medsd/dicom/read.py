@@ -1,0 +1,259 @@
+"""Read a radiograph, DICOM or plain image, into presentation-ready grey values.
+
+Start at `read_radiograph`. What a file is, is recognised by its content. The header is judged by the policy before any
+pixel is decoded, so a film in 96 frames or of absurd size costs nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset, dcmread
+from pydicom.encaps import get_frame
+from pydicom.pixels import pixel_array
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from medsd.dicom.header import clinical_concerns, costly_concerns, read_header
+from medsd.dicom.pixels import align_bits, present
+from medsd.dicom.plain import is_plain_image, plain_format, read_plain
+from medsd.dicom.policy import Concern, GatePolicy, concern
+from medsd.dicom.quiet import quiet
+from medsd.errors import ImageError
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
+_MAX_BITS = 16
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """One radiograph, ready for the eye and for `medsd.inference.preprocess.to_pixels`.
+
+    Attributes:
+        pixels: float32 (H, W) in 0…1, dark air and bright bone.
+        modality: DICOM modality ("CR", "DX", …), "" for a plain image.
+        body_part: words of PS3.16 annex L, upper case; "" where the header is silent.
+        view: "PA", "AP", "LATERAL", "OTHER" (oblique, decubitus) or "" unknown.
+        sex: "F", "M", "O" or "" unknown.
+        age_years: age at the study, or None.
+        spacing_mm: distance of rows and of columns, or None.
+        photometric: photometric interpretation of the file ("MONOCHROME1", …), or Pillow's mode of a plain image.
+        kind: "dicom" or "image".
+        concerns: what the policy wants warned about.
+        study_uid, patient_id: identities, only ever for `medsd.privacy.KeyedHasher`; never shown.
+    """
+
+    pixels: npt.NDArray[np.float32] = field(repr=False)
+    modality: str = ""
+    body_part: str = ""
+    view: str = ""
+    sex: str = ""
+    age_years: float | None = None
+    spacing_mm: tuple[float, float] | None = None
+    photometric: str = ""
+    kind: str = "image"
+    concerns: tuple[Concern, ...] = ()
+    study_uid: str = field(default="", repr=False)
+    patient_id: str = field(default="", repr=False)
+
+
+def read_radiograph(source: Path | bytes, *, policy: GatePolicy | None = None, name: str = "") -> Radiograph:
+    """Read and judge one radiograph.
+
+    Args:
+        source: a path, or the content of a file: DICOM (with or without preamble and file meta), PNG or JPEG.
+        policy: what to refuse, warn about and accept; the defaults read frontal chest radiographs.
+        name: how messages call the image; the file's name by default.
+
+    Returns:
+        the radiograph; what the policy only warns about stands in its `concerns`.
+
+    Raises:
+        ImageError: it cannot be read or must not be scored; `reason` is a code of `medsd.dicom.gate.REASONS`.
+    """
+    policy = policy or GatePolicy()
+    name = name or (source.name if isinstance(source, Path) else "")
+    content = _content(source, policy, name)
+    with quiet():
+        try:
+            if is_plain_image(content):
+                return _from_plain(content, policy, name)
+            return _from_dicom(content, policy, name)
+        except MemoryError:
+            raise concern(
+                "too_large", value="the image needs more memory than there is", accepted="this machine"
+            ).error(name) from None
+
+
+def _content(source: Path | bytes, policy: GatePolicy, name: str) -> bytes:
+    if isinstance(source, bytes):
+        size = len(source)
+    else:
+        try:
+            size = source.stat().st_size
+        except OSError as error:
+            raise concern("file_error", detail=error.strerror or "unknown error").error(name) from None
+    if size > policy.max_file_bytes:
+        raise concern("too_large", value=f"the file has {size} bytes", accepted=f"{policy.max_file_bytes} bytes").error(
+            name
+        )
+    if isinstance(source, bytes):
+        return source
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise concern("file_error", detail=error.strerror or "unknown error").error(name) from None
+
+
+def _admitted(found: list[Concern], policy: GatePolicy, name: str) -> tuple[Concern, ...]:
+    """Refuse by the first concern that the policy refuses, naming all of those; return those to be warned about."""
+    refused = [item for item in found if policy.action(item.reason) == "refuse"]
+    if refused:
+        raise Concern(refused[0].reason, " Also: ".join(item.message for item in refused)).error(name)
+    return tuple(item for item in found if policy.action(item.reason) == "warn")
+
+
+def _from_plain(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
+    plain = read_plain(content, policy, name)
+    concerns = _admitted(plain.concerns, policy, name)
+    return Radiograph(pixels=plain.pixels, photometric=plain.mode, kind="image", concerns=concerns)
+
+
+def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
+    ds = _parse(content, policy, name)
+    header = read_header(ds)
+    if "PixelData" not in ds:
+        raise concern("no_pixels").error(name)
+    concerns = _admitted(costly_concerns(header, policy), policy, name)
+    try:
+        stored = _decode(ds, policy)
+        pixels = present(stored, ds)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # decoders are foreign code fed with foreign bytes; whatever they raise is a reason
+        raise concern("cannot_decode", detail=_brief(error)).error(name) from None
+    found = clinical_concerns(header, policy)
+    if stored.min() == stored.max():
+        found.insert(0, concern("flat"))
+    concerns += _admitted(found, policy, name)
+    return Radiograph(
+        pixels=pixels,
+        modality=header.modality,
+        body_part=header.body_part,
+        view=header.view,
+        sex=header.sex,
+        age_years=header.age_years,
+        spacing_mm=header.spacing_mm,
+        photometric=header.photometric,
+        kind="dicom",
+        concerns=concerns,
+        study_uid=str(ds.get("StudyInstanceUID") or ""),
+        patient_id=str(ds.get("PatientID") or ""),
+    )
+
+
+def _parse(content: bytes, policy: GatePolicy, name: str) -> Dataset:
+    """The data set of a DICOM file, with a file meta that names a transfer syntax."""
+    if not _looks_like_dicom(content):
+        kind = plain_format(content)
+        if kind or name.lower().endswith(_IMAGE_SUFFIXES):
+            raise concern("not_an_image", detail=kind or "its content is unknown").error(name)
+        raise concern("not_dicom").error(name)
+    _bound_inflation(content, policy, name)
+    try:
+        ds = dcmread(io.BytesIO(content), force=True)
+        known = any(keyword in ds for keyword in ("SOPClassUID", "Modality", "Rows", "PixelData", "StudyInstanceUID"))
+    except MemoryError:
+        raise
+    except Exception as error:  # a hostile header can fail anywhere in the parser
+        raise concern("cannot_decode", detail=f"the header is damaged, {_brief(error)}").error(name) from None
+    if not known:
+        raise concern("not_dicom").error(name)
+    if "TransferSyntaxUID" not in ds.file_meta:
+        ds.file_meta.TransferSyntaxUID = _syntax_without_meta(ds)
+    return ds
+
+
+def _looks_like_dicom(content: bytes) -> bool:
+    """A preamble, or a first element of group 0002 or 0008 in either byte order."""
+    return content[128:132] == b"DICM" or content[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
+
+
+def _syntax_without_meta(ds: Dataset) -> str:
+    implicit, little = ds.original_encoding
+    if implicit:
+        return str(ImplicitVRLittleEndian)
+    return str(ExplicitVRLittleEndian if little in (True, None) else ExplicitVRBigEndian)
+
+
+def _bound_inflation(content: bytes, policy: GatePolicy, name: str) -> None:
+    """Refuse a deflated file that inflates beyond the limit; pydicom would inflate it all at once."""
+    if _DEFLATED not in content[:2048]:
+        return
+    meta = content[132:]
+    length = int.from_bytes(meta[8:12], "little") if meta[:4] == b"\x02\x00\x00\x00" else 0
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        inflater.decompress(meta[12 + length :], policy.max_file_bytes)
+    except zlib.error:
+        raise concern("cannot_decode", detail="the deflated data are damaged").error(name) from None
+    if inflater.unconsumed_tail:
+        raise concern("too_large", value="the file inflates", accepted=f"{policy.max_file_bytes} bytes").error(name)
+
+
+def _decode(ds: Dataset, policy: GatePolicy) -> npt.NDArray[np.integer]:
+    """The stored values (H, W) of the first frame."""
+    if int(ds.BitsAllocated) > _MAX_BITS or not 1 <= int(ds.BitsStored) <= int(ds.BitsAllocated):
+        raise ValueError(f"{_MAX_BITS} bits at most are read")
+    if not ds.get("NumberOfFrames"):
+        ds.NumberOfFrames = 1
+    compressed = ds.file_meta.TransferSyntaxUID.is_compressed and not ds.file_meta.TransferSyntaxUID.is_deflated
+    if compressed:
+        _bound_stream(ds, policy)
+        stored = pixel_array(ds, index=0)
+    else:
+        misplaced = int(ds.get("HighBit", ds.BitsStored - 1)) != ds.BitsStored - 1
+        stored = pixel_array(ds, index=0, correct_unused_bits=not misplaced)
+        stored = align_bits(stored, ds) if misplaced else stored
+    if stored.ndim != 2 or not np.issubdtype(stored.dtype, np.integer):
+        raise ValueError("the pixels are not one grey-scale frame")
+    return stored
+
+
+def _bound_stream(ds: Dataset, policy: GatePolicy) -> None:
+    """Decoders allocate what the code stream declares, not what the header does: hold the two together."""
+    frame = get_frame(ds.PixelData, 0, number_of_frames=int(ds.NumberOfFrames))
+    size = stream_size(frame)
+    if size is not None and size != (int(ds.Rows), int(ds.Columns)):
+        raise ValueError("the code stream and the header declare different sizes")
+
+
+def stream_size(frame: bytes) -> tuple[int, int] | None:
+    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 code stream declares, or None where it is another."""
+    if frame[:4] == b"\xff\x4f\xff\x51":  # SOC, SIZ: Xsiz, Ysiz, XOsiz, YOsiz (ISO/IEC 15444-1, A.5.1)
+        across, down, left, top = (int.from_bytes(frame[at : at + 4], "big") for at in (8, 12, 16, 20))
+        return down - top, across - left
+    if frame[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 9 <= len(frame) and frame[at] == 0xFF:
+        marker = frame[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        # SOF0…SOF15 without DHT, JPG and DAC (ISO/IEC 10918-1, B.1.1.3), and SOF55 of JPEG-LS
+        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
+            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
+        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    return None
+
+
+def _brief(error: Exception) -> str:
+    """The kind of failure without its text, which may quote header values."""
+    kinds = {RecursionError: "nested too deeply", EOFError: "it ends too early", NotImplementedError: "not supported"}
+    return kinds.get(type(error), type(error).__name__)

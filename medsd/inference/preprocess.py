@@ -1,0 +1,162 @@
+"""From a presentation-ready radiograph to the pixels that the network sees, and from its evidence map back.
+
+This is the only preprocessing in medsd: `medsd prepare` caches what `to_pixels` returns and serving calls the same
+function, so that a study is trained on and scored from the same bytes. NumPy and Pillow only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+GreyImage = npt.NDArray[np.float32]
+ModelPixels = npt.NDArray[np.uint8]
+
+
+class HasPixels(Protocol):
+    """Anything with `pixels`, as `medsd.dicom.read.Radiograph` has."""
+
+    @property
+    def pixels(self) -> GreyImage: ...
+
+
+class PixelSpec(BaseModel):
+    """How a radiograph becomes the square that a network was trained on; part of every bundle.
+
+    Attributes:
+        size: side S of the square in pixels, a multiple of 32 because the networks halve it five times.
+        fit: ``"stretch"`` ignores the aspect ratio (NIH published ChestX-ray14 stretched to 1024 × 1024, so it is the
+            default), ``"pad"`` adds black borders, ``"crop"`` keeps the central square.
+        contrast: ``"none"`` leaves grey values alone, ``"percentile"`` maps `percentile_low` to 0 and
+            `percentile_high` to 1 and clips.
+        percentile_low: in percent of the visible pixels.
+        percentile_high: in percent of the visible pixels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(default=224, ge=32, le=4096, multiple_of=32)
+    fit: Literal["stretch", "pad", "crop"] = "stretch"
+    contrast: Literal["none", "percentile"] = "none"
+    percentile_low: float = Field(default=0.5, ge=0.0, lt=100.0)
+    percentile_high: float = Field(default=99.5, gt=0.0, le=100.0)
+
+    @model_validator(mode="after")
+    def _low_below_high(self) -> PixelSpec:
+        if self.percentile_low >= self.percentile_high:
+            raise ValueError(
+                f"percentile_low {self.percentile_low} must be below percentile_high {self.percentile_high}"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """Which box of the image (left, top, right, bottom; image pixels) fills which box of the model square."""
+
+    image: tuple[int, int, int, int]
+    square: tuple[int, int, int, int]
+
+
+def _placement(shape: tuple[int, int], spec: PixelSpec) -> _Placement:
+    height, width = shape
+    whole_image, whole_square = (0, 0, width, height), (0, 0, spec.size, spec.size)
+    if spec.fit == "crop":
+        side = min(height, width)
+        left, top = (width - side) // 2, (height - side) // 2
+        return _Placement((left, top, left + side, top + side), whole_square)
+    if spec.fit == "pad":
+        scale = spec.size / max(height, width)
+        inner_width, inner_height = max(1, round(width * scale)), max(1, round(height * scale))
+        left, top = (spec.size - inner_width) // 2, (spec.size - inner_height) // 2
+        return _Placement(whole_image, (left, top, left + inner_width, top + inner_height))
+    return _Placement(whole_image, whole_square)
+
+
+def _grey(radiograph: HasPixels | npt.ArrayLike) -> GreyImage:
+    pixels = getattr(radiograph, "pixels", radiograph)
+    image = np.ascontiguousarray(pixels, dtype=np.float32)
+    if image.ndim != 2 or 0 in image.shape:
+        raise ValueError(f"a radiograph is an array (H, W) of grey values in 0…1, not of shape {image.shape}")
+    return image
+
+
+def _resize(image: GreyImage, size: tuple[int, int], box: tuple[float, float, float, float]) -> GreyImage:
+    """Antialiased (triangle filter) resize of `box` of `image` (H, W) to `size` = (width, height)."""
+    resized = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box=box)
+    return np.asarray(resized, dtype=np.float32)
+
+
+def _stretch_contrast(image: GreyImage, low: float, high: float) -> GreyImage:
+    black, white = np.percentile(image, [low, high])
+    if white <= black:  # a flat image has no contrast to stretch
+        return image
+    return ((image - np.float32(black)) / np.float32(white - black)).astype(np.float32)
+
+
+def to_pixels(radiograph: HasPixels | npt.ArrayLike, spec: PixelSpec) -> ModelPixels:
+    """The square of grey levels that the network of `spec` sees.
+
+    The resize works on float32 and the result is quantised once, so a cached square and one made while serving are
+    the same bytes.
+
+    Args:
+        radiograph: a `Radiograph`, or its pixels (H, W), float in 0…1, dark air and bright bone.
+        spec: the preprocessing of the bundle.
+
+    Returns:
+        uint8 array (S, S), 0…255.
+
+    Raises:
+        ValueError: the array is not two-dimensional, or empty.
+
+    >>> to_pixels(np.full((40, 30), 0.5), PixelSpec(size=32)).tolist()[0][:3]
+    [128, 128, 128]
+    """
+    image = _grey(radiograph)
+    place = _placement((image.shape[0], image.shape[1]), spec)
+    left, top, right, bottom = place.square
+    inner = _resize(image, (right - left, bottom - top), place.image)
+    if spec.contrast == "percentile":
+        inner = _stretch_contrast(inner, spec.percentile_low, spec.percentile_high)
+    square = np.zeros((spec.size, spec.size), dtype=np.uint8)
+    square[top:bottom, left:right] = np.rint(np.clip(np.nan_to_num(inner), 0.0, 1.0) * 255.0).astype(np.uint8)
+    return square
+
+
+def to_batch(pixels: Sequence[ModelPixels]) -> npt.NDArray[np.float32]:
+    """Stack B squares of uint8 (S, S) into the network's input, float32 (B, 1, S, S) in 0…1."""
+    return np.stack(pixels)[:, np.newaxis].astype(np.float32) / np.float32(255.0)
+
+
+def evidence_to_image(evidence: npt.ArrayLike, shape: tuple[int, int], spec: PixelSpec) -> GreyImage:
+    """Put a map of the network's space back over the radiograph that it came from.
+
+    Args:
+        evidence: array (h, w) over the model square, any size and range, for instance class activations.
+        shape: (H, W) of the original radiograph.
+        spec: the preprocessing that the network had.
+
+    Returns:
+        float32 array (H, W). What a crop cut away had no say and is 0; padding is dropped.
+    """
+    grid = _grey(evidence)
+    height, width = grid.shape
+    place = _placement(shape, spec)
+    across, down = width / spec.size, height / spec.size
+    left, top, right, bottom = place.square
+    seen_left, seen_top, seen_right, seen_bottom = place.image
+    seen = _resize(
+        grid,
+        (seen_right - seen_left, seen_bottom - seen_top),
+        (left * across, top * down, right * across, bottom * down),
+    )
+    image = np.zeros(shape, dtype=np.float32)
+    image[seen_top:seen_bottom, seen_left:seen_right] = seen
+    return image
