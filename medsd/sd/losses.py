@@ -1,0 +1,268 @@
+"""The Similarity-Dissimilarity loss, and the frame that it shares with its rivals.
+
+`ContrastiveLoss` holds what all of them do alike: unit embeddings, the temperature, views, reference sets, who is
+compared with whom. A loss of the family says only how much each pair counts; start at `SDLoss`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from medsd.errors import DataError, SettingsError
+from medsd.sd.relations import LabelPairs, PairCounts
+
+LOWEST_LEARNED_TEMPERATURE = 0.01  # as CLIP bounds its logit scale by 100 (Radford et al. 2021)
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """Pairs of R anchors and M samples that stand neither among the positives nor in the denominator.
+
+    Attributes:
+        mask: (R, M) bool, True where excluded, or None.
+        diagonal: offset of the diagonal on which the anchors meet themselves, or None.
+    """
+
+    mask: Tensor | None
+    diagonal: int | None
+
+    def fill_(self, matrix: Tensor, value: float) -> Tensor:
+        """Write `value` into the excluded places of `matrix`, in place."""
+        if self.mask is not None:
+            matrix.masked_fill_(self.mask, value)
+        if self.diagonal is not None:
+            matrix.diagonal(self.diagonal).fill_(value)
+        return matrix
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What a block of R anchors adds to the loss: −Σ_j matrix_ij · log p_ij + constant_i, to be divided by Σ terms.
+
+    Attributes:
+        matrix: (R, M) not negative, 0 for all pairs but the positive ones.
+        terms: (R,) by how many summands the anchor enters the mean; 0 without positives.
+        constant: (R,) a part of the value without gradient, or None.
+    """
+
+    matrix: Tensor
+    terms: Tensor
+    constant: Tensor | None = None
+
+
+class ContrastiveLoss(nn.Module):
+    """Frame of the contrastive losses over label sets; use a child such as `SDLoss`.
+
+    Args:
+        temperature: τ > 0.
+        learn_temperature: make log τ a parameter, bounded below by 0.01 (or by `temperature` if lower).
+        finding_weights: (F,) positive, what each finding counts; see `relations.inverse_frequency_weights`.
+        empty: ``"equal"`` holds two empty label sets for equal; ``"ignore"`` drops the samples without findings.
+
+    Raises:
+        SettingsError: an option outside its range.
+    """
+
+    finding_weights: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.1,
+        learn_temperature: bool = False,
+        finding_weights: Tensor | list[float] | None = None,
+        empty: Literal["equal", "ignore"] = "equal",
+    ) -> None:
+        super().__init__()
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise SettingsError(f"temperature is {temperature}; it must be a positive number, for instance 0.1")
+        if empty not in ("equal", "ignore"):
+            raise SettingsError(f"empty is '{empty}'; it must be 'equal' or 'ignore'")
+        self.empty = empty
+        self._fixed_temperature = temperature
+        self._lowest = min(temperature, LOWEST_LEARNED_TEMPERATURE)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learn_temperature else None
+        weights = None if finding_weights is None else torch.as_tensor(finding_weights, dtype=torch.float32)
+        self.register_buffer("finding_weights", weights, persistent=False)
+
+    @property
+    def temperature(self) -> float:
+        """The present τ."""
+        return self._fixed_temperature if self.log_temperature is None else float(self.log_temperature.detach().exp())
+
+    def coefficients(self, counts: PairCounts, excluded: Excluded, pairs: LabelPairs, rows: slice) -> Coefficients:
+        """How much each pair of the anchors in `rows` counts; each loss of the family defines it."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        own: int | None = None,
+    ) -> Tensor:
+        """The loss of a batch, a scalar in single precision (double for double embeddings).
+
+        Args:
+            embeddings: (N, D) of any length, or (B, V, D) for V views of each of B samples.
+            labels: (N, F) or (B, F), each value in [0, 1] or NaN where unknown.
+            indices_tuple: always None; it stands where pytorch-metric-learning's trainers pass mined pairs.
+            ref_emb: (M, D) or (B', V', D), what the anchors are compared with in place of their own batch.
+            ref_labels: (M, F) or (B', F), the labels of `ref_emb`.
+            own: where the anchors themselves start within `ref_emb`, if they stand there; those pairs are left out.
+
+        Returns:
+            The mean over the anchors that have a positive; 0, with zero gradients, when none has.
+
+        Raises:
+            DataError: shapes that do not fit, labels outside [0, 1], or `ref_emb` without `ref_labels`.
+        """
+        if indices_tuple is not None:
+            raise DataError("indices_tuple is given, but these losses weigh every pair; train without a miner")
+        anchors, labels = _flatten_views(embeddings, labels, "embeddings", "labels")
+        if (ref_emb is None) != (ref_labels is None):
+            raise DataError("ref_emb and ref_labels belong together; give both or neither")
+        with torch.autocast(embeddings.device.type, enabled=False):
+            anchors = unit_length(anchors)
+            if ref_emb is None or ref_labels is None:
+                total, terms = self._compare(anchors, anchors, self._pairs(labels, None), own=0)
+            else:
+                ref_emb, ref_labels = _flatten_views(ref_emb, ref_labels, "ref_emb", "ref_labels")
+                pairs = self._pairs(labels, ref_labels.to(labels.device))
+                total, terms = self._compare(anchors, unit_length(ref_emb).to(anchors.dtype), pairs, own)
+            return total / terms.clamp(min=1)
+
+    def _pairs(self, labels: Tensor, ref_labels: Tensor | None) -> LabelPairs:
+        return LabelPairs(labels, ref_labels, self.finding_weights)
+
+    def _compare(self, anchors: Tensor, refs: Tensor, pairs: LabelPairs, own: int | None) -> tuple[Tensor, Tensor]:
+        """Sum of the anchors' losses and the number of summands, for unit embeddings (N, D) and (M, D)."""
+        rows = slice(0, anchors.shape[0])
+        with torch.no_grad():
+            excluded, found = self.block(pairs, rows, own)
+        logits = (anchors * self._inverse_temperature()) @ refs.T  # (N, M)
+        # The lowest number rather than -inf: a row without any sample then has a finite softmax and zero gradient.
+        log_prob = excluded.fill_(logits, torch.finfo(logits.dtype).min).log_softmax(dim=1)
+        total = 0 - (found.matrix.to(log_prob.dtype) * log_prob).sum()  # 0 − 0, for -0 would be printed
+        if found.constant is not None:
+            total = total + found.constant.sum()
+        return total, found.terms.sum()
+
+    def block(self, pairs: LabelPairs, rows: slice, own: int | None) -> tuple[Excluded, Coefficients]:
+        """The left-out pairs and the coefficients of the anchors in `rows`, over all samples."""
+        counts = pairs.counts(rows)
+        left_out = None if counts.determined is None else ~counts.determined
+        if self.empty == "ignore":
+            empty = ~(pairs.anchor_present[rows, None] & pairs.sample_present[None, :])
+            left_out = empty if left_out is None else left_out | empty
+        excluded = Excluded(left_out, None if own is None else own + rows.start)
+        return excluded, self.coefficients(counts, excluded, pairs, rows)
+
+    def _inverse_temperature(self) -> Tensor | float:
+        if self.log_temperature is None:
+            return 1 / self._fixed_temperature
+        with torch.no_grad():
+            self.log_temperature.clamp_(min=math.log(self._lowest))
+        return torch.exp(-self.log_temperature)
+
+
+class SDLoss(ContrastiveLoss):
+    r"""The Similarity-Dissimilarity loss (Huang, Long and Luo, arXiv 2410.13439).
+
+    With unit embeddings z, label sets S of anchor i and T of sample p, A(i) all other samples, P(i) the positives:
+
+        L_i = −1/|P(i)| · Σ_{p∈P(i)} K_s K_d · log( exp(z_i·z_p/τ) / Σ_{a∈A(i)} exp(z_i·z_a/τ) ),
+        K_s = |S∩T| / |S|,   K_d = 1 / (1 + |T∖S|)
+
+    and the loss is the mean of L_i over the anchors with a positive. Single-label batches give SupCon.
+
+    Args:
+        temperature: τ > 0.
+        weight: ``"outside"`` the logarithm, as above, or ``"inside"``, log(K_s K_d · exp(…)/Σ…). Inside, the weight is
+            an added constant: the value differs, but the gradient is that of the unweighted ANY loss, whatever the
+            relations. It is there to reproduce results, not to learn from the weights.
+        positives: ``"any"`` sample that shares a finding (two empty sets are equal and count), or a number in (0, 1]:
+            those whose weight K_s K_d reaches it.
+        normalise: divide by the ``"count"`` |P(i)| of positives, or by the sum of their ``"weight"``.
+        symmetric: weigh a pair with the mean of its two directions, so that i attracts j as j attracts i.
+        learn_temperature, finding_weights, empty: see `ContrastiveLoss`.
+
+    Example:
+        >>> import torch
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]], requires_grad=True)
+        >>> labels = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 1]])
+        >>> loss = SDLoss(temperature=0.5)(embeddings, labels)
+        >>> loss.backward()
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.1,
+        weight: Literal["outside", "inside"] = "outside",
+        positives: Literal["any"] | float = "any",
+        normalise: Literal["count", "weight"] = "count",
+        symmetric: bool = False,
+        learn_temperature: bool = False,
+        finding_weights: Tensor | list[float] | None = None,
+        empty: Literal["equal", "ignore"] = "equal",
+    ) -> None:
+        super().__init__(
+            temperature=temperature, learn_temperature=learn_temperature, finding_weights=finding_weights, empty=empty
+        )
+        if weight not in ("outside", "inside"):
+            raise SettingsError(f"weight is '{weight}'; it must be 'outside' or 'inside' the logarithm")
+        if normalise not in ("count", "weight"):
+            raise SettingsError(f"normalise is '{normalise}'; it must be 'count' or 'weight'")
+        if positives != "any" and not (isinstance(positives, int | float) and 0 < positives <= 1):
+            raise SettingsError(f"positives is {positives!r}; it must be 'any' or a least weight in (0, 1]")
+        self.weight, self.positives, self.normalise, self.symmetric = weight, positives, normalise, symmetric
+
+    def coefficients(self, counts: PairCounts, excluded: Excluded, pairs: LabelPairs, rows: slice) -> Coefficients:
+        weight = counts.weight()
+        if self.symmetric:
+            weight = (weight + counts.swapped().weight()) / 2
+        excluded.fill_(weight, 0)
+        if self.positives != "any":  # the margin is for K_s K_d = 1 met by rounded sums
+            weight = weight * (weight > self.positives - 1e-6)
+        return weigh_positives(weight, inside=self.weight == "inside", by_weight=self.normalise == "weight")
+
+
+def weigh_positives(weight: Tensor, inside: bool = False, by_weight: bool = False) -> Coefficients:
+    """Coefficients of the pairs with positive `weight` (R, M), divided by their count or by their sum of weights."""
+    positive = weight > 0
+    count = positive.sum(1, dtype=weight.dtype)  # (R,)
+    terms = count.clamp(max=1)
+    scale = terms / (weight.sum(1) if by_weight else count).clamp(min=torch.finfo(weight.dtype).tiny)
+    if not inside:
+        return Coefficients(weight * scale[:, None], terms)
+    log_weight = weight.masked_fill(~positive, 1).log()
+    return Coefficients(positive * scale[:, None], terms, constant=-(log_weight.sum(1) * scale))
+
+
+def unit_length(embeddings: Tensor) -> Tensor:
+    """Embeddings (N, D) on the unit sphere, in single precision or better; a zero vector stays zero."""
+    embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    norm = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
+    return embeddings / norm.where(norm > 0, 1)  # the gradient of a zero vector is finite, too
+
+
+def _flatten_views(embeddings: Tensor, labels: Tensor, name: str, label_name: str) -> tuple[Tensor, Tensor]:
+    """(B, V, D) and (B, F) as (V·B, D) and (V·B, F), view after view; two dimensions stay as they are."""
+    labels = labels.to(embeddings.device)
+    if embeddings.ndim == 3 and labels.ndim == 2:
+        labels = labels.repeat(embeddings.shape[1], 1)
+        embeddings = embeddings.transpose(0, 1).flatten(0, 1)
+    if embeddings.ndim != 2 or labels.ndim != 2 or embeddings.shape[0] != labels.shape[0]:
+        raise DataError(
+            f"{name} has shape {tuple(embeddings.shape)} and {label_name} {tuple(labels.shape)}; they need (N, D) and "
+            "(N, F). Views of the same studies go in as (B, V, D) with (B, F), or concatenated with their labels"
+        )
+    return embeddings, labels

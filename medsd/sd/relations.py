@@ -1,0 +1,334 @@
+"""How two sets of findings relate: the five relations and the two factors of the Similarity-Dissimilarity loss.
+
+Start at `relation_matrix`; `LabelPairs` is what the losses use, a block of anchors at a time. Every function takes
+NumPy arrays or PyTorch tensors and answers in kind; neither library is imported before an array of it arrives.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, TypeAlias
+
+from medsd.errors import DataError
+
+Array: TypeAlias = Any  # a NumPy array or a torch tensor; an answer is of the kind of the question
+
+_SMALLEST = 1e-30  # keeps 0/0 at 0; far below any label or finding weight
+
+
+class Relation(IntEnum):
+    """What the label set T of a sample is to the label set S of an anchor (Huang et al., arXiv 2410.13439, section 3).
+
+    `UNDETERMINED` is medsd's own: too little is known on both sides to tell.
+    """
+
+    UNDETERMINED = 0
+    DISJOINT = 1  # R1: S and T share nothing
+    EQUAL = 2  # R2: S = T, two empty sets included
+    OVERLAP = 3  # R3: they meet and neither contains the other
+    SUPERSET = 4  # R4: S ⊊ T, the sample has all of the anchor's findings and more
+    SUBSET = 5  # R5: T ⊊ S, the sample has some of the anchor's findings and no other
+
+
+def _namespace(labels: Array) -> Any:
+    """The module, torch or numpy, whose functions fit `labels`."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(labels, torch.Tensor):
+        return torch
+    import numpy
+
+    return numpy
+
+
+def _is_compiling() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.compiler.is_compiling()
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """Sizes of the set algebra of R anchors with M samples, over the findings known on both sides.
+
+    Attributes:
+        shared: (R, M) |S∩T|.
+        missing: (R, M) |S∖T|, what the anchor has and the sample has not.
+        extra: (R, M) |T∖S|, what the sample has and the anchor has not.
+        determined: (R, M) bool, or None when every pair is determined.
+        both_empty: (R, M) bool, the determined pairs of two empty sets, or None when there is none.
+
+    Each size is a sum of terms that are never negative, so it is exactly 0 where the set is empty, with weights too.
+    """
+
+    shared: Array
+    missing: Array
+    extra: Array
+    determined: Array | None
+    both_empty: Array | None
+
+    def swapped(self) -> PairCounts:
+        """The same pairs seen from the samples: S and T change places."""
+        return PairCounts(self.shared, self.extra, self.missing, self.determined, self.both_empty)
+
+    def similarity(self) -> Array:
+        """K_s = |S∩T| / |S| (R, M); 1 for two empty sets, 0 for an undetermined pair."""
+        factor = self.shared / (self.shared + self.missing).clip(_SMALLEST)
+        return factor if self.both_empty is None else factor + self.both_empty
+
+    def dissimilarity(self) -> Array:
+        """K_d = 1 / (1 + |T∖S|) (R, M); 0 for an undetermined pair."""
+        factor = 1 / (1 + self.extra)
+        return factor if self.determined is None else factor * self.determined
+
+    def weight(self) -> Array:
+        """K_s·K_d (R, M) in one pass; 1 for equal sets, 0 for disjoint sets and undetermined pairs."""
+        # shared is 0 wherever the pair is undetermined, so no mask is needed here
+        factor = self.shared / ((self.shared + self.missing) * (1 + self.extra)).clip(_SMALLEST)
+        return factor if self.both_empty is None else factor + self.both_empty
+
+    def jaccard(self) -> Array:
+        """|S∩T| / |S∪T| (R, M); 1 for two empty sets, 0 for an undetermined pair."""
+        factor = self.shared / (self.shared + self.missing + self.extra).clip(_SMALLEST)
+        return factor if self.both_empty is None else factor + self.both_empty
+
+    def relation(self) -> Array:
+        """`Relation` numbers (R, M), as integers."""
+        has_missing, has_extra = self.missing > 0, self.extra > 0
+        # EQUAL 2, + 1 with both kinds of difference, + 2 with extra alone, + 3 with missing alone
+        relation = 2 + has_extra * 2 + has_missing * 3 - (has_extra & has_missing) * 4
+        disjoint = self.shared <= 0
+        if self.both_empty is not None:
+            disjoint = disjoint & ~self.both_empty
+        relation = relation * ~disjoint + disjoint * 1
+        return relation if self.determined is None else relation * self.determined
+
+
+class LabelPairs:
+    """Labels of N anchors and M samples, made ready for counting one block of anchors after the other.
+
+    Args:
+        anchor_labels: (N, F) bool, integer or floating; each value in [0, 1], or NaN where unknown.
+        sample_labels: (M, F) likewise; None pairs the anchors with themselves.
+        finding_weights: (F,) positive; what a finding counts, 1 each when None.
+
+    Attributes:
+        anchor_present, sample_present: (N,), (M,) bool, True where at least one finding is known to be present.
+
+    Raises:
+        DataError: shapes that do not fit, labels outside [0, 1], or weights that are not positive. Values are not
+            looked at while torch.compile traces, because a graph cannot depend on them.
+    """
+
+    def __init__(
+        self, anchor_labels: Array, sample_labels: Array | None = None, finding_weights: Array | None = None
+    ) -> None:
+        xp = _namespace(anchor_labels)
+        anchor = _as_float(xp, anchor_labels, "anchor_labels")
+        sample = anchor if sample_labels is None else _as_float(xp, sample_labels, "sample_labels", like=anchor)
+        if anchor.shape[1] != sample.shape[1]:
+            raise DataError(
+                f"anchor_labels have {anchor.shape[1]} findings and sample_labels {sample.shape[1]}; "
+                "both need the columns of one finding set"
+            )
+        self._xp = xp
+        self._weights = _checked_weights(xp, finding_weights, anchor)
+        self._anchor, self._anchor_known, anchor_kind = _split_unknown(xp, anchor)
+        if sample_labels is None:
+            self._sample, self._sample_known, sample_kind = self._anchor, self._anchor_known, anchor_kind
+        else:
+            self._sample, self._sample_known, sample_kind = _split_unknown(xp, sample)
+        self.soft = anchor_kind.soft or sample_kind.soft
+        self.partial = anchor_kind.partial or sample_kind.partial
+        self.anchor_present = self._anchor.sum(-1) > 0
+        self.sample_present = self._sample.sum(-1) > 0
+        # Two studies in three are normal in most data sets, but a set without normals saves the mask.
+        self._may_be_empty = _is_compiling() or not bool(self.anchor_present.all() and self.sample_present.all())
+        weights = 1.0 if self._weights is None else self._weights
+        self._anchor_weighted = self._anchor * weights
+        self._anchor_absent = (self._anchor_known - self._anchor) * weights
+        self._sample_absent = self._sample_known - self._sample
+
+    def __len__(self) -> int:
+        return int(self._anchor.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, M), the numbers of anchors and of samples."""
+        return int(self._anchor.shape[0]), int(self._sample.shape[0])
+
+    def counts(self, rows: slice = slice(None)) -> PairCounts:
+        """The set sizes of the anchors in `rows` with all samples, (R, M) each."""
+        if self.soft:
+            shared, missing, extra = self._soft_sizes(rows)
+        else:
+            shared = self._anchor_weighted[rows] @ self._sample.T
+            missing = self._anchor_weighted[rows] @ self._sample_absent.T
+            extra = self._anchor_absent[rows] @ self._sample.T
+        determined, both_empty = self._emptiness(rows, shared, missing, extra)
+        return PairCounts(shared, missing, extra, determined, both_empty)
+
+    def label_overlap(self, rows: slice, column_scale: Array) -> Array:
+        """Σ_f s_f · t_f · column_scale_f (R, M): a sum over the findings that both have, each with its own scale."""
+        return (self._anchor[rows] * column_scale) @ self._sample.T
+
+    def totals(self) -> tuple[Array, Array]:
+        """The anchors' findings (N, F) and the number of samples with each finding (F,), unknown counted as absent."""
+        return self._anchor, self._sample.sum(0)
+
+    def _soft_sizes(self, rows: slice) -> tuple[Array, Array, Array]:
+        xp = self._xp
+        weights = xp.ones_like(self._anchor[0]) if self._weights is None else self._weights
+        s, s_known = self._anchor[rows], self._anchor_known[rows]
+        t, t_known = self._sample, self._sample_known
+        if _is_compiling():  # the compiler fuses this into one reduction; F terms unrolled would bloat the graph
+            s, s_known, t, t_known = s[:, None, :], s_known[:, None, :], t[None, :, :], t_known[None, :, :]
+            shared = (xp.minimum(s, t) * weights).sum(-1)
+            missing = ((s * t_known - t).clip(0) * weights).sum(-1)
+            extra = ((t * s_known - s).clip(0) * weights).sum(-1)
+            return shared, missing, extra
+        shared = xp.zeros_like(s[:, :1] * t.T[:1])
+        missing, extra = xp.zeros_like(shared), xp.zeros_like(shared)
+        for f in range(s.shape[1]):  # one finding at a time: never (R, M, F) in memory
+            s_f, t_f = s[:, f, None], t[None, :, f]
+            shared += weights[f] * xp.minimum(s_f, t_f)
+            missing += weights[f] * (s_f * t_known[None, :, f] - t_f).clip(0)
+            extra += weights[f] * (t_f * s_known[:, f, None] - s_f).clip(0)
+        return shared, missing, extra
+
+    def _emptiness(self, rows: slice, shared: Array, missing: Array, extra: Array) -> tuple[Array | None, Array | None]:
+        """Which pairs are determined, and which of them are two empty sets (None for all and for none)."""
+        s_present, t_present = self.anchor_present[rows, None], self.sample_present[None, :]
+        if not self.partial:
+            return None, (~s_present & ~t_present) if self._may_be_empty else None
+        any_known = self._anchor_known[rows] @ self._sample_known.T > 0
+        empty_here = (shared + missing + extra) <= 0
+        # Both empty over the common findings says nothing if one has a finding that the other does not know.
+        determined = any_known & ~(empty_here & (s_present | t_present))
+        return determined, (empty_here & determined) if self._may_be_empty else None
+
+
+def relation_matrix(anchor_labels: Array, sample_labels: Array | None = None) -> Array:
+    """The relation of every sample to every anchor.
+
+    Args:
+        anchor_labels: (N, F) values in [0, 1], or NaN where unknown.
+        sample_labels: (M, F) likewise; None compares the anchors with themselves.
+
+    Returns:
+        (N, M) int8, values of `Relation`. Soft labels are compared as fuzzy sets: S ⊆ T when no s exceeds its t.
+
+    Raises:
+        DataError: shapes that do not fit or labels outside [0, 1].
+
+    Example:
+        >>> import numpy as np
+        >>> relation_matrix(np.array([[1, 0, 0]]), np.array([[0, 1, 0], [1, 0, 0], [1, 1, 0]]))
+        array([[1, 2, 4]], dtype=int8)
+    """
+    pairs = LabelPairs(anchor_labels, sample_labels)
+    xp = _namespace(anchor_labels)
+    return xp.asarray(pairs.counts().relation(), dtype=xp.int8)
+
+
+def similarity_factor(
+    anchor_labels: Array, sample_labels: Array | None = None, *, finding_weights: Array | None = None
+) -> Array:
+    """K_s = |S∩T| / |S|, the share of the anchor's findings that the sample has (arXiv 2410.13439).
+
+    Args:
+        anchor_labels: (N, F) values in [0, 1], or NaN where unknown.
+        sample_labels: (M, F) likewise; None compares the anchors with themselves.
+        finding_weights: (F,) positive; each count becomes a sum of these.
+
+    Returns:
+        (N, M) in [0, 1]: 1 where S ⊆ T and for two empty sets, 0 where disjoint or undetermined.
+
+    Example:
+        >>> import numpy as np
+        >>> similarity_factor(np.array([[1, 1, 0]]), np.array([[1, 0, 1]]))
+        array([[0.5]])
+    """
+    return LabelPairs(anchor_labels, sample_labels, finding_weights).counts().similarity()
+
+
+def dissimilarity_factor(
+    anchor_labels: Array, sample_labels: Array | None = None, *, finding_weights: Array | None = None
+) -> Array:
+    """K_d = 1 / (1 + |T∖S|), falling with each finding that the sample has beyond the anchor's (arXiv 2410.13439).
+
+    Args:
+        anchor_labels: (N, F) values in [0, 1], or NaN where unknown.
+        sample_labels: (M, F) likewise; None compares the anchors with themselves.
+        finding_weights: (F,) positive; each count becomes a sum of these.
+
+    Returns:
+        (N, M) in [0, 1]: 1 where T ⊆ S, 0 where undetermined. The paper leaves it open for disjoint sets, where K_s
+        is 0; here the formula holds for them as well.
+
+    Example:
+        >>> import numpy as np
+        >>> dissimilarity_factor(np.array([[1, 1, 0]]), np.array([[1, 0, 1]]))
+        array([[0.5]])
+    """
+    return LabelPairs(anchor_labels, sample_labels, finding_weights).counts().dissimilarity()
+
+
+def inverse_frequency_weights(labels: Array, power: float = 1.0) -> Array:
+    """Finding weights for the long tail: (known / present) ** power, scaled to a mean of 1.
+
+    Args:
+        labels: (N, F) values in [0, 1], or NaN where unknown; usually those of the training split.
+        power: 1 for the full inverse frequency, 0.5 for a milder correction, 0 for none.
+
+    Returns:
+        (F,) positive weights; a finding that is never present is weighed as if it were present once.
+    """
+    xp = _namespace(labels)
+    present, known, _ = _split_unknown(xp, _as_float(xp, labels, "labels"))
+    weights = (known.sum(0).clip(1) / present.sum(0).clip(1)) ** power
+    return weights / weights.mean()
+
+
+@dataclass(frozen=True)
+class _Kind:
+    soft: bool  # a value strictly between 0 and 1 may be there
+    partial: bool  # a NaN may be there
+
+
+def _as_float(xp: Any, labels: Array, name: str, like: Array | None = None) -> Array:
+    """`labels` as a two-dimensional floating array, in single precision or better (double for NumPy integers)."""
+    labels = xp.asarray(labels)
+    if labels.ndim != 2 or labels.shape[1] == 0:
+        raise DataError(
+            f"{name} has shape {tuple(labels.shape)}; it needs (samples, findings) with one finding or more"
+        )
+    if like is not None:
+        return xp.asarray(labels, dtype=like.dtype)
+    if labels.dtype in (xp.float32, xp.float64):
+        return labels
+    return xp.asarray(labels, dtype=xp.float32 if xp.__name__ == "torch" else xp.float64)
+
+
+def _split_unknown(xp: Any, labels: Array) -> tuple[Array, Array, _Kind]:
+    """Labels with 0 for unknown, the mask of the known as 0 and 1, and what kind of labels these are."""
+    unknown = xp.isnan(labels)
+    present = xp.where(unknown, xp.zeros_like(labels), labels)
+    known = xp.asarray(~unknown, dtype=labels.dtype)
+    if _is_compiling():
+        return present, known, _Kind(soft=True, partial=True)
+    if bool(((present < 0) | (present > 1)).any()):
+        raise DataError("labels must lie in [0, 1], with NaN for unknown; map other codes before computing relations")
+    soft = bool(((present > 0) & (present < 1)).any())
+    return present, known, _Kind(soft=soft, partial=bool(unknown.any()))
+
+
+def _checked_weights(xp: Any, weights: Array | None, like: Array) -> Array | None:
+    if weights is None:
+        return None
+    weights = xp.asarray(weights, dtype=like.dtype)
+    if weights.shape != like.shape[1:]:
+        raise DataError(f"finding_weights has shape {tuple(weights.shape)}; it needs ({like.shape[1]},), one a finding")
+    if not _is_compiling() and not bool((xp.isfinite(weights) & (weights > 0)).all()):
+        raise DataError("finding_weights must be positive and finite; leave a finding out by setting its labels to NaN")
+    return weights
