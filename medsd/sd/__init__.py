@@ -21,6 +21,14 @@ from medsd.sd.relations import (
 _NEEDS_TORCH = {
     "ContrastiveLoss": "losses",
     "SDLoss": "losses",
+    "AnyLoss": "rivals",
+    "AllLoss": "rivals",
+    "SupConLoss": "rivals",
+    "MulSupConLoss": "rivals",
+    "JaccardLoss": "rivals",
+    "OverlapLoss": "rivals",
+    "LOSSES": "rivals",
+    "loss_by_name": "rivals",
 }
 
 __all__ = [

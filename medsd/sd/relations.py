@@ -168,9 +168,9 @@ class LabelPairs:
         determined, both_empty = self._emptiness(rows, shared, missing, extra)
         return PairCounts(shared, missing, extra, determined, both_empty)
 
-    def label_overlap(self, rows: slice, column_scale: Array) -> Array:
-        """Σ_f s_f · t_f · column_scale_f (R, M): a sum over the findings that both have, each with its own scale."""
-        return (self._anchor[rows] * column_scale) @ self._sample.T
+    def overlap_of(self, anchor_values: Array) -> Array:
+        """Σ_f v_f · t_f (R, M) for any values v (R, F) of the anchors' findings."""
+        return anchor_values @ self._sample.T
 
     def totals(self) -> tuple[Array, Array]:
         """The anchors' findings (N, F) and the number of samples with each finding (F,), unknown counted as absent."""
