@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medsd.dicom.header import clinical_concerns, costly_concerns, read_header
 from medsd.dicom.pixels import align_bits, present
@@ -184,11 +184,11 @@ def _looks_like_dicom(content: bytes) -> bool:
     return content[128:132] == b"DICM" or content[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 
 
-def _syntax_without_meta(ds: Dataset) -> str:
+def _syntax_without_meta(ds: Dataset) -> UID:
     implicit, little = ds.original_encoding
     if implicit:
-        return str(ImplicitVRLittleEndian)
-    return str(ExplicitVRLittleEndian if little in (True, None) else ExplicitVRBigEndian)
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little in (True, None) else ExplicitVRBigEndian
 
 
 def _bound_inflation(content: bytes, policy: GatePolicy, name: str) -> None:
