@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.bundle.layout import Call
+from medsd.errors import DataError
 from medsd.findings import FindingSet
+from medsd.inference.preprocess import evidence_to_image
+from medsd.settings import PixelSpec
 
 Status = Literal["scored", "warned", "refused"]
 
@@ -21,8 +25,8 @@ class Prediction:
 
     Attributes:
         findings: the model's vocabulary, in the order of every array here.
-        status: scored; warned (scored, but read `message`); refused (nothing below is filled).
-        reason: a code of `medsd.dicom.gate.REASONS`, empty when scored.
+        status: scored; warned (scored, but read `message`); refused (no numbers of the findings are filled).
+        reason: a code of `medsd.dicom.gate.REASONS`, empty when scored; "no_image" where a film is missing.
         message: the sentence for a person, empty when scored.
         model: name and version of the bundle.
         model_sha256: of its model.onnx.
@@ -33,6 +37,7 @@ class Prediction:
         embedding: float32 (D,) of unit length.
         evidence_maps: float32 (F, h, w) in the model's grid; class activation, in logits, before pooling.
         out_of_distribution: the largest ratio of a score to its limit; above 1 the film is unlike the training films.
+        pixel_spec: how the film became the model's square; `evidence` goes that way back.
         image: float32 (H, W) in 0…1, the film as it is shown; None for a note alone.
     """
 
@@ -51,6 +56,7 @@ class Prediction:
     embedding: npt.NDArray[np.float32] | None = None
     evidence_maps: npt.NDArray[np.float32] | None = None
     out_of_distribution: float | None = None
+    pixel_spec: PixelSpec | None = None
     image: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
     @property
@@ -69,3 +75,31 @@ class Prediction:
     def present(self) -> tuple[str, ...]:
         """The findings called present."""
         return tuple(name for name in self.findings if self.calls.get(name) == "present")
+
+    def evidence(self, name: str) -> npt.NDArray[np.float32]:
+        """Where in the film the evidence for a finding lies: its class activation map laid over `image`.
+
+        Args:
+            name: a finding of the model's vocabulary.
+
+        Returns:
+            float32 (H, W), the size of `image`, in logits: positive speaks for the finding, negative against it.
+
+        Raises:
+            DataError: no such finding, or there is no film behind this prediction.
+        """
+        position = self._position(name)
+        if self.evidence_maps is None or self.image is None or self.pixel_spec is None:
+            why = "the study was refused" if self.refused else "there is no film"
+            raise DataError(f"no evidence for '{name}': {why}; evidence maps need a film that was scored")
+        height, width = self.image.shape
+        return evidence_to_image(self.evidence_maps[position], (height, width), self.pixel_spec)
+
+    def _position(self, name: str) -> int:
+        names = tuple(self.findings)
+        if name in names:
+            return names.index(name)
+        lowered = {known.lower(): known for known in names}
+        near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+        hint = f"did you mean '{lowered[near[0]]}'?" if near else f"it has {', '.join(names)}"
+        raise DataError(f"'{name}' is no finding of {self.findings.key}; {hint}")
