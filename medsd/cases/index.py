@@ -1,0 +1,282 @@
+"""The index of earlier cases: `CaseIndex.open(path).similar(prediction)` gives the nearest ones and how each relates.
+
+Begin at `CaseIndex`. Behind it stands a `CaseStore`; `medsd.cases.lance` is the embedded one, a folder or an object
+store's URI. An index knows which model made its embeddings and answers no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from medsd.cases.case import Case, CaseFilter, FloatArray, Hit, IndexDescription, SimilarCase, age_band
+from medsd.cases.explain import explain
+from medsd.errors import BundleError, DataError
+from medsd.findings import FindingSet
+from medsd.inference.prediction import Prediction
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "OWN_PATIENT", "Case", "CaseFilter", "CaseIndex", "CaseStore", "Hit", "IndexDescription", "SimilarCase", "age_band",
+    "create_index",
+]  # fmt: skip
+
+OWN_PATIENT = "the prediction's own patient"
+# The same film under two keys gives the same embedding but for the rounding of another batch size.
+SAME_EMBEDDING = 1e-6
+
+
+class CaseStore(Protocol):
+    """What an index needs of the place where its cases lie. Every method answers from the latest version."""
+
+    @property
+    def description(self) -> IndexDescription: ...
+
+    def __len__(self) -> int: ...
+
+    def search(
+        self, embedding: FloatArray, k: int, *, filters: CaseFilter | None, exclude_patient: str, exclude_study: str
+    ) -> list[Hit]:
+        """The k cases of largest cosine to `embedding` (D,) of unit length, nearest first, by exact search.
+
+        An empty `exclude_patient` or `exclude_study` excludes nothing.
+        """
+
+    def embeddings(self) -> FloatArray:
+        """All embeddings (N, D)."""
+
+    def table(self) -> pd.DataFrame:
+        """Everything but embeddings, thumbnails and notes, in the order of `embeddings`."""
+
+    def vocabulary(self) -> dict[str, tuple[str, ...]]:
+        """The values that occur in each of `FILTER_COLUMNS`, sorted."""
+
+    def add(self, cases: Sequence[Case], embeddings: FloatArray) -> None: ...
+
+    def remove_patient(self, patient_key: str) -> int: ...
+
+    def compact(self) -> None: ...
+
+
+class CaseIndex:
+    """Earlier cases in the learned space of one model. Several threads may search one index at a time.
+
+    Args:
+        store: where the cases lie.
+    """
+
+    def __init__(self, store: CaseStore) -> None:
+        self.store = store
+
+    @classmethod
+    def open(cls, path: str | Path, *, model_sha256: str | None = None) -> CaseIndex:
+        """Open an index.
+
+        Args:
+            path: a folder, or a URI that LanceDB reads (``s3://…``). It may be read-only.
+            model_sha256: of the model that will ask; None to look at the index without asking a model.
+
+        Raises:
+            BundleError: there is no index, this medsd cannot read it, or another model made it.
+        """
+        from medsd.cases.lance import LanceStore
+
+        index = cls(LanceStore.open(path))
+        if model_sha256 is not None:
+            index.check_model(model_sha256)
+        return index
+
+    @property
+    def description(self) -> IndexDescription:
+        return self.store.description
+
+    @property
+    def findings(self) -> FindingSet:
+        """The vocabulary of the cases' labels."""
+        return self.description.vocabulary
+
+    @property
+    def vocabulary(self) -> dict[str, tuple[str, ...]]:
+        """The values that `CaseFilter` may ask for: of view, sex, age_band and source."""
+        return self.store.vocabulary()
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    count = __len__
+
+    def check_model(self, model_sha256: str, model: str = "") -> None:
+        """Refuse a model that did not make this index.
+
+        Raises:
+            BundleError: it is another one; the message names both.
+        """
+        made_by = self.description
+        if model_sha256 != made_by.model_sha256:
+            raise BundleError(
+                f"the case index was made by model {_named(made_by.model, made_by.model_sha256)}, not by "
+                f"{_named(model, model_sha256)}; their embeddings cannot be compared: rebuild it with `medsd index`"
+            )
+
+    def similar(
+        self,
+        prediction: Prediction,
+        k: int = 8,
+        *,
+        filters: CaseFilter | None = None,
+        exclude_patient: str | None = OWN_PATIENT,
+    ) -> list[SimilarCase]:
+        """The k nearest cases and how each relates to what was predicted.
+
+        Args:
+            prediction: of the model that made this index. The study itself is never among the answers.
+            k: how many cases.
+            filters: which cases may be found.
+            exclude_patient: a patient's key whose cases are left out; by default the prediction's own, None for nobody.
+
+        Returns:
+            At most k cases, most similar first, none twice; empty for a refused prediction.
+
+        Raises:
+            BundleError: another model made the index.
+            DataError: a filter that asks for what the index does not have.
+        """
+        if prediction.refused or prediction.embedding is None:
+            return []
+        if prediction.model_sha256:
+            self.check_model(prediction.model_sha256, prediction.model)
+        if prediction.findings.names != self.findings.names:
+            raise BundleError("the case index has other findings than the model; rebuild it with `medsd index`")
+        hits = self.nearest(
+            prediction.embedding,
+            k,
+            filters=filters,
+            exclude_patient=prediction.patient_key if exclude_patient == OWN_PATIENT else exclude_patient,
+            exclude_study=prediction.study_key,
+        )
+        return explain(prediction, hits)
+
+    def nearest(
+        self,
+        embedding: FloatArray,
+        k: int = 8,
+        *,
+        filters: CaseFilter | None = None,
+        exclude_patient: str | None = None,
+        exclude_study: str | None = None,
+    ) -> list[Hit]:
+        """The k nearest cases to an embedding (D,) of any length but zero, duplicates collapsed.
+
+        Two cases are duplicates when they share a study key or their embeddings are equal up to rounding; the nearest
+        stays. Raises DataError as `similar` does.
+        """
+        query = self._unit(embedding)
+        if filters:
+            filters.check(self.findings, self.vocabulary)
+        kept: list[Hit] = []
+        wanted = 2 * k + 8  # room for duplicates, so that one search is nearly always enough
+        while k > 0:
+            hits = self.store.search(
+                query, wanted, filters=filters or None, exclude_patient=exclude_patient or "",
+                exclude_study=exclude_study or "",
+            )  # fmt: skip
+            kept = _collapse(hits)
+            if len(kept) >= k or len(hits) < wanted:
+                break
+            wanted *= 2
+        return kept[:k]
+
+    def embeddings(self) -> FloatArray:
+        """All embeddings, float32 (N, D) of unit length; do not write to it."""
+        return self.store.embeddings()
+
+    def table(self) -> pd.DataFrame:
+        """One row a case, in the order of `embeddings`.
+
+        Columns: study_key, patient_key, view, sex, age_band, source, split, findings (names joined by ``|``), then a
+        float32 column a finding (1, 0, NaN).
+        """
+        return self.store.table()
+
+    def add(self, cases: Sequence[Case], embeddings: FloatArray) -> None:
+        """Append cases with their embeddings (N, D) of unit length, as one new version.
+
+        Raises:
+            DataError: embeddings or labels of the wrong shape, or not of unit length.
+        """
+        self.store.add(cases, embeddings)
+
+    def remove_patient(self, patient_key: str) -> int:
+        """Remove a patient's cases, and their bytes from every file of the index, older versions included.
+
+        Returns:
+            How many cases went.
+        """
+        return self.store.remove_patient(patient_key)
+
+    def compact(self) -> None:
+        """Merge small files and drop older versions."""
+        self.store.compact()
+
+    def _unit(self, embedding: FloatArray) -> FloatArray:
+        query = np.asarray(embedding, dtype=np.float32)
+        size = self.description.embedding_size
+        if query.shape != (size,) or not np.isfinite(query).all() or not query.any():
+            raise DataError(f"an embedding to search for has {size} finite numbers, not all zero; got {query.shape}")
+        return query / np.linalg.norm(query)
+
+
+def create_index(
+    path: str | Path,
+    cases: Iterable[Case],
+    embeddings: FloatArray,
+    *,
+    model_sha256: str,
+    findings: FindingSet,
+    model: str = "",
+    public: bool = False,
+    replace: bool = False,
+) -> CaseIndex:
+    """Write a new index; a reader sees all of it or nothing.
+
+    Args:
+        path: the folder to make, or a URI that LanceDB writes.
+        cases: N cases; their labels are in the order of `findings`. Read once, a block at a time.
+        embeddings: float32 (N, D) of unit length.
+        model_sha256: of the model.onnx that made the embeddings.
+        findings: the vocabulary of the labels.
+        model: name and version of the bundle, for messages.
+        public: the keys are made with the bundle's name.
+        replace: put the new cases in the place of an index that is there; readers follow.
+
+    Raises:
+        BundleError: something is there already and `replace` is not set, or what is there is no index.
+        DataError: embeddings or labels of the wrong shape, or not of unit length.
+    """
+    from medsd.cases.lance import LanceStore, describe
+
+    description = describe(model_sha256, findings, int(np.shape(embeddings)[-1]), model=model, public=public)
+    return CaseIndex(LanceStore.create(path, cases, embeddings, description, replace=replace))
+
+
+def _collapse(hits: Sequence[Hit]) -> list[Hit]:
+    kept: list[Hit] = []
+    for hit in hits:
+        if not any(_same(hit, other) for other in kept):
+            kept.append(hit)
+    return kept
+
+
+def _same(hit: Hit, other: Hit) -> bool:
+    if hit.case.study_key and hit.case.study_key == other.case.study_key:
+        return True
+    return bool(np.abs(hit.embedding - other.embedding).max() <= SAME_EMBEDDING)
+
+
+def _named(model: str, sha256: str) -> str:
+    return f"{model} ({sha256[:12]})" if model else sha256[:12]
