@@ -32,6 +32,14 @@ _VIEWS = {
     "RLD": "OTHER", "LLD": "OTHER", "DECUB": "OTHER", "DECUBITUS": "OTHER", "OBLIQUE": "OTHER",
     "RLO": "OTHER", "LLO": "OTHER", "RAO": "OTHER", "LAO": "OTHER", "RPO": "OTHER", "LPO": "OTHER",
 }  # fmt: skip
+_IDENTIFYING = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "OtherPatientIDs",
+    "AccessionNumber",
+    "StudyInstanceUID",
+)
 _AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25, "": 1.0}
 
 
@@ -113,6 +121,11 @@ def clinical_concerns(header: Header, policy: GatePolicy) -> list[Concern]:
     return found
 
 
+def identities(ds: Dataset) -> list[str]:
+    """What the header says that identifies the patient, for the log filter alone."""
+    return [text for text in (_text(ds, keyword) for keyword in _IDENTIFYING) if text]
+
+
 def _accepted_body_part(body_part: str, policy: GatePolicy) -> bool:
     words = body_part.split() or [""]
     return any(word in policy.body_parts for word in words)
@@ -139,7 +152,7 @@ def _text(ds: Dataset, keyword: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, (str, int, float)):
-        value = value[0] if hasattr(value, "__getitem__") and len(value) else ""
+        value = value[0] if hasattr(value, "__len__") and len(value) and not hasattr(value, "components") else value
     return str(value).strip().upper()
 
 

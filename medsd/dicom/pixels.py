@@ -8,7 +8,6 @@ Start at `present`.
 from __future__ import annotations
 
 import math
-import struct
 from typing import cast
 
 import numpy as np
@@ -126,7 +125,7 @@ def _presentation(curve: Curve, ds: Dataset) -> Curve:
     if not ds.get("PresentationLUTSequence"):
         return curve
     steps = Dataset()
-    steps.PresentationLUTSequence = [_plain_lut(ds.PresentationLUTSequence[0])]
+    steps.PresentationLUTSequence = [_plain_lut(ds.PresentationLUTSequence[0], ds)]
     # The two ends keep pydicom from stretching the values that happen to occur over the whole table.
     ends = np.array([0.0, 1.0])
     shown = apply_presentation_lut(np.concatenate([ends, np.clip(curve, 0.0, 1.0)]), steps)
@@ -145,11 +144,11 @@ def _pipeline_header(ds: Dataset) -> Dataset:
     steps.PixelRepresentation = int(ds.get("PixelRepresentation") or 0)
     slope, intercept = _number(ds.get("RescaleSlope")), _number(ds.get("RescaleIntercept"))
     if ds.get("ModalityLUTSequence"):
-        steps.ModalityLUTSequence = [_plain_lut(ds.ModalityLUTSequence[0])]
+        steps.ModalityLUTSequence = [_plain_lut(ds.ModalityLUTSequence[0], ds)]
     elif slope and intercept is not None:
         steps.RescaleSlope, steps.RescaleIntercept = slope, intercept
     if ds.get("VOILUTSequence") and ds.VOILUTSequence[0].get("LUTData") is not None:
-        steps.VOILUTSequence = [_plain_lut(ds.VOILUTSequence[0])]
+        steps.VOILUTSequence = [_plain_lut(ds.VOILUTSequence[0], ds)]
         return steps
     function = str(ds.get("VOILUTFunction") or "LINEAR").strip().upper()
     center, width = _number(ds.get("WindowCenter")), _number(ds.get("WindowWidth"))
@@ -171,14 +170,14 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _plain_lut(item: Dataset) -> Dataset:
+def _plain_lut(item: Dataset, ds: Dataset) -> Dataset:
     """A copy of one LUT item: entries as unsigned shorts, as many as there are, first value as it is."""
     count, first, _ = (int(part) for part in item.LUTDescriptor)
     data = item.LUTData
     count = count or 2**16
     if isinstance(data, (bytes, bytearray)):
-        eight_bit = len(data) in (count, count + 1)
-        entries = list(data[:count]) if eight_bit else list(struct.unpack_from(f"<{len(data) // 2}H", data))[:count]
+        word = "u1" if len(data) in (count, count + 1) else ">u2" if ds.original_encoding[1] is False else "<u2"
+        entries = np.frombuffer(data[: len(data) // 2 * 2], dtype=word)[:count].tolist()
     else:
         entries = [int(entry) & 0xFFFF for entry in ([data] if isinstance(data, int) else data)][:count]
     if not entries:

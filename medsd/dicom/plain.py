@@ -59,8 +59,6 @@ def read_plain(content: bytes, policy: GatePolicy, name: str) -> PlainImage:
         detail = "it ends too early" if "truncated" in str(error) else type(error).__name__
         raise concern("cannot_decode", detail=detail).error(name) from None
     concerns = [concern("not_a_radiograph", detail="colour")] if coloured else []
-    if pixels.min() == pixels.max():
-        concerns.append(concern("flat"))
     return PlainImage(pixels, mode, concerns)
 
 

@@ -18,12 +18,14 @@ from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from medsd.dicom.header import clinical_concerns, costly_concerns, read_header
+from medsd.dicom.header import clinical_concerns, costly_concerns, identities, read_header
+from medsd.dicom.look import looks_inverted
 from medsd.dicom.pixels import align_bits, present
 from medsd.dicom.plain import is_plain_image, plain_format, read_plain
 from medsd.dicom.policy import Concern, GatePolicy, concern
 from medsd.dicom.quiet import quiet
 from medsd.errors import ImageError
+from medsd.privacy import register_identities
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
@@ -118,15 +120,25 @@ def _admitted(found: list[Concern], policy: GatePolicy, name: str) -> tuple[Conc
     return tuple(item for item in found if policy.action(item.reason) == "warn")
 
 
+def _look_concerns(pixels: npt.NDArray[np.float32], policy: GatePolicy) -> list[Concern]:
+    """What the picture itself says."""
+    if pixels.min() == pixels.max():
+        return [concern("flat")]
+    if policy.inverted_look != "accept" and looks_inverted(pixels):
+        return [concern("inverted_look")]
+    return []
+
+
 def _from_plain(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
     plain = read_plain(content, policy, name)
-    concerns = _admitted(plain.concerns, policy, name)
+    concerns = _admitted(plain.concerns + _look_concerns(plain.pixels, policy), policy, name)
     return Radiograph(pixels=plain.pixels, photometric=plain.mode, kind="image", concerns=concerns)
 
 
 def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
     ds = _parse(content, policy, name)
     header = read_header(ds)
+    register_identities(identities(ds))
     if "PixelData" not in ds:
         raise concern("no_pixels").error(name)
     concerns = _admitted(costly_concerns(header, policy), policy, name)
@@ -137,10 +149,7 @@ def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
         raise
     except Exception as error:  # decoders are foreign code fed with foreign bytes; whatever they raise is a reason
         raise concern("cannot_decode", detail=_brief(error)).error(name) from None
-    found = clinical_concerns(header, policy)
-    if stored.min() == stored.max():
-        found.insert(0, concern("flat"))
-    concerns += _admitted(found, policy, name)
+    concerns += _admitted(clinical_concerns(header, policy) + _look_concerns(pixels, policy), policy, name)
     return Radiograph(
         pixels=pixels,
         modality=header.modality,

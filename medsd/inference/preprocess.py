@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from medsd.settings import PixelSpec
+
+__all__ = ["GreyImage", "HasPixels", "ModelPixels", "PixelSpec", "evidence_to_image", "to_batch", "to_pixels"]
 
 GreyImage = npt.NDArray[np.float32]
 ModelPixels = npt.NDArray[np.uint8]
@@ -24,36 +27,6 @@ class HasPixels(Protocol):
 
     @property
     def pixels(self) -> GreyImage: ...
-
-
-class PixelSpec(BaseModel):
-    """How a radiograph becomes the square that a network was trained on; part of every bundle.
-
-    Attributes:
-        size: side S of the square in pixels, a multiple of 32 because the networks halve it five times.
-        fit: ``"stretch"`` ignores the aspect ratio (NIH published ChestX-ray14 stretched to 1024 × 1024, so it is the
-            default), ``"pad"`` adds black borders, ``"crop"`` keeps the central square.
-        contrast: ``"none"`` leaves grey values alone, ``"percentile"`` maps `percentile_low` to 0 and
-            `percentile_high` to 1 and clips.
-        percentile_low: in percent of the visible pixels.
-        percentile_high: in percent of the visible pixels.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    size: int = Field(default=224, ge=32, le=4096, multiple_of=32)
-    fit: Literal["stretch", "pad", "crop"] = "stretch"
-    contrast: Literal["none", "percentile"] = "none"
-    percentile_low: float = Field(default=0.5, ge=0.0, lt=100.0)
-    percentile_high: float = Field(default=99.5, gt=0.0, le=100.0)
-
-    @model_validator(mode="after")
-    def _low_below_high(self) -> PixelSpec:
-        if self.percentile_low >= self.percentile_high:
-            raise ValueError(
-                f"percentile_low {self.percentile_low} must be below percentile_high {self.percentile_high}"
-            )
-        return self
 
 
 @dataclass(frozen=True)
@@ -108,7 +81,9 @@ def to_pixels(radiograph: HasPixels | npt.ArrayLike, spec: PixelSpec) -> ModelPi
 
     Args:
         radiograph: a `Radiograph`, or its pixels (H, W), float in 0…1, dark air and bright bone.
-        spec: the preprocessing of the bundle.
+        spec: the preprocessing of the bundle. ``fit="stretch"`` ignores the aspect ratio (NIH published ChestX-ray14
+            stretched to 1024 × 1024), ``"pad"`` adds black borders, ``"crop"`` keeps the central square.
+            ``contrast="percentile"`` maps the low percentile of the visible pixels to 0 and the high one to 1.
 
     Returns:
         uint8 array (S, S), 0…255.
@@ -124,7 +99,7 @@ def to_pixels(radiograph: HasPixels | npt.ArrayLike, spec: PixelSpec) -> ModelPi
     left, top, right, bottom = place.square
     inner = _resize(image, (right - left, bottom - top), place.image)
     if spec.contrast == "percentile":
-        inner = _stretch_contrast(inner, spec.percentile_low, spec.percentile_high)
+        inner = _stretch_contrast(inner, spec.low_percentile, spec.high_percentile)
     square = np.zeros((spec.size, spec.size), dtype=np.uint8)
     square[top:bottom, left:right] = np.rint(np.clip(np.nan_to_num(inner), 0.0, 1.0) * 255.0).astype(np.uint8)
     return square
