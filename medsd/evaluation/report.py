@@ -1,0 +1,266 @@
+"""The measurement of one split as one document: `evaluate` makes it, `evaluation.json` is where a bundle keeps it.
+
+The report holds numbers only, rounded to six decimals, so that the same inputs give the same bytes; plots are made from
+the arrays by `medsd.evaluation.plots`, and the words around the numbers by `medsd.bundle.card`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy.special import expit
+
+from medsd.bundle.layout import OperatingPoint, PlattCalibration, write_json
+from medsd.errors import DataError
+from medsd.evaluation import metrics
+from medsd.evaluation.calibration import calibrated, log_loss, reliability, thresholds_of
+from medsd.evaluation.intervals import AT_THRESHOLD, THRESHOLD_FREE, Interval, MetricIntervals, metric_intervals
+from medsd.evaluation.retrieval import Cases, RetrievalReport, measure_retrieval
+from medsd.findings import FindingSet
+from medsd.settings import EvaluationSettings
+
+SCHEMA_VERSION = 1
+EVALUATION = "evaluation.json"
+_DECIMALS = 6
+
+
+class Part(BaseModel):
+    """Base of the parts of evaluation.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FindingReport(Part):
+    """One finding; an interval without a value means «too few to tell».
+
+    The metrics from sensitivity on are those at `threshold`, and have no value where there is no threshold.
+    """
+
+    name: str
+    title: str
+    positives: int
+    negatives: int
+    unknown: int
+    too_few: bool
+    threshold: float | None
+    auroc: Interval
+    average_precision: Interval
+    brier: Interval
+    calibration_error: Interval
+    sensitivity: Interval
+    specificity: Interval
+    ppv: Interval
+    npv: Interval
+    f1: Interval
+
+
+class MacroReport(Part):
+    """A mean over the findings that can be told (or, for micro_f1, a figure of their summed counts) how many."""
+
+    interval: Interval
+    over: int
+
+
+class Curve(Part):
+    """A reliability curve over all findings together, as `medsd.evaluation.calibration.Reliability`."""
+
+    predicted: tuple[float, ...]
+    observed: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+class CalibrationState(Part):
+    """How well probabilities agree with the truth; brier and calibration_error are means over the told findings."""
+
+    log_loss: float | None
+    brier: float | None
+    calibration_error: float | None
+    curve: Curve
+
+
+class CalibrationReport(Part):
+    """The same logits as plain sigmoids, and with the calibration of the bundle."""
+
+    before: CalibrationState
+    after: CalibrationState
+
+
+class EvaluationReport(Part):
+    """The whole of evaluation.json."""
+
+    schema_version: int = SCHEMA_VERSION
+    split: str
+    images: int
+    patients: int
+    resamples: int
+    confidence: float
+    few: int
+    seed: int
+    findings: tuple[FindingReport, ...]
+    too_few: tuple[str, ...] = Field(description="findings with too few positives or negatives to tell")
+    macro: dict[str, MacroReport] = Field(description="by metric, and micro_f1")
+    calibration: CalibrationReport
+    retrieval: RetrievalReport | None = None
+
+    def write(self, path: Path) -> None:
+        """Write the report as JSON, atomically."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, path: Path) -> EvaluationReport:
+        """Read what `write` wrote; the result is equal to the report that was written.
+
+        Raises:
+            DataError: the file is missing, or no evaluation of this version.
+        """
+        try:
+            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({type(error).__name__}); run the evaluation again") from None
+        except ValidationError as error:
+            key = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise DataError(f"{path}: '{key}' is not as this medsd writes it; run the evaluation again") from None
+        except ValueError:
+            raise DataError(f"{path}: not valid JSON; run the evaluation again") from None
+
+
+def evaluate(
+    findings: FindingSet,
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    patients: Sequence[str] | npt.NDArray[np.str_],
+    *,
+    calibration: Mapping[str, PlattCalibration],
+    operating_points: Mapping[str, OperatingPoint],
+    embeddings: npt.NDArray[np.floating] | None = None,
+    index: Cases | None = None,
+    settings: EvaluationSettings | None = None,
+    neighbours: int = 10,
+    seed: int = 0,
+    split: str = "test",
+) -> EvaluationReport:
+    """Measure one split.
+
+    Args:
+        findings: the finding set, F findings in column order.
+        logits: (N, F) before calibration.
+        target: (N, F) 1, 0 or NaN for unknown.
+        patients: (N,) patient keys.
+        calibration, operating_points: by finding name, as chosen on the validation split.
+        embeddings: (N, D) of the same images; with `index`, retrieval is measured.
+        index: the cases among which similar ones are looked for, usually the training split.
+        settings: resamples, confidence and what is few; the defaults of `EvaluationSettings` when None.
+        neighbours: k of nDCG@k and recall@k.
+        seed: of the bootstrap.
+        split: the name of the split, for the record.
+
+    Raises:
+        DataError: shapes or values that do not fit, a finding without calibration or operating point.
+    """
+    settings = settings or EvaluationSettings()
+    _check_names(findings, calibration, "calibration")
+    _check_names(findings, operating_points, "operating_points")
+    target, logits = metrics.checked(target, logits, probabilities=False)
+    if target.shape[1] != len(findings):
+        raise DataError(f"logits have {target.shape[1]} columns; {findings.key} has {len(findings)} findings")
+    probs = calibrated(logits, calibration, findings.names)
+    thresholds = thresholds_of(operating_points, findings.names)
+    bootstrap: dict[str, Any] = {"resamples": settings.bootstrap, "confidence": settings.confidence, "seed": seed}
+    intervals = metric_intervals(
+        target,
+        probs,
+        patients,
+        thresholds=thresholds,
+        few=settings.few,
+        **bootstrap,
+    )
+    retrieval = None
+    if embeddings is not None and index is not None:
+        queries = Cases(embeddings, target, patients)
+        retrieval = measure_retrieval(queries, index, k=neighbours, **bootstrap)
+    report = EvaluationReport(
+        split=split,
+        images=len(target),
+        patients=len(set(patients)),
+        few=settings.few,
+        **bootstrap,
+        findings=_finding_reports(findings, target, thresholds, intervals, settings.few),
+        too_few=tuple(n for n, told in zip(findings, metrics.enough(target, settings.few), strict=True) if not told),
+        macro={name: MacroReport(interval=m.macro, over=m.over) for name, m in intervals.items()},
+        calibration=_calibration_report(target, logits, probs, settings.few),
+        retrieval=retrieval,
+    )
+    return EvaluationReport.model_validate(_rounded(report.model_dump()))
+
+
+def _finding_reports(
+    findings: FindingSet,
+    target: metrics.FloatArray,
+    thresholds: metrics.FloatArray,
+    intervals: Mapping[str, MetricIntervals],
+    few: int,
+) -> tuple[FindingReport, ...]:
+    positives, negatives = metrics.class_counts(target)
+    told = metrics.enough(target, few)
+    return tuple(
+        FindingReport(
+            name=finding.name,
+            title=finding.title,
+            positives=int(positives[f]),
+            negatives=int(negatives[f]),
+            unknown=int(np.isnan(target[:, f]).sum()),
+            too_few=not told[f],
+            threshold=None if np.isnan(thresholds[f]) else float(thresholds[f]),
+            **{name: intervals[name].findings[f] for name in THRESHOLD_FREE + AT_THRESHOLD},
+        )
+        for f, finding in enumerate(findings.findings)
+    )
+
+
+def _calibration_report(
+    target: metrics.FloatArray, logits: metrics.FloatArray, probs: metrics.FloatArray, few: int
+) -> CalibrationReport:
+    return CalibrationReport(
+        before=_calibration_state(target, expit(logits), few), after=_calibration_state(target, probs, few)
+    )
+
+
+def _calibration_state(target: metrics.FloatArray, probs: metrics.FloatArray, few: int) -> CalibrationState:
+    curve = reliability(target, probs)
+    return CalibrationState(
+        log_loss=_or_none(log_loss(target, probs)),
+        brier=_or_none(metrics.macro(metrics.brier(target, probs, few=few)).value),
+        calibration_error=_or_none(metrics.macro(metrics.calibration_error(target, probs, few=few)).value),
+        curve=Curve(
+            predicted=tuple(curve.predicted.tolist()),
+            observed=tuple(curve.observed.tolist()),
+            counts=tuple(curve.counts.tolist()),
+        ),
+    )
+
+
+def _check_names(findings: FindingSet, given: Mapping[str, Any], what: str) -> None:
+    missing = [name for name in findings if name not in given]
+    if missing:
+        raise DataError(f"{what}: nothing for {', '.join(missing)}; every finding of {findings.key} needs an entry")
+
+
+def _rounded(tree: Any) -> Any:
+    """Floats to six decimals: beyond that, digits depend on the number of threads."""
+    if isinstance(tree, float):
+        return round(tree, _DECIMALS) + 0.0  # no −0.0
+    if isinstance(tree, Mapping):
+        return {key: _rounded(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_rounded(value) for value in tree]
+    return tree
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
