@@ -89,6 +89,13 @@ class KeyedHasher:
         return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:_HASH_DIGITS]
 
 
+def public_hasher(bundle_name: str) -> KeyedHasher:
+    """The hasher of a bundle made from public data: its key is its name, so whoever holds the data set can find the
+    original of a case. It hides nothing; a bundle says so (`public` in bundle.json).
+    """
+    return KeyedHasher(hashlib.sha256(f"medsd/public\0{bundle_name}".encode()).digest())
+
+
 def config_folder() -> Path:
     """Where this user's settings of medsd live: XDG_CONFIG_HOME, APPDATA on Windows, else ~/.config."""
     base = os.environ.get("XDG_CONFIG_HOME") or os.environ.get("APPDATA")

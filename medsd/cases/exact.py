@@ -1,12 +1,13 @@
 """Exact search over a version of the index held in memory: one matrix product and a partition.
 
-Measured at 200,000 × 128 on two cores: LanceDB's own flat search takes 8 to 20 times as long as this, because it
-decodes every column from its pages anew for each query (tests/bench/bench_cases.py). So LanceDB keeps the record and
-this answers, up to a size.
+Measured at 200,000 × 128 on two cores (tests/bench/bench_cases.py): LanceDB's own flat search takes eight times as long
+as NumPy's product or more, because it reads and decodes the vectors anew for each query. So LanceDB keeps the record
+and this answers, up to a size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,10 @@ import numpy.typing as npt
 from medsd.cases.case import FILTER_COLUMNS, CaseFilter, FloatArray
 from medsd.findings import FindingSet
 
+Positions = npt.NDArray[np.intp]
+# The same film under two keys gives the same embedding but for the rounding of another batch size.
+SAME_EMBEDDING = 1e-6
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -24,7 +29,7 @@ class Snapshot:
     Attributes:
         version: of the table.
         row_ids: uint64 (N,), where the store finds each case again in this version.
-        embeddings: float32 (N, D), of unit length.
+        embeddings: float32 (N, D), of unit length; None where they are too many for memory.
         labels: float32 (N, F): 1, 0, NaN.
         keys: pyarrow string arrays (N,) by column: study_key, patient_key, split.
         categories: pyarrow dictionary arrays (N,) by column of `FILTER_COLUMNS`.
@@ -32,26 +37,29 @@ class Snapshot:
 
     version: int
     row_ids: npt.NDArray[np.uint64]
-    embeddings: FloatArray
+    embeddings: FloatArray | None
     labels: FloatArray
     keys: dict[str, Any]
     categories: dict[str, Any]
 
     def nearest(
         self, query: FloatArray, k: int, findings: FindingSet, filters: CaseFilter | None, patient: str, study: str
-    ) -> tuple[npt.NDArray[np.intp], FloatArray]:
-        """Positions and cosines of the k nearest cases that may be found, nearest first."""
-        similarity = self.embeddings @ query  # (N,)
+    ) -> tuple[Positions, FloatArray]:
+        """Positions and cosines of the k nearest cases that may be found, nearest first, none twice."""
+        embeddings = self.embeddings
+        assert embeddings is not None  # the store scans its table instead
+        similarity = embeddings @ query  # (N,)
         barred = self._barred(findings, filters, patient, study)
-        if barred is not None:
-            similarity[barred] = -np.inf
-        k = min(k, len(similarity))
-        if k == 0:
-            return np.zeros(0, np.intp), np.zeros(0, np.float32)
-        best = np.argpartition(similarity, len(similarity) - k)[-k:]
-        best = best[np.lexsort((best, -similarity[best]))]  # equal cosines in the order of the table
-        best = best[similarity[best] > -np.inf]
-        return best, similarity[best]
+        allowed = None if barred is None else np.flatnonzero(~barred)
+        scores = similarity if allowed is None else similarity[allowed]
+
+        def find(count: int) -> tuple[Positions, Sequence[str], FloatArray]:
+            best = _largest(scores, count)
+            best = best if allowed is None else allowed[best]
+            return best, self.keys["study_key"].take(best).to_pylist(), embeddings[best]
+
+        positions = nearest_distinct(find, k)
+        return positions, similarity[positions]
 
     def _barred(
         self, findings: FindingSet, filters: CaseFilter | None, patient: str, study: str
@@ -70,6 +78,49 @@ class Snapshot:
         return np.logical_or.reduce(parts) if parts else None
 
 
+def nearest_distinct(find: Callable[[int], tuple[Positions, Sequence[str], FloatArray]], k: int) -> Positions:
+    """The k nearest without duplicates.
+
+    Args:
+        find: gives, for a count m, the m nearest: positions, study keys and embeddings (m, D), nearest first.
+        k: how many are wanted.
+    """
+    count = 2 * k + 8  # room for duplicates, so that one search is nearly always enough
+    while k > 0:
+        positions, keys, embeddings = find(count)
+        kept = distinct(keys, embeddings, k)
+        if len(kept) == k or len(positions) < count:
+            return positions[kept]
+        count *= 2
+    return np.zeros(0, np.intp)
+
+
+def distinct(study_keys: Sequence[str], embeddings: FloatArray, k: int) -> list[int]:
+    """The first k positions without duplicates; of each set of duplicates the first stays.
+
+    Two cases are duplicates when they share a study key or their embeddings are equal up to rounding.
+    """
+    kept: list[int] = []
+    keys: set[str] = set()
+    for position, (key, embedding) in enumerate(zip(study_keys, embeddings, strict=True)):
+        if len(kept) == k:
+            break
+        same = key in keys or (kept and (np.abs(embeddings[kept] - embedding).max(1) <= SAME_EMBEDDING).any())
+        if not same:
+            kept.append(position)
+            keys |= {key} - {""}
+    return kept
+
+
+def _largest(scores: FloatArray, count: int) -> Positions:
+    """Positions of the largest scores, largest first, equal ones in the order of the table."""
+    count = min(count, len(scores))
+    if count == 0:
+        return np.zeros(0, np.intp)
+    best = np.argpartition(scores, len(scores) - count)[len(scores) - count :]
+    return best[np.lexsort((best, -scores[best]))]
+
+
 def _equals(column: Any, value: str) -> npt.NDArray[np.bool_]:
     import pyarrow.compute as pc
 
@@ -77,5 +128,5 @@ def _equals(column: Any, value: str) -> npt.NDArray[np.bool_]:
 
 
 def _is_in(column: Any, values: tuple[str, ...]) -> npt.NDArray[np.bool_]:
-    codes = [code for code, word in enumerate(column.dictionary.to_pylist()) if word in values]
-    return np.isin(column.indices.to_numpy(), codes)
+    chosen = np.array([word in values for word in column.dictionary.to_pylist()], bool)  # one a code
+    return chosen[column.indices.to_numpy()]

@@ -27,8 +27,6 @@ __all__ = [
 ]  # fmt: skip
 
 OWN_PATIENT = "the prediction's own patient"
-# The same film under two keys gives the same embedding but for the rounding of another batch size.
-SAME_EMBEDDING = 1e-6
 
 
 class CaseStore(Protocol):
@@ -44,7 +42,8 @@ class CaseStore(Protocol):
     ) -> list[Hit]:
         """The k cases of largest cosine to `embedding` (D,) of unit length, nearest first, by exact search.
 
-        An empty `exclude_patient` or `exclude_study` excludes nothing.
+        Duplicates (`medsd.cases.exact.distinct`) are collapsed. An empty `exclude_patient` or `exclude_study` excludes
+        nothing. `filters` has been checked against the vocabulary.
         """
 
     def embeddings(self) -> FloatArray:
@@ -178,18 +177,13 @@ class CaseIndex:
         query = self._unit(embedding)
         if filters:
             filters.check(self.findings, self.vocabulary)
-        kept: list[Hit] = []
-        wanted = 2 * k + 8  # room for duplicates, so that one search is nearly always enough
-        while k > 0:
-            hits = self.store.search(
-                query, wanted, filters=filters or None, exclude_patient=exclude_patient or "",
-                exclude_study=exclude_study or "",
-            )  # fmt: skip
-            kept = _collapse(hits)
-            if len(kept) >= k or len(hits) < wanted:
-                break
-            wanted *= 2
-        return kept[:k]
+        return self.store.search(
+            query,
+            k,
+            filters=filters or None,
+            exclude_patient=exclude_patient or "",
+            exclude_study=exclude_study or "",
+        )
 
     def embeddings(self) -> FloatArray:
         """All embeddings, float32 (N, D) of unit length; do not write to it."""
@@ -258,24 +252,11 @@ def create_index(
         BundleError: something is there already and `replace` is not set, or what is there is no index.
         DataError: embeddings or labels of the wrong shape, or not of unit length.
     """
-    from medsd.cases.lance import LanceStore, describe
+    from medsd.cases.lance import LanceStore
+    from medsd.cases.rows import describe
 
     description = describe(model_sha256, findings, int(np.shape(embeddings)[-1]), model=model, public=public)
     return CaseIndex(LanceStore.create(path, cases, embeddings, description, replace=replace))
-
-
-def _collapse(hits: Sequence[Hit]) -> list[Hit]:
-    kept: list[Hit] = []
-    for hit in hits:
-        if not any(_same(hit, other) for other in kept):
-            kept.append(hit)
-    return kept
-
-
-def _same(hit: Hit, other: Hit) -> bool:
-    if hit.case.study_key and hit.case.study_key == other.case.study_key:
-        return True
-    return bool(np.abs(hit.embedding - other.embedding).max() <= SAME_EMBEDDING)
 
 
 def _named(model: str, sha256: str) -> str:

@@ -8,34 +8,28 @@ embeddings, and in LanceDB's flat scan beyond.
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from itertools import islice
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from medsd.bundle.layout import finding_entries
 from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter, FloatArray, Hit, IndexDescription
-from medsd.cases.exact import Snapshot
+from medsd.cases.exact import Positions, Snapshot, nearest_distinct
+from medsd.cases.rows import BLOCK, KEYS, MEDIA, batches, matrix, read_description, schema
 from medsd.errors import BundleError, DataError
 from medsd.findings import FindingSet
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
 TABLE = "cases"
-METADATA = b"medsd"
-BLOCK = 1024  # cases to a record batch
 MEMORY_LIMIT = 2 << 30  # bytes of embeddings: four million cases of 128 numbers
-KEYS = ("study_key", "patient_key", "split")
 STALE_RETRIES = 3
 # What LanceDB raises when a writer has just removed the files of the version that was being read.
 _STALE = (RuntimeError, OSError, ValueError)
@@ -59,7 +53,8 @@ class LanceStore:
         self._pinned: Any = None
         # Zero: every question looks whether there is a newer version; a removed patient must not linger in an answer.
         self._latest = _connect(uri, read_consistency_interval=timedelta(0)).open_table(TABLE)
-        self._description = _read_description(self._latest.schema.metadata, uri)
+        self._description = read_description(self._latest.schema.metadata, uri)
+        self._findings = self._description.vocabulary
 
     @classmethod
     def open(cls, path: str | Path, *, memory_limit: int = MEMORY_LIMIT) -> LanceStore:
@@ -114,25 +109,32 @@ class LanceStore:
         self, embedding: FloatArray, k: int, *, filters: CaseFilter | None, exclude_patient: str, exclude_study: str
     ) -> list[Hit]:
         """The k nearest cases by exact search; see `medsd.cases.index.CaseStore`."""
-        if len(self) * self.description.embedding_size * 4 > self._memory_limit:
-            return self._retrying(lambda: self._scan(embedding, k, filters, exclude_patient, exclude_study))
 
-        def look_up() -> list[Hit]:
+        def ask() -> list[Hit]:
             snapshot, pinned = self._current()
-            rows, similarities = snapshot.nearest(
-                embedding, k, self.description.vocabulary, filters, exclude_patient, exclude_study
+            if snapshot.embeddings is None:
+                return self._scan(
+                    pinned, embedding, k, filter_sql(filters, self._findings, exclude_patient, exclude_study)
+                )
+            positions, similarities = snapshot.nearest(
+                embedding, k, self._findings, filters, exclude_patient, exclude_study
             )
-            cases = self._take(pinned, snapshot.row_ids[rows].tolist())
-            return [
-                Hit(case, float(similarity), snapshot.embeddings[row])
-                for case, similarity, row in zip(cases, similarities, rows, strict=True)
-            ]
+            cases = self._cases(snapshot, pinned, positions)
+            return list(map(Hit, cases, similarities.clip(-1, 1).tolist(), snapshot.embeddings[positions]))
 
-        return self._retrying(look_up)
+        return self._retrying(ask)
 
     def embeddings(self) -> FloatArray:
         """All embeddings (N, D)."""
-        return self._retrying(self._current)[0].embeddings
+        size = self.description.embedding_size
+
+        def read() -> FloatArray:
+            snapshot, pinned = self._current()
+            if snapshot.embeddings is not None:
+                return snapshot.embeddings
+            return matrix(pinned.search().select(["embedding"]).limit(None).to_arrow()["embedding"], size)
+
+        return self._retrying(read)
 
     def table(self) -> pd.DataFrame:
         """Everything but embeddings, thumbnails and notes, a row a case."""
@@ -153,10 +155,10 @@ class LanceStore:
 
     def add(self, cases: Sequence[Case], embeddings: FloatArray) -> None:
         """Append cases as one new version."""
-        batches = list(_batches(cases, embeddings, self.description))
-        if batches:
+        blocks = list(batches(cases, embeddings, self.description))
+        if blocks:
             with _writing(_local(self.uri)):
-                self._latest.add(_pa().Table.from_batches(batches))
+                self._latest.add(_pa().Table.from_batches(blocks))
 
     def remove_patient(self, patient_key: str) -> int:
         """Remove a patient's cases and rewrite every file, so that none of their bytes stay.
@@ -187,7 +189,7 @@ class LanceStore:
             if self._snapshot is None or self._snapshot.version != version:
                 pinned = _connect(self.uri).open_table(TABLE)
                 pinned.checkout(version)
-                self._snapshot = _load(pinned, version, self.description)
+                self._snapshot = _load(pinned, version, self.description, self._memory_limit)
                 self._pinned = pinned
             return self._snapshot, self._pinned
 
@@ -206,50 +208,46 @@ class LanceStore:
                 self._forget()
         raise AssertionError("unreachable")
 
-    def _scan(self, embedding: FloatArray, k: int, filters: CaseFilter | None, patient: str, study: str) -> list[Hit]:
-        """LanceDB's own exact scan, for an index too large for memory."""
-        query = self._latest.search(embedding, vector_column_name="embedding", query_type="vector")
-        query = query.distance_type("dot").bypass_vector_index().limit(k)
-        where = filter_sql(filters, self.description.vocabulary, patient, study)
-        rows = (query.where(where, prefilter=True) if where else query).to_arrow()
-        vectors = _matrix(rows["embedding"], self.description.embedding_size)
-        similarities = vectors @ embedding
-        return [Hit(case, float(s), v) for case, s, v in zip(self._decode(rows), similarities, vectors, strict=True)]
-
-    def _take(self, pinned: Any, row_ids: list[int]) -> list[Case]:
-        """The cases of the row ids, in their order."""
-        if not row_ids:
+    def _cases(self, snapshot: Snapshot, pinned: Any, positions: Positions) -> list[Case]:
+        """The cases at `positions`, in that order; only what memory does not hold is read from the table."""
+        if not len(positions):
             return []
-        columns = [name for name in pinned.schema.names if name != "embedding"]
-        rows = pinned.take_row_ids(row_ids).select(columns).with_row_id().to_arrow()
-        by_id = dict(zip(rows["_rowid"].to_pylist(), self._decode(rows), strict=True))
-        return [by_id[row_id] for row_id in row_ids]
-
-    def _decode(self, rows: Any) -> list[Case]:
-        findings = self.description.vocabulary
-        labels = _matrix(rows["labels"], len(findings))
-        names = ("study_key", "patient_key", *FILTER_COLUMNS, "split", "thumbnail", "note_excerpt")
-        fields = rows.select(list(names)).to_pylist()
+        row_ids = snapshot.row_ids[positions].tolist()
+        rows = pinned.take_row_ids(row_ids).select(list(MEDIA)).with_row_id().to_arrow().to_pylist()
+        media = {row.pop("_rowid"): row for row in rows}
+        columns = {**snapshot.keys, **snapshot.categories}
         return [
-            Case(labels=row, findings=findings.decode(row), **values)
-            for row, values in zip(labels, fields, strict=True)
+            Case(
+                labels=snapshot.labels[position],
+                findings=self._findings.decode(snapshot.labels[position]),
+                **{name: column[position].as_py() for name, column in columns.items()},
+                **media[row_id],
+            )
+            for position, row_id in zip(positions.tolist(), row_ids, strict=True)
         ]
 
+    def _scan(self, pinned: Any, embedding: FloatArray, k: int, where: str) -> list[Hit]:
+        """LanceDB's own exact scan, for an index too large for memory."""
+        rows = _pa().table({})
 
-def describe(
-    model_sha256: str, findings: FindingSet, embedding_size: int, *, model: str = "", public: bool = False
-) -> IndexDescription:
-    """The description of an index made now."""
-    return IndexDescription(
-        schema_version=SCHEMA_VERSION,
-        model_sha256=model_sha256,
-        model=model,
-        finding_set=findings.key,
-        findings=finding_entries(findings),
-        embedding_size=embedding_size,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        public=public,
-    )
+        def find(count: int) -> tuple[Positions, list[str], FloatArray]:
+            nonlocal rows
+            query = pinned.search(embedding, vector_column_name="embedding", query_type="vector")
+            query = query.distance_type("dot").bypass_vector_index().limit(count)
+            rows = (query.where(where, prefilter=True) if where else query).to_arrow()
+            vectors = matrix(rows["embedding"], self.description.embedding_size)
+            return np.arange(len(rows)), rows["study_key"].to_pylist(), vectors
+
+        kept = nearest_distinct(find, k)
+        rows = rows.take(kept)
+        vectors = matrix(rows["embedding"], self.description.embedding_size)
+        labels = matrix(rows["labels"], len(self._findings))
+        fields = rows.select([*KEYS, *FILTER_COLUMNS, *MEDIA]).to_pylist()
+        cases = [
+            Case(labels=row, findings=self._findings.decode(row), **values)
+            for row, values in zip(labels, fields, strict=True)
+        ]
+        return list(map(Hit, cases, (vectors @ embedding).clip(-1, 1).tolist(), vectors))
 
 
 def filter_sql(filters: CaseFilter | None, findings: FindingSet, patient: str = "", study: str = "") -> str:
@@ -278,12 +276,12 @@ class _Writer:
 
         def blocks() -> Iterator[Any]:
             try:
-                yield from _batches(cases, embeddings, self.description)
+                yield from batches(cases, embeddings, self.description)
             except DataError as error:
                 problems.append(error)
                 raise
 
-        reader = _pa().RecordBatchReader.from_batches(_schema(self.description), blocks())
+        reader = _pa().RecordBatchReader.from_batches(schema(self.description), blocks())
         try:
             return connection.create_table(TABLE, reader, mode=mode)
         except Exception:
@@ -292,73 +290,16 @@ class _Writer:
             raise
 
 
-def _batches(cases: Iterable[Case], embeddings: FloatArray, description: IndexDescription) -> Iterator[Any]:
-    """Record batches of the cases with their embeddings, checked."""
-    pa, schema = _pa(), _schema(description)
-    embeddings = np.asarray(embeddings, dtype=np.float32)
-    _check_embeddings(embeddings, description.embedding_size)
-    rest, start = iter(cases), 0
-    while block := list(islice(rest, BLOCK)):
-        vectors = embeddings[start : start + len(block)]
-        if len(vectors) < len(block):
-            raise DataError(f"case index: more cases than the {len(embeddings)} embeddings")
-        labels = np.stack([_checked_labels(case, len(description.findings)) for case in block])
-        columns = [_column(pa, field, block, vectors, labels) for field in schema]
-        yield pa.RecordBatch.from_arrays(columns, schema=schema)
-        start += len(block)
-    if start < len(embeddings):
-        raise DataError(f"case index: {start} cases for {len(embeddings)} embeddings")
-
-
-def _column(pa: Any, field: Any, block: Sequence[Case], vectors: FloatArray, labels: FloatArray) -> Any:
-    matrix = {"embedding": vectors, "labels": labels}.get(field.name)
-    if matrix is not None:
-        return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), type=field.type)
-    return pa.array([getattr(case, field.name) for case in block], field.type)
-
-
-def _check_embeddings(embeddings: FloatArray, size: int) -> None:
-    if embeddings.ndim != 2 or embeddings.shape[1] != size:
-        raise DataError(f"case index: embeddings have shape {embeddings.shape}; this index takes (N, {size})")
-    lengths = np.linalg.norm(embeddings, axis=1)
-    if not np.all(np.abs(lengths - 1) < 1e-3):  # NaN fails too
-        raise DataError("case index: embeddings must be finite and of unit length; divide each by its norm")
-
-
-def _checked_labels(case: Case, count: int) -> FloatArray:
-    labels = np.asarray(case.labels, dtype=np.float32)
-    if labels.shape != (count,):
-        raise DataError(f"case index: a case has labels of shape {labels.shape}; this index has {count} findings")
-    if not np.all(np.isnan(labels) | (labels == 0) | (labels == 1)):
-        raise DataError("case index: labels are 1 (present), 0 (absent) or NaN (unknown)")
-    return labels
-
-
-def _schema(description: IndexDescription) -> Any:
-    pa = _pa()
-    text = [
-        pa.field(name, pa.string(), nullable=False) for name in ("study_key", "patient_key", *FILTER_COLUMNS, "split")
-    ]
-    return pa.schema(
-        [
-            *text,
-            pa.field("embedding", pa.list_(pa.float32(), description.embedding_size)),
-            pa.field("labels", pa.list_(pa.float32(), len(description.findings))),
-            pa.field("thumbnail", pa.binary()),
-            pa.field("note_excerpt", pa.string()),
-        ],
-        metadata={METADATA: description.model_dump_json().encode()},
-    )
-
-
-def _load(pinned: Any, version: int, description: IndexDescription) -> Snapshot:
-    columns = [*KEYS, *FILTER_COLUMNS, "labels", "embedding"]
+def _load(pinned: Any, version: int, description: IndexDescription, memory_limit: int) -> Snapshot:
+    size = description.embedding_size
+    in_memory = pinned.count_rows() * size * 4 <= memory_limit
+    columns = [*KEYS, *FILTER_COLUMNS, "labels"] + ["embedding"] * in_memory
     rows = pinned.search().select(columns).with_row_id(True).limit(None).to_arrow()
     return Snapshot(
         version,
         rows["_rowid"].to_numpy(),
-        _matrix(rows["embedding"], description.embedding_size),
-        _matrix(rows["labels"], len(description.findings)),
+        matrix(rows["embedding"], size) if in_memory else None,
+        matrix(rows["labels"], len(description.findings)),
         {name: rows[name].combine_chunks() for name in KEYS},
         {name: _dictionary(rows[name]) for name in FILTER_COLUMNS},
     )
@@ -367,22 +308,6 @@ def _load(pinned: Any, version: int, description: IndexDescription) -> Snapshot:
 def _dictionary(column: Any) -> Any:
     encoded = column.combine_chunks().dictionary_encode()
     return encoded.combine_chunks() if hasattr(encoded, "combine_chunks") else encoded
-
-
-def _matrix(column: Any, width: int) -> FloatArray:
-    """A column of fixed-size lists as (N, width)."""
-    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(len(column), width)
-
-
-def _read_description(metadata: dict[bytes, bytes] | None, uri: str) -> IndexDescription:
-    text = (metadata or {}).get(METADATA)
-    if text is None:
-        raise BundleError(f"{uri}: a LanceDB table, but no case index of medsd; make one with `medsd index`")
-    version = json.loads(text).get("schema_version", 0)
-    if version > SCHEMA_VERSION:
-        raise BundleError(f"{uri}: case index of schema {version}; this medsd reads up to {SCHEMA_VERSION}: upgrade")
-    return IndexDescription.model_validate_json(text)
 
 
 def _create_beside(folder: Path, write: Callable[[str], Any]) -> None:

@@ -1,0 +1,86 @@
+"""Pictures of cases: the small one that an index may carry, and the original in a folder that its holder gives.
+
+A bundle of data that may not be passed on carries no thumbnails; a hospital that holds the studies points the app at
+its own folder, and `PictureFolder` finds each case's film by its key.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from medsd.errors import DataError
+from medsd.privacy import KeyedHasher
+
+logger = logging.getLogger(__name__)
+
+SIDE = 224
+QUALITY = 70  # 4 to 8 KB a film of 224 × 224
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm"})
+
+
+def encode_thumbnail(image: npt.NDArray[Any], side: int = SIDE) -> bytes:
+    """Make a small WebP of a film.
+
+    Args:
+        image: floating (H, W) in 0…1.
+        side: the longer side of the thumbnail in pixels; a smaller film is not enlarged.
+
+    Raises:
+        DataError: the array is no such film.
+    """
+    values = np.asarray(image)
+    if values.ndim != 2 or 0 in values.shape or not np.isfinite(values).all():
+        raise DataError(f"thumbnail: needs a finite image (H, W) in 0…1; got shape {values.shape}")
+    picture = Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8))
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=QUALITY, method=4)
+    return buffer.getvalue()
+
+
+class PictureFolder:
+    """The films of a folder by study key.
+
+    The study id of a file is its stem, so its key is ``hasher.study_key(stem)``. The folder is listed once, at the
+    first question.
+
+    Args:
+        root: searched with all its subfolders for .png, .jpg, .jpeg and .dcm.
+        hasher: made with the key that made the index; `medsd.privacy.public_hasher` for a public bundle.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+
+    def __init__(self, root: Path | str, hasher: KeyedHasher) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise DataError(f"{root}: no such folder of images")
+        self._hasher = hasher
+        self._paths: dict[str, Path] | None = None
+
+    def path(self, study_key: str) -> Path | None:
+        """The file of a case, or None when the folder has none."""
+        return self._index().get(study_key) if study_key else None
+
+    def __len__(self) -> int:
+        return len(self._index())
+
+    def __contains__(self, study_key: object) -> bool:
+        return isinstance(study_key, str) and self.path(study_key) is not None
+
+    def _index(self) -> dict[str, Path]:
+        if self._paths is None:
+            files = [path for path in self.root.rglob("*") if path.suffix.lower() in SUFFIXES]
+            self._paths = {}
+            for path in sorted(files):  # of two files with one stem the first in order of path stays
+                self._paths.setdefault(self._hasher.study_key(path.stem), path)
+            logger.info("%s: %d images", self.root, len(self._paths))
+        return self._paths

@@ -1,0 +1,118 @@
+"""Cases as rows: the Arrow schema of the index, the blocks that are written, and the checks before them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from medsd.bundle.layout import finding_entries
+from medsd.cases.case import FILTER_COLUMNS, Case, FloatArray, IndexDescription
+from medsd.errors import BundleError, DataError
+from medsd.findings import FindingSet
+
+SCHEMA_VERSION = 1
+METADATA = b"medsd"  # of the schema: the description as JSON
+BLOCK = 1024  # cases to a record batch
+KEYS = ("study_key", "patient_key", "split")
+MEDIA = ("thumbnail", "note_excerpt")
+
+
+def describe(
+    model_sha256: str, findings: FindingSet, embedding_size: int, *, model: str = "", public: bool = False
+) -> IndexDescription:
+    """The description of an index made now."""
+    return IndexDescription(
+        schema_version=SCHEMA_VERSION,
+        model_sha256=model_sha256,
+        model=model,
+        finding_set=findings.key,
+        findings=finding_entries(findings),
+        embedding_size=embedding_size,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        public=public,
+    )
+
+
+def batches(cases: Iterable[Case], embeddings: FloatArray, description: IndexDescription) -> Iterator[Any]:
+    """Record batches of the cases with their embeddings, checked."""
+    import pyarrow as pa
+
+    layout = schema(description)
+    embeddings = np.asarray(embeddings, dtype=np.float32)
+    _check_embeddings(embeddings, description.embedding_size)
+    rest, start = iter(cases), 0
+    while block := list(islice(rest, BLOCK)):
+        vectors = embeddings[start : start + len(block)]
+        if len(vectors) < len(block):
+            raise DataError(f"case index: more cases than the {len(embeddings)} embeddings")
+        labels = np.stack([_checked_labels(case, len(description.findings)) for case in block])
+        columns = [_column(field, block, vectors, labels) for field in layout]
+        yield pa.RecordBatch.from_arrays(columns, schema=layout)
+        start += len(block)
+    if start < len(embeddings):
+        raise DataError(f"case index: {start} cases for {len(embeddings)} embeddings")
+
+
+def _column(field: Any, block: Sequence[Case], vectors: FloatArray, labels: FloatArray) -> Any:
+    import pyarrow as pa
+
+    values = {"embedding": vectors, "labels": labels}.get(field.name)
+    if values is not None:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=field.type)
+    return pa.array([getattr(case, field.name) for case in block], field.type)
+
+
+def _check_embeddings(embeddings: FloatArray, size: int) -> None:
+    if embeddings.ndim != 2 or embeddings.shape[1] != size:
+        raise DataError(f"case index: embeddings have shape {embeddings.shape}; this index takes (N, {size})")
+    lengths = np.linalg.norm(embeddings, axis=1)
+    if not np.all(np.abs(lengths - 1) < 1e-3):  # NaN fails too
+        raise DataError("case index: embeddings must be finite and of unit length; divide each by its norm")
+
+
+def _checked_labels(case: Case, count: int) -> FloatArray:
+    labels = np.asarray(case.labels, dtype=np.float32)
+    if labels.shape != (count,):
+        raise DataError(f"case index: a case has labels of shape {labels.shape}; this index has {count} findings")
+    if not np.all(np.isnan(labels) | (labels == 0) | (labels == 1)):
+        raise DataError("case index: labels are 1 (present), 0 (absent) or NaN (unknown)")
+    return labels
+
+
+def schema(description: IndexDescription) -> Any:
+    import pyarrow as pa
+
+    text = [
+        pa.field(name, pa.string(), nullable=False) for name in ("study_key", "patient_key", *FILTER_COLUMNS, "split")
+    ]
+    return pa.schema(
+        [
+            *text,
+            pa.field("embedding", pa.list_(pa.float32(), description.embedding_size)),
+            pa.field("labels", pa.list_(pa.float32(), len(description.findings))),
+            pa.field("thumbnail", pa.binary()),
+            pa.field("note_excerpt", pa.string()),
+        ],
+        metadata={METADATA: description.model_dump_json().encode()},
+    )
+
+
+def matrix(column: Any, width: int) -> FloatArray:
+    """A column of fixed-size lists as (N, width)."""
+    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(column), width)
+
+
+def read_description(metadata: dict[bytes, bytes] | None, uri: str) -> IndexDescription:
+    text = (metadata or {}).get(METADATA)
+    if text is None:
+        raise BundleError(f"{uri}: a LanceDB table, but no case index of medsd; make one with `medsd index`")
+    version = json.loads(text).get("schema_version", 0)
+    if version > SCHEMA_VERSION:
+        raise BundleError(f"{uri}: case index of schema {version}; this medsd reads up to {SCHEMA_VERSION}: upgrade")
+    return IndexDescription.model_validate_json(text)
