@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from pydicom import Dataset
+from pydicom.multival import MultiValue
 
 from medsd.dicom.policy import Concern, GatePolicy, concern
 
@@ -123,7 +124,18 @@ def clinical_concerns(header: Header, policy: GatePolicy) -> list[Concern]:
 
 def identities(ds: Dataset) -> list[str]:
     """What the header says that identifies the patient, for the log filter alone."""
-    return [text for text in (_text(ds, keyword) for keyword in _IDENTIFYING) if text]
+    return [text for text in (identifier(ds, keyword) for keyword in _IDENTIFYING) if text]
+
+
+def identifier(ds: Dataset, keyword: str) -> str:
+    """The first value of an element as it stands, "" where there is none."""
+    try:
+        value = ds.get(keyword)
+    except Exception:  # pydicom converts on access, and a hostile value may fail in any way
+        return ""
+    if isinstance(value, MultiValue):
+        value = value[0] if value else None
+    return "" if value is None else str(value).strip()
 
 
 def _accepted_body_part(body_part: str, policy: GatePolicy) -> bool:
@@ -145,15 +157,7 @@ def _colour_words(header: Header) -> str:
 
 def _text(ds: Dataset, keyword: str) -> str:
     """The first value of an element as upper-case text, "" where there is none."""
-    try:
-        value = ds.get(keyword)
-    except Exception:  # pydicom converts on access, and a hostile value may fail in any way
-        return ""
-    if value is None:
-        return ""
-    if not isinstance(value, (str, int, float)):
-        value = value[0] if hasattr(value, "__len__") and len(value) and not hasattr(value, "components") else value
-    return str(value).strip().upper()
+    return identifier(ds, keyword).upper()
 
 
 def _integer(ds: Dataset, keyword: str, default: int) -> int:
@@ -188,7 +192,7 @@ def _code_meaning(ds: Dataset, keyword: str) -> str:
     try:
         items = ds.get(keyword)
         return _text(items[0], "CodeMeaning") if items else ""
-    except Exception:  # as in _text
+    except Exception:  # as in identifier
         return ""
 
 
@@ -204,7 +208,7 @@ def _spacing_mm(ds: Dataset) -> tuple[float, float] | None:
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
         try:
             rows, columns = (float(part) for part in ds.get(keyword) or ())
-        except Exception:  # as in _text
+        except Exception:  # as in identifier
             continue
         if 0.0 < rows < 100.0 and 0.0 < columns < 100.0:
             return rows, columns

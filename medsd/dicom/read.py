@@ -18,7 +18,7 @@ from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from medsd.dicom.header import clinical_concerns, costly_concerns, identities, read_header
+from medsd.dicom.header import clinical_concerns, costly_concerns, identifier, identities, read_header
 from medsd.dicom.look import looks_inverted
 from medsd.dicom.pixels import align_bits, present
 from medsd.dicom.plain import is_plain_image, plain_format, read_plain
@@ -83,13 +83,14 @@ def read_radiograph(source: Path | bytes, *, policy: GatePolicy | None = None, n
     content = _content(source, policy, name)
     with quiet():
         try:
-            if is_plain_image(content):
-                return _from_plain(content, policy, name)
-            return _from_dicom(content, policy, name)
+            return (_from_plain if is_plain_image(content) else _from_dicom)(content, policy, name)
+        except ImageError:
+            raise
         except MemoryError:
-            raise concern(
-                "too_large", value="the image needs more memory than there is", accepted="this machine"
-            ).error(name) from None
+            refusal = concern("too_large", value="the image needs more memory than there is", accepted="this machine")
+        except Exception as error:  # decoders are foreign code fed with foreign bytes; whatever they raise is a reason
+            refusal = concern("cannot_decode", detail=_brief(error))
+        raise refusal.error(name)
 
 
 def _content(source: Path | bytes, policy: GatePolicy, name: str) -> bytes:
@@ -142,13 +143,7 @@ def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
     if "PixelData" not in ds:
         raise concern("no_pixels").error(name)
     concerns = _admitted(costly_concerns(header, policy), policy, name)
-    try:
-        stored = _decode(ds, policy)
-        pixels = present(stored, ds)
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:  # decoders are foreign code fed with foreign bytes; whatever they raise is a reason
-        raise concern("cannot_decode", detail=_brief(error)).error(name) from None
+    pixels = present(_decode(ds), ds)
     concerns += _admitted(clinical_concerns(header, policy) + _look_concerns(pixels, policy), policy, name)
     return Radiograph(
         pixels=pixels,
@@ -161,8 +156,8 @@ def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
         photometric=header.photometric,
         kind="dicom",
         concerns=concerns,
-        study_uid=str(ds.get("StudyInstanceUID") or ""),
-        patient_id=str(ds.get("PatientID") or ""),
+        study_uid=identifier(ds, "StudyInstanceUID"),
+        patient_id=identifier(ds, "PatientID"),
     )
 
 
@@ -182,7 +177,10 @@ def _parse(content: bytes, policy: GatePolicy, name: str) -> Dataset:
     except Exception as error:  # a hostile header can fail anywhere in the parser
         raise concern("cannot_decode", detail=f"the header is damaged, {_brief(error)}").error(name) from None
     if not known:
-        raise concern("not_dicom").error(name)
+        damaged = content[128:132] == b"DICM"
+        raise (concern("cannot_decode", detail="the header is damaged") if damaged else concern("not_dicom")).error(
+            name
+        )
     if "TransferSyntaxUID" not in ds.file_meta:
         ds.file_meta.TransferSyntaxUID = _syntax_without_meta(ds)
     return ds
@@ -215,7 +213,7 @@ def _bound_inflation(content: bytes, policy: GatePolicy, name: str) -> None:
         raise concern("too_large", value="the file inflates", accepted=f"{policy.max_file_bytes} bytes").error(name)
 
 
-def _decode(ds: Dataset, policy: GatePolicy) -> npt.NDArray[np.integer]:
+def _decode(ds: Dataset) -> npt.NDArray[np.integer]:
     """The stored values (H, W) of the first frame."""
     if int(ds.BitsAllocated) > _MAX_BITS or not 1 <= int(ds.BitsStored) <= int(ds.BitsAllocated):
         raise ValueError(f"{_MAX_BITS} bits at most are read")
@@ -223,7 +221,7 @@ def _decode(ds: Dataset, policy: GatePolicy) -> npt.NDArray[np.integer]:
         ds.NumberOfFrames = 1
     compressed = ds.file_meta.TransferSyntaxUID.is_compressed and not ds.file_meta.TransferSyntaxUID.is_deflated
     if compressed:
-        _bound_stream(ds, policy)
+        _bound_stream(ds)
         stored = pixel_array(ds, index=0)
     else:
         misplaced = int(ds.get("HighBit", ds.BitsStored - 1)) != ds.BitsStored - 1
@@ -234,7 +232,7 @@ def _decode(ds: Dataset, policy: GatePolicy) -> npt.NDArray[np.integer]:
     return stored
 
 
-def _bound_stream(ds: Dataset, policy: GatePolicy) -> None:
+def _bound_stream(ds: Dataset) -> None:
     """Decoders allocate what the code stream declares, not what the header does: hold the two together."""
     frame = get_frame(ds.PixelData, 0, number_of_frames=int(ds.NumberOfFrames))
     size = stream_size(frame)

@@ -1,0 +1,90 @@
+"""Fixtures for every room: the folder of real data, and radiographs as DICOM files built in memory."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.filewriter import dcmwrite
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+
+BuildDx = Callable[..., bytes]
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data: MEDSD_DATA, else ../shared/data beside the repository; skips where it is absent."""
+    beside = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    root = Path(os.environ.get("MEDSD_DATA") or beside)
+    if not root.is_dir():
+        pytest.skip(f"real data: no folder {root}; set MEDSD_DATA")
+    return root
+
+
+def dx_dataset(stored: npt.NDArray[np.integer], bits_stored: int | None = None, **elements: object) -> Dataset:
+    """A DX chest radiograph of an invented patient; `elements` are keywords to set, or to leave out where None."""
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.3.4", "1.2.3.4.5"
+    ds.PatientName, ds.PatientID = "Phantom^Thora", "PH-0042"
+    ds.PatientSex, ds.PatientAge = "F", "061Y"
+    ds.Modality, ds.BodyPartExamined, ds.ViewPosition = "DX", "CHEST", "PA"
+    ds.PresentationIntentType = "FOR PRESENTATION"
+    ds.Rows, ds.Columns = stored.shape
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated = stored.dtype.itemsize * 8
+    ds.BitsStored = bits_stored or ds.BitsAllocated
+    ds.HighBit = ds.BitsStored - 1
+    ds.PixelRepresentation = int(stored.dtype.kind == "i")
+    ds.PixelData = stored.tobytes()
+    ds["PixelData"].VR = "OB" if ds.BitsAllocated == 8 else "OW"
+    for keyword, value in elements.items():
+        if value is None:
+            delattr(ds, keyword)
+        else:
+            setattr(ds, keyword, value)
+    return ds
+
+
+def file_bytes(ds: Dataset, meta: bool = True) -> bytes:
+    """`ds` as the content of a file, with preamble and file meta, or bare."""
+    stream = io.BytesIO()
+    if meta:
+        dcmwrite(stream, ds, enforce_file_format=True)
+    else:
+        syntax = ds.file_meta.TransferSyntaxUID
+        del ds.file_meta
+        dcmwrite(stream, ds, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def build_dx() -> BuildDx:
+    """Builds the content of a DX file: ``build_dx(stored, bits_stored=12, WindowCenter=…, meta=True)``."""
+
+    def build(
+        stored: npt.NDArray[np.integer], bits_stored: int | None = None, meta: bool = True, **elements: object
+    ) -> bytes:
+        return file_bytes(dx_dataset(stored, bits_stored, **elements), meta)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def chest() -> npt.NDArray[np.float64]:
+    """A crude frontal chest (96, 80) in 0…1: bright body, dark lungs, dark air above the shoulders."""
+    y, x = np.mgrid[0:96, 0:80] / np.array([[[95]], [[79]]])
+    lungs = sum(np.exp(-(((x - centre) / 0.13) ** 2) - ((y - 0.4) / 0.28) ** 2) for centre in (0.3, 0.7))
+    air = sum(np.exp(-(((x - side) / 0.3) ** 2) - (y / 0.15) ** 2) for side in (0.0, 1.0))
+    image = 0.55 + 0.3 * y - 0.35 * lungs - 0.5 * air
+    return np.clip(image + np.random.default_rng(0).normal(0, 0.01, image.shape), 0.0, 1.0)
