@@ -183,6 +183,7 @@ def draw_map(findings: FindingSet, target: FloatArray, coordinates: npt.ArrayLik
             across, up = points[shown][members].T
             axes.scatter(across, up, s=size, color=colour, linewidths=0)
         axes.set(xticks=[], yticks=[], aspect="equal")
+        axes.set_frame_on(False)
 
     normal = np.where(np.isnan(target).any(1) & ~(target == 1).any(1), np.nan, (target == 1).sum(1) == 0)
     extended = np.column_stack([target, normal])
@@ -210,7 +211,8 @@ def draw_prevalence(findings: FindingSet, splits: Mapping[str, npt.ArrayLike]) -
         axes.set_yticks(np.arange(len(findings)), [finding.title for finding in findings.findings])
         axes.invert_yaxis()
         axes.set_xlabel("share of the images with a known label; figures: positive images")
-        axes.legend(frameon=False, loc="lower right")
+        axes.margins(y=0.01)
+        figure.legend(frameon=False, loc="outside lower center", ncols=len(splits))
         figure.suptitle("How often each finding occurs")
     return figure
 
@@ -247,7 +249,7 @@ def _panels(
 
     titles = [finding.title for finding in findings.findings]
     figure = _grid(titles, target, probs, known_only, lambda f: bool(told[f]), x, y, unit=(-0.02, 1.02))
-    figure.suptitle(f"{title}, n = {len(target)} images")
+    figure.suptitle(f"{title}, n = {len(target)} images (above each panel: positive of known labels)")
     return figure
 
 
