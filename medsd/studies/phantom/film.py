@@ -1,0 +1,295 @@
+"""From a body and its lesions to a film: attenuation along each ray, scatter, quantum noise, development.
+
+Beer and Lambert: a ray that crosses tissues of attenuation μ over lengths t leaves exp(−Σ μ t) of itself. The
+coefficients are those near 60 keV, the effective energy of a chest film at 120 kV (NIST XCOM), rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from medsd.studies.phantom import anatomy, devices, signs
+from medsd.studies.phantom.anatomy import LEFT, RIGHT, Body
+from medsd.studies.phantom.disease import Condition
+from medsd.studies.phantom.lungs import hilum, smooth_noise, vessel_tree, view_lungs
+from medsd.studies.phantom.signs import Scene
+from medsd.studies.phantom.solids import Array, Projection, Solid, Tubes, tube_paths
+
+WATER, LUNG, CORTEX = 0.205, 0.055, 0.55  # 1/cm; bone as the excess over water
+Stream = Callable[[str], np.random.Generator]
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """How the film was taken and developed.
+
+    Attributes:
+        photons: quanta a pixel of a 320-pixel film where nothing stands in the way.
+        scatter: scattered over primary light.
+        equalise: share of the slow changes of density that development keeps.
+        detail: gain on fine structure.
+        centre, contrast: of the S-shaped film curve.
+        marker: "L", "R" or "" (burned in).
+        collimation: cm of unexposed border at the left, top, right and bottom.
+    """
+
+    photons: float
+    scatter: float
+    equalise: float
+    detail: float
+    centre: float
+    contrast: float
+    marker: str
+    collimation: tuple[float, float, float, float]
+
+
+def sample_projection(rng: np.random.Generator, body: Body, *, bedside: bool, size: int) -> Projection:
+    """Draw how the patient stands: PA at 180 cm from the film, or AP at 100 to 130 cm at the bedside."""
+    width = 41.0 * (0.45 + 0.55 * body.habitus.width) + 0.4 * body.habitus.fat
+    if bedside:
+        return Projection(
+            size,
+            field=width * rng.uniform(0.99, 1.12),
+            view="AP",
+            source_distance=float(rng.uniform(100, 130)),
+            shift=(float(rng.normal(0, 1.0)), float(rng.normal(-2.5, 1.2))),
+            roll=float(rng.normal(0, 0.035)),
+        )
+    return Projection(
+        size,
+        field=width * rng.uniform(0.93, 1.04),
+        shift=(float(rng.normal(0, 0.6)), float(rng.normal(-2.8, 0.9))),
+        roll=float(rng.normal(0, 0.014)),
+    )
+
+
+def sample_exposure(rng: np.random.Generator, *, bedside: bool) -> Exposure:
+    """Draw kilovolts, grid, development and markers."""
+    borders = rng.uniform(0.2, 2.2, 4) * (rng.random(4) < (0.3 if bedside else 0.12))
+    return Exposure(
+        photons=float(np.exp(rng.uniform(np.log(1.2e4), np.log(9e4)))) * (0.6 if bedside else 1.0),
+        scatter=float(rng.uniform(0.05, 0.12) if bedside else rng.uniform(0.02, 0.06)),
+        equalise=float(rng.uniform(0.72, 0.95)),
+        detail=float(rng.uniform(0.25, 0.9)),
+        centre=float(rng.normal(0.5, 0.05)),
+        contrast=float(rng.uniform(3.4, 5.2)),
+        marker=str(rng.choice(["L", "R", ""], p=[0.5, 0.25, 0.25])),
+        collimation=(float(borders[0]), float(borders[1]), float(borders[2]), float(borders[3])),
+    )
+
+
+def draw_scene(body: Body, projection: Projection, condition: Condition) -> Scene:
+    """Lay all lesions of `condition` over the lungs of `body`."""
+    scene = Scene(projection, body, view_lungs(body, projection))
+    for lesion in condition.lesions:
+        if lesion.finding == "Support Devices":
+            devices.draw_device(scene, lesion)
+        else:
+            signs.draw_lesion(scene, lesion)
+    return scene
+
+
+def attenuation(scene: Scene, condition: Condition, stream: Stream) -> Array:
+    """Σ μ t of every ray, float32 (H, W)."""
+    wet = max((item.severity for item in condition.lesions if item.finding == "Edema"), default=0.0)
+    projection, body = scene.projection, scene.body
+    total = np.float32(WATER) * _soft_tissue(scene)
+    tree = vessel_tree(body, projection, upper=1.0 + 0.55 * bool(wet) + 0.3 * wet, wet=1.0 + 0.15 * wet)
+    vessels = tube_paths(projection, tree)
+    vessels += 0.8 * tube_paths(projection, Tubes.along(projection, *anatomy.descending_aorta(body)))
+    if scene.water:
+        vessels = vessels + tube_paths(projection, Tubes.join(scene.water))
+    for view in scene.views.values():
+        _add_lung(total, scene, view, vessels, stream(f"texture {view.side}"))
+    total += _airways(scene)
+    total += _bones(scene, stream("bones"))
+    _add_devices(total, scene)
+    return np.maximum(total, 0)
+
+
+def _soft_tissue(scene: Scene) -> Array:
+    """cm of soft tissue as if there were no air: the trunk's parts melt into each other."""
+    projection, body = scene.projection, scene.body
+    fourth = np.zeros((projection.size, projection.size), dtype=np.float32)
+    for part in body.trunk:
+        solid = projection.solid(part)
+        window = projection.window(solid)
+        half = solid.half_depth(projection.u[:, window[1]], projection.v[window[0]])
+        half *= half
+        half *= half
+        fourth[window] += half
+    total = 2 * np.sqrt(np.sqrt(fourth))
+    for part, share in body.extra:
+        solid = projection.solid(part)
+        window = projection.window(solid)
+        total[window] += np.float32(share) * solid.half_depth(projection.u[:, window[1]], projection.v[window[0]])
+    return total
+
+
+def _add_lung(total: Array, scene: Scene, view: signs.LungView, vessels: Array, rng: np.random.Generator) -> None:
+    """Put air, its vessels and what disease made of it in the place of soft tissue."""
+    texture = 1 + 0.035 * smooth_noise(rng, scene.projection, view.window, 0.35)
+    texture += 0.04 * smooth_noise(rng, scene.projection, view.window, 1.6)
+    aerated = np.float32(LUNG) * texture * (1 - view.gas)
+    tissue = aerated + (np.float32(WATER) - aerated) * view.filled
+    total[view.window] += (tissue - np.float32(WATER)) * view.air
+    # Vessels show against air only: fluid and the heart in front drown them, free gas has none.
+    seen = np.minimum(view.air / np.maximum(0.5 * view.depth, 1.0), 1) * (1 - view.filled) * (1 - view.gas)
+    total[view.window] += np.float32(WATER - LUNG) * vessels[view.window] * seen
+
+
+def _airways(scene: Scene) -> Array:
+    """Windpipe and main bronchi, the stomach's bubble, air in bronchi within consolidation; all negative."""
+    projection, body = scene.projection, scene.body
+    pull, h = body.distortion.pull, body.habitus.height
+    carina = [0.75 * pull, 0.3, -0.5]
+    trachea = [[0, -22, 0.5], [0, -13 * h, 0.5], [0.5 * pull - 0.2, -6 * h, 0], carina]
+    tubes = [Tubes.along(projection, trachea, [0.9, 0.9, 0.85, 0.8], 1.3)]
+    for side in (RIGHT, LEFT):
+        end = hilum(body, side)
+        tubes.append(
+            Tubes.along(
+                projection,
+                [carina, [*(carina[:2] + (end[:2] - carina[:2]) * 0.6), -0.5], [*end[:2], -0.5]],
+                [0.7, 0.6, 0.45],
+                1.2,
+            )
+        )
+    path = tube_paths(projection, Tubes.join(tubes))
+    if scene.air:
+        path = path + 0.8 * tube_paths(projection, Tubes.join(scene.air))
+    bubble = Solid(
+        (5.6 * body.habitus.width, body.dome_top(LEFT) + 3.0, 2.0),
+        (2.9, 1.5, 2.4 + body.habitus.dome[1] * 0.5),
+        0.15,
+        0.1,
+    )
+    solid = projection.solid(bubble)
+    window = projection.window(solid)
+    path[window] += 1.2 * solid.half_depth(projection.u[:, window[1]], projection.v[window[0]])
+    return np.float32(-WATER) * path
+
+
+def _bones(scene: Scene, rng: np.random.Generator) -> Array:
+    """Excess attenuation of bone over the soft tissue in its place."""
+    body, projection = scene.body, scene.projection
+    cage = []
+    for side in (RIGHT, LEFT):
+        for number in range(1, 13):
+            points, radius = anatomy.rib(body, number, side)
+            cage.append(Tubes.along(projection, points, radius, 0.62 * _fading(len(radius), 5), longest=1.25))
+        cage.append(Tubes.along(projection, *anatomy.clavicle(body, side), 0.72 - 0.45 * np.linspace(-1, 1, 14) ** 4))
+        cage.append(Tubes.along(projection, *anatomy.humerus(body, side), 0.75 * _fading(8, 4)[::-1]))
+    retracted = abs(rng.normal(1.6, 0.8)) if projection.view == "PA" else abs(rng.normal(0.2, 0.4))
+    plates: list[tuple[Solid, float]] = [(vertebra, 0.05) for vertebra in body.spine]
+    for side in (RIGHT, LEFT):
+        blades, borders = anatomy.scapula(body, side, retracted=retracted)
+        cage += [Tubes.along(projection, points, radius, 0.9) for points, radius in borders]
+        plates += [(blades[0], 0.35), (blades[1], 0.16), (blades[2], 0.12)]
+    total = np.float32(CORTEX) * tube_paths(projection, Tubes.join(cage), core=0.76, hollow=0.72)
+    for plate, density in plates:
+        solid = projection.solid(plate)
+        window = projection.window(solid)
+        u, v = projection.u[:, window[1]], projection.v[window[0]]
+        inside = np.clip(1 - solid.outline(u, v), 0, 1)
+        # Cortex makes the rim as bright as the middle: √ for the sphere's chord, and a shell that saturates at once.
+        shell = np.minimum(inside * 6, 1)
+        total[window] += np.float32(density * plate.radii[2]) * (0.9 * np.sqrt(inside) + 0.7 * shell)
+    return total * np.float32(body.habitus.bone)
+
+
+def _fading(steps: int, last: int) -> npt.NDArray[np.float64]:
+    """1 along a tube, falling towards nothing over its `last` points."""
+    return np.minimum(1.0, np.arange(steps, 0, -1) / last)
+
+
+def _add_devices(total: Array, scene: Scene) -> None:
+    projection = scene.projection
+    for tubes, density, core in scene.devices:
+        total += np.float32(density) * tube_paths(projection, tubes, core=core)
+    for (x, y, z, a, b), density in scene.plates:
+        solid = projection.solid(Solid((x, y, z), (a, b, 1.0), 0.0, 0.35))
+        window = projection.window(solid)
+        inside = np.clip(1 - solid.outline(projection.u[:, window[1]], projection.v[window[0]]), 0, 1)
+        total[window] += np.float32(density) * np.minimum(inside * 5, 1)
+
+
+def blur(image: Array, cells: int) -> Array:
+    """`image` smoothed over about `cells` pixels, by averaging down and interpolating up."""
+    size = image.shape[0]
+    small = max(size // cells, 4)
+    reduced = Image.fromarray(image).resize((small, small), Image.Resampling.BOX)
+    return np.asarray(reduced.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
+
+
+def develop(scene: Scene, total: Array, exposure: Exposure, rng: np.random.Generator) -> Array:
+    """The film (H, W) in 0…1, bright where little light came through, from Σ μ t."""
+    projection = scene.projection
+    size, cm = projection.size, 1 / projection.pixel
+    light = np.exp(-total)
+    light += np.float32(exposure.scatter) * np.maximum(blur(light, round(3.0 * cm)), 0)
+    quanta = np.float32(exposure.photons * (320 / size) ** 2) * light
+    noise = rng.standard_normal((size, size), dtype=np.float32)
+    density = -np.log(np.maximum(light * (1 + noise / np.sqrt(quanta + 1)), np.float32(1e-5)))
+    slow = blur(density, round(6.5 * cm))
+    density = density + np.float32(exposure.detail) * (density - blur(density, max(round(0.7 * cm), 2)))
+    low, high = _levels(scene, density)
+    density = density - np.float32(1 - exposure.equalise) * np.clip(slow - (low + high) / 2, low - high, high - low)
+    low, high = _levels(scene, density)
+    shown = (density - low) / max(high - low, 0.3) - np.float32(exposure.centre)
+    film = 1 / (1 + np.exp(np.float32(-exposure.contrast) * shown))
+    floor = 1 / (1 + np.exp(exposure.contrast * 1.1))
+    film = np.clip((film - floor) / (1 - 1.4 * floor), 0, 1).astype(np.float32)
+    _collimate(film, projection, exposure)
+    _mark(film, projection, exposure.marker)
+    return film
+
+
+def _levels(scene: Scene, density: Array) -> tuple[float, float]:
+    """Densities of clear lung and of the mediastinum, which development spreads over the film's range."""
+    size = scene.projection.size
+    middle = density[size // 5 : -size // 6 : 3, size // 5 : -size // 5 : 3]
+    low, high = np.quantile(middle, [0.04, 0.97])
+    return float(low), float(high)
+
+
+def _collimate(film: Array, projection: Projection, exposure: Exposure) -> None:
+    left, top, right, bottom = (round(border / projection.pixel) for border in exposure.collimation)
+    size = projection.size
+    film[:top], film[size - bottom :], film[:, :left], film[:, size - right :] = 0.02, 0.02, 0.02, 0.02
+
+
+_LETTERS = {
+    "L": [((0.2, 0.0), (0.2, 1.0)), ((0.2, 1.0), (0.8, 1.0))],
+    "R": [
+        ((0.2, 0.0), (0.2, 1.0)),
+        ((0.2, 0.0), (0.7, 0.05)),
+        ((0.7, 0.05), (0.75, 0.4)),
+        ((0.75, 0.4), (0.2, 0.5)),
+        ((0.45, 0.5), (0.8, 1.0)),
+    ],
+}
+
+
+def _mark(film: Array, projection: Projection, marker: str) -> None:
+    """Burn the side's letter into the upper corner of that side."""
+    if not marker:
+        return
+    cm = 1 / projection.pixel
+    scale = 4
+    side = round(1.7 * cm)
+    picture = Image.new("L", (side * scale, side * scale))
+    draw = ImageDraw.Draw(picture)
+    for start, end in _LETTERS[marker]:
+        line = [(x * 0.8 + 0.1) * side * scale for x in (*start, *end)]
+        draw.line(line, fill=255, width=max(round(0.22 * cm * scale), 1))
+    letter = np.asarray(picture.resize((side, side), Image.Resampling.BOX), dtype=np.float32) / 255
+    row = round(0.07 * projection.size)
+    column = round((0.90 if marker == "L" else 0.06) * projection.size)
+    place = film[row : row + side, column : column + side]
+    np.maximum(place, 0.97 * letter[: place.shape[0], : place.shape[1]], out=place)

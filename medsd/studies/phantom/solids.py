@@ -1,0 +1,305 @@
+"""Closed-form path lengths of X-rays through simple solids: the geometry beneath the synthetic thorax.
+
+Start at `Projection`, which carries solids and tubes of the patient onto the film; `Solid.half_depth` and `tube_paths`
+then give the length of tissue that each pixel's ray crosses. Each solid is magnified by the factor of its own depth and
+then crossed by parallel rays (weak perspective), which is what keeps every length a closed form.
+
+Patient axes, in cm: x towards the patient's left (the right edge of the film), y towards the feet, z towards the front;
+the origin lies in the midline at the level of the carina, midway between front and back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Solid:
+    """An ellipsoid, rolled in the plane of the film, sheared along the ray and squared at its outline if wanted.
+
+    With (p, q) the film coordinates in the solid's own axes over its radii a and b, the outline function is
+    ρ² = (1 − s)(p² + q²) + s √(p⁴ + q⁴) and the solid is |z − z_c − lean·q| ≤ c √(1 − ρ²); s = 0 is the ellipsoid.
+
+    Attributes:
+        centre: x, y, z in cm.
+        radii: a, b in the plane of the film and c along the ray, in cm.
+        roll: turn in the plane of the film in radians, clockwise as seen on the film.
+        squareness: s in 0…1, from an ellipse to a rounded rectangle.
+        lean: shift of the centre plane in cm along z for one unit of q.
+    """
+
+    centre: tuple[float, float, float]
+    radii: tuple[float, float, float]
+    roll: float = 0.0
+    squareness: float = 0.0
+    lean: float = 0.0
+
+    def outline(self, u: Array, v: Array) -> Array:
+        """ρ² at film coordinates `u` (1, W) and `v` (H, 1) in cm → (H, W); 1 on the outline, less inside."""
+        p, q = self._own_axes(u, v)
+        p2, q2 = p * p, q * q
+        ellipse = p2 + q2
+        if not self.squareness:
+            return ellipse
+        s = np.float32(self.squareness)
+        return (1 - s) * ellipse + s * np.sqrt(p2 * p2 + q2 * q2)
+
+    def border(self, steps: int = 240) -> npt.NDArray[np.float64]:
+        """Points (steps, 2) in cm on the outline, clockwise as seen on the film from its own p axis on."""
+        turn = np.linspace(0, 2 * np.pi, steps)
+        p, q = np.cos(turn), np.sin(turn)
+        rho = np.sqrt(1 - self.squareness + self.squareness * np.sqrt(p**4 + q**4))
+        p, q = self.radii[0] * p / rho, self.radii[1] * q / rho
+        cosine, sine = np.cos(self.roll), np.sin(self.roll)
+        return np.stack([self.centre[0] + cosine * p - sine * q, self.centre[1] + sine * p + cosine * q], axis=1)
+
+    def half_depth(self, u: Array, v: Array) -> Array:
+        """Half the path length in cm of the ray at each (u, v) → (H, W) float32, 0 where the ray misses."""
+        inside = np.maximum(1 - self.outline(u, v), 0)
+        return np.float32(self.radii[2]) * np.sqrt(inside)
+
+    def interval(self, u: Array, v: Array) -> tuple[Array, Array]:
+        """Where along z the ray enters and leaves, (H, W) each in cm; an empty interval where it misses."""
+        half = self.half_depth(u, v)
+        middle: Array | float = self.centre[2]
+        if self.lean:
+            middle = self.centre[2] + np.float32(self.lean) * self._own_axes(u, v)[1]
+        missed = half <= 0
+        near, far = middle - half, middle + half
+        near[missed], far[missed] = np.inf, -np.inf
+        return near, far
+
+    def _own_axes(self, u: Array, v: Array) -> tuple[Array, Array]:
+        du, dv = u - np.float32(self.centre[0]), v - np.float32(self.centre[1])
+        if self.roll:
+            cosine, sine = np.float32(np.cos(self.roll)), np.float32(np.sin(self.roll))
+            du, dv = cosine * du + sine * dv, cosine * dv - sine * du
+        return du / np.float32(self.radii[0]), dv / np.float32(self.radii[1])
+
+
+def overlap(*intervals: tuple[Array, Array]) -> Array:
+    """Length in cm that all intervals of a ray have in common, (H, W), 0 where there is none."""
+    near, far = intervals[0]
+    for other_near, other_far in intervals[1:]:
+        near, far = np.maximum(near, other_near), np.minimum(far, other_far)
+    return np.where(far > near, far - near, np.float32(0))
+
+
+def hull(*intervals: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The interval that spans all given ones: their union, where they touch each other along the ray."""
+    near, far = intervals[0]
+    for other_near, other_far in intervals[1:]:
+        near, far = np.minimum(near, other_near), np.maximum(far, other_far)
+    return near, far
+
+
+@dataclass(frozen=True)
+class Projection:
+    """How the patient stands between source and film.
+
+    Attributes:
+        size: pixels along each side of the square film.
+        field: side of the film in cm.
+        view: "PA" (the chest touches the film) or "AP" (the back does).
+        source_distance: source to film in cm.
+        shift: film coordinates in cm of the patient's origin, relative to the middle of the film.
+        roll: turn of the patient on the film in radians.
+    """
+
+    size: int
+    field: float = 42.0
+    view: str = "PA"
+    source_distance: float = 180.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    roll: float = 0.0
+
+    @cached_property
+    def pixel(self) -> float:
+        """Side of a pixel in cm."""
+        return self.field / self.size
+
+    @cached_property
+    def u(self) -> Array:
+        """Film coordinates of the pixel columns, (1, W) in cm."""
+        return ((np.arange(self.size, dtype=np.float32) + 0.5) * self.pixel - self.field / 2)[None, :]
+
+    @cached_property
+    def v(self) -> Array:
+        """Film coordinates of the pixel rows, (H, 1) in cm."""
+        return self.u.reshape(-1, 1)
+
+    def magnification(self, z: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """How much larger than life something at depth `z` is drawn: what lies far from the film grows."""
+        depth = np.asarray(z, dtype=np.float64)
+        gap = 12.0 - depth if self.view == "PA" else 13.0 + depth
+        return self.source_distance / (self.source_distance - gap)
+
+    def points(self, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Film coordinates (N, 2) in cm of points (N, 3) of the patient."""
+        xyz = np.asarray(points, dtype=np.float64).reshape(-1, 3)
+        xy = xyz[:, :2] * self.magnification(xyz[:, 2])[:, None]
+        cosine, sine = np.cos(self.roll), np.sin(self.roll)
+        return xy @ np.array([[cosine, sine], [-sine, cosine]]) + np.array(self.shift)
+
+    def solid(self, solid: Solid) -> Solid:
+        """`solid` as it lies on the film: magnified, shifted and turned; depths stay true."""
+        factor = float(self.magnification(solid.centre[2]))
+        u, v = self.points(solid.centre)[0]
+        a, b, c = solid.radii
+        return replace(
+            solid,
+            centre=(float(u), float(v), solid.centre[2]),
+            radii=(a * factor, b * factor, c),
+            roll=solid.roll + self.roll,
+        )
+
+    def window(self, solid: Solid, margin: float = 0.0) -> tuple[slice, slice]:
+        """Rows and columns that a solid already on the film can touch, `margin` in cm around it."""
+        a, b = solid.radii[0], solid.radii[1]
+        cosine, sine = np.cos(solid.roll), np.sin(solid.roll)
+        # A squared outline reaches past the ellipse only towards its corners.
+        corner = 2 ** (0.25 * solid.squareness)
+        half_u = np.hypot(a * cosine, b * sine) * corner + margin
+        half_v = np.hypot(a * sine, b * cosine) * corner + margin
+        return self._span(solid.centre[1], half_v), self._span(solid.centre[0], half_u)
+
+    def _span(self, middle: float, half: float) -> slice:
+        first = int(np.floor((middle - half + self.field / 2) / self.pixel))
+        last = int(np.ceil((middle + half + self.field / 2) / self.pixel)) + 1
+        return slice(min(max(first, 0), self.size), min(max(last, 0), self.size))
+
+    def fractions(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """A box (u0, v0, u1, v1) in film cm as fractions (x0, y0, x1, y1) of the picture, cut at its borders."""
+        x0, y0, x1, y1 = (min(max(value / self.field + 0.5, 0.0), 1.0) for value in box)
+        return x0, y0, x1, y1
+
+
+@dataclass(frozen=True)
+class Tubes:
+    """Straight pieces of tube on the film, N of them.
+
+    Attributes:
+        start, end: film coordinates (N, 2) in cm.
+        radius: (N,) in cm.
+        weight: (N,) factor on the path length: the stretch 1/sin of the angle between axis and ray, a flattened cross
+            section, a share of a tissue.
+    """
+
+    start: npt.NDArray[np.float64]
+    end: npt.NDArray[np.float64]
+    radius: npt.NDArray[np.float64]
+    weight: npt.NDArray[np.float64]
+
+    @classmethod
+    def along(
+        cls,
+        projection: Projection,
+        points: npt.ArrayLike,
+        radius: npt.ArrayLike,
+        weight: npt.ArrayLike = 1.0,
+        *,
+        longest: float = 2.5,
+    ) -> Tubes:
+        """The tube through `points` (N, 3) of the patient; `radius` in cm and `weight` one number or one a point.
+
+        A tube seen end on is as deep as it is long, not infinitely deep: `longest` bounds the stretch.
+        """
+        xyz = np.asarray(points, dtype=np.float64)
+        film = projection.points(xyz)
+        radii = np.broadcast_to(np.asarray(radius, dtype=np.float64), len(xyz)) * projection.magnification(xyz[:, 2])
+        step = np.diff(xyz, axis=0)
+        across = np.hypot(step[:, 0], step[:, 1])
+        stretch = np.sqrt((step**2).sum(axis=1)) / np.maximum(across, 1e-6)
+        share = np.broadcast_to(np.asarray(weight, dtype=np.float64), len(xyz))
+        share = (share[:-1] + share[1:]) / 2 * np.minimum(stretch, longest)
+        return cls(film[:-1], film[1:], (radii[:-1] + radii[1:]) / 2, share)
+
+    @classmethod
+    def join(cls, parts: list[Tubes]) -> Tubes:
+        """All pieces of `parts` in one."""
+        return cls(
+            *(np.concatenate([getattr(p, name) for p in parts]) for name in ("start", "end", "radius", "weight"))
+        )
+
+
+def tube_paths(projection: Projection, tubes: Tubes, *, core: float = 0.0, hollow: float = 1.0) -> Array:
+    """Path length in cm through straight pieces of tube at every pixel, pieces adding up.
+
+    A ray at distance d from the axis of a tube of radius r crosses 2 √(r² − d²) / sin θ of it. Tubes thinner than a
+    pixel are widened to one and thinned in proportion, so that their cross section, and with it their shadow, stays.
+
+    Args:
+        projection: the film.
+        tubes: pieces on the film.
+        core: radius of the core, as a share of the tube's radius.
+        hollow: share of the path through the core that is left out: 1 for a pipe, less for spongy bone in cortex.
+
+    Returns:
+        float32 array (H, W).
+    """
+    pixel, size = projection.pixel, projection.size
+    total = np.zeros(size * size, dtype=np.float64)
+    pieces = _cut_to_patches(tubes, pixel)
+    drawn = np.maximum(pieces.radius, 0.75 * pixel)
+    half_px = np.hypot(*(pieces.end - pieces.start).T) / (2 * pixel) + drawn / pixel
+    for patch in (8, 16, 32, 64, 128):
+        chosen = (half_px <= patch / 2 - 1) & (half_px > (patch / 4 - 1 if patch > 8 else -1))
+        if chosen.any():
+            _add_patches(total, pieces, np.flatnonzero(chosen), patch, projection, (core, hollow))
+    return total.reshape(size, size).astype(np.float32)
+
+
+def _cut_to_patches(tubes: Tubes, pixel: float) -> Tubes:
+    """Cut long pieces, so that a square patch around each is mostly tube."""
+    length = np.hypot(*(tubes.end - tubes.start).T)
+    parts = np.maximum(1, np.ceil(length / np.maximum(3 * tubes.radius, 4 * pixel))).astype(np.int64)
+    index = np.repeat(np.arange(len(parts)), parts)
+    order = np.arange(len(index)) - np.repeat(np.cumsum(parts) - parts, parts)
+    step = ((tubes.end - tubes.start) / parts[:, None])[index]
+    start = tubes.start[index] + step * order[:, None]
+    return Tubes(start, start + step, tubes.radius[index], tubes.weight[index])
+
+
+def _add_patches(
+    total: npt.NDArray[np.float64],
+    pieces: Tubes,
+    index: npt.NDArray[np.int64],
+    patch: int,
+    projection: Projection,
+    core: tuple[float, float],
+) -> None:
+    """Add the pieces at `index` to the flat film, each through a square patch of `patch` pixels around its middle."""
+    pixel, size = projection.pixel, projection.size
+    start = ((pieces.start[index] + projection.field / 2) / pixel - 0.5).astype(np.float32)  # pixel coordinates
+    end = ((pieces.end[index] + projection.field / 2) / pixel - 0.5).astype(np.float32)
+    radius = (pieces.radius[index] / pixel).astype(np.float32)
+    corner = np.floor((start + end) / 2).astype(np.int32) - patch // 2 + 1
+    axis = end - start
+    length = np.maximum(np.hypot(axis[:, 0], axis[:, 1]), 1e-6)
+    axis /= length[:, None]
+    steps = np.arange(patch, dtype=np.float32)
+    x = (corner[:, 0, None] - start[:, 0, None] + steps)[:, None, :]  # (n, 1, P)
+    y = (corner[:, 1, None] - start[:, 1, None] + steps)[:, :, None]  # (n, P, 1)
+    ax, ay = axis[:, 0, None, None], axis[:, 1, None, None]
+    along = x * ax + y * ay  # (n, P, P)
+    squared = np.square(x * ay - y * ax)
+    # Soft ends of one pixel: neighbouring pieces of a straight tube add up to exactly the whole.
+    share = np.clip(along + 0.5, 0, 1) - np.clip(along - length[:, None, None] + 0.5, 0, 1)
+    drawn = np.maximum(radius, 0.75)
+    scale = (radius / drawn) ** 2 * pieces.weight[index].astype(np.float32)
+    path = np.sqrt(np.maximum(np.square(drawn)[:, None, None] - squared, 0))
+    if core[0]:
+        path -= np.float32(core[1]) * np.sqrt(np.maximum(np.square(core[0] * drawn)[:, None, None] - squared, 0))
+    path *= share
+    path *= (2 * pixel * scale)[:, None, None]
+    columns = corner[:, 0, None, None] + np.arange(patch, dtype=np.int32)
+    rows = corner[:, 1, None, None] + np.arange(patch, dtype=np.int32)[:, None]
+    flat = rows * size + columns
+    hit = (path > 0) & (columns >= 0) & (columns < size) & (rows >= 0) & (rows < size)
+    total += np.bincount(flat[hit], weights=path[hit], minlength=size * size)

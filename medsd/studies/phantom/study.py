@@ -1,0 +1,169 @@
+"""One synthetic study: patient, condition, film and note, all from (seed, index).
+
+Start at `generate_study`. Indices are grouped ten by ten and each group is cut into patients, so that any study can be
+made on its own, in any order, and follow-up films share the anatomy of their patient.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from medsd.errors import DataError
+from medsd.findings import finding_set
+from medsd.studies.phantom.anatomy import Habitus, build_body, sample_habitus
+from medsd.studies.phantom.disease import Condition, distortion_of, evolve, first_condition
+from medsd.studies.phantom.film import attenuation, develop, draw_scene, sample_exposure, sample_projection
+from medsd.studies.phantom.note import write_note
+
+FINDINGS = finding_set("phantom8")
+_GROUP = 10  # indices that are cut into patients together
+
+
+@dataclass(frozen=True)
+class PhantomStudy:
+    """One synthetic chest film with its clinical note.
+
+    Attributes:
+        study: identifier of the study, for instance ``"PHANTOM-000012-2"``: patient and number of the visit.
+        patient: identifier of the patient, for instance ``"PHANTOM-000012"``.
+        findings: names of phantom8 that were drawn, in its order; empty for a normal film.
+        note: what the referrer wrote before the film was read, or None.
+        view: "PA" or "AP".
+        sex: "F" or "M".
+        age: years.
+        pixels: (H, W) float32 in 0…1, dark air and bright bone.
+        boxes: finding → (x0, y0, x1, y1), where it was drawn, as fractions of the picture.
+    """
+
+    study: str
+    patient: str
+    findings: tuple[str, ...]
+    note: str | None
+    view: str
+    sex: str
+    age: int
+    pixels: npt.NDArray[np.float32] = field(repr=False)
+    boxes: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a study but its pixels.
+
+    Attributes:
+        seed, index: which study.
+        first: the index of the patient's first study.
+        visit: 0 for the first film.
+        habitus: the patient.
+        condition: of the day.
+    """
+
+    seed: int
+    index: int
+    first: int
+    visit: int
+    habitus: Habitus
+    condition: Condition
+
+    @property
+    def note(self) -> str | None:
+        """What the referrer wrote, or None."""
+        return write_note(self.stream("note"), self.habitus, self.condition, visit=self.visit)
+
+    @property
+    def view(self) -> str:
+        """ "AP" at the bedside, else "PA"."""
+        return "AP" if self.condition.bedside else "PA"
+
+    @property
+    def patient(self) -> str:
+        return f"PHANTOM-{self.seed * 1_000_000 + self.first:06d}"
+
+    @property
+    def study(self) -> str:
+        return f"{self.patient}-{self.visit + 1}"
+
+    def stream(self, name: str) -> np.random.Generator:
+        """Random numbers of one step of this study, which no other step's use of them disturbs."""
+        return _stream(self.seed, self.index, name)
+
+
+def _stream(seed: int, index: int, name: str) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence([seed, index, zlib.crc32(name.encode())]))
+
+
+def plan_study(index: int, *, seed: int = 0) -> Plan:
+    """Who study `index` belongs to, which visit it is and what it will show.
+
+    Raises:
+        DataError: a negative index or seed, or an index of a million and more.
+    """
+    if not 0 <= index < 1_000_000 or seed < 0:
+        raise DataError(f"phantom: index {index} must lie in 0…999999, and seed {seed} must not be negative")
+    first, visit = _patient_of(seed, index)
+    person = _stream(seed, first, "patient")
+    habitus = sample_habitus(person)
+    condition = first_condition(person)
+    for later in range(1, visit + 1):
+        condition = evolve(_stream(seed, first + later, "evolve"), condition)
+    return Plan(seed, index, first, visit, habitus, condition)
+
+
+def _patient_of(seed: int, index: int) -> tuple[int, int]:
+    """First index and number of the visit of the patient who has study `index`."""
+    rng = _stream(seed, index // _GROUP, "group")
+    first = index - index % _GROUP
+    while True:
+        visits = int(rng.choice([1, 2, 3, 4], p=[0.72, 0.16, 0.08, 0.04]))
+        if index < first + visits:
+            return first, index - first
+        first += visits
+
+
+def render_plan(plan: Plan, *, size: int = 512, without: Collection[str] = ()) -> PhantomStudy:
+    """Make the film and the note of `plan`.
+
+    Args:
+        plan: from `plan_study`.
+        size: side of the picture in pixels.
+        without: findings to leave undrawn, everything else being the same film; for judging evidence maps.
+    """
+    if size < 64:
+        raise DataError(f"phantom: size {size} is too small to show a chest; take 64 pixels or more")
+    lesions = tuple(lesion for lesion in plan.condition.lesions if lesion.finding not in without)
+    condition = replace(plan.condition, lesions=lesions)
+    body = build_body(plan.habitus, distortion_of(condition, plan.stream("posture")))
+    projection = sample_projection(plan.stream("projection"), body, bedside=condition.bedside, size=size)
+    exposure = sample_exposure(plan.stream("exposure"), bedside=condition.bedside)
+    scene = draw_scene(body, projection, condition)
+    pixels = develop(scene, attenuation(scene, condition, plan.stream), exposure, plan.stream("noise"))
+    return PhantomStudy(
+        study=plan.study,
+        patient=plan.patient,
+        findings=condition.findings,
+        note=plan.note,
+        view=plan.view,
+        sex=plan.habitus.sex,
+        age=plan.habitus.age,
+        pixels=pixels,
+        boxes={name: projection.fractions(box) for name, box in sorted(scene.boxes.items())},
+    )
+
+
+def generate_study(index: int, *, seed: int = 0, size: int = 512) -> PhantomStudy:
+    """Study `index` of the endless series `seed`: the same film, note and labels in any order of generation.
+
+    Args:
+        index: 0…999999.
+        seed: not negative.
+        size: side of the picture in pixels, 64 and more.
+
+    Raises:
+        DataError: an index, a seed or a size out of range.
+    """
+    return render_plan(plan_study(index, seed=seed), size=size)
