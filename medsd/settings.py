@@ -149,6 +149,7 @@ class TrainingSettings(Strict):
     augment: AugmentSettings = AugmentSettings()
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: int = Field(0, ge=0, description="0: as many as the machine has")
+    workers: int = Field(1, ge=0, le=64, description="loader processes; the batches do not depend on it")
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -164,6 +165,9 @@ class BundleSettings(Strict):
     """What is published at the end."""
 
     version: str = "1"
+    public: bool = Field(
+        False, description="the data are public: keys of cases come from the bundle's name, so that --images finds them"
+    )
     thumbnails: bool = Field(
         False, description="keep a picture of each case in the bundle; only where the licence allows"
     )

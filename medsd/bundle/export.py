@@ -1,0 +1,116 @@
+"""From a trained model to `model.onnx`: one graph with calibrated probabilities, logits, embedding and evidence maps.
+
+The graph carries its own description in the ONNX metadata, so that it can be read without the bundle around it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from medsd.bundle import layout
+from medsd.errors import BundleError
+from medsd.findings import FindingSet
+from medsd.networks.fusion import Inputs, StudyModel
+
+OPSET = 20
+LARGEST_BATCH = 1024
+
+
+class ServingModel(nn.Module):
+    """What is exported: the model with its calibration, from the graph's inputs to its outputs (`layout`).
+
+    Args:
+        model: trained.
+        findings: the order of the outputs.
+        calibration: Platt's slope and intercept of each finding.
+    """
+
+    slope: Tensor
+    intercept: Tensor
+
+    def __init__(
+        self, model: StudyModel, findings: FindingSet, calibration: Mapping[str, layout.PlattCalibration]
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("slope", torch.tensor([calibration[name].slope for name in findings]))
+        self.register_buffer("intercept", torch.tensor([calibration[name].intercept for name in findings]))
+
+    def forward(
+        self,
+        pixels: Tensor,
+        has_image: Tensor | None = None,
+        note_ids: Tensor | None = None,
+        note_mask: Tensor | None = None,
+        has_note: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Probabilities (B, F), logits (B, F), embedding (B, D), evidence (B, F, h, w)."""
+        outputs = self.model(Inputs(pixels, has_image, note_ids, note_mask, has_note))
+        probabilities = torch.sigmoid(self.slope * outputs.logits + self.intercept)
+        return probabilities, outputs.logits, outputs.embedding, outputs.evidence
+
+
+def input_names(model: StudyModel) -> tuple[str, ...]:
+    """The graph's inputs for this model."""
+    return layout.INPUTS_IMAGE if model.note is None else layout.INPUTS_FUSED
+
+
+def export_onnx(
+    serving: ServingModel, path: Path, *, size: int, max_tokens: int, metadata: Mapping[str, object]
+) -> None:
+    """Write the graph.
+
+    Args:
+        serving: on the CPU; put into evaluation mode here.
+        path: the file to write.
+        size: side of the pixels.
+        max_tokens: length of a note.
+        metadata: put into the model as JSON, key by key.
+
+    Raises:
+        BundleError: the exporter failed, or the graph breaks ONNX's rules.
+    """
+    serving.eval()
+    names = input_names(serving.model)
+    example = _example(size, max_tokens)
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    try:
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+            warnings.simplefilter("ignore")  # deprecations inside the exporter
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            torch.onnx.export(
+                serving,
+                tuple(example[name] for name in names),
+                str(path),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(names),
+                output_names=list(layout.OUTPUTS),
+                dynamic_shapes=tuple({0: batch} for _ in names),
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises many kinds
+        raise BundleError(f"{path}: PyTorch could not export the model: {str(error).splitlines()[0]}") from error
+    graph = onnx.load(path)
+    onnx.helper.set_model_props(graph, {f"medsd.{key}": json.dumps(value) for key, value in metadata.items()})
+    onnx.checker.check_model(graph)
+    onnx.save(graph, path)
+
+
+def _example(size: int, max_tokens: int) -> dict[str, Tensor]:
+    return {
+        "pixels": torch.rand(2, 1, size, size),
+        "has_image": torch.ones(2),
+        "note_ids": torch.ones(2, max_tokens, dtype=torch.int64),
+        "note_mask": torch.ones(2, max_tokens, dtype=torch.int64),
+        "has_note": torch.ones(2),
+    }

@@ -1,0 +1,105 @@
+"""Note encoders: a small BERT whose WordPiece vocabulary is trained on the notes at hand, or a folder of transformers'.
+
+The vocabulary is the training notes' own, so a note's identities would enter the bundle with it: only words that occur
+in several notes become tokens (`MIN_FREQUENCY`), and numbers are split into digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+from transformers import AutoModel, BertConfig, BertModel, PreTrainedModel
+
+from medsd.errors import SettingsError
+from medsd.settings import NoteSettings
+
+PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
+MIN_FREQUENCY = 5
+
+
+class NoteEncoder(nn.Module):
+    """A transformer and the mean over its tokens.
+
+    Args:
+        model: a transformers encoder with `last_hidden_state`.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.width = int(model.config.hidden_size)
+
+    def forward(self, note_ids: Tensor, note_mask: Tensor) -> Tensor:
+        """int64 (B, L) identifiers and mask (1 token, 0 padding) → (B, width)."""
+        hidden = self.model(input_ids=note_ids, attention_mask=note_mask).last_hidden_state  # (B, L, width)
+        mask = note_mask.unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
+        return (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1)
+
+
+def note_encoder(settings: NoteSettings, tokenizer: Tokenizer) -> NoteEncoder:
+    """Build the encoder that the settings name.
+
+    Raises:
+        SettingsError: `model` names a folder that holds no model of transformers.
+    """
+    if settings.model == "small-bert":
+        config = BertConfig(
+            vocab_size=tokenizer.get_vocab_size(),
+            hidden_size=settings.hidden,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            intermediate_size=4 * settings.hidden,
+            max_position_embeddings=settings.max_tokens,
+            hidden_dropout_prob=settings.dropout,
+            attention_probs_dropout_prob=settings.dropout,
+            pad_token_id=tokenizer.token_to_id(PAD),
+            attn_implementation="eager",  # what the ONNX exporter traces with a dynamic batch
+        )
+        return NoteEncoder(BertModel(config, add_pooling_layer=False))
+    folder = Path(settings.model)
+    if not (folder / "config.json").is_file():
+        raise SettingsError(f"network.note.model: {folder}: no config.json here; give a folder that transformers wrote")
+    model = AutoModel.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, attn_implementation="eager"
+    )
+    return NoteEncoder(model)
+
+
+def note_tokenizer(settings: NoteSettings, notes: Iterable[str]) -> Tokenizer:
+    """The tokenizer of the settings' model; for small-bert, one trained on `notes` (training split only).
+
+    It truncates to `max_tokens` and does not pad: padding belongs to `medsd.inference`.
+    """
+    if settings.model != "small-bert":
+        path = Path(settings.model) / "tokenizer.json"
+        if not path.is_file():
+            raise SettingsError(f"network.note.model: {path}: no such file; save the fast tokenizer there")
+        tokenizer = Tokenizer.from_file(str(path))
+    else:
+        tokenizer = _train_wordpiece(settings, notes)
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(settings.max_tokens)
+    return tokenizer
+
+
+def _train_wordpiece(settings: NoteSettings, notes: Iterable[str]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Digits(individual_digits=True)]
+    )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=settings.vocabulary_size,
+        min_frequency=MIN_FREQUENCY,
+        special_tokens=[PAD, UNKNOWN, START, END],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(notes, trainer)
+    start, end = tokenizer.token_to_id(START), tokenizer.token_to_id(END)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{START} $A {END}", special_tokens=[(START, start), (END, end)]
+    )
+    return tokenizer

@@ -1,0 +1,50 @@
+"""Pretraining: two views of each study, drawn together as far as their findings agree (the SD loss)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from medsd.networks.fusion import Outputs, StudyModel
+from medsd.sd import loss_by_name
+from medsd.settings import LossSettings, Settings
+from medsd.training.augment import sample_seed
+from medsd.training.engine import Loss, Stage, StageResult
+from medsd.training.loaders import Batch, StudyArrays, TrainingBatches
+
+STAGE = 1
+
+
+def contrast(settings: LossSettings) -> Loss:
+    """The loss of the settings, taken behind the projection, in float32."""
+    criterion = loss_by_name(settings.name, temperature=settings.temperature)
+
+    def loss(model: StudyModel, outputs: Outputs, batch: Batch) -> Tensor:
+        projected = model.project(outputs.features.float())
+        return criterion(projected, batch.labels.to(projected.device))
+
+    return loss
+
+
+def pretrain(
+    settings: Settings, model: StudyModel, arrays: StudyArrays, rows: npt.NDArray[np.int64], folder: Path, workers: int
+) -> StageResult:
+    """Pretrain `model` in place on the studies `rows`; resumes from `folder`."""
+    stage = settings.training.pretrain
+    seed = sample_seed(settings.seed, STAGE)
+    batches = TrainingBatches(
+        arrays,
+        rows,
+        batch_size=stage.batch_size,
+        views=2,
+        augment=settings.training.augment,
+        modality_dropout=settings.network.modality_dropout,
+        seed=seed,
+        workers=workers,
+    )
+    torch.manual_seed(seed)
+    return Stage("pretrain", model, contrast(settings.loss), batches, stage, settings.training, folder, seed=seed).run()

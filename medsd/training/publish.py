@@ -1,0 +1,282 @@
+"""The last steps of a run: put a bundle together, check it, move it into place, fill its case index.
+
+A bundle is written beside its final place and renamed when everything in it holds, so that nobody meets a half.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+
+from medsd.bundle import layout
+from medsd.bundle.card import write_card
+from medsd.bundle.export import ServingModel, export_onnx, input_names
+from medsd.bundle.parity import check_parity
+from medsd.cases import pictures
+from medsd.cases.case import Case, age_band
+from medsd.cases.index import create_index
+from medsd.evaluation.calibration import calibrated
+from medsd.evaluation.plots import project, write_plots
+from medsd.evaluation.report import EvaluationReport
+from medsd.inference import out_of_distribution
+from medsd.networks.fusion import StudyModel
+from medsd.privacy import KeyedHasher, public_hasher
+from medsd.settings import Settings
+from medsd.studies.manifest import SPLITS, Manifest
+from medsd.training.folder import Run
+from medsd.training.loaders import StudyArrays, plain_batches
+from medsd.training.prepare import note_input
+
+log = logging.getLogger(__name__)
+
+PACKAGES = (
+    "medsd",
+    "torch",
+    "monai",
+    "transformers",
+    "tokenizers",
+    "onnx",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "numpy",
+    "pydicom",
+)
+EXCERPT = 160  # characters of a note kept with a case
+EXAMPLES = 6
+
+
+def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel) -> None:
+    """Write `<run>/bundle`, without its cases.
+
+    Raises:
+        BundleError: the export failed, or what came out does not agree with PyTorch.
+    """
+    settings, folder = run.settings, run.bundle.with_name(".bundle.part")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    calibration, points = run.read_calibration()
+    serving = ServingModel(model.cpu(), manifest.findings, calibration)
+    note = None
+    if settings.network.note is not None:
+        note = note_input(settings.network.note, run.tokenizer)
+        shutil.copyfile(run.tokenizer, folder / layout.TOKENIZER)
+    onnx_path = folder / layout.MODEL
+    metadata = {
+        "name": settings.name,
+        "version": settings.bundle.version,
+        "findings": list(manifest.findings),
+        "pixels": settings.pixels.model_dump(mode="json"),
+        "note": note.model_dump() if note else None,
+        "schema_version": layout.SCHEMA_VERSION,
+    }
+    tokens = note.max_tokens if note else 0
+    export_onnx(serving, onnx_path, size=settings.pixels.size, max_tokens=tokens, metadata=metadata)
+    studies = manifest.rows("test")[: settings.bundle.parity_studies]
+    parity = check_parity(serving, onnx_path, *_readings(serving, arrays, studies))
+    layout.write_json(folder / "parity.json", parity)
+    outputs = load_file(run.outputs)
+    distribution = _fit_distribution(folder, manifest, arrays, outputs["embeddings"])
+    weights = {
+        name: value.contiguous() for name, value in model.state_dict().items() if not name.startswith("projection.")
+    }
+    (folder / "weights").mkdir()
+    save_file(weights, folder / "weights" / "model.safetensors")
+    for path in run.folder.glob("evaluation*.json"):
+        shutil.copyfile(path, folder / path.name)
+    if settings.data.source == "phantom":
+        _write_examples(folder / "examples", manifest)
+    _draw(run, folder / "plots", manifest, outputs)
+    description = layout.Description(
+        schema_version=layout.SCHEMA_VERSION,
+        name=settings.name,
+        version=settings.bundle.version,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        description=settings.bundle.description,
+        synthetic=settings.data.source == "phantom",
+        public=settings.bundle.public,
+        finding_set=manifest.findings.key,
+        findings=layout.finding_entries(manifest.findings),
+        note=note,
+        pixels=settings.pixels,
+        embedding_size=settings.network.embedding,
+        evidence_grid=_grid(model, settings),
+        calibration=calibration,
+        operating_points=points,
+        out_of_distribution=distribution,
+        provenance=_provenance(run, manifest),
+        files=layout.hash_files(folder),
+    )
+    write_card(folder, description, EvaluationReport.read(run.evaluation), parity)
+    layout.write_description(folder, description)
+    layout.Bundle.open(folder)  # what is published can be opened
+    shutil.rmtree(run.bundle, ignore_errors=True)
+    folder.replace(run.bundle)
+    log.info("bundle: %s", run.bundle)
+
+
+def _readings(
+    serving: ServingModel, arrays: StudyArrays, rows: npt.NDArray[np.int64]
+) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
+    """The graph's inputs for `rows`, and the labels; with notes, as both modalities, image alone and note alone."""
+    names = input_names(serving.model)
+    modes = [(True, True)] if serving.model.note is None else [(True, True), (True, False), (False, True)]
+    parts = [
+        {name: getattr(inputs, name).numpy() for name in names}
+        for image, note in modes
+        for inputs in plain_batches(arrays, rows, use_image=image, use_note=note)
+    ]
+    feed = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    return feed, np.tile(arrays.labels[rows], (len(modes), 1))
+
+
+def index_cases(run: Run, manifest: Manifest, arrays: StudyArrays, embeddings: npt.NDArray[np.float32]) -> None:
+    """Write the training studies as cases into the bundle's index."""
+    bundle = layout.Bundle.open(run.bundle)
+    rows = manifest.rows("train")
+    create_index(
+        bundle.cases_path,
+        _cases(run.settings, manifest, arrays, rows),
+        embeddings[rows],
+        model_sha256=bundle.model_sha256,
+        findings=manifest.findings,
+        model=bundle.label,
+        public=run.settings.bundle.public,
+        replace=True,
+    )
+    log.info("cases: %d in %s", len(rows), bundle.cases_path)
+
+
+def _cases(settings: Settings, manifest: Manifest, arrays: StudyArrays, rows: npt.NDArray[np.int64]) -> Iterator[Case]:
+    hasher = public_hasher(settings.name) if settings.bundle.public else KeyedHasher.from_environment()
+    table, labels = manifest.table, manifest.labels
+    for row in rows:
+        study = table.iloc[int(row)]
+        note = None if pd.isna(study["note"]) else str(study["note"])
+        yield Case(
+            study_key=hasher.study_key(str(study["study"])),
+            patient_key=hasher.patient_key(str(study["patient"])),
+            labels=labels[row],
+            view=study["view"] or "",
+            sex=study["sex"] or "",
+            age_band=age_band(float(study["age"])),
+            source=study["source"] or "",
+            split=study["split"],
+            thumbnail=_thumbnail(arrays, int(row)) if settings.bundle.thumbnails else None,
+            note_excerpt=note[:EXCERPT] if note and settings.bundle.note_excerpts else None,
+        )
+
+
+def _thumbnail(arrays: StudyArrays, row: int) -> bytes | None:
+    return pictures.encode_thumbnail(arrays.pixels[row] / np.float32(255)) if arrays.has_image[row] else None
+
+
+def _fit_distribution(
+    folder: Path, manifest: Manifest, arrays: StudyArrays, embeddings: npt.NDArray[np.float32]
+) -> layout.OutOfDistribution:
+    """Limits on how unlike the training films a film may be."""
+    train, validation = (rows[arrays.has_image[rows]] for rows in (manifest.rows("train"), manifest.rows("validation")))
+    distribution, statistics = out_of_distribution.fit(
+        arrays.pixels[train], embeddings[train], arrays.pixels[validation], embeddings[validation]
+    )
+    out_of_distribution.save(folder / layout.OUT_OF_DISTRIBUTION, statistics)
+    return distribution
+
+
+def _grid(model: StudyModel, settings: Settings) -> tuple[int, int]:
+    with torch.inference_mode():
+        shape = model.image(torch.zeros(1, 1, settings.pixels.size, settings.pixels.size)).shape
+    return int(shape[2]), int(shape[3])
+
+
+def _draw(run: Run, folder: Path, manifest: Manifest, outputs: dict[str, npt.NDArray[np.float32]]) -> None:
+    calibration, _ = run.read_calibration()
+    names, test = manifest.findings.names, manifest.rows("test")
+    uncalibrated = {name: layout.PlattCalibration(slope=1, intercept=0) for name in names}
+    write_plots(
+        folder,
+        manifest.findings,
+        manifest.labels[test],
+        calibrated(outputs["logits"][test], calibration, names),
+        before=calibrated(outputs["logits"][test], uncalibrated, names),
+        coordinates=project(outputs["embeddings"][test], seed=run.settings.seed),
+        splits={split: manifest.labels[manifest.rows(split)] for split in SPLITS},
+        few=run.settings.evaluation.few,
+    )
+
+
+def _write_examples(folder: Path, manifest: Manifest) -> None:
+    """A few films of test patients with their notes, of as many different finding sets as there are."""
+    folder.mkdir()
+    entries: list[dict[str, str]] = []
+    seen: set[tuple[str, ...]] = set()
+    for row in manifest.rows("test"):
+        study, found = manifest.table.iloc[int(row)], manifest.findings.decode(manifest.labels[row])
+        if found in seen or not isinstance(study["path"], str) or not isinstance(study["note"], str):
+            continue
+        seen.add(found)
+        suffix = Path(study["path"]).suffix
+        name = f"example_{len(entries) + 1}{suffix}"
+        shutil.copyfile(manifest.root / study["path"], folder / name)
+        entries.append({"title": f"Synthetic film {len(entries) + 1}", "file": name, "note": study["note"]})
+        if len(entries) == EXAMPLES:
+            break
+    layout.write_json(folder / "examples.json", {"examples": entries})
+
+
+def _provenance(run: Run, manifest: Manifest) -> layout.Provenance:
+    settings = run.settings
+    config: dict[str, Any] = settings.model_dump(mode="json")
+    config.pop("output")
+    config["data"].pop("root")  # where files lie on one machine is nobody's business
+    return layout.Provenance(
+        data=settings.data.source,
+        data_hash=manifest.data_hash(),
+        split_hash=manifest.split_hash(),
+        studies=manifest.counts(),
+        patients=manifest.counts("patient"),
+        licence=settings.bundle.licence,
+        citation=settings.bundle.citation,
+        config=config,
+        git_commit=_git_commit(),
+        packages=_packages(),
+        training_seconds=_training_seconds(run),
+    )
+
+
+def _training_seconds(run: Run) -> float:
+    history = json.loads((run.folder / "history.json").read_text(encoding="utf-8"))
+    return float(sum(stage["seconds"] for stage in history.values()))
+
+
+def _git_commit() -> str:
+    """The commit of the code, where it runs from a checkout."""
+    home = Path(__file__).parent
+    try:
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=home, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def _packages() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

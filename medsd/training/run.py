@@ -1,0 +1,141 @@
+"""A run: the steps from a configuration to a bundle, each resumed where it stopped.
+
+A run is a folder. Each finished step leaves a marker with the fingerprint of what it was made from; a step whose
+fingerprint no longer fits is made again, and so are those after it. A lock keeps a second process out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsd.bundle.layout import write_json
+from medsd.errors import DataError
+from medsd.settings import Settings, save_settings
+from medsd.training import steps as work
+from medsd.training.folder import Run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a run.
+
+    Attributes:
+        name: the verb of the command line.
+        depends: the sections of the settings that decide its result.
+        work: does it; must itself resume or start clean.
+        clean: what to remove before it is made again from other settings.
+    """
+
+    name: str
+    depends: tuple[str, ...]
+    work: Callable[[Run], None]
+    clean: tuple[str, ...] = ()
+
+
+STEPS = (
+    Step("prepare", ("data", "findings", "splits", "pixels", "seed"), work.prepare, ("pixels.npy", "studies.parquet")),
+    Step(
+        "pretrain",
+        ("network", "loss", "training.augment", "training.pretrain", "training.precision"),
+        work.pretrain,
+        ("pretrain.safetensors",),
+    ),
+    Step("finetune", ("training.finetune",), work.finetune, ("finetune.safetensors",)),
+    Step("calibrate", (), work.calibrate),
+    Step("evaluate", ("evaluation",), work.evaluate),
+    Step("export", ("name", "bundle"), work.export),
+    Step("index", (), work.index),
+)
+
+
+def run_steps(settings: Settings, until: str = "index", *, again: bool = False) -> Run:
+    """Run every step that is not done up to `until`.
+
+    Args:
+        settings: of the run.
+        until: name of the last step.
+        again: make the last step anew even if it is done.
+
+    Raises:
+        DataError: another process works in the run's folder.
+        MedsdError: whatever a step has to say.
+    """
+    run = Run(settings)
+    with _alone(run.folder):
+        save_settings(settings, run.folder / "settings.yaml")
+        fingerprint = ""
+        for step in STEPS:
+            fingerprint = _fingerprint(step, settings, fingerprint)
+            marker = run.folder / "done" / f"{step.name}.json"
+            done = _read_marker(marker)
+            if done != fingerprint or (again and step.name == until):
+                if done != fingerprint:
+                    _start_clean(run, step, fingerprint)
+                log.info("%s …", step.name)
+                step.work(run)
+                marker.parent.mkdir(exist_ok=True)
+                write_json(marker, {"fingerprint": fingerprint})
+            else:
+                log.info("%s: done before", step.name)
+            if step.name == until:
+                break
+    return run
+
+
+def _start_clean(run: Run, step: Step, fingerprint: str) -> None:
+    """Remove what the step left from other settings; what it left half done from these is kept, to resume."""
+    begun = run.folder / "done" / f"{step.name}.begun.json"
+    if _read_marker(begun) != fingerprint:
+        for name in step.clean:
+            (run.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(run.folder / "tensorboard" / step.name, ignore_errors=True)
+    begun.parent.mkdir(exist_ok=True)
+    write_json(begun, {"fingerprint": fingerprint})
+    (run.folder / "done" / f"{step.name}.json").unlink(missing_ok=True)
+
+
+def _fingerprint(step: Step, settings: Settings, before: str) -> str:
+    """sha256 over the sections that the step depends on and the fingerprint of the step before."""
+    tree = settings.model_dump(mode="json")
+    sections = []
+    for path in step.depends:
+        section = tree
+        for key in path.split("."):
+            section = section[key]
+        sections.append(section)
+    text = json.dumps([step.name, sections, before], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_marker(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["fingerprint"])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the run's lock; it goes with the process, however that ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("w")
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({os.strerror(error.errno or 0)}); set another output") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{folder}: another medsd works on this run; wait for it, or set another output") from None
+        yield

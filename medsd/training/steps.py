@@ -1,0 +1,168 @@
+"""What each step of a run does; `medsd.training.run` decides which of them run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
+
+from medsd.bundle.layout import write_json
+from medsd.evaluation.calibration import calibrated, choose_operating_points, fit_platt
+from medsd.evaluation.report import EvaluationReport
+from medsd.evaluation.report import evaluate as measure
+from medsd.evaluation.retrieval import Cases
+from medsd.findings import finding_set
+from medsd.networks.fusion import StudyModel
+from medsd.settings import Settings
+from medsd.studies.manifest import Manifest
+from medsd.training import finetune as finetuning
+from medsd.training import prepare as preparing
+from medsd.training import pretrain as pretraining
+from medsd.training import publish as publishing
+from medsd.training.checkpoints import load_checkpoint, restore_model, save_checkpoint
+from medsd.training.engine import StageResult
+from medsd.training.folder import Run
+from medsd.training.loaders import StudyArrays
+
+log = logging.getLogger(__name__)
+
+Outputs = dict[str, npt.NDArray[np.float32]]
+# What a study is read from: the modalities it has, or one of them alone.
+READINGS = {"": (True, True), "_image": (True, False), "_note": (False, True)}
+
+
+def prepare(run: Run) -> None:
+    """Read the source, split it by patient, decode every film."""
+    preparing.prepare(run.settings, run.manifest, run.pixels, run.refused, run.tokenizer)
+
+
+def pretrain(run: Run) -> None:
+    """SD pretraining from the settings' initial weights."""
+    manifest, arrays = _data(run)
+    model = _model(run.settings)
+    rows = manifest.rows("train")
+    result = pretraining.pretrain(run.settings, model, arrays, rows, run.folder, run.settings.training.workers)
+    _note_history(run, "pretrain", result)
+
+
+def finetune(run: Run) -> None:
+    """Fine-tuning from the pretrained weights; then the outputs of every study."""
+    manifest, arrays = _data(run)
+    model = _model(run.settings)
+    if run.settings.training.pretrain.epochs:
+        path = run.folder / "pretrain.safetensors"
+        restore_model(model, load_checkpoint(path).part("best"), path)
+    result = finetuning.finetune(
+        run.settings,
+        model,
+        arrays,
+        manifest.rows("train"),
+        manifest.rows("validation"),
+        run.folder,
+        run.settings.training.workers,
+    )
+    _note_history(run, "finetune", result)
+    save_checkpoint(run.model, {"model": model.state_dict()}, {"epoch": result.best_epoch})
+    _save_outputs(run, model, arrays)
+
+
+def calibrate(run: Run) -> None:
+    """Platt calibration and operating points, both chosen on the validation patients."""
+    manifest = Manifest.read(run.manifest)
+    rows, few = manifest.rows("validation"), run.settings.evaluation.few
+    logits, labels = load_file(run.outputs)["logits"][rows], manifest.labels[rows]
+    calibration = fit_platt(logits, labels, manifest.findings.names, few=few)
+    probabilities = calibrated(logits, calibration, manifest.findings.names)
+    points = choose_operating_points(probabilities, labels, manifest.findings.names, few=few)
+    tree = {
+        "calibration": {name: value.model_dump() for name, value in calibration.items()},
+        "operating_points": {name: value.model_dump() for name, value in points.items()},
+    }
+    write_json(run.calibration, tree)
+
+
+def evaluate(run: Run) -> None:
+    """Everything that is reported of the test patients, once."""
+    report = _measure(run, "")
+    report.write(run.evaluation)
+    if run.settings.network.note is not None:
+        for reading in ("_image", "_note"):
+            _measure(run, reading).write(run.evaluation.with_stem(f"evaluation{reading}"))
+    macro, ndcg = report.macro["auroc"].interval, report.retrieval.ndcg if report.retrieval else None
+    log.info("test: macro AUROC %s over %d findings; nDCG@10 %s", macro, report.macro["auroc"].over, ndcg)
+
+
+def export(run: Run) -> None:
+    """The bundle: graph, parity, statistics, card; moved into place when all of it holds."""
+    manifest, arrays = _data(run)
+    model = _model(run.settings)
+    restore_model(model, load_checkpoint(run.model).part("model"), run.model)
+    publishing.publish(run, manifest, arrays, model)
+
+
+def index(run: Run) -> None:
+    """The training cases, with the bundle's embeddings of them."""
+    manifest, arrays = _data(run)
+    publishing.index_cases(run, manifest, arrays, load_file(run.outputs)["embeddings"])
+
+
+def _measure(run: Run, reading: str) -> EvaluationReport:
+    manifest, outputs = Manifest.read(run.manifest), load_file(run.outputs)
+    train, test = manifest.rows("train"), manifest.rows("test")
+    calibration, points = run.read_calibration()
+    cases = Cases(outputs["embeddings"][train], manifest.labels[train], manifest.patients[train])
+    return measure(
+        manifest.findings,
+        outputs[f"logits{reading}"][test],
+        manifest.labels[test],
+        manifest.patients[test],
+        calibration=calibration,
+        operating_points=points,
+        embeddings=outputs[f"embeddings{reading}"][test],
+        index=cases,
+        settings=run.settings.evaluation,
+        seed=run.settings.seed,
+    )
+
+
+def _data(run: Run) -> tuple[Manifest, StudyArrays]:
+    if run.settings.training.threads:
+        torch.set_num_threads(run.settings.training.threads)
+    manifest = Manifest.read(run.manifest)
+    return manifest, preparing.load_arrays(run.settings, manifest, run.pixels, run.tokenizer)
+
+
+def _model(settings: Settings) -> StudyModel:
+    """A new model with seeded weights."""
+    torch.manual_seed(settings.seed)
+    tokenizer = None
+    if settings.network.note is not None:
+        tokenizer = Tokenizer.from_file(str(Run(settings).tokenizer))
+    return StudyModel(settings.network, len(finding_set(settings.findings)), settings.pixels.size, tokenizer)
+
+
+def _save_outputs(run: Run, model: StudyModel, arrays: StudyArrays) -> None:
+    rows = np.arange(len(arrays))
+    outputs: Outputs = {}
+    for reading, (image, note) in READINGS.items():
+        if reading and arrays.note_ids is None:
+            continue
+        logits, embeddings = finetuning.read_studies(model, arrays, rows, use_image=image, use_note=note)
+        outputs[f"logits{reading}"], outputs[f"embeddings{reading}"] = logits, embeddings
+    temporary = run.outputs.with_name(f".{run.outputs.name}.part")
+    save_file(outputs, temporary)
+    temporary.replace(run.outputs)
+
+
+def _note_history(run: Run, stage: str, result: StageResult) -> None:
+    path = run.folder / "history.json"
+    history: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    history[stage] = {"epochs": result.history, "best_epoch": result.best_epoch, "seconds": round(result.seconds, 1)}
+    write_json(path, history)
+    log.info("%s took %.0f s", stage, result.seconds)
