@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from medsd.dicom.gate import REASONS, Admission, GatePolicy, admit
+from medsd.dicom.gate import Admission, GatePolicy, admit
+from medsd.dicom.look import looks_inverted
+from medsd.dicom.policy import concern
 from medsd.dicom.read import Radiograph
 from medsd.inference.preprocess import to_pixels
 from medsd.settings import PixelSpec
@@ -109,11 +111,14 @@ def _admit_array(array: npt.NDArray[np.floating], policy: GatePolicy, name: str)
         return _refuse("too_small", name, value=f"{pixels.shape[1]} × {pixels.shape[0]}", accepted=policy.min_side)
     if pixels.min() == pixels.max():
         return _refuse("flat", name)
-    return Admission("accepted", radiograph=Radiograph(pixels))
+    concerns = (concern("inverted_look"),) if looks_inverted(pixels) else ()
+    if concerns and policy.inverted_look == "refuse":
+        return _refuse("inverted_look", name)
+    return _admit_radiograph(Radiograph(pixels, concerns=concerns if policy.inverted_look == "warn" else ()), name)
 
 
 def _refuse(reason: str, name: str, **values: object) -> Admission:
-    return Admission("refused", reason, named(name, REASONS[reason].format(**values)))
+    return Admission("refused", reason, named(name, concern(reason, **values).message))
 
 
 def named(name: str, message: str) -> str:

@@ -183,8 +183,9 @@ class Predictor:
         if action == "accept":
             return status, reason, message
         sentence = named(film.name if film else "", REASONS[verdict.reason])
-        if action == "refuse" or verdict.far:
-            return "refused", verdict.reason, f"{sentence} {_FAR}" if verdict.far else sentence
+        far = verdict.far and reason != "inverted_look"  # a negative is far from everything, and known for what it is
+        if action == "refuse" or far:
+            return "refused", verdict.reason, f"{sentence} {_FAR}" if far else sentence
         return "warned", reason or verdict.reason, f"{message} Also: {REASONS[verdict.reason]}" if message else sentence
 
     def _calls(self, values: npt.NDArray[np.float32]) -> dict[str, Call]:

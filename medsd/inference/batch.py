@@ -1,0 +1,222 @@
+"""Score many files into one table: one row an input, whatever happens to it.
+
+`score` decodes ahead of the model, appends rows as they finish and writes the table at the end, so a run that is killed
+can be resumed and a reader never sees half a table.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from medsd.bundle.layout import Bundle
+from medsd.dicom.gate import GatePolicy
+from medsd.errors import MedsdError
+from medsd.inference.decode import Decoder, decode_all
+from medsd.inference.film import Film
+from medsd.inference.inputs import Notes, expand_inputs
+from medsd.inference.parts import Parts
+from medsd.inference.predict import Predictor, Study
+from medsd.inference.prediction import Prediction
+from medsd.inference.session import ProviderChoice
+from medsd.privacy import KeyedHasher
+from medsd.results import table
+
+log = logging.getLogger(__name__)
+
+_PLAIN_PROGRESS_S = 10.0
+_MODEL_FAILED = "the model could not be run on this film ({detail}). Score it alone to see whether it happens again."
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a batch came to.
+
+    Attributes:
+        out: the table.
+        inputs: rows in the table.
+        scored, warned, refused: rows of each status.
+        reused: rows that an earlier run had finished.
+        seconds: time this run took.
+        provider: what computed.
+    """
+
+    out: str
+    inputs: int
+    scored: int
+    warned: int
+    refused: int
+    reused: int
+    seconds: float
+    provider: str
+
+    def line(self) -> str:
+        """The summary as a sentence."""
+        again = f" ({self.reused} from an earlier run)" if self.reused else ""
+        return (
+            f"{self.inputs} inputs{again}: {self.scored} scored, {self.warned} warned, {self.refused} refused "
+            f"in {self.seconds:.1f} s; {self.out}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary for a program."""
+        return asdict(self)
+
+
+def score(
+    bundle: Bundle | Path | str,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    notes: Path | None = None,
+    workers: int = 1,
+    batch_size: int = 8,
+    resume: bool = False,
+    provider: ProviderChoice = "auto",
+    require_gpu: bool = False,
+    policy: GatePolicy | None = None,
+    hasher: KeyedHasher | None = None,
+    progress: bool = False,
+    each: Callable[[Path, Prediction], None] | None = None,
+) -> Summary:
+    """Score `inputs` into the table `out`.
+
+    Args:
+        bundle: an opened bundle, or its folder.
+        inputs: files, folders, patterns or text lists, see `medsd.inference.inputs.expand_inputs`; the same path
+            given twice is one row.
+        out: .csv, .parquet or .jsonl.
+        notes: a CSV with the columns ``path`` (or a file name) and ``note``.
+        workers: processes that decode; 1 decodes in this one.
+        batch_size: films in one run of the model.
+        resume: keep the rows that an earlier run on `out` finished.
+        provider, require_gpu: as for `Predictor`.
+        policy: of the gate.
+        hasher: makes the keys; this user's own by default (`KeyedHasher.from_environment`).
+        progress: a bar on a terminal, plain lines elsewhere, on stderr.
+        each: called with every prediction once its row is safe; what it raises as a `MedsdError` is logged.
+
+    Raises:
+        DataError: an input does not exist or is empty, the notes or the output cannot be used, or another run
+            writes the same output.
+        BundleError: no bundle, or an altered one.
+        DependencyError: `require_gpu` and no GPU computes.
+    """
+    started = time.monotonic()
+    out = Path(out)
+    table.check_format(out)
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    paths = expand_inputs([Path(given) for given in inputs], leave_out=[out, *([notes] if notes else [])])
+    known = Notes.read(notes) if notes else Notes()
+    predictor = Predictor(opened, provider=provider, require_gpu=require_gpu, policy=policy)
+    if known and not predictor.takes_notes:
+        log.warning("%s reads no notes; they are ignored", opened.label)
+    decoder = Decoder(opened.description.pixels, predictor.policy, hasher or KeyedHasher.from_environment())
+    with Parts(out, table.columns(opened.findings), opened.model_sha256, resume=resume) as parts:
+        waiting = [path for path in paths if table.printable(path) not in parts.done]
+        films = decode_all(waiting, decoder, workers=workers, ahead=2 * batch_size)
+        with _Progress(len(paths), len(paths) - len(waiting), progress) as shown:
+            for portion in _portions(films, batch_size):
+                _score_portion(predictor, portion, known, parts, each)
+                shown.advance(len(portion))
+        counts = parts.counts()
+        parts.finish()
+    return Summary(
+        out=str(out),
+        inputs=sum(counts.values()),
+        scored=counts.get("scored", 0),
+        warned=counts.get("warned", 0),
+        refused=counts.get("refused", 0),
+        reused=sum(counts.values()) - len(waiting),
+        seconds=round(time.monotonic() - started, 3),
+        provider=predictor.session.provider,
+    )
+
+
+Portion = list[tuple[Path, Film]]
+
+
+def _portions(films: Iterable[tuple[Path, Film]], size: int) -> Iterator[Portion]:
+    portion: Portion = []
+    for pair in films:
+        portion.append(pair)
+        if len(portion) == max(size, 1):
+            yield portion
+            portion = []
+    if portion:
+        yield portion
+
+
+def _score_portion(
+    predictor: Predictor,
+    portion: Portion,
+    notes: Notes,
+    parts: Parts,
+    each: Callable[[Path, Prediction], None] | None,
+) -> None:
+    studies = [Study(film, notes.of(path) or "") for path, film in portion]
+    predictions = read_safely(predictor, studies)
+    paths = [path for path, _ in portion]
+    parts.append([table.row(path, prediction) for path, prediction in zip(paths, predictions, strict=True)])
+    for path, prediction in zip(paths, predictions, strict=True):
+        _tell(each, path, prediction)
+
+
+def read_safely(predictor: Predictor, studies: Sequence[Study]) -> list[Prediction]:
+    """`Predictor.read`, but studies on which the model fails are refused one by one instead of raising."""
+    try:
+        return predictor.read(studies)
+    except Exception as error:  # ONNX Runtime's own classes, and what runs out of memory
+        if len(studies) > 1:
+            return [prediction for study in studies for prediction in read_safely(predictor, [study])]
+        log.warning("the model failed on one film (%s)", type(error).__name__)
+        message = _MODEL_FAILED.format(detail=type(error).__name__)
+        film = studies[0].film
+        refused = Film(
+            "refused",
+            "model_failed",
+            message,
+            study_key=film.study_key if film else "",
+            patient_key=film.patient_key if film else "",
+        )
+        return predictor.read([Study(refused)])
+
+
+def _tell(each: Callable[[Path, Prediction], None] | None, path: Path, prediction: Prediction) -> None:
+    if each is None:
+        return
+    try:
+        each(path, prediction)
+    except MedsdError as error:
+        log.warning("%s: %s", path, error)
+
+
+class _Progress:
+    """A bar on a terminal, a plain line every few seconds elsewhere, nothing where it is not wanted."""
+
+    def __init__(self, total: int, done: int, wanted: bool) -> None:
+        self._total, self._done, self._wanted = total, done, wanted
+        self._terminal = wanted and sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=done, unit="film", disable=not self._terminal)
+        self._spoke = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        self._bar.update(count)
+        late = time.monotonic() - self._spoke > _PLAIN_PROGRESS_S
+        if self._wanted and not self._terminal and (late or self._done == self._total):
+            print(f"{self._done} of {self._total} films", file=sys.stderr, flush=True)
+            self._spoke = time.monotonic()

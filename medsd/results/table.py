@@ -1,0 +1,167 @@
+"""The table of results: its columns, one row a study, and the three formats in which it is written.
+
+Nothing else lists these columns. A row holds the caller's own path, keyed hashes and numbers; never what a header says
+of the patient.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medsd.errors import DataError
+from medsd.findings import FindingSet
+
+if TYPE_CHECKING:
+    from medsd.inference.prediction import Prediction
+
+Row = dict[str, Any]
+
+SUFFIXES = (".csv", ".parquet", ".jsonl")
+_BEFORE = ("path", "status", "reason", "message", "study_key", "patient_key")
+_AFTER = ("out_of_distribution", "model", "model_sha256")
+_DECIMALS = 6  # a float32 probability has no more to say
+_CHUNK = 2000  # rows held at once while a table is written
+
+
+def columns(findings: FindingSet | Sequence[str]) -> list[str]:
+    """The columns for a vocabulary, in order.
+
+    >>> columns(["Mass"])[6:8]
+    ['probability_Mass', 'call_Mass']
+    """
+    pairs = chain.from_iterable((f"probability_{name}", f"call_{name}") for name in findings)
+    return [*_BEFORE, *pairs, *_AFTER]
+
+
+def is_number(column: str) -> bool:
+    """Whether a column holds a number; the others hold text."""
+    return column.startswith("probability_") or column == "out_of_distribution"
+
+
+def row(path: Path | str, prediction: Prediction) -> Row:
+    """The row of one study; numbers of a refused one are None, its calls are empty."""
+    probabilities = prediction.probabilities
+    found: Row = {
+        "path": printable(path),
+        "status": prediction.status,
+        "reason": prediction.reason,
+        "message": printable(prediction.message),
+        "study_key": prediction.study_key,
+        "patient_key": prediction.patient_key,
+    }
+    for name in prediction.findings:
+        found[f"probability_{name}"] = _rounded(probabilities.get(name))
+        found[f"call_{name}"] = prediction.calls.get(name, "")
+    found["out_of_distribution"] = _rounded(prediction.out_of_distribution)
+    return found | {"model": prediction.model, "model_sha256": prediction.model_sha256}
+
+
+def printable(text: Path | str) -> str:
+    """Text that every format can hold: bytes of a file name that are no UTF-8 are shown as escapes."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(float(value), _DECIMALS)
+
+
+def check_format(path: Path) -> None:
+    """Refuse an output whose suffix names no format.
+
+    Raises:
+        DataError: the suffix is none of .csv, .parquet, .jsonl.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(
+            f"{path}: the results are written as {', '.join(SUFFIXES)}; give the output one of these endings"
+        )
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Write `rows` so that a reader sees the old file or the whole new one.
+
+    Args:
+        path: the output; its suffix chooses CSV, Parquet or JSON lines.
+        rows: mappings of column to value; taken in small portions.
+        names: the columns, in order.
+
+    Raises:
+        DataError: another suffix, or the file cannot be written.
+    """
+    check_format(path)
+    writers = {".csv": _write_csv, ".parquet": _write_parquet, ".jsonl": _write_jsonl}
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        writers[path.suffix.lower()](draft, rows, names)
+        draft.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _write_csv(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json_line({name: row[name] for name in names}) for row in rows)
+
+
+def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # A schema of our own: where every film of a portion was refused, nothing could be inferred.
+    schema = pa.schema([(name, pa.float64() if is_number(name) else pa.string()) for name in names])
+    remaining = iter(rows)
+    with pq.ParquetWriter(path, schema) as writer:
+        while portion := list(islice(remaining, _CHUNK)):
+            writer.write_table(pa.Table.from_pylist([dict(row) for row in portion], schema=schema))
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """One row as one line of JSON."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_table(path: Path) -> Iterator[Row]:
+    """The rows of a table that `write_table` wrote, one after another.
+
+    Raises:
+        DataError: another suffix, or no such table.
+    """
+    check_format(path)
+    readers = {".csv": _read_csv, ".parquet": _read_parquet, ".jsonl": _read_jsonl}
+    try:
+        yield from readers[path.suffix.lower()](path)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: is no table of results ({type(error).__name__}); choose another output") from None
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            yield {name: (float(text) if text else None) if is_number(name) else text for name, text in row.items()}
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for portion in file.iter_batches(batch_size=_CHUNK):
+            yield from portion.to_pylist()
