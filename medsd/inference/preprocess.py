@@ -60,9 +60,9 @@ def _grey(radiograph: HasPixels | npt.ArrayLike) -> GreyImage:
     return image
 
 
-def _resize(image: GreyImage, size: tuple[int, int], box: tuple[float, float, float, float]) -> GreyImage:
-    """Antialiased (triangle filter) resize of `box` of `image` (H, W) to `size` = (width, height)."""
-    resized = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, box=box)
+def _resize(image: GreyImage, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> GreyImage:
+    """Antialiased (triangle filter) resize of `image` (H, W), or of its `box`, to `size` = (width, height)."""
+    resized = Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BILINEAR, box=box)
     return np.asarray(resized, dtype=np.float32)
 
 
@@ -97,7 +97,8 @@ def to_pixels(radiograph: HasPixels | npt.ArrayLike, spec: PixelSpec) -> ModelPi
     image = _grey(radiograph)
     place = _placement((image.shape[0], image.shape[1]), spec)
     left, top, right, bottom = place.square
-    inner = _resize(image, (right - left, bottom - top), place.image)
+    seen_left, seen_top, seen_right, seen_bottom = place.image
+    inner = _resize(image[seen_top:seen_bottom, seen_left:seen_right], (right - left, bottom - top))
     if spec.contrast == "percentile":
         inner = _stretch_contrast(inner, spec.low_percentile, spec.high_percentile)
     square = np.zeros((spec.size, spec.size), dtype=np.uint8)

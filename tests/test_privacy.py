@@ -1,0 +1,115 @@
+"""Keyed hashes and the log filter."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from medsd import privacy
+from medsd.errors import SettingsError
+from medsd.privacy import IdentityFilter, KeyedHasher, install_log_filter, register_identities
+
+KEY = b"sixteen bytes or more"
+
+
+def test_keys_are_hmac_sha256_in_16_digits_with_a_domain_each() -> None:
+    hasher = KeyedHasher(KEY)
+    expected = hmac.new(KEY, b"medsd/study\x001.2.3", hashlib.sha256).hexdigest()[:16]
+    assert hasher.study_key("1.2.3") == expected
+    assert hasher.patient_key("1.2.3") != expected
+    assert KeyedHasher(KEY + b"!").study_key("1.2.3") != expected
+
+
+def test_padding_of_dicom_values_does_not_matter_and_nobody_stays_nobody() -> None:
+    hasher = KeyedHasher(KEY)
+    assert hasher.study_key("1.2.3\0") == hasher.study_key(" 1.2.3 ")
+    assert hasher.patient_key("  ") == ""
+
+
+def test_a_short_key_is_refused_and_a_key_is_never_shown() -> None:
+    with pytest.raises(SettingsError, match="at least 16"):
+        KeyedHasher(b"short")
+    assert "sixteen" not in repr(KeyedHasher(KEY))
+
+
+def test_the_environment_variable_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MEDSD_KEY", KEY.decode())
+    assert KeyedHasher.from_environment(tmp_path).study_key("1") == KeyedHasher(KEY).study_key("1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_file_is_made_once_and_only_for_its_owner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MEDSD_KEY", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    first = KeyedHasher.from_environment().patient_key("7")
+    path = tmp_path / "medsd" / "key"
+    assert [item.name for item in path.parent.iterdir()] == ["key"]
+    if sys.platform != "win32":
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert KeyedHasher.from_environment().patient_key("7") == first
+    assert KeyedHasher.from_environment(tmp_path / "elsewhere").patient_key("7") != first
+
+
+def test_a_key_folder_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MEDSD_KEY", raising=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="MEDSD_KEY"):
+        KeyedHasher.from_environment(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("reading Doe^Jane now", "reading [redacted] now"),
+        ("PatientName='Müller^Änne^^Dr'", "PatientName='[redacted]'"),
+        ("id MRN-77 and mrn-77x", "id [redacted] and mrn-77x"),
+        ("born 19500102.", "born [redacted]."),
+        ("Mrs CANARY was here", "Mrs [redacted] was here"),
+        ("2 ^ 3 and 5 findings", "2 ^ 3 and 5 findings"),
+    ],
+)
+def test_registered_values_and_person_names_are_redacted(line: str, left: str) -> None:
+    identities = IdentityFilter()
+    identities.register(["Canary^Bird", "MRN-77", "19500102", "F"])
+    assert identities.redact(line) == left
+
+
+def test_only_the_latest_values_are_kept() -> None:
+    identities = IdentityFilter()
+    identities.register(f"patient-{number}" for number in range(5000))
+    assert identities.redact("patient-1") == "patient-1"
+    assert identities.redact("patient-4999") == "[redacted]"
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    factory = logging.getLogRecordFactory()
+    monkeypatch.setattr(privacy, "_installed", False)
+    install_log_filter()
+    install_log_filter()
+    yield
+    logging.setLogRecordFactory(factory)
+
+
+@pytest.mark.usefixtures("installed")
+def test_every_logger_is_redacted_with_arguments_and_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    register_identities(["CANARY-0815"])
+    try:
+        raise RuntimeError("cannot find CANARY-0815")
+    except RuntimeError:
+        logging.getLogger("somebody.elses").exception("no %s for %s", "image", "Doe^Jane")
+    assert "no image for [redacted]" in caplog.text
+    assert "CANARY" not in caplog.text
+    assert "cannot find [redacted]" in caplog.text
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_wrong_format_string_still_gives_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("medsd").warning("%d films", "two")
+    assert "films" in caplog.text
