@@ -151,8 +151,8 @@ def _discrimination(r: EvaluationReport) -> str:
         [
             f"## Measurement on the {r.split} split",
             f"{r.images} images of {r.patients} patients. In brackets: {100 * r.confidence:g} % intervals from "
-            f"{r.resamples} bootstrap resamples of patients (seed {r.seed}). Unknown labels are left out, finding by finding. A "
-            f"finding with fewer than {r.few} positives or negatives is «too few to tell».",
+            f"{r.resamples} bootstrap resamples of patients (seed {r.seed}). Unknown labels are left out, finding by "
+            f"finding. A finding with fewer than {r.few} positives or negatives is «too few to tell».",
             "### Over all findings",
             _table(["Metric", "Mean over findings", "Findings in it"], means),
             _left_out(r),

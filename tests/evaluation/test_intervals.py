@@ -1,0 +1,199 @@
+"""Weighted metrics against scikit-learn's sample_weight, and intervals that cover."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from medsd.errors import DataError
+from medsd.evaluation import intervals, metrics
+from medsd.evaluation.intervals import Resamples
+
+
+def random_case(seed: int, n: int = 80, f: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    probs = np.round(rng.random((n, f)), 1 + seed % 2)  # with ties
+    target = (rng.random((n, f)) < probs * 0.7).astype(float)
+    target[rng.random((n, f)) < 0.15] = np.nan
+    return target, probs, np.array([f"p{i}" for i in rng.integers(n // 2, size=n)])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_weighted_auroc_and_average_precision_equal_scikit_learns_sample_weight(seed: int) -> None:
+    target, probs, patients = random_case(seed)
+    known = ~np.isnan(target[:, 0])
+    truth, scores = target[known, 0], probs[known, 0]
+    weights = next(Resamples.draw(patients, 30, seed).blocks())[:, known]
+    auroc = intervals.weighted_auroc(truth, scores, weights)
+    precision = intervals.weighted_average_precision(truth, scores, weights)
+    for row, weight in enumerate(weights):
+        assert auroc[row] == pytest.approx(roc_auc_score(truth, scores, sample_weight=weight), abs=1e-12)
+        assert precision[row] == pytest.approx(average_precision_score(truth, scores, sample_weight=weight), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_weighted_metric_equals_the_metric_of_the_images_repeated(seed: int) -> None:
+    target, probs, patients = random_case(seed)
+    limits = np.array([0.4, 0.6, np.nan, 0.2])
+    for weights in next(Resamples.draw(patients, 5, seed).blocks()):
+        values = intervals.weighted_metrics(target, probs, weights[None], thresholds=limits)
+        repeated = np.repeat(np.arange(len(target)), weights.astype(int))
+        expected = metrics.measure(target[repeated], probs[repeated], limits, few=1)
+        for name in intervals.THRESHOLD_FREE + intervals.AT_THRESHOLD:
+            np.testing.assert_allclose(values[name][0], getattr(expected, name), atol=1e-12, err_msg=name)
+        assert values["micro_f1"][0, 0] == pytest.approx(expected.micro_f1)
+
+
+def test_values_are_those_of_the_metrics_module_and_lie_in_their_intervals() -> None:
+    target, probs, patients = random_case(1, n=200)
+    limits = np.full(4, 0.5)
+    measured = metrics.measure(target, probs, limits)
+    for name, found in intervals.metric_intervals(target, probs, patients, thresholds=limits, resamples=200).items():
+        value = measured.micro_f1 if name == "micro_f1" else measured.macro(name).value
+        assert found.macro.value == pytest.approx(value)
+        assert found.over == 4
+        for interval in (*found.findings, found.macro):
+            assert interval.low is not None
+            assert interval.low <= interval.value <= interval.high
+
+
+def test_a_patient_is_drawn_with_all_images() -> None:
+    drawn = Resamples.draw(["b", "a", "b", "c"], 50, seed=3)
+    weights = next(drawn.blocks())
+    np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
+    np.testing.assert_array_equal(weights[:, [0, 1, 3]].sum(1), np.full(50, 3))
+
+
+def test_resamples_depend_on_the_seed_and_not_on_the_order_of_the_images() -> None:
+    patients = np.array(["c", "a", "b", "a", "d"])
+    order = np.array([4, 2, 0, 1, 3])
+    first, again = next(Resamples.draw(patients, 20, 1).blocks()), next(Resamples.draw(patients[order], 20, 1).blocks())
+    np.testing.assert_array_equal(first[:, order], again)
+    assert (first != next(Resamples.draw(patients, 20, 2).blocks())).any()
+
+
+def test_blocks_of_resamples_join_to_the_same_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = random_case(2)
+    whole = intervals.metric_intervals(*case, resamples=60)
+    monkeypatch.setattr(intervals, "_BLOCK", 800)
+    for name, found in intervals.metric_intervals(*case, resamples=60).items():
+        assert [str(i) for i in (*found.findings, found.macro)] == [
+            str(i) for i in (*whole[name].findings, whole[name].macro)
+        ]
+
+
+def test_images_of_one_patient_widen_the_interval() -> None:
+    target, probs, _ = random_case(4, n=60)
+    apart = [f"p{i}" for i in range(240)]
+    together = [f"p{i % 60}" for i in range(240)]  # every image four times
+    wide, narrow = (
+        intervals.metric_intervals(np.tile(target, (4, 1)), np.tile(probs, (4, 1)), patients)["auroc"].macro
+        for patients in (together, apart)
+    )
+    assert 1.6 < (wide.high - wide.low) / (narrow.high - narrow.low) < 2.4  # √4
+
+
+def test_resamples_that_lose_a_class_are_counted_and_left_out() -> None:
+    target = np.zeros((30, 1))
+    target[:2] = 1
+    probs = np.linspace(1, 0, 30)[:, None]
+    patients = [f"p{i}" for i in range(30)]
+    found = intervals.metric_intervals(target, probs, patients, few=1, resamples=400)["auroc"]
+    share = (1 - 2 / 30) ** 30  # neither of two patients is drawn
+    assert 0.6 * share < found.findings[0].undefined / 400 < 1.6 * share
+    assert found.findings[0].low == found.findings[0].high == 1
+    assert found.macro.undefined == found.findings[0].undefined
+
+
+def test_a_finding_whose_positives_are_one_patient_has_no_interval_when_most_resamples_lose_it() -> None:
+    values = intervals.bootstrap(
+        lambda w: np.where(w[:, :1] > 1, 1.0, np.nan) if len(w) > 1 else np.ones((1, 1)),
+        Resamples.draw(["a", "b", "c", "d"], 200, 0),
+    )
+    assert values[0].value == 1
+    assert values[0].low is None
+    assert values[0].undefined > 100
+    assert str(values[0]) == "1.000 (no interval)"
+
+
+def test_too_few_cases_have_no_value_and_say_so() -> None:
+    target, probs, patients = random_case(5)
+    target[:, 1] = np.where(np.arange(80) < 3, 1, 0)
+    found = intervals.metric_intervals(target, probs, patients, resamples=50, few=10)["auroc"]
+    assert str(found.findings[1]) == "too few to tell"
+    assert found.over == 3
+    kept = np.delete(metrics.auroc(target, probs), 1)
+    assert found.macro.value == pytest.approx(kept.mean())
+
+
+def test_a_model_does_not_differ_from_itself_and_differs_from_a_better_one() -> None:
+    target, probs, patients = random_case(6, n=200)
+    better = np.clip(probs + 0.2 * (np.nan_to_num(target, nan=0.5) - 0.5), 0, 1)
+    same = intervals.paired_difference(target, probs, probs, patients, resamples=100)["auroc"].macro
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    gain = intervals.paired_difference(target, better, probs, patients, resamples=200)["auroc"].macro
+    assert gain.value == pytest.approx(metrics.auroc(target, better).mean() - metrics.auroc(target, probs).mean())
+    assert gain.low > 0
+
+
+def test_the_paired_interval_is_narrower_than_that_of_unpaired_models() -> None:
+    target, probs, patients = random_case(7, n=200)
+    near = np.clip(probs + np.random.default_rng(0).normal(0, 0.02, probs.shape), 0, 1)
+    paired = intervals.paired_difference(target, near, probs, patients, resamples=200)["auroc"].macro
+    alone = intervals.metric_intervals(target, probs, patients, resamples=200)["auroc"].macro
+    assert paired.high - paired.low < 0.5 * (alone.high - alone.low)
+
+
+def test_patients_that_do_not_match_the_images_are_refused() -> None:
+    target, probs, patients = random_case(1)
+    with pytest.raises(DataError, match="one patient key for each image"):
+        intervals.metric_intervals(target, probs, patients[:-1])
+    with pytest.raises(DataError, match="nothing to resample"):
+        Resamples.draw([])
+
+
+def test_a_thousand_resamples_of_fourteen_findings_take_seconds() -> None:
+    target, probs, patients = random_case(3, n=400, f=14)
+    start = time.perf_counter()
+    intervals.metric_intervals(target, probs, patients, thresholds=np.full(14, 0.5), resamples=1000)
+    assert time.perf_counter() - start < 8  # 0.3 s on an idle core
+
+
+def coverage(repeats: int, resamples: int) -> dict[str, float]:
+    """How often the 95 % interval holds the value of the population, for clustered images and correlated findings."""
+    rng = np.random.default_rng(11)
+
+    def draw(patients: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        patient = np.repeat(np.arange(patients), rng.integers(1, 5, size=patients))
+        shared = rng.normal(0, 0.7, (patients, 3))[patient]
+        target = (rng.random(shared.shape) < 1 / (1 + np.exp(1.0 - shared))).astype(float)
+        z = shared + 1.2 * target + rng.normal(size=shared.shape) - 1.5
+        return target, 1 / (1 + np.exp(-z)), patient.astype(str)
+
+    target, probs, _ = draw(60_000)
+    names = ("auroc", "average_precision", "brier", "f1")
+    limits = np.full(3, 0.4)
+    population = metrics.measure(target, probs, limits)
+    held = dict.fromkeys(names, 0)
+    for repeat in range(repeats):
+        found = intervals.metric_intervals(*draw(200), thresholds=limits, resamples=resamples, seed=repeat)
+        for name in names:
+            macro = found[name].macro
+            held[name] += macro.low <= population.macro(name).value <= macro.high
+    return {name: count / repeats for name, count in held.items()}
+
+
+def test_intervals_cover_in_a_small_simulation() -> None:
+    for name, share in coverage(repeats=60, resamples=200).items():
+        assert share >= 0.85, f"{name}: {share}"
+
+
+@pytest.mark.bench
+def test_intervals_cover_at_the_named_rate_in_five_hundred_repeats() -> None:
+    found = coverage(repeats=500, resamples=500)
+    print(found)
+    for name, share in found.items():
+        assert abs(share - 0.95) <= 0.025, f"{name}: {share}"
