@@ -98,18 +98,22 @@ def nearest_distinct(find: Callable[[int], tuple[Positions, Sequence[str], Float
 def distinct(study_keys: Sequence[str], embeddings: FloatArray, k: int) -> list[int]:
     """The first k positions without duplicates; of each set of duplicates the first stays.
 
-    Two cases are duplicates when they share a study key or their embeddings are equal up to rounding.
+    A case is a duplicate when it shares its study key with an earlier one, duplicates included, or its embedding is
+    equal to that of one up to rounding.
     """
     kept: list[int] = []
     keys: set[str] = set()
     for position, (key, embedding) in enumerate(zip(study_keys, embeddings, strict=True)):
         if len(kept) == k:
             break
-        same = key in keys or (kept and (np.abs(embeddings[kept] - embedding).max(1) <= SAME_EMBEDDING).any())
-        if not same:
+        if key not in keys and not _has_equal(embeddings[:position], embedding):
             kept.append(position)
-            keys |= {key} - {""}
+        keys |= {key} - {""}
     return kept
+
+
+def _has_equal(embeddings: FloatArray, embedding: FloatArray) -> bool:
+    return bool((np.abs(embeddings - embedding).max(1) <= SAME_EMBEDDING).any())
 
 
 def _largest(scores: FloatArray, count: int) -> Positions:

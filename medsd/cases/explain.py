@@ -25,6 +25,7 @@ RELATION_WORDS: dict[int, RelationWord] = {
     Relation.DISJOINT: "disjoint",
     Relation.UNDETERMINED: "undetermined",
 }
+_NO_PARTS = {"equal": "no finding in either", "undetermined": "too little is known to tell"}
 
 
 def called_labels(prediction: Prediction) -> FloatArray:
@@ -105,9 +106,6 @@ def sentence(case: SimilarCase, findings: FindingSet | None = None) -> str:
         if names
     ]
     return f"{case.relation}: {'; '.join(parts) or _NO_PARTS.get(case.relation, 'nothing in common')}"
-
-
-_NO_PARTS = {"equal": "no finding in either", "undetermined": "too little is known to tell"}
 
 
 def as_records(similar: Sequence[SimilarCase]) -> list[dict[str, Any]]:

@@ -1,0 +1,223 @@
+"""The table on disk: atomic writes, removal without remains, readers beside a writer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medsd.cases import lance
+from medsd.cases.index import Case, CaseIndex, create_index
+from medsd.errors import BundleError, DataError
+from tests.cases.conftest import MODEL, N
+
+CANARY = "canary-7f31c9"
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def canary_case(findings) -> Case:
+    labels = np.zeros(len(findings), np.float32)
+    return Case("canarystudy", "canarypatient", labels, thumbnail=b"canarypixels", note_excerpt=CANARY)
+
+
+def remains(folder: Path) -> list[str]:
+    words = (CANARY.encode(), b"canarystudy", b"canarypatient", b"canarypixels")
+    return [f"{word!r} in {path.name}" for path in files(folder) for word in words if word in path.read_bytes()]
+
+
+def test_a_removed_patient_leaves_no_byte_in_any_file(tmp_path, cases, embeddings, findings):
+    """One file with one marked row in 120 is what LanceDB's own compaction would leave as it is."""
+    stored = [*cases[:60], canary_case(findings), *cases[60:]]
+    vectors = np.insert(embeddings, 60, np.eye(1, 16, dtype=np.float32), axis=0)
+    index = create_index(tmp_path / "c", stored, vectors, model_sha256=MODEL, findings=findings)
+    index.nearest(vectors[60], 1)
+    assert len(remains(tmp_path)) >= 4
+    assert index.remove_patient("canarypatient") == 1
+    assert remains(tmp_path) == []
+    assert len(index) == N
+    assert "canarystudy" not in index.table()["study_key"].tolist()
+    assert {hit.case.study_key for hit in index.nearest(vectors[60], 200)} == {case.study_key for case in cases}
+
+
+def test_an_added_and_removed_patient_leaves_no_byte_either(index, tmp_path, findings):
+    other = CaseIndex.open(tmp_path / "cases")
+    index.add([canary_case(findings)], np.eye(1, 16, dtype=np.float32))
+    assert other.nearest(np.eye(1, 16)[0], 1)[0].case.note_excerpt == CANARY
+    index.remove_patient("canarypatient")
+    assert remains(tmp_path) == []
+    assert other.nearest(np.eye(1, 16)[0], 1)[0].case.study_key != "canarystudy"
+    assert other.description == index.description
+
+
+def test_the_last_patient_can_be_removed(tmp_path, findings):
+    vector = np.eye(1, 16, dtype=np.float32)
+    index = create_index(tmp_path / "c", [canary_case(findings)], vector, model_sha256=MODEL, findings=findings)
+    index.remove_patient("canarypatient")
+    assert (len(index), index.nearest(vector[0]), remains(tmp_path)) == (0, [], [])
+    index.add([canary_case(findings)], vector)
+    assert len(index.nearest(vector[0])) == 1
+
+
+def test_removing_an_unknown_patient_removes_nobody_and_an_empty_key_is_refused(index):
+    assert index.remove_patient("x' OR 'a' = 'a") == 0
+    assert len(index) == N
+    with pytest.raises(DataError, match="key"):
+        index.remove_patient("")
+
+
+def test_an_index_that_fails_half_way_is_never_in_place(tmp_path, cases, embeddings, findings, monkeypatch):
+    monkeypatch.setattr("medsd.cases.rows.BLOCK", 10)
+    broken = [*cases[:-1], Case("s", labels=np.full(len(findings), 7, np.float32))]
+    with pytest.raises(DataError, match="labels are 1"):
+        create_index(tmp_path / "c", broken, embeddings, model_sha256=MODEL, findings=findings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_replacement_that_fails_half_way_leaves_the_old_index(
+    index, tmp_path, cases, embeddings, findings, monkeypatch
+):
+    monkeypatch.setattr("medsd.cases.rows.BLOCK", 10)
+    with pytest.raises(DataError, match="119 cases for 120"):
+        create_index(tmp_path / "cases", cases[:-1], embeddings, model_sha256="b" * 64, findings=findings, replace=True)
+    again = CaseIndex.open(tmp_path / "cases", model_sha256=MODEL)
+    assert len(again.nearest(embeddings[0], N)) == N
+
+
+def test_an_index_is_replaced_only_when_asked(index, tmp_path, cases, embeddings, findings):
+    with pytest.raises(BundleError, match="already"):
+        create_index(tmp_path / "cases", cases, embeddings, model_sha256="b" * 64, findings=findings)
+    create_index(tmp_path / "cases", cases[:5], embeddings[:5], model_sha256="b" * 64, findings=findings, replace=True)
+    assert len(CaseIndex.open(tmp_path / "cases", model_sha256="b" * 64)) == 5
+
+
+@pytest.mark.parametrize("wrong", ["length", "shape", "nan"])
+def test_embeddings_that_are_not_of_unit_length_are_refused(tmp_path, cases, embeddings, findings, wrong):
+    vectors = {"length": embeddings * 2, "shape": embeddings[:, 0], "nan": embeddings * np.nan}[wrong]
+    with pytest.raises(DataError, match="embeddings"):
+        create_index(tmp_path / "c", cases, vectors, model_sha256=MODEL, findings=findings)
+
+
+def test_what_is_no_index_is_refused_in_a_sentence(tmp_path, cases, embeddings, findings):
+    with pytest.raises(BundleError, match="no case index"):
+        CaseIndex.open(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.txt").write_text("x")
+    with pytest.raises(BundleError, match="something else"):
+        create_index(tmp_path / "photos", cases, embeddings, model_sha256=MODEL, findings=findings)
+
+
+def test_a_damaged_or_foreign_table_is_refused_in_a_sentence(index, tmp_path):
+    import lancedb
+
+    lancedb.connect(str(tmp_path / "foreign")).create_table("cases", [{"a": 1}])
+    with pytest.raises(BundleError, match="no case index of medsd"):
+        CaseIndex.open(tmp_path / "foreign")
+    for path in files(tmp_path / "cases" / "cases.lance" / "_versions"):
+        path.write_bytes(b"garbage")
+    with pytest.raises(BundleError, match="cannot be read"):
+        CaseIndex.open(tmp_path / "cases")
+
+
+def test_a_newer_index_is_refused(tmp_path, cases, embeddings, findings, monkeypatch):
+    monkeypatch.setattr("medsd.cases.rows.SCHEMA_VERSION", 99)
+    create = lance.LanceStore.create
+    monkeypatch.setattr(lance.LanceStore, "open", classmethod(lambda cls, path: None))
+    from medsd.cases.rows import describe
+
+    create(tmp_path / "c", cases, embeddings, describe(MODEL, findings, 16))
+    monkeypatch.undo()
+    with pytest.raises(BundleError, match=r"schema 99.*upgrade"):
+        CaseIndex.open(tmp_path / "c")
+
+
+def test_reading_writes_nothing(index, tmp_path, embeddings):
+    before = {path: path.stat().st_mtime_ns for path in [tmp_path / "cases", *(tmp_path / "cases").rglob("*")]}
+    reader = CaseIndex.open(tmp_path / "cases", model_sha256=MODEL)
+    reader.nearest(embeddings[0])
+    reader.table()
+    after = {path: path.stat().st_mtime_ns for path in [tmp_path / "cases", *(tmp_path / "cases").rglob("*")]}
+    assert before == after
+
+
+WRITER = """
+import sys, numpy as np
+from medsd.cases.index import Case, CaseIndex
+index = CaseIndex.open(sys.argv[1])
+F = len(index.findings)
+for turn in range(12):
+    vectors = np.eye(1, 16, turn, dtype=np.float32)
+    index.add([Case(f"new{turn}", f"newpatient{turn}", np.zeros(F, np.float32), note_excerpt="x" * 1000)], vectors)
+    if turn % 3 == 1:
+        index.compact()
+    if turn % 4 == 3:
+        assert index.remove_patient(f"newpatient{turn}") == 1
+assert index.nearest(np.eye(1, 16)[0], 1)[0].case.study_key == "new0"
+print("done")
+"""
+
+
+def test_two_readers_answer_while_another_process_writes(index, tmp_path, embeddings):
+    """The writer also prunes: readers lose the files of their version under their hands."""
+    answers, problems, stop = [0, 0], [], threading.Event()
+
+    def read(number: int) -> None:
+        reader = CaseIndex.open(tmp_path / "cases")
+        while not stop.is_set():
+            try:
+                hits = reader.nearest(embeddings[number], 3)
+                assert hits[0].case.study_key == f"study{number:04d}"
+                assert hits[0].case.note_excerpt == f"note {number}"
+                answers[number] += 1
+            except BaseException as error:
+                problems.append(error)
+                return
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", WRITER, tmp_path / "cases"], capture_output=True, text=True, timeout=60
+    )
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert (done.stdout.strip(), done.returncode) == ("done", 0), done.stderr
+    assert time.monotonic() - started < 30  # LanceDB's thread does not keep the process alive
+    assert problems == []
+    assert min(answers) > 0
+    assert len(CaseIndex.open(tmp_path / "cases")) == N + 9
+
+
+KILLED = """
+import sys, numpy as np
+from medsd.cases.index import Case, CaseIndex
+index = CaseIndex.open(sys.argv[1])
+labels, vectors = np.zeros(len(index.findings), np.float32), np.repeat(np.eye(1, 16, dtype=np.float32), 500, 0)
+print("ready", flush=True)
+while True:
+    index.add([Case(f"k{i}", "k", labels, note_excerpt="x" * 2000) for i in range(500)], vectors)
+"""
+
+
+def test_a_writer_killed_in_the_middle_leaves_a_readable_index(index, tmp_path, embeddings):
+    writer = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "cases"], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == b"ready\n"
+    time.sleep(0.15)
+    writer.kill()
+    writer.wait()
+    again = CaseIndex.open(tmp_path / "cases")
+    assert again.nearest(embeddings[9], 1)[0].case.study_key == "study0009"
+    assert (len(again) - N) % 500 == 0
+    again.remove_patient("k")  # the lock went with the process
+    assert len(again) == N
