@@ -29,6 +29,8 @@ _NEEDS_TORCH = {
     "OverlapLoss": "rivals",
     "LOSSES": "rivals",
     "loss_by_name": "rivals",
+    "MemoryQueue": "memory",
+    "CrossModalLoss": "crossmodal",
 }
 
 __all__ = [

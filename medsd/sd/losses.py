@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from medsd.errors import DataError, SettingsError
+from medsd.sd.blocked import blocked_contrast
+from medsd.sd.gather import gather_rows, summed, world_size
 from medsd.sd.relations import LabelPairs, PairCounts
 
+LARGEST_PLAIN = 1 << 20  # pairs; above, blocks are as fast or faster and take far less memory
 LOWEST_LEARNED_TEMPERATURE = 0.01  # as CLIP bounds its logit scale by 100 (Radford et al. 2021)
 
 
@@ -63,6 +66,11 @@ class ContrastiveLoss(nn.Module):
         learn_temperature: make log τ a parameter, bounded below by 0.01 (or by `temperature` if lower).
         finding_weights: (F,) positive, what each finding counts; see `relations.inverse_frequency_weights`.
         empty: ``"equal"`` holds two empty label sets for equal; ``"ignore"`` drops the samples without findings.
+        gather: compare with the samples of all processes of torch.distributed, as one process with the joint batch
+            would. The value is the same on each; gradients are scaled for a trainer that averages them over the
+            processes, as DistributedDataParallel does.
+        blocked: compute in blocks (True), at once (False), or as the number of pairs demands (None). Blocks have no
+            second derivative.
 
     Raises:
         SettingsError: an option outside its range.
@@ -77,13 +85,15 @@ class ContrastiveLoss(nn.Module):
         learn_temperature: bool = False,
         finding_weights: Tensor | list[float] | None = None,
         empty: Literal["equal", "ignore"] = "equal",
+        gather: bool = False,
+        blocked: bool | None = None,
     ) -> None:
         super().__init__()
         if not (math.isfinite(temperature) and temperature > 0):
             raise SettingsError(f"temperature is {temperature}; it must be a positive number, for instance 0.1")
         if empty not in ("equal", "ignore"):
             raise SettingsError(f"empty is '{empty}'; it must be 'equal' or 'ignore'")
-        self.empty = empty
+        self.empty, self.gather, self.blocked = empty, gather, blocked
         self._fixed_temperature = temperature
         self._lowest = min(temperature, LOWEST_LEARNED_TEMPERATURE)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learn_temperature else None
@@ -126,34 +136,63 @@ class ContrastiveLoss(nn.Module):
         """
         if indices_tuple is not None:
             raise DataError("indices_tuple is given, but these losses weigh every pair; train without a miner")
-        anchors, labels = _flatten_views(embeddings, labels, "embeddings", "labels")
         if (ref_emb is None) != (ref_labels is None):
             raise DataError("ref_emb and ref_labels belong together; give both or neither")
+        embeddings, labels = flatten_views(embeddings, labels, "embeddings", "labels")
+        if ref_emb is None or ref_labels is None:
+            refs, ref_labels, own = self.all_samples(embeddings, labels)
+        else:
+            refs, ref_labels = flatten_views(ref_emb, ref_labels.to(labels.device), "ref_emb", "ref_labels")
+            refs, ref_labels, start = self.all_samples(refs, ref_labels)
+            own = None if own is None else own + start
+        return self.contrast(embeddings, labels, refs, ref_labels, own)
+
+    def all_samples(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Embeddings and labels of all processes, and where those of this one start among them."""
+        if not (self.gather and world_size() > 1):
+            return embeddings, labels, 0
+        embeddings, start = gather_rows(embeddings)
+        return embeddings, gather_rows(labels.to(torch.promote_types(labels.dtype, torch.float16)))[0], start
+
+    def contrast(self, embeddings: Tensor, labels: Tensor, refs: Tensor, ref_labels: Tensor, own: int | None) -> Tensor:
+        """The loss of anchors (N, D) against samples (M, D) that are already gathered; see `forward`."""
+        plain = self.blocked is False or (self.blocked is None and len(embeddings) * len(refs) <= LARGEST_PLAIN)
+        compare = self._compare if plain else self._compare_in_blocks
         with torch.autocast(embeddings.device.type, enabled=False):
-            anchors = unit_length(anchors)
-            if ref_emb is None or ref_labels is None:
-                total, terms = self._compare(anchors, anchors, self._pairs(labels, None), own=0)
-            else:
-                ref_emb, ref_labels = _flatten_views(ref_emb, ref_labels, "ref_emb", "ref_labels")
-                pairs = self._pairs(labels, ref_labels.to(labels.device))
-                total, terms = self._compare(anchors, unit_length(ref_emb).to(anchors.dtype), pairs, own)
-            return total / terms.clamp(min=1)
+            anchors = unit_length(embeddings)
+            samples = anchors if refs is embeddings else unit_length(refs).to(anchors.dtype)
+            total, terms = compare(anchors, labels, samples, None if ref_labels is labels else ref_labels, own)
+            if not (self.gather and world_size() > 1):
+                return total / terms.clamp(min=1)
+            # Each process adds its anchors to one mean. Data-parallel training averages gradients over the processes,
+            # hence the factor; the value is the mean itself.
+            terms = summed(terms).clamp(min=1)
+            value, share = summed(total) / terms, total * (world_size() / terms)
+            return share + (value - share).detach()
 
-    def _pairs(self, labels: Tensor, ref_labels: Tensor | None) -> LabelPairs:
-        return LabelPairs(labels, ref_labels, self.finding_weights)
-
-    def _compare(self, anchors: Tensor, refs: Tensor, pairs: LabelPairs, own: int | None) -> tuple[Tensor, Tensor]:
+    def _compare(
+        self, anchors: Tensor, labels: Tensor, samples: Tensor, sample_labels: Tensor | None, own: int | None
+    ) -> tuple[Tensor, Tensor]:
         """Sum of the anchors' losses and the number of summands, for unit embeddings (N, D) and (M, D)."""
-        rows = slice(0, anchors.shape[0])
         with torch.no_grad():
-            excluded, found = self.block(pairs, rows, own)
-        logits = (anchors * self._inverse_temperature()) @ refs.T  # (N, M)
+            pairs = LabelPairs(labels, sample_labels, self.finding_weights)
+            excluded, found = self.block(pairs, slice(0, anchors.shape[0]), own)
+        logits = (anchors * self.inverse_temperature()) @ samples.T  # (N, M)
         # The lowest number rather than -inf: a row without any sample then has a finite softmax and zero gradient.
         log_prob = excluded.fill_(logits, torch.finfo(logits.dtype).min).log_softmax(dim=1)
         total = 0 - (found.matrix.to(log_prob.dtype) * log_prob).sum()  # 0 − 0, for -0 would be printed
         if found.constant is not None:
             total = total + found.constant.sum()
         return total, found.terms.sum()
+
+    @torch.compiler.disable  # its loop would be unrolled
+    def _compare_in_blocks(
+        self, anchors: Tensor, labels: Tensor, samples: Tensor, sample_labels: Tensor | None, own: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """The same as `_compare`, in a memory that grows with N + M instead of N·M."""
+        pairs = LabelPairs(labels, sample_labels, self.finding_weights)
+        inverse_temperature = torch.as_tensor(self.inverse_temperature(), dtype=anchors.dtype, device=anchors.device)
+        return blocked_contrast(anchors, samples, inverse_temperature, lambda rows: self.block(pairs, rows, own))
 
     def block(self, pairs: LabelPairs, rows: slice, own: int | None) -> tuple[Excluded, Coefficients]:
         """The left-out pairs and the coefficients of the anchors in `rows`, over all samples."""
@@ -165,7 +204,8 @@ class ContrastiveLoss(nn.Module):
         excluded = Excluded(left_out, None if own is None else own + rows.start)
         return excluded, self.coefficients(counts, excluded, pairs, rows)
 
-    def _inverse_temperature(self) -> Tensor | float:
+    def inverse_temperature(self) -> Tensor | float:
+        """1/τ; a learned τ is brought back into its bounds."""
         if self.log_temperature is None:
             return 1 / self._fixed_temperature
         with torch.no_grad():
@@ -192,7 +232,7 @@ class SDLoss(ContrastiveLoss):
             those whose weight K_s K_d reaches it.
         normalise: divide by the ``"count"`` |P(i)| of positives, or by the sum of their ``"weight"``.
         symmetric: weigh a pair with the mean of its two directions, so that i attracts j as j attracts i.
-        learn_temperature, finding_weights, empty: see `ContrastiveLoss`.
+        **options: learn_temperature, finding_weights, empty, gather and blocked of `ContrastiveLoss`.
 
     Example:
         >>> import torch
@@ -210,13 +250,9 @@ class SDLoss(ContrastiveLoss):
         positives: Literal["any"] | float = "any",
         normalise: Literal["count", "weight"] = "count",
         symmetric: bool = False,
-        learn_temperature: bool = False,
-        finding_weights: Tensor | list[float] | None = None,
-        empty: Literal["equal", "ignore"] = "equal",
+        **options: Any,
     ) -> None:
-        super().__init__(
-            temperature=temperature, learn_temperature=learn_temperature, finding_weights=finding_weights, empty=empty
-        )
+        super().__init__(temperature=temperature, **options)
         if weight not in ("outside", "inside"):
             raise SettingsError(f"weight is '{weight}'; it must be 'outside' or 'inside' the logarithm")
         if normalise not in ("count", "weight"):
@@ -254,7 +290,7 @@ def unit_length(embeddings: Tensor) -> Tensor:
     return embeddings / norm.where(norm > 0, 1)  # the gradient of a zero vector is finite, too
 
 
-def _flatten_views(embeddings: Tensor, labels: Tensor, name: str, label_name: str) -> tuple[Tensor, Tensor]:
+def flatten_views(embeddings: Tensor, labels: Tensor, name: str, label_name: str) -> tuple[Tensor, Tensor]:
     """(B, V, D) and (B, F) as (V·B, D) and (V·B, F), view after view; two dimensions stay as they are."""
     labels = labels.to(embeddings.device)
     if embeddings.ndim == 3 and labels.ndim == 2:

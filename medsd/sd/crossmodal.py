@@ -1,0 +1,65 @@
+"""Images and notes in one space: each modality contrasted with the other, by the same relations of their findings."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from medsd.errors import DataError, SettingsError
+from medsd.sd.losses import ContrastiveLoss
+
+
+class CrossModalLoss(nn.Module):
+    """Mean of image-to-note and note-to-image contrast, with any loss of the family.
+
+    As in CLIP (Radford et al. 2021), an image's own note is among its positives; so are, with their weights, the notes
+    of the studies that share its findings.
+
+    Args:
+        loss: the loss that weighs the pairs.
+        within: what image-to-image and note-to-note contrast (their mean) count beside the crossed one; 0 for not.
+
+    Raises:
+        SettingsError: `within` is negative.
+
+    Example:
+        >>> import torch
+        >>> from medsd.sd.losses import SDLoss
+        >>> images, notes = torch.randn(4, 8), torch.randn(4, 8)
+        >>> has_note = torch.tensor([True, True, False, True])
+        >>> loss = CrossModalLoss(SDLoss())(images, notes, torch.eye(4), has_note)
+    """
+
+    def __init__(self, loss: ContrastiveLoss, within: float = 0.0) -> None:
+        super().__init__()
+        if not within >= 0:
+            raise SettingsError(f"within is {within}; it must be 0 or more")
+        self.loss, self.within = loss, within
+
+    def forward(self, images: Tensor, notes: Tensor, labels: Tensor, has_note: Tensor | None = None) -> Tensor:
+        """The loss of a batch of studies, a scalar.
+
+        Args:
+            images: (B, D) embeddings of any length, or (B, V, D) for V views.
+            notes: (B, D) embeddings in the same space; rows without a note may hold anything finite.
+            labels: (B, F) values in [0, 1] or NaN.
+            has_note: (B,) bool; None when every study has one.
+
+        Raises:
+            DataError: shapes that do not fit.
+        """
+        note_labels = labels
+        if has_note is not None:
+            if has_note.shape != labels.shape[:1]:
+                raise DataError(
+                    f"has_note has shape {tuple(has_note.shape)}; it needs one value for each of the labels"
+                )
+            # nothing is known of a note that is not there: every pair with it is undetermined and left out
+            unknown = ~has_note.bool().to(labels.device)[:, None]
+            note_labels = labels.to(torch.promote_types(labels.dtype, torch.float16)).masked_fill(unknown, torch.nan)
+        to_note = self.loss(images, labels, ref_emb=notes, ref_labels=note_labels)
+        to_image = self.loss(notes, note_labels, ref_emb=images, ref_labels=labels)
+        crossed = (to_note + to_image) / 2
+        if not self.within:
+            return crossed
+        return crossed + self.within * (self.loss(images, labels) + self.loss(notes, note_labels)) / 2
