@@ -1,0 +1,204 @@
+"""The card: complete, honest about what cannot be told, and silent about the machine that made it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from medsd.bundle import layout
+from medsd.bundle.card import CARD, without_machine_paths, write_card
+from medsd.evaluation.calibration import calibrated, choose_operating_points, fit_platt
+from medsd.evaluation.report import EvaluationReport, evaluate
+from medsd.evaluation.retrieval import Cases
+from medsd.findings import finding_set
+from medsd.settings import EvaluationSettings
+from tests.bundles import tiny_bundle
+
+FINDINGS = finding_set("nih14")
+PARITY = {
+    "provider": "CPUExecutionProvider",
+    "studies": 64,
+    "largest_difference": {"1": {"logits": 2e-6, "embedding": 3e-7}, "7": {"logits": 4e-6, "embedding": 3e-7}},
+    "macro_auroc": {"pytorch": 0.81, "onnxruntime": 0.81},
+}
+
+
+def split(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    z = rng.normal(-0.5, 1.5, (n, len(FINDINGS)))
+    z[:, 7] -= 6  # Hernia is rare
+    return 2 * z, (rng.random(z.shape) < expit(z)).astype(float)
+
+
+@pytest.fixture(scope="module")
+def measured() -> tuple[layout.Description, EvaluationReport]:
+    """A description and an evaluation, with a configuration full of machine paths."""
+    logits, target = split(1, 120)
+    calibration = fit_platt(logits, target, FINDINGS.names)
+    points = choose_operating_points(calibrated(logits, calibration, FINDINGS.names), target, FINDINGS.names)
+    logits, target = split(2, 100)
+    patients = [f"p{i // 2}" for i in range(100)]
+    index = Cases(np.random.default_rng(0).normal(size=(100, 4)), target, [f"q{i}" for i in range(100)])
+    report = evaluate(
+        FINDINGS,
+        logits,
+        target,
+        patients,
+        calibration=calibration,
+        operating_points=points,
+        embeddings=np.random.default_rng(1).normal(size=(100, 4)),
+        index=index,
+        settings=EvaluationSettings(bootstrap=30),
+    )
+    provenance = layout.Provenance(
+        data="NIH ChestX-ray14",
+        data_hash="d" * 64,
+        split_hash="5" * 64,
+        studies={"test": 100, "train": 700, "validation": 120},
+        patients={"test": 50, "train": 400, "validation": 60},
+        licence="no restriction on use",
+        citation="Wang et al., CVPR 2017, https://nihcc.app.box.com/v/ChestXray-NIHCC",
+        config={"name": "real", "output": "/srv/runs", "data": {"root": "../shared/data/nih_cxr", "limit": None}},
+        git_commit="abc1234",
+        packages={"torch": "2.13.0"},
+        training_seconds=1800.0,
+    )
+    description = layout.Description(
+        schema_version=layout.SCHEMA_VERSION,
+        name="real",
+        version="1",
+        created="2026-01-01T00:00:00Z",
+        finding_set="nih14",
+        findings=layout.finding_entries(FINDINGS),
+        pixels={"size": 160},
+        embedding_size=4,
+        evidence_grid=(5, 5),
+        calibration=calibration,
+        operating_points=points,
+        provenance=provenance,
+    )
+    return description, report
+
+
+@pytest.fixture
+def card(measured: tuple[layout.Description, EvaluationReport], tmp_path: Path) -> str:
+    tiny_bundle(tmp_path)
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "roc.png").write_bytes(b"png")
+    write_card(tmp_path, measured[0], measured[1], PARITY)
+    return (tmp_path / CARD).read_text(encoding="utf-8")
+
+
+def row(card: str, section: str, title: str) -> list[str]:
+    """The cells of the table row that begins with `title`, below the heading `section`."""
+    text = card.split(section, 1)[1]
+    line = next(line for line in text.splitlines() if line.startswith(f"| {title} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_card_says_what_the_model_is_not_for(card: str) -> None:
+    assert "not a medical device" in card
+    assert "must not be used to diagnose" in card
+    assert "Synthetic" not in card
+
+
+def test_the_card_of_a_synthetic_bundle_says_so_before_anything_else(
+    measured: tuple[layout.Description, EvaluationReport], tmp_path: Path
+) -> None:
+    write_card(tmp_path, measured[0].model_copy(update={"synthetic": True}), measured[1], PARITY)
+    beginning = (tmp_path / CARD).read_text(encoding="utf-8")[:400]
+    assert "Synthetic" in beginning
+    assert "Nothing here is a medical result" in beginning
+
+
+def test_every_finding_has_its_row_with_the_figures_of_the_report(
+    card: str, measured: tuple[layout.Description, EvaluationReport]
+) -> None:
+    for finding in measured[1].findings:
+        cells = row(card, "### Each finding", finding.title)
+        assert cells[1:3] == [str(finding.positives), str(finding.negatives)]
+        assert cells[3:] == [str(finding.auroc), str(finding.average_precision), str(finding.brier)]
+        called = row(card, "### Calls", finding.title)
+        if finding.threshold is None:
+            assert called[1] == "none: undecided"
+        else:
+            assert called[2:4] == [str(finding.sensitivity), str(finding.specificity)]
+
+
+def test_a_rare_finding_is_too_few_to_tell_in_the_table_and_in_the_limits(card: str) -> None:
+    assert row(card, "### Each finding", "Hiatal hernia")[3] == "too few to tell"
+    assert "Left out of the means as too few to tell: Hiatal hernia" in card
+    assert "Never called present or absent, for want of validation cases: Hiatal hernia" in card
+
+
+def test_means_retrieval_and_calibration_are_those_of_the_report(
+    card: str, measured: tuple[layout.Description, EvaluationReport]
+) -> None:
+    report = measured[1]
+    assert row(card, "### Over all", "AUROC")[1:] == [str(report.macro["auroc"].interval), "13"]
+    assert row(card, "### Similar cases", "nDCG@10")[1] == str(report.retrieval.ndcg)
+    assert row(card, "### Similar cases", "nDCG@10")[2] == str(report.retrieval.random_ndcg)
+    assert row(card, "### Calibration", "before")[1] == f"{report.calibration.before.log_loss:.3f}"
+    assert row(card, "### Calibration", "after")[3] == f"{report.calibration.after.calibration_error:.3f}"
+
+
+def test_data_splits_and_provenance_are_named(card: str) -> None:
+    for words in ("NIH ChestX-ray14", "no restriction on use", "Wang et al.", "d" * 64, "5" * 64, "abc1234"):
+        assert words in card
+    assert row(card, "## Data", "test") == ["test", "50", "100"]
+    assert card.index("| train |") < card.index("| validation |") < card.index("| test |")
+    assert "medsd train configs/real.yaml" in card
+    assert "torch 2.13.0" in card
+    assert "30 minutes" in card
+
+
+def test_the_parity_figures_are_a_table(card: str) -> None:
+    assert row(card, "Largest absolute difference", "7") == ["7", "4.0e-06", "3.0e-07"]
+    assert "pytorch 0.81, onnxruntime 0.81" in card
+
+
+def test_every_picture_is_a_relative_link_to_a_file_that_is_there(card: str, tmp_path: Path) -> None:
+    links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", card)
+    assert links == ["plots/roc.png"]
+    assert all((tmp_path / link).is_file() for link in links)
+
+
+def test_the_hashes_are_those_of_the_bundle(
+    card: str, measured: tuple[layout.Description, EvaluationReport], tmp_path: Path
+) -> None:
+    files = layout.write_description(tmp_path, measured[0]).files
+    assert CARD in files
+    listed = dict(re.findall(r"^\| `([^`]+)` \| `([0-9a-f]{64})` \|$", card, re.MULTILINE))
+    assert listed == {name: digest for name, digest in files.items() if name != CARD}
+
+
+def test_no_path_of_the_machine_is_in_the_card(card: str) -> None:
+    assert "/srv" not in card
+    assert "../" not in card
+    assert "root: …/nih_cxr" in card
+    assert "https://nihcc.app.box.com/v/ChestXray-NIHCC" in card
+    assert "</details>" in card
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("--set data.root=/mnt/nih/images x", "--set data.root=…/images x"),
+        ("root: ../../data/nih", "root: …/nih"),
+        ("~/runs/a and 'C:\\Users\\me\\runs'", "…/a and '…/runs'"),
+        ("see https://example.org/a/b, 1/2, a/b, runs/nih14, plots/roc.png", None),
+    ],
+)
+def test_paths_keep_their_last_part_and_addresses_stay(text: str, expected: str | None) -> None:
+    assert without_machine_paths(text) == (text if expected is None else expected)
+
+
+def test_the_same_inputs_give_the_same_card(
+    card: str, measured: tuple[layout.Description, EvaluationReport], tmp_path: Path
+) -> None:
+    write_card(tmp_path, measured[0], measured[1], PARITY)
+    assert (tmp_path / CARD).read_text(encoding="utf-8") == card
