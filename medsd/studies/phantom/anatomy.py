@@ -130,16 +130,14 @@ def build_body(habitus: Habitus, distortion: Distortion) -> Body:
     w, h = habitus.width, habitus.height
     up = distortion.lordotic
     lungs = {
-        side: Solid((side * 7.0 * w, 8.6 * h, 0.0), (7.3 * w, 22.0 * h, 8.6), side * -0.085, 0.22)
+        side: Solid((side * 7.35 * w, 8.2 * h, 0.0), (7.8 * w, 21.2 * h, 8.6), side * -0.095, 0.24)
         for side in (RIGHT, LEFT)
     }
     domes = {
         side: Solid(
-            (side * 6.9 * w, (11.2 if side == RIGHT else 12.4) * h + 9.5 - lift - level - distortion.inspiration, 0.5),
-            (9.3 * w, 9.5, 12.0),
-            side * 0.06,
+            (side * 7.2 * w, _dome_top(habitus, distortion, side) + 9.5, 0.5), (9.8 * w, 9.5, 12.0), side * 0.06
         )
-        for side, lift, level in zip((RIGHT, LEFT), distortion.lift, habitus.dome, strict=True)
+        for side in (RIGHT, LEFT)
     }
     return Body(
         habitus=habitus,
@@ -154,6 +152,12 @@ def build_body(habitus: Habitus, distortion: Distortion) -> Body:
     )
 
 
+def _dome_top(habitus: Habitus, distortion: Distortion, side: int) -> float:
+    """y in cm of the highest point of the diaphragm; the left dome stands a finger lower."""
+    which, level = (0, 10.4) if side == RIGHT else (1, 11.6)
+    return level * habitus.height - distortion.lift[which] - habitus.dome[which] - distortion.inspiration
+
+
 def _trunk(habitus: Habitus) -> tuple[Solid, ...]:
     w, h, fat, drop = habitus.width, habitus.height, habitus.fat, habitus.shoulder_drop
     side_parts = [
@@ -162,15 +166,16 @@ def _trunk(habitus: Habitus) -> tuple[Solid, ...]:
         for part in (
             Solid((s * 11.5 * w, -9.0 * h + drop, -1.0), (9.5 * w, 5.4 + 0.3 * fat, 4.6 + 0.3 * fat), s * 0.32),
             Solid(
-                (s * (19.6 * w + 0.75 * fat), 3.0 * h + drop, -1.0),
+                (s * (20.2 * w + 0.75 * fat), 3.0 * h + drop, -1.0),
                 (4.0 + 0.45 * fat, 15.0, 4.6 + 0.3 * fat),
                 s * -0.14,
             ),
-            Solid((s * 5.2, -14.0 * h, -1.5), (3.6, 6.5, 3.6), s * -0.5),
+            Solid((s * 7.0 * w, -13.5 * h + 0.5 * drop, -1.5), (8.0, 4.4 + 0.2 * fat, 4.6), s * 0.55),  # trapezius
         )
     ]
     return (
-        Solid((0, 15.0 * h, 0), (15.2 * w + fat, 28.0 * h, 10.6 + 0.55 * fat), 0, 0.75),
+        Solid((0, 11.0 * h, 0), (16.1 * w + fat, 29.0 * h, 10.4 + 0.5 * fat), 0, 0.45),
+        Solid((0, 30.0 * h, 0.5), (14.8 * w + fat, 22.0 * h, 11.2 + 0.6 * fat), 0, 0.5),  # abdomen
         Solid((0, -20.0 * h, -1.0), (5.4 + 0.2 * fat, 14.0, 5.8 + 0.2 * fat), 0, 0.3),
         *side_parts,
     )
@@ -178,17 +183,18 @@ def _trunk(habitus: Habitus) -> tuple[Solid, ...]:
 
 def _heart(habitus: Habitus, distortion: Distortion, up: float) -> tuple[Solid, ...]:
     k, pull = habitus.heart * distortion.heart, distortion.pull
-    h, level = habitus.height, distortion.inspiration
-    # The heart rests on the middle of the diaphragm.
-    dome = 11.8 * h - level - sum(habitus.dome) / 2 - 0.4 * sum(distortion.lift)
-    base = dome - 4.3 - 0.5 * up + 0.5 * (distortion.heart - 1)
+    tall = 1 + 0.6 * (k - 1)  # a large heart widens more than it rises
+    # The heart rests on the left dome; 5.9 cm is half the height of its tilted outline.
+    base = _dome_top(habitus, distortion, LEFT) + 1.2 - 5.9 * tall - 0.4 * up
     return (
         # Left ventricle: the long axis runs down and to the left.
-        Solid((2.0 * k + pull, base, 2.2), (7.3 * k, 5.1 * k, 6.6), 0.62, 0.15),
+        Solid((1.9 * k + pull, base, 2.2), (7.4 * k, 5.0 * tall, 6.6), 0.62, 0.15),
         # Right atrium: the border right of the spine.
-        Solid((-1.0 * k + pull, base - 0.4, 1.5), (3.7 * k, 5.3 * k, 6.0), 0.10, 0.1),
+        Solid((-1.0 * k + pull, base + 0.5, 1.5), (3.5 * k, 4.7 * tall, 6.0), 0.10, 0.1),
         # Left atrium and its appendage, the waist below the pulmonary trunk.
-        Solid((1.2 * k + pull, base - 4.6 * k, 0.5), (3.1 * k, 3.8 * k, 5.5), -0.25, 0.1),
+        Solid((1.2 * k + pull, base - 4.4 * tall, 0.5), (3.1 * k, 3.8 * tall, 5.5), -0.25, 0.1),
+        # Apical fat between the heart and the diaphragm.
+        Solid((3.4 * k + pull, base + 5.6 * tall, 3.0), (4.2 * k, 2.0, 6.0), -0.1, 0.1),
     )
 
 
@@ -237,10 +243,10 @@ def _soft_tissue(habitus: Habitus, up: float) -> tuple[tuple[Solid, float], ...]
     return tuple(
         (
             Solid(
-                (s * (8.2 * w + 0.3 * b), 7.0 * h + 0.9 * b - up, 9.0),
-                (4.6 + 0.75 * b, 3.6 + 0.9 * b, 0.85 * b),
+                (s * (8.0 * w + 0.3 * b), 7.2 * h + 1.2 * b - up, 9.0),
+                (4.6 + 0.8 * b, 3.6 + 1.0 * b, 1.1 * b),
                 s * 0.25,
-                0.15,
+                0.2,
             ),
             1.0,
         )
@@ -252,7 +258,7 @@ def rib(body: Body, number: int, side: int, *, steps: int = 22) -> tuple[Points,
     """Centre line (N, 3) and radius (N,) in cm of the bony rib `number` (1…12) on `side`, back to front."""
     habitus = body.habitus
     h = habitus.height
-    root = (-11.2 + 2.36 * (number - 1)) * h
+    root = (-11.2 + 2.26 * (number - 1)) * h
     first = number == 1
     drop = habitus.rib_drop * (0.5 if first else 0.8 if number == 2 else 1.0) + 0.05 * number
     reach = 0.80 if first else 0.84 if number < 10 else (0.7, 0.5, 0.36)[number - 10]
@@ -317,4 +323,4 @@ def scapula(body: Body, side: int, *, retracted: float) -> tuple[list[Solid], li
         [[x0 - side * 3.0, y0 - 2.6, -8], [x0 + side * 1.0, y0 - 5.2, -8], [x0 + side * 4.2, y0 - 6.6, -6]]
     )
     acromion = np.array([[x0 + side * 3.2, y0 - 6.3, -6], [x0 + side * 5.6, y0 - 6.9, -3]])
-    return [blade, glenoid, head], [(lateral, 0.42), (medial, 0.2), (spine, 0.42), (acromion, 0.7)]
+    return [blade, glenoid, head], [(lateral, 0.42), (medial, 0.2), (spine, 0.42), (acromion, 0.4)]

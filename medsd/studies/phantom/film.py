@@ -50,7 +50,7 @@ class Exposure:
 
 def sample_projection(rng: np.random.Generator, body: Body, *, bedside: bool, size: int) -> Projection:
     """Draw how the patient stands: PA at 180 cm from the film, or AP at 100 to 130 cm at the bedside."""
-    width = 41.0 * (0.45 + 0.55 * body.habitus.width) + 0.4 * body.habitus.fat
+    width = 42.0 * (0.45 + 0.55 * body.habitus.width) + 0.4 * body.habitus.fat
     if bedside:
         return Projection(
             size,
@@ -76,8 +76,8 @@ def sample_exposure(rng: np.random.Generator, *, bedside: bool) -> Exposure:
         scatter=float(rng.uniform(0.05, 0.12) if bedside else rng.uniform(0.02, 0.06)),
         equalise=float(rng.uniform(0.72, 0.95)),
         detail=float(rng.uniform(0.25, 0.9)),
-        centre=float(rng.normal(0.5, 0.05)),
-        contrast=float(rng.uniform(3.4, 5.2)),
+        centre=float(rng.normal(0.36, 0.05)),
+        contrast=float(rng.uniform(3.2, 4.8)),
         marker=str(rng.choice(["L", "R", ""], p=[0.5, 0.25, 0.25])),
         collimation=(float(borders[0]), float(borders[1]), float(borders[2]), float(borders[3])),
     )
@@ -138,8 +138,9 @@ def _add_lung(total: Array, scene: Scene, view: signs.LungView, vessels: Array, 
     aerated = np.float32(LUNG) * texture * (1 - view.gas)
     tissue = aerated + (np.float32(WATER) - aerated) * view.filled
     total[view.window] += (tissue - np.float32(WATER)) * view.air
+    scene.excess[view.window] += (tissue - np.float32(LUNG)) * view.air
     # Vessels show against air only: fluid and the heart in front drown them, free gas has none.
-    seen = np.minimum(view.air / np.maximum(0.5 * view.depth, 1.0), 1) * (1 - view.filled) * (1 - view.gas)
+    seen = np.minimum(view.air / np.maximum(0.5 * view.depth, 1.0), 1) ** 1.5 * (1 - view.filled) * (1 - view.gas)
     total[view.window] += np.float32(WATER - LUNG) * vessels[view.window] * seen
 
 
@@ -182,7 +183,11 @@ def _bones(scene: Scene, rng: np.random.Generator) -> Array:
     for side in (RIGHT, LEFT):
         for number in range(1, 13):
             points, radius = anatomy.rib(body, number, side)
-            cage.append(Tubes.along(projection, points, radius, 0.62 * _fading(len(radius), 5), longest=1.25))
+            cage.append(
+                Tubes.along(
+                    projection, points, radius, (0.62 if number < 9 else 0.4) * _fading(len(radius), 5), longest=1.25
+                )
+            )
         cage.append(Tubes.along(projection, *anatomy.clavicle(body, side), 0.72 - 0.45 * np.linspace(-1, 1, 14) ** 4))
         cage.append(Tubes.along(projection, *anatomy.humerus(body, side), 0.75 * _fading(8, 4)[::-1]))
     retracted = abs(rng.normal(1.6, 0.8)) if projection.view == "PA" else abs(rng.normal(0.2, 0.4))
@@ -236,12 +241,12 @@ def develop(scene: Scene, total: Array, exposure: Exposure, rng: np.random.Gener
     quanta = np.float32(exposure.photons * (320 / size) ** 2) * light
     noise = rng.standard_normal((size, size), dtype=np.float32)
     density = -np.log(np.maximum(light * (1 + noise / np.sqrt(quanta + 1)), np.float32(1e-5)))
-    slow = blur(density, round(6.5 * cm))
+    slow = blur(density, round(9.0 * cm))
     density = density + np.float32(exposure.detail) * (density - blur(density, max(round(0.7 * cm), 2)))
     low, high = _levels(scene, density)
     density = density - np.float32(1 - exposure.equalise) * np.clip(slow - (low + high) / 2, low - high, high - low)
     low, high = _levels(scene, density)
-    shown = (density - low) / max(high - low, 0.3) - np.float32(exposure.centre)
+    shown = (density - low) / max(1.12 * (high - low), 0.3) - np.float32(exposure.centre)
     film = 1 / (1 + np.exp(np.float32(-exposure.contrast) * shown))
     floor = 1 / (1 + np.exp(exposure.contrast * 1.1))
     film = np.clip((film - floor) / (1 - 1.4 * floor), 0, 1).astype(np.float32)
@@ -251,8 +256,12 @@ def develop(scene: Scene, total: Array, exposure: Exposure, rng: np.random.Gener
 
 
 def _levels(scene: Scene, density: Array) -> tuple[float, float]:
-    """Densities of clear lung and of the mediastinum, which development spreads over the film's range."""
+    """Densities of clear lung and of the mediastinum, which development spreads over the film's range.
+
+    They are those of the patient without the disease: one exposes for the chest, and a white lung stays white.
+    """
     size = scene.projection.size
+    density = density - scene.excess
     middle = density[size // 5 : -size // 6 : 3, size // 5 : -size // 5 : 3]
     low, high = np.quantile(middle, [0.04, 0.97])
     return float(low), float(high)

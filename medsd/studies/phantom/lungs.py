@@ -100,8 +100,22 @@ def vessel_tree(body: Body, projection: Projection, *, upper: float = 1.0, wet: 
         start, end, radius, weight = _grow(body, side, rng)
         above = end[:, 1] < hilum(body, side)[1] - 0.5
         radius = radius * wet * np.where(above, upper, 1.0)
+        parts.append(_hilar_artery(body, projection, side, wet))
         parts.append(Tubes(projection.points(start), projection.points(end), radius, weight))
     return Tubes.join(parts)
+
+
+def _hilar_artery(body: Body, projection: Projection, side: int, wet: float) -> Tubes:
+    """The lower lobe's artery, which gives the hilum its body, and the arch of the upper one."""
+    root = hilum(body, side)
+    lower = root + np.array([[0.0, -0.9, 0], [side * 1.0, 0.3, 0], [side * 1.5, 2.2, 0], [side * 1.7, 4.4, 0]])
+    upper = root + np.array([[0.0, -0.4, 0], [side * 0.9, -1.6, 0], [side * 1.5, -3.2, 0]])
+    return Tubes.join(
+        [
+            Tubes.along(projection, lower, wet * np.array([0.6, 0.72, 0.6, 0.4]), 1.1),
+            Tubes.along(projection, upper, wet * np.array([0.5, 0.5, 0.28]), 1.0),
+        ]
+    )
 
 
 def _grow(body: Body, side: int, rng: np.random.Generator) -> tuple[Points, Points, Points, Points]:
@@ -113,10 +127,10 @@ def _grow(body: Body, side: int, rng: np.random.Generator) -> tuple[Points, Poin
         0.55, 1.15, 24
     )
     tip = root + np.stack([0.5 * rng.normal(0, 1, 24), 1.6 * np.sin(angle), np.zeros(24)], axis=1)
-    bend = rng.normal(0, 0.035, 24)
+    bend = rng.normal(0, 0.045, 24)
     kept: list[tuple[Points, Points, Points, Points]] = []
     for _ in range(34):
-        angle = angle + bend + rng.normal(0, 0.06, len(angle))
+        angle = angle + bend + rng.normal(0, 0.09, len(angle))
         step = 0.6 * np.stack([side * np.cos(angle), np.sin(angle), np.zeros_like(angle)], axis=1)
         end = tip + step
         kept.append((tip, end, radius, rng.uniform(1.4, 2.2, len(radius))))
@@ -126,7 +140,7 @@ def _grow(body: Body, side: int, rng: np.random.Generator) -> tuple[Points, Poin
         child = radius[fork] * rng.uniform(0.55, 0.85, fork.sum())
         tip = np.concatenate([tip, tip[fork]])
         angle = np.concatenate([angle, angle[fork] + turn])
-        bend = np.concatenate([bend, rng.normal(0, 0.035, fork.sum())])
+        bend = np.concatenate([bend, rng.normal(0, 0.045, fork.sum())])
         radius = np.concatenate([radius * np.where(fork, 0.93, 1.0), child])
         alive = (radius > 0.04) & _inside(body, side, tip)
         tip, angle, bend, radius = tip[alive], angle[alive], bend[alive], radius[alive]

@@ -158,7 +158,7 @@ _EMPTY = (
     "Routine.",
     "Chest.",
     "Please report.",
-    "? any change",
+    "Any change?",
     "As discussed.",
     "CXR please.",
     "Unwell.",

@@ -29,8 +29,10 @@ class Scene:
         views: the two lungs by side.
         water: thin lines of soft tissue in the lungs.
         air: thin air-filled tubes inside soft tissue.
-        devices: tubes of metal or plastic with the attenuation of 1 cm of them.
+        devices: tubes of metal or plastic, the attenuation of 1 cm of them, the share of the radius that is hollow.
+        plates: flat devices (x, y, z, a, b) in cm of the patient, with their attenuation.
         boxes: where each finding was drawn, in film cm.
+        excess: (H, W) attenuation that disease adds to clear lung.
     """
 
     projection: Projection
@@ -41,6 +43,10 @@ class Scene:
     devices: list[tuple[Tubes, float, float]] = field(default_factory=list)
     plates: list[tuple[Points, float]] = field(default_factory=list)
     boxes: dict[str, Box] = field(default_factory=dict)
+    excess: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.excess = np.zeros((self.projection.size, self.projection.size), dtype=np.float32)
 
     def note(self, finding: str, box: Box) -> None:
         """Widen the box of `finding` so that it holds `box` too."""
@@ -104,7 +110,7 @@ def _effusion(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
         share: Array = depth * (np.float32(0.12 + 0.38 * amount) + np.float32(0.5) * base)
     else:
         level = np.float32(v_floor + 3.6 - (1.5 + 10.5 * amount**1.3))
-        climb = np.float32(1.6 + 2.2 * amount) * np.exp(-inward * wall / np.float32(1.6))  # up the side wall
+        climb = np.float32(2.2 + 2.8 * amount) * np.exp(-inward * wall / np.float32(2.2))  # up the side wall
         climb += np.float32(1.3) * np.exp(-(1 - np.minimum(inward, 1)) * wall / np.float32(1.2))  # and the mediastinum
         surface = (level - climb).astype(np.float32)
         above: Array = (view.v - surface) / np.float32(1.3 + 0.8 * amount)
@@ -122,10 +128,9 @@ def _edema(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
         distance = np.square((view.u - np.float32(centre[0])) / np.float32(reach_u)) + np.square(
             (view.v - np.float32(centre[1])) / np.float32(reach_v)
         )
-        mottle = smooth_noise(rng, scene.projection, view.window, 1.3) + 0.7 * smooth_noise(
-            rng, scene.projection, view.window, 0.6
-        )
-        share = np.float32(0.10 + 0.38 * amount) * np.exp(-distance) * (1 + np.float32(0.38) * mottle) + np.float32(
+        coarse = smooth_noise(rng, scene.projection, view.window, 2.4)
+        mottle = coarse + np.float32(0.5) * smooth_noise(rng, scene.projection, view.window, 0.7)
+        share = np.float32(0.10 + 0.38 * amount) * np.exp(-distance) * (1 + np.float32(0.2) * mottle) + np.float32(
             0.05 * amount
         )
         share = np.clip(share, 0, 0.8)
@@ -151,22 +156,22 @@ def _consolidation(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> No
     """Airspace filled in a patch or a lobe with ragged borders, air-filled bronchi showing through."""
     view, amount, (s, t) = scene.views[lesion.side], lesion.severity, lesion.where
     centre = scene.projection.points([lung_point(scene.body, lesion.side, s, t)])[0]
-    radius = (2.1 + 2.0 * amount) * (1.35 if lesion.kind == "lobar" else 1.0)
+    radius = (2.5 + 2.3 * amount) * (1.35 if lesion.kind == "lobar" else 1.0)
     du, dv = (
         (view.u - np.float32(centre[0])) / np.float32(1.15 * radius),
         (view.v - np.float32(centre[1])) / np.float32(radius),
     )
     distance = np.sqrt(du * du + dv * dv)
-    ragged = 0.22 * smooth_noise(rng, scene.projection, view.window, 2.2) + 0.16 * smooth_noise(
+    ragged = 0.22 * smooth_noise(rng, scene.projection, view.window, 2.2) + 0.07 * smooth_noise(
         rng, scene.projection, view.window, 0.8
     )
-    edge = np.float32(0.75 if lesion.kind == "patch" else 0.5)
+    edge = np.float32(0.9 if lesion.kind == "patch" else 0.5)
     share = _soft_step((np.float32(1.15) + ragged - distance) / edge)
     if lesion.kind == "lobar":  # a fissure cuts it off on one side
         fissure = (dv + np.float32(0.15) * du * lesion.side) * (1 if t < 0.5 else -1)
         share = share * _soft_step((np.float32(0.45) - fissure) / np.float32(0.12))
-    mottle = smooth_noise(rng, scene.projection, view.window, 0.7)
-    share = share * np.clip(np.float32(0.30 + 0.42 * amount) * (1 + np.float32(0.22) * mottle), 0, 0.92)
+    mottle = smooth_noise(rng, scene.projection, view.window, 1.0)
+    share = share * np.clip(np.float32(0.34 + 0.42 * amount) * (1 + np.float32(0.13) * mottle), 0, 0.92)
     scene.note_mask(lesion.finding, view, share)
     view.fill(share)
     _air_bronchogram(scene, lesion, radius, rng)
@@ -181,7 +186,7 @@ def _air_bronchogram(scene: Scene, lesion: Lesion, radius: float, rng: np.random
         path = root + (target - root) * along
         scene.air.append(
             Tubes.along(
-                scene.projection, np.hstack([path, np.zeros((6, 1))]), np.linspace(0.22, 0.1, 6), 1.3 * lesion.severity
+                scene.projection, np.hstack([path, np.zeros((6, 1))]), np.linspace(0.20, 0.1, 6), 0.6 * lesion.severity
             )
         )
 
@@ -220,7 +225,7 @@ def _lobe(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
     ramp = (view.v - np.float32(near_point[1])) / np.float32(far_point[1] - near_point[1])
     border = np.float32(near_point[0]) + np.float32(far_point[0] - near_point[0]) * np.clip(ramp, -0.3, 1.3) ** 1
     inside = _soft_step((border - view.u) * side / np.float32(0.7) + 0.5) * _soft_step((ramp + np.float32(0.1)) / 0.25)
-    share = np.float32(0.42 + 0.4 * amount) * inside
+    share = np.float32(0.46 + 0.4 * amount) * inside
     scene.note_mask(lesion.finding, view, share)
     view.fill(share)
 
@@ -240,7 +245,7 @@ def _mass(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
     rho = np.sqrt(du * du + dv * dv) / (np.float32(radius) * (1 + wobble))
     # A sphere of water in lung of depth `depth` fills 2 √(r² − d²) of it; the rim of a real one is a little softer.
     chord = np.sqrt(np.clip(1 - rho * rho, 0, 1)) * np.float32(2 * radius)
-    share = np.clip(chord * np.float32(1.15 + 0.15 * amount) / np.maximum(view.depth, 2.0), 0, 0.9)
+    share = np.clip(chord * np.float32(1.35 + 0.15 * amount) / np.maximum(view.depth, 2.0), 0, 0.9)
     scene.note_mask(lesion.finding, view, share)
     view.fill(share)
     for turn in rng.uniform(0, 2 * np.pi, int(rng.integers(0, 14))):  # spicules
@@ -264,8 +269,13 @@ def _pneumothorax(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> Non
     )
     film = scene.projection.solid(pleura)
     rho = np.sqrt(film.outline(view.u, view.v))
-    rho = np.where((view.u - np.float32(film.centre[0])) * side < np.float32(-0.5 * film.radii[0]), 0, rho)
     gas = _soft_step((rho - 1) * np.float32(min(film.radii[0], 12)) / 0.25 + 0.5)
+    # Towards the hilum the lung stays where it was; over its apex the air reaches the mediastinum.
+    medial = _soft_step(
+        ((view.u - np.float32(film.centre[0])) * np.float32(side / film.radii[0]) + np.float32(0.7)) * 2
+    )
+    over = _soft_step((np.float32(film.centre[1] - film.radii[1] + 1.5) - view.v) / np.float32(2.0))
+    gas = gas * np.maximum(medial, over)
     scene.note_mask(lesion.finding, view, gas)
     view.gas = np.maximum(view.gas, gas)
     view.fill(np.float32(0.05 + 0.16 * amount) * (1 - gas))

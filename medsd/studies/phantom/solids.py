@@ -248,10 +248,10 @@ def tube_paths(projection: Projection, tubes: Tubes, *, core: float = 0.0, hollo
     pieces = _cut_to_patches(tubes, pixel)
     drawn = np.maximum(pieces.radius, 0.75 * pixel)
     half_px = np.hypot(*(pieces.end - pieces.start).T) / (2 * pixel) + drawn / pixel
-    for patch in (8, 16, 32, 64, 128):
-        chosen = (half_px <= patch / 2 - 1) & (half_px > (patch / 4 - 1 if patch > 8 else -1))
-        if chosen.any():
-            _add_patches(total, pieces, np.flatnonzero(chosen), patch, projection, (core, hollow))
+    needed = 2 * np.ceil(half_px + 1).astype(np.int64)
+    needed = np.where(needed > 16, -(-needed // 6) * 6, needed)  # few sizes, so that many pieces share a step
+    for patch in np.unique(needed).tolist():
+        _add_patches(total, pieces, np.flatnonzero(needed == patch), patch, projection, (core, hollow))
     return total.reshape(size, size).astype(np.float32)
 
 
@@ -290,7 +290,10 @@ def _add_patches(
     along = x * ax + y * ay  # (n, P, P)
     squared = np.square(x * ay - y * ax)
     # Soft ends of one pixel: neighbouring pieces of a straight tube add up to exactly the whole.
-    share = np.clip(along + 0.5, 0, 1) - np.clip(along - length[:, None, None] + 0.5, 0, 1)
+    along += np.float32(0.5)
+    share = np.minimum(np.maximum(along, 0), 1)
+    along -= length[:, None, None]
+    share -= np.minimum(np.maximum(along, 0), 1, out=along)
     drawn = np.maximum(radius, 0.75)
     scale = (radius / drawn) ** 2 * pieces.weight[index].astype(np.float32)
     path = np.sqrt(np.maximum(np.square(drawn)[:, None, None] - squared, 0))
