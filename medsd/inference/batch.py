@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from medsd.bundle.layout import Bundle
 from medsd.dicom.gate import GatePolicy
 from medsd.errors import MedsdError
 from medsd.inference.decode import Decoder, decode_all
-from medsd.inference.film import Film
+from medsd.inference.film import Film, named
 from medsd.inference.inputs import Notes, expand_inputs
 from medsd.inference.parts import Parts
 from medsd.inference.predict import Predictor, Study
@@ -177,16 +177,13 @@ def read_safely(predictor: Predictor, studies: Sequence[Study]) -> list[Predicti
         if len(studies) > 1:
             return [prediction for study in studies for prediction in read_safely(predictor, [study])]
         log.warning("the model failed on one film (%s)", type(error).__name__)
-        message = _MODEL_FAILED.format(detail=type(error).__name__)
-        film = studies[0].film
-        refused = Film(
-            "refused",
-            "model_failed",
-            message,
-            study_key=film.study_key if film else "",
-            patient_key=film.patient_key if film else "",
-        )
-        return predictor.read([Study(refused)])
+        return predictor.read([Study(_model_failed(studies[0].film or Film("scored"), type(error).__name__))])
+
+
+def _model_failed(film: Film, detail: str) -> Film:
+    """`film` as a refusal, because the model and not the film gave out."""
+    message = named(film.name, _MODEL_FAILED.format(detail=detail))
+    return replace(film, status="refused", reason="model_failed", message=message, pixels=None, image=None)
 
 
 def _tell(each: Callable[[Path, Prediction], None] | None, path: Path, prediction: Prediction) -> None:

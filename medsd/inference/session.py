@@ -12,7 +12,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -34,7 +34,8 @@ _CUDA_OPTIONS = {
     "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search at every new batch size costs seconds
     "use_tf32": "0",  # TF32 would move probabilities in the third decimal against the CPU
 }
-_ERRORS_ONLY = 3  # ONNX Runtime's severity scale: below it the native stderr fills with notes about placement
+# ONNX Runtime's severity scale: below errors the native stderr fills with notes about placement.
+_ERRORS_ONLY, _FATAL_ONLY = 3, 4
 _INSTALL_CUDA = "install the NVIDIA driver and `pip install medsd[gpu]`, or use provider 'cpu'"
 
 
@@ -185,7 +186,8 @@ def _open(runtime: Any, bundle: Bundle, wanted: list[str], threads: int) -> Any:
     if wanted[0] == CUDA:
         _preload_cuda(runtime)
         try:
-            return _start(runtime, bundle, options, [(CUDA, _CUDA_OPTIONS), CPU])
+            with _silent(runtime):
+                return _start(runtime, bundle, options, [(CUDA, _CUDA_OPTIONS), CPU])
         except Exception as error:  # ONNX Runtime raises bare RuntimeErrors and classes of its own
             log.debug("the GPU session did not start: %s", error)
     try:
@@ -195,6 +197,16 @@ def _open(runtime: Any, bundle: Bundle, wanted: list[str], threads: int) -> Any:
         raise BundleError(
             f"{bundle.model_path}: ONNX Runtime cannot load it ({detail}); export the bundle again"
         ) from None
+
+
+@contextlib.contextmanager
+def _silent(runtime: Any) -> Iterator[None]:
+    """Hold back the native lines about CUDA libraries that do not load: one warning of ours says it."""
+    runtime.set_default_logger_severity(_FATAL_ONLY)
+    try:
+        yield
+    finally:
+        runtime.set_default_logger_severity(_ERRORS_ONLY)
 
 
 def _start(runtime: Any, bundle: Bundle, options: Any, providers: list[Any]) -> Any:

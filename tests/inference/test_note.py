@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medsd.bundle.layout import Bundle, NoteInput
+from medsd.errors import BundleError
+from medsd.inference.note import NoteTokenizer, clean_note
+
+
+@pytest.fixture(scope="module")
+def tokenize(fused_bundle: Bundle) -> NoteTokenizer:
+    return NoteTokenizer(fused_bundle.tokenizer_path, fused_bundle.description.note)
+
+
+def test_a_note_becomes_ids_and_mask_of_fixed_length(tokenize: NoteTokenizer):
+    batch = tokenize(["Short of breath"])
+    assert batch.ids.tolist() == [[2, 4, 5, 6, 3] + [0] * 11]  # [CLS] short of breath [SEP]
+    assert batch.mask.tolist() == [[1] * 5 + [0] * 11]
+    assert batch.ids.dtype == batch.mask.dtype == np.int64
+    assert batch.given.tolist() == [1.0]
+
+
+def test_a_long_note_is_cut_and_keeps_its_end_mark(tokenize: NoteTokenizer):
+    batch = tokenize(["fever " * 100])
+    assert batch.ids[0].tolist() == [2] + [7] * 14 + [3]
+    assert batch.mask.sum() == 16
+
+
+@pytest.mark.parametrize("blank", [None, "", "  \n\t ", "\x00\x07"])
+def test_a_blank_note_counts_as_none(tokenize: NoteTokenizer, blank):
+    batch = tokenize(["fever", blank])
+    assert batch.given.tolist() == [1.0, 0.0]
+    assert batch.mask[1].tolist() == [1] + [0] * 15
+
+
+def test_control_characters_are_white_space(tokenize: NoteTokenizer):
+    np.testing.assert_array_equal(tokenize(["short\x00of\x1b\r\nbreath"]).ids, tokenize(["short of breath"]).ids)
+
+
+def test_a_lone_surrogate_does_not_break_the_tokenizer(tokenize: NoteTokenizer):
+    assert tokenize(["fever \ud800 cough"]).ids[0, :3].tolist() == [2, 7, 1]
+
+
+@pytest.mark.parametrize("note", ["fever " * 200_000, "x" * 1_000_000, "\x00" * 1_000_000, " " * 1_000_000 + "fever"])
+def test_a_million_characters_take_no_time(tokenize: NoteTokenizer, note: str):
+    started = time.perf_counter()
+    tokenize([note])
+    assert time.perf_counter() - started < 0.5
+
+
+def test_cleaning_joins_white_space():
+    assert clean_note(" a\n\n b\t\x0bc ") == "a b c"
+
+
+def test_a_broken_tokenizer_is_a_bundle_error(tmp_path: Path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text("{}")
+    with pytest.raises(BundleError, match=r"tokenizer\.json: cannot be read as a tokenizer"):
+        NoteTokenizer(path, NoteInput(max_tokens=16))
