@@ -1,0 +1,53 @@
+# The verbs of this repository; each does the set-up that it needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PORT   ?= 7860
+BUNDLE ?= models/phantom
+
+.PHONY: help app test check bench chromium clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
+
+app: $(VENV)/.core ## set up what serving needs and open the web app (PORT=7860 BUNDLE=models/phantom)
+	$(BIN)/medsd app $(BUNDLE) --port $(PORT) --open
+
+test: $(VENV)/.dev chromium check ## set up everything and run the whole test suite
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+check: $(VENV)/.dev ## formatting, types, and which room may import which
+	$(BIN)/ruff format --check medsd apps tests
+	$(BIN)/ruff check medsd apps tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev ## measurements on real data (MEDSD_DATA=folder); slow
+	$(BIN)/python -m pytest -m bench tests
+	@for script in tests/bench/bench_*.py; do echo "## $$script"; $(BIN)/python -m $$(echo $${script%.py} | tr / .) || exit 1; done
+
+# The browser tests want Chromium; where it may not be installed they are skipped, and say so.
+chromium:
+	@if ! command -v chromium >/dev/null 2>&1 && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+		echo "installing Chromium for the browser tests"; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null \
+			|| echo "Chromium could not be installed: the browser tests are skipped"; \
+	fi
+
+clean: ## remove the environment and what tools left
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("medsd needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing medsd (the serving side)"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing medsd with everything for training and tests"
+	@$(PIP) --editable '.[train,pacs,dev]'
+	@touch $@ $(VENV)/.core

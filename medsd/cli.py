@@ -1,0 +1,261 @@
+"""The command `medsd`: a short function a verb, importing what it needs when it runs.
+
+Exit status: 0 done, 2 bad usage or input (one clear line), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medsd.errors import DependencyError, MedsdError
+
+if TYPE_CHECKING:
+    from medsd.inference.prediction import Prediction
+
+app = typer.Typer(
+    help="Multi-label reading of chest radiographs with clinical notes. Research software, no medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+class Provider(StrEnum):
+    """Where the model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+Config = Annotated[Path, typer.Argument(help="configuration, for instance configs/nih14.yaml")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="override a setting: --set data.root=FOLDER")]
+BundleFolder = Annotated[Path, typer.Argument(help="folder of a bundle, for instance models/nih14")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Where = Annotated[Provider, typer.Option(help="where the model runs")]
+
+
+@app.command()
+def train(config: Config, set_: Set = None) -> None:
+    """Every step from the data to a bundle; resumes where it stopped.
+
+    Example: medsd train configs/nih14.yaml --set data.root=/data/nih14
+    """
+    _run(config, set_, "index", again=False)
+
+
+@app.command()
+def prepare(config: Config, set_: Set = None) -> None:
+    """Read the data set, split it by patient, decode its films.
+
+    Example: medsd prepare configs/nih14.yaml --set data.root=/data/nih14
+    """
+    _run(config, set_, "prepare")
+
+
+@app.command()
+def pretrain(config: Config, set_: Set = None) -> None:
+    """Pretrain the encoders with the SD loss (after the steps before it).
+
+    Example: medsd pretrain configs/phantom.yaml --set training.pretrain.epochs=20
+    """
+    _run(config, set_, "pretrain", again=False)
+
+
+@app.command()
+def finetune(config: Config, set_: Set = None) -> None:
+    """Fine-tune the classifier (after the steps before it).
+
+    Example: medsd finetune configs/phantom.yaml
+    """
+    _run(config, set_, "finetune", again=False)
+
+
+@app.command()
+def calibrate(config: Config, set_: Set = None) -> None:
+    """Choose calibration and operating points on the validation patients.
+
+    Example: medsd calibrate configs/phantom.yaml
+    """
+    _run(config, set_, "calibrate")
+
+
+@app.command()
+def evaluate(config: Config, set_: Set = None) -> None:
+    """Measure the test patients, with intervals.
+
+    Example: medsd evaluate configs/phantom.yaml
+    """
+    _run(config, set_, "evaluate")
+
+
+@app.command()
+def export(config: Config, set_: Set = None) -> None:
+    """Write the bundle, when ONNX agrees with PyTorch.
+
+    Example: medsd export configs/phantom.yaml --set bundle.version=2
+    """
+    _run(config, set_, "export")
+
+
+@app.command()
+def index(config: Config, set_: Set = None) -> None:
+    """Fill the bundle's index with the training cases.
+
+    Example: medsd index configs/phantom.yaml
+    """
+    _run(config, set_, "index")
+
+
+@app.command()
+def score(
+    bundle: BundleFolder,
+    paths: Annotated[list[Path], typer.Argument(help="files, folders, patterns, or text lists of paths")],
+    out: Annotated[Path, typer.Option(help="the table: .csv, .parquet or .jsonl")],
+    notes: Annotated[Path | None, typer.Option(help="CSV with the columns path (or file name) and note")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="films in one run of the model")] = 8,
+    resume: Annotated[bool, typer.Option("--resume", help="keep the rows that an earlier run finished")] = False,
+    provider: Where = Provider.auto,
+    require_gpu: Annotated[bool, typer.Option("--require-gpu", help="fail rather than run on the CPU")] = False,
+    as_json: Json = False,
+) -> None:
+    """Score DICOM files and images into a table, one row an input.
+
+    Example: medsd score models/nih14 /archive/2026 --out results.parquet --workers 4
+    """
+    from medsd.inference import batch
+
+    summary = batch.score(
+        bundle,
+        paths,
+        out,
+        notes=notes,
+        workers=workers,
+        batch_size=batch_size,
+        resume=resume,
+        provider=provider.value,
+        require_gpu=require_gpu,
+        progress=True,
+    )
+    print(json.dumps(summary.as_dict()) if as_json else summary.line())
+
+
+@app.command()
+def similar(
+    bundle: BundleFolder,
+    path: Annotated[Path | None, typer.Argument(help="DICOM file or image; leave out to read a note alone")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="how many cases")] = 8,
+    note: Annotated[str | None, typer.Option(help="the clinical note")] = None,
+    provider: Where = Provider.auto,
+    as_json: Json = False,
+) -> None:
+    """The nearest earlier cases, and how each resembles this study.
+
+    Example: medsd similar models/nih14 film.dcm -k 8
+    """
+    from medsd.cases.explain import as_records, as_text
+    from medsd.cases.index import CaseIndex
+    from medsd.inference.predict import Predictor
+
+    predictor = Predictor(bundle, provider=provider.value)
+    prediction = predictor(path, note, name=str(path or ""))
+    if prediction.refused:
+        raise MedsdError(prediction.message)
+    cases = CaseIndex.open(predictor.bundle.cases_path, model_sha256=predictor.bundle.model_sha256)
+    found = cases.similar(prediction, k=k)
+    if as_json:
+        print(json.dumps({"prediction": _as_record(prediction), "cases": as_records(found)}, indent=2))
+        return
+    print(_in_words(prediction))
+    print(as_text(found, prediction.findings))
+
+
+@app.command("app")
+def app_(
+    bundle: Annotated[Path, typer.Argument(help="folder of a bundle")] = Path("models/phantom"),
+    host: Annotated[str, typer.Option(help="address; any but a loopback one needs a login")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 7860,
+    images: Annotated[Path | None, typer.Option(help="folder with the films of the cases")] = None,
+    auth: Annotated[Path | None, typer.Option(help="file with user:password on each line")] = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="open the page in the browser")] = False,
+) -> None:
+    """The web app: findings beside the nearest earlier cases.
+
+    Example: medsd app models/nih14 --images /data/nih14/images
+    """
+    from apps.web.server import serve
+
+    serve(bundle, host=host, port=port, images=images, auth=auth, open_browser=open_browser)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What works on this machine, and what does not: versions, providers, GPU, decoders, disk.
+
+    Example: medsd doctor
+    """
+    from medsd.doctor import examine, in_words
+
+    report = examine()
+    print(json.dumps(report, indent=2) if as_json else in_words(report))
+
+
+def _run(config: Path, overrides: list[str] | None, until: str, *, again: bool = True) -> None:
+    from medsd.settings import load_settings
+
+    settings = load_settings(config, overrides or ())
+    try:
+        from medsd.training.run import run_steps
+    except ModuleNotFoundError as error:
+        raise DependencyError(f"training needs {error.name}; install it with: pip install 'medsd[train]'") from None
+    run = run_steps(settings, until, again=again)
+    print(f"{until}: done, see {run.bundle if until in ('export', 'index') else run.folder}")
+
+
+def _as_record(prediction: Prediction) -> dict[str, object]:
+    return {
+        "status": prediction.status,
+        "reason": prediction.reason,
+        "message": prediction.message,
+        "probabilities": prediction.probabilities,
+        "calls": dict(prediction.calls),
+        "out_of_distribution": prediction.out_of_distribution,
+        "model": prediction.model,
+    }
+
+
+def _in_words(prediction: Prediction) -> str:
+    present = ", ".join(prediction.findings.title(name) for name in prediction.present) or "no finding"
+    warning = f"\n{prediction.message}" if prediction.message else ""
+    return f"{prediction.model}: {present}{warning}\n"
+
+
+def main() -> None:
+    """Entry point: errors that a person can act on become one line and exit status 2."""
+    from medsd.privacy import install_log_filter
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("ignite", "monai", "onnxscript", "torch.onnx", "httpx"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    install_log_filter()
+    try:
+        app()
+    except MedsdError as error:
+        print(f"medsd: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("medsd: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
