@@ -1,0 +1,5 @@
+"""`python -m apps.web BUNDLE`."""
+
+from apps.web.server import main
+
+main()

@@ -1,0 +1,259 @@
+"""The page: Gradio components, and what happens when a person uses them. `build_page` puts both together.
+
+`Desk` holds the handlers. They are plain methods that take and return values, so tests call them without a browser;
+whatever belongs to one person is in `gr.State`, never in the desk. Only `apps.web.server` should import this module:
+importing Gradio takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from apps.web import card, markup
+from apps.web.reading import MAX_NOTE, Reader, Reading
+from apps.web.render import PRESETS, Preset, Window, preset_window
+
+STYLE = Path(__file__).with_name("style.css")
+Update = Any  # a value, or gr.update(...) / gr.skip()
+_ROOT = "document.documentElement.style.setProperty"
+_SET_OPACITY = f"(percent) => {{ {_ROOT}('--opacity', percent / 100) }}"
+_SET_ZOOM = f"(times) => {{ {_ROOT}('--zoom', times) }}"
+# A row of the table speaks for its finding; everything else about the table is plain HTML.
+_CHOOSE_FINDING = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-finding]');
+  if (button) trigger('select', {finding: button.dataset.finding});
+});
+"""
+
+
+class Desk:
+    """What the page does.
+
+    Args:
+        reader: reads studies; shared by all sessions.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self._points = dict(reader.bundle.description.operating_points)
+
+    def read_upload(self, path: str | None, note: str) -> Iterator[tuple[Update, ...]]:
+        """Read a dropped file. Its copy on the server is deleted as soon as its bytes are in memory."""
+        if path is None:
+            return
+        uploaded = Path(path)
+        try:
+            content = uploaded.read_bytes()
+        except OSError:
+            gr.Warning("The upload did not arrive whole. Drop the file again.")
+            return
+        finally:
+            uploaded.unlink(missing_ok=True)
+        yield from self._read(content, note)
+
+    def read_example(self, position: int) -> Iterator[tuple[Update, ...]]:
+        """Read a film that ships with the bundle, with its note."""
+        example = self.reader.examples[position]
+        note = example.note if self.reader.takes_notes else ""
+        yield from self._read(example.path.read_bytes(), note)
+
+    def read_again(self, content: bytes | None, note: str) -> Iterator[tuple[Update, ...]]:
+        """Read the film at hand once more, or the note alone where there is none."""
+        if content is None and not note.strip():
+            gr.Warning("There is nothing to read yet: drop a film, or write a note.")
+            return
+        yield from self._read(content, note)
+
+    def _read(self, content: bytes | None, note: str) -> Iterator[tuple[Update, ...]]:
+        """A busy page first, then the reading; in the order of `_Page.outputs`."""
+        still = (gr.skip(),) * 7
+        yield (gr.skip(), gr.skip(), None, note, markup.busy_film(), "", markup.busy_findings(), "", *still)
+        reading = self.reader.read(content, note)
+        shown = reading.ranked[0] if reading.ranked and reading.prediction.evidence_maps is not None else None
+        yield (
+            reading,
+            content if self.reader.takes_notes else None,  # only a note is a reason to read a film twice
+            gr.skip(),
+            gr.skip(),
+            markup.film(reading, Window(), shown),
+            markup.notice(reading),
+            markup.findings(reading, self._points, shown),
+            markup.cases(reading),
+            shown,
+            PRESETS[0],
+            50,
+            100,
+            False,
+            1,
+            gr.update(visible=reading.display is not None),
+        )
+
+    def window(self, reading: Reading | None, level: float, width: float, inverted: bool, shown: str | None) -> str:
+        """The film after a slider, the inversion or the finding changed. Level and width are in percent."""
+        return markup.film(reading, Window(level / 100, width / 100, inverted), shown)
+
+    def preset(
+        self, reading: Reading | None, preset: Preset, inverted: bool, shown: str | None
+    ) -> tuple[str, Update, Update]:
+        """The film under a preset window, and where the sliders stand then."""
+        if reading is None or reading.display is None:
+            return markup.film(reading, Window(), shown), gr.skip(), gr.skip()
+        window = preset_window(preset, reading.display, inverted=inverted)
+        return markup.film(reading, window, shown), round(window.level * 100, 1), round(window.width * 100, 1)
+
+    def choose(
+        self, reading: Reading | None, level: float, width: float, inverted: bool, event: gr.EventData
+    ) -> tuple[str, str, Update]:
+        """Film and table after another finding was chosen by its row."""
+        name = str(event._data.get("finding", ""))
+        if reading is None or name not in reading.ranked:
+            return gr.skip(), gr.skip(), gr.skip()
+        return self.window(reading, level, width, inverted, name), markup.findings(reading, self._points, name), name
+
+
+class _Page:
+    """The components of the reading tab, and their wiring."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.reading = gr.State(None, time_to_live=3600)
+        self.content = gr.State(None, time_to_live=3600)
+        self.shown = gr.State(None, time_to_live=3600)  # the finding whose evidence lies over the film
+        with gr.Row(elem_id="desk", equal_height=False):  # style.css makes it a grid: the film left, the rest right
+            with gr.Column(elem_id="viewer", min_width=0):
+                self._viewer()
+            with gr.Column(elem_id="intake", min_width=0):
+                self._intake()
+            with gr.Column(elem_id="results", min_width=0):
+                self._results()
+        gr.HTML('<h2 id="cases-title">Nearest earlier cases</h2>', elem_id="cases-heading")
+        self.cases = gr.HTML(
+            '<p class="quiet">Earlier cases that resemble the film appear here, each with what it shares.</p>',
+            elem_id="cases",
+            js_on_load=None,
+        )
+        self._wire()
+
+    def _viewer(self) -> None:
+        self.film = gr.HTML(markup.film(None, Window(), None), elem_id="film", js_on_load=None)
+        with gr.Column(elem_id="controls", visible=False) as self.controls:
+            with gr.Row(elem_classes="tools"):
+                self.preset = gr.Radio(list(PRESETS), value=PRESETS[0], label="Window", elem_id="preset")
+                self.inverted = gr.Checkbox(False, label="Invert", elem_id="invert", container=False, scale=0)
+            with gr.Row(elem_classes="tools"):
+                self.level = gr.Slider(0, 100, 50, step=0.5, label="Level %", buttons=[], min_width=100)
+                self.width = gr.Slider(1, 150, 100, step=0.5, label="Width %", buttons=[], min_width=100)
+                self.zoom = gr.Slider(1, 4, 1, step=0.1, label="Zoom ×", buttons=[], min_width=100)
+                self.opacity = gr.Slider(0, 100, 45, step=5, label="Evidence %", buttons=[], min_width=100)
+
+    def _intake(self) -> None:
+        takes_notes = self.desk.reader.takes_notes
+        # Any file name is taken, because DICOM files often have no ending: the content decides what is read.
+        self.upload = gr.File(label="Film: DICOM, PNG or JPEG", elem_id="upload", height=76, buttons=[])
+        with gr.Column(elem_id="note-box", visible=takes_notes):
+            self.note = gr.Textbox(
+                label="Clinical note (optional)",
+                placeholder="Without names, please: it is read by the model and kept nowhere.",
+                lines=2,
+                max_lines=6,
+                max_length=MAX_NOTE,
+                elem_id="note",
+            )
+            self.again = gr.Button("Read with this note", size="sm", elem_id="again")
+        self.examples = []
+        if self.desk.reader.examples:
+            with gr.Row(elem_id="examples"):
+                gr.HTML('<span class="label">Examples</span>', elem_id="examples-label", js_on_load=None, scale=0)
+                self.examples = [
+                    gr.Button(example.title, size="sm", min_width=80) for example in self.desk.reader.examples
+                ]
+
+    def _results(self) -> None:
+        self.notice = gr.HTML("", elem_id="notice", js_on_load=None)
+        self.findings = gr.HTML(
+            markup.findings(None, {}, None), elem_id="findings", js_on_load=_CHOOSE_FINDING, apply_default_css=False
+        )
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [
+            self.reading, self.content, self.upload, self.note, self.film, self.notice, self.findings, self.cases,
+            self.shown, self.preset, self.level, self.width, self.inverted, self.zoom, self.controls,
+        ]  # fmt: skip
+
+    def _wire(self) -> None:
+        reading: dict[str, Any] = {
+            "outputs": self.outputs,
+            "show_progress": "hidden",
+            "concurrency_limit": 2,
+            "concurrency_id": "read",
+            "api_visibility": "private",
+        }
+        desk = self.desk
+        self.upload.upload(desk.read_upload, [self.upload, self.note], **reading)
+        self.again.click(desk.read_again, [self.content, self.note], **reading)
+        for position, button in enumerate(self.examples):
+            button.click(partial(desk.read_example, position), None, **reading)
+        self._wire_viewer()
+
+    def _wire_viewer(self) -> None:
+        quick: dict[str, Any] = {
+            "show_progress": "hidden",
+            "concurrency_limit": 4,
+            "concurrency_id": "look",
+            "trigger_mode": "always_last",
+            "api_visibility": "private",
+        }
+        desk, look = self.desk, [self.reading, self.level, self.width, self.inverted, self.shown]
+        for slider in (self.level, self.width):
+            slider.input(desk.window, look, self.film, **quick)
+            slider.input(lambda: None, None, self.preset, **quick)
+        self.inverted.input(desk.window, look, self.film, **quick)
+        self.preset.input(
+            desk.preset,
+            [self.reading, self.preset, self.inverted, self.shown],
+            [self.film, self.level, self.width],
+            **quick,
+        )
+        self.findings.select(desk.choose, look[:-1], [self.film, self.findings, self.shown], **quick)
+        self.opacity.change(None, self.opacity, None, js=_SET_OPACITY)
+        self.zoom.change(None, self.zoom, None, js=_SET_ZOOM)
+
+
+def build_page(reader: Reader, *, delete_cache: tuple[int, int] = (600, 1800)) -> gr.Blocks:
+    """The whole app, ready to launch.
+
+    Args:
+        reader: reads studies.
+        delete_cache: seconds between two sweeps of uploaded files, and the age at which one goes.
+    """
+    bundle = reader.bundle
+    with gr.Blocks(title=f"medsd · {bundle.label}", fill_width=True, delete_cache=delete_cache) as page:
+        gr.HTML(markup.header(bundle, reader.provider), elem_id="header", js_on_load=None, apply_default_css=False)
+        with gr.Tabs():
+            with gr.Tab("Read"):
+                _Page(Desk(reader))
+            with gr.Tab("Model"):
+                gr.HTML(card.facts(bundle, reader.provider), elem_id="facts", js_on_load=None, apply_default_css=False)
+                gr.Markdown(card.card_text(bundle), elem_id="card")
+    return page
+
+
+def theme() -> gr.themes.Base:
+    """Calm greys and one blue, in the fonts of the system: no font is fetched from anywhere."""
+    sans = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
+    return gr.themes.Base(
+        primary_hue="sky",
+        neutral_hue="slate",
+        radius_size="sm",
+        spacing_size="sm",
+        text_size="md",
+        font=sans,
+        font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
+    )

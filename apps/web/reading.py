@@ -1,0 +1,183 @@
+"""What the app knows of one study while a person looks at it, and the one place where the app asks the library.
+
+`Reader` is shared by every session and holds no study; a `Reading` belongs to one browser tab and lives in its
+`gr.State`. No file name, header value or note is logged here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from apps.web.render import DISPLAY_SIDE, PREVIEW_SIDE, GreyFilm, fit_side
+from medsd.bundle.layout import Bundle
+from medsd.errors import BundleError, MedsdError
+from medsd.inference.prediction import Prediction
+
+if TYPE_CHECKING:
+    from medsd.cases.case import SimilarCase
+
+log = logging.getLogger(__name__)
+
+EXAMPLES = "examples"
+MAX_NOTE = 20_000  # characters; a long discharge letter has a quarter of it
+NEAREST = 8
+_UNREADABLE = "This file could not be read. Export the radiograph again as DICOM, PNG or JPEG."
+
+
+class Pictures(Protocol):
+    """Where the films of cases lie, as `medsd.cases.pictures.PictureFolder`."""
+
+    def path(self, study_key: str) -> Path | None: ...
+
+
+@dataclass(frozen=True)
+class Example:
+    """A film that ships with the bundle."""
+
+    title: str
+    path: Path
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One study on the page.
+
+    Attributes:
+        prediction: what the model says; refused where the film must not be read.
+        display: the film at the size of the page, float32 (h, w) in 0…1, or None.
+        cases: the nearest earlier cases, nearest first.
+        pictures: the picture of each case, or None.
+        no_cases: why there are none, "" when there are.
+    """
+
+    prediction: Prediction
+    display: GreyFilm | None = field(default=None, repr=False)
+    cases: tuple[SimilarCase, ...] = ()
+    pictures: tuple[bytes | None, ...] = field(default=(), repr=False)
+    no_cases: str = ""
+
+    @property
+    def ranked(self) -> tuple[str, ...]:
+        """The findings, most probable first; empty when refused."""
+        probabilities = self.prediction.probabilities
+        return tuple(sorted(probabilities, key=lambda name: -probabilities[name]))
+
+
+class Reader:
+    """The bundle, its predictor and its cases, ready to read studies; threads may share one.
+
+    Args:
+        bundle: the opened bundle.
+        predict: ``predict(content, note) -> Prediction``, usually a `medsd.inference.predict.Predictor`.
+        index: the cases, or None where the bundle has none.
+        pictures: the films of the cases, where the person who runs the app holds them; they win over thumbnails.
+        provider: the execution provider in use, for display.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        predict: Callable[..., Prediction],
+        index: Any = None,
+        pictures: Pictures | None = None,
+        provider: str = "",
+    ) -> None:
+        self.bundle = bundle
+        self.examples = shipped_examples(bundle.folder)
+        self.provider = provider
+        self._predict = predict
+        self._index = index
+        self._pictures = pictures
+
+    @property
+    def takes_notes(self) -> bool:
+        return self.bundle.description.note is not None
+
+    def read(self, content: bytes | None, note: str = "") -> Reading:
+        """Read one study; bad input and failures become a refused reading with one sentence, never an exception.
+
+        Args:
+            content: the bytes of a DICOM, PNG or JPEG file, or None for the note alone.
+            note: the clinical note.
+        """
+        if len(note) > MAX_NOTE:
+            return self._refused(f"The note has {len(note):,} characters; at most {MAX_NOTE:,} are read. Shorten it.")
+        try:
+            prediction = self._predict(content, note or None)
+        except MedsdError as error:
+            return self._refused(str(error))
+        except Exception as error:
+            # The message of a foreign exception may quote the file: only its type is safe to log.
+            log.error("a study could not be read: %s", type(error).__name__)
+            return self._refused(_UNREADABLE)
+        display = None if prediction.image is None else fit_side(prediction.image, DISPLAY_SIDE)
+        if prediction.refused:
+            return Reading(prediction, display)
+        cases, why_not = self._similar(prediction)
+        return Reading(prediction, display, cases, tuple(self._picture(case) for case in cases), why_not)
+
+    def _similar(self, prediction: Prediction) -> tuple[tuple[SimilarCase, ...], str]:
+        if self._index is None:
+            return (), "This model ships without earlier cases."
+        try:
+            cases = tuple(self._index.similar(prediction, k=NEAREST))
+        except Exception as error:
+            log.error("the cases could not be searched: %s", type(error).__name__)
+            return (), "The earlier cases could not be searched. Check the case index with «medsd similar»."
+        return cases, "" if cases else "No earlier case is left to compare with."
+
+    def _picture(self, case: SimilarCase) -> bytes | None:
+        path = self._pictures.path(case.case.study_key) if self._pictures else None
+        return (case_picture(path) if path else None) or case.case.thumbnail
+
+    def _refused(self, message: str) -> Reading:
+        prediction = Prediction(self.bundle.findings, "refused", "not_read", message, model=self.bundle.label)
+        return Reading(prediction)
+
+
+@lru_cache(maxsize=256)
+def case_picture(path: Path) -> bytes | None:
+    """The film of a case as a WebP of at most `PREVIEW_SIDE` px; None where it cannot be read."""
+    from medsd.cases.pictures import encode_thumbnail
+    from medsd.dicom.read import read_radiograph
+
+    try:
+        return encode_thumbnail(read_radiograph(path).pixels, PREVIEW_SIDE)
+    except (OSError, MedsdError) as error:
+        log.warning("the picture of a case could not be read: %s", type(error).__name__)
+        return None
+
+
+def shipped_examples(folder: Path) -> tuple[Example, ...]:
+    """The examples of a bundle: ``examples/examples.json``, a list of title, file and note.
+
+    Returns:
+        the examples in their order; none where the bundle has no such folder.
+
+    Raises:
+        BundleError: the list is there and is wrong, or names a file that is not in the folder.
+    """
+    listing = folder / EXAMPLES / "examples.json"
+    if not listing.is_file():
+        return ()
+    try:
+        entries = json.loads(listing.read_text(encoding="utf-8"))
+        return tuple(_example(listing.parent, entry) for entry in entries)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BundleError(
+            f"{listing}: cannot be used ({type(error).__name__}); it is a list of objects with title, file and note"
+        ) from None
+
+
+def _example(folder: Path, entry: dict[str, Any]) -> Example:
+    path = folder / str(entry["file"])
+    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"{folder}: examples.json names '{entry['file']}', which is not in this folder")
+    return Example(str(entry["title"]), path, str(entry.get("note") or ""))

@@ -1,0 +1,159 @@
+"""Pictures for the page: a film under a window, the evidence of a finding as a coloured layer, thumbnails.
+
+Everything here takes and returns arrays or encoded bytes and knows neither Gradio nor HTML. Pictures travel inside the
+page as data URIs, so no film is ever a file that another user of the app could ask for.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+GreyFilm = npt.NDArray[np.float32]
+Preset = Literal["As stored", "Contrast", "Lungs", "Mediastinum"]
+
+DISPLAY_SIDE = 1400  # longest side of the film on the page, px: one and a half times a wide reading area
+PREVIEW_SIDE = 720  # the film beside a case, px
+EVIDENCE_SIDE = 320  # the evidence grid has a few cells a side; the browser smooths what this leaves
+_MAP_COLOURS = "inferno"
+# Percentiles of the film that become black and white. The lungs are the dark half of a chest film, the mediastinum and
+# the bones its bright half, so a percentile window does for every exposure what a fixed one would do for one detector.
+_PRESET_PERCENTILES: dict[Preset, tuple[float, float]] = {
+    "Contrast": (1.0, 99.0),
+    "Lungs": (2.0, 72.0),
+    "Mediastinum": (38.0, 99.7),
+}
+PRESETS: tuple[Preset, ...] = ("As stored", *_PRESET_PERCENTILES)
+_PICTURE_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
+
+
+@dataclass(frozen=True)
+class Window:
+    """A linear window over grey values in 0…1.
+
+    Attributes:
+        level: the grey value shown as mid-grey.
+        width: the range of grey values between black and white, above 0.
+        inverted: show bright as dark.
+    """
+
+    level: float = 0.5
+    width: float = 1.0
+    inverted: bool = False
+
+
+def preset_window(preset: Preset, film: GreyFilm, *, inverted: bool = False) -> Window:
+    """The window that `preset` means for this film (H, W) in 0…1."""
+    if preset not in _PRESET_PERCENTILES:
+        return Window(inverted=inverted)
+    black, white = np.percentile(film, _PRESET_PERCENTILES[preset])
+    width = max(float(white - black), 0.01)
+    return Window(float(black) + width / 2, width, inverted)
+
+
+def apply_window(film: GreyFilm, window: Window) -> npt.NDArray[np.uint8]:
+    """Map grey values to what is shown, by the LINEAR_EXACT function of DICOM PS3.3 C.11.2.1.3.2.
+
+    Args:
+        film: float32 (H, W) in 0…1.
+        window: level and width in the same units.
+
+    Returns:
+        uint8 (H, W); values below ``level - width / 2`` are black, above ``level + width / 2`` white.
+
+    >>> apply_window(np.array([[0.2, 0.5, 0.8]], np.float32), Window(level=0.5, width=0.4)).tolist()
+    [[0, 128, 255]]
+    """
+    width = max(window.width, 1e-3)
+    shown = np.clip((film - np.float32(window.level - width / 2)) / np.float32(width), 0, 1)
+    grey = np.rint(shown * 255).astype(np.uint8)
+    return 255 - grey if window.inverted else grey
+
+
+def fit_side(film: GreyFilm, side: int) -> GreyFilm:
+    """The film (H, W), made smaller where its longest side exceeds `side` pixels; never enlarged."""
+    height, width = film.shape
+    scale = side / max(height, width)
+    if scale >= 1:
+        return film
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(Image.fromarray(film).resize(size, Image.Resampling.BILINEAR), dtype=np.float32)
+
+
+def film_uri(film: GreyFilm, window: Window, *, quality: int = 90) -> str:
+    """The windowed film as a JPEG data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(apply_window(film, window)).save(buffer, "JPEG", quality=quality)
+    return _data_uri(buffer.getvalue(), "image/jpeg")
+
+
+def scale_evidence(evidence: GreyFilm) -> GreyFilm | None:
+    """Evidence on its own scale: 0 at the map's median, 1 at its maximum.
+
+    The median stands for «nothing here»: a class activation has no zero of its own, because the bias of the classifier
+    lies outside the map. The scale belongs to one finding on one film; colours do not compare between findings.
+
+    Returns:
+        float32 of the same shape in 0…1, or None where the map is flat and no region stands out.
+    """
+    middle, top = float(np.median(evidence)), float(np.max(evidence))
+    if not np.isfinite(top - middle) or top - middle < 1e-4:
+        return None
+    return np.clip((evidence - np.float32(middle)) / np.float32(top - middle), 0, 1).astype(np.float32)
+
+
+def evidence_layer(evidence: GreyFilm) -> npt.NDArray[np.uint8] | None:
+    """The coloured, transparent layer that lies over a film.
+
+    Args:
+        evidence: float32 (H, W) in logits, over the film.
+
+    Returns:
+        uint8 RGBA (h, w, 4), at most `EVIDENCE_SIDE` px; clear where nothing speaks for the finding. None when flat.
+    """
+    scaled = scale_evidence(fit_side(evidence, EVIDENCE_SIDE))
+    if scaled is None:
+        return None
+    layer = _colours()[np.rint(scaled * 255).astype(np.uint8)]  # (h, w, 4)
+    # Below a fifth of the range the film stays untouched; above, the layer closes quickly, so a focus has an edge.
+    layer[..., 3] = np.rint(np.clip((scaled - 0.2) / 0.5, 0, 1) * 255).astype(np.uint8)
+    return layer
+
+
+def evidence_uri(evidence: GreyFilm) -> str | None:
+    """`evidence_layer` as a PNG data URI, or None where no region stands out."""
+    layer = evidence_layer(evidence)
+    if layer is None:
+        return None
+    buffer = io.BytesIO()
+    Image.fromarray(layer).save(buffer, "PNG")
+    return _data_uri(buffer.getvalue(), "image/png")
+
+
+def thumbnail_uri(content: bytes | None) -> str | None:
+    """A stored picture as a data URI; None where there is none, or where it is no PNG, JPEG or WebP."""
+    if not content:
+        return None
+    kinds = [kind for magic, kind in _PICTURE_TYPES.items() if content.startswith(magic)]
+    return _data_uri(content, kinds[0]) if kinds else None
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+@lru_cache(maxsize=1)
+def _colours() -> npt.NDArray[np.uint8]:
+    """The 256 colours of the evidence, RGBA: perceptually even, and readable for the colour-blind."""
+    from matplotlib import colormaps
+
+    # The first colours of the map are black and the last white: over a film they would look like part of it.
+    colours = colormaps[_MAP_COLOURS](np.linspace(0.25, 0.92, 256))
+    return np.rint(colours * 255).astype(np.uint8)

@@ -1,0 +1,298 @@
+"""Serving the app: safe options first, Gradio last. `serve` is what `medsd app` and `python -m apps.web` call.
+
+Everything that can be wrong with the request (address, login, port, bundle) is checked before Gradio is imported,
+which takes seconds. Without a login nothing but this machine is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import os
+import socket
+import tempfile
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apps.web.reading import Reader
+from medsd.bundle.layout import Bundle
+from medsd.errors import MedsdError, SettingsError
+from medsd.privacy import KeyedHasher, install_log_filter, public_hasher
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+LOGIN_VARIABLE = "MEDSD_APP_LOGIN"  # user:password, where a file is not at hand
+MAX_FILE_SIZE = "256mb"
+SESSIONS = 64  # readings kept at once; the oldest go first
+WRONG_PASSWORD_DELAY_S = 1.0
+_CONTENT_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; style-src 'self' 'unsafe-inline'; "
+    # Gradio's front end compiles the templates of gr.HTML in the browser.
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' blob:; "
+    "connect-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "content-security-policy": _CONTENT_POLICY,
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+LoginCheck = Callable[[str, str], Awaitable[bool]]
+
+
+def serve(
+    bundle_folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    images: Path | None = None,
+    auth: Path | None = None,
+    open_browser: bool = False,
+) -> None:
+    """Serve the app until it is interrupted; prints the address as soon as it answers.
+
+    Args:
+        bundle_folder: the bundle.
+        host: an address of this machine; any but a loopback one needs a login.
+        port: a free port; 0 takes any.
+        images: a folder with pictures of the cases, for bundles that ship none.
+        auth: a file with ``user:password`` on each line; else the environment variable `LOGIN_VARIABLE` is looked at.
+        open_browser: open the page in the default browser.
+
+    Raises:
+        BundleError: there is no bundle, or it or its case index cannot be used.
+        DataError: there is no folder `images`.
+        SettingsError: the port is in use, the address needs a login, or the login file is no such file.
+    """
+    install_log_filter()
+    logins = read_logins(auth)
+    if not is_loopback(host) and not logins:
+        raise SettingsError(
+            f"host {host} can be reached from other machines: give a login with --auth FILE (user:password a line) "
+            f"or {LOGIN_VARIABLE}=user:password, or stay with 127.0.0.1"
+        )
+    port = free_port(host, port)
+    reader = open_reader(Bundle.open(bundle_folder), images=images)
+    page = launch(reader, host=host, port=port, logins=logins, open_browser=open_browser)
+    print(f"medsd app: {reader.bundle.label} on {page.local_url}   (stop with Ctrl+C)", flush=True)
+    page.block_thread()
+
+
+def open_reader(bundle: Bundle, *, images: Path | None = None) -> Reader:
+    """Everything that a page needs of a bundle: session, examples, cases and their pictures.
+
+    Raises:
+        BundleError: the model or the case index cannot be used.
+        DataError: there is no folder `images`.
+    """
+    from medsd.cases.index import CaseIndex
+    from medsd.cases.pictures import PictureFolder
+    from medsd.inference.predict import Predictor
+
+    hasher = _hasher(bundle)
+    predictor = Predictor(bundle, hasher=hasher)
+    index = CaseIndex.open(bundle.cases_path, model_sha256=bundle.model_sha256) if bundle.cases_path.is_dir() else None
+    pictures = PictureFolder(images, hasher) if images else None
+    return Reader(bundle, predictor, index, pictures, predictor.session.provider)
+
+
+def launch(
+    reader: Reader,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    logins: Mapping[str, str] | None = None,
+    open_browser: bool = False,
+) -> gr.Blocks:
+    """Start the server in the background and return the running page; `page.close()` stops it.
+
+    Raises:
+        SettingsError: the port is in use.
+    """
+    prepare_environment()
+    from apps.web.app import STYLE, build_page, theme
+
+    page = build_page(reader)
+    page.queue(max_size=64, default_concurrency_limit=2)
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            inbrowser=open_browser,
+            auth=login_check(logins) if logins else None,
+            auth_message="Sign in to medsd",
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            run_history=False,
+            strict_cors=True,
+            show_error=False,
+            max_file_size=MAX_FILE_SIZE,
+            allowed_paths=[],
+            state_session_capacity=SESSIONS,
+            footer_links=[],
+            enable_monitoring=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            theme=theme(),
+            css_paths=STYLE,
+            app_kwargs={"middleware": _middleware(host), "docs_url": None, "redoc_url": None, "openapi_url": None},
+        )
+    except OSError:
+        raise _port_in_use(host, port) from None
+    return page
+
+
+def prepare_environment() -> None:
+    """What Gradio reads from the environment at import: no telemetry, no hub, uploads in a folder of our own."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["GRADIO_MCP_SERVER"] = "False"
+    os.environ["GRADIO_SHARE"] = "False"
+    if "GRADIO_TEMP_DIR" not in os.environ:
+        # Readable by this user only, and gone when the process ends.
+        global _uploads
+        _uploads = tempfile.TemporaryDirectory(prefix="medsd-app-", ignore_cleanup_errors=True)
+        os.environ["GRADIO_TEMP_DIR"] = _uploads.name
+
+
+_uploads: tempfile.TemporaryDirectory[str] | None = None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def free_port(host: str, port: int) -> int:
+    """`port` if it can be listened on, or any free one for 0.
+
+    Raises:
+        SettingsError: it is in use, or `host` is no address of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except OSError:
+        raise SettingsError(f"host {host}: no such address; use 127.0.0.1, or an address of this machine") from None
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            raise _port_in_use(host, port) from None
+        return int(probe.getsockname()[1])
+
+
+def _port_in_use(host: str, port: int) -> SettingsError:
+    return SettingsError(
+        f"port {port} on {host} is in use or not allowed; choose another with --port (0: any free one)"
+    )
+
+
+def read_logins(path: Path | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Users and their passwords, from a file or from the environment; empty when there is neither.
+
+    Raises:
+        SettingsError: the file cannot be read, or a line is not ``user:password``. No line is quoted.
+    """
+    if path is None:
+        text, origin = environment.get(LOGIN_VARIABLE, ""), LOGIN_VARIABLE
+    else:
+        origin = str(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path}: the login file cannot be read ({type(error).__name__})") from None
+    logins: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        user, separator, password = line.strip().partition(":")
+        if not separator or not user.strip() or len(password) < 8:
+            raise SettingsError(f"{origin}, line {number}: write user:password; a password has 8 characters or more")
+        logins[user.strip()] = password
+    if path is not None and not logins:
+        raise SettingsError(f"{path}: the login file is empty; write user:password on a line")
+    return logins
+
+
+def login_check(logins: Mapping[str, str]) -> LoginCheck:
+    """A check for Gradio that takes one guess a second for each user, however many arrive at once."""
+    locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def check(user: str, password: str) -> bool:
+        known = user in logins
+        async with locks[user if known else ""]:
+            expected = logins[user] if known else ""
+            if hmac.compare_digest(password.encode(), expected.encode()) and known:
+                return True
+            await asyncio.sleep(WRONG_PASSWORD_DELAY_S)
+            return False
+
+    return check
+
+
+def _middleware(host: str) -> list[Any]:
+    """Headers that keep the page to itself and, on a loopback address, the names under which it may be asked for."""
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    layers = [Middleware(_SafeHeaders)]
+    if is_loopback(host):
+        # Another site's name that resolves to this machine (DNS rebinding) is turned away.
+        layers.append(Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host]))
+    return layers
+
+
+class _SafeHeaders:
+    """Adds `_HEADERS` to every answer; plain ASGI, so that streams pass through unbuffered."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in _HEADERS.items())]
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+def _hasher(bundle: Bundle) -> KeyedHasher:
+    """The hasher that made the keys of the bundle's cases, so that a patient's own cases are recognised."""
+    about = bundle.description
+    return public_hasher(about.name) if about.public else KeyedHasher.from_environment()
+
+
+def main() -> None:
+    """`python -m apps.web`: the app, without the rest of the command line."""
+
+    def app(
+        bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")] = Path("models/phantom"),
+        host: Annotated[str, typer.Option(help="Address; any but a loopback one needs a login.")] = "127.0.0.1",
+        port: Annotated[int, typer.Option(help="Port; 0 takes any free one.", min=0, max=65535)] = 7860,
+        images: Annotated[Path | None, typer.Option(help="Folder with the films of the cases.")] = None,
+        auth: Annotated[Path | None, typer.Option(help="File with user:password on each line.")] = None,
+        open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    ) -> None:
+        """Serve the web app of a bundle. Example: python -m apps.web models/nih14 --port 7860"""
+        try:
+            serve(bundle, host=host, port=port, images=images, auth=auth, open_browser=open_browser)
+        except MedsdError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+
+    typer.run(app)

@@ -1,0 +1,50 @@
+"""One furnished bundle for all tests of the app."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from apps.web.reading import Reader, Reading
+from apps.web.server import open_reader
+from medsd.bundle.layout import Bundle
+from medsd.studies.phantom import generate_study, write_dicom
+from tests.apps.reading_room import furnish
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_key() -> None:
+    """The tests never make or read the key file of the person who runs them."""
+    pytest.MonkeyPatch().setenv("MEDSD_KEY", "a key that only tests use")
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return furnish(tmp_path_factory.mktemp("bundle") / "room")
+
+
+@pytest.fixture(scope="session")
+def reader(bundle: Bundle) -> Reader:
+    return open_reader(bundle)
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A DICOM file that no case of the bundle was made of."""
+    path = tmp_path_factory.mktemp("film") / "film.dcm"
+    write_dicom(generate_study(40, seed=9, size=200), path)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def reading(reader: Reader, film: bytes) -> Reading:
+    return reader.read(film, "short of breath")
+
+
+@pytest.fixture
+def dropped(tmp_path: Path, film: bytes) -> Path:
+    """The film as Gradio hands it over: a copy in its own folder."""
+    path = tmp_path / "upload.dcm"
+    path.write_bytes(film)
+    return path

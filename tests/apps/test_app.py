@@ -1,0 +1,101 @@
+"""The handlers of the page, called directly, and what the built page exposes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps.web.reading import Reader, Reading
+from apps.web.server import prepare_environment
+
+prepare_environment()
+gr = pytest.importorskip("gradio")
+
+from apps.web.app import Desk, build_page, theme  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def desk(reader: Reader) -> Desk:
+    return Desk(reader)
+
+
+def _last(steps: Any) -> tuple[Any, ...]:
+    return list(steps)[-1]
+
+
+def _click(finding: str) -> Any:
+    return gr.EventData(None, {"finding": finding})
+
+
+def test_an_upload_is_read_and_its_copy_deleted(desk: Desk, dropped: Path) -> None:
+    busy, done = desk.read_upload(str(dropped), "")
+    assert not dropped.exists()
+    assert "Reading" in busy[4] and busy[2] is None  # the drop zone is empty again: no file name stays on the page
+    assert done[0].prediction.status == "scored" and "<table" in done[6] and "<li" in done[7]
+
+
+def test_the_most_probable_finding_is_shown_first(desk: Desk, dropped: Path) -> None:
+    done = _last(desk.read_upload(str(dropped), ""))
+    reading: Reading = done[0]
+    assert (
+        done[8] == reading.ranked[0] == max(reading.prediction.probabilities, key=reading.prediction.probabilities.get)
+    )
+
+
+def test_an_example_is_read_with_its_note(desk: Desk, reader: Reader) -> None:
+    busy, done = desk.read_example(1)
+    assert busy[3] == reader.examples[1].note and done[0].ranked
+
+
+def test_reading_again_with_another_note_changes_the_findings(desk: Desk, film: bytes) -> None:
+    first, second = (_last(desk.read_again(film, note)) for note in ("", "short of breath"))
+    assert first[6] != second[6] and first[1] == film
+
+
+def test_nothing_is_read_where_there_is_neither_film_nor_note(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(gr, "Warning", said.append)
+    assert list(desk.read_again(None, "  ")) == [] and len(said) == 1
+
+
+def test_an_upload_that_is_gone_is_said_in_a_sentence(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(gr, "Warning", said.append)
+    assert list(desk.read_upload(str(tmp_path / "gone.dcm"), "")) == [] and "again" in said[0]
+
+
+def test_level_width_and_inversion_change_the_picture(desk: Desk, reading: Reading) -> None:
+    settings = [(50, 100, False), (30, 100, False), (50, 40, False), (50, 100, True)]
+    assert len({desk.window(reading, *setting, None) for setting in settings}) == len(settings)
+
+
+def test_a_preset_moves_the_sliders_to_its_window(desk: Desk, reading: Reading) -> None:
+    picture, level, width = desk.preset(reading, "Lungs", False, None)
+    assert 0 < level < 100 and 0 < width < 100
+    assert picture != desk.window(reading, 50, 100, False, None)
+
+
+def test_a_click_on_a_finding_changes_film_and_table(desk: Desk, reading: Reading) -> None:
+    last = reading.ranked[-1]
+    film, table, shown = desk.choose(reading, 50, 100, False, _click(last))
+    assert shown == last and f'data-finding="{last}" aria-pressed="true"' in table
+    assert film != desk.window(reading, 50, 100, False, reading.ranked[0])
+
+
+@pytest.mark.parametrize("finding", ["", "NoSuchFinding", "<b>"])
+def test_a_click_on_nothing_changes_nothing(desk: Desk, reading: Reading, finding: str) -> None:
+    assert desk.choose(reading, 50, 100, False, _click(finding)) == (gr.skip(),) * 3
+
+
+def test_no_handler_can_be_called_from_outside_of_the_page(reader: Reader) -> None:
+    page = build_page(reader)
+    calls = [call for call in page.get_config_file()["dependencies"] if call["backend_fn"]]
+    assert calls and all(call["api_visibility"] == "private" for call in calls)
+
+
+def test_the_fonts_are_those_of_the_system() -> None:
+    assert not theme()._stylesheets and not theme()._font_css and "url(http" not in theme()._get_theme_css()

@@ -1,0 +1,38 @@
+"""The tab «Model»: facts of the bundle, and a card that cannot act or fetch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from apps.web.card import card_text, facts
+from medsd.bundle.layout import Bundle
+from tests.apps.reading_room import copy_bundle
+
+
+def test_facts_name_model_version_provider_and_hash(bundle: Bundle) -> None:
+    html = facts(bundle, "CPUExecutionProvider")
+    for word in (bundle.description.name, bundle.description.version, "CPUExecutionProvider", bundle.model_sha256):
+        assert f"<dd>{word}</dd>" in html
+
+
+def test_pictures_beside_the_card_are_put_into_it(bundle: Bundle) -> None:
+    assert "![The plot](data:image/png;base64," in card_text(bundle)
+
+
+def test_pictures_from_elsewhere_and_html_are_left_out(bundle: Bundle) -> None:
+    text = card_text(bundle)
+    assert "Elsewhere (not shown)" in text and "pixel.png" not in text
+    assert "<script" not in text and "<img" not in text
+
+
+def test_a_picture_outside_of_the_bundle_is_not_read(bundle: Bundle, tmp_path: Path) -> None:
+    copy = copy_bundle(bundle, tmp_path / "copy")
+    (tmp_path / "secret.png").write_bytes(b"\x89PNG\r\n\x1a\nsecret")
+    (copy / "README.md").write_text("![x](../secret.png)", encoding="utf-8")
+    assert card_text(Bundle.open(copy, verify=False)) == "*x (not shown)*"
+
+
+def test_a_bundle_without_a_card_says_so(bundle: Bundle, tmp_path: Path) -> None:
+    copy = copy_bundle(bundle, tmp_path / "copy")
+    (copy / "README.md").unlink()
+    assert card_text(Bundle.open(copy, verify=False)) == "This bundle ships no card."

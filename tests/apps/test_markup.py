@@ -1,0 +1,115 @@
+"""The HTML of the page: what it says, in which order, and that no text from elsewhere becomes markup."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from apps.web import markup
+from apps.web.reading import Reader, Reading
+from apps.web.render import Window
+from medsd.bundle.layout import Bundle
+from medsd.inference.prediction import Prediction
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'&{{value}}${value}"
+
+
+def _points(bundle: Bundle) -> dict:  # type: ignore[type-arg]
+    return dict(bundle.description.operating_points)
+
+
+def test_findings_stand_most_probable_first_with_number_bar_and_call(bundle: Bundle, reading: Reading) -> None:
+    table = markup.findings(reading, _points(bundle), reading.ranked[0])
+    names = re.findall(r'data-name="([^"]+)"', table)
+    probabilities = [reading.prediction.probabilities[name] for name in names]
+    assert probabilities == sorted(probabilities, reverse=True) and len(names) == len(bundle.findings)
+    for name in names:
+        assert bundle.findings.title(name) in table
+    assert table.count('<span class="call">') == len(names) and table.count("<b style=") == len(names)
+
+
+def test_only_the_shown_finding_is_pressed(bundle: Bundle, reading: Reading) -> None:
+    table = markup.findings(reading, _points(bundle), "Mass")
+    assert re.findall(r'data-finding="([^"]+)" aria-pressed="true"', table) == ["Mass"]
+
+
+@pytest.mark.parametrize(
+    ("probability", "words"), [(0.0, "< 1 %"), (0.0049, "< 1 %"), (0.42, "42 %"), (0.999, "> 99 %"), (1.0, "> 99 %")]
+)
+def test_a_probability_is_never_said_to_be_certain(probability: float, words: str) -> None:
+    assert markup.percent(probability) == words
+
+
+def test_the_film_carries_the_evidence_of_the_chosen_finding(reading: Reading) -> None:
+    with_mass, with_edema = (markup.film(reading, Window(), name) for name in ("Mass", "Edema"))
+    assert 'class="evidence"' in with_mass and "Evidence for Mass" in with_mass
+    assert with_mass != with_edema and "Pulmonary oedema" in with_edema
+    assert 'class="evidence"' not in markup.film(reading, Window(), None)
+
+
+def test_a_refused_film_shows_the_notice_instead_of_findings(bundle: Bundle) -> None:
+    refused = Reading(Prediction(bundle.findings, "refused", "modality", "the modality is CT."))
+    assert "Not read" in markup.notice(refused) and "The modality is CT." in markup.notice(refused)
+    assert markup.findings(refused, _points(bundle), None) == "" and markup.cases(refused) == ""
+
+
+def test_a_warning_stands_above_the_findings(bundle: Bundle, reading: Reading) -> None:
+    warned = replace(reading, prediction=replace(reading.prediction, status="warned", message="bright and dark"))
+    assert 'class="notice warned"' in markup.notice(warned)
+    assert "<table" in markup.findings(warned, _points(bundle), None)
+
+
+def test_a_case_says_its_relation_and_the_findings_that_differ(bundle: Bundle, reading: Reading) -> None:
+    cards = re.split(r"(?=<li class=\"case\")", markup.cases(reading).split("</ol>")[0])[1:]
+    assert len(cards) == len(reading.cases) == 8
+    for card, case in zip(cards, reading.cases, strict=True):
+        assert f'data-relation="{case.relation}"' in card and markup.RELATION_TITLES[case.relation][0] in card
+        assert f"similarity {case.similarity:.2f}" in card
+        for words, names in (
+            ("In both", case.shared),
+            ("Only in this case", case.extra),
+            ("Only in your", case.missing),
+        ):
+            assert (words in card) == bool(names)
+            assert all(f">{bundle.findings.title(name)}</span>" in card for name in names)
+
+
+def test_a_case_without_a_picture_has_a_quiet_placeholder(reading: Reading) -> None:
+    bare = replace(reading, pictures=(None,) * len(reading.cases))
+    assert markup.cases(bare).count("No picture of this case") == 2 * len(reading.cases)  # card and side by side
+
+
+def test_text_from_files_never_becomes_markup(bundle: Bundle, reading: Reading) -> None:
+    case = reading.cases[0]
+    about = replace(case.case, view=HOSTILE, source=HOSTILE, age_band=HOSTILE, note_excerpt=HOSTILE)
+    hostile = replace(
+        reading,
+        prediction=replace(reading.prediction, status="warned", message=HOSTILE),
+        cases=(replace(case, case=about),),
+        pictures=(b"<script>alert(1)</script>",),
+    )
+    page = markup.cases(hostile) + markup.notice(hostile) + markup.header(bundle, HOSTILE)
+    assert "<img src=x" not in page and "<script>" not in page and page.count("&lt;img src=x") >= 5
+
+
+def test_a_synthetic_bundle_says_so(bundle: Bundle) -> None:
+    assert "synthetic phantoms; not a medical result" in markup.header(bundle, "CPUExecutionProvider")
+    assert "no medical device" in markup.header(bundle, "")
+
+
+def test_a_reading_without_cases_says_why(reader: Reader, bundle: Bundle, film: bytes) -> None:
+    alone = Reader(bundle, reader._predict).read(film)
+    assert "ships without earlier cases" in markup.cases(alone)
+
+
+def test_no_identity_of_the_film_is_on_the_page(bundle: Bundle, reader: Reader, build_dx, chest) -> None:  # type: ignore[no-untyped-def]
+    stored = (chest * 4000).astype("uint16")
+    read = reader.read(
+        build_dx(stored, 12, PatientName="Canary^Carla", PatientID="CANARY-77", AccessionNumber="CANARY-A")
+    )
+    page = "".join(
+        (markup.film(read, Window(), None), markup.findings(read, {}, None), markup.cases(read), markup.notice(read))
+    )
+    assert read.prediction.values is not None and "canary" not in page.lower()

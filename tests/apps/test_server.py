@@ -1,0 +1,146 @@
+"""Serving: who may ask, on which address, with which headers; each wrong start is one clear line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from apps.web import server
+from apps.web.reading import Reader
+from medsd.bundle.layout import Bundle
+from medsd.errors import BundleError, SettingsError
+from tests.apps.reading_room import copy_bundle
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.9.9.9"])
+def test_a_loopback_address_is_this_machine_alone(host: str) -> None:
+    assert server.is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.4", "localhost.example.org", ""])
+def test_any_other_address_is_not(host: str) -> None:
+    assert not server.is_loopback(host)
+
+
+def test_another_address_needs_a_login(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(server.LOGIN_VARIABLE, raising=False)
+    with pytest.raises(SettingsError, match="login"):
+        server.serve(bundle.folder, host="0.0.0.0")
+
+
+def test_a_port_in_use_is_one_clear_line(bundle: Bundle) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=rf"port {port} .* in use"):
+            server.serve(bundle.folder, port=port)
+
+
+def test_a_missing_bundle_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no bundle"):
+        server.serve(tmp_path / "nowhere", port=0)
+
+
+def test_an_index_of_another_model_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    from tests.bundles import tiny_bundle
+
+    copy = copy_bundle(bundle, tmp_path / "copy")
+    other = tiny_bundle(copy, findings="phantom8", fused=True, seed=5)
+    with pytest.raises(BundleError, match="case index"):
+        server.open_reader(other)
+
+
+def test_logins_are_read_from_file_and_environment(tmp_path: Path) -> None:
+    path = tmp_path / "logins"
+    path.write_text("# readers\nanna:correct horse\nben:with:colon-in-it\n", encoding="utf-8")
+    assert server.read_logins(path, {}) == {"anna": "correct horse", "ben": "with:colon-in-it"}
+    assert server.read_logins(None, {server.LOGIN_VARIABLE: "eva:long enough"}) == {"eva": "long enough"}
+    assert server.read_logins(None, {}) == {}
+
+
+@pytest.mark.parametrize("text", ["anna", "anna:short", ":nobody at all", "", "# only a remark"])
+def test_a_wrong_login_file_is_refused_without_quoting_it(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "logins"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError) as caught:
+        server.read_logins(path, {})
+    assert "short" not in str(caught.value) and "logins" in str(caught.value)
+
+
+def test_a_wrong_password_waits_and_guesses_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "WRONG_PASSWORD_DELAY_S", 0.05)
+    check = server.login_check({"anna": "correct horse"})
+
+    async def guess() -> list[bool]:
+        pairs = [("anna", "wrong"), ("anna", ""), ("nobody", ""), ("anna", "correct horse")]
+        return list(await asyncio.gather(*(check(*pair) for pair in pairs)))
+
+    started = time.perf_counter()
+    assert asyncio.run(guess()) == [False, False, False, True]
+    assert time.perf_counter() - started >= 0.1  # two wrong guesses for one user, one after the other
+
+
+@pytest.fixture(scope="module")
+def address(reader: Reader) -> Iterator[str]:
+    pytest.importorskip("gradio")
+    page = server.launch(reader, port=server.free_port("127.0.0.1", 0))
+    yield page.local_url
+    page.close()
+
+
+def _get(url: str, **headers: str) -> tuple[int, dict[str, str], str]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+            return answer.status, dict(answer.headers), answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), error.read().decode(errors="replace")
+
+
+def test_the_page_answers_with_headers_that_keep_it_to_itself(address: str) -> None:
+    status, headers, page = _get(address)
+    headers = {name.lower(): value for name, value in headers.items()}
+    assert status == 200 and "medsd" in page
+    assert "default-src 'self'" in headers["content-security-policy"] and headers["referrer-policy"] == "no-referrer"
+
+
+def test_the_page_names_no_font_or_script_from_elsewhere(address: str) -> None:
+    _, _, page = _get(address)
+    for place in ("googleapis", "gstatic", "cdnjs", "jsdelivr", "unpkg"):
+        assert place not in page
+
+
+def test_another_name_of_this_machine_is_turned_away(address: str) -> None:
+    assert _get(address, Host="rebound.example.org")[0] == 400
+
+
+def test_no_interface_is_described_and_no_file_of_the_bundle_is_served(address: str, bundle: Bundle) -> None:
+    assert _get(address + "openapi.json")[0] == 404 and _get(address + "docs")[0] == 404
+    assert _get(f"{address}gradio_api/file={bundle.folder / 'bundle.json'}")[0] in (403, 404)
+    assert json.loads(_get(address + "gradio_api/info")[2])["named_endpoints"] == {}
+
+
+def test_nothing_heavy_is_imported_before_the_request_is_checked() -> None:
+    heavy = "('gradio', 'torch', 'lancedb', 'onnxruntime', 'matplotlib')"
+    code = f"import sys, apps.web.server; print([m for m in {heavy} if m in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_the_command_ends_with_status_2_and_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "apps.web", str(tmp_path / "nowhere"), "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    out = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert out.returncode == 2 and out.stderr.startswith("error: ") and out.stderr.count("\n") == 1

@@ -1,0 +1,117 @@
+"""A running app, and a real Chromium that notices errors and requests to elsewhere.
+
+MEDSD_CHROMIUM names the browser (default /usr/bin/chromium), MEDSD_BUNDLE another bundle than the tiny one,
+MEDSD_SCREENSHOTS a folder in which the pictures stay.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps.web import server
+from medsd.bundle.layout import Bundle
+from medsd.studies.phantom import generate_study, write_dicom
+from tests.apps.reading_room import furnish
+
+CHROMIUM = Path(os.environ.get("MEDSD_CHROMIUM") or "/usr/bin/chromium")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@dataclass
+class Visit:
+    """One page of the app, and what it complained about."""
+
+    page: Any
+    errors: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+
+    def drop(self, file: Path) -> None:
+        self.page.set_input_files("#upload input[type=file]", str(file))
+
+    def read(self, file: Path) -> None:
+        """Drop a film and wait for its findings."""
+        self.drop(file)
+        self.page.wait_for_selector("table.findings tbody tr")
+
+    def picture(self, selector: str) -> str:
+        return str(self.page.get_attribute(selector, "src"))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="browser: playwright is not installed")
+    if not CHROMIUM.is_file():
+        pytest.skip(f"browser: no Chromium at {CHROMIUM}; install it, or name it in MEDSD_CHROMIUM")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle that the app shows."""
+    given = os.environ.get("MEDSD_BUNDLE")
+    return Bundle.open(given) if given else furnish(tmp_path_factory.mktemp("bundle") / "room")
+
+
+@pytest.fixture(scope="session")
+def address(chromium: Any, room: Bundle) -> Iterator[str]:
+    pytest.MonkeyPatch().setenv("MEDSD_KEY", "a key that only tests use")
+    page = server.launch(server.open_reader(room), port=server.free_port("127.0.0.1", 0))
+    yield page.local_url
+    page.close()
+
+
+@pytest.fixture
+def visit(chromium: Any, address: str) -> Iterator[Callable[..., Visit]]:
+    """Opens the app: ``visit(size=(1280, 900), scheme="dark")``."""
+    contexts: list[Any] = []
+
+    def open_page(size: tuple[int, int] = (1280, 900), scheme: str = "dark") -> Visit:
+        contexts.append(chromium.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme))
+        here = Visit(contexts[-1].new_page())
+        here.page.on("console", lambda said: here.errors.append(said.text) if said.type == "error" else None)
+        here.page.on("pageerror", lambda error: here.errors.append(str(error)))
+        here.page.on("request", lambda asked: here.elsewhere.append(asked.url) if _outside(asked.url) else None)
+        here.page.goto(address)
+        here.page.wait_for_selector("#upload input[type=file]", state="attached")
+        return here
+
+    def _outside(url: str) -> bool:
+        return not url.startswith((address, "data:", "blob:"))
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DICOM file that no case was made of."""
+    path = tmp_path_factory.mktemp("film") / "film.dcm"
+    write_dicom(generate_study(31, seed=11, size=640), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go."""
+    given = os.environ.get("MEDSD_SCREENSHOTS")
+    folder = Path(given) if given else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

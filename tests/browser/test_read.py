@@ -1,0 +1,182 @@
+"""The tab «Read» in a real browser: from a dropped file to findings, evidence and cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medsd.bundle.layout import Bundle
+from tests.browser.conftest import Visit
+
+pytestmark = pytest.mark.browser
+Open = Callable[..., Visit]
+SIZES = {"desk": (1280, 900), "tablet": (820, 1180), "tablet-landscape": (1180, 820)}
+RELATIONS = {"equal", "superset", "subset", "overlap", "disjoint", "undetermined"}
+
+
+def _names(visit: Visit) -> list[str]:
+    return [str(row.get_attribute("data-name")) for row in visit.page.query_selector_all("table.findings tbody tr")]
+
+
+def test_a_dicom_file_becomes_findings_and_cases(visit: Open, film: Path, room: Bundle) -> None:
+    here = visit()
+    here.read(film)
+    assert sorted(_names(here)) == sorted(room.findings)
+    numbers = [text.inner_text() for text in here.page.query_selector_all("table.findings .number")]
+    values = [int("".join(filter(str.isdigit, number))) for number in numbers]
+    assert values == sorted(values, reverse=True)
+    calls = {text.inner_text() for text in here.page.query_selector_all("table.findings .call")}
+    assert calls <= {"present", "absent", "undecided"}
+    cards = here.page.query_selector_all("li.case")
+    assert len(cards) == 8 and {card.get_attribute("data-relation") for card in cards} <= RELATIONS
+    assert all(card.query_selector(".badge").inner_text() and "similarity" in card.inner_text() for card in cards)
+    assert here.errors == [] and here.elsewhere == []
+
+
+def test_choosing_another_finding_changes_the_evidence_over_the_film(visit: Open, film: Path) -> None:
+    here = visit()
+    here.read(film)
+    before, seen_before = here.picture("#film img.evidence"), here.page.locator("#film").screenshot()
+    other = _names(here)[-1]
+    here.page.click(f'button[data-finding="{other}"]')
+    here.page.wait_for_selector(f'button[data-finding="{other}"][aria-pressed="true"]')
+    assert here.picture("#film img.evidence") != before and here.page.locator("#film").screenshot() != seen_before
+    assert here.page.locator("tr.shown").count() == 1 and here.errors == []
+
+
+def test_a_finding_can_be_chosen_by_keyboard(visit: Open, film: Path) -> None:
+    here = visit()
+    here.read(film)
+    second = _names(here)[1]
+    here.page.focus(f'button[data-finding="{second}"]')
+    here.page.keyboard.press("Enter")
+    here.page.wait_for_selector(f'button[data-finding="{second}"][aria-pressed="true"]')
+
+
+def test_presets_inversion_level_and_zoom_change_the_film(visit: Open, film: Path) -> None:
+    here = visit()
+    here.read(film)
+    seen = {here.picture("#film img.film")}
+    for act in (
+        lambda: here.page.get_by_label("Lungs", exact=True).check(),
+        lambda: here.page.get_by_label("Invert").check(),
+        lambda: here.page.get_by_label("number input for Level %").fill("30"),
+    ):
+        act()
+        here.page.wait_for_function(
+            "seen => !seen.includes(document.querySelector('#film img.film').src)", arg=list(seen)
+        )
+        seen.add(here.picture("#film img.film"))
+    assert here.page.locator("#preset input:checked").count() == 0  # a moved slider is no preset
+    width = here.page.locator("#film img.film").bounding_box()["width"]
+    here.page.get_by_label("number input for Zoom ×").fill("2")
+    here.page.wait_for_function(f"document.querySelector('#film img.film').clientWidth > {1.9 * width}")
+    assert len(seen) == 4 and here.errors == []
+
+
+def test_evidence_fades_with_its_slider(visit: Open, film: Path) -> None:
+    here = visit()
+    here.read(film)
+    here.page.get_by_label("number input for Evidence %").fill("0")
+    here.page.wait_for_function("getComputedStyle(document.querySelector('#film img.evidence')).opacity === '0'")
+
+
+def test_a_case_opens_beside_the_film_and_closes_by_keyboard(visit: Open, film: Path, shots: Path) -> None:
+    here = visit()
+    here.read(film)
+    here.page.click("li.case >> nth=0 >> button")
+    dialog = here.page.locator("#case-1")
+    assert dialog.is_visible() and dialog.locator(".badge").is_visible() and dialog.locator(".thisfilm").is_visible()
+    here.page.screenshot(path=shots / "side-by-side.png")
+    here.page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+
+
+def test_an_example_is_one_click_away(visit: Open) -> None:
+    here = visit()
+    if not here.page.locator("#examples").count():
+        pytest.skip("this bundle ships no examples")
+    here.page.click("#examples button >> nth=0")
+    here.page.wait_for_selector("table.findings tbody tr")
+    assert here.page.locator("#film img.film").is_visible() and here.errors == []
+
+
+def test_the_note_is_read_with_the_film(visit: Open, film: Path, room: Bundle) -> None:
+    if room.description.note is None:
+        pytest.skip("this bundle reads no notes")
+    here = visit()
+    here.read(film)
+    before = here.page.inner_text("table.findings")
+    here.page.fill("#note textarea", "short of breath, known heart failure")
+    here.page.click("#again")
+    here.page.wait_for_function(
+        "before => { const t = document.querySelector('table.findings'); return t && t.innerText !== before }",
+        arg=before,
+    )
+    assert here.page.input_value("#note textarea").startswith("short of breath")
+
+
+@pytest.mark.parametrize("content", [b"neither DICOM nor an image", b"<svg xmlns='http://www.w3.org/2000/svg'/>"])
+def test_what_is_no_film_is_refused_in_the_place_of_the_findings(
+    visit: Open, film: Path, tmp_path: Path, shots: Path, content: bytes
+) -> None:
+    wrong = tmp_path / "wrong.dcm"
+    wrong.write_bytes(content)
+    here = visit()
+    here.read(film)
+    here.drop(wrong)
+    here.page.wait_for_selector(".notice.refused")
+    here.page.screenshot(path=shots / "refused.png")
+    assert here.page.locator("table.findings").count() == 0 and here.page.locator("li.case").count() == 0
+    assert "Traceback" not in here.page.content() and here.errors == []
+
+
+def test_two_visitors_see_their_own_films(visit: Open, film: Path, tmp_path: Path) -> None:
+    from medsd.studies.phantom import generate_study, write_dicom
+
+    other = tmp_path / "other.dcm"
+    write_dicom(generate_study(77, seed=4, size=320), other)
+    first, second = visit(), visit()
+    first.read(film)
+    picture = first.picture("#film img.film")
+    second.read(other)
+    first.page.get_by_label("Invert").check()
+    first.page.wait_for_function("old => document.querySelector('#film img.film').src !== old", arg=picture)
+    first.page.get_by_label("Invert").uncheck()
+    first.page.wait_for_function("old => document.querySelector('#film img.film').src === old", arg=picture)
+    assert second.picture("#film img.film") != picture
+
+
+def test_the_name_of_the_file_is_nowhere_after_reading(visit: Open, film: Path, tmp_path: Path) -> None:
+    named = tmp_path / "Canary_Carla_1950.dcm"
+    named.write_bytes(film.read_bytes())
+    here = visit()
+    here.read(named)
+    stored = here.page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
+    assert "Canary" not in here.page.content() and "Canary" not in stored
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", SIZES)
+def test_the_page_fits_its_screen(visit: Open, film: Path, shots: Path, name: str, scheme: str) -> None:
+    here = visit(SIZES[name], scheme)
+    here.page.screenshot(path=shots / f"{name}-{scheme}-empty.png")
+    here.read(film)
+    here.page.wait_for_timeout(300)
+    here.page.screenshot(path=shots / f"{name}-{scheme}.png")
+    here.page.screenshot(path=shots / f"{name}-{scheme}-whole.png", full_page=True)
+    assert here.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert "no medical device" in here.page.inner_text("header.bar")
+    film_box, table = (here.page.locator(part).bounding_box() for part in ("#film", "table.findings"))
+    assert film_box["width"] > 0.45 * SIZES[name][0] and table["x"] + table["width"] <= SIZES[name][0]
+
+
+def test_the_model_tab_shows_facts_and_a_card_that_cannot_act(visit: Open, room: Bundle, shots: Path) -> None:
+    here = visit()
+    here.page.get_by_role("tab", name="Model").click()
+    here.page.wait_for_selector("dl.facts")
+    assert room.model_sha256 in here.page.inner_text("dl.facts")
+    here.page.screenshot(path=shots / "model.png")
+    assert here.page.evaluate("window.acted === undefined") and here.errors == [] and here.elsewhere == []
