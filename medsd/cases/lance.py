@@ -12,7 +12,7 @@ import shutil
 import threading
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TABLE = "cases"
 MEMORY_LIMIT = 2 << 30  # bytes of embeddings: four million cases of 128 numbers
-STALE_RETRIES = 3
+STALE_RETRIES = 5
 # What LanceDB raises when a writer has just removed the files of the version that was being read.
 _STALE = (RuntimeError, OSError, ValueError)
 
@@ -47,6 +47,7 @@ class LanceStore:
 
     def __init__(self, uri: str, *, memory_limit: int = MEMORY_LIMIT) -> None:
         self.uri = uri
+        self._folder = _local(uri)
         self._memory_limit = memory_limit
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
@@ -157,7 +158,7 @@ class LanceStore:
         """Append cases as one new version."""
         blocks = list(batches(cases, embeddings, self.description))
         if blocks:
-            with _writing(_local(self.uri)):
+            with _writing(self._folder):
                 self._latest.add(_pa().Table.from_batches(blocks))
 
     def remove_patient(self, patient_key: str) -> int:
@@ -167,7 +168,7 @@ class LanceStore:
         """
         if not patient_key:
             raise DataError("remove: give the patient's key; an empty one would mean every case without a patient")
-        with _writing(_local(self.uri)):
+        with _writing(self._folder):
             where = f"patient_key = {_quoted(patient_key)}"
             removed = int(self._latest.count_rows(where))
             if removed:
@@ -179,19 +180,39 @@ class LanceStore:
 
     def compact(self) -> None:
         """Merge small files and drop older versions."""
-        with _writing(_local(self.uri)):
+        with _writing(self._folder):
             _prune(self._latest)
 
     def _current(self) -> tuple[Snapshot, Any]:
         """The newest version in memory, and a table handle that reads the same version."""
         with self._lock:
-            version = self._latest.version
-            if self._snapshot is None or self._snapshot.version != version:
+            state = self._state()  # before the version: were one to come in between, the next question sees it
+            if self._snapshot is None or self._snapshot.state != state:
                 pinned = _connect(self.uri).open_table(TABLE)
-                pinned.checkout(version)
-                self._snapshot = _load(pinned, version, self.description, self._memory_limit)
+                pinned.checkout(pinned.version)
+                self._check_still_ours(read_description(pinned.schema.metadata, self.uri))
+                self._snapshot = _load(pinned, state, self.description, self._memory_limit)
                 self._pinned = pinned
             return self._snapshot, self._pinned
+
+    def _state(self) -> Hashable:
+        """Changes with every version.
+
+        In a folder the manifests, one a version: on a busy machine looking at them is milliseconds faster than asking
+        LanceDB, which answers from another thread.
+        """
+        if self._folder is None:
+            return int(self._latest.version)
+        manifests = self._folder / f"{TABLE}.lance" / "_versions"
+        status = manifests.stat()  # an index that was made anew in this place begins again with the same names
+        return status.st_ino, status.st_mtime_ns, frozenset(path.name for path in manifests.iterdir())
+
+    def _check_still_ours(self, description: IndexDescription) -> None:
+        if (
+            description.model_sha256 != self.description.model_sha256
+            or description.findings != self.description.findings
+        ):
+            raise BundleError(f"{self.uri}: the case index was replaced by one of another model; open it again")
 
     def _forget(self) -> None:
         with self._lock:
@@ -290,13 +311,13 @@ class _Writer:
             raise
 
 
-def _load(pinned: Any, version: int, description: IndexDescription, memory_limit: int) -> Snapshot:
+def _load(pinned: Any, state: Hashable, description: IndexDescription, memory_limit: int) -> Snapshot:
     size = description.embedding_size
     in_memory = pinned.count_rows() * size * 4 <= memory_limit
     columns = [*KEYS, *FILTER_COLUMNS, "labels"] + ["embedding"] * in_memory
     rows = pinned.search().select(columns).with_row_id(True).limit(None).to_arrow()
     return Snapshot(
-        version,
+        state,
         rows["_rowid"].to_numpy(),
         matrix(rows["embedding"], size) if in_memory else None,
         matrix(rows["labels"], len(description.findings)),
@@ -312,15 +333,15 @@ def _dictionary(column: Any) -> Any:
 
 def _create_beside(folder: Path, write: Callable[[str], Any]) -> None:
     """Write in a temporary sibling and rename it; what a crash leaves is never at `folder`."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
-    part.mkdir()
     try:
+        part.mkdir(parents=True)
         write(str(part))
         part.replace(folder)
-    except BaseException:
+    except (OSError, RuntimeError) as error:
+        raise BundleError(f"{folder}: the case index cannot be written ({_first_line(error)})") from None
+    finally:
         shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 def _prune(table: Any) -> None:
@@ -341,9 +362,12 @@ def _writing(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
-    with (folder / ".write.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    try:
+        with (folder / ".write.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+    except (OSError, RuntimeError) as error:
+        raise BundleError(f"{folder}: the case index cannot be written ({_first_line(error)})") from None
 
 
 def _connect(uri: str, **options: Any) -> Any:

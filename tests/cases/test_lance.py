@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -96,6 +97,25 @@ def test_an_index_is_replaced_only_when_asked(index, tmp_path, cases, embeddings
         create_index(tmp_path / "cases", cases, embeddings, model_sha256="b" * 64, findings=findings)
     create_index(tmp_path / "cases", cases[:5], embeddings[:5], model_sha256="b" * 64, findings=findings, replace=True)
     assert len(CaseIndex.open(tmp_path / "cases", model_sha256="b" * 64)) == 5
+
+
+def test_a_reader_follows_a_replacement_of_its_own_model_and_refuses_another(
+    index, tmp_path, cases, embeddings, findings
+):
+    index.nearest(embeddings[0])
+    arguments = {"findings": findings, "replace": True}
+    create_index(tmp_path / "cases", cases[:5], embeddings[:5], model_sha256=MODEL, **arguments)
+    assert len(index.nearest(embeddings[0], N)) == len(index) == 5
+    create_index(tmp_path / "cases", cases[:5], embeddings[:5], model_sha256="b" * 64, **arguments)
+    with pytest.raises(BundleError, match="another model"):
+        index.nearest(embeddings[0])
+
+
+def test_a_reader_follows_a_folder_that_was_deleted_and_made_again(index, tmp_path, cases, embeddings, findings):
+    index.nearest(embeddings[0])
+    shutil.rmtree(tmp_path / "cases")
+    create_index(tmp_path / "cases", cases[:5], embeddings[:5], model_sha256=MODEL, findings=findings)
+    assert len(index.nearest(embeddings[0], N)) == 5
 
 
 @pytest.mark.parametrize("wrong", ["length", "shape", "nan"])
