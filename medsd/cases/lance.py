@@ -293,12 +293,12 @@ class _Writer:
         self.description = description
 
     def write(self, connection: Any, cases: Iterable[Case], embeddings: FloatArray, mode: str) -> Any:
-        problems: list[DataError] = []
+        problems: list[Exception] = []
 
         def blocks() -> Iterator[Any]:
             try:
                 yield from batches(cases, embeddings, self.description)
-            except DataError as error:
+            except Exception as error:
                 problems.append(error)
                 raise
 

@@ -82,6 +82,32 @@ def test_an_index_that_fails_half_way_is_never_in_place(tmp_path, cases, embeddi
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_error_of_the_cases_comes_out_as_it_was(tmp_path, cases, embeddings, findings):
+    def failing():
+        yield cases[0]
+        raise LookupError("no film")
+
+    with pytest.raises(LookupError, match="no film"):
+        create_index(tmp_path / "c", failing(), embeddings, model_sha256=MODEL, findings=findings)
+
+
+def test_an_index_lives_behind_a_uri_too(tmp_path, cases, embeddings, findings):
+    """file:// takes the way of an object store: no rename, no lock, LanceDB's own version number."""
+    uri = (tmp_path / "c").as_uri()
+    index = create_index(uri, cases, embeddings, model_sha256=MODEL, findings=findings)
+    reader = CaseIndex.open(uri, model_sha256=MODEL)
+    assert reader.nearest(embeddings[0], 1)[0].case.study_key == "study0000"
+    index.add([canary_case(findings)], np.eye(1, 16, dtype=np.float32))
+    assert reader.nearest(np.eye(1, 16)[0], 1)[0].case.study_key == "canarystudy"
+    assert index.remove_patient("canarypatient") == 1
+    assert remains(tmp_path) == []
+    assert len(reader.nearest(np.eye(1, 16)[0], 200)) == N
+    with pytest.raises(BundleError, match="exists"):
+        create_index(uri, cases, embeddings, model_sha256=MODEL, findings=findings)
+    with pytest.raises(BundleError, match="cannot be read"):
+        CaseIndex.open((tmp_path / "nowhere").as_uri())
+
+
 def test_a_replacement_that_fails_half_way_leaves_the_old_index(
     index, tmp_path, cases, embeddings, findings, monkeypatch
 ):
