@@ -64,6 +64,17 @@ def test_cutting_a_tube_into_pieces_changes_nothing() -> None:
     np.testing.assert_allclose(cut, whole, atol=1e-3)
 
 
+def test_a_bent_tube_neither_gapes_nor_doubles_at_its_bends() -> None:
+    turn = np.linspace(0, np.pi, 9)
+    arc = np.stack([8 * np.cos(turn), 8 * np.sin(turn) - 4, 0 * turn], axis=1)
+    path = tube_paths(PARALLEL, Tubes.along(PARALLEL, arc, 1.5))
+    volume = np.pi * 1.5**2 * np.hypot(*np.diff(arc[:, :2], axis=0).T).sum()
+    assert path.max() < 1.02 * 3.0
+    assert path.sum() * PARALLEL.pixel**2 == pytest.approx(volume, rel=0.02)
+    radius = np.hypot(PARALLEL.u, PARALLEL.v + 4)
+    assert path[(abs(radius - 7.9) < 0.4) & (PARALLEL.v > -3)].min() > 0.9 * 3.0
+
+
 def test_a_tube_thinner_than_a_pixel_keeps_its_shadow() -> None:
     thin = tube_paths(PARALLEL, Tubes.along(PARALLEL, [[-8, -2, 0], [8, 3, 0]], 0.05))
     length = np.hypot(16, 5)

@@ -201,9 +201,10 @@ def _heart(habitus: Habitus, distortion: Distortion, up: float) -> tuple[Solid, 
 def _great_vessels(habitus: Habitus, distortion: Distortion) -> tuple[Solid, ...]:
     h, pull, knob = habitus.height, distortion.pull, habitus.knob
     return (
-        Solid((0.0 + 0.85 * pull, 0.0, 0.0), (2.3, 26.0 * h, 9.5), 0.0, 0.6),  # what lies before and beside the spine
+        Solid((0.0 + 0.85 * pull, 0.0, 0.0), (2.05, 26.0 * h, 9.5), 0.0, 0.4),  # what lies before and beside the spine
         Solid((-1.7 + pull, -4.6 * h, 1.0), (1.55, 8.5, 5.0), 0.05, 0.3),  # superior vena cava
-        Solid((1.5 + pull, -7.5 * h, 1.0), (1.4, 5.5, 5.0), -0.12, 0.3),  # left subclavian artery
+        Solid((1.7 + pull, -8.5 * h, 1.0), (1.3, 6.0, 5.0), 0.16, 0.2),  # left subclavian artery
+        Solid((-2.1 + pull, -10.0 * h, 1.0), (1.4, 5.0, 5.0), -0.2, 0.2),  # right brachiocephalic vein
         Solid((1.7 + pull, -3.0 * h, -0.8), (1.95 * knob, 2.1 * knob, 6.2), 0.0, 0.2),  # aortic knob
         Solid((1.6 + 0.8 * pull, 0.9 * h, 0.8), (2.2, 2.9, 5.6), 0.2, 0.0),  # pulmonary trunk
         Solid((-1.0 + pull, -0.5, 3.0), (1.9 + 0.45 * knob, 5.2, 5.0), 0.1, 0.2),  # ascending aorta
@@ -225,7 +226,7 @@ def _spine(habitus: Habitus) -> tuple[Solid, ...]:
     return tuple(
         Solid(
             (habitus.scoliosis * float(np.sin(0.16 * k)), (2.45 + 0.02 * k) * k * habitus.height, -5.0),
-            (1.55 + 0.025 * (k + 9), 1.02 * habitus.height, 1.9),
+            (1.55 + 0.025 * (k + 9), 1.06 * habitus.height, 1.9),
             0.02 * habitus.scoliosis * k,
             0.9,
         )

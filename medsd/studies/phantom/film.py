@@ -85,7 +85,8 @@ def sample_exposure(rng: np.random.Generator, *, bedside: bool) -> Exposure:
 
 def draw_scene(body: Body, projection: Projection, condition: Condition) -> Scene:
     """Lay all lesions of `condition` over the lungs of `body`."""
-    scene = Scene(projection, body, view_lungs(body, projection))
+    free_air = frozenset(item.side for item in condition.lesions if item.finding == "Pneumothorax")
+    scene = Scene(projection, body, view_lungs(body, projection), open_sides=free_air)
     for lesion in condition.lesions:
         if lesion.finding == "Support Devices":
             devices.draw_device(scene, lesion)
@@ -140,7 +141,7 @@ def _add_lung(total: Array, scene: Scene, view: signs.LungView, vessels: Array, 
     total[view.window] += (tissue - np.float32(WATER)) * view.air
     scene.excess[view.window] += (tissue - np.float32(LUNG)) * view.air
     # Vessels show against air only: fluid and the heart in front drown them, free gas has none.
-    seen = np.minimum(view.air / np.maximum(0.5 * view.depth, 1.0), 1) ** 1.5 * (1 - view.filled) * (1 - view.gas)
+    seen = np.minimum(view.air / np.maximum(0.5 * view.depth, 1.0), 1) ** 3 * (1 - view.filled) * (1 - view.gas)
     total[view.window] += np.float32(WATER - LUNG) * vessels[view.window] * seen
 
 
@@ -148,19 +149,19 @@ def _airways(scene: Scene) -> Array:
     """Windpipe and main bronchi, the stomach's bubble, air in bronchi within consolidation; all negative."""
     projection, body = scene.projection, scene.body
     pull, h = body.distortion.pull, body.habitus.height
-    carina = [0.75 * pull, 0.3, -0.5]
+    carina = [0.75 * pull, -0.9, -0.5]
     trachea = [[0, -22, 0.5], [0, -13 * h, 0.5], [0.5 * pull - 0.2, -6 * h, 0], carina]
-    tubes = [Tubes.along(projection, trachea, [0.9, 0.9, 0.85, 0.8], 1.3)]
+    tubes = [Tubes.along(projection, trachea, [0.9, 0.9, 0.85, 0.7], [1.3, 1.3, 1.3, 0.8])]
     for side in (RIGHT, LEFT):
         end = hilum(body, side)
-        tubes.append(
-            Tubes.along(
-                projection,
-                [carina, [*(carina[:2] + (end[:2] - carina[:2]) * 0.6), -0.5], [*end[:2], -0.5]],
-                [0.7, 0.6, 0.45],
-                1.2,
-            )
-        )
+        x, y = carina[0] + side * 0.15, carina[1]
+        bronchus = [
+            [x, y - 0.9, -0.5],
+            [x + side * 0.35, y, -0.5],
+            [(x + end[0]) / 2, (y + end[1]) / 2, -0.5],
+            [*end[:2], -0.5],
+        ]
+        tubes.append(Tubes.along(projection, bronchus, [0.5, 0.62, 0.58, 0.45], [0.3, 0.9, 1.2, 0.9]))
     path = tube_paths(projection, Tubes.join(tubes))
     if scene.air:
         path = path + 0.8 * tube_paths(projection, Tubes.join(scene.air))

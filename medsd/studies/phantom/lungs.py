@@ -101,7 +101,7 @@ def vessel_tree(body: Body, projection: Projection, *, upper: float = 1.0, wet: 
         above = end[:, 1] < hilum(body, side)[1] - 0.5
         radius = radius * wet * np.where(above, upper, 1.0)
         parts.append(_hilar_artery(body, projection, side, wet))
-        parts.append(Tubes(projection.points(start), projection.points(end), radius, weight))
+        parts.append(Tubes.straight(projection.points(start), projection.points(end), radius, weight))
     return Tubes.join(parts)
 
 

@@ -32,6 +32,7 @@ class Scene:
         devices: tubes of metal or plastic, the attenuation of 1 cm of them, the share of the radius that is hollow.
         plates: flat devices (x, y, z, a, b) in cm of the patient, with their attenuation.
         boxes: where each finding was drawn, in film cm.
+        open_sides: sides with free air in the pleura.
         excess: (H, W) attenuation that disease adds to clear lung.
     """
 
@@ -43,6 +44,7 @@ class Scene:
     devices: list[tuple[Tubes, float, float]] = field(default_factory=list)
     plates: list[tuple[Points, float]] = field(default_factory=list)
     boxes: dict[str, Box] = field(default_factory=dict)
+    open_sides: frozenset[int] = frozenset()
     excess: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -112,7 +114,8 @@ def _effusion(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
         level = np.float32(v_floor + 3.6 - (1.5 + 10.5 * amount**1.3))
         climb = np.float32(2.2 + 2.8 * amount) * np.exp(-inward * wall / np.float32(2.2))  # up the side wall
         climb += np.float32(1.3) * np.exp(-(1 - np.minimum(inward, 1)) * wall / np.float32(1.2))  # and the mediastinum
-        surface = (level - climb).astype(np.float32)
+        # Under free air the fluid lies level.
+        surface = level - climb.astype(np.float32) * (lesion.side not in scene.open_sides)
         above: Array = (view.v - surface) / np.float32(1.3 + 0.8 * amount)
         share = np.float32(0.93) * _soft_step(above + np.float32(0.5))
     scene.note_mask(lesion.finding, view, share)
@@ -162,7 +165,7 @@ def _consolidation(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> No
         (view.v - np.float32(centre[1])) / np.float32(radius),
     )
     distance = np.sqrt(du * du + dv * dv)
-    ragged = 0.22 * smooth_noise(rng, scene.projection, view.window, 2.2) + 0.07 * smooth_noise(
+    ragged = 0.17 * smooth_noise(rng, scene.projection, view.window, 2.2) + 0.07 * smooth_noise(
         rng, scene.projection, view.window, 0.8
     )
     edge = np.float32(0.9 if lesion.kind == "patch" else 0.5)
@@ -171,7 +174,7 @@ def _consolidation(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> No
         fissure = (dv + np.float32(0.15) * du * lesion.side) * (1 if t < 0.5 else -1)
         share = share * _soft_step((np.float32(0.45) - fissure) / np.float32(0.12))
     mottle = smooth_noise(rng, scene.projection, view.window, 1.0)
-    share = share * np.clip(np.float32(0.34 + 0.42 * amount) * (1 + np.float32(0.13) * mottle), 0, 0.92)
+    share = share * np.clip(np.float32(0.34 + 0.42 * amount) * (1 + np.float32(0.06) * mottle), 0, 0.92)
     scene.note_mask(lesion.finding, view, share)
     view.fill(share)
     _air_bronchogram(scene, lesion, radius, rng)
@@ -239,7 +242,7 @@ def _mass(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
     du, dv = view.u - np.float32(centre[0]), view.v - np.float32(centre[1])
     angle = np.arctan2(dv, du)
     wobble = sum(
-        np.float32(rng.normal(0, 0.055 / n**0.3)) * np.cos(n * angle + np.float32(rng.uniform(0, 6.3)))
+        np.float32(rng.normal(0, 0.045 / n**0.5)) * np.cos(n * angle + np.float32(rng.uniform(0, 6.3)))
         for n in (2, 3, 4, 5, 7)
     )
     rho = np.sqrt(du * du + dv * dv) / (np.float32(radius) * (1 + wobble))

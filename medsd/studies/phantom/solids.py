@@ -189,12 +189,26 @@ class Tubes:
         radius: (N,) in cm.
         weight: (N,) factor on the path length: the stretch 1/sin of the angle between axis and ray, a flattened cross
             section, a share of a tissue.
+        faces: (N, 2, 2) unit normals of the cuts at start and end, each along the axis or, where a tube bends, halfway
+            between two pieces, so that they neither gape nor overlap.
     """
 
     start: npt.NDArray[np.float64]
     end: npt.NDArray[np.float64]
     radius: npt.NDArray[np.float64]
     weight: npt.NDArray[np.float64]
+    faces: npt.NDArray[np.float64]
+
+    @classmethod
+    def straight(
+        cls,
+        start: npt.NDArray[np.float64],
+        end: npt.NDArray[np.float64],
+        radius: npt.NDArray[np.float64],
+        weight: npt.NDArray[np.float64],
+    ) -> Tubes:
+        """Pieces that do not follow on each other, cut at right angles."""
+        return cls(start, end, radius, weight, np.repeat(_unit(end - start)[:, None], 2, axis=1))
 
     @classmethod
     def along(
@@ -218,14 +232,21 @@ class Tubes:
         stretch = np.sqrt((step**2).sum(axis=1)) / np.maximum(across, 1e-6)
         share = np.broadcast_to(np.asarray(weight, dtype=np.float64), len(xyz))
         share = (share[:-1] + share[1:]) / 2 * np.minimum(stretch, longest)
-        return cls(film[:-1], film[1:], (radii[:-1] + radii[1:]) / 2, share)
+        axis = _unit(np.diff(film, axis=0))
+        between = _unit(np.vstack([axis[:1], axis[:-1] + axis[1:], axis[-1:]]))
+        faces = np.stack([between[:-1], between[1:]], axis=1)
+        return cls(film[:-1], film[1:], (radii[:-1] + radii[1:]) / 2, share, faces)
 
     @classmethod
     def join(cls, parts: list[Tubes]) -> Tubes:
         """All pieces of `parts` in one."""
-        return cls(
-            *(np.concatenate([getattr(p, name) for p in parts]) for name in ("start", "end", "radius", "weight"))
-        )
+        names = ("start", "end", "radius", "weight", "faces")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def _unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Rows of `vectors` (N, 2) at unit length."""
+    return vectors / np.maximum(np.hypot(vectors[:, 0], vectors[:, 1]), 1e-9)[:, None]
 
 
 def tube_paths(projection: Projection, tubes: Tubes, *, core: float = 0.0, hollow: float = 1.0) -> Array:
@@ -247,7 +268,10 @@ def tube_paths(projection: Projection, tubes: Tubes, *, core: float = 0.0, hollo
     total = np.zeros(size * size, dtype=np.float64)
     pieces = _cut_to_patches(tubes, pixel)
     drawn = np.maximum(pieces.radius, 0.75 * pixel)
-    half_px = np.hypot(*(pieces.end - pieces.start).T) / (2 * pixel) + drawn / pixel
+    # Slanted faces reach past the ends.
+    slant = np.abs(np.einsum("nfi,ni->nf", pieces.faces, _unit(pieces.end - pieces.start))).min(axis=1)
+    overhang = 1 + 0.7 * np.sqrt(np.maximum(1 - slant**2, 0))
+    half_px = np.hypot(*(pieces.end - pieces.start).T) / (2 * pixel) + overhang * drawn / pixel
     needed = 2 * np.ceil(half_px + 1).astype(np.int64)
     needed = np.where(needed > 16, -(-needed // 6) * 6, needed)  # few sizes, so that many pieces share a step
     for patch in np.unique(needed).tolist():
@@ -263,7 +287,10 @@ def _cut_to_patches(tubes: Tubes, pixel: float) -> Tubes:
     order = np.arange(len(index)) - np.repeat(np.cumsum(parts) - parts, parts)
     step = ((tubes.end - tubes.start) / parts[:, None])[index]
     start = tubes.start[index] + step * order[:, None]
-    return Tubes(start, start + step, tubes.radius[index], tubes.weight[index])
+    faces = np.repeat(_unit(step)[:, None], 2, axis=1)
+    first, last = order == 0, order == parts[index] - 1
+    faces[first, 0], faces[last, 1] = tubes.faces[index[first], 0], tubes.faces[index[last], 1]
+    return Tubes(start, start + step, tubes.radius[index], tubes.weight[index], faces)
 
 
 def _add_patches(
@@ -286,14 +313,15 @@ def _add_patches(
     steps = np.arange(patch, dtype=np.float32)
     x = (corner[:, 0, None] - start[:, 0, None] + steps)[:, None, :]  # (n, 1, P)
     y = (corner[:, 1, None] - start[:, 1, None] + steps)[:, :, None]  # (n, P, 1)
-    ax, ay = axis[:, 0, None, None], axis[:, 1, None, None]
-    along = x * ax + y * ay  # (n, P, P)
-    squared = np.square(x * ay - y * ax)
-    # Soft ends of one pixel: neighbouring pieces of a straight tube add up to exactly the whole.
-    along += np.float32(0.5)
-    share = np.minimum(np.maximum(along, 0), 1)
-    along -= length[:, None, None]
-    share -= np.minimum(np.maximum(along, 0), 1, out=along)
+    squared = np.square(x * axis[:, 1, None, None] - y * axis[:, 0, None, None])  # (n, P, P)
+    # Soft ends of one pixel: neighbouring pieces of a tube add up to exactly the whole.
+    first, last = np.moveaxis(pieces.faces[index].astype(np.float32), 1, 0)[..., None, None]
+    past_start = x * first[:, 0] + (y * first[:, 1] + np.float32(0.5))
+    share = np.minimum(np.maximum(past_start, 0, out=past_start), 1, out=past_start)
+    reach = np.einsum("ni,ni->n", end - start, last[..., 0, 0])[:, None, None] - np.float32(0.5)
+    past_end = x * last[:, 0] + (y * last[:, 1] - reach)
+    share -= np.minimum(np.maximum(past_end, 0, out=past_end), 1, out=past_end)
+    np.maximum(share, 0, out=share)
     drawn = np.maximum(radius, 0.75)
     scale = (radius / drawn) ** 2 * pieces.weight[index].astype(np.float32)
     path = np.sqrt(np.maximum(np.square(drawn)[:, None, None] - squared, 0))
