@@ -76,7 +76,7 @@ def sample_exposure(rng: np.random.Generator, *, bedside: bool) -> Exposure:
         scatter=float(rng.uniform(0.05, 0.12) if bedside else rng.uniform(0.02, 0.06)),
         equalise=float(rng.uniform(0.72, 0.95)),
         detail=float(rng.uniform(0.25, 0.9)),
-        centre=float(rng.normal(0.36, 0.05)),
+        centre=float(np.clip(rng.normal(0.24, 0.10), 0.0, 0.45)),
         contrast=float(rng.uniform(3.2, 4.8)),
         marker=str(rng.choice(["L", "R", ""], p=[0.5, 0.25, 0.25])),
         collimation=(float(borders[0]), float(borders[1]), float(borders[2]), float(borders[3])),

@@ -1,0 +1,27 @@
+"""Phantom films pass the gate that real films pass, and come out of it as they went in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medsd.dicom.look import chest_likeness
+from medsd.dicom.read import read_radiograph
+from medsd.studies.phantom import generate_study, write_dicom
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_the_gate_admits_phantoms_without_a_concern(tmp_path: Path, photometric: str) -> None:
+    for index in range(6):
+        study = generate_study(index, size=256)
+        write_dicom(study, tmp_path / "film.dcm", photometric=photometric)
+        radiograph = read_radiograph(tmp_path / "film.dcm")
+        assert not radiograph.concerns
+        assert (radiograph.view, radiograph.sex, radiograph.age_years) == (study.view, study.sex, study.age)
+        np.testing.assert_allclose(radiograph.pixels, study.pixels, atol=1e-3)
+
+
+def test_a_phantom_looks_like_a_chest() -> None:
+    assert min(chest_likeness(generate_study(index, size=128).pixels) for index in range(20)) > 0.4
