@@ -131,9 +131,11 @@ def measure_retrieval(
 
 
 def score_queries(queries: Cases, index: Cases, *, k: int = 10) -> QueryScores:
-    """The scores of each query; see `QueryScores`. Equal similarities are ranked in the order of the index."""
+    """The scores of each query; see `QueryScores`. Equal similarities come in the order of the index."""
     if k < 1:
         raise DataError(f"k is {k}; look at one neighbour or more")
+    if len(queries.embeddings) == 0 or len(index.embeddings) == 0:
+        raise DataError("retrieval needs one query and one case or more; a split is empty")
     if np.shape(queries.embeddings)[1] != np.shape(index.embeddings)[1]:
         raise DataError(
             f"queries have {np.shape(queries.embeddings)[1]} dimensions and the index {np.shape(index.embeddings)[1]}; "
@@ -160,9 +162,9 @@ def _score_block(
     """nDCG, recall and their expectations in a random order, (r,) each, of queries (r, M)."""
     k = min(k, gain.shape[1])
     discount = 1 / np.log2(np.arange(2, k + 2))
-    first = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+    first = _largest(similarity, k)
     found = np.take_along_axis(gain, first, axis=1)  # (r, k); a case that is not allowed has gain 0
-    best = -np.sort(-gain, axis=1)[:, :k] @ discount
+    best = np.take_along_axis(gain, _largest(gain, k), axis=1) @ discount
     number, relevant = allowed.sum(1), (gain > 0).sum(1)
     some = relevant > 0
     # In a random order of n cases each of the first min(k, n) places has the mean gain.
@@ -174,6 +176,13 @@ def _score_block(
         _where(some, gain.sum(1) * mean_discount, number * best),
         _where(some, relevant * places, number * np.minimum(k, relevant)),
     )
+
+
+def _largest(values: FloatArray, k: int) -> npt.NDArray[np.intp]:
+    """Columns (r, k) of the k largest values of each row, the largest first."""
+    columns = np.sort(np.argpartition(-values, k - 1, axis=1)[:, :k], axis=1)  # sorted, so that ties keep the order
+    order = np.argsort(-np.take_along_axis(values, columns, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(columns, order, axis=1)
 
 
 def _where(some: npt.NDArray[np.bool_], part: npt.ArrayLike, whole: npt.ArrayLike) -> FloatArray:

@@ -70,6 +70,7 @@ def test_findings_with_too_few_positives_share_the_pooled_fit() -> None:
         target[np.flatnonzero(target[:, f] == 1)[5:], f] = 0
     fit = fit_platt(logits, target, NAMES)
     assert fit["a"] == fit["c"]
+    assert fit["a"].intercept != 0
     assert len({fit["a"], fit["b"], fit["d"]}) == 3
 
 
@@ -144,6 +145,13 @@ def test_rounding_the_probabilities_to_single_precision_changes_no_call(rule: st
     probs = expit(logits)
     limits = calibration.thresholds_of(choose_operating_points(probs, target, NAMES, rule=rule), NAMES)
     np.testing.assert_array_equal(probs >= limits, probs.astype(np.float32) >= limits)
+
+
+def test_of_equally_good_thresholds_the_lowest_is_taken() -> None:
+    probs = np.array([[0.8], [0.6], [0.4], [0.2]])
+    point = choose_operating_points(probs, np.array([[1.0], [0.0], [1.0], [0.0]]), "a", few=1)["a"]
+    assert (point.sensitivity, point.specificity) == (1, 0.5)
+    assert point.threshold == pytest.approx(0.3)
 
 
 def test_thresholds_at_the_ends_of_the_scale_call_as_they_were_chosen() -> None:

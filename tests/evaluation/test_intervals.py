@@ -60,6 +60,30 @@ def test_values_are_those_of_the_metrics_module_and_lie_in_their_intervals() -> 
             assert interval.low <= interval.value <= interval.high
 
 
+def test_the_interval_is_that_of_the_percentiles_moved_by_the_bias() -> None:
+    values = np.random.default_rng(0).normal(size=40)
+    drawn = Resamples.draw([f"p{i}" for i in range(40)], 300, seed=5)
+
+    def variance(weights: np.ndarray) -> np.ndarray:  # the plain variance of a resample is too small on average
+        mean = weights @ values / 40
+        return ((weights @ values**2) / 40 - mean**2)[:, None]
+
+    samples = variance(next(drawn.blocks()))[:, 0]
+    (interval,) = intervals.bootstrap(variance, drawn, 0.9)
+    assert samples.mean() < values.var()
+    assert interval.low == pytest.approx(np.quantile(samples, 0.05) + values.var() - samples.mean())
+    assert interval.high == pytest.approx(np.quantile(samples, 0.95) + values.var() - samples.mean())
+
+
+def test_the_calibration_error_of_a_calibrated_model_lies_in_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    probs = rng.random((300, 6))
+    target = (rng.random((300, 6)) < probs).astype(float)
+    macro = intervals.metric_intervals(target, probs, np.arange(300).astype(str), resamples=200)
+    found = macro["calibration_error"].macro
+    assert 0 <= found.low < found.value < found.high
+
+
 def test_a_patient_is_drawn_with_all_images() -> None:
     drawn = Resamples.draw(["b", "a", "b", "c"], 50, seed=3)
     weights = next(drawn.blocks())

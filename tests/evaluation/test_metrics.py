@@ -97,6 +97,14 @@ def test_a_finding_with_too_few_positives_is_nan_everywhere_and_left_out_of_the_
     assert result.macro("auroc").value == pytest.approx(others.mean())
 
 
+def test_just_enough_positives_or_negatives_are_enough() -> None:
+    target = np.zeros((25, 2))
+    target[:10, 0], target[:15, 1] = 1, 1
+    probs = np.random.default_rng(0).random((25, 2))
+    assert not metrics.measure(target, probs, few=10).too_few.any()
+    assert metrics.measure(target, probs, few=11).too_few.all()
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, np.nan])
 def test_a_finding_of_one_class_or_of_none_gives_nan_without_a_warning(value: float) -> None:
     target, probs = random_case(2)

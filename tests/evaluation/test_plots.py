@@ -47,6 +47,7 @@ def test_every_plot_is_a_small_readable_png_and_the_bytes_repeat(
         assert path.stat().st_size < 150_000
         assert path.read_bytes() == (tmp_path / "first" / path.name).read_bytes()
         with Image.open(path) as picture:
+            assert picture.mode == "P"
             assert min(picture.size) >= 400
             assert max(picture.size) <= 1200
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def test_a_report_read_back_is_equal_and_its_file_is_plain_json(report: Evaluati
     assert EvaluationReport.read(tmp_path / "evaluation.json") == report
     text = (tmp_path / "evaluation.json").read_text(encoding="utf-8")
     assert "NaN" not in text
+    assert not re.search(r"\.\d{7}", text)
     assert json.loads(text)["split"] == "test"
 
 
