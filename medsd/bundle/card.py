@@ -49,6 +49,7 @@ def write_card(
     parity: Mapping[str, Any],
     *,
     command: str | None = None,
+    readings: Mapping[str, EvaluationReport] | None = None,
 ) -> None:
     """Write the card into the bundle in `folder`.
 
@@ -58,6 +59,7 @@ def write_card(
         report: the measurement on the test split.
         parity: the figures of the parity check, as parity.json has them.
         command: what made the bundle; `medsd train` with the configuration's name when None.
+        readings: the same split read with less, by what was left, for instance ``{"image alone": …}``.
     """
     sections = [
         _head(description),
@@ -67,6 +69,7 @@ def write_card(
         _calls(report),
         _calibration(report),
         _retrieval(report),
+        _readings(report, readings or {}),
         _plots(folder),
         _limits(description, report),
         _parity(parity),
@@ -238,6 +241,22 @@ def _retrieval(r: EvaluationReport) -> str:
             f"Gain in nDCG@{t.k} over a random order, on the same resamples: {_told(t.gain_over_random)}.",
         ]
     )
+
+
+def _readings(report: EvaluationReport, readings: Mapping[str, EvaluationReport]) -> str:
+    if not readings:
+        return ""
+    rows = [
+        [
+            name,
+            _told(r.macro["auroc"].interval),
+            _told(r.macro["average_precision"].interval),
+            "not measured" if r.retrieval is None else _told(r.retrieval.ndcg),
+        ]
+        for name, r in ({"everything": report} | dict(readings)).items()
+    ]
+    header = ["Read with", "AUROC, mean", "Average precision, mean", "nDCG"]
+    return "### With a part of the study missing\n\n" + _table(header, rows)
 
 
 def _plots(folder: Path) -> str:

@@ -156,6 +156,19 @@ def test_data_splits_and_provenance_are_named(card: str) -> None:
     assert "30 minutes" in card
 
 
+def test_readings_with_a_part_missing_stand_beside_the_whole(
+    card: str, measured: tuple[layout.Description, EvaluationReport], tmp_path: Path
+) -> None:
+    assert "part of the study missing" not in card
+    report = measured[1]
+    alone = report.model_copy(update={"macro": report.macro | {"auroc": report.macro["brier"]}, "retrieval": None})
+    write_card(tmp_path, measured[0], report, PARITY, readings={"image alone": alone})
+    text = (tmp_path / CARD).read_text(encoding="utf-8")
+    assert row(text, "part of the study missing", "everything")[1] == str(report.macro["auroc"].interval)
+    assert row(text, "part of the study missing", "image alone")[1] == str(report.macro["brier"].interval)
+    assert row(text, "part of the study missing", "image alone")[3] == "not measured"
+
+
 def test_the_parity_figures_are_a_table(card: str) -> None:
     assert row(card, "Largest absolute difference", "7") == ["7", "4.0e-06", "3.0e-07"]
     assert "pytorch 0.81, onnxruntime 0.81" in card
