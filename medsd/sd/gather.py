@@ -40,6 +40,13 @@ def summed(value: Tensor) -> Tensor:
     return value
 
 
+def largest(value: Tensor) -> Tensor:
+    """The largest `value` among the processes, without gradient."""
+    value = value.detach().clone()
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return value
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:

@@ -161,7 +161,8 @@ class ContrastiveLoss(nn.Module):
         with torch.autocast(embeddings.device.type, enabled=False):
             anchors = unit_length(embeddings)
             samples = anchors if refs is embeddings else unit_length(refs).to(anchors.dtype)
-            total, terms = compare(anchors, labels, samples, None if ref_labels is labels else ref_labels, own)
+            sample_labels = None if ref_labels is labels else ref_labels.to(anchors.dtype)
+            total, terms = compare(anchors, labels.to(anchors.dtype), samples, sample_labels, own)
             if not (self.gather and world_size() > 1):
                 return total / terms.clamp(min=1)
             # Each process adds its anchors to one mean. Data-parallel training averages gradients over the processes,
@@ -180,7 +181,7 @@ class ContrastiveLoss(nn.Module):
         logits = (anchors * self.inverse_temperature()) @ samples.T  # (N, M)
         # The lowest number rather than -inf: a row without any sample then has a finite softmax and zero gradient.
         log_prob = excluded.fill_(logits, torch.finfo(logits.dtype).min).log_softmax(dim=1)
-        total = 0 - (found.matrix.to(log_prob.dtype) * log_prob).sum()  # 0 − 0, for -0 would be printed
+        total = 0 - (found.matrix * log_prob).sum()  # 0 − 0, for -0 would be printed
         if found.constant is not None:
             total = total + found.constant.sum()
         return total, found.terms.sum()
@@ -236,10 +237,40 @@ class SDLoss(ContrastiveLoss):
 
     Example:
         >>> import torch
-        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]], requires_grad=True)
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
         >>> labels = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 1]])
-        >>> loss = SDLoss(temperature=0.5)(embeddings, labels)
-        >>> loss.backward()
+        >>> SDLoss(temperature=0.5)(embeddings, labels)
+        tensor(0.1742)
+
+    A loop in plain PyTorch, with two views (B, V, …) of each study:
+
+        >>> studies = [(torch.rand(6), torch.tensor([float(i % 2), 1.0])) for i in range(8)]
+        >>> loader = torch.utils.data.DataLoader(studies, batch_size=4)
+        >>> encoder, loss = torch.nn.Linear(6, 4), SDLoss(learn_temperature=True)
+        >>> optimiser = torch.optim.AdamW([*encoder.parameters(), *loss.parameters()])
+        >>> for pixels, labels in loader:
+        ...     views = torch.stack([pixels, pixels + 0.1 * torch.randn_like(pixels)], dim=1)
+        ...     loss(encoder(views), labels).backward()
+        ...     optimiser.step()
+        ...     optimiser.zero_grad()
+
+    MONAI's trainer calls it with the network's output and the batch's label:
+
+        >>> from monai.engines import SupervisedTrainer
+        >>> batches = torch.utils.data.DataLoader([{"image": x, "label": y} for x, y in studies], batch_size=4)
+        >>> SupervisedTrainer(
+        ...     device="cpu", max_epochs=1, train_data_loader=batches, network=encoder,
+        ...     optimizer=optimiser, loss_function=SDLoss(),
+        ... ).run()
+
+    pytorch-metric-learning's trainers keep the whole row of labels with ``label_hierarchy_level="all"``:
+
+        >>> from pytorch_metric_learning.trainers import MetricLossOnly
+        >>> MetricLossOnly(
+        ...     models={"trunk": encoder}, optimizers={"trunk_optimizer": optimiser}, batch_size=4,
+        ...     loss_funcs={"metric_loss": SDLoss()}, dataset=studies, data_device="cpu",
+        ...     label_hierarchy_level="all", dataloader_num_workers=0,
+        ... ).train()
     """
 
     def __init__(

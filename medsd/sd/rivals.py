@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from medsd.errors import SettingsError
+from medsd.sd.gather import largest, world_size
 from medsd.sd.losses import Coefficients, ContrastiveLoss, Excluded, SDLoss, weigh_positives
 from medsd.sd.relations import LabelPairs, PairCounts
 
@@ -65,7 +66,7 @@ class SupConLoss(AllLoss):
         """As `ContrastiveLoss.forward`; labels (N,) are class numbers from 0."""
         if labels.ndim == 1:
             both = labels if ref_labels is None else torch.cat([labels, ref_labels.to(labels.device)])
-            classes = int(both.max()) + 1
+            classes = int(largest(both.max()) if self.gather and world_size() > 1 else both.max()) + 1
             labels = torch.nn.functional.one_hot(labels.long(), classes)
             ref_labels = None if ref_labels is None else torch.nn.functional.one_hot(ref_labels.long(), classes)
         return super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels, own)
@@ -89,7 +90,7 @@ class MulSupConLoss(ContrastiveLoss):
         if excluded.diagonal is not None:  # nobody is a positive of himself
             positives = positives - present
         some = positives > 1e-6  # a term without positives is left out
-        weights = torch.ones_like(samples_with) if self.finding_weights is None else self.finding_weights
+        weights = torch.ones_like(samples_with) if self.finding_weights is None else self.finding_weights.to(present)
         term = present * weights * some  # (R, F)
         matrix = pairs.overlap_of(term / positives.clamp(min=1e-6))
         found = Coefficients(excluded.fill_(matrix, 0), term.sum(1))

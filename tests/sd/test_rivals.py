@@ -1,0 +1,126 @@
+"""The rivals against loops written from their papers, and what the frame gives to all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pytorch_metric_learning.losses import SupConLoss as PeerSupConLoss
+from torch import Tensor
+
+from medsd.errors import SettingsError
+from medsd.sd.rivals import LOSSES, MulSupConLoss, SupConLoss, loss_by_name
+from tests.sd.loops import (
+    all_weight,
+    any_weight,
+    jaccard_weight,
+    mulsupcon_loop,
+    overlap_weight,
+    sd_weight,
+    weighted_loop,
+)
+from tests.sd.test_losses import batch, quick, value_and_gradient
+
+WEIGHTS = {
+    "sd": sd_weight,
+    "any": any_weight,
+    "all": all_weight,
+    "supcon": all_weight,
+    "jaccard": jaccard_weight,
+    "probmcl": overlap_weight,
+}
+
+
+@quick
+@given(st.integers(0, 10_000))
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_weighted_loss_is_the_loop_of_its_paper(name: str, seed: int) -> None:
+    embeddings, labels = batch(seed)
+    loop = weighted_loop(embeddings, labels, WEIGHTS[name])
+    torch.testing.assert_close(loss_by_name(name)(embeddings, labels), loop)
+
+
+@quick
+@given(st.integers(0, 10_000))
+def test_mulsupcon_is_the_loop_of_its_paper(seed: int) -> None:
+    embeddings, labels = batch(seed)
+    labels[:, 0] = labels[:, 0].masked_fill(labels.sum(1) == 0, 1)  # the paper knows no empty set
+    torch.testing.assert_close(MulSupConLoss()(embeddings, labels), mulsupcon_loop(embeddings, labels))
+
+
+def test_mulsupcon_takes_normal_for_a_label_unless_told_otherwise() -> None:
+    embeddings, labels = batch(0, density=0.2)
+    normal = (labels.sum(1, keepdim=True) == 0).double()
+    assert normal.sum() > 1
+    named = torch.cat([labels, normal], 1)
+    torch.testing.assert_close(MulSupConLoss()(embeddings, labels), mulsupcon_loop(embeddings, named))
+    kept = normal[:, 0] == 0
+    torch.testing.assert_close(
+        MulSupConLoss(empty="ignore")(embeddings, labels), mulsupcon_loop(embeddings[kept], labels[kept])
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_supcon_on_single_labels(name: str) -> None:
+    embeddings, _ = batch(1, samples=16)
+    classes = torch.arange(16) % 4
+    expected = value_and_gradient(PeerSupConLoss(), embeddings, classes)
+    ours = value_and_gradient(loss_by_name(name), embeddings, torch.nn.functional.one_hot(classes))
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_supcon_takes_class_numbers() -> None:
+    embeddings, _ = batch(2)
+    classes = torch.arange(12) % 3
+    expected = SupConLoss()(embeddings, torch.nn.functional.one_hot(classes))
+    torch.testing.assert_close(SupConLoss()(embeddings, classes), expected)
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_of_every_loss_agree_with_differences(name: str, blocked: bool) -> None:
+    embeddings, labels = batch(3, samples=6, unknown=0.2)
+    loss = loss_by_name(name, blocked=blocked)
+    assert torch.autograd.gradcheck(lambda z: loss(z, labels), embeddings)
+
+
+def all_empty(labels: Tensor) -> Tensor:
+    return labels * 0
+
+
+def all_unknown(labels: Tensor) -> Tensor:
+    return labels * torch.nan
+
+
+@pytest.mark.parametrize("spoil", [all_empty, all_unknown, torch.ones_like])
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_finite_on_degenerate_batches(name: str, spoil: Callable[[Tensor], Tensor]) -> None:
+    embeddings, labels = batch(4, samples=5)
+    for count in (1, 5):
+        part = embeddings[:count].detach().requires_grad_()
+        value, gradient = value_and_gradient(loss_by_name(name), part, spoil(labels[:count]))
+        assert value.isfinite() and gradient.isfinite().all()
+
+
+def test_a_soft_label_pulls_mulsupcon_in_proportion() -> None:
+    embeddings, labels = batch(5)
+    weighted = MulSupConLoss(finding_weights=[2.0, 2.0, 2.0, 2.0], empty="ignore")
+    torch.testing.assert_close(
+        weighted(embeddings, labels), MulSupConLoss(empty="ignore")(embeddings, labels), rtol=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("triplet", {}, "no loss 'triplet'; medsd has sd, supcon"),
+        ("any", {"threshold": 0.5}, "'any' does not take these options: threshold"),
+        ("jaccard", {"threshold": 2.0}, "threshold is 2.0"),
+    ],
+)
+def test_a_loss_that_does_not_exist_is_named(name: str, options: dict[str, float], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        loss_by_name(name, **options)
