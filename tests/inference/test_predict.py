@@ -13,6 +13,7 @@ from medsd.dicom.gate import GatePolicy
 from medsd.dicom.read import read_radiograph
 from medsd.errors import BundleError, DataError
 from medsd.inference import out_of_distribution
+from medsd.inference.film import read_film
 from medsd.inference.predict import Predictor
 from medsd.privacy import KeyedHasher
 from tests.bundles import tiny_bundle
@@ -173,8 +174,7 @@ def wary(tmp_path_factory: pytest.TempPathFactory, chest: Chest) -> Bundle:
     predictor = Predictor(bundle, provider="cpu")
     rng = np.random.default_rng(0)
     chests = [np.clip(chest * rng.uniform(0.6, 1) + rng.normal(0, 0.03, chest.shape), 0, 1) for _ in range(60)]
-    read = [predictor._study(one, None, "").film for one in chests]
-    pixels = np.stack([film.pixels for film in read])
+    pixels = np.stack([read_film(one, bundle.description.pixels).pixels for one in chests])
     embeddings = np.stack([p.embedding for p in predictor.batch([(one, None) for one in chests])])
     limits, arrays = out_of_distribution.fit(pixels[:40], embeddings[:40], pixels[40:], embeddings[40:])
     out_of_distribution.save(folder / layout.OUT_OF_DISTRIBUTION, arrays)
