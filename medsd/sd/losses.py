@@ -18,6 +18,7 @@ from medsd.sd.blocked import blocked_contrast
 from medsd.sd.gather import gather_rows, summed, world_size
 from medsd.sd.relations import LabelPairs, PairCounts
 
+_FEWEST_TERMS = 1e-12  # makes 0/0 a 0; the terms of soft or weighted findings may sum to less than 1
 LARGEST_PLAIN = 1 << 20  # pairs; above, blocks are as fast or faster and take far less memory
 LOWEST_LEARNED_TEMPERATURE = 0.01  # as CLIP bounds its logit scale by 100 (Radford et al. 2021)
 
@@ -164,10 +165,10 @@ class ContrastiveLoss(nn.Module):
             sample_labels = None if ref_labels is labels else ref_labels.to(anchors.dtype)
             total, terms = compare(anchors, labels.to(anchors.dtype), samples, sample_labels, own)
             if not (self.gather and world_size() > 1):
-                return total / terms.clamp(min=1)
+                return total / terms.clamp(min=_FEWEST_TERMS)
             # Each process adds its anchors to one mean. Data-parallel training averages gradients over the processes,
             # hence the factor; the value is the mean itself.
-            terms = summed(terms).clamp(min=1)
+            terms = summed(terms).clamp(min=_FEWEST_TERMS)
             value, share = summed(total) / terms, total * (world_size() / terms)
             return share + (value - share).detach()
 

@@ -17,6 +17,7 @@ from tests.sd.loops import (
     all_weight,
     any_weight,
     jaccard_weight,
+    log_probabilities,
     mulsupcon_loop,
     overlap_weight,
     sd_weight,
@@ -105,12 +106,19 @@ def test_every_loss_is_finite_on_degenerate_batches(name: str, spoil: Callable[[
         assert value.isfinite() and gradient.isfinite().all()
 
 
-def test_a_soft_label_pulls_mulsupcon_in_proportion() -> None:
+@pytest.mark.parametrize("scale", [0.001, 2.0])
+def test_only_the_proportions_of_finding_weights_matter_to_mulsupcon(scale: float) -> None:
     embeddings, labels = batch(5)
-    weighted = MulSupConLoss(finding_weights=[2.0, 2.0, 2.0, 2.0], empty="ignore")
-    torch.testing.assert_close(
-        weighted(embeddings, labels), MulSupConLoss(empty="ignore")(embeddings, labels), rtol=1e-6, atol=1e-6
-    )
+    plain, scaled = MulSupConLoss(empty="ignore"), MulSupConLoss(empty="ignore", finding_weights=[scale] * 4)
+    torch.testing.assert_close(scaled(embeddings, labels), plain(embeddings, labels), rtol=1e-6, atol=1e-6)
+
+
+def test_half_a_finding_gives_mulsupcon_half_a_term() -> None:
+    embeddings = torch.randn(3, 5, dtype=torch.float64)
+    labels = torch.tensor([[0.5, 0.0], [1.0, 0.0], [0.0, 0.5]])  # one finding shared; the other has no second sample
+    log_p = log_probabilities(embeddings, 0.1)
+    expected = -(0.5 * log_p[0][1] + 1.0 * log_p[1][0]) / 1.5
+    torch.testing.assert_close(MulSupConLoss()(embeddings, labels), expected)
 
 
 @pytest.mark.parametrize(
