@@ -20,9 +20,27 @@ from apps.web.render import PRESETS, Preset, Window, preset_window
 
 STYLE = Path(__file__).with_name("style.css")
 Update = Any  # a value, or gr.update(...) / gr.skip()
-_ROOT = "document.documentElement.style.setProperty"
-_SET_OPACITY = f"(percent) => {{ {_ROOT}('--opacity', percent / 100) }}"
-_SET_ZOOM = f"(times) => {{ {_ROOT}('--zoom', times) }}"
+_SET_OPACITY = "(percent) => { document.documentElement.style.setProperty('--opacity', percent / 100) }"
+# The middle of what is seen stays in the middle.
+_SET_ZOOM = """(times) => {
+  const film = document.querySelector('#film');
+  const x = (film.scrollLeft + film.clientWidth / 2) / film.scrollWidth;
+  const y = (film.scrollTop + film.clientHeight / 2) / film.scrollHeight;
+  document.documentElement.style.setProperty('--zoom', times);
+  film.scrollLeft = x * film.scrollWidth - film.clientWidth / 2;
+  film.scrollTop = y * film.scrollHeight - film.clientHeight / 2;
+}"""
+# A zoomed film is moved by dragging it; touch and keyboard scroll it without help.
+_DRAG_TO_MOVE = """
+const film = element.closest('#film') || element;
+film.addEventListener('pointerdown', (down) => {
+  if (down.pointerType !== 'mouse' || down.button !== 0) return;
+  const left = film.scrollLeft + down.clientX, top = film.scrollTop + down.clientY;
+  const move = (event) => { film.scrollLeft = left - event.clientX; film.scrollTop = top - event.clientY; };
+  window.addEventListener('pointermove', move);
+  window.addEventListener('pointerup', () => window.removeEventListener('pointermove', move), {once: true});
+});
+"""
 # A row of the table speaks for its finding; everything else about the table is plain HTML.
 _CHOOSE_FINDING = """
 element.addEventListener('click', (event) => {
@@ -72,8 +90,8 @@ class Desk:
 
     def _read(self, content: bytes | None, note: str) -> Iterator[tuple[Update, ...]]:
         """A busy page first, then the reading; in the order of `_Page.outputs`."""
-        still = (gr.skip(),) * 7
-        yield (gr.skip(), gr.skip(), None, note, markup.busy_film(), "", markup.busy_findings(), "", *still)
+        busy, still = (markup.busy_findings(), markup.busy_cases()), (gr.skip(),) * 7
+        yield (gr.skip(), gr.skip(), None, note, markup.busy_film(), "", *busy, *still)
         reading = self.reader.read(content, note)
         shown = reading.ranked[0] if reading.ranked and reading.prediction.evidence_maps is not None else None
         yield (
@@ -94,27 +112,38 @@ class Desk:
             gr.update(visible=reading.display is not None),
         )
 
-    def window(self, reading: Reading | None, level: float, width: float, inverted: bool, shown: str | None) -> str:
-        """The film after a slider, the inversion or the finding changed. Level and width are in percent."""
-        return markup.film(reading, Window(level / 100, width / 100, inverted), shown)
+    def window(
+        self, reading: Reading | None, level: float, width: float, inverted: bool, zoom: float, shown: str | None
+    ) -> str:
+        """The film under a window. Level and width are in percent of the grey scale."""
+        return markup.film(reading, Window(level / 100, width / 100, inverted), shown, zoom)
+
+    def slide(self, reading: Reading | None, *look: Any) -> tuple[str, None]:
+        """The film after level or width moved, and no preset any more. `look` is as in `window`."""
+        return self.window(reading, *look), None
+
+    def zoom(self, reading: Reading | None, *look: Any) -> Update:
+        """The film in the detail of its zoom, where it has more than the page shows. `look` is as in `window`."""
+        return self.window(reading, *look) if reading is not None and reading.has_detail else gr.skip()
 
     def preset(
-        self, reading: Reading | None, preset: Preset, inverted: bool, shown: str | None
+        self, reading: Reading | None, preset: Preset, inverted: bool, zoom: float, shown: str | None
     ) -> tuple[str, Update, Update]:
         """The film under a preset window, and where the sliders stand then."""
         if reading is None or reading.display is None:
             return markup.film(reading, Window(), shown), gr.skip(), gr.skip()
         window = preset_window(preset, reading.display, inverted=inverted)
-        return markup.film(reading, window, shown), round(window.level * 100, 1), round(window.width * 100, 1)
+        return markup.film(reading, window, shown, zoom), round(window.level * 100, 1), round(window.width * 100, 1)
 
     def choose(
-        self, reading: Reading | None, level: float, width: float, inverted: bool, event: gr.EventData
+        self, reading: Reading | None, level: float, width: float, inverted: bool, zoom: float, event: gr.EventData
     ) -> tuple[str, str, Update]:
         """Film and table after another finding was chosen by its row."""
         name = str(event._data.get("finding", ""))
         if reading is None or name not in reading.ranked:
             return gr.skip(), gr.skip(), gr.skip()
-        return self.window(reading, level, width, inverted, name), markup.findings(reading, self._points, name), name
+        film = self.window(reading, level, width, inverted, zoom, name)
+        return film, markup.findings(reading, self._points, name), name
 
 
 class _Page:
@@ -132,16 +161,11 @@ class _Page:
                 self._intake()
             with gr.Column(elem_id="results", min_width=0):
                 self._results()
-        gr.HTML('<h2 id="cases-title">Nearest earlier cases</h2>', elem_id="cases-heading")
-        self.cases = gr.HTML(
-            '<p class="quiet">Earlier cases that resemble the film appear here, each with what it shares.</p>',
-            elem_id="cases",
-            js_on_load=None,
-        )
+        self.cases = gr.HTML(markup.cases(None), elem_id="cases", js_on_load=None, apply_default_css=False)
         self._wire()
 
     def _viewer(self) -> None:
-        self.film = gr.HTML(markup.film(None, Window(), None), elem_id="film", js_on_load=None)
+        self.film = gr.HTML(markup.film(None, Window(), None), elem_id="film", js_on_load=_DRAG_TO_MOVE)
         with gr.Column(elem_id="controls", visible=False) as self.controls:
             with gr.Row(elem_classes="tools"):
                 self.preset = gr.Radio(list(PRESETS), value=PRESETS[0], label="Window", elem_id="preset")
@@ -210,20 +234,20 @@ class _Page:
             "trigger_mode": "always_last",
             "api_visibility": "private",
         }
-        desk, look = self.desk, [self.reading, self.level, self.width, self.inverted, self.shown]
+        desk, look = self.desk, [self.reading, self.level, self.width, self.inverted, self.zoom, self.shown]
         for slider in (self.level, self.width):
-            slider.input(desk.window, look, self.film, **quick)
-            slider.input(lambda: None, None, self.preset, **quick)
+            slider.input(desk.slide, look, [self.film, self.preset], **quick)
         self.inverted.input(desk.window, look, self.film, **quick)
         self.preset.input(
             desk.preset,
-            [self.reading, self.preset, self.inverted, self.shown],
+            [self.reading, self.preset, self.inverted, self.zoom, self.shown],
             [self.film, self.level, self.width],
             **quick,
         )
         self.findings.select(desk.choose, look[:-1], [self.film, self.findings, self.shown], **quick)
         self.opacity.change(None, self.opacity, None, js=_SET_OPACITY)
         self.zoom.change(None, self.zoom, None, js=_SET_ZOOM)
+        self.zoom.change(desk.zoom, look, self.film, **quick)
 
 
 def build_page(reader: Reader, *, delete_cache: tuple[int, int] = (600, 1800)) -> gr.Blocks:

@@ -24,6 +24,7 @@ RELATION_TITLES: dict[str, tuple[str, str]] = {
     "disjoint": ("Nothing shared", "Case and film share no finding."),
     "undetermined": ("Cannot tell", "Too little is known of the case, or decided for the film, to compare them."),
 }
+_CASES = "Nearest earlier cases"
 _DISCLAIMER = "Research software, no medical device. Not for diagnosis or treatment."
 _SYNTHETIC = "Trained on synthetic phantoms; not a medical result."
 _VIEWS = {"LATERAL": "lateral", "LL": "lateral"}
@@ -55,24 +56,26 @@ def provider_words(provider: str) -> str:
     return provider.removesuffix("ExecutionProvider")
 
 
-def film(reading: Reading | None, window: Window, evidence_for: str | None) -> str:
+def film(reading: Reading | None, window: Window, evidence_for: str | None, zoom: float = 1) -> str:
     """The reading area: the film under `window` with the evidence for one finding over it.
 
     Args:
         reading: None before the first film.
         window: level, width and inversion.
         evidence_for: a finding's name, or None for the bare film.
+        zoom: how large it is shown; a large film comes in more detail.
     """
     if reading is None:
         return _empty_film("No film yet", "Drop a DICOM, PNG or JPEG file at the side, or take an example.")
-    if reading.display is None:
+    pixels = reading.at_zoom(zoom)
+    if pixels is None:
         why = "The file was not read." if reading.prediction.refused else "This reading is of the note alone."
         return _empty_film("No film to show", why)
-    height, width = reading.display.shape
+    height, width = pixels.shape
     layer, caption = _evidence(reading, evidence_for)
     return (
         f'<div class="plane" style="--ratio: {width / height:.4f}">'
-        f'<img class="film" src="{film_uri(reading.display, window)}" alt="The radiograph" draggable="false">'
+        f'<img class="film" src="{film_uri(pixels, window)}" alt="The radiograph" draggable="false">'
         f"{layer}</div>{caption}"
     )
 
@@ -113,7 +116,7 @@ def notice(reading: Reading | None) -> str:
     kind, title = ("refused", "Not read") if refused else ("warned", "Read with care")
     message = escape(_sentence(reading.prediction.message))
     after = " No findings are given for this film." if refused else ""
-    return f'<div class="notice {kind}" role="alert"><strong>{title}.</strong> {message}{after}</div>'
+    return f'<div class="notice {kind}" role="alert"><strong>{title}.</strong> <span>{message}{after}</span></div>'
 
 
 def _sentence(text: str) -> str:
@@ -166,17 +169,41 @@ def busy_findings() -> str:
 
 
 def cases(reading: Reading | None) -> str:
-    """The nearest earlier cases as cards; each opens larger, beside the film."""
+    """The nearest earlier cases as cards; each opens larger, beside the film. Empty for a refused film."""
     if reading is None:
+        return _no_cases("Earlier cases that resemble the film appear here, each with what it shares.")
+    if reading.prediction.refused:
         return ""
     if not reading.cases:
-        return f'<p class="quiet">{escape(reading.no_cases)}</p>' if reading.no_cases else ""
+        return _no_cases(reading.no_cases)
     vocabulary = reading.prediction.findings
     uris = [thumbnail_uri(content) for content in reading.pictures]
     pairs = list(zip(reading.cases, uris, strict=True))
     cards = "".join(_card(rank, case, uri, vocabulary) for rank, (case, uri) in enumerate(pairs, 1))
     dialogs = "".join(_side_by_side(rank, case, uri, reading) for rank, (case, uri) in enumerate(pairs, 1))
-    return f'<section class="cases" style="{_film_variable(reading)}"><ol>{cards}</ol>{dialogs}</section>'
+    against = f"<span>compared with what is called present in your film: {_present(reading)}</span>"
+    return (
+        f'<section class="cases" style="{_film_variable(reading)}"><h2>{_CASES} {against}</h2>'
+        f"<ol>{cards}</ol>{dialogs}</section>"
+    )
+
+
+def busy_cases() -> str:
+    """The cases while a study is being read."""
+    return _no_cases("Searching …")
+
+
+def _no_cases(text: str) -> str:
+    return f'<section class="cases"><h2>{_CASES}</h2><p class="quiet">{escape(text)}</p></section>'
+
+
+def _present(reading: Reading) -> str:
+    """The findings called present, in words."""
+    return _titles(reading.prediction.present, reading.prediction.findings)
+
+
+def _titles(names: Sequence[str], vocabulary: FindingSet) -> str:
+    return ", ".join(escape(vocabulary.title(name)) for name in names) or "no finding"
 
 
 def _film_variable(reading: Reading) -> str:
@@ -248,8 +275,6 @@ def _side_by_side(rank: int, case: SimilarCase, uri: str | None, reading: Readin
         if reading.display is not None
         else '<span class="nopicture"><span>This reading is of a note alone</span></span>'
     )
-    present = ", ".join(escape(vocabulary.title(name)) for name in reading.prediction.present) or "no finding"
-    theirs = ", ".join(escape(vocabulary.title(name)) for name in case.case.findings) or "no finding"
     excerpt = case.case.note_excerpt
     note = f'<blockquote class="excerpt">{escape(excerpt)}</blockquote>' if excerpt else ""
     return (
@@ -257,8 +282,9 @@ def _side_by_side(rank: int, case: SimilarCase, uri: str | None, reading: Readin
         f'<strong>{title}</strong>{_badge(case)}<span class="similarity">similarity {case.similarity:.2f}</span>'
         f'<button type="button" class="plain" popovertarget="case-{rank}" popovertargetaction="hide" autofocus>'
         '✕ Close</button></div><div class="both">'
-        f"<figure>{here}<figcaption><b>Your film</b>, called present: {present}</figcaption></figure>"
-        f"<figure>{_picture(uri, f'Case {rank}')}<figcaption><b>Case {rank}</b>: {theirs}"
+        f"<figure>{here}<figcaption><b>Your film</b>, called present: {_present(reading)}</figcaption></figure>"
+        f"<figure>{_picture(uri, f'Case {rank}')}<figcaption><b>Case {rank}</b>: "
+        f"{_titles(case.case.findings, vocabulary)}"
         f'<span class="meta">{_meta(case)}</span></figcaption></figure></div>'
         f"<p>{RELATION_TITLES[case.relation][1]}</p>{_differences(case, vocabulary)}{note}</div>"
     )

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from apps.web.render import DISPLAY_SIDE, PREVIEW_SIDE, GreyFilm, fit_side
+from apps.web.render import DETAIL_SIDE, DISPLAY_SIDE, PREVIEW_SIDE, GreyFilm, fit_side
 from medsd.bundle.layout import Bundle
 from medsd.errors import BundleError, MedsdError
 from medsd.inference.prediction import Prediction
@@ -62,6 +62,16 @@ class Reading:
     cases: tuple[SimilarCase, ...] = ()
     pictures: tuple[bytes | None, ...] = field(default=(), repr=False)
     no_cases: str = ""
+
+    @property
+    def has_detail(self) -> bool:
+        """Whether the film has more pixels than the page shows."""
+        return self.display is not None and self.display is not self.prediction.image
+
+    def at_zoom(self, zoom: float) -> GreyFilm | None:
+        """The film (h, w) in the detail that a zoom needs."""
+        image = self.prediction.image
+        return self.display if zoom <= 1.5 or image is None else fit_side(image, DETAIL_SIDE)
 
     @property
     def ranked(self) -> tuple[str, ...]:

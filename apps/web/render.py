@@ -20,6 +20,7 @@ GreyFilm = npt.NDArray[np.float32]
 Preset = Literal["As stored", "Contrast", "Lungs", "Mediastinum"]
 
 DISPLAY_SIDE = 1400  # longest side of the film on the page, px: one and a half times a wide reading area
+DETAIL_SIDE = 3000  # the same when zoomed in, px: every pixel of most detectors
 PREVIEW_SIDE = 720  # the film beside a case, px
 EVIDENCE_SIDE = 320  # the evidence grid has a few cells a side; the browser smooths what this leaves
 _MAP_COLOURS = "inferno"

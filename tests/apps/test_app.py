@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from apps.web.reading import Reader, Reading
+from apps.web.render import DISPLAY_SIDE
 from apps.web.server import prepare_environment
 
 prepare_environment()
@@ -70,25 +72,33 @@ def test_an_upload_that_is_gone_is_said_in_a_sentence(
 
 def test_level_width_and_inversion_change_the_picture(desk: Desk, reading: Reading) -> None:
     settings = [(50, 100, False), (30, 100, False), (50, 40, False), (50, 100, True)]
-    assert len({desk.window(reading, *setting, None) for setting in settings}) == len(settings)
+    assert len({desk.window(reading, *setting, 1, None) for setting in settings}) == len(settings)
 
 
 def test_a_preset_moves_the_sliders_to_its_window(desk: Desk, reading: Reading) -> None:
-    picture, level, width = desk.preset(reading, "Lungs", False, None)
+    picture, level, width = desk.preset(reading, "Lungs", False, 1, None)
     assert 0 < level < 100 and 0 < width < 100
-    assert picture != desk.window(reading, 50, 100, False, None)
+    assert picture != desk.window(reading, 50, 100, False, 1, None)
 
 
 def test_a_click_on_a_finding_changes_film_and_table(desk: Desk, reading: Reading) -> None:
     last = reading.ranked[-1]
-    film, table, shown = desk.choose(reading, 50, 100, False, _click(last))
+    film, table, shown = desk.choose(reading, 50, 100, False, 1, _click(last))
     assert shown == last and f'data-finding="{last}" aria-pressed="true"' in table
-    assert film != desk.window(reading, 50, 100, False, reading.ranked[0])
+    assert film != desk.window(reading, 50, 100, False, 1, reading.ranked[0])
 
 
 @pytest.mark.parametrize("finding", ["", "NoSuchFinding", "<b>"])
 def test_a_click_on_nothing_changes_nothing(desk: Desk, reading: Reading, finding: str) -> None:
-    assert desk.choose(reading, 50, 100, False, _click(finding)) == (gr.skip(),) * 3
+    assert desk.choose(reading, 50, 100, False, 1, _click(finding)) == (gr.skip(),) * 3
+
+
+def test_zooming_in_shows_the_detail_of_a_large_film(desk: Desk, reader: Reader, reading: Reading) -> None:
+    ramp = np.linspace(0, 1, DISPLAY_SIDE + 600, dtype=np.float32)
+    large = reader.read(np.tile(ramp, (300, 1)))  # type: ignore[arg-type]  # an array is a source too
+    near, far = (desk.window(large, 50, 100, False, zoom, None) for zoom in (3, 1))
+    assert len(near) > len(far) and large.at_zoom(3) is large.prediction.image
+    assert desk.zoom(reading, 50, 100, False, 3, None) == gr.skip()  # this one has no more to show
 
 
 def test_no_handler_can_be_called_from_outside_of_the_page(reader: Reader) -> None:

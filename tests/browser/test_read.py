@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,6 +157,22 @@ def test_the_name_of_the_file_is_nowhere_after_reading(visit: Open, film: Path, 
     here.read(named)
     stored = here.page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
     assert "Canary" not in here.page.content() and "Canary" not in stored
+    kept = [path for path in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if path.is_file()]
+    assert not any("Canary" in path.name or path.stat().st_size for path in kept)
+
+
+def test_a_zoomed_film_is_moved_by_dragging(visit: Open, film: Path) -> None:
+    here = visit()
+    here.read(film)
+    here.page.get_by_label("number input for Zoom ×").fill("3")
+    here.page.wait_for_function("document.querySelector('#film').scrollTop > 0")  # the middle stayed in the middle
+    before = here.page.evaluate("document.querySelector('#film').scrollTop")
+    here.page.mouse.move(300, 300)
+    here.page.mouse.down()
+    here.page.mouse.move(250, 220)
+    here.page.mouse.up()
+    assert here.page.evaluate("document.querySelector('#film').scrollTop") == before + 80
+    assert here.errors == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
