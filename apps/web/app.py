@@ -61,7 +61,7 @@ class Desk:
         self.reader = reader
         self._points = dict(reader.bundle.description.operating_points)
 
-    def read_upload(self, path: str | None, note: str) -> Iterator[tuple[Update, ...]]:
+    def read_upload(self, path: str | None, note: str | None) -> Iterator[tuple[Update, ...]]:
         """Read a dropped file. Its copy on the server is deleted as soon as its bytes are in memory."""
         if path is None:
             return
@@ -81,18 +81,18 @@ class Desk:
         note = example.note if self.reader.takes_notes else ""
         yield from self._read(example.path.read_bytes(), note)
 
-    def read_again(self, content: bytes | None, note: str) -> Iterator[tuple[Update, ...]]:
+    def read_again(self, content: bytes | None, note: str | None) -> Iterator[tuple[Update, ...]]:
         """Read the film at hand once more, or the note alone where there is none."""
-        if content is None and not note.strip():
+        if content is None and not (note or "").strip():
             gr.Warning("There is nothing to read yet: drop a film, or write a note.")
             return
         yield from self._read(content, note)
 
-    def _read(self, content: bytes | None, note: str) -> Iterator[tuple[Update, ...]]:
+    def _read(self, content: bytes | None, note: str | None) -> Iterator[tuple[Update, ...]]:
         """A busy page first, then the reading; in the order of `_Page.outputs`."""
         busy, still = (markup.busy_findings(), markup.busy_cases()), (gr.skip(),) * 7
         yield (gr.skip(), gr.skip(), None, note, markup.busy_film(), "", *busy, *still)
-        reading = self.reader.read(content, note)
+        reading = self.reader.read(content, note or "")  # a hidden textbox says None
         shown = reading.ranked[0] if reading.ranked and reading.prediction.evidence_maps is not None else None
         yield (
             reading,
@@ -174,7 +174,7 @@ class _Page:
                 self.level = gr.Slider(0, 100, 50, step=0.5, label="Level %", buttons=[], min_width=100)
                 self.width = gr.Slider(1, 150, 100, step=0.5, label="Width %", buttons=[], min_width=100)
                 self.zoom = gr.Slider(1, 4, 1, step=0.1, label="Zoom ×", buttons=[], min_width=100)
-                self.opacity = gr.Slider(0, 100, 45, step=5, label="Evidence %", buttons=[], min_width=100)
+                self.opacity = gr.Slider(0, 100, 40, step=5, label="Evidence %", buttons=[], min_width=100)
 
     def _intake(self) -> None:
         takes_notes = self.desk.reader.takes_notes

@@ -7,9 +7,11 @@ which takes seconds. Without a login nothing but this machine is answered.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import ipaddress
 import os
+import signal
 import socket
 import tempfile
 from collections import defaultdict
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 LOGIN_VARIABLE = "MEDSD_APP_LOGIN"  # user:password, where a file is not at hand
 MAX_FILE_SIZE = "256mb"
-SESSIONS = 64  # readings kept at once; the oldest go first
+SESSIONS = 32  # readings kept at once, up to some 50 MB each; the oldest go first
 WRONG_PASSWORD_DELAY_S = 1.0
 _CONTENT_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; style-src 'self' 'unsafe-inline'; "
@@ -80,6 +82,9 @@ def serve(
     reader = open_reader(Bundle.open(bundle_folder), images=images)
     page = launch(reader, host=host, port=port, logins=logins, open_browser=open_browser)
     print(f"medsd app: {reader.bundle.label} on {page.local_url}   (stop with Ctrl+C)", flush=True)
+    with contextlib.suppress(ValueError):  # only a main thread may do this
+        # Ended by a service manager, the app cleans up as it does after Ctrl+C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     page.block_thread()
 
 

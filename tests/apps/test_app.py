@@ -10,7 +10,8 @@ import pytest
 
 from apps.web.reading import Reader, Reading
 from apps.web.render import DISPLAY_SIDE
-from apps.web.server import prepare_environment
+from apps.web.server import open_reader, prepare_environment
+from tests.bundles import tiny_bundle
 
 prepare_environment()
 gr = pytest.importorskip("gradio")
@@ -54,6 +55,13 @@ def test_an_example_is_read_with_its_note(desk: Desk, reader: Reader) -> None:
 def test_reading_again_with_another_note_changes_the_findings(desk: Desk, film: bytes) -> None:
     first, second = (_last(desk.read_again(film, note)) for note in ("", "short of breath"))
     assert first[6] != second[6] and first[1] == film
+
+
+def test_a_bundle_that_reads_no_notes_has_no_note_and_keeps_no_film(film: bytes, tmp_path: Path) -> None:
+    desk = Desk(open_reader(tiny_bundle(tmp_path / "plain")))
+    done = _last(desk.read_again(film, None))  # Gradio gives None for a textbox that is hidden
+    assert done[0].prediction.status == "scored" and done[1] is None
+    assert "ships without earlier cases" in done[7]
 
 
 def test_nothing_is_read_where_there_is_neither_film_nor_note(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

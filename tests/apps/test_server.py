@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,3 +145,49 @@ def test_the_command_ends_with_status_2_and_one_line(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     out = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert out.returncode == 2 and out.stderr.startswith("error: ") and out.stderr.count("\n") == 1
+
+
+def test_the_command_serves_and_cleans_up_when_it_is_ended(bundle: Bundle, tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    command = [sys.executable, "-m", "apps.web", str(bundle.folder), "--port", "0"]
+    environment = {k: v for k, v in os.environ.items() if k != "GRADIO_TEMP_DIR"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as running:
+        assert running.stdout is not None
+        said = running.stdout.readline()
+        url = next(word for word in said.split() if word.startswith("http://127.0.0.1:"))
+        assert bundle.label in said and _get(url)[0] == 200 and list(tmp_path.glob("medsd-app-*"))
+        running.terminate()
+        assert running.wait(timeout=20) == 0
+    assert not list(tmp_path.glob("medsd-app-*"))
+
+
+@pytest.fixture(scope="module")
+def guarded(reader: Reader) -> Iterator[str]:
+    pytest.importorskip("gradio")
+    page = server.launch(reader, port=server.free_port("127.0.0.1", 0), logins={"anna": "correct horse"})
+    yield page.local_url
+    page.close()
+
+
+def _sign_in(address: str, password: str) -> int:
+    form = urllib.parse.urlencode({"username": "anna", "password": password}).encode()
+    try:
+        with urllib.request.urlopen(f"{address}login", data=form, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_without_signing_in_nothing_is_told_or_taken(guarded: str, bundle: Bundle) -> None:
+    assert bundle.model_sha256 not in _get(guarded)[2]
+    assert _get(guarded + "config")[0] == 401
+    upload = urllib.request.Request(f"{guarded}gradio_api/upload", data=b"x", method="POST")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(upload, timeout=10)
+
+
+def test_the_right_password_signs_in_and_a_wrong_one_waits(guarded: str) -> None:
+    started = time.perf_counter()
+    assert _sign_in(guarded, "wrong horse") == 400 and time.perf_counter() - started >= server.WRONG_PASSWORD_DELAY_S
+    assert _sign_in(guarded, "correct horse") == 200
