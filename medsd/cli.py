@@ -244,7 +244,7 @@ def main() -> None:
     from medsd.privacy import install_log_filter
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("ignite", "monai", "onnxscript", "torch.onnx", "httpx"):
+    for noisy in ("ignite", "monai", "onnxscript", "onnx_ir", "torch", "httpx"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     install_log_filter()
     try:

@@ -22,6 +22,7 @@ from medsd.networks.fusion import Inputs, StudyModel
 
 OPSET = 20
 LARGEST_BATCH = 1024
+_OWN = "medsd_"  # before the outputs' names until the graph is made
 
 
 class ServingModel(nn.Module):
@@ -93,7 +94,7 @@ def export_onnx(
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=list(names),
-                output_names=list(layout.OUTPUTS),
+                output_names=[_OWN + name for name in layout.OUTPUTS],
                 dynamic_shapes=tuple({0: batch} for _ in names),
                 external_data=False,
                 verbose=False,
@@ -101,9 +102,20 @@ def export_onnx(
     except Exception as error:  # the exporter raises many kinds
         raise BundleError(f"{path}: PyTorch could not export the model: {str(error).splitlines()[0]}") from error
     graph = onnx.load(path)
+    _name_outputs(graph)
     onnx.helper.set_model_props(graph, {f"medsd.{key}": json.dumps(value) for key, value in metadata.items()})
     onnx.checker.check_model(graph)
     onnx.save(graph, path)
+
+
+def _name_outputs(model: onnx.ModelProto) -> None:
+    """Give the outputs their names. The exporter calls values inside the graph «embedding», too: those make way."""
+    names = {name: f"{name}_inner" for name in layout.OUTPUTS} | {_OWN + name: name for name in layout.OUTPUTS}
+    for node in model.graph.node:
+        for values in (node.input, node.output):
+            values[:] = [names.get(value, value) for value in values]
+    for value in (*model.graph.output, *model.graph.value_info):
+        value.name = names.get(value.name, value.name)
 
 
 def _example(size: int, max_tokens: int) -> dict[str, Tensor]:

@@ -1,15 +1,16 @@
 """Note encoders: a small BERT whose WordPiece vocabulary is trained on the notes at hand, or a folder of transformers'.
 
-The vocabulary is the training notes' own, so a note's identities would enter the bundle with it: only words that occur
-in several notes become tokens (`MIN_FREQUENCY`), and numbers are split into digits.
+The vocabulary is the training notes' own, so a note's identities could enter the bundle with it: only words that occur
+in several notes become tokens (`MIN_NOTES`), and numbers are split into digits.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedModel
 
@@ -17,7 +18,7 @@ from medsd.errors import SettingsError
 from medsd.settings import NoteSettings
 
 PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
-MIN_FREQUENCY = 5
+MIN_NOTES = 5
 
 
 class NoteEncoder(nn.Module):
@@ -86,20 +87,25 @@ def note_tokenizer(settings: NoteSettings, notes: Iterable[str]) -> Tokenizer:
 
 
 def _train_wordpiece(settings: NoteSettings, notes: Iterable[str]) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    """Whole words that occur in `MIN_NOTES` notes or more, the most frequent first, and single characters for the rest.
+
+    The trainer of the tokenizers package breaks ties by the order of a hash table, so that no two runs agree.
+    """
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.Sequence(
         [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Digits(individual_digits=True)]
     )
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=settings.vocabulary_size,
-        min_frequency=MIN_FREQUENCY,
-        special_tokens=[PAD, UNKNOWN, START, END],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(notes, trainer)
-    start, end = tokenizer.token_to_id(START), tokenizer.token_to_id(END)
+    counts: Counter[str] = Counter()
+    for note in notes:
+        counts.update({word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(note))})
+    characters = sorted({character for word in counts for character in word})
+    frequent = sorted((word for word, count in counts.items() if count >= MIN_NOTES and len(word) > 1))
+    frequent.sort(key=lambda word: -counts[word])  # stable: ties stay in alphabetical order
+    pieces = [PAD, UNKNOWN, START, END, *characters, *(f"##{character}" for character in characters), *frequent]
+    vocabulary = {piece: number for number, piece in enumerate(pieces[: settings.vocabulary_size])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{START} $A {END}", special_tokens=[(START, start), (END, end)]
+        single=f"{START} $A {END}", special_tokens=[(START, vocabulary[START]), (END, vocabulary[END])]
     )
     return tokenizer

@@ -147,6 +147,7 @@ class Stage:
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch, losses)
         engine.add_event_handler(Events.ITERATION_COMPLETED, _note_loss, losses, progress)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch, losses, writer)
+        self.batches.set_epoch(len(self.history))  # the engine asks for the first batches before EPOCH_STARTED
         try:
             engine.run()
         finally:
@@ -221,7 +222,8 @@ class Stage:
     def _is_best(self) -> bool:
         if self.key is None or self.best_epoch < 0:
             return True
-        return self.history[-1][self.key] > self.history[self.best_epoch][self.key]
+        now, best = self.history[-1][self.key], self.history[self.best_epoch][self.key]
+        return now > best or math.isnan(best)
 
     def _save(self) -> None:
         parts: dict[str, dict[str, Tensor]] = {

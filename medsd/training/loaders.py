@@ -140,6 +140,7 @@ class TrainingBatches:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # its own: a loader that starts must not move the dropout's generator
         )
 
     def __len__(self) -> int:

@@ -163,6 +163,7 @@ def _save_outputs(run: Run, model: StudyModel, arrays: StudyArrays) -> None:
 def _note_history(run: Run, stage: str, result: StageResult) -> None:
     path = run.folder / "history.json"
     history: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    history[stage] = {"epochs": result.history, "best_epoch": result.best_epoch, "seconds": round(result.seconds, 1)}
+    epochs = [{name: None if np.isnan(value) else value for name, value in e.items()} for e in result.history]
+    history[stage] = {"epochs": epochs, "best_epoch": result.best_epoch, "seconds": round(result.seconds, 1)}
     write_json(path, history)
     log.info("%s took %.0f s", stage, result.seconds)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from medsd.findings import finding_set
@@ -14,7 +16,10 @@ from medsd.studies.splits import split_patients
 def read(settings: PhantomSource, splits: SplitSettings) -> Manifest:
     """Write the studies that are not there yet and list them all."""
     findings = finding_set("phantom8")
-    table = write_phantom(settings.root, count=settings.count, seed=settings.seed, size=settings.image_size)
+    workers = min(os.cpu_count() or 1, 16)
+    table = write_phantom(
+        settings.root, count=settings.count, seed=settings.seed, size=settings.image_size, workers=workers
+    )
     labels = table[list(findings)].to_numpy(dtype=np.float32)
     table["split"] = split_patients(labels, table["patient"].to_numpy(dtype=str), splits)
     return Manifest(complete(table, findings), findings, settings.root)

@@ -1,0 +1,87 @@
+"""NIH ChestX-ray14: a small replica of NIH's own layout, and the real files where they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medsd.errors import DataError
+from medsd.settings import Nih14Source, SplitSettings
+from medsd.studies.sources import nih14
+
+# NIH's own header has commas inside brackets, and the first release ends each line with one.
+HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],\n"
+)
+LABELS = ("Cardiomegaly|Edema", "No Finding", "Pleural_Thickening", "Effusion")
+
+
+def _replica(root: Path, count: int = 40, age: str = "058Y", table: str = "Data_Entry_2017.csv") -> Path:
+    rows = []
+    for number in range(count):
+        name = f"{number // 2:08d}_{number % 2:03d}.png"
+        folder = root / f"images_{number % 3 + 1:03d}" / "images"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32), number, np.uint8)).save(folder / name)
+        labels = LABELS[number % 4]
+        rows.append(f"{name},{labels},{number % 2},{number // 2},{age},{'MF'[number % 2]},PA,2500,2048,0.168,0.168,\n")
+    (root / table).write_text(HEADER + "".join(rows), encoding="utf-8")
+    return root
+
+
+def _read(root: Path, **settings: object) -> nih14.Manifest:
+    return nih14.read(Nih14Source(source="nih14", root=root, **settings), SplitSettings())
+
+
+def test_the_official_layout_is_read_with_its_odd_headers(tmp_path: Path) -> None:
+    manifest = _read(_replica(tmp_path))
+    assert len(manifest) == 40 and set(manifest.table["age"]) == {58}
+    first = manifest.table.iloc[0]
+    assert first["path"] == "images_001/images/00000000_000.png" and (manifest.root / first["path"]).is_file()
+    assert manifest.findings.decode(manifest.labels[0]) == ("Cardiomegaly", "Edema")
+    assert not manifest.labels[1].any() and not np.isnan(manifest.labels).any()
+
+
+@pytest.mark.parametrize(("written", "years"), [("063", 63.0), ("018M", 1.5), ("411Y", np.nan), ("", np.nan)])
+def test_ages_are_read_as_years_and_typing_errors_as_unknown(tmp_path: Path, written: str, years: float) -> None:
+    np.testing.assert_allclose(_read(_replica(tmp_path, age=written)).table["age"].iloc[0], years)
+
+
+def test_the_official_test_list_decides_the_test_patients(tmp_path: Path) -> None:
+    listed = [f"{patient:08d}_{image:03d}.png" for patient in (3, 7) for image in (0, 1)]
+    _replica(tmp_path)
+    (tmp_path / "test_list.txt").write_text("\n".join(listed), encoding="utf-8")
+    table = _read(tmp_path).table
+    assert set(table.loc[table["split"] == "test", "patient"]) == {"3", "7"}
+    assert set(_read(tmp_path, official_split=False).table["split"]) == {"train", "validation", "test"}
+
+
+def test_rows_without_an_image_are_left_out_and_the_limit_takes_whole_patients(tmp_path: Path) -> None:
+    _replica(tmp_path)
+    next(tmp_path.rglob("00000004_001.png")).unlink()
+    assert "00000004_001" not in set(_read(tmp_path).table["study"])
+    assert _read(tmp_path, limit=12).table["patient"].nunique() == 12
+
+
+def test_what_is_missing_is_said_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such folder; set data\.root"):
+        _read(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"no Data_Entry_2017"):
+        _read(tmp_path)
+    (tmp_path / "labels.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(DataError, match="columns Image Index"):
+        _read(tmp_path)
+    (tmp_path / "labels.csv").write_text(HEADER, encoding="utf-8")
+    with pytest.raises(DataError, match="no images"):
+        _read(tmp_path)
+
+
+def test_the_real_subset_is_read_whole(data_root: Path) -> None:
+    manifest = _read(data_root / "nih_cxr")
+    assert len(manifest) == 1763 and manifest.table["patient"].nunique() == 1287
+    assert int(manifest.labels[:, manifest.findings.names.index("Pneumonia")].sum()) == 561
+    assert sum(manifest.counts("patient").values()) == 1287

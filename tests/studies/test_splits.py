@@ -1,0 +1,57 @@
+"""Splits: by patient, stratified, the same whatever the order of rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medsd.errors import DataError
+from medsd.settings import SplitSettings
+from medsd.studies.splits import split_patients
+
+RNG = np.random.default_rng(3)
+PATIENTS = np.array([f"p{number:04d}" for number in RNG.integers(0, 700, 1500)])
+LABELS = (RNG.random((1500, 5)) < [0.3, 0.2, 0.1, 0.06, 0.5]).astype(np.float32)
+
+
+def test_no_patient_stands_in_two_splits_and_shares_hold() -> None:
+    split = split_patients(LABELS, PATIENTS, SplitSettings())
+    homes = {(patient, part) for patient, part in zip(PATIENTS, split, strict=True)}
+    assert len(homes) == len(set(PATIENTS))
+    of_patients = np.array([part for _, part in homes])
+    for part, share in (("train", 0.7), ("validation", 0.1), ("test", 0.2)):
+        assert np.mean(of_patients == part) == pytest.approx(share, abs=0.02)
+
+
+def test_each_split_has_each_finding_at_the_rate_of_all_patients() -> None:
+    split = split_patients(LABELS, PATIENTS, SplitSettings())
+    frame = pd.DataFrame(LABELS).assign(patient=PATIENTS, split=split).groupby(["patient", "split"]).max().reset_index()
+    rates = frame.groupby("split")[list(range(5))].mean()
+    np.testing.assert_allclose(rates, np.tile(frame[list(range(5))].mean(), (3, 1)), atol=0.02)
+
+
+def test_the_split_does_not_depend_on_the_order_of_rows() -> None:
+    order = RNG.permutation(len(PATIENTS))
+    split = split_patients(LABELS, PATIENTS, SplitSettings())
+    np.testing.assert_array_equal(split_patients(LABELS[order], PATIENTS[order], SplitSettings()), split[order])
+
+
+def test_an_official_test_list_is_followed_to_the_letter() -> None:
+    official = np.isin(PATIENTS, np.unique(PATIENTS)[::4])
+    split = split_patients(LABELS, PATIENTS, SplitSettings(), fixed_test=official)
+    np.testing.assert_array_equal(split == "test", official)
+    assert {"train", "validation"} <= set(split)
+
+
+def test_an_official_list_that_divides_a_patient_is_refused() -> None:
+    official = np.zeros(len(PATIENTS), dtype=bool)
+    names, counts = np.unique(PATIENTS, return_counts=True)
+    official[np.flatnonzero(names[counts > 1][0] == PATIENTS)[0]] = True
+    with pytest.raises(DataError, match="divides a patient"):
+        split_patients(LABELS, PATIENTS, SplitSettings(), fixed_test=official)
+
+
+def test_too_few_patients_are_refused() -> None:
+    with pytest.raises(DataError, match="only 3 patients"):
+        split_patients(LABELS[:6], ["a", "a", "b", "b", "c", "c"], SplitSettings())

@@ -1,0 +1,92 @@
+"""Settings: every shipped configuration loads, and what is wrong is named with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medsd.errors import SettingsError
+from medsd.settings import load_settings, save_settings
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+SMALL = """\
+name: small
+findings: nih14
+data:
+  source: nih14
+  root: somewhere
+training:
+  pretrain:
+    epochs: 3
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_loads(path: Path) -> None:
+    assert load_settings(path).name == path.stem
+
+
+def test_an_unknown_key_is_named_with_its_line_and_the_nearest_valid_key(config: Path) -> None:
+    config.write_text(SMALL.replace("epochs", "epoch"), encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"small\.yaml:8: unknown key 'training\.pretrain\.epoch'.*'epochs'"):
+        load_settings(config)
+
+
+def test_an_unknown_key_of_a_source_is_compared_with_the_keys_of_that_source(config: Path) -> None:
+    config.write_text(SMALL.replace("  root: somewhere", "  root: somewhere\n  limt: 3"), encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"small\.yaml:6: unknown key 'data\.limt'; did you mean 'limit'"):
+        load_settings(config)
+
+
+@pytest.mark.parametrize("value", ["ten", "'3'", "2.5", "true", "-1"])
+def test_a_value_of_the_wrong_type_or_range_is_named_with_its_line(config: Path, value: str) -> None:
+    config.write_text(SMALL.replace("epochs: 3", f"epochs: {value}"), encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"small\.yaml:8: 'training\.pretrain\.epochs'"):
+        load_settings(config)
+
+
+def test_a_missing_key_is_named(config: Path) -> None:
+    config.write_text(SMALL.replace("findings: nih14\n", ""), encoding="utf-8")
+    with pytest.raises(SettingsError, match="'findings' is missing"):
+        load_settings(config)
+
+
+def test_overrides_reach_nested_keys_and_are_checked_alike(config: Path) -> None:
+    settings = load_settings(config, ["training.finetune.batch_size=16", "network.note.layers=1"])
+    assert settings.training.finetune.batch_size == 16
+    assert settings.network.note is not None and settings.network.note.layers == 1
+    with pytest.raises(SettingsError, match=r"--set: unknown key 'pixels\.sise'; did you mean 'size'"):
+        load_settings(config, ["pixels.sise=64"])
+
+
+@pytest.mark.parametrize("override", ["pixels.size", "=3", "a..b=3", "name.inner=3"])
+def test_an_override_that_cannot_be_read_says_how_to_write_it(config: Path, override: str) -> None:
+    with pytest.raises(SettingsError, match="--set"):
+        load_settings(config, [override])
+
+
+def test_settings_survive_a_round_trip(config: Path, tmp_path: Path) -> None:
+    settings = load_settings(config, ["pixels.size=64"])
+    save_settings(settings, tmp_path / "resolved.yaml")
+    assert load_settings(tmp_path / "resolved.yaml") == settings
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2", "x: !!python/object:os.system 'true'", "\x00"])
+def test_what_is_no_plain_yaml_mapping_is_refused_in_one_line(config: Path, text: str) -> None:
+    config.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_shares_that_do_not_add_up_are_refused(config: Path) -> None:
+    with pytest.raises(SettingsError, match="add up to 1"):
+        load_settings(config, ["splits.test=0.5"])

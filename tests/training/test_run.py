@@ -1,0 +1,138 @@
+"""A run from nothing to a bundle: what it leaves, how it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from medsd.bundle.layout import Bundle
+from medsd.cases.index import CaseIndex
+from medsd.errors import BundleError, DataError
+from medsd.inference.predict import Predictor
+from medsd.settings import load_settings
+from medsd.studies.manifest import Manifest
+from medsd.training import run as running
+from medsd.training.folder import Run
+from medsd.training.run import run_steps
+from tests.training.conftest import small_settings
+
+
+def test_a_run_leaves_a_bundle_that_opens_with_all_that_belongs_to_it(finished: Run) -> None:
+    bundle = Bundle.open(finished.bundle)
+    assert bundle.description.synthetic and bundle.description.note is not None
+    assert bundle.description.provenance.split_hash == Manifest.read(finished.manifest).split_hash()
+    for name in ("README.md", "evaluation.json", "parity.json", "weights/model.safetensors", "tokenizer.json"):
+        assert name in bundle.description.files
+    assert "studies" not in json.dumps(bundle.description.provenance.config.get("data", {}).get("root", ""))
+
+
+def test_the_bundle_reads_image_note_and_both_differently(finished: Run) -> None:
+    predictor, manifest = Predictor(finished.bundle), Manifest.read(finished.manifest)
+    row = manifest.table[manifest.table["note"].notna()].iloc[0]
+    film, note = manifest.root / row["path"], row["note"]
+    readings = [predictor(film), predictor(None, note), predictor(film, note)]
+    assert not any(reading.refused for reading in readings)
+    values = np.stack([reading.values for reading in readings])
+    assert np.abs(values[0] - values[1]).max() > 1e-4 and np.abs(values[0] - values[2]).max() > 1e-4
+
+
+def test_serving_gives_what_training_saw(finished: Run) -> None:
+    manifest, outputs = Manifest.read(finished.manifest), load_file(finished.outputs)
+    predictor, row = Predictor(finished.bundle), int(manifest.rows("test")[0])
+    study = manifest.table.iloc[row]
+    prediction = predictor(manifest.root / study["path"], study["note"])
+    np.testing.assert_allclose(prediction.logits, outputs["logits"][row], atol=1e-4)
+    np.testing.assert_allclose(prediction.embedding, outputs["embeddings"][row], atol=1e-4)
+
+
+def test_the_cases_are_the_training_studies_and_no_others(finished: Run) -> None:
+    manifest = Manifest.read(finished.manifest)
+    cases = CaseIndex.open(finished.bundle / "cases", model_sha256=Bundle.open(finished.bundle).model_sha256)
+    assert len(cases) == len(manifest.rows("train"))
+
+
+def test_identifiers_and_machine_paths_are_in_no_file_of_the_bundle(finished: Run) -> None:
+    manifest = Manifest.read(finished.manifest)
+    needles = [manifest.table["patient"].iloc[0].encode(), str(finished.folder.parent).encode()]
+    for path in finished.bundle.rglob("*"):
+        if path.is_file() and "examples" not in path.parts:
+            assert not any(needle in path.read_bytes() for needle in needles), path
+
+
+def test_a_second_run_does_nothing_and_a_changed_setting_repeats_only_what_depends_on_it(
+    finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    steps = tuple(
+        running.Step(step.name, step.depends, lambda run, name=step.name: ran.append(name)) for step in running.STEPS
+    )
+    monkeypatch.setattr(running, "STEPS", steps)
+    markers = finished.folder / "done"
+    saved = {path.name: path.read_bytes() for path in markers.iterdir()}
+    try:
+        run_steps(finished.settings)
+        assert ran == []
+        changed = finished.settings.evaluation.model_copy(update={"bootstrap": 60})
+        run_steps(finished.settings.model_copy(update={"evaluation": changed}))
+        assert ran == ["evaluate", "export", "index"]
+    finally:
+        for name, content in saved.items():
+            (markers / name).write_bytes(content)
+
+
+def test_a_second_process_is_kept_out(finished: Run) -> None:
+    with running._alone(finished.folder), pytest.raises(DataError, match="another medsd works on this run"):
+        run_steps(finished.settings)
+
+
+def test_a_run_killed_in_the_middle_ends_with_the_same_numbers(finished: Run, tmp_path: Path) -> None:
+    """SIGKILL after the first epoch of pretraining; the resumed run must agree to the last bit."""
+    shutil.copytree(finished.folder.parent.parent / "studies", tmp_path / "studies")
+    settings = small_settings(tmp_path)
+    code = (
+        "import sys; from medsd.settings import load_settings; from medsd.training.run import run_steps;"
+        "run_steps(load_settings(sys.argv[1]), 'finetune')"
+    )
+    from medsd.settings import save_settings
+
+    save_settings(settings, tmp_path / "phantom.yaml")
+    assert load_settings(tmp_path / "phantom.yaml") == settings
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "phantom.yaml")], stderr=subprocess.DEVNULL)
+    checkpoint, limit = settings.run_folder / "pretrain.safetensors", time.monotonic() + 240
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists() and not (settings.run_folder / "done" / "finetune.json").exists()
+    resumed = run_steps(settings, "finetune")
+    expected = load_file(finished.outputs)
+    for name, values in load_file(resumed.outputs).items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+
+
+def test_films_that_cannot_be_used_are_listed_with_a_reason(finished: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder.parent.parent / "studies", tmp_path / "studies")
+    victim = sorted((tmp_path / "studies" / "files").iterdir())[5]
+    victim.write_bytes(victim.read_bytes()[:700])
+    run = run_steps(small_settings(tmp_path), "prepare")
+    listed = run.refused.read_text(encoding="utf-8")
+    assert len(Manifest.read(run.manifest)) in (59, 60)
+    assert victim.name in listed or len(Manifest.read(run.manifest)) == 60  # the generator may write it anew
+
+
+def test_a_bundle_whose_file_was_changed_is_refused(finished: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.bundle, tmp_path / "bundle")
+    with (tmp_path / "bundle" / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BundleError, match=r"model\.onnx was changed after export"):
+        Bundle.open(tmp_path / "bundle")
