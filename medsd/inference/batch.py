@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from medsd.bundle.layout import Bundle
 from medsd.dicom.gate import GatePolicy
+from medsd.dicom.policy import concern
 from medsd.errors import MedsdError
 from medsd.inference.decode import Decoder, decode_all
 from medsd.inference.film import Film, named
@@ -32,7 +33,6 @@ from medsd.results import table
 log = logging.getLogger(__name__)
 
 _PLAIN_PROGRESS_S = 10.0
-_MODEL_FAILED = "the model could not be run on this film ({detail}). Score it alone to see whether it happens again."
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def read_safely(predictor: Predictor, studies: Sequence[Study]) -> list[Predicti
 
 def _model_failed(film: Film, detail: str) -> Film:
     """`film` as a refusal, because the model and not the film gave out."""
-    message = named(film.name, _MODEL_FAILED.format(detail=detail))
+    message = named(film.name, concern("model_failed", detail=detail).message)
     return replace(film, status="refused", reason="model_failed", message=message, pixels=None, image=None)
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from medsd.bundle.layout import Bundle, Call, call
 from medsd.dicom.gate import REASONS, GatePolicy
+from medsd.dicom.policy import concern
 from medsd.inference import out_of_distribution
 from medsd.inference.film import Film, Source, named, read_film
 from medsd.inference.note import NoteTokenizer, clean_note
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from medsd.privacy import KeyedHasher
 
 _CHUNK = 16  # studies in one run of the graph; bounds the memory of a long list
-_NO_IMAGE = "there is no film, and this model does not read notes alone. Give a radiograph."
-_NOTHING = "there is neither a film nor a note. Give at least one."
 _FAR = "This one is far from them and is not scored."
 
 
@@ -128,7 +127,10 @@ class Predictor:
             return self._prediction(film, "refused", film.reason, film.message)
         if film is not None or (self.takes_notes and clean_note(study.note)):
             return None
-        return self._prediction(None, "refused", "no_image", _NOTHING if self.takes_notes else _NO_IMAGE)
+        detail = (
+            "and no note; give at least one" if self.takes_notes else "this model reads no notes; give a radiograph"
+        )
+        return self._prediction(None, "refused", "no_image", concern("no_image", detail=detail).message)
 
     def _score(self, studies: Sequence[Study]) -> list[Prediction]:
         pixels = self._pixels(studies)  # (B, S, S)

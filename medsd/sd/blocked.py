@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
-    from medsd.sd.losses import Coefficients, Excluded
+    from medsd.sd.coefficients import Coefficients, Excluded
 
     BlockOf = Callable[[slice], tuple[Excluded, Coefficients]]
 

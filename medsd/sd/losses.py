@@ -7,7 +7,6 @@ compared with whom. A loss of the family says only how much each pair counts; st
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,48 +14,13 @@ from torch import Tensor, nn
 
 from medsd.errors import DataError, SettingsError
 from medsd.sd.blocked import blocked_contrast
+from medsd.sd.coefficients import Coefficients, Excluded
 from medsd.sd.gather import gather_rows, summed, world_size
 from medsd.sd.relations import LabelPairs, PairCounts
 
 _FEWEST_TERMS = 1e-12  # makes 0/0 a 0; the terms of soft or weighted findings may sum to less than 1
 LARGEST_PLAIN = 1 << 20  # pairs; above, blocks are as fast or faster and take far less memory
 LOWEST_LEARNED_TEMPERATURE = 0.01  # as CLIP bounds its logit scale by 100 (Radford et al. 2021)
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """Pairs of R anchors and M samples that stand neither among the positives nor in the denominator.
-
-    Attributes:
-        mask: (R, M) bool, True where excluded, or None.
-        diagonal: offset of the diagonal on which the anchors meet themselves, or None.
-    """
-
-    mask: Tensor | None
-    diagonal: int | None
-
-    def fill_(self, matrix: Tensor, value: float) -> Tensor:
-        """Write `value` into the excluded places of `matrix`, in place."""
-        if self.mask is not None:
-            matrix.masked_fill_(self.mask, value)
-        if self.diagonal is not None:
-            matrix.diagonal(self.diagonal).fill_(value)
-        return matrix
-
-
-@dataclass(frozen=True)
-class Coefficients:
-    """What a block of R anchors adds to the loss: −Σ_j matrix_ij · log p_ij + constant_i, to be divided by Σ terms.
-
-    Attributes:
-        matrix: (R, M) not negative, 0 for all pairs but the positive ones.
-        terms: (R,) by how many summands the anchor enters the mean; 0 without positives.
-        constant: (R,) a part of the value without gradient, or None.
-    """
-
-    matrix: Tensor
-    terms: Tensor
-    constant: Tensor | None = None
 
 
 class ContrastiveLoss(nn.Module):

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from medsd.errors import SettingsError
+from medsd.sd.coefficients import Coefficients, Excluded
 from medsd.sd.gather import largest, world_size
-from medsd.sd.losses import Coefficients, ContrastiveLoss, Excluded, SDLoss, weigh_positives
+from medsd.sd.losses import ContrastiveLoss, SDLoss, weigh_positives
 from medsd.sd.relations import LabelPairs, PairCounts
 
 

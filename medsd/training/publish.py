@@ -120,7 +120,11 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
         provenance=_provenance(run, manifest),
         files=layout.hash_files(folder),
     )
-    write_card(folder, description, EvaluationReport.read(run.evaluation), parity)
+    readings = {
+        f"{kind} alone": EvaluationReport.read(run.evaluation.with_stem(f"evaluation_{kind}"))
+        for kind in (("image", "note") if note else ())
+    }
+    write_card(folder, description, EvaluationReport.read(run.evaluation), parity, readings=readings)
     layout.write_description(folder, description)
     layout.Bundle.open(folder)  # what is published can be opened
     shutil.rmtree(run.bundle, ignore_errors=True)
