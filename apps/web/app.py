@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -30,9 +30,19 @@ _SET_ZOOM = """(times) => {
   film.scrollLeft = x * film.scrollWidth - film.clientWidth / 2;
   film.scrollTop = y * film.scrollHeight - film.clientHeight / 2;
 }"""
-# A zoomed film is moved by dragging it; touch and keyboard scroll it without help.
-_DRAG_TO_MOVE = """
+# A zoomed film is moved by dragging it; touch and keyboard scroll it without help. A file that is dropped beside the
+# drop zone, most likely on the reading area, is read too: a browser would leave the page and show the file.
+_FILM_SCRIPT = """
 const film = element.closest('#film') || element;
+window.addEventListener('dragover', (event) => event.preventDefault());
+window.addEventListener('drop', (event) => {
+  if (event.target.closest('#upload')) return;
+  event.preventDefault();
+  const input = document.querySelector('#upload input[type=file]');
+  if (!input || !event.dataTransfer.files.length) return;
+  input.files = event.dataTransfer.files;
+  input.dispatchEvent(new Event('change', {bubbles: true}));
+});
 film.addEventListener('pointerdown', (down) => {
   if (down.pointerType !== 'mouse' || down.button !== 0) return;
   const left = film.scrollLeft + down.clientX, top = film.scrollTop + down.clientY;
@@ -50,6 +60,26 @@ element.addEventListener('click', (event) => {
 """
 
 
+class Scene(NamedTuple):
+    """New values of the components of the reading tab, by their names in `_Page`; what is left out stays as it is."""
+
+    film: Update
+    notice: Update
+    findings: Update
+    cases: Update
+    note: Update = gr.skip()
+    upload: Update = gr.skip()
+    reading: Update = gr.skip()
+    content: Update = gr.skip()
+    shown: Update = gr.skip()
+    preset: Update = gr.skip()
+    level: Update = gr.skip()
+    width: Update = gr.skip()
+    inverted: Update = gr.skip()
+    zoom: Update = gr.skip()
+    controls: Update = gr.skip()
+
+
 class Desk:
     """What the page does.
 
@@ -61,7 +91,7 @@ class Desk:
         self.reader = reader
         self._points = dict(reader.bundle.description.operating_points)
 
-    def read_upload(self, path: str | None, note: str | None) -> Iterator[tuple[Update, ...]]:
+    def read_upload(self, path: str | None, note: str | None) -> Iterator[Scene]:
         """Read a dropped file. Its copy on the server is deleted as soon as its bytes are in memory."""
         if path is None:
             return
@@ -75,41 +105,40 @@ class Desk:
             uploaded.unlink(missing_ok=True)
         yield from self._read(content, note)
 
-    def read_example(self, position: int) -> Iterator[tuple[Update, ...]]:
+    def read_example(self, position: int) -> Iterator[Scene]:
         """Read a film that ships with the bundle, with its note."""
         example = self.reader.examples[position]
         note = example.note if self.reader.takes_notes else ""
         yield from self._read(example.path.read_bytes(), note)
 
-    def read_again(self, content: bytes | None, note: str | None) -> Iterator[tuple[Update, ...]]:
+    def read_again(self, content: bytes | None, note: str | None) -> Iterator[Scene]:
         """Read the film at hand once more, or the note alone where there is none."""
         if content is None and not (note or "").strip():
             gr.Warning("There is nothing to read yet: drop a film, or write a note.")
             return
         yield from self._read(content, note)
 
-    def _read(self, content: bytes | None, note: str | None) -> Iterator[tuple[Update, ...]]:
-        """A busy page first, then the reading; in the order of `_Page.outputs`."""
-        busy, still = (markup.busy_findings(), markup.busy_cases()), (gr.skip(),) * 7
-        yield (gr.skip(), gr.skip(), None, note, markup.busy_film(), "", *busy, *still)
+    def _read(self, content: bytes | None, note: str | None) -> Iterator[Scene]:
+        """A busy page first, then the reading."""
+        busy = (markup.busy_film(), "", markup.busy_findings(), markup.busy_cases())
+        # The drop zone is emptied at once: the name of a file may be a patient's.
+        yield Scene(*busy, note=note, upload=None)
         reading = self.reader.read(content, note or "")  # a hidden textbox says None
         shown = reading.ranked[0] if reading.ranked and reading.prediction.evidence_maps is not None else None
-        yield (
-            reading,
-            content if self.reader.takes_notes else None,  # only a note is a reason to read a film twice
-            gr.skip(),
-            gr.skip(),
+        yield Scene(
             markup.film(reading, Window(), shown),
             markup.notice(reading),
             markup.findings(reading, self._points, shown),
             markup.cases(reading),
-            shown,
-            PRESETS[0],
-            50,
-            100,
-            False,
-            1,
-            gr.update(visible=reading.display is not None),
+            reading=reading,
+            content=content if self.reader.takes_notes else None,  # only a note is a reason to read a film twice
+            shown=shown,
+            preset=PRESETS[0],
+            level=50,
+            width=100,
+            inverted=False,
+            zoom=1,
+            controls=gr.update(visible=reading.display is not None),
         )
 
     def window(
@@ -165,7 +194,7 @@ class _Page:
         self._wire()
 
     def _viewer(self) -> None:
-        self.film = gr.HTML(markup.film(None, Window(), None), elem_id="film", js_on_load=_DRAG_TO_MOVE)
+        self.film = gr.HTML(markup.film(None, Window(), None), elem_id="film", js_on_load=_FILM_SCRIPT)
         with gr.Column(elem_id="controls", visible=False) as self.controls:
             with gr.Row(elem_classes="tools"):
                 self.preset = gr.Radio(list(PRESETS), value=PRESETS[0], label="Window", elem_id="preset")
@@ -204,16 +233,9 @@ class _Page:
             markup.findings(None, {}, None), elem_id="findings", js_on_load=_CHOOSE_FINDING, apply_default_css=False
         )
 
-    @property
-    def outputs(self) -> list[Any]:
-        return [
-            self.reading, self.content, self.upload, self.note, self.film, self.notice, self.findings, self.cases,
-            self.shown, self.preset, self.level, self.width, self.inverted, self.zoom, self.controls,
-        ]  # fmt: skip
-
     def _wire(self) -> None:
         reading: dict[str, Any] = {
-            "outputs": self.outputs,
+            "outputs": [getattr(self, name) for name in Scene._fields],
             "show_progress": "hidden",
             "concurrency_limit": 2,
             "concurrency_id": "read",

@@ -159,8 +159,18 @@ def _finding_row(reading: Reading, name: str, point: OperatingPoint | None, show
         f'<tr class="{call}{" shown" if shown else ""}" data-name="{escape(name)}"><th scope="row">{button}</th>'
         f'<td><span class="number">{percent(probability)}</span><span class="track">'
         f'<b style="width: {probability * 100:.1f}%"></b>{tick}</span></td>'
-        f'<td><span class="call">{call}</span></td></tr>'
+        f'<td><span class="call" title="{_operating_point(point)}">{call}</span></td></tr>'
     )
+
+
+def _operating_point(point: OperatingPoint | None) -> str:
+    """Where the call comes from, for whoever rests on it."""
+    if point is None or point.threshold is None:
+        return "too few validation films to choose a threshold"
+    words = f"called present from {point.threshold * 100:.0f} % on ({escape(point.rule)})"
+    if point.sensitivity is None or point.specificity is None:
+        return words
+    return f"{words}: sensitivity {percent(point.sensitivity)}, specificity {percent(point.specificity)} in validation"
 
 
 def busy_findings() -> str:

@@ -161,6 +161,9 @@ def prepare_environment() -> None:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["GRADIO_MCP_SERVER"] = "False"
     os.environ["GRADIO_SHARE"] = "False"
+    # Gradio asks its own address whether it answers: that must not go through a proxy.
+    for variable in ("NO_PROXY", "no_proxy"):
+        os.environ[variable] = ",".join(filter(None, (os.environ.get(variable), "127.0.0.1", "localhost", "::1")))
     if "GRADIO_TEMP_DIR" not in os.environ:
         # Readable by this user only, and gone when the process ends.
         global _uploads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests.bundles import tiny_bundle
 prepare_environment()
 gr = pytest.importorskip("gradio")
 
-from apps.web.app import Desk, build_page, theme  # noqa: E402
+from apps.web.app import Desk, Scene, build_page, theme  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def desk(reader: Reader) -> Desk:
     return Desk(reader)
 
 
-def _last(steps: Any) -> tuple[Any, ...]:
+def _last(steps: Iterator[Scene]) -> Scene:
     return list(steps)[-1]
 
 
@@ -35,33 +36,37 @@ def _click(finding: str) -> Any:
 def test_an_upload_is_read_and_its_copy_deleted(desk: Desk, dropped: Path) -> None:
     busy, done = desk.read_upload(str(dropped), "")
     assert not dropped.exists()
-    assert "Reading" in busy[4] and busy[2] is None  # the drop zone is empty again: no file name stays on the page
-    assert done[0].prediction.status == "scored" and "<table" in done[6] and "<li" in done[7]
+    assert (
+        "Reading" in busy.film and busy.upload is None
+    )  # the drop zone is empty again: no file name stays on the page
+    assert done.reading.prediction.status == "scored" and "<table" in done.findings and "<li" in done.cases
 
 
 def test_the_most_probable_finding_is_shown_first(desk: Desk, dropped: Path) -> None:
     done = _last(desk.read_upload(str(dropped), ""))
-    reading: Reading = done[0]
+    reading: Reading = done.reading
     assert (
-        done[8] == reading.ranked[0] == max(reading.prediction.probabilities, key=reading.prediction.probabilities.get)
+        done.shown
+        == reading.ranked[0]
+        == max(reading.prediction.probabilities, key=reading.prediction.probabilities.get)
     )
 
 
 def test_an_example_is_read_with_its_note(desk: Desk, reader: Reader) -> None:
     busy, done = desk.read_example(1)
-    assert busy[3] == reader.examples[1].note and done[0].ranked
+    assert busy.note == reader.examples[1].note and done.reading.ranked
 
 
 def test_reading_again_with_another_note_changes_the_findings(desk: Desk, film: bytes) -> None:
     first, second = (_last(desk.read_again(film, note)) for note in ("", "short of breath"))
-    assert first[6] != second[6] and first[1] == film
+    assert first.findings != second.findings and first.content == film
 
 
 def test_a_bundle_that_reads_no_notes_has_no_note_and_keeps_no_film(film: bytes, tmp_path: Path) -> None:
     desk = Desk(open_reader(tiny_bundle(tmp_path / "plain")))
     done = _last(desk.read_again(film, None))  # Gradio gives None for a textbox that is hidden
-    assert done[0].prediction.status == "scored" and done[1] is None
-    assert "ships without earlier cases" in done[7]
+    assert done.reading.prediction.status == "scored" and done.content is None
+    assert "ships without earlier cases" in done.cases
 
 
 def test_nothing_is_read_where_there_is_neither_film_nor_note(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def test_findings_stand_most_probable_first_with_number_bar_and_call(bundle: Bun
     assert probabilities == sorted(probabilities, reverse=True) and len(names) == len(bundle.findings)
     for name in names:
         assert bundle.findings.title(name) in table
-    assert table.count('<span class="call">') == len(names) and table.count("<b style=") == len(names)
+    assert table.count('<span class="call"') == len(names) and table.count("<b style=") == len(names)
 
 
 def test_only_the_shown_finding_is_pressed(bundle: Bundle, reading: Reading) -> None:
@@ -40,6 +40,14 @@ def test_only_the_shown_finding_is_pressed(bundle: Bundle, reading: Reading) -> 
 )
 def test_a_probability_is_never_said_to_be_certain(probability: float, words: str) -> None:
     assert markup.percent(probability) == words
+
+
+def test_a_call_says_where_it_comes_from(bundle: Bundle, reading: Reading) -> None:
+    points = _points(bundle)
+    points["Mass"] = points["Mass"].model_copy(update={"threshold": None})
+    table = markup.findings(reading, points, None)
+    assert table.count("sensitivity 70 %, specificity 80 % in validation") == len(bundle.findings) - 1
+    assert table.count("too few validation films") == 1
 
 
 def test_the_film_carries_the_evidence_of_the_chosen_finding(reading: Reading) -> None:

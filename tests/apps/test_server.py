@@ -152,6 +152,7 @@ def test_the_command_serves_and_cleans_up_when_it_is_ended(bundle: Bundle, tmp_p
     command = [sys.executable, "-m", "apps.web", str(bundle.folder), "--port", "0"]
     environment = {k: v for k, v in os.environ.items() if k != "GRADIO_TEMP_DIR"}
     environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(tmp_path)}
+    environment |= {"HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}  # as in many hospitals
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as running:
         assert running.stdout is not None
         said = running.stdout.readline()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,23 @@ def test_a_dicom_file_becomes_findings_and_cases(visit: Open, film: Path, room: 
     assert len(cards) == 8 and {card.get_attribute("data-relation") for card in cards} <= RELATIONS
     assert all(card.query_selector(".badge").inner_text() and "similarity" in card.inner_text() for card in cards)
     assert here.errors == [] and here.elsewhere == []
+
+
+def test_a_file_dropped_on_the_reading_area_is_read(visit: Open, film: Path) -> None:
+    here = visit()
+    content = base64.b64encode(film.read_bytes()).decode()
+    here.page.evaluate(
+        """content => {
+          const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+          const moved = new DataTransfer();
+          moved.items.add(new File([bytes], 'film.dcm'));
+          document.querySelector('#film').dispatchEvent(
+            new DragEvent('drop', {dataTransfer: moved, bubbles: true, cancelable: true}));
+        }""",
+        content,
+    )
+    here.page.wait_for_selector("table.findings tbody tr")
+    assert here.page.locator("#film img.film").is_visible() and here.errors == []
 
 
 def test_choosing_another_finding_changes_the_evidence_over_the_film(visit: Open, film: Path) -> None:
