@@ -37,7 +37,8 @@ REASONS: Mapping[str, str] = {
     "flat": "the image holds a single grey value. Export the radiograph again.",
     "out_of_distribution": "the image is unlike the radiographs that the model learned from.",
     "no_image": "there is no film ({detail}).",
-    "model_failed": "the model could not read this film ({detail}). Try it again alone, and report it if it fails again.",
+    "model_failed": "the model could not be run on this film ({detail}). Score it alone to see whether it happens "
+    "again.",
 }
 """Reason code → sentence template. Codes are stable: they stand in the tables that `medsd score` writes."""
 

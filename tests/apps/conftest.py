@@ -9,14 +9,15 @@ import pytest
 from apps.web.reading import Reader, Reading
 from apps.web.server import open_reader
 from medsd.bundle.layout import Bundle
+from medsd.privacy import KEY_VARIABLE
 from medsd.studies.phantom import generate_study, write_dicom
-from tests.apps.reading_room import furnish
+from tests.apps.reading_room import KEY, furnish
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_key() -> None:
+@pytest.fixture(autouse=True)
+def _own_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests never make or read the key file of the person who runs them."""
-    pytest.MonkeyPatch().setenv("MEDSD_KEY", "a key that only tests use")
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +27,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="session")
 def reader(bundle: Bundle) -> Reader:
-    return open_reader(bundle)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(KEY_VARIABLE, KEY)
+        return open_reader(bundle)
 
 
 @pytest.fixture(scope="session")

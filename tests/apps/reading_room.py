@@ -19,6 +19,7 @@ from medsd.studies.phantom import PhantomStudy, generate_study, write_dicom
 from tests.bundles import tiny_bundle
 
 SEED, CASES, SIDE = 3, 14, 256
+KEY = "a key that only tests use"
 
 
 def furnish(folder: Path) -> layout.Bundle:

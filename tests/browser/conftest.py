@@ -16,8 +16,9 @@ import pytest
 
 from apps.web import server
 from medsd.bundle.layout import Bundle
+from medsd.privacy import KEY_VARIABLE
 from medsd.studies.phantom import generate_study, write_dicom
-from tests.apps.reading_room import furnish
+from tests.apps.reading_room import KEY, furnish
 
 CHROMIUM = Path(os.environ.get("MEDSD_CHROMIUM") or "/usr/bin/chromium")
 FLAGS = (
@@ -71,8 +72,10 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="session")
 def address(chromium: Any, room: Bundle) -> Iterator[str]:
-    pytest.MonkeyPatch().setenv("MEDSD_KEY", "a key that only tests use")
-    page = server.launch(server.open_reader(room), port=server.free_port("127.0.0.1", 0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(KEY_VARIABLE, KEY)
+        reader = server.open_reader(room)
+    page = server.launch(reader, port=server.free_port("127.0.0.1", 0))
     yield page.local_url
     page.close()
 
