@@ -126,7 +126,7 @@ def launch(
     page.queue(max_size=64, default_concurrency_limit=2)
     try:
         page.launch(
-            server_name=host,
+            server_name=f"[{host}]" if ":" in host else host,  # Gradio wants IPv6 as a URL has it
             server_port=port,
             inbrowser=open_browser,
             auth=login_check(logins) if logins else None,
@@ -260,7 +260,8 @@ def _middleware(host: str) -> list[Any]:
     layers = [Middleware(_SafeHeaders)]
     if is_loopback(host):
         # Another site's name that resolves to this machine (DNS rebinding) is turned away.
-        layers.append(Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host]))
+        names = ["localhost", "127.0.0.1", host, "[::1]", "::1"]
+        layers.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))
     return layers
 
 

@@ -163,6 +163,17 @@ def test_the_command_serves_and_cleans_up_when_it_is_ended(bundle: Bundle, tmp_p
     assert not list(tmp_path.glob("medsd-app-*"))
 
 
+def test_the_page_answers_on_ipv6_too(reader: Reader) -> None:
+    pytest.importorskip("gradio")
+    try:
+        port = server.free_port("::1", 0)
+    except SettingsError:
+        pytest.skip("this machine has no IPv6")
+    page = server.launch(reader, host="::1", port=port)
+    assert page.local_url.startswith("http://[::1]:") and _get(page.local_url)[0] == 200
+    page.close()
+
+
 @pytest.fixture(scope="module")
 def guarded(reader: Reader) -> Iterator[str]:
     pytest.importorskip("gradio")
