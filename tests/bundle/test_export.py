@@ -1,0 +1,85 @@
+"""Export: the graph says what PyTorch says, describes itself, and is refused when it does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from medsd.bundle import layout
+from medsd.bundle.export import ServingModel, export_onnx
+from medsd.bundle.parity import check_parity
+from medsd.errors import BundleError
+from medsd.findings import finding_set
+from medsd.networks.fusion import StudyModel
+from medsd.settings import ImageSettings, NetworkSettings
+
+SIZE, COUNT = 32, 9
+FINDINGS = finding_set("phantom8")
+
+
+@pytest.fixture(scope="module")
+def serving() -> ServingModel:
+    torch.manual_seed(0)
+    settings = NetworkSettings(image=ImageSettings(backbone="densenet-small"), embedding=16)
+    model = StudyModel(settings, len(FINDINGS), SIZE)
+    calibration = {
+        name: layout.PlattCalibration(slope=1 + 0.1 * number, intercept=-0.2 * number)
+        for number, name in enumerate(FINDINGS)
+    }
+    return ServingModel(model, FINDINGS, calibration).eval()
+
+
+@pytest.fixture(scope="module")
+def graph(serving: ServingModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
+    export_onnx(serving, path, size=SIZE, max_tokens=0, metadata={"findings": list(FINDINGS)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def feed() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    # Films that differ in more than noise, so that the findings of one cannot stand for those of another.
+    films = rng.random((COUNT, 1, 4, 4), dtype=np.float32).repeat(SIZE // 4, axis=2).repeat(SIZE // 4, axis=3)
+    return {"pixels": films}
+
+
+LABELS = np.random.default_rng(1).integers(0, 2, (COUNT, len(FINDINGS))).astype(np.float32)
+
+
+def test_the_graph_agrees_with_pytorch_at_every_batch_size(
+    serving: ServingModel, graph: Path, feed: dict[str, np.ndarray]
+) -> None:
+    report = check_parity(serving, graph, feed, LABELS)
+    assert set(report["largest_difference"]) == {"1", "2", "7", "32"}
+    assert max(max(v.values()) for v in report["largest_difference"].values()) < 1e-5
+    assert report["macro_auroc"]["pytorch"] == report["macro_auroc"]["onnxruntime"]
+
+
+def test_the_graph_describes_itself(graph: Path) -> None:
+    model = onnx.load(graph)
+    assert [value.name for value in model.graph.input] == list(layout.INPUTS_IMAGE)
+    assert [value.name for value in model.graph.output] == list(layout.OUTPUTS)
+    properties = {
+        entry.key: json.loads(entry.value) for entry in model.metadata_props if entry.key.startswith("medsd.")
+    }
+    assert properties["medsd.findings"] == list(FINDINGS)
+
+
+def test_a_graph_with_two_findings_swapped_is_refused(
+    serving: ServingModel, feed: dict[str, np.ndarray], tmp_path: Path, graph: Path
+) -> None:
+    model = onnx.load(graph)
+    for initializer in model.graph.initializer:
+        if initializer.name.endswith("classifier.bias"):
+            values = onnx.numpy_helper.to_array(initializer).copy()
+            values[[0, 1]] = values[[1, 0]]
+            initializer.CopyFrom(onnx.numpy_helper.from_array(values, initializer.name))
+    onnx.save(model, tmp_path / "swapped.onnx")
+    with pytest.raises(BundleError, match=r"swapped\.onnx: an output differs from PyTorch's"):
+        check_parity(serving, tmp_path / "swapped.onnx", feed, LABELS)

@@ -1,0 +1,104 @@
+"""The command line: help with an example for every verb, and one clear line for what cannot be used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from medsd.cases.case import Case
+from medsd.cases.index import create_index
+from medsd.cli import app
+from tests.bundles import WIDTH, tiny_bundle
+
+VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle with twelve cases."""
+    opened = tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(12, WIDTH)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    labels = rng.integers(0, 2, (12, len(opened.findings))).astype(np.float32)
+    cases = [Case(study_key=f"{number:016x}", labels=row) for number, row in enumerate(labels)]
+    create_index(opened.cases_path, cases, embeddings, model_sha256=opened.model_sha256, findings=opened.findings)
+    return opened.folder
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    path = tmp_path / "film.png"
+    gradient = np.linspace(20, 220, 300 * 300).reshape(300, 300)
+    Image.fromarray((gradient + 25 * np.sin(np.arange(300) / 9)).clip(0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def _medsd(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "medsd.cli", *map(str, arguments)], capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example_and_stands_in_the_readme(verb: str) -> None:
+    result = CliRunner().invoke(app, [verb, "--help"])
+    assert result.exit_code == 0 and f"Example: medsd {verb}" in result.output
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"`medsd {verb}" in readme or f"`{verb}`" in readme
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "none.yaml"), "none.yaml: no such configuration file"),
+        (("score", "nowhere", ".", "--out", "x.csv"), "nowhere: no bundle here"),
+        (("similar", "nowhere", "film.png"), "nowhere: no bundle here"),
+        (("app", "nowhere"), "nowhere: no bundle here"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_status_2(arguments: tuple[str, ...], message: str) -> None:
+    result = _medsd(*arguments)
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1 and not result.stdout
+
+
+def test_an_empty_folder_a_truncated_file_and_a_wrong_suffix_are_said_in_one_line(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = _medsd("score", bundle, tmp_path / "empty", "--out", tmp_path / "x.csv")
+    assert result.returncode == 2 and "Traceback" not in result.stderr and "empty" in result.stderr
+    result = _medsd("score", bundle, tmp_path, "--out", tmp_path / "x.docx")
+    assert result.returncode == 2 and ".csv" in result.stderr
+    (tmp_path / "cut.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\x02\x00\x00\x00UL")
+    result = _medsd("similar", bundle, tmp_path / "cut.dcm")
+    assert result.returncode == 2 and "Traceback" not in result.stderr and "cut.dcm" in result.stderr
+
+
+def test_score_writes_a_row_for_each_input_and_says_so_as_json(bundle: Path, film: Path, tmp_path: Path) -> None:
+    (film.parent / "other.txt").write_text("no film")
+    result = _medsd("score", bundle, film.parent, "--out", tmp_path / "out.csv", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["inputs"] == 2
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
+
+
+def test_similar_prints_cases_with_relation_and_differences_none_twice(bundle: Path, film: Path) -> None:
+    result = _medsd("similar", bundle, film, "-k", 8, "--json")
+    assert result.returncode == 0, result.stderr
+    cases = json.loads(result.stdout)["cases"]
+    assert len(cases) == len({case["study_key"] for case in cases}) == 8
+    assert all(case["relation"] and {"shared", "extra", "missing"} <= set(case) for case in cases)
+    assert len(_medsd("similar", bundle, film, "-k", 8).stdout.splitlines()) >= 9
+
+
+def test_the_doctor_names_versions_and_decoders() -> None:
+    report = json.loads(_medsd("doctor", "--json").stdout)
+    assert report["packages"]["pydicom"] and report["decoders"]["JPEG 2000"]
+    assert "decoders:" in _medsd("doctor").stdout
