@@ -11,7 +11,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,6 +24,9 @@ class Strict(BaseModel):
     """Base of all settings: unknown keys are errors, values do not change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+AnySettings = TypeVar("AnySettings", bound=Strict)
 
 
 class PixelSpec(Strict):
@@ -218,15 +221,20 @@ def load_settings(path: Path | str, overrides: Sequence[str] = ()) -> Settings:
     Raises:
         SettingsError: the file is missing or no YAML, or a key or a value does not fit.
     """
+    return load_as(Settings, path, overrides)
+
+
+def load_as(model: type[AnySettings], path: Path | str, overrides: Sequence[str] = ()) -> AnySettings:
+    """Read a configuration whose keys are those of `model`; arguments and errors as `load_settings`."""
     path = Path(path)
     tree, lines = _read_yaml(path)
     for override in overrides:
         _apply_override(tree, override, lines)
     try:
         # JSON mode is the strict one that still takes a path as text.
-        return Settings.model_validate_json(json.dumps(tree, default=str), strict=True)
+        return model.model_validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
-        raise SettingsError("\n".join(_explain(path, tree, lines, detail) for detail in error.errors())) from None
+        raise SettingsError("\n".join(_explain(model, path, tree, lines, item) for item in error.errors())) from None
 
 
 def save_settings(settings: Settings, path: Path) -> None:
@@ -292,7 +300,7 @@ def _apply_override(tree: dict[str, Any], override: str, lines: Lines) -> None:
     lines[parts] = None
 
 
-def _explain(path: Path, tree: Mapping[str, Any], lines: Lines, detail: Any) -> str:
+def _explain(top: type[Strict], path: Path, tree: Mapping[str, Any], lines: Lines, detail: Any) -> str:
     """One line for one validation error: file, line, key, what is wrong, what would be right."""
     location = _in_tree(tree, detail["loc"])
     key = ".".join(str(part) for part in location) or "settings"
@@ -300,7 +308,7 @@ def _explain(path: Path, tree: Mapping[str, Any], lines: Lines, detail: Any) -> 
     line = lines[known[0]] if known else 1
     where = "--set" if line is None else f"{path}:{line}"
     if detail["type"] == "extra_forbidden":
-        valid = _valid_keys(location[:-1], tree)
+        valid = _valid_keys(top, location[:-1], tree)
         near = difflib.get_close_matches(str(location[-1]), valid, n=1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'?" if near else f"valid here: {', '.join(valid)}"
         return f"{where}: unknown key '{key}'; {hint}"
@@ -323,9 +331,9 @@ def _in_tree(tree: Any, location: Sequence[str | int]) -> tuple[str | int, ...]:
     return tuple(kept)
 
 
-def _valid_keys(location: Sequence[str | int], tree: Mapping[str, Any]) -> list[str]:
-    """The keys that the model at `location` has."""
-    model: Any = Settings
+def _valid_keys(top: type[Strict], location: Sequence[str | int], tree: Mapping[str, Any]) -> list[str]:
+    """The keys that the model at `location` below `top` has."""
+    model: Any = top
     branch: Any = tree
     for part in location:
         branch = branch.get(part) if isinstance(branch, Mapping) else None
