@@ -116,6 +116,19 @@ def index(config: Config, set_: Set = None) -> None:
 
 
 @app.command()
+def compare(config: Config, set_: Set = None) -> None:
+    """Losses side by side under equal conditions: a report with intervals, tests and plots; resumes where it stopped.
+
+    Example: medsd compare configs/compare/yeast.yaml --set root=/data/mulan
+    """
+    try:
+        from medsd.evaluation.compare.run import compare as run_comparison
+    except ModuleNotFoundError as error:
+        raise DependencyError(f"comparing needs {error.name}; install it with: pip install 'medsd[train]'") from None
+    print(f"compare: done, see {run_comparison(config, set_ or ())}")
+
+
+@app.command()
 def score(
     bundle: BundleFolder,
     paths: Annotated[list[Path], typer.Argument(help="files, folders, patterns, or text lists of paths")],

@@ -26,7 +26,7 @@ from medsd.training import prepare as preparing
 from medsd.training import pretrain as pretraining
 from medsd.training import publish as publishing
 from medsd.training.checkpoints import load_checkpoint, restore_model, save_checkpoint
-from medsd.training.engine import StageResult
+from medsd.training.engine import StageResult, keep_freed_memory
 from medsd.training.folder import Run
 from medsd.training.loaders import StudyArrays
 
@@ -132,6 +132,7 @@ def _measure(run: Run, reading: str) -> EvaluationReport:
 
 
 def _data(run: Run) -> tuple[Manifest, StudyArrays]:
+    keep_freed_memory()
     if run.settings.training.threads:
         torch.set_num_threads(run.settings.training.threads)
     manifest = Manifest.read(run.manifest)
