@@ -1,0 +1,211 @@
+"""The smallest pieces of a comparison: one trial on the validation part, one cell on the test part, kept as JSON.
+
+`work` does a `Task` and returns plain data, so that tasks can run in other processes and an interrupted comparison
+goes on with the pieces that are there. A piece is taken again only if all it depends on is unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from medsd.evaluation import metrics
+from medsd.evaluation.compare import training
+from medsd.evaluation.compare.datasets import IntArray, LabelledSet
+from medsd.evaluation.compare.neighbours import relation_table
+from medsd.evaluation.compare.settings import CompareSettings, Trial
+from medsd.evaluation.retrieval import Cases, score_queries
+
+RECIPE = 1  # raise it when training or measuring changes, so that kept pieces are not mixed with new ones
+GROUPS = ("head", "middle", "tail")
+_THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
+_DIGITS = 6
+
+Outcome = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training and its measurement.
+
+    Attributes:
+        kind: "trial" (fitted on a part of the training rows, measured on the rest) or "cell" (trained on all training
+            rows, measured on the test rows).
+        loss, trial, seed: what is trained.
+        penalty: of the linear probe; cells only.
+        threshold: a finding is called at this probability; cells only.
+    """
+
+    kind: Literal["trial", "cell"]
+    loss: str
+    trial: Trial
+    seed: int
+    penalty: float | None = None
+    threshold: float | None = None
+
+    def fingerprint(self, settings: CompareSettings, digest: str) -> str:
+        """sha256 over all that the outcome depends on."""
+        depends = {
+            "recipe": RECIPE,
+            "task": asdict(self),
+            "budget": settings.budget.model_dump(),
+            "penalties": settings.grid.probe_penalty,
+            "validation": settings.grid.validation,
+            "k": settings.k,
+            "data": digest,
+        }
+        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+
+
+def work(task: Task, data: LabelledSet, settings: CompareSettings) -> Outcome:
+    """Train and measure; the outcome is plain data, rounded."""
+    start = time.perf_counter()
+    if task.kind == "trial":
+        fit, held = data.divided(settings.grid.validation)
+    else:
+        fit, held = data.train, data.test
+    inputs = data.inputs(fit)
+    network = training.train(task.loss, task.trial, inputs[fit], data.labels[fit], settings.budget, task.seed)
+    measure = _measure_trial if task.kind == "trial" else _measure_cell
+    outcome = measure(task, network, data, inputs, fit, held, settings)
+    return _rounded(outcome) | {"seconds": round(time.perf_counter() - start, 1)}
+
+
+def _measure_trial(
+    task: Task,
+    network: training.Network,
+    data: LabelledSet,
+    inputs: training.FloatArray,
+    fit: IntArray,
+    held: IntArray,
+    settings: CompareSettings,
+) -> Outcome:
+    """Retrieval in the learned space; for each probe penalty the mean average precision and the best threshold."""
+    queries, index = (_cases(task, network, data, inputs, rows) for rows in (held, fit))
+    truth, found = data.labels[held], []
+    for penalty in settings.grid.probe_penalty:
+        probs = _probabilities(task.loss, network, inputs, data.labels, fit, held, penalty)
+        best = max(_THRESHOLDS, key=lambda limit: _micro_f1(truth, probs, limit))
+        found.append((_macro(metrics.average_precision(truth, probs)), float(best)))
+    ndcg = score_queries(queries, index, k=settings.k).ndcg
+    return {"ndcg": np.nanmean(ndcg), "map": [m for m, _ in found], "thresholds": [t for _, t in found]}
+
+
+def _measure_cell(
+    task: Task,
+    network: training.Network,
+    data: LabelledSet,
+    inputs: training.FloatArray,
+    fit: IntArray,
+    held: IntArray,
+    settings: CompareSettings,
+) -> Outcome:
+    assert task.penalty is not None and task.threshold is not None
+    queries, index = (_cases(task, network, data, inputs, rows) for rows in (held, fit))
+    embedded = [
+        Cases(training.embed(network, inputs[rows]), data.labels[rows], data.patients[rows]) for rows in (held, fit)
+    ]
+    scores = score_queries(queries, index, k=settings.k)
+    relations = relation_table(queries, index, min(settings.k, len(fit)))
+    probs = _probabilities(task.loss, network, inputs, data.labels, fit, held, task.penalty)
+    return {
+        "metrics": {
+            "ndcg": np.nanmean(scores.ndcg),
+            "recall": np.nanmean(scores.recall),
+            "ndcg_embedding": np.nanmean(score_queries(embedded[0], embedded[1], k=settings.k).ndcg),
+            **_classification(data.labels[held], probs, task.threshold, finding_groups(data.labels[fit])),
+        },
+        "random": {"ndcg": np.nanmean(scores.random_ndcg), "recall": np.nanmean(scores.random_recall)},
+        "relations": {name: getattr(relations, name) for name in ("found", "ideal", "random", "right")},
+        "query_ndcg": scores.ndcg,
+    }
+
+
+def _cases(
+    task: Task, network: training.Network, data: LabelledSet, inputs: training.FloatArray, rows: IntArray
+) -> Cases:
+    """`rows` in the space in which the loss compares; cross-entropy has none and gives its penultimate features."""
+    space = training.embed if task.loss == "bce" else training.project
+    return Cases(space(network, inputs[rows]), data.labels[rows], data.patients[rows])
+
+
+def _probabilities(
+    loss: str,
+    network: training.Network,
+    inputs: training.FloatArray,
+    labels: training.FloatArray,
+    fit: IntArray,
+    held: IntArray,
+    penalty: float,
+) -> npt.NDArray[np.float32]:
+    """Of the rows `held`: from cross-entropy's own head, or from a probe fitted on the frozen embeddings of `fit`."""
+    embeddings = training.embed(network, inputs[held])
+    if loss == "bce":
+        return training.head_probabilities(network, embeddings)
+    return training.probe(training.embed(network, inputs[fit]), labels[fit], penalty)(embeddings)
+
+
+def _classification(
+    truth: npt.NDArray[np.float32], probs: npt.NDArray[np.float32], threshold: float, groups: dict[str, IntArray]
+) -> dict[str, float]:
+    told = metrics.enough(truth, 1)
+    calls = metrics.confusion(truth, probs, np.full(truth.shape[1], threshold))
+    per_finding = {
+        "map": metrics.average_precision(truth, probs),
+        "macro_f1": np.where(told, calls.f1, np.nan),
+        "auroc": metrics.auroc(truth, probs),
+    }
+    found = {name: _macro(values) for name, values in per_finding.items()} | {"micro_f1": calls.micro_f1}
+    for group, columns in groups.items():
+        found |= {f"{name}_{group}": _macro(values[columns]) for name, values in per_finding.items()}
+    return found
+
+
+def finding_groups(labels: npt.NDArray[np.float32]) -> dict[str, IntArray]:
+    """Head, middle and tail: the columns in three parts by how often they occur in the training rows (N, F)."""
+    order = np.argsort(-labels.sum(0), kind="stable")
+    return dict(zip(GROUPS, np.array_split(order, len(GROUPS)), strict=True))
+
+
+def read_piece(path: Path, fingerprint: str) -> Outcome | None:
+    """The outcome kept at `path`, or None if there is none, it is damaged, or it is of other settings or data."""
+    try:
+        piece = json.loads(path.read_text(encoding="utf-8"))
+        return piece["outcome"] if piece["fingerprint"] == fingerprint else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_piece(path: Path, fingerprint: str, outcome: Outcome) -> None:
+    """Keep an outcome; a piece is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps({"fingerprint": fingerprint, "outcome": outcome}), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _micro_f1(truth: npt.NDArray[np.float32], probs: npt.NDArray[np.float32], limit: float) -> float:
+    called, present = probs >= limit, truth == 1
+    return float(2 * (called & present).sum() / max(1, called.sum() + present.sum()))
+
+
+def _macro(values: npt.NDArray[np.float64]) -> float:
+    return metrics.macro(values).value
+
+
+def _rounded(tree: Any) -> Any:
+    """Plain data with a fixed number of digits, None for NaN."""
+    if isinstance(tree, dict):
+        return {key: _rounded(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_rounded(value) for value in tree]
+    if isinstance(tree, np.ndarray):
+        return _rounded(tree.tolist())
+    return None if np.isnan(tree) else round(float(tree), _DIGITS)

@@ -1,0 +1,86 @@
+"""Open-i's radiology reports with the hand-checked findings of NegBio, read from the archive as it is published.
+
+Demner-Fushman et al., JAMIA 2016; Peng et al., NegBio, AMIA 2018. The reports are CC BY-NC-ND 4.0: they are read, and
+no altered copy is written.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medsd.errors import DataError
+from medsd.evaluation.compare.datasets import LabelledSet, dealt, find_folder
+from medsd.evaluation.compare.settings import CompareSettings
+from medsd.findings import finding_set
+
+_TABLE, _ARCHIVE = "findings14.csv", "reports.tgz"
+_SECTIONS = ("FINDINGS", "IMPRESSION")
+
+
+def read_openi(settings: CompareSettings) -> LabelledSet:
+    """Findings and impression of each report, fourteen findings; one report a patient, so the split is by report.
+
+    Raises:
+        DataError: the table or the archive is missing or damaged.
+    """
+    folder = find_folder(settings.root, ("openi_reports", "."), _TABLE, "set 'openi'")
+    findings = finding_set("nih14")
+    table = _read_table(folder / _TABLE, list(findings))
+    texts = dict(_read_reports(folder / _ARCHIVE))
+    table = table[[bool(texts.get(name)) for name in table["filename"]]]
+    if table.empty:
+        raise DataError(f"{folder}: no report of {_ARCHIVE} is listed in {_TABLE}; they belong to different sets")
+    labels = table[list(findings)].to_numpy(dtype=np.float32)
+    keys = table["filename"].to_numpy(dtype=str)
+    return LabelledSet(
+        name="openi",
+        title="radiology reports of Indiana University (Open-i)",
+        origin=(
+            "Open-i, CC BY-NC-ND 4.0, read as published; findings and impression as text, NegBio's hand-checked "
+            "labels, a fixed fifth of the reports as test part"
+        ),
+        findings=tuple(findings),
+        labels=labels,
+        raw=tuple(texts[name] for name in keys),
+        patients=keys,
+        is_test=dealt(labels, keys),
+    )
+
+
+def _read_table(path: Path, findings: list[str]) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, dtype={"filename": str})
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a CSV table ({type(error).__name__})") from None
+    missing = [column for column in ("filename", *findings) if column not in table]
+    if missing:
+        raise DataError(f"{path}: the columns {', '.join(missing)} are missing")
+    return table.sort_values("filename").reset_index(drop=True)
+
+
+def _read_reports(path: Path) -> Iterator[tuple[str, str]]:
+    """Identifier and text of each report; nothing is unpacked to disk."""
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                stream = archive.extractfile(member) if member.name.endswith(".xml") else None
+                if stream is not None:
+                    yield _report(path, member.name, stream.read())
+    except (OSError, tarfile.TarError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read as an archive ({type(error).__name__})") from None
+
+
+def _report(path: Path, name: str, content: bytes) -> tuple[str, str]:
+    try:
+        root = ElementTree.fromstring(content)
+    except ElementTree.ParseError as error:
+        raise DataError(f"{path}: {name} is no valid XML (line {error.position[0]})") from None
+    identifier = root.find(".//uId")
+    parts = [element.text or "" for element in root.iter("AbstractText") if element.get("Label") in _SECTIONS]
+    return "" if identifier is None else identifier.get("id", ""), " ".join(parts).strip()
