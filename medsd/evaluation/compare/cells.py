@@ -1,6 +1,6 @@
 """The smallest pieces of a comparison: one trial on the validation part, one cell on the test part, kept as JSON.
 
-`work` does a `Task` and returns plain data, so that tasks can run in other processes and an interrupted comparison
+A `Worker` does a `Task` and returns plain data, so that tasks can run in other processes and an interrupted comparison
 goes on with the pieces that are there. A piece is taken again only if all it depends on is unchanged.
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,63 +66,77 @@ class Task:
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
 
-def work(task: Task, data: LabelledSet, settings: CompareSettings) -> Outcome:
-    """Train and measure; the outcome is plain data, rounded."""
-    start = time.perf_counter()
-    if task.kind == "trial":
-        fit, held = data.divided(settings.grid.validation)
-    else:
-        fit, held = data.train, data.test
-    inputs = data.inputs(fit)
-    network = training.train(task.loss, task.trial, inputs[fit], data.labels[fit], settings.budget, task.seed)
-    measure = _measure_trial if task.kind == "trial" else _measure_cell
-    outcome = measure(task, network, data, inputs, fit, held, settings)
-    return _rounded(outcome) | {"seconds": round(time.perf_counter() - start, 1)}
+@dataclass(frozen=True)
+class Part:
+    """A set as one kind of task sees it: all inputs, scaled by the rows `fit`, measured on the rows `held`."""
+
+    data: LabelledSet
+    inputs: training.FloatArray
+    fit: IntArray
+    held: IntArray
+
+    def cases(self, rows: IntArray, space: Callable[[training.FloatArray], training.FloatArray]) -> Cases:
+        """`rows` where `space` puts them."""
+        return Cases(space(self.inputs[rows]), self.data.labels[rows], self.data.patients[rows])
 
 
-def _measure_trial(
-    task: Task,
-    network: training.Network,
-    data: LabelledSet,
-    inputs: training.FloatArray,
-    fit: IntArray,
-    held: IntArray,
-    settings: CompareSettings,
-) -> Outcome:
+class Worker:
+    """Does the tasks of one set; what they share is made once.
+
+    Args:
+        data: the set.
+        settings: of the comparison.
+    """
+
+    def __init__(self, data: LabelledSet, settings: CompareSettings) -> None:
+        self._data, self._settings = data, settings
+
+    def __call__(self, task: Task) -> Outcome:
+        """Train and measure; the outcome is plain data, rounded."""
+        start = time.perf_counter()
+        part = self._trial_part if task.kind == "trial" else self._cell_part
+        labels = self._data.labels[part.fit]
+        network = training.train(task.loss, task.trial, part.inputs[part.fit], labels, self._settings.budget, task.seed)
+        measure = _measure_trial if task.kind == "trial" else _measure_cell
+        outcome = measure(task, network, part, self._settings)
+        return _rounded(outcome) | {"seconds": round(time.perf_counter() - start, 1)}
+
+    @cached_property
+    def _trial_part(self) -> Part:
+        fit, held = self._data.divided(self._settings.grid.validation)
+        return Part(self._data, self._data.inputs(fit), fit, held)
+
+    @cached_property
+    def _cell_part(self) -> Part:
+        return Part(self._data, self._data.inputs(self._data.train), self._data.train, self._data.test)
+
+
+def _measure_trial(task: Task, network: training.Network, part: Part, settings: CompareSettings) -> Outcome:
     """Retrieval in the learned space; for each probe penalty the mean average precision and the best threshold."""
-    queries, index = (_cases(task, network, data, inputs, rows) for rows in (held, fit))
-    truth, found = data.labels[held], []
+    queries, index = (part.cases(rows, _learned_space(task.loss, network)) for rows in (part.held, part.fit))
+    truth, found = part.data.labels[part.held], []
     for penalty in settings.grid.probe_penalty:
-        probs = _probabilities(task.loss, network, inputs, data.labels, fit, held, penalty)
+        probs = _probabilities(task.loss, network, part, penalty)
         best = max(_THRESHOLDS, key=lambda limit: _micro_f1(truth, probs, limit))
         found.append((_macro(metrics.average_precision(truth, probs)), float(best)))
     ndcg = score_queries(queries, index, k=settings.k).ndcg
     return {"ndcg": np.nanmean(ndcg), "map": [m for m, _ in found], "thresholds": [t for _, t in found]}
 
 
-def _measure_cell(
-    task: Task,
-    network: training.Network,
-    data: LabelledSet,
-    inputs: training.FloatArray,
-    fit: IntArray,
-    held: IntArray,
-    settings: CompareSettings,
-) -> Outcome:
+def _measure_cell(task: Task, network: training.Network, part: Part, settings: CompareSettings) -> Outcome:
     assert task.penalty is not None and task.threshold is not None
-    queries, index = (_cases(task, network, data, inputs, rows) for rows in (held, fit))
-    embedded = [
-        Cases(training.embed(network, inputs[rows]), data.labels[rows], data.patients[rows]) for rows in (held, fit)
-    ]
+    queries, index = (part.cases(rows, _learned_space(task.loss, network)) for rows in (part.held, part.fit))
+    embedded = [part.cases(rows, partial(training.embed, network)) for rows in (part.held, part.fit)]
     scores = score_queries(queries, index, k=settings.k)
-    relations = relation_table(queries, index, min(settings.k, len(fit)))
-    probs = _probabilities(task.loss, network, inputs, data.labels, fit, held, task.penalty)
+    relations = relation_table(queries, index, min(settings.k, len(part.fit)))
+    probs = _probabilities(task.loss, network, part, task.penalty)
+    labels = part.data.labels
     return {
         "metrics": {
             "ndcg": np.nanmean(scores.ndcg),
             "recall": np.nanmean(scores.recall),
             "ndcg_embedding": np.nanmean(score_queries(embedded[0], embedded[1], k=settings.k).ndcg),
-            **_classification(data.labels[held], probs, task.threshold, finding_groups(data.labels[fit])),
+            **_classification(labels[part.held], probs, task.threshold, finding_groups(labels[part.fit])),
         },
         "random": {"ndcg": np.nanmean(scores.random_ndcg), "recall": np.nanmean(scores.random_recall)},
         "relations": {name: getattr(relations, name) for name in ("found", "ideal", "random", "right")},
@@ -128,28 +144,18 @@ def _measure_cell(
     }
 
 
-def _cases(
-    task: Task, network: training.Network, data: LabelledSet, inputs: training.FloatArray, rows: IntArray
-) -> Cases:
-    """`rows` in the space in which the loss compares; cross-entropy has none and gives its penultimate features."""
-    space = training.embed if task.loss == "bce" else training.project
-    return Cases(space(network, inputs[rows]), data.labels[rows], data.patients[rows])
+def _learned_space(loss: str, network: training.Network) -> Callable[[training.FloatArray], training.FloatArray]:
+    """Where the loss compares; cross-entropy compares nowhere and gives its penultimate features."""
+    return partial(training.embed if loss == "bce" else training.project, network)
 
 
-def _probabilities(
-    loss: str,
-    network: training.Network,
-    inputs: training.FloatArray,
-    labels: training.FloatArray,
-    fit: IntArray,
-    held: IntArray,
-    penalty: float,
-) -> npt.NDArray[np.float32]:
-    """Of the rows `held`: from cross-entropy's own head, or from a probe fitted on the frozen embeddings of `fit`."""
-    embeddings = training.embed(network, inputs[held])
+def _probabilities(loss: str, network: training.Network, part: Part, penalty: float) -> npt.NDArray[np.float32]:
+    """Of the held rows: from cross-entropy's own head, or from a probe on the frozen embeddings of the fitted rows."""
+    embeddings = training.embed(network, part.inputs[part.held])
     if loss == "bce":
         return training.head_probabilities(network, embeddings)
-    return training.probe(training.embed(network, inputs[fit]), labels[fit], penalty)(embeddings)
+    fitted = training.embed(network, part.inputs[part.fit])
+    return training.probe(fitted, part.data.labels[part.fit], penalty)(embeddings)
 
 
 def _classification(

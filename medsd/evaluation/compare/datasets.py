@@ -25,7 +25,7 @@ from medsd.studies.splits import split_patients
 IntArray = npt.NDArray[np.int64]
 Texts = tuple[str, ...]
 _TEST_SHARE = 0.2  # where a set has no test part of its own
-_MOST_WORDS = 4000
+_MOST_WORDS = 2000
 _FEWEST_REPORTS = 5  # of a code of cmc2007
 
 

@@ -7,6 +7,7 @@ is does not depend on how many there are.
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from medsd.evaluation.compare.cells import Outcome, Task, finding_groups, read_piece, work, write_piece
+from medsd.evaluation.compare.cells import Outcome, Task, Worker, finding_groups, read_piece, write_piece
 from medsd.evaluation.compare.datasets import LabelledSet, read_set
 from medsd.evaluation.compare.settings import CompareSettings, Trial, trials
 from medsd.settings import load_as
@@ -180,7 +181,7 @@ def _position(task: Task, settings: CompareSettings) -> int:
     return list(trials(task.loss, settings)).index(task.trial)
 
 
-_HERE: dict[str, Any] = {}  # of a worker process: the set and the settings, sent once
+_here: list[Worker] = []  # of a worker process: the set and the settings are sent once
 
 
 @contextmanager
@@ -196,9 +197,10 @@ def _pool(data: LabelledSet, settings: CompareSettings) -> Iterator[ProcessPoolE
 def _start(data: LabelledSet, settings: CompareSettings) -> None:
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted comparison keeps the pieces that are under way
     torch.set_num_threads(1)  # sums in another order would change the figures with the number of cores
-    _HERE.update(data=data, settings=settings)
+    _here.append(Worker(data, settings))
 
 
 def _work_here(task: Task) -> Outcome:
-    return work(task, _HERE["data"], _HERE["settings"])
+    return _here[0](task)
