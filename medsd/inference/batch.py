@@ -7,14 +7,11 @@ can be resumed and a reader never sees half a table.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from medsd.bundle.layout import Bundle
 from medsd.dicom.gate import GatePolicy
@@ -28,11 +25,10 @@ from medsd.inference.predict import Predictor, Study
 from medsd.inference.prediction import Prediction
 from medsd.inference.session import ProviderChoice
 from medsd.privacy import KeyedHasher
+from medsd.progress import Progress
 from medsd.results import table
 
 log = logging.getLogger(__name__)
-
-_PLAIN_PROGRESS_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,7 @@ def score(
     with Parts(out, table.columns(opened.findings), opened.model_sha256, resume=resume) as parts:
         waiting = [path for path in paths if table.printable(path) not in parts.done]
         films = decode_all(waiting, decoder, workers=workers, ahead=2 * batch_size)
-        with _Progress(len(paths), len(paths) - len(waiting), progress) as shown:
+        with Progress(len(paths), len(paths) - len(waiting), wanted=progress) as shown:
             for portion in _portions(films, batch_size):
                 _score_portion(predictor, portion, known, parts, each)
                 shown.advance(len(portion))
@@ -193,27 +189,3 @@ def _tell(each: Callable[[Path, Prediction], None] | None, path: Path, predictio
         each(path, prediction)
     except MedsdError as error:
         log.warning("%s: %s", path, error)
-
-
-class _Progress:
-    """A bar on a terminal, a plain line every few seconds elsewhere, nothing where it is not wanted."""
-
-    def __init__(self, total: int, done: int, wanted: bool) -> None:
-        self._total, self._done, self._wanted = total, done, wanted
-        self._terminal = wanted and sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=done, unit="film", disable=not self._terminal)
-        self._spoke = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def advance(self, count: int) -> None:
-        self._done += count
-        self._bar.update(count)
-        late = time.monotonic() - self._spoke > _PLAIN_PROGRESS_S
-        if self._wanted and not self._terminal and (late or self._done == self._total):
-            print(f"{self._done} of {self._total} films", file=sys.stderr, flush=True)
-            self._spoke = time.monotonic()

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from medsd.errors import DataError, SettingsError
 from medsd.networks.fusion import Outputs, StudyModel
+from medsd.progress import Progress
 from medsd.settings import StageSettings, TrainingSettings
 from medsd.training.augment import sample_seed
 from medsd.training.checkpoints import (
@@ -139,12 +139,13 @@ class Stage:
         )
         engine.state.epoch = len(self.history)
         engine.state.iteration = len(self.history) * len(self.batches)
-        progress = tqdm(
-            total=self.settings.epochs * len(self.batches),
-            initial=engine.state.iteration,
-            desc=self.name,
-            unit="batch",
-            disable=not sys.stderr.isatty(),
+        # Elsewhere than on a terminal the line after each epoch is enough.
+        progress = Progress(
+            self.settings.epochs * len(self.batches),
+            engine.state.iteration,
+            name=self.name,
+            unit="step",
+            wanted=sys.stderr.isatty(),
         )
         losses: list[float] = []
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch, losses)
@@ -152,9 +153,9 @@ class Stage:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch, losses, writer)
         self.batches.set_epoch(len(self.history))  # the engine asks for the first batches before EPOCH_STARTED
         try:
-            engine.run()
+            with progress:
+                engine.run()
         finally:
-            progress.close()
             writer.close()
 
     def _start_epoch(self, engine: Engine, losses: list[float]) -> None:
@@ -296,8 +297,7 @@ def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
         group["lr"] = group["base_lr"] * factor
 
 
-def _note_loss(engine: Engine, losses: list[float], progress: Any) -> None:
+def _note_loss(engine: Engine, losses: list[float], progress: Progress) -> None:
     output = engine.state.output
     losses.append(float(output if not isinstance(output, Sequence) else output[0]))
-    progress.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-    progress.update()
+    progress.advance(note=f"loss {losses[-1]:.3f}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -18,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from tqdm import tqdm
 
 from medsd.bundle.layout import NoteInput
 from medsd.dicom.gate import admit
 from medsd.errors import DataError
 from medsd.inference.note import NoteTokenizer
 from medsd.inference.preprocess import to_pixels
+from medsd.progress import Progress
 from medsd.settings import NoteSettings, PixelSpec, Settings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources import read_source
@@ -87,14 +86,14 @@ def _decode(manifest: Manifest, spec: PixelSpec, path: Path) -> tuple[npt.NDArra
     array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(count, spec.size, spec.size))
     kept, refused, place = np.zeros(count, dtype=bool), [], 0
     results = _decoded([(file, spec) for file in files])
-    for row, (pixels, reason, message) in enumerate(
-        tqdm(results, total=count, desc="prepare", unit="film", disable=not sys.stderr.isatty())
-    ):
-        if reason:
-            refused.append({"path": manifest.table["path"].iloc[row], "reason": reason, "message": message})
-            continue
-        array[place] = pixels
-        kept[row], place = True, place + 1
+    with Progress(count, name="prepare") as shown:
+        for row, (pixels, reason, message) in enumerate(results):
+            shown.advance()
+            if reason:
+                refused.append({"path": manifest.table["path"].iloc[row], "reason": reason, "message": message})
+                continue
+            array[place] = pixels
+            kept[row], place = True, place + 1
     array.flush()
     _shorten(array, place, temporary)
     temporary.replace(path)
