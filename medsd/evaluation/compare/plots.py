@@ -47,27 +47,23 @@ def write_plots(folder: Path, summary: Summary, of_set: Summary) -> dict[str, st
 
 def draw_metrics(summary: Summary, of_set: Summary) -> Figure:
     """Each main metric as a panel, each loss as a dot with its interval over the seeds."""
-    figure, losses = Figure(figsize=(9.0, 5.0), layout="constrained"), list(of_set["losses"])
-    rows = np.arange(len(losses))[::-1]
+    figure = Figure(figsize=(9.0, 5.0), layout="constrained")
     for axes, metric in zip(figure.subplots(2, 3, sharey=True).flat, MAIN, strict=True):
-        _dots(axes, of_set, losses, metric, rows, BLUE)
+        _dots(axes, summary, of_set, metric)
         axes.set_title(summary["metrics"][metric])
-        axes.set_yticks(rows, [summary["titles"][loss] for loss in losses])
         if metric in of_set["random"]:
             axes.axvline(of_set["random"][metric], color=GREY, linewidth=1, linestyle="--")
-    figure.suptitle(f"{of_set['title']}: mean and interval over {_seeds(summary)} seeds (dashed: random order)")
+    figure.suptitle(f"{of_set['title']}\nmean and {_percent(summary)} interval over the seeds (dashed: random order)")
     return figure
 
 
 def draw_frequency(summary: Summary, of_set: Summary) -> Figure:
     """Mean average precision of head, middle and tail findings."""
-    figure, losses = Figure(figsize=(9.0, 2.9), layout="constrained"), list(of_set["losses"])
-    rows = np.arange(len(losses))[::-1]
+    figure = Figure(figsize=(9.0, 3.0), layout="constrained")
     for axes, group in zip(figure.subplots(1, 3, sharey=True), GROUPS, strict=True):
-        _dots(axes, of_set, losses, f"map_{group}", rows, GREEN)
+        _dots(axes, summary, of_set, f"map_{group}")
         axes.set_title(f"mAP, {group} ({len(of_set['groups'][group])} findings)")
-        axes.set_yticks(rows, [summary["titles"][loss] for loss in losses])
-    figure.suptitle(f"{of_set['title']}: findings by their frequency in the training part")
+    figure.suptitle(f"{of_set['title']}\nfindings by their frequency in the training part")
     return figure
 
 
@@ -86,22 +82,27 @@ def draw_relations(summary: Summary, of_set: Summary) -> Figure:
         axes.axhline(relations["random"][row], color=GREY, linestyle="--", linewidth=1,
                      label="random" if row == 0 else None)  # fmt: skip
         axes.set_title(title)
-    figure.supxlabel("first k neighbours", fontsize=9)
-    figure.supylabel("share", fontsize=9)
+        axes.set_xlabel("first k")
+    panels[0].set_ylabel("share of the neighbours")
     figure.legend(frameon=False, loc="outside lower center", ncols=6)
-    figure.suptitle(f"{of_set['title']}: relations of the neighbours")
+    figure.suptitle(f"{of_set['title']}\nrelations of the neighbours' label sets to the query's")
     return figure
 
 
-def _dots(axes: Any, of_set: Summary, losses: list[str], metric: str, rows: Any, colour: str) -> None:
+def _dots(axes: Any, summary: Summary, of_set: Summary, metric: str) -> None:
+    """A row for each loss, the reference in a colour of its own."""
+    losses = list(of_set["losses"])
+    rows = np.arange(len(losses))[::-1]
     for row, loss in zip(rows, losses, strict=True):
         found = of_set["losses"][loss]["means"][metric]
         if found["mean"] is None:
             continue
+        colour = VERMILION if loss == summary["settings"]["reference"] else BLUE
         if found["low"] is not None:
             axes.plot([found["low"], found["high"]], [row, row], color=colour, linewidth=1.5)
         axes.plot([found["mean"]], [row], "o", color=colour, markersize=4)
+    axes.set_yticks(rows, [summary["titles"][loss] for loss in losses])
 
 
-def _seeds(summary: Summary) -> int:
-    return len(summary["settings"]["seeds"])
+def _percent(summary: Summary) -> str:
+    return f"{100 * summary['settings']['confidence']:g} %"

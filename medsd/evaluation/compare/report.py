@@ -180,8 +180,9 @@ def _method(summary: Summary) -> str:
         "signed ranks cannot fall below p = 0.0625 with five seeds. Holm's correction is over the rivals, for each "
         f"metric; the level is {1 - settings['confidence']:.2g}. Seeds tell of training only; the last column of the "
         f"tests has a bootstrap of {settings['bootstrap']} resamples of the test patients instead.",
-        "SD and its rivals are those of medsd.sd; two empty label sets count as equal for all. With the weight inside "
-        "the logarithm SD has the gradient of ANY.",
+        "SD and its rivals are those of medsd.sd; two empty label sets count as equal for all. SupCon, with each label "
+        "set as a class, is ALL, so the two have the same figures; SD with its weight inside the logarithm has the "
+        "gradient of ANY.",
     ]
     return "## How it was done\n\n" + "\n".join(f"- {line}" for line in lines)
 
@@ -220,4 +221,4 @@ def _values(values: Sequence[float]) -> str:
 
 
 def _percent(summary: Summary) -> str:
-    return f"{summary['settings']['confidence']:.0%}".replace("%", " %")
+    return f"{100 * summary['settings']['confidence']:g} %"

@@ -126,10 +126,12 @@ def choose(loss: str, tried: dict[Task, Outcome], settings: CompareSettings) -> 
 
 
 def exact_command(config: Path, overrides: Sequence[str]) -> str:
-    """The command line that gives these figures, without folders of this machine."""
+    """The command line that gives these figures, without folders of this machine (and without where they went)."""
     shown = []
     for override in overrides:
         key, _, value = override.partition("=")
+        if key.strip() == "output":
+            continue
         is_elsewhere = Path(value).is_absolute() or ".." in Path(value).parts
         shown.append(f"--set {key}={'FOLDER/' + Path(value).name if is_elsewhere else value}")
     name = config.name if config.is_absolute() or ".." in config.parts else config.as_posix()
