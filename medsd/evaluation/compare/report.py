@@ -123,7 +123,8 @@ def _relations(summary: Summary, of_set: Summary) -> str:
         "random order and to the ideal order, that of falling Jaccard overlap:\n\n"
         + table(["relation", *titles, "random", "ideal"], found)
         + f"\n\nOf the places among the first {k} that the ideal order gives to a relation, the share that the "
-        "neighbours give to it as well:\n\n" + table(["relation", *titles], right)
+        "neighbours give to it as well (many neighbours of a relation fill its places easily: read it beside the "
+        "shares above):\n\n" + table(["relation", *titles], right)
     )
 
 
@@ -165,8 +166,8 @@ def _method(summary: Summary) -> str:
         f"each lose {budget['corruption']:.0%} of their inputs, AdamW with a warm-up and a cosine.",
         "A seed decides initial weights, order, views and dropout, the same for each loss.",
         f"Tuning: {len(grid['learning_rate']) * len(grid['temperature'])} trials for each loss, "
-        f"{len(grid['seeds'])} seeds each: learning rate {_values(grid['learning_rate'])} with temperature "
-        f"{_values(grid['temperature'])}; cross-entropy, which has no temperature, tries weight decay "
+        f"each with {_counted(len(grid['seeds']), 'seed')}: learning rate {_values(grid['learning_rate'])} with "
+        f"temperature {_values(grid['temperature'])}; cross-entropy, which has no temperature, tries weight decay "
         f"{_values(grid['weight_decay'])}. The highest nDCG on a validation part of the training samples decides "
         f"({tests}); the probe's penalty is chosen there by mAP and the one calling threshold by micro-F1. Then the "
         "encoder is trained on all training samples and the test part is measured once.",
@@ -210,6 +211,10 @@ def _test(test: dict[str, Any]) -> str:
     p = "p < 0.001" if test["p_holm"] < 0.001 else f"p = {test['p_holm']:.3f}"
     text = f"{test['difference']['mean']:+.3f} ({p})"
     return text if test["verdict"] == "ties" else f"**{text}**"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _number(value: float | None) -> str:
