@@ -161,6 +161,11 @@ class EvaluationSettings(Strict):
 
     bootstrap: int = Field(1000, ge=20, description="patient-level resamples of each interval")
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    operating_points: str = Field(
+        "f1",
+        pattern=r"^(youden|f1|(sensitivity|specificity):0\.\d+)$",
+        description="how thresholds are chosen on validation: f1, youden, sensitivity:0.9 or specificity:0.9",
+    )
     few: int = Field(10, ge=1, description="fewer positives or negatives than this: too few to tell")
 
 

@@ -82,7 +82,7 @@ def test_an_empty_folder_a_truncated_file_and_a_wrong_suffix_are_said_in_one_lin
 
 
 def test_score_writes_a_row_for_each_input_and_says_so_as_json(bundle: Path, film: Path, tmp_path: Path) -> None:
-    (film.parent / "other.txt").write_text("no film")
+    (film.parent / "other.dcm").write_text("no film")
     result = _medsd("score", bundle, film.parent, "--out", tmp_path / "out.csv", "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["inputs"] == 2

@@ -16,8 +16,7 @@ _inside = 0
 _held: warnings.catch_warnings[None] | None = None
 
 
-def _drop(_record: logging.LogRecord) -> bool:
-    return False
+_nowhere = logging.NullHandler()
 
 
 @contextmanager
@@ -32,7 +31,7 @@ def quiet() -> Iterator[None]:
         if _inside == 0:
             _held = warnings.catch_warnings(action="ignore")
             _held.__enter__()
-            logging.getLogger("pydicom").addFilter(_drop)
+            _silence(True)
         _inside += 1
     try:
         yield
@@ -40,6 +39,14 @@ def quiet() -> Iterator[None]:
         with _lock:
             _inside -= 1
             if _inside == 0 and _held is not None:
-                logging.getLogger("pydicom").removeFilter(_drop)
+                _silence(False)
                 _held.__exit__(None, None, None)
                 _held = None
+
+
+def _silence(on: bool) -> None:
+    """Keep what pydicom's loggers say from every handler above them. A filter would not do: it does not see the
+    records of child loggers; nor would propagation alone: without any handler Python prints warnings to stderr."""
+    logger = logging.getLogger("pydicom")
+    logger.propagate = not on
+    (logger.addHandler if on else logger.removeHandler)(_nowhere)

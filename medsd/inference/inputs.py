@@ -12,6 +12,29 @@ from pathlib import Path
 from medsd.errors import DataError
 
 LIST_SUFFIXES = (".txt", ".lst")
+# What lies beside films in a folder and is none by its name; given by name, such a file is read like any other.
+SIDE_SUFFIXES = frozenset(
+    [
+        ".csv",
+        ".tsv",
+        ".txt",
+        ".lst",
+        ".md",
+        ".json",
+        ".jsonl",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".html",
+        ".pdf",
+        ".parquet",
+        ".xlsx",
+        ".log",
+        ".sha256",
+        ".md5",
+    ]
+)
+_SIDE_NAMES = frozenset({"DICOMDIR"})  # the index of a DICOM medium (PS3.10 section 8)
 _PATH_COLUMNS = ("path", "file", "file_name", "filename")
 
 
@@ -19,7 +42,8 @@ def expand_inputs(inputs: Sequence[Path], *, leave_out: Sequence[Path] = ()) -> 
     """The files that `inputs` mean, each once, in the order given.
 
     Args:
-        inputs: files; folders, read recursively in sorted order, hidden files skipped; patterns such as ``in/*.dcm``
+        inputs: files; folders, read recursively in sorted order, without hidden files, tables and texts
+            (`SIDE_SUFFIXES`); patterns such as ``in/*.dcm``
             (``**`` for any depth); or text lists (.txt, .lst) of one path a line, ``#`` for remarks. A path in a list
             is taken from where the command runs, else from where the list is; one that does not exist is kept, and
             becomes a row that says so.
@@ -54,11 +78,15 @@ def _in_folder(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder, onerror=_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith("."):
+            if not _beside_films(name):
                 count += 1
                 yield Path(parent) / name
     if not count:
-        raise DataError(f"{folder}: the folder holds no files")
+        raise DataError(f"{folder}: the folder holds no films")
+
+
+def _beside_films(name: str) -> bool:
+    return name.startswith(".") or name in _SIDE_NAMES or Path(name).suffix.lower() in SIDE_SUFFIXES
 
 
 def _unreadable(error: OSError) -> None:

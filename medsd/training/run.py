@@ -52,7 +52,7 @@ STEPS = (
         ("pretrain.safetensors",),
     ),
     Step("finetune", ("training.finetune",), work.finetune, ("finetune.safetensors",)),
-    Step("calibrate", (), work.calibrate),
+    Step("calibrate", ("evaluation.few", "evaluation.operating_points"), work.calibrate),
     Step("evaluate", ("evaluation",), work.evaluate),
     Step("export", ("name", "bundle"), work.export),
     Step("index", (), work.index),

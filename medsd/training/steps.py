@@ -75,11 +75,11 @@ def finetune(run: Run) -> None:
 def calibrate(run: Run) -> None:
     """Platt calibration and operating points, both chosen on the validation patients."""
     manifest = Manifest.read(run.manifest)
-    rows, few = manifest.rows("validation"), run.settings.evaluation.few
+    rows, few, rule = manifest.rows("validation"), run.settings.evaluation.few, run.settings.evaluation.operating_points
     logits, labels = load_file(run.outputs)["logits"][rows], manifest.labels[rows]
     calibration = fit_platt(logits, labels, manifest.findings.names, few=few)
     probabilities = calibrated(logits, calibration, manifest.findings.names)
-    points = choose_operating_points(probabilities, labels, manifest.findings.names, few=few)
+    points = choose_operating_points(probabilities, labels, manifest.findings.names, few=few, rule=rule)
     tree = {
         "calibration": {name: value.model_dump() for name, value in calibration.items()},
         "operating_points": {name: value.model_dump() for name, value in points.items()},
