@@ -86,7 +86,7 @@ def test_eight_cases_are_printed_with_their_relation_none_twice(data_root: Path)
 
 
 def _examples() -> list[dict[str, str]]:
-    return json.loads((PHANTOM / "examples" / "examples.json").read_text(encoding="utf-8"))["examples"]
+    return json.loads((PHANTOM / "examples" / "examples.json").read_text(encoding="utf-8"))
 
 
 def test_a_phantom_study_reads_differently_from_its_image_its_note_and_both() -> None:

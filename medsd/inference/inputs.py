@@ -13,27 +13,9 @@ from medsd.errors import DataError
 
 LIST_SUFFIXES = (".txt", ".lst")
 # What lies beside films in a folder and is none by its name; given by name, such a file is read like any other.
-SIDE_SUFFIXES = frozenset(
-    [
-        ".csv",
-        ".tsv",
-        ".txt",
-        ".lst",
-        ".md",
-        ".json",
-        ".jsonl",
-        ".xml",
-        ".yaml",
-        ".yml",
-        ".html",
-        ".pdf",
-        ".parquet",
-        ".xlsx",
-        ".log",
-        ".sha256",
-        ".md5",
-    ]
-)
+_TEXTS = {".txt", ".lst", ".md", ".xml", ".yaml", ".yml", ".html", ".pdf", ".log", ".sha256", ".md5"}
+_TABLES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx"}
+SIDE_SUFFIXES = frozenset(_TEXTS | _TABLES)
 _SIDE_NAMES = frozenset({"DICOMDIR"})  # the index of a DICOM medium (PS3.10 section 8)
 _PATH_COLUMNS = ("path", "file", "file_name", "filename")
 

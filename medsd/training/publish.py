@@ -238,7 +238,7 @@ def _write_examples(folder: Path, manifest: Manifest) -> None:
         entries.append({"title": f"Synthetic film {len(entries) + 1}", "file": name, "note": study["note"]})
         if len(entries) == EXAMPLES:
             break
-    layout.write_json(folder / "examples.json", {"examples": entries})
+    layout.write_json(folder / "examples.json", entries)
 
 
 def _provenance(run: Run, manifest: Manifest) -> layout.Provenance:
