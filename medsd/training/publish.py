@@ -29,6 +29,7 @@ from medsd.bundle.parity import check_parity
 from medsd.cases import pictures
 from medsd.cases.case import Case, age_band
 from medsd.cases.index import create_index
+from medsd.dicom.gate import admit
 from medsd.evaluation.calibration import calibrated
 from medsd.evaluation.plots import project, write_plots
 from medsd.evaluation.report import EvaluationReport
@@ -57,6 +58,7 @@ PACKAGES = (
 )
 EXCERPT = 160  # characters of a note kept with a case
 EXAMPLES = 6
+THUMBNAIL = 256  # pixels
 
 
 def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel) -> None:
@@ -147,13 +149,13 @@ def _readings(
     return feed, np.tile(arrays.labels[rows], (len(modes), 1))
 
 
-def index_cases(run: Run, manifest: Manifest, arrays: StudyArrays, embeddings: npt.NDArray[np.float32]) -> None:
+def index_cases(run: Run, manifest: Manifest, embeddings: npt.NDArray[np.float32]) -> None:
     """Write the training studies as cases into the bundle's index."""
     bundle = layout.Bundle.open(run.bundle)
     rows = manifest.rows("train")
     create_index(
         bundle.cases_path,
-        _cases(run.settings, manifest, arrays, rows),
+        _cases(run.settings, manifest, rows),
         embeddings[rows],
         model_sha256=bundle.model_sha256,
         findings=manifest.findings,
@@ -164,7 +166,7 @@ def index_cases(run: Run, manifest: Manifest, arrays: StudyArrays, embeddings: n
     log.info("cases: %d in %s", len(rows), bundle.cases_path)
 
 
-def _cases(settings: Settings, manifest: Manifest, arrays: StudyArrays, rows: npt.NDArray[np.int64]) -> Iterator[Case]:
+def _cases(settings: Settings, manifest: Manifest, rows: npt.NDArray[np.int64]) -> Iterator[Case]:
     hasher = public_hasher(settings.name) if settings.bundle.public else KeyedHasher.from_environment()
     table, labels = manifest.table, manifest.labels
     for row in rows:
@@ -179,13 +181,17 @@ def _cases(settings: Settings, manifest: Manifest, arrays: StudyArrays, rows: np
             age_band=age_band(float(study["age"])),
             source=study["source"] or "",
             split=study["split"],
-            thumbnail=_thumbnail(arrays, int(row)) if settings.bundle.thumbnails else None,
+            thumbnail=_thumbnail(manifest, study["path"]) if settings.bundle.thumbnails else None,
             note_excerpt=note[:EXCERPT] if note and settings.bundle.note_excerpts else None,
         )
 
 
-def _thumbnail(arrays: StudyArrays, row: int) -> bytes | None:
-    return pictures.encode_thumbnail(arrays.pixels[row] / np.float32(255)) if arrays.has_image[row] else None
+def _thumbnail(manifest: Manifest, path: object) -> bytes | None:
+    """The film of a case, small but sharper than the model's pixels."""
+    if not isinstance(path, str):
+        return None
+    film = admit(manifest.root / path).radiograph
+    return pictures.encode_thumbnail(film.pixels, THUMBNAIL) if film is not None else None
 
 
 def _fit_distribution(
@@ -223,21 +229,19 @@ def _draw(run: Run, folder: Path, manifest: Manifest, outputs: dict[str, npt.NDA
 
 
 def _write_examples(folder: Path, manifest: Manifest) -> None:
-    """A few films of test patients with their notes, of as many different finding sets as there are."""
-    folder.mkdir()
-    entries: list[dict[str, str]] = []
-    seen: set[tuple[str, ...]] = set()
+    """A few films of test patients with their notes: those with the most findings, and one without any."""
+    firsts: dict[tuple[str, ...], pd.Series] = {}
     for row in manifest.rows("test"):
-        study, found = manifest.table.iloc[int(row)], manifest.findings.decode(manifest.labels[row])
-        if found in seen or not isinstance(study["path"], str) or not isinstance(study["note"], str):
-            continue
-        seen.add(found)
-        suffix = Path(study["path"]).suffix
-        name = f"example_{len(entries) + 1}{suffix}"
-        shutil.copyfile(manifest.root / study["path"], folder / name)
-        entries.append({"title": f"Synthetic film {len(entries) + 1}", "file": name, "note": study["note"]})
-        if len(entries) == EXAMPLES:
-            break
+        study = manifest.table.iloc[int(row)]
+        if isinstance(study["path"], str) and isinstance(study["note"], str):
+            firsts.setdefault(manifest.findings.decode(manifest.labels[row]), study)
+    richest = sorted((found for found in firsts if found), key=len, reverse=True)[: EXAMPLES - 1]
+    folder.mkdir()
+    entries = []
+    for number, found in enumerate([*richest, *([()] if () in firsts else [])], start=1):
+        name = f"example_{number}{Path(firsts[found]['path']).suffix}"
+        shutil.copyfile(manifest.root / firsts[found]["path"], folder / name)
+        entries.append({"title": f"Synthetic film {number}", "file": name, "note": firsts[found]["note"]})
     layout.write_json(folder / "examples.json", entries)
 
 

@@ -74,23 +74,30 @@ def run_steps(settings: Settings, until: str = "index", *, again: bool = False) 
     run = Run(settings)
     with _alone(run.folder):
         save_settings(settings, run.folder / "settings.yaml")
+        (run.folder / "done").mkdir(exist_ok=True)
         fingerprint = ""
         for step in STEPS:
             fingerprint = _fingerprint(step, settings, fingerprint)
             marker = run.folder / "done" / f"{step.name}.json"
             done = _read_marker(marker)
             if done != fingerprint or (again and step.name == until):
+                _undo(run, step)
                 if done != fingerprint:
                     _start_clean(run, step, fingerprint)
                 log.info("%s …", step.name)
                 step.work(run)
-                marker.parent.mkdir(exist_ok=True)
                 write_json(marker, {"fingerprint": fingerprint})
             else:
                 log.info("%s: done before", step.name)
             if step.name == until:
                 break
     return run
+
+
+def _undo(run: Run, first: Step) -> None:
+    """Take the markers of `first` and of all steps after it away: what they made no longer belongs together."""
+    for step in STEPS[STEPS.index(first) :]:
+        (run.folder / "done" / f"{step.name}.json").unlink(missing_ok=True)
 
 
 def _start_clean(run: Run, step: Step, fingerprint: str) -> None:
@@ -100,9 +107,7 @@ def _start_clean(run: Run, step: Step, fingerprint: str) -> None:
         for name in step.clean:
             (run.folder / name).unlink(missing_ok=True)
         shutil.rmtree(run.folder / "tensorboard" / step.name, ignore_errors=True)
-    begun.parent.mkdir(exist_ok=True)
     write_json(begun, {"fingerprint": fingerprint})
-    (run.folder / "done" / f"{step.name}.json").unlink(missing_ok=True)
 
 
 def _fingerprint(step: Step, settings: Settings, before: str) -> str:

@@ -108,8 +108,7 @@ def export(run: Run) -> None:
 
 def index(run: Run) -> None:
     """The training cases, with the bundle's embeddings of them."""
-    manifest, arrays = _data(run)
-    publishing.index_cases(run, manifest, arrays, load_file(run.outputs)["embeddings"])
+    publishing.index_cases(run, Manifest.read(run.manifest), load_file(run.outputs)["embeddings"])
 
 
 def _measure(run: Run, reading: str) -> EvaluationReport:

@@ -54,7 +54,7 @@ def test_a_film_whose_name_looks_like_a_pattern_is_itself(films: Path):
     [
         (lambda folder: folder / "nowhere", "nowhere: does not exist"),
         (lambda folder: folder / "*.dcm", "the pattern matches no file"),
-        (lambda folder: folder / "empty", "the folder holds no files"),
+        (lambda folder: folder / "empty", "the folder holds no films"),
         (lambda folder: folder / "empty.txt", "the list names no files"),
     ],
 )

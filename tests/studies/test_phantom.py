@@ -191,7 +191,7 @@ def test_a_dicom_file_is_a_dx_film_for_presentation_and_nobody_s(tmp_path: Path)
     assert (dataset.BodyPartExamined, dataset.ViewPosition) == ("CHEST", study.view)
     assert dataset.PatientID == study.patient and dataset.PatientID.startswith("PHANTOM-")
     assert dataset.PatientBirthDate == dataset.AccessionNumber == "" and dataset.PatientIdentityRemoved == "YES"
-    assert str(dataset.PatientName) == "PHANTOM"
+    assert str(dataset.PatientName) == dataset.PatientID
 
 
 def test_the_same_study_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_each_split_has_each_finding_at_the_rate_of_all_patients() -> None:
     split = split_patients(LABELS, PATIENTS, SplitSettings())
     frame = pd.DataFrame(LABELS).assign(patient=PATIENTS, split=split).groupby(["patient", "split"]).max().reset_index()
     rates = frame.groupby("split")[list(range(5))].mean()
-    np.testing.assert_allclose(rates, np.tile(frame[list(range(5))].mean(), (3, 1)), atol=0.02)
+    np.testing.assert_allclose(rates, np.tile(frame[list(range(5))].mean(), (3, 1)), atol=0.05)
 
 
 def test_the_split_does_not_depend_on_the_order_of_rows() -> None:

@@ -85,6 +85,10 @@ def test_a_second_run_does_nothing_and_a_changed_setting_repeats_only_what_depen
         changed = finished.settings.evaluation.model_copy(update={"bootstrap": 60})
         run_steps(finished.settings.model_copy(update={"evaluation": changed}))
         assert ran == ["evaluate", "export", "index"]
+        ran.clear()
+        run_steps(finished.settings.model_copy(update={"evaluation": changed}), "export", again=True)
+        run_steps(finished.settings.model_copy(update={"evaluation": changed}))
+        assert ran == ["export", "index"]
     finally:
         for name, content in saved.items():
             (markers / name).write_bytes(content)

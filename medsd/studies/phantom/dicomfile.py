@@ -84,7 +84,7 @@ def _dataset(study: PhantomStudy, photometric: str, bits: int, *, margin: float)
 
 def _describe_patient(dataset: Dataset, study: PhantomStudy) -> None:
     dataset.SpecificCharacterSet = "ISO_IR 192"
-    dataset.PatientName = "PHANTOM"
+    dataset.PatientName = study.patient  # not a word of its own: what names a patient is taken out of the log
     dataset.PatientID = study.patient
     dataset.PatientBirthDate = ""
     dataset.PatientSex = study.sex
