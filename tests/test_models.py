@@ -93,7 +93,7 @@ def test_a_phantom_study_reads_differently_from_its_image_its_note_and_both() ->
     for entry in _examples():
         film, note = PHANTOM / "examples" / entry["file"], entry["note"]
         readings = [_phantom()(film), _phantom()(None, note), _phantom()(film, note)]
-        assert [reading.status for reading in readings] == ["scored"] * 3, [reading.message for reading in readings]
+        assert not any(reading.refused for reading in readings), [reading.message for reading in readings]
         values = np.stack([reading.values for reading in readings])
         differences = [np.abs(values[a] - values[b]).max() for a, b in ((0, 1), (0, 2), (1, 2))]
         assert min(differences) > (0.02 if readings[2].present else 0.001)  # a normal film and a bland note agree
