@@ -5,12 +5,14 @@ Exit status: 0 done, 2 bad usage or input (one clear line), 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -26,6 +28,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+_INTERRUPTED = 130
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class Provider(StrEnum):
@@ -258,16 +264,35 @@ def main() -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("ignite", "monai", "onnxscript", "onnx_ir", "torch", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     install_log_filter()
     try:
-        app()
+        status = app(standalone_mode=False)
+        if status == _INTERRUPTED:  # typer makes an exit status of Ctrl-C
+            raise KeyboardInterrupt
+        sys.exit(status)
     except MedsdError as error:
-        print(f"medsd: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("medsd: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(
+            f"{where}{os.strerror(error.errno or 0)}; what was finished is kept: make room, then go on (score --resume)"
+        )
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; what was finished is kept", _INTERRUPTED)
+    except Exception as error:
+        # Wrong usage: typer carries its own copy of click and exports no name for these.
+        if not hasattr(error, "show") or not hasattr(error, "exit_code"):
+            raise
+        error.show()
+        sys.exit(error.exit_code)
+
+
+def _fail(message: str, status: int = 2) -> NoReturn:
+    print(f"medsd: {message}", file=sys.stderr)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

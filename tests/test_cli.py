@@ -98,6 +98,26 @@ def test_similar_prints_cases_with_relation_and_differences_none_twice(bundle: P
     assert len(_medsd("similar", bundle, film, "-k", 8).stdout.splitlines()) >= 9
 
 
+def test_wrong_usage_and_a_full_disk_are_exit_status_2(bundle: Path, film: Path) -> None:
+    assert [_medsd(*words).returncode for words in (("score",), ("score", "--nope"), ("nope",))] == [2, 2, 2]
+    code = "import sys, errno, medsd.cli as cli, medsd.inference.batch as batch\n"
+    code += "def full(*_, **__): raise OSError(errno.ENOSPC, 'full')\n"
+    code += "batch.score = full; sys.argv = ['medsd', 'score', *sys.argv[1:]]; cli.main()"
+    command = [sys.executable, "-c", code, str(bundle), str(film), "--out", "x.csv"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2 and result.stderr.startswith("medsd: No space left on device")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_ctrl_c_is_one_line_and_exit_status_130(bundle: Path, film: Path) -> None:
+    code = "import sys, medsd.cli as cli, medsd.inference.batch as batch\n"
+    code += "def stop(*_, **__): raise KeyboardInterrupt\n"
+    code += "batch.score = stop; sys.argv = ['medsd', 'score', *sys.argv[1:]]; cli.main()"
+    command = [sys.executable, "-c", code, str(bundle), str(film), "--out", "x.csv"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 130 and result.stderr.strip() == "medsd: interrupted; what was finished is kept"
+
+
 def test_the_doctor_names_versions_and_decoders() -> None:
     report = json.loads(_medsd("doctor", "--json").stdout)
     assert report["packages"]["pydicom"] and report["decoders"]["JPEG 2000"]
