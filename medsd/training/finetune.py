@@ -15,8 +15,8 @@ from medsd.networks.fusion import Outputs, StudyModel
 from medsd.settings import Settings, StageSettings
 from medsd.training.augment import sample_seed
 from medsd.training.engine import Loss, Stage, StageResult
-from medsd.training.loaders import Batch, StudyArrays, TrainingBatches, plain_batches
-from medsd.training.pretrain import contrast
+from medsd.training.loaders import Batch, StudyArrays, plain_batches
+from medsd.training.pretrain import contrast, stage_batches
 
 STAGE = 2
 FEW = 4  # findings with fewer validation positives do not help to choose the epoch
@@ -57,21 +57,11 @@ def finetune(
     rows: npt.NDArray[np.int64],
     validation: npt.NDArray[np.int64],
     folder: Path,
-    workers: int,
 ) -> StageResult:
     """Fine-tune `model` in place on `rows`, keeping the epoch with the best macro AUROC on `validation`."""
     stage = settings.training.finetune
     seed = sample_seed(settings.seed, STAGE)
-    batches = TrainingBatches(
-        arrays,
-        rows,
-        batch_size=stage.batch_size,
-        views=1,
-        augment=settings.training.augment,
-        modality_dropout=settings.network.modality_dropout,
-        seed=seed,
-        workers=workers,
-    )
+    batches = stage_batches(settings, stage, arrays, rows, views=1, seed=seed)
 
     def validate(current: StudyModel) -> dict[str, float]:
         logits, _ = read_studies(current, arrays, validation)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medsd.networks.fusion import Outputs, StudyModel
 from medsd.sd import loss_by_name
-from medsd.settings import LossSettings, Settings
+from medsd.settings import LossSettings, Settings, StageSettings
 from medsd.training.augment import sample_seed
 from medsd.training.engine import Loss, Stage, StageResult
 from medsd.training.loaders import Batch, StudyArrays, TrainingBatches
@@ -30,21 +30,34 @@ def contrast(settings: LossSettings) -> Loss:
     return loss
 
 
+def stage_batches(
+    settings: Settings,
+    stage: StageSettings,
+    arrays: StudyArrays,
+    rows: npt.NDArray[np.int64],
+    *,
+    views: int,
+    seed: int,
+) -> TrainingBatches:
+    """The batches of a stage as the settings describe them."""
+    return TrainingBatches(
+        arrays,
+        rows,
+        batch_size=stage.batch_size,
+        views=views,
+        augment=settings.training.augment,
+        modality_dropout=settings.network.modality_dropout,
+        seed=seed,
+        workers=settings.training.workers,
+    )
+
+
 def pretrain(
-    settings: Settings, model: StudyModel, arrays: StudyArrays, rows: npt.NDArray[np.int64], folder: Path, workers: int
+    settings: Settings, model: StudyModel, arrays: StudyArrays, rows: npt.NDArray[np.int64], folder: Path
 ) -> StageResult:
     """Pretrain `model` in place on the studies `rows`; resumes from `folder`."""
     stage = settings.training.pretrain
     seed = sample_seed(settings.seed, STAGE)
-    batches = TrainingBatches(
-        arrays,
-        rows,
-        batch_size=stage.batch_size,
-        views=2,
-        augment=settings.training.augment,
-        modality_dropout=settings.network.modality_dropout,
-        seed=seed,
-        workers=workers,
-    )
+    batches = stage_batches(settings, stage, arrays, rows, views=2, seed=seed)
     torch.manual_seed(seed)
     return Stage("pretrain", model, contrast(settings.loss), batches, stage, settings.training, folder, seed=seed).run()

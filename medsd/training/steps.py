@@ -47,7 +47,7 @@ def pretrain(run: Run) -> None:
     manifest, arrays = _data(run)
     model = _model(run.settings)
     rows = manifest.rows("train")
-    result = pretraining.pretrain(run.settings, model, arrays, rows, run.folder, run.settings.training.workers)
+    result = pretraining.pretrain(run.settings, model, arrays, rows, run.folder)
     _note_history(run, "pretrain", result)
 
 
@@ -65,7 +65,6 @@ def finetune(run: Run) -> None:
         manifest.rows("train"),
         manifest.rows("validation"),
         run.folder,
-        run.settings.training.workers,
     )
     _note_history(run, "finetune", result)
     save_checkpoint(run.model, {"model": model.state_dict()}, {"epoch": result.best_epoch})
