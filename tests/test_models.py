@@ -39,6 +39,12 @@ def test_every_file_of_a_bundle_is_as_it_was_exported_and_its_cases_are_its_own(
         assert all(by_output[name] <= parity["output_tolerance"] * scale for name, scale in parity["scale"].items())
 
 
+def test_no_file_of_a_bundle_names_a_folder_of_the_machine_that_made_it() -> None:
+    for path in (ROOT / "models").rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert not any(needle in content for needle in (b"site-packages", b"/home/", b"/root/", b".venv")), path
+
+
 def test_the_bundles_stay_under_sixty_megabytes() -> None:
     assert sum(path.stat().st_size for path in (ROOT / "models").rglob("*") if path.is_file()) < 60e6
 

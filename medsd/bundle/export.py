@@ -103,6 +103,7 @@ def export_onnx(
         raise BundleError(f"{path}: PyTorch could not export the model: {str(error).splitlines()[0]}") from error
     graph = onnx.load(path)
     _name_outputs(graph)
+    _forget_origin(graph)
     onnx.helper.set_model_props(graph, {f"medsd.{key}": json.dumps(value) for key, value in metadata.items()})
     onnx.checker.check_model(graph)
     onnx.save(graph, path)
@@ -116,6 +117,13 @@ def _name_outputs(model: onnx.ModelProto) -> None:
             values[:] = [names.get(value, value) for value in values]
     for value in (*model.graph.output, *model.graph.value_info):
         value.name = names.get(value.name, value.name)
+
+
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Take out the stack traces that the exporter leaves at each node: they name folders of the machine."""
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer, model.graph):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 def _example(size: int, max_tokens: int) -> dict[str, Tensor]:

@@ -71,6 +71,11 @@ def test_the_graph_describes_itself(graph: Path) -> None:
     assert properties["medsd.findings"] == list(FINDINGS)
 
 
+def test_the_graph_names_no_folder_of_the_machine(graph: Path) -> None:
+    content = graph.read_bytes()
+    assert str(Path(torch.__file__).parent).encode() not in content and b".py" not in content
+
+
 def test_a_graph_with_two_findings_swapped_is_refused(
     serving: ServingModel, feed: dict[str, np.ndarray], tmp_path: Path, graph: Path
 ) -> None:
