@@ -71,8 +71,8 @@ def test_the_report_has_its_tables_its_plots_and_the_command(done: Path) -> None
     for part in ("Where SD wins, ties and loses", "| ANY |", "Holm's p", "R4 superset", "k = 3", "How it was done"):
         assert part in text
     for plot in ("metrics", "frequency", "relations"):
-        assert f"(yeast-{plot}.png)" in text
-        assert 2_000 < (done / f"yeast-{plot}.png").stat().st_size < 60_000
+        assert f"(small-yeast-{plot}.png)" in text
+        assert 2_000 < (done / f"small-yeast-{plot}.png").stat().st_size < 60_000
     assert "medsd compare small.yaml --set root=FOLDER/data" in text
     assert str(home_of(done)) not in text + json.dumps(results(done))
 
@@ -103,7 +103,7 @@ def test_the_test_part_decides_nothing(done: Path) -> None:
 
 
 def test_a_second_run_trains_nothing_and_writes_the_same_bytes(done: Path, caplog: pytest.LogCaptureFixture) -> None:
-    names = ("small.md", "small.results.json", "yeast-metrics.png")
+    names = ("small.md", "small.results.json", "small-yeast-metrics.png")
     before = [(done / name).read_bytes() for name in names]
     with caplog.at_level(logging.INFO):
         run(home_of(done))

@@ -37,7 +37,9 @@ _RELATION_TITLES = ("R1 disjoint", "R2 equal", "R3 overlap", "R4 superset", "R5 
 
 def write_plots(folder: Path, summary: Summary, of_set: Summary) -> dict[str, str]:
     """Draw the three plots of a set; returns their file names by kind."""
-    names = {kind: f"{of_set['name']}-{kind}.png" for kind in ("metrics", "frequency", "relations")}
+    comparison, of = summary["name"], of_set["name"]
+    stem = of if comparison == of else f"{comparison}-{of}"  # reports of several comparisons may share a folder
+    names = {kind: f"{stem}-{kind}.png" for kind in ("metrics", "frequency", "relations")}
     with mpl.rc_context(_STYLE):
         save_png(draw_metrics(summary, of_set), folder / names["metrics"])
         save_png(draw_frequency(summary, of_set), folder / names["frequency"])
