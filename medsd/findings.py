@@ -1,13 +1,15 @@
 """What can be found on a chest radiograph: ordered vocabularies of findings, their codes and their synonyms.
 
 Start at `FindingSet`. Every table, tensor and ONNX output of medsd has its columns in the order of one finding set;
-nothing else in the code lists findings. Codes are SNOMED CT concept identifiers and RadLex identifiers.
+nothing else in the code lists findings. Codes are SNOMED CT concept identifiers and RadLex identifiers. `map_labels`
+carries labels from one vocabulary to another: what the first never labelled is unknown in the second, not absent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -112,27 +114,34 @@ _PLEURAL_THICKENING = Finding("Pleural_Thickening", "Pleural thickening", "", ""
 _PNEUMONIA = Finding("Pneumonia", "Pneumonia", "233604007", "RID5350", ("infection",))
 _PNEUMOTHORAX = Finding("Pneumothorax", "Pneumothorax", "36118008", "RID5352", ())
 _SUPPORT_DEVICES = Finding("Support Devices", "Support devices", "", "", ("tube", "line", "pacemaker", "catheter"))
+_NIH14 = (
+    _ATELECTASIS,
+    _CARDIOMEGALY,
+    _CONSOLIDATION,
+    _EDEMA,
+    _EFFUSION,
+    _EMPHYSEMA,
+    _FIBROSIS,
+    _HERNIA,
+    _INFILTRATION,
+    _MASS,
+    _NODULE,
+    _PLEURAL_THICKENING,
+    _PNEUMONIA,
+    _PNEUMOTHORAX,
+)
+
+
+def _plain(*names: str) -> tuple[Finding, ...]:
+    """Findings without codes, titled by their own names."""
+    return tuple(Finding(name, name[:1].upper() + name[1:]) for name in names)
+
 
 FINDING_SETS: Mapping[str, FindingSet] = {
     # Wang et al., ChestX-ray8, CVPR 2017; fourteen labels in the 2017 extension, alphabetical order.
     "nih14": FindingSet(
         "nih14",
-        (
-            _ATELECTASIS,
-            _CARDIOMEGALY,
-            _CONSOLIDATION,
-            _EDEMA,
-            _EFFUSION,
-            _EMPHYSEMA,
-            _FIBROSIS,
-            _HERNIA,
-            _INFILTRATION,
-            _MASS,
-            _NODULE,
-            _PLEURAL_THICKENING,
-            _PNEUMONIA,
-            _PNEUMOTHORAX,
-        ),
+        _NIH14,
         negatives=("No Finding",),
     ),
     # What the synthetic thorax of `medsd.studies.phantom` can draw.
@@ -150,7 +159,127 @@ FINDING_SETS: Mapping[str, FindingSet] = {
         ),
         negatives=("No Finding",),
     ),
+    # NegBio's hand-checked labels of the Open-i reports have the names of nih14 (Peng et al., AMIA 2018).
+    "openi14": FindingSet("openi14", _NIH14, negatives=("normal",)),
+    # Irvin et al., CheXpert, AAAI 2019, in the order of its table; MIMIC-CXR-JPG has the same labels. Its fourteenth
+    # observation, «No Finding», is the negative; it says nothing of support devices.
+    "chexpert14": FindingSet(
+        "chexpert14",
+        (
+            *_plain("Enlarged Cardiomediastinum"),
+            _CARDIOMEGALY,
+            *_plain("Lung Opacity", "Lung Lesion"),
+            _EDEMA,
+            _CONSOLIDATION,
+            _PNEUMONIA,
+            _ATELECTASIS,
+            _PNEUMOTHORAX,
+            replace(_EFFUSION, name="Pleural Effusion"),
+            *_plain("Pleural Other", "Fracture"),
+            _SUPPORT_DEVICES,
+        ),
+        negatives=("No Finding",),
+    ),
+    # Nguyen et al., VinDr-CXR, Scientific Data 2022: twenty-two local labels, then the global ones (diagnoses).
+    "vindr": FindingSet(
+        "vindr",
+        (
+            *_plain("Aortic enlargement"),
+            _ATELECTASIS,
+            *_plain("Calcification"),
+            _CARDIOMEGALY,
+            *_plain("Clavicle fracture"),
+            _CONSOLIDATION,
+            _EDEMA,
+            _EMPHYSEMA,
+            *_plain("Enlarged PA", "ILD"),
+            _INFILTRATION,
+            *_plain("Lung Opacity", "Lung cavity", "Lung cyst", "Mediastinal shift", "Nodule/Mass"),
+            replace(_EFFUSION, name="Pleural effusion"),
+            replace(_PLEURAL_THICKENING, name="Pleural thickening"),
+            _PNEUMOTHORAX,
+            replace(_FIBROSIS, name="Pulmonary fibrosis"),
+            *_plain("Rib fracture", "Other lesion", "COPD", "Lung tumor"),
+            _PNEUMONIA,
+            *_plain("Tuberculosis", "Other diseases"),
+        ),
+        negatives=("No finding",),
+    ),
+    # Bustos et al., PadChest, Medical Image Analysis 2020: of its 174 findings those that are common on frontal films.
+    "padchest": FindingSet(
+        "padchest",
+        (
+            *_plain("air trapping", "alveolar pattern", "aortic elongation"),
+            replace(_ATELECTASIS, name="atelectasis"),
+            *_plain("calcified granuloma"),
+            replace(_CARDIOMEGALY, name="cardiomegaly"),
+            *_plain("central venous catheter", "COPD signs"),
+            replace(_CONSOLIDATION, name="consolidation"),
+            *_plain("costophrenic angle blunting"),
+            replace(_EMPHYSEMA, name="emphysema"),
+            *_plain("endotracheal tube", "hemidiaphragm elevation"),
+            replace(_HERNIA, name="hiatal hernia"),
+            replace(_INFILTRATION, name="infiltrates"),
+            *_plain("interstitial pattern"),
+            replace(_NODULE, name="nodule"),
+            *_plain("NSG tube", "pacemaker"),
+            replace(_EFFUSION, name="pleural effusion"),
+            replace(_PLEURAL_THICKENING, name="pleural thickening"),
+            replace(_PNEUMONIA, name="pneumonia"),
+            replace(_PNEUMOTHORAX, name="pneumothorax"),
+            replace(_EDEMA, name="pulmonary edema"),
+            replace(_FIBROSIS, name="pulmonary fibrosis"),
+            replace(_MASS, name="pulmonary mass"),
+            *_plain("scoliosis"),
+        ),
+        negatives=("normal",),
+    ),
 }
+
+# What the labels of each set mean, where the spelling alone does not say it: name in the set → common concept. A label
+# that stands in no row is a concept of its own name, whatever its case.
+_MEANINGS: Mapping[str, Mapping[str, str]] = {
+    "chexpert14": {"Pleural Effusion": "effusion"},
+    "vindr": {
+        "Pleural effusion": "effusion",
+        "Pleural thickening": "pleural_thickening",
+        "Pulmonary fibrosis": "fibrosis",
+    },
+    "padchest": {
+        "hiatal hernia": "hernia",
+        "infiltrates": "infiltration",
+        "pleural effusion": "effusion",
+        "pleural thickening": "pleural_thickening",
+        "pulmonary edema": "edema",
+        "pulmonary fibrosis": "fibrosis",
+        "pulmonary mass": "mass",
+    },
+}
+# Concept → the wider concept that it is a kind of (Irvin et al., figure 1, and what radiologists would not dispute).
+_WIDER: Mapping[str, str] = {
+    "cardiomegaly": "enlarged cardiomediastinum",
+    "alveolar pattern": "lung opacity",
+    "atelectasis": "lung opacity",
+    "consolidation": "lung opacity",
+    "edema": "lung opacity",
+    "infiltration": "lung opacity",
+    "pneumonia": "lung opacity",
+    "lung lesion": "lung opacity",
+    "nodule/mass": "lung lesion",
+    "lung cavity": "lung lesion",
+    "lung tumor": "lung lesion",
+    "mass": "nodule/mass",
+    "nodule": "nodule/mass",
+    "calcified granuloma": "nodule",
+    "pleural_thickening": "pleural other",
+    "clavicle fracture": "fracture",
+    "rib fracture": "fracture",
+    "central venous catheter": "support devices",
+    "endotracheal tube": "support devices",
+    "nsg tube": "support devices",
+    "pacemaker": "support devices",
+}
+Uncertain = Literal["unknown", "present", "absent"]
 
 
 def finding_set(key: str) -> FindingSet:
@@ -163,3 +292,73 @@ def finding_set(key: str) -> FindingSet:
         return FINDING_SETS[key]
     except KeyError:
         raise DataError(f"there is no finding set '{key}'; medsd has {', '.join(sorted(FINDING_SETS))}") from None
+
+
+def resolve_uncertain(values: npt.ArrayLike, uncertain: Uncertain = "unknown") -> npt.NDArray[np.float32]:
+    """Turn the −1 with which CheXpert's labeller marks uncertainty into NaN, 1 or 0.
+
+    Args:
+        values: any shape; 1, 0, −1 or NaN.
+        uncertain: what −1 becomes. Unknown leaves it out of the loss and of every figure.
+
+    Returns:
+        float32 array of the same shape; all else as it was.
+    """
+    array = np.array(values, dtype=np.float32)
+    array[array == -1] = {"unknown": np.nan, "present": 1.0, "absent": 0.0}[uncertain]
+    return array
+
+
+def map_labels(labels: npt.ArrayLike, from_set: FindingSet, to_set: FindingSet) -> npt.NDArray[np.float32]:
+    """Carry labels from one vocabulary to another.
+
+    A finding that is present makes every wider one present; a wider one that is absent makes the narrower ones absent;
+    nothing else follows. So a lung opacity that is present says nothing of consolidation, and a finding that the
+    first set never labelled is unknown.
+
+    Args:
+        labels: (N, F_from), 1, 0 or NaN, in the order of `from_set`.
+        from_set: their vocabulary.
+        to_set: the vocabulary that is wanted.
+
+    Returns:
+        float32 (N, F_to), 1, 0 or NaN, in the order of `to_set`.
+
+    Raises:
+        DataError: the labels have not the columns of `from_set`.
+    """
+    given = np.array(labels, dtype=np.float32)
+    if given.ndim != 2 or given.shape[1] != len(from_set):
+        raise DataError(f"labels of shape {given.shape} do not fit {from_set.key}, which has {len(from_set)} findings")
+    if from_set.names == to_set.names:
+        return given
+    columns = dict(zip(_concepts(from_set), given.T, strict=True))
+    mapped = np.full((len(given), len(to_set)), np.nan, dtype=np.float32)
+    for position, concept in enumerate(_concepts(to_set)):
+        mapped[:, position] = _deduced(concept, columns, len(given))
+    return mapped
+
+
+def _concepts(vocabulary: FindingSet) -> list[str]:
+    meanings = _MEANINGS.get(vocabulary.key, {})
+    own = ("other lesion", "other diseases")  # what is left over differs from set to set
+    names = [meanings.get(name, name.lower()) for name in vocabulary]
+    return [f"{vocabulary.key} {name}" if name in own else name for name in names]
+
+
+def _deduced(concept: str, columns: Mapping[str, npt.NDArray[np.float32]], count: int) -> npt.NDArray[np.float32]:
+    """What the columns say of `concept`: itself, else present by a narrower one, else absent by the nearest wider."""
+    values = columns[concept].copy() if concept in columns else np.full(count, np.nan, dtype=np.float32)
+    for narrower, column in columns.items():
+        if concept in _ancestors(narrower):
+            values[column == 1] = 1.0
+    wider = next((name for name in _ancestors(concept) if name in columns), None)
+    if concept not in columns and wider is not None:
+        values[np.isnan(values) & (_deduced(wider, columns, count) == 0)] = 0.0
+    return values
+
+
+def _ancestors(concept: str) -> Iterator[str]:
+    while concept in _WIDER:
+        concept = _WIDER[concept]
+        yield concept
