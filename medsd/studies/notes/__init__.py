@@ -1,0 +1,20 @@
+"""Notes: their sections, their findings by rule, and the masking of words that give a finding away.
+
+Start at `read_note`; `Note.before_reading` may be an input, `Note.report` only a source of labels.
+"""
+
+from medsd.studies.notes.labeller import Mention, ReportLabels, Status, label_report
+from medsd.studies.notes.mask import mask_findings
+from medsd.studies.notes.sections import PLACEHOLDER, Note, normalise_placeholders, read_note
+
+__all__ = [
+    "PLACEHOLDER",
+    "Mention",
+    "Note",
+    "ReportLabels",
+    "Status",
+    "label_report",
+    "mask_findings",
+    "normalise_placeholders",
+    "read_note",
+]

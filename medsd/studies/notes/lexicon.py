@@ -1,0 +1,181 @@
+"""Phrase lists that a radiologist can edit, turned into regular expressions.
+
+The lists are the YAML files in `phrases/`; their small language (any ending, alternatives, a gap) is explained at the
+head of nih14.yaml. Start at `load_lexicon` for the findings and `load_scope` for negation and its relatives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from medsd.errors import DataError
+from medsd.findings import FindingSet
+
+Pattern = re.Pattern[str]
+
+# One separator between words; a list's «and/or» is written with a space.
+_GLUE = r"[\s/\-]+"
+# Its characters are none of the separator's: no way to match a text twice, so no way to make it slow.
+_GAP = rf"(?:[\w'’%.]+{_GLUE}){{0,5}}?"
+_PIECE = re.compile(r"\(([^()]*)\)([?*]?)|(\S+)")
+NOTHING: Pattern = re.compile(r"(?!)")
+
+
+@dataclass(frozen=True)
+class FindingPhrases:
+    """The three lists of one finding, each as one expression."""
+
+    present: Pattern
+    not_this: Pattern
+    mask: Pattern
+
+
+Lexicon = Mapping[str, FindingPhrases]
+
+
+@dataclass(frozen=True)
+class Cues:
+    """Cues of one kind: those that stand before the finding and those after it."""
+
+    before: Pattern
+    after: Pattern
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What scope.yaml holds.
+
+    Attributes:
+        pseudo: looks like a cue, is none.
+        negation, uncertainty, history: cues before and after a finding.
+        alternative: what joins two findings of which one is there.
+        boundary: where the reach of a cue ends.
+        reach_before, reach_after: how far a cue looks, in words.
+    """
+
+    pseudo: Pattern
+    negation: Cues
+    uncertainty: Cues
+    history: Cues
+    alternative: Pattern
+    boundary: Pattern
+    reach_before: int
+    reach_after: int
+
+
+def compile_phrases(phrases: Iterable[str], where: str = "phrases") -> Pattern:
+    """One expression that finds any of `phrases`, the longest first; matches nothing when there are none.
+
+    Raises:
+        DataError: a phrase is empty or uses brackets wrongly.
+    """
+    wanted = sorted(phrases, key=len, reverse=True)
+    if not wanted:
+        return NOTHING
+    return re.compile("|".join(f"(?:{_translate(phrase, where)})" for phrase in wanted), re.IGNORECASE)
+
+
+@cache
+def load_lexicon(findings: FindingSet) -> Lexicon:
+    """The phrases of each finding of `findings`, in its order.
+
+    Raises:
+        DataError: no list exists for this vocabulary, or it lacks a finding.
+    """
+    name = f"{findings.key}.yaml"
+    lists = read_yaml(name)
+    if set(lists) != set(findings.names):
+        odd = ", ".join(sorted(set(lists) ^ set(findings.names)))
+        raise DataError(f"{name}: the findings must be those of {findings.key}; see {odd}")
+    return {finding: _finding_phrases(lists[finding], f"{name}, {finding}") for finding in findings}
+
+
+@cache
+def load_scope() -> Scope:
+    """Negation, uncertainty, history and their reach, from scope.yaml."""
+    lists = read_yaml("scope.yaml")
+    return Scope(
+        pseudo=compile_phrases(lists["pseudo"], "scope.yaml, pseudo"),
+        negation=_cues(lists, "negation"),
+        uncertainty=_cues(lists, "uncertainty"),
+        history=_cues(lists, "history"),
+        alternative=compile_phrases(lists["alternative"], "scope.yaml, alternative"),
+        boundary=compile_phrases(lists["boundary"], "scope.yaml, boundary"),
+        reach_before=int(lists["reach"]["before"]),
+        reach_after=int(lists["reach"]["after"]),
+    )
+
+
+def read_yaml(name: str) -> dict[str, Any]:
+    """The phrase file `name` as plain lists and words.
+
+    Raises:
+        DataError: the file is missing or is no YAML mapping.
+    """
+    source = files("medsd.studies.notes") / "phrases" / name
+    try:
+        lists = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"there is no phrase list {name}; the labeller knows nih14") from None
+    except yaml.YAMLError as error:
+        raise DataError(f"{name}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(lists, dict):
+        raise DataError(f"{name}: expected a mapping of names to lists of phrases")
+    return lists
+
+
+def _finding_phrases(lists: Mapping[str, list[str]], where: str) -> FindingPhrases:
+    unknown = set(lists) - {"present", "not_this", "mask"}
+    if unknown or not lists.get("present"):
+        raise DataError(f"{where}: needs a list `present`; may have `not_this` and `mask`; found {', '.join(lists)}")
+    present, hint = lists["present"], lists.get("mask", [])
+    return FindingPhrases(
+        compile_phrases(present, where),
+        compile_phrases(lists.get("not_this", []), where),
+        compile_phrases([*present, *hint], where),
+    )
+
+
+def _cues(lists: Mapping[str, Any], kind: str) -> Cues:
+    before, after = (compile_phrases(lists[kind][side], f"scope.yaml, {kind}") for side in ("before", "after"))
+    return Cues(before, after)
+
+
+def _translate(phrase: str, where: str) -> str:
+    """One phrase as the source of an expression; only its own words are ever code, and those are escaped."""
+    pieces = list(_PIECE.finditer(str(phrase)))
+    if not pieces or re.search(r"[()|]", _PIECE.sub("", str(phrase)) + "".join(p[3] or "" for p in pieces)):
+        raise DataError(f"{where}: cannot read the phrase '{phrase}'; brackets are written (one|other)")
+    source, pending = "", ""
+    for piece in pieces:
+        group, often, word = piece.groups()
+        if word == "..":
+            pending += _GAP
+        elif group is not None and often:
+            choice = "|".join(_words(option) for option in group.split("|"))
+            pending += f"(?:(?:{choice}){_GLUE}){'{0,3}' if often == '*' else '?'}"
+        else:
+            choice = _words(word) if word else "|".join(_words(option) for option in group.split("|"))
+            source += (_GLUE if source else "") + pending + f"(?:{choice})"
+            pending = ""
+    # A phrase that ends in an optional part needs the separator before, not after it.
+    tail = re.sub(re.escape(_GLUE) + r"\)(\?|\{0,3\})$", r")\1", pending)
+    return source + (f"(?:{_GLUE}{tail})?" if tail else "")
+
+
+def _words(text: str) -> str:
+    return _GLUE.join(_word(word) for word in text.split())
+
+
+def _word(word: str) -> str:
+    if not re.search(r"\w", word):
+        return re.escape(word)
+    stem = word.rstrip("*")
+    return rf"\b{re.escape(stem)}" + (r"\w*" if stem != word else r"\b")

@@ -1,0 +1,112 @@
+"""A note as its sections, with what was known before reading kept apart from the report, which gives the answer away.
+
+Start at `read_note`. Headings are found in capitals, with a colon, on a line of their own or run together in one line.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from functools import cache
+
+from medsd.studies.notes.lexicon import read_yaml
+
+PLACEHOLDER = "___"
+# XXXX: Open-i. ___: MIMIC-CXR. [** **]: MIMIC-II and -III. <unk>-like tags are not theirs.
+_REMOVED = re.compile(r"\[\*\*.{0,200}?\*\*\]|\bX{3,}\b|_{2,}", re.DOTALL)
+# A placeholder that swallowed part of a word («x-XXXX», «XXXX-a-XXXX») keeps the rest.
+
+
+@dataclass(frozen=True)
+class Note:
+    """The sections of one note; empty where the note has none.
+
+    Attributes:
+        indication, history, comparison: what the request form and the archive say.
+        technique: how the film was taken.
+        findings, impression: what the reader wrote.
+        unheaded: text under no known heading.
+        unheaded_is_report: whether that text is taken as the reader's; the safe answer is yes.
+    """
+
+    indication: str = ""
+    history: str = ""
+    comparison: str = ""
+    technique: str = ""
+    findings: str = ""
+    impression: str = ""
+    unheaded: str = ""
+    unheaded_is_report: bool = True
+
+    @property
+    def before_reading(self) -> str:
+        """What was known before anybody read the film: the only text that may be an input."""
+        unheaded = "" if self.unheaded_is_report else self.unheaded
+        return _joined(self.indication, self.history, self.comparison, unheaded)
+
+    @property
+    def report(self) -> str:
+        """What the reader wrote: a source of labels, never an input."""
+        return _joined(self.unheaded if self.unheaded_is_report else "", self.findings, self.impression)
+
+    def __repr__(self) -> str:
+        # The text may identify a patient; it stays out of logs.
+        held = [f.name for f in fields(self) if f.type == "str" and getattr(self, f.name)]
+        return f"Note(sections: {', '.join(held) or 'none'})"
+
+
+def read_note(text: str, *, unheaded: str = "report") -> Note:
+    """Split free text into its sections; placeholders of de-identification become ``___``.
+
+    Args:
+        text: a report or a request as it was written.
+        unheaded: ``"report"`` (the safe reading) or ``"before"``: what text without a heading is taken as.
+    """
+    clean = normalise_placeholders(text)
+    parts: dict[str, list[str]] = {}
+    section, start = "unheaded", 0
+    for heading in _headings().finditer(clean):
+        parts.setdefault(section, []).append(clean[start : heading.start()])
+        section, start = _section_of(heading), heading.end()
+    parts.setdefault(section, []).append(clean[start:])
+    told = {name: _joined(*(piece.strip() for piece in pieces)) for name, pieces in parts.items()}
+    return Note(**told, unheaded_is_report=unheaded == "report")
+
+
+def normalise_placeholders(text: str) -> str:
+    """`text` with every placeholder of Open-i, MIMIC-CXR and MIMIC-III written as ``___``."""
+    return _REMOVED.sub(PLACEHOLDER, text)
+
+
+def _joined(*texts: str) -> str:
+    return "\n".join(text for text in texts if text)
+
+
+@cache
+def _names() -> dict[str, str]:
+    return {name: section for section, names in read_yaml("sections.yaml").items() for name in names}
+
+
+@cache
+def _headings() -> re.Pattern[str]:
+    names = sorted(_names(), key=len, reverse=True)
+    any_case = "|".join(re.escape(name).replace(r"\ ", r"[ \t/&]+") for name in names)
+    capitals = "|".join(re.escape(name.upper()).replace(r"\ ", r"[ \t/&]+") for name in names)
+    return re.compile(
+        # At a line's start with a colon in any case; alone on its line with a capital.
+        rf"^[ \t#*>]*(?P<line>(?i:{any_case}))[ \t*]*:[ \t*]*"
+        rf"|^[ \t#*>]*(?P<alone>(?=[A-Z])(?i:{any_case}))[ \t*]*$"
+        # Run together: capitals with a colon anywhere, a capital letter and a colon after a sentence's end.
+        rf"|(?<![\w/])(?P<caps>{capitals})[ \t]*:[ \t]*"
+        rf"|(?<=[.;?!])[ \t]+(?P<inline>(?=[A-Z])(?i:{any_case}))[ \t]*:[ \t]*"
+        # Capitals at a line's start, the text following without a colon.
+        rf"|^[ \t]*(?P<bare>{capitals})[ \t]+(?=[A-Z0-9_][a-z0-9_. ])"
+        # A heading that is not listed ends a section: what follows may be the reader's, so it is not the request's.
+        r"|^[ \t]*(?P<unknown>[A-Z][A-Z &/]{2,40}):[ \t]*",
+        re.MULTILINE,
+    )
+
+
+def _section_of(heading: re.Match[str]) -> str:
+    name = next(text for text in heading.groupdict().values() if text)
+    return _names().get(" ".join(re.split(r"[ \t/&]+", name.lower().strip())), "unheaded")
