@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medsd.errors import SettingsError
-from medsd.findings import FINDING_SETS
+from medsd.findings import FINDING_SETS, Uncertain
 
 
 class Strict(BaseModel):
@@ -58,6 +58,57 @@ class PhantomSource(Strict):
     count: int = Field(1200, ge=20, description="number of studies")
     image_size: int = Field(384, ge=64, le=4096, description="side of the generated films in pixels")
     seed: int = 0
+
+
+class CovidSource(Strict):
+    """COVID-19 image data collection in its own files."""
+
+    source: Literal["covid"]
+    root: Path = Field(description="folder with metadata.csv and images/")
+    limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
+
+
+class CheXpertSource(Strict):
+    """CheXpert in Stanford's own files."""
+
+    source: Literal["chexpert"]
+    root: Path = Field(description="folder with train.csv, valid.csv, train/ and valid/")
+    frontal_only: bool = Field(True, description="leave lateral films out")
+    uncertain: Uncertain = Field("unknown", description="what the label -1 means")
+    unmentioned: Literal["absent", "unknown"] = Field("absent", description="what an empty label means")
+    official_split: bool = Field(True, description="valid.csv, labelled by radiologists, is the test set")
+    limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
+
+
+class CsvColumns(Strict):
+    """The columns of the user's own table."""
+
+    image: str = Field("image", description="path of the film below root; an empty cell: a note alone")
+    patient: str = "patient"
+    study: str | None = Field(None, description="absent: each film is a study")
+    view: str | None = None
+    age: str | None = Field(None, description="in years")
+    sex: str | None = None
+    note: str | None = Field(None, description="what was known before the film was read, never the report")
+    split: str | None = Field(None, description="train, validation or test; absent: medsd splits by patient")
+
+
+class CsvSource(Strict):
+    """A folder of films with a CSV table of the user's own."""
+
+    source: Literal["csv"]
+    root: Path = Field(description="folder that the table and its image paths are relative to")
+    table: Path = Field(Path("studies.csv"), description="the table, below root")
+    name: str = Field("own", description="what the cases of the bundle say they come from")
+    delimiter: str = Field(",", min_length=1, max_length=1)
+    columns: CsvColumns = CsvColumns()
+    finding_columns: dict[str, str] = Field({}, description="finding: column; empty: columns named like findings")
+    finding_list: str | None = Field(None, description="one column that lists what is present, instead")
+    separator: str = Field("|", min_length=1, description="between the findings of finding_list")
+    finding_names: dict[str, str] = Field({}, description="your word in finding_list: finding")
+    unlisted: Literal["absent", "unknown"] = Field("absent", description="what is not in finding_list is")
+    uncertain: Uncertain = Field("unknown", description="what the label -1 means")
+    limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
 
 
 class SplitSettings(Strict):
@@ -193,7 +244,9 @@ class Settings(Strict):
     findings: str = Field(description="the finding set, a key of medsd.findings.FINDING_SETS")
     seed: int = 0
     output: Path = Field(Path("runs"), description="the run is <output>/<name>")
-    data: Annotated[Nih14Source | PhantomSource, Field(discriminator="source")]
+    data: Annotated[
+        Nih14Source | PhantomSource | CovidSource | CheXpertSource | CsvSource, Field(discriminator="source")
+    ]
     splits: SplitSettings = SplitSettings()
     pixels: PixelSpec = PixelSpec()
     network: NetworkSettings = NetworkSettings()

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
-from medsd.settings import Nih14Source, PhantomSource, Settings
+import numpy as np
+
+from medsd.errors import DataError
+from medsd.findings import FindingSet, finding_set, map_labels
+from medsd.settings import CheXpertSource, CovidSource, CsvSource, Nih14Source, PhantomSource, Settings
 from medsd.studies.manifest import Manifest
 
 
 def read_source(settings: Settings) -> Manifest:
-    """Read the data set that `settings.data` names and split it by patient.
+    """Read the data set that `settings.data` names, split it by patient, and label it in `settings.findings`.
 
     Raises:
-        DataError: the folder or a file in it is missing or not what the data set publishes.
+        DataError: the folder or a file in it is missing or not what the data set publishes, or its labels say nothing
+            of the findings that the settings ask for.
     """
+    return in_findings(_read(settings), finding_set(settings.findings))
+
+
+def in_findings(manifest: Manifest, findings: FindingSet) -> Manifest:
+    """The same studies in another vocabulary, as `medsd.findings.map_labels` carries labels over.
+
+    Raises:
+        DataError: there are labels, and none of them is known in the other vocabulary.
+    """
+    if manifest.findings.key == findings.key:
+        return manifest
+    labels = map_labels(manifest.labels, manifest.findings, findings)
+    if np.isnan(labels).all() and not np.isnan(manifest.labels).all():
+        raise DataError(
+            f"labels of {manifest.findings.key} say nothing of {findings.key}; set findings to {manifest.findings.key}"
+        )
+    table = manifest.table.drop(columns=list(manifest.findings))
+    table[list(findings)] = labels
+    return Manifest(table, findings, manifest.root)
+
+
+def _read(settings: Settings) -> Manifest:
     match settings.data:
         case Nih14Source():
             from medsd.studies.sources import nih14
@@ -21,3 +48,15 @@ def read_source(settings: Settings) -> Manifest:
             from medsd.studies.sources import phantom
 
             return phantom.read(settings.data, settings.splits)
+        case CovidSource():
+            from medsd.studies.sources import covid
+
+            return covid.read(settings.data, settings.splits)
+        case CheXpertSource():
+            from medsd.studies.sources import chexpert
+
+            return chexpert.read(settings.data, settings.splits)
+        case CsvSource():
+            from medsd.studies.sources import csv
+
+            return csv.read(settings.data, settings.splits, finding_set(settings.findings))

@@ -1,0 +1,113 @@
+"""CheXpert: 224,316 radiographs of 65,240 patients of Stanford Hospital, fourteen labels mined from the reports.
+
+Layout: the folder that has `train.csv` and `valid.csv`, with the films below `train/` and `valid/`. Paths in the
+tables begin with the name of that folder («CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg»), whatever
+it is called now. Labels are 1, 0, −1 (uncertain) or empty (not mentioned); the settings say what the last two mean,
+by default unknown and, as in the paper, absent. «No Finding» means that all are absent but support devices, of which
+it says nothing. The labels of `valid.csv` are radiologists' and not mined: with the official split it is the test set.
+
+Irvin J, Rajpurkar P, Ko M, et al. CheXpert: a large chest radiograph dataset with uncertainty labels and expert
+comparison. AAAI 2019.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from medsd.errors import DataError
+from medsd.findings import FindingSet, Uncertain, finding_set, resolve_uncertain
+from medsd.settings import CheXpertSource, SplitSettings
+from medsd.studies.manifest import Manifest
+from medsd.studies.sources.tables import (
+    SEXES,
+    VIEWS,
+    find_table,
+    limited,
+    manifest_of,
+    numbers,
+    present_files,
+    read_table,
+    words,
+    years,
+)
+
+CITATION = "Irvin et al., CheXpert, AAAI 2019; Stanford University"
+_OWNER = "CheXpert"
+_NEEDED = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding"]
+_PLACE = r"(?P<path>(?:.*/)?(?P<patient>patient\d+)/(?P<study>study\d+)/[^/]+)$"
+
+
+def read(settings: CheXpertSource, splits: SplitSettings) -> Manifest:
+    """Read the data set below `settings.root`; see the module for the layout.
+
+    Raises:
+        DataError: the folder, its table, a column or every film is missing.
+    """
+    root = settings.root
+    findings = finding_set("chexpert14")
+    table = pd.concat([_read_part(settings, name, findings) for name in ("train", "valid") if _has(settings, name)])
+    table = table[table["view"] != "LATERAL"] if settings.frontal_only else table
+    table = limited(table[present_files(root, table["path"])], settings.limit)
+    official = (table["part"] == "valid").to_numpy() if settings.official_split else None
+    return manifest_of(table, findings, root, splits, fixed_test=official)
+
+
+def _has(settings: CheXpertSource, name: str) -> bool:
+    """A copy without valid.csv is read, one without train.csv is not."""
+    return name == "train" or (settings.root / f"{name}.csv").is_file()
+
+
+def _read_part(settings: CheXpertSource, name: str, findings: FindingSet) -> pd.DataFrame:
+    path = find_table(settings.root, (f"{name}.csv",), _OWNER)
+    entries = read_table(path, [*_NEEDED, *findings], _OWNER)
+    place = entries["Path"].str.extract(_PLACE)
+    if place["path"].isna().any():
+        line = int(np.flatnonzero(place["path"].isna())[0]) + 2
+        raise DataError(f"{path}: line {line}: Path is not …/patientNNNNN/studyN/file; CheXpert's paths are")
+    # the first folder of the path is the data set's own, under which the copy need not lie
+    inside = place["path"].str.extract(r"((?:train|valid|test)/patient.*)$")[0].fillna(place["path"])
+    lateral = entries["Frontal/Lateral"] == "Lateral"
+    table = pd.DataFrame(
+        {
+            "study": place["patient"] + "/" + place["study"],
+            "patient": place["patient"],
+            "path": inside,
+            "view": words(entries["AP/PA"], VIEWS).mask(lateral, "LATERAL"),
+            "age": years(entries["Age"]),
+            "sex": words(entries["Sex"], SEXES),
+            "source": "chexpert",
+            "part": name,
+        }
+    )
+    table[list(findings)] = read_labels(entries, findings, path, settings.uncertain, settings.unmentioned)
+    return table
+
+
+def read_labels(
+    entries: pd.DataFrame, findings: FindingSet, path: Path, uncertain: Uncertain, unmentioned: str
+) -> npt.NDArray[np.float32]:
+    """The columns of CheXpert's labeller as float32 (N, F); MIMIC-CXR-JPG has the same.
+
+    Args:
+        entries: the table as text, with a column a finding and «No Finding».
+        findings: chexpert14.
+        path: the table, for messages.
+        uncertain: what −1 means.
+        unmentioned: "absent" or "unknown", what an empty cell means.
+
+    Raises:
+        DataError: a cell is no label.
+    """
+    columns = [*findings, "No Finding"]
+    given = numbers(entries, columns, path)
+    labels, normal = resolve_uncertain(given[:, :-1], uncertain), given[:, -1] == 1
+    empty = np.isnan(given[:, :-1])
+    if unmentioned == "unknown":
+        devices = np.array([name == "Support Devices" for name in findings])
+        empty &= normal[:, None] & ~devices  # a film without findings has none of them, mentioned or not
+    labels[empty] = 0.0
+    return labels

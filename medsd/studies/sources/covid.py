@@ -1,0 +1,99 @@
+"""COVID-19 image data collection: radiographs out of publications, each with its clinical note and a diagnosis.
+
+Layout: `metadata.csv` and `images/`. The column `finding` names a diagnosis, alone («COVID-19, ARDS») or as a path
+(«Pneumonia/Viral/COVID-19»). It tells of pneumonia and of nothing else: «No Finding» means that all fourteen findings
+of nih14 are absent, a pneumonia of whatever cause that Pneumonia is present and the others unknown, any other
+diagnosis that all are unknown. CT slices and lateral films are left out. The notes often name the diagnosis: mask
+label words before a note is an input. Each film has a licence of its own in the table's column `license`.
+
+Cohen JP, Morrison P, Dao L, Roth K, Duong TQ, Ghassemi M. COVID-19 image data collection: prospective predictions are
+the future. Journal of Machine Learning for Biomedical Imaging 2020:002.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from medsd.findings import FindingSet, finding_set
+from medsd.settings import CovidSource, SplitSettings
+from medsd.studies.manifest import Manifest
+from medsd.studies.sources.tables import (
+    SEXES,
+    VIEWS,
+    find_table,
+    limited,
+    manifest_of,
+    present_files,
+    read_table,
+    texts,
+    words,
+    years,
+)
+
+CITATION = "Cohen et al., COVID-19 image data collection, MELBA 2020:002"
+_OWNER = "the COVID-19 image data collection"
+_NEEDED = ["patientid", "sex", "age", "finding", "view", "modality", "folder", "filename", "clinical_notes"]
+# Steps of the finding path that are a pneumonia, or name its germ.
+_PNEUMONIAS = {
+    "aspergillosis", "aspiration", "bacterial", "chlamydophila", "covid-19", "e.coli", "fungal", "h1n1", "herpes",
+    "influenza", "klebsiella", "legionella", "lipoid", "mers-cov", "mrsa", "mycoplasma",
+    "mycoplasma bacterial pneumonia", "nocardia", "pneumocystis", "pneumonia", "sars", "staphylococcus",
+    "streptococcus", "varicella", "viral",
+}  # fmt: skip
+
+
+def read(settings: CovidSource, splits: SplitSettings) -> Manifest:
+    """Read the collection below `settings.root`; see the module for the layout.
+
+    Raises:
+        DataError: the folder, its table, a column or every film is missing.
+    """
+    root = settings.root
+    findings = finding_set("nih14")
+    entries = read_table(find_table(root, ("metadata.csv",), _OWNER), _NEEDED, _OWNER)
+    frontal = words(entries["view"], VIEWS) != ""
+    entries = entries[frontal & (entries["modality"] == "X-ray") & (entries["folder"] == "images")]
+    entries = entries.assign(patient=_same_person(entries), path="images/" + entries["filename"])
+    entries = entries.drop_duplicates("path")
+    entries = limited(entries[present_files(root, entries["path"])], settings.limit)
+    table = pd.DataFrame(
+        {
+            "study": entries["filename"].map(lambda name: Path(name).stem),
+            "patient": entries["patient"],
+            "path": entries["path"],
+            "note": texts(entries["clinical_notes"]),
+            "view": words(entries["view"], VIEWS),
+            "age": years(entries["age"]),
+            "sex": words(entries["sex"], SEXES),
+            "source": "covid",
+        }
+    )
+    table[list(findings)] = np.array([_labels(text, findings) for text in entries["finding"]]).reshape(
+        -1, len(findings)
+    )
+    return manifest_of(table, findings, root, splits)
+
+
+def _labels(finding: str, findings: FindingSet) -> npt.NDArray[np.float32]:
+    """(F,) what a diagnosis says of each finding: 1, 0 or NaN."""
+    steps = {step.strip().lower() for step in re.split(r"[/,]", finding)}
+    if steps == {"no finding"}:
+        return findings.encode(["No Finding"])
+    row = np.full(len(findings), np.nan, dtype=np.float32)
+    if steps & _PNEUMONIAS:
+        row[findings.names.index("Pneumonia")] = 1.0
+    return row
+
+
+def _same_person(entries: pd.DataFrame) -> pd.Series:
+    """One number for patients who share a film: some publications were entered twice, under two numbers."""
+    person, before = entries["patientid"], None
+    while before is None or not person.equals(before):
+        before = person
+        person = person.groupby(entries["filename"]).transform("min").groupby(entries["patientid"]).transform("min")
+    return person

@@ -1,0 +1,84 @@
+"""CheXpert: a small replica of Stanford's own layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medsd.errors import DataError
+from medsd.findings import finding_set
+from medsd.settings import CheXpertSource, SplitSettings
+from medsd.studies.manifest import Manifest
+from medsd.studies.sources import chexpert
+from tests.studies.films import write_film
+
+HEADER = ",".join(["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", *finding_set("chexpert14")]) + "\n"
+UNCERTAIN = ",,1.0,-1.0" + "," * 10  # No Finding, then thirteen: Cardiomegaly 1, Lung Opacity uncertain
+NORMAL = "1.0" + "," * 13
+
+
+def _row(root: Path, place: str, labels: str, view: str = "Frontal,AP") -> str:
+    write_film(root / place)
+    return f"CheXpert-v1.0-small/{place},Female,68,{view},{labels}\n"
+
+
+def _replica(root: Path, count: int = 30) -> Path:
+    train, valid = [HEADER], [HEADER]
+    for number in range(count):
+        study = f"train/patient{number:05d}/study1"
+        train.append(_row(root, f"{study}/view1_frontal.jpg", NORMAL if number % 2 else UNCERTAIN))
+        train.append(_row(root, f"{study}/view2_lateral.jpg", NORMAL, "Lateral,"))
+    for number in range(3):
+        valid.append(_row(root, f"valid/patient{64541 + number}/study1/view1_frontal.jpg", "0.0" + ",0.0" * 13))
+    (root / "train.csv").write_text("".join(train), encoding="utf-8")
+    (root / "valid.csv").write_text("".join(valid), encoding="utf-8")
+    return root
+
+
+def _read(root: Path, **settings: object) -> Manifest:
+    return chexpert.read(CheXpertSource(source="chexpert", root=root, **settings), SplitSettings())
+
+
+def test_the_official_layout_is_read_whatever_its_folder_is_called(tmp_path: Path) -> None:
+    manifest = _read(_replica(tmp_path / "copy"))
+    first = manifest.table.iloc[0]
+    assert len(manifest) == 33 and (manifest.root / first["path"]).is_file()
+    assert (first["patient"], first["study"], first["view"]) == ("patient00000", "patient00000/study1", "AP")
+    assert (first["sex"], first["age"]) == ("F", 68)
+
+
+def test_uncertain_and_unmentioned_labels_mean_what_the_settings_say(tmp_path: Path) -> None:
+    _replica(tmp_path)
+    row = _read(tmp_path).labels[0]
+    np.testing.assert_array_equal(row[:4], [0, 1, np.nan, 0])
+    row = _read(tmp_path, uncertain="present", unmentioned="unknown").labels[0]
+    np.testing.assert_array_equal(row[:4], [np.nan, 1, 1, np.nan])
+
+
+def test_no_finding_says_nothing_of_support_devices(tmp_path: Path) -> None:
+    labels = _read(_replica(tmp_path), unmentioned="unknown").labels[1]
+    assert not labels[:-1].any() and np.isnan(labels[-1])
+
+
+def test_lateral_films_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    table = _read(_replica(tmp_path), frontal_only=False).table
+    assert (table["view"] == "LATERAL").sum() == 30 and table["study"].nunique() == 33
+
+
+def test_the_radiologists_labels_are_the_test_set(tmp_path: Path) -> None:
+    table = _read(_replica(tmp_path)).table
+    assert set(table.loc[table["split"] == "test", "patient"]) == {"patient64541", "patient64542", "patient64543"}
+    assert (_read(tmp_path, official_split=False).table["split"] == "test").sum() > 3
+
+
+def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no train\.csv here"):
+        _read(tmp_path)
+    (tmp_path / "train.csv").write_text(HEADER + f"somewhere/film.jpg,Female,68,Frontal,AP,{NORMAL}\n")
+    with pytest.raises(DataError, match=r"train\.csv: line 2: Path is not"):
+        _read(tmp_path)
+    (tmp_path / "train.csv").write_text(HEADER + _row(tmp_path, "train/patient1/study1/a.jpg", "7" + "," * 13))
+    with pytest.raises(DataError, match=r"line 2, column 'No Finding': labels are 1, 0, -1 or empty"):
+        _read(tmp_path)
