@@ -80,6 +80,54 @@ class CheXpertSource(Strict):
     limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
 
 
+class MimicSource(Strict):
+    """MIMIC-CXR-JPG in PhysioNet's own files."""
+
+    source: Literal["mimic"]
+    root: Path = Field(description="folder with mimic-cxr-*-metadata.csv.gz, -chexpert, -split, and files/")
+    frontal_only: bool = Field(True, description="only films whose view is known to be PA or AP")
+    labeller: Literal["chexpert", "negbio"] = "chexpert"
+    uncertain: Uncertain = Field("unknown", description="what the label -1 means")
+    unmentioned: Literal["absent", "unknown"] = Field("absent", description="what an empty label means")
+    official_split: bool = Field(True, description="follow the official train, validate and test")
+    limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
+
+
+class VindrSource(Strict):
+    """VinDr-CXR in PhysioNet's own files."""
+
+    source: Literal["vindr"]
+    root: Path = Field(description="folder with annotations/, train/ and test/")
+    official_split: bool = Field(True, description="the films of image_labels_test.csv are the test set")
+    limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
+
+
+class PadChestSource(Strict):
+    """PadChest in BIMCV's own files."""
+
+    source: Literal["padchest"]
+    root: Path = Field(description="folder with PADCHEST_chest_x_ray_images_labels_160K*.csv and the films")
+    frontal_only: bool = Field(True, description="leave lateral films out")
+    limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
+
+
+class OpeniSource(Strict):
+    """Open-i's reports, without films."""
+
+    source: Literal["openi"]
+    root: Path = Field(description="folder with reports.tgz (or ecgen-radiology/) and, if there, findings14.csv")
+    limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
+
+
+class DicomSource(Strict):
+    """A tree of DICOM files without labels."""
+
+    source: Literal["dicom"]
+    root: Path = Field(description="folder that is searched through")
+    frontal_only: bool = Field(True, description="leave films out whose header says lateral or oblique")
+    limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
+
+
 class CsvColumns(Strict):
     """The columns of the user's own table."""
 
@@ -245,7 +293,17 @@ class Settings(Strict):
     seed: int = 0
     output: Path = Field(Path("runs"), description="the run is <output>/<name>")
     data: Annotated[
-        Nih14Source | PhantomSource | CovidSource | CheXpertSource | CsvSource, Field(discriminator="source")
+        Nih14Source
+        | PhantomSource
+        | CovidSource
+        | CheXpertSource
+        | MimicSource
+        | VindrSource
+        | PadChestSource
+        | OpeniSource
+        | DicomSource
+        | CsvSource,
+        Field(discriminator="source"),
     ]
     splits: SplitSettings = SplitSettings()
     pixels: PixelSpec = PixelSpec()

@@ -6,7 +6,19 @@ import numpy as np
 
 from medsd.errors import DataError
 from medsd.findings import FindingSet, finding_set, map_labels
-from medsd.settings import CheXpertSource, CovidSource, CsvSource, Nih14Source, PhantomSource, Settings
+from medsd.settings import (
+    CheXpertSource,
+    CovidSource,
+    CsvSource,
+    DicomSource,
+    MimicSource,
+    Nih14Source,
+    OpeniSource,
+    PadChestSource,
+    PhantomSource,
+    Settings,
+    VindrSource,
+)
 from medsd.studies.manifest import Manifest
 
 
@@ -60,3 +72,23 @@ def _read(settings: Settings) -> Manifest:
             from medsd.studies.sources import csv
 
             return csv.read(settings.data, settings.splits, finding_set(settings.findings))
+        case MimicSource():
+            from medsd.studies.sources import mimic
+
+            return mimic.read(settings.data, settings.splits)
+        case VindrSource():
+            from medsd.studies.sources import vindr
+
+            return vindr.read(settings.data, settings.splits)
+        case PadChestSource():
+            from medsd.studies.sources import padchest
+
+            return padchest.read(settings.data, settings.splits)
+        case OpeniSource():
+            from medsd.studies.sources import openi
+
+            return openi.read(settings.data, settings.splits)
+        case DicomSource():
+            from medsd.studies.sources import dicom
+
+            return dicom.read(settings.data, settings.splits, finding_set(settings.findings))

@@ -1,0 +1,125 @@
+"""PadChest: 160,868 radiographs of 67,625 patients of San Juan Hospital, Alicante, with labels out of the reports.
+
+Layout: `PADCHEST_chest_x_ray_images_labels_160K*.csv` (gzipped or not) and the films, below the folder that the column
+`ImageDir` names or all in one, with or without `images/` above. The column `Labels` holds a list as text, as Python
+writes it; it is read as data. Of its 174 findings those of the set «padchest» are kept, narrower ones («multiple
+nodules») under the wider; what is not listed is absent. Films labelled «exclude» or «suboptimal study» are left out,
+of those that are only «unchanged» nothing is known. The reports are Spanish and tell the findings: they are no notes.
+
+Bustos A, Pertusa A, Salinas JM, de la Iglesia-Vayá M. PadChest: a large chest x-ray image dataset with multi-label
+annotated reports. Medical Image Analysis 2020;66:101797.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from medsd.errors import DataError
+from medsd.findings import FindingSet, finding_set
+from medsd.settings import PadChestSource, SplitSettings
+from medsd.studies.manifest import Manifest
+from medsd.studies.sources.tables import (
+    SEXES,
+    VIEWS,
+    find_table,
+    limited,
+    manifest_of,
+    present_files,
+    read_table,
+    words,
+    years,
+)
+
+CITATION = "Bustos et al., PadChest, Medical Image Analysis 2020;66:101797; BIMCV"
+_OWNER = "PadChest"
+_NEEDED = [
+    "ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth", "PatientSex_DICOM", "Projection",
+    "Labels",
+]  # fmt: skip
+_LEFT_OUT = {"exclude", "suboptimal study"}
+_WIDER = {
+    "atypical pneumonia": "pneumonia",
+    "central venous catheter via jugular vein": "central venous catheter",
+    "central venous catheter via subclavian vein": "central venous catheter",
+    "central venous catheter via umbilical vein": "central venous catheter",
+    "dual chamber device": "pacemaker",
+    "single chamber device": "pacemaker",
+    "laminar atelectasis": "atelectasis",
+    "lobar atelectasis": "atelectasis",
+    "round atelectasis": "atelectasis",
+    "total atelectasis": "atelectasis",
+    "loculated fissural effusion": "pleural effusion",
+    "loculated pleural effusion": "pleural effusion",
+    "multiple nodules": "nodule",
+    "apical pleural thickening": "pleural thickening",
+    "hydropneumothorax": "pneumothorax",
+    "reticular interstitial pattern": "interstitial pattern",
+    "reticulonodular interstitial pattern": "interstitial pattern",
+    "miliary opacities": "interstitial pattern",
+    "ground glass pattern": "interstitial pattern",
+}
+
+
+def read(settings: PadChestSource, splits: SplitSettings) -> Manifest:
+    """Read the data set below `settings.root`; see the module for the layout.
+
+    Raises:
+        DataError: the folder, its table, a column or every film is missing, or a list of labels cannot be read.
+    """
+    root, findings = settings.root, finding_set("padchest")
+    path = find_table(root, ("PADCHEST_chest_x_ray_images_labels_160K*.csv*", "PADCHEST*.csv*"), _OWNER)
+    entries = read_table(path, _NEEDED, _OWNER)
+    listed = [_parse(text, path, row + 2) for row, text in enumerate(entries["Labels"])]
+    view = words(entries["Projection"], VIEWS | {"l": "LATERAL"})
+    kept = np.array([not _LEFT_OUT & labels for labels in listed]) & (view != "").to_numpy()
+    born = pd.to_numeric(entries["PatientBirth"], errors="coerce")
+    table = pd.DataFrame(
+        {
+            "study": entries["StudyID"],
+            "patient": entries["PatientID"],
+            "path": _films(root, entries),
+            "view": view,
+            "age": years(pd.to_numeric(entries["StudyDate_DICOM"].str[:4], errors="coerce") - born),
+            "sex": words(entries["PatientSex_DICOM"], SEXES),
+            "source": "padchest",
+        }
+    )
+    table[list(findings)] = np.array([_encode(labels, findings) for labels in listed]).reshape(-1, len(findings))
+    table = table[kept & ((view != "LATERAL").to_numpy() | (not settings.frontal_only))]
+    return manifest_of(limited(table[present_files(root, table["path"])], settings.limit), findings, root, splits)
+
+
+def _parse(text: str, path: Path, line: int) -> set[str]:
+    """The labels of a list that Python wrote, such as "['normal', 'nodule']"; an empty cell has none."""
+    if not text.strip():
+        return set()
+    try:
+        labels = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        labels = None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise DataError(f"{path}: line {line}, column 'Labels': not a list of labels such as ['nodule']")
+    return {label.strip() for label in labels} - {""}
+
+
+def _encode(labels: set[str], findings: FindingSet) -> npt.NDArray[np.float32]:
+    """(F,): 1 and 0, or NaN throughout where the report says nothing but «unchanged», or nothing at all."""
+    if labels <= {"unchanged"}:
+        return np.full(len(findings), np.nan, dtype=np.float32)
+    known = {_WIDER.get(label, label) for label in labels}
+    return findings.encode([name for name in findings if name in known])
+
+
+def _films(root: Path, entries: pd.DataFrame) -> pd.Series:
+    """Paths below the root: in numbered folders or flat, as the first film is."""
+    layouts = [
+        prefix + folder + entries["ImageID"]
+        for prefix in ("", "images/")
+        for folder in (entries["ImageDir"] + "/", pd.Series("", index=entries.index))
+    ]
+    return max(layouts, key=lambda paths: sum((root / path).is_file() for path in paths.iloc[:1000]))

@@ -1,0 +1,64 @@
+"""MIMIC-CXR-JPG: a small replica of the official layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medsd.errors import DataError
+from medsd.findings import finding_set
+from medsd.settings import MimicSource, SplitSettings
+from medsd.studies.manifest import Manifest
+from medsd.studies.sources import mimic
+from tests.studies.films import write_film
+
+SPLITS = ("train", "train", "validate", "test")
+
+
+def _replica(root: Path) -> Path:
+    films = []
+    for number in range(12):
+        subject, study = f"1000{number:04d}", f"5000{number:04d}"
+        for view in ("PA", "LATERAL"):
+            name = f"{number:08x}-{view.lower()}"
+            write_film(root / f"files/p10/p{subject}/s{study}/{name}.jpg")
+            films.append((name, subject, study, view, SPLITS[number % 4]))
+    table = pd.DataFrame(films, columns=["dicom_id", "subject_id", "study_id", "ViewPosition", "split"])
+    table.drop(columns="split").to_csv(root / "mimic-cxr-2.0.0-metadata.csv.gz", index=False)
+    table.drop(columns="ViewPosition").to_csv(root / "mimic-cxr-2.0.0-split.csv.gz", index=False)
+    labels = table[["subject_id", "study_id"]].drop_duplicates().iloc[1:].copy()
+    labels[[*finding_set("chexpert14"), "No Finding"]] = np.nan
+    labels["Edema"], labels["Fracture"] = 1.0, -1.0
+    labels.to_csv(root / "mimic-cxr-2.0.0-chexpert.csv.gz", index=False)
+    return root
+
+
+def _read(root: Path, **settings: object) -> Manifest:
+    return mimic.read(MimicSource(source="mimic", root=root, **settings), SplitSettings())
+
+
+def test_the_official_layout_and_split_are_read(tmp_path: Path) -> None:
+    manifest = _read(_replica(tmp_path))
+    assert manifest.counts() == {"train": 6, "validation": 3, "test": 3}
+    first = manifest.table.iloc[0]
+    assert first["path"] == "files/p10/p10000000/s50000000/00000000-pa.jpg"
+    assert (first["patient"], first["study"], first["view"]) == ("p10000000", "s50000000", "PA")
+
+
+def test_a_study_without_labels_is_unknown_and_uncertain_ones_are_too(tmp_path: Path) -> None:
+    manifest = _read(_replica(tmp_path))
+    assert np.isnan(manifest.labels[0]).all() and manifest.findings.decode(manifest.labels[1]) == ("Edema",)
+    assert np.isnan(manifest.labels[1]).sum() == 1
+
+
+def test_lateral_films_and_a_split_of_ones_own_are_for_the_asking(tmp_path: Path) -> None:
+    manifest = _read(_replica(tmp_path), frontal_only=False, official_split=False)
+    assert len(manifest) == 24 and set(manifest.table["split"]) == {"train", "validation", "test"}
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no mimic-cxr-\*-metadata\.csv"):
+        _read(tmp_path)

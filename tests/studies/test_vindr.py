@@ -1,0 +1,59 @@
+"""VinDr-CXR: a small replica of the official layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medsd.errors import DataError
+from medsd.findings import finding_set
+from medsd.settings import SplitSettings, VindrSource
+from medsd.studies.manifest import Manifest
+from medsd.studies.sources import vindr
+from tests.studies.films import write_film
+
+NAMES = [*finding_set("vindr"), "No finding"]
+
+
+def _row(image: str, *present: str) -> str:
+    return ",".join([image, *("1.0" if name in present else "0.0" for name in NAMES)])
+
+
+def _replica(root: Path) -> Path:
+    (root / "annotations").mkdir(parents=True)
+    train, test = ["image_id,rad_id," + ",".join(NAMES)], ["image_id," + ",".join(NAMES)]
+    for number in range(20):
+        write_film(root / "train" / f"a{number}.png")
+        seen = ("Edema", "ILD"), ("Edema",), ("No finding",)
+        train += [_row(f"a{number},R{reader}", *seen[reader]) for reader in range(3)]
+    for number in range(4):
+        write_film(root / "test" / f"b{number}.png")
+        test.append(_row(f"b{number}", "ILD"))
+    (root / "annotations" / "image_labels_train.csv").write_text("\n".join(train))
+    test[0] = test[0].replace("Other diseases", "Other disease")
+    (root / "annotations" / "image_labels_test.csv").write_text("\n".join(test))
+    return root
+
+
+def _read(root: Path, **settings: object) -> Manifest:
+    return vindr.read(VindrSource(source="vindr", root=root, **settings), SplitSettings())
+
+
+def test_what_the_majority_of_the_radiologists_saw_is_present(tmp_path: Path) -> None:
+    manifest = _read(_replica(tmp_path))
+    assert len(manifest) == 24 and manifest.findings.decode(manifest.labels[0]) == ("Edema",)
+    assert manifest.table["path"].iloc[0] == "train/a0.png"
+
+
+def test_the_official_test_films_are_the_test_set(tmp_path: Path) -> None:
+    table = _read(_replica(tmp_path)).table
+    assert set(table.loc[table["split"] == "test", "patient"]) == {"b0", "b1", "b2", "b3"}
+
+
+def test_what_is_missing_is_said_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no annotations/image_labels_train\.csv"):
+        _read(tmp_path)
+    (tmp_path / "image_labels_train.csv").write_text("image_id,rad_id\n")
+    with pytest.raises(DataError, match="columns Aortic enlargement"):
+        _read(tmp_path)
