@@ -87,6 +87,7 @@ class MimicSource(Strict):
     root: Path = Field(description="folder with mimic-cxr-*-metadata.csv.gz, -chexpert, -split, and files/")
     frontal_only: bool = Field(True, description="only films whose view is known to be PA or AP")
     labeller: Literal["chexpert", "negbio"] = "chexpert"
+    notes: bool = Field(True, description="indication and history out of the reports, where they lie beside the films")
     uncertain: Uncertain = Field("unknown", description="what the label -1 means")
     unmentioned: Literal["absent", "unknown"] = Field("absent", description="what an empty label means")
     official_split: bool = Field(True, description="follow the official train, validate and test")
@@ -131,7 +132,7 @@ class DicomSource(Strict):
 class CsvColumns(Strict):
     """The columns of the user's own table."""
 
-    image: str = Field("image", description="path of the film below root; an empty cell: a note alone")
+    image: str = Field("image", description="path of the film below images; an empty cell: a note alone")
     patient: str = "patient"
     study: str | None = Field(None, description="absent: each film is a study")
     view: str | None = None
@@ -147,6 +148,7 @@ class CsvSource(Strict):
     source: Literal["csv"]
     root: Path = Field(description="folder that the table and its image paths are relative to")
     table: Path = Field(Path("studies.csv"), description="the table, below root")
+    images: Path = Field(Path(), description="folder of the films, below root, where the table has names alone")
     name: str = Field("own", description="what the cases of the bundle say they come from")
     delimiter: str = Field(",", min_length=1, max_length=1)
     columns: CsvColumns = CsvColumns()

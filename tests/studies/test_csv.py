@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from medsd.errors import DataError
@@ -62,7 +63,7 @@ def test_findings_in_one_column_are_split_and_translated(tmp_path: Path) -> None
 
 def test_a_row_without_a_film_is_a_study_with_a_note_alone(tmp_path: Path) -> None:
     last = _read(_replica(tmp_path, last=",p99,,,,fell,1,0,\n")).table.iloc[-1]
-    assert last["path"] is None and last["note"] == "fell" and last["study"] == "row 24"
+    assert pd.isna(last["path"]) and last["note"] == "fell" and last["study"] == "row 24"
 
 
 def test_a_split_of_your_own_is_followed(tmp_path: Path) -> None:
@@ -101,3 +102,10 @@ def test_a_row_without_a_patient_is_refused(tmp_path: Path) -> None:
 def test_films_that_are_not_there_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (_replica(tmp_path) / "films" / "3.png").unlink()
     assert len(_read(tmp_path)) == 23 and "1 of 24 listed films are not here" in caplog.text
+
+
+def test_a_public_table_is_read_with_its_films_in_a_folder_of_their_own(data_root: Path) -> None:
+    columns = CsvColumns(image="Image Index", patient="Patient ID", view="View Position")
+    more = {"columns": columns, "finding_columns": {}, "finding_list": "Finding Labels"}
+    manifest = _read(data_root / "nih_cxr", table=Path("labels.csv"), images=Path("images"), **more)
+    assert len(manifest) == 1763 and int(manifest.labels[:, manifest.findings.names.index("Pneumonia")].sum()) == 561

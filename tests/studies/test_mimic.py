@@ -54,6 +54,14 @@ def test_a_study_without_labels_is_unknown_and_uncertain_ones_are_too(tmp_path: 
     assert np.isnan(manifest.labels[1]).sum() == 1
 
 
+def test_the_note_is_what_was_known_before_reading_and_nothing_of_the_report(tmp_path: Path) -> None:
+    report = _replica(tmp_path) / "files/p10/p10000000/s50000000.txt"
+    report.write_text(" FINAL REPORT\n INDICATION:  Fever and cough.\n\n FINDINGS:\n Edema.\n\n IMPRESSION:\n Edema.\n")
+    notes = _read(tmp_path).table["note"]
+    assert notes.iloc[0] == "Fever and cough." and notes.iloc[1:].isna().all()
+    assert _read(tmp_path, notes=False).table["note"].isna().all()
+
+
 def test_lateral_films_and_a_split_of_ones_own_are_for_the_asking(tmp_path: Path) -> None:
     manifest = _read(_replica(tmp_path), frontal_only=False, official_split=False)
     assert len(manifest) == 24 and set(manifest.table["split"]) == {"train", "validation", "test"}

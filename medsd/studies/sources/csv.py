@@ -47,7 +47,7 @@ def read(settings: CsvSource, splits: SplitSettings, findings: FindingSet) -> Ma
     named = [value for value in columns.model_dump().values() if value is not None]
     listed = [settings.finding_list] if settings.finding_list else list(settings.finding_columns.values())
     entries = read_table(path, [*named, *listed], _OWNER, settings.delimiter)
-    images = texts(entries[columns.image])
+    images = texts(entries[columns.image]).map(lambda name: (settings.images / name).as_posix(), na_action="ignore")
     study = entries[columns.study] if columns.study else images.fillna(entries.index.to_series().map("row {}".format))
     table = pd.DataFrame(
         {"study": study, "patient": texts(entries[columns.patient]), "path": images, "source": settings.name}

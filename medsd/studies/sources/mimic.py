@@ -3,7 +3,9 @@
 Layout: `mimic-cxr-2.0.0-metadata.csv`, `mimic-cxr-2.0.0-chexpert.csv` (or `-negbio.csv`) and
 `mimic-cxr-2.0.0-split.csv`, gzipped or not, of whatever release, and `files/p10/p10000032/s50414267/<dicom_id>.jpg`.
 Labels are CheXpert's: 1, 0, −1 (uncertain) or empty (not mentioned). A study that the labeller left out is unknown
-throughout. The official split is followed in all three parts.
+throughout. The official split is followed in all three parts. Where MIMIC-CXR's reports are unpacked, too
+(`files/p10/p10000032/s50414267.txt`), what they say was known before the film was read is the note: indication,
+history and comparison, and no more, since the rest gives the answer away.
 
 Johnson AEW, Pollard TJ, Greenbaum NR, et al. MIMIC-CXR-JPG, a large publicly available database of labeled chest
 radiographs. arXiv:1901.07042.
@@ -18,6 +20,7 @@ import pandas as pd
 from medsd.findings import finding_set
 from medsd.settings import MimicSource, SplitSettings
 from medsd.studies.manifest import Manifest
+from medsd.studies.notes import read_note
 from medsd.studies.sources.chexpert import read_labels
 from medsd.studies.sources.tables import VIEWS, find_table, limited, manifest_of, present_files, read_table, words
 
@@ -49,6 +52,8 @@ def read(settings: MimicSource, splits: SplitSettings) -> Manifest:
         study="s" + films["study_id"], patient=patient, path=folder + "/" + films["dicom_id"] + ".jpg", source="mimic"
     )
     films = limited(films[present_files(root, films["path"])], settings.limit)
+    if settings.notes:
+        films["note"] = [_note(root / Path(path).parent.with_suffix(".txt")) for path in films["path"]]
     return manifest_of(films, findings, root, splits)
 
 
@@ -58,6 +63,13 @@ def _read(root: Path, kind: str, needed: list[str]) -> pd.DataFrame:
 
 def _table(root: Path, kind: str) -> Path:
     return find_table(root, (f"mimic-cxr-*-{kind}.csv", f"mimic-cxr-*-{kind}.csv.gz"), _OWNER)
+
+
+def _note(report: Path) -> str | None:
+    """What was known before reading; None where there is no report or it says nothing of it."""
+    if not report.is_file():
+        return None
+    return read_note(report.read_text(encoding="utf-8", errors="replace")).before_reading or None
 
 
 def _labels(settings: MimicSource) -> pd.DataFrame:
