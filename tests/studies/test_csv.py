@@ -109,3 +109,12 @@ def test_a_public_table_is_read_with_its_films_in_a_folder_of_their_own(data_roo
     more = {"columns": columns, "finding_columns": {}, "finding_list": "Finding Labels"}
     manifest = _read(data_root / "nih_cxr", table=Path("labels.csv"), images=Path("images"), **more)
     assert len(manifest) == 1763 and int(manifest.labels[:, manifest.findings.names.index("Pneumonia")].sum()) == 561
+
+
+def test_the_split_does_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> None:
+    manifest = _read(_replica(tmp_path))
+    header, *rows = (tmp_path / "studies.csv").read_text().splitlines()
+    (tmp_path / "studies.csv").write_text("\n".join([header, *reversed(rows)]))
+    again = _read(tmp_path)
+    assert again.split_hash() == manifest.split_hash() and again.data_hash() == manifest.data_hash()
+    assert (manifest.table.groupby("patient")["split"].nunique() == 1).all()
