@@ -8,7 +8,7 @@ import pytest
 
 from medsd.errors import SettingsError
 from medsd.evaluation.compare.settings import CompareSettings, trials
-from medsd.settings import load_as
+from medsd.strict import load_as
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "compare").glob("*.yaml"))
 

@@ -22,7 +22,7 @@ import numpy as np
 from medsd.evaluation.compare.cells import Outcome, Task, Worker, finding_groups, read_piece, write_piece
 from medsd.evaluation.compare.datasets import LabelledSet, read_set
 from medsd.evaluation.compare.settings import CompareSettings, Trial, trials
-from medsd.settings import load_as
+from medsd.strict import load_as
 
 log = logging.getLogger(__name__)
 

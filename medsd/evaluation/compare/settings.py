@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from medsd.settings import Strict
+from medsd.strict import Strict
 
 SetName = Literal["yeast", "emotions", "scene", "medical", "enron", "openi", "cmc2007", "radiographs"]
 LossName = Literal["sd", "any", "all", "supcon", "mulsupcon", "jaccard", "probmcl", "bce", "sd-inside"]

@@ -1,0 +1,151 @@
+"""Strict models, and the YAML reader that says where a file does not fit them.
+
+`load_as` reads a file and ``--set a.b=c`` overrides into any child of `Strict`. An unknown key or a wrong type is a
+`SettingsError` that names the file, the line, the key and the nearest valid key. YAML is read with the safe loader;
+nothing in a configuration names code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medsd.errors import SettingsError
+
+
+class Strict(BaseModel):
+    """Base of all settings: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+AnySettings = TypeVar("AnySettings", bound=Strict)
+
+
+def load_as(model: type[AnySettings], path: Path | str, overrides: Sequence[str] = ()) -> AnySettings:
+    """Read a configuration whose keys are those of `model`; arguments and errors as `load_settings`."""
+    path = Path(path)
+    tree, lines = _read_yaml(path)
+    for override in overrides:
+        _apply_override(tree, override, lines)
+    try:
+        # JSON mode is the strict one that still takes a path as text.
+        return model.model_validate_json(json.dumps(tree, default=str), strict=True)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(model, path, tree, lines, item) for item in error.errors())) from None
+
+
+Lines = dict[tuple[str | int, ...], int | None]
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
+    """The file as plain data, and the line of each key path."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read as a configuration ({type(error).__name__})") from None
+    try:
+        tree = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise SettingsError(
+            f"{where}: not valid YAML: {getattr(error, 'problem', None) or 'cannot be parsed'}"
+        ) from None
+    if not isinstance(tree, dict):
+        raise SettingsError(f"{path}: a configuration is a mapping of keys to values")
+    return tree, dict(_key_lines(root, ()))
+
+
+def _key_lines(node: yaml.Node | None, prefix: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield (*prefix, key.value), key.start_mark.line + 1
+            yield from _key_lines(value, (*prefix, key.value))
+
+
+def _apply_override(tree: dict[str, Any], override: str, lines: Lines) -> None:
+    key, separator, text = override.partition("=")
+    parts = tuple(key.strip().split("."))
+    if not separator or not all(parts):
+        raise SettingsError(f"--set {override}: write it as key.subkey=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SettingsError(f"--set {override}: the value is not valid YAML") from None
+    branch = tree
+    for part in parts[:-1]:
+        child = branch.get(part)
+        if child is None:
+            child = branch[part] = {}
+        if not isinstance(child, dict):
+            raise SettingsError(f"--set {override}: '{part}' is a value, it has no keys below it")
+        branch = child
+    branch[parts[-1]] = value
+    for depth in range(1, len(parts) + 1):
+        lines.setdefault(parts[:depth], None)
+    lines[parts] = None
+
+
+def _explain(top: type[Strict], path: Path, tree: Mapping[str, Any], lines: Lines, detail: Any) -> str:
+    """One line for one validation error: file, line, key, what is wrong, what would be right."""
+    location = _in_tree(tree, detail["loc"])
+    key = ".".join(str(part) for part in location) or "settings"
+    known = [location[:depth] for depth in range(len(location), 0, -1) if location[:depth] in lines]
+    line = lines[known[0]] if known else 1
+    where = "--set" if line is None else f"{path}:{line}"
+    if detail["type"] == "extra_forbidden":
+        valid = _valid_keys(top, location[:-1], tree)
+        near = difflib.get_close_matches(str(location[-1]), valid, n=1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'?" if near else f"valid here: {', '.join(valid)}"
+        return f"{where}: unknown key '{key}'; {hint}"
+    if detail["type"] == "missing":
+        return f"{where}: '{key}' is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(detail["input"], dict) else f", not {detail['input']!r}"
+    return f"{where}: '{key}': {message[0].lower() + message[1:]}{shown}"
+
+
+def _in_tree(tree: Any, location: Sequence[str | int]) -> tuple[str | int, ...]:
+    """Drop the parts of a pydantic location that are no keys of the file (names of union members)."""
+    kept: list[str | int] = []
+    for position, part in enumerate(location):
+        if isinstance(tree, Mapping) and part in tree:
+            tree = tree[part]
+            kept.append(part)
+        elif position == len(location) - 1 and isinstance(tree, Mapping):
+            kept.append(part)
+    return tuple(kept)
+
+
+def _valid_keys(top: type[Strict], location: Sequence[str | int], tree: Mapping[str, Any]) -> list[str]:
+    """The keys that the model at `location` below `top` has."""
+    model: Any = top
+    branch: Any = tree
+    for part in location:
+        branch = branch.get(part) if isinstance(branch, Mapping) else None
+        candidates = list(_models_in(model.model_fields[str(part)].annotation))
+        named = [m for m in candidates if isinstance(branch, Mapping) and _literal_source(m) == branch.get("source")]
+        model = (named or candidates)[0]
+    return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _models_in(inner)
+
+
+def _literal_source(model: type[BaseModel]) -> Any:
+    field = model.model_fields.get("source")
+    return field.annotation.__args__[0] if field is not None and field.annotation is not None else None
