@@ -22,7 +22,7 @@ from medsd.findings import FindingSet, finding_set
 from medsd.studies.notes.lexicon import Cues, Lexicon, Pattern, Scope, load_lexicon, load_scope
 from medsd.studies.notes.sections import Note, normalise_placeholders
 
-_MOST_CHARACTERS = 100_000
+_MOST_CHARACTERS = 20_000
 # What a cue may reach, in characters; keeps one endless sentence from costing the square of its length.
 _WINDOW = 600
 # «atelectasis in the left base or infiltrate»: so many words may lie between a finding and its «or».

@@ -153,21 +153,22 @@ def _translate(phrase: str, where: str) -> str:
     pieces = list(_PIECE.finditer(str(phrase)))
     if not pieces or re.search(r"[()|]", _PIECE.sub("", str(phrase)) + "".join(p[3] or "" for p in pieces)):
         raise DataError(f"{where}: cannot read the phrase '{phrase}'; brackets are written (one|other)")
-    source, pending = "", ""
+    source = ""
+    waiting: list[str] = []  # parts that may be missing, written once it is known what follows them
     for piece in pieces:
         group, often, word = piece.groups()
+        choice = "|".join(_words(option) for option in (group or "").split("|"))
         if word == "..":
-            pending += _GAP
-        elif group is not None and often:
-            choice = "|".join(_words(option) for option in group.split("|"))
-            pending += f"(?:(?:{choice}){_GLUE}){'{0,3}' if often == '*' else '?'}"
+            waiting.append(_GAP)
+        elif often:
+            waiting.append(f"(?:(?:{choice}){_GLUE}){'{0,3}' if often == '*' else '?'}")
         else:
-            choice = _words(word) if word else "|".join(_words(option) for option in group.split("|"))
-            source += (_GLUE if source else "") + pending + f"(?:{choice})"
-            pending = ""
-    # A phrase that ends in an optional part needs the separator before, not after it.
-    tail = re.sub(re.escape(_GLUE) + r"\)(\?|\{0,3\})$", r")\1", pending)
-    return source + (f"(?:{_GLUE}{tail})?" if tail else "")
+            source += (_GLUE if source else "") + "".join(waiting) + (_words(word) if word else f"(?:{choice})")
+            waiting = []
+    # At a phrase's end the separator stands before what may be missing, not after it.
+    return source + "".join(
+        re.sub(rf"^\(\?:(.*){re.escape(_GLUE)}\)", lambda m: f"(?:{_GLUE}{m[1]})", part) for part in waiting
+    )
 
 
 def _words(text: str) -> str:

@@ -61,7 +61,12 @@ def read_note(text: str, *, unheaded: str = "report") -> Note:
     Args:
         text: a report or a request as it was written.
         unheaded: ``"report"`` (the safe reading) or ``"before"``: what text without a heading is taken as.
+
+    Raises:
+        ValueError: `unheaded` is neither.
     """
+    if unheaded not in ("report", "before"):
+        raise ValueError(f"unheaded is 'report' or 'before', not '{unheaded}'")
     clean = normalise_placeholders(text)
     parts: dict[str, list[str]] = {}
     section, start = "unheaded", 0

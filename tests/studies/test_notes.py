@@ -1,0 +1,93 @@
+"""Sections, placeholders and masking of notes."""
+
+from __future__ import annotations
+
+import pytest
+
+from medsd.findings import finding_set
+from medsd.studies.notes import PLACEHOLDER, Note, mask_findings, normalise_placeholders, read_note
+
+NIH14 = finding_set("nih14")
+
+
+def test_headings_in_capitals_with_a_colon_open_sections() -> None:
+    note = read_note("INDICATION: Cough.\nCOMPARISON: None.\nFINDINGS: Clear lungs.\nIMPRESSION: Normal chest.")
+    assert (note.indication, note.comparison) == ("Cough.", "None.")
+    assert (note.findings, note.impression) == ("Clear lungs.", "Normal chest.")
+
+
+def test_headings_run_together_in_one_line_are_found() -> None:
+    note = read_note("HISTORY: Smoker. TECHNIQUE: PA and lateral. FINDINGS: Clear. IMPRESSION: Normal.")
+    assert (note.history, note.technique, note.findings, note.impression) == (
+        "Smoker.",
+        "PA and lateral.",
+        "Clear.",
+        "Normal.",
+    )
+
+
+def test_headings_on_a_line_of_their_own_need_no_colon() -> None:
+    note = read_note("Clinical history\nFever.\n\nFindings\nThe heart is large.\n\nConclusion\nCardiomegaly.")
+    assert (note.history, note.findings, note.impression) == ("Fever.", "The heart is large.", "Cardiomegaly.")
+
+
+def test_capitals_at_the_start_of_a_line_need_no_colon() -> None:
+    note = read_note("INDICATION Chest pain\nFINDINGS The lungs are clear.")
+    assert (note.indication, note.findings) == ("Chest pain", "The lungs are clear.")
+
+
+def test_a_heading_after_a_sentence_is_found_in_mixed_case() -> None:
+    note = read_note("Reason for exam: fall. Findings: No fracture. Impression: Normal.")
+    assert (note.indication, note.findings, note.impression) == ("fall.", "No fracture.", "Normal.")
+
+
+def test_words_of_headings_within_a_sentence_split_nothing() -> None:
+    text = "FINDINGS: No findings in comparison with the prior study\nsuggest a change; history noted."
+    assert read_note(text).findings == text.removeprefix("FINDINGS: ")
+
+
+def test_what_is_known_before_reading_holds_nothing_of_the_report() -> None:
+    note = read_note("INDICATION: dyspnea\nFINDINGS: large effusion\nIMPRESSION: effusion")
+    assert note.before_reading == "dyspnea"
+    assert note.report == "large effusion\neffusion"
+
+
+def test_text_under_an_unlisted_heading_is_never_taken_as_known_before() -> None:
+    note = read_note("INDICATION: dyspnea\nRADIOLOGIST SAYS: large effusion")
+    assert note.before_reading == "dyspnea"
+    assert "large effusion" in note.report
+
+
+def test_text_without_headings_is_a_report_unless_told_otherwise() -> None:
+    assert read_note("large effusion").before_reading == ""
+    assert read_note("fever and cough", unheaded="before").before_reading == "fever and cough"
+
+
+def test_an_unknown_reading_of_unheaded_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="unheaded"):
+        read_note("text", unheaded="input")
+
+
+@pytest.mark.parametrize("removed", ["XXXX", "___", "[** 2101-3-4 **]", "[**Hospital\nward**]", "XXXXXX"])
+def test_placeholders_of_every_corpus_become_one(removed: str) -> None:
+    assert normalise_placeholders(f"Seen on {removed}.") == f"Seen on {PLACEHOLDER}."
+
+
+def test_a_note_shows_which_sections_it_holds_and_no_text() -> None:
+    assert repr(Note(indication="Jane Doe, cough")) == "Note(sections: indication)"
+
+
+def test_masking_takes_the_label_words_and_leaves_the_rest() -> None:
+    masked = mask_findings("Fever. Known pleural effusions, COPD; s/p fall.", NIH14)
+    assert masked == "Fever. Known pleural ___, ___; s/p fall."
+
+
+def test_masking_takes_negated_mentions_too() -> None:
+    assert "pneumothorax" not in mask_findings("no pneumothorax after tube", NIH14)
+
+
+def test_no_phrase_that_the_labeller_reads_survives_masking() -> None:
+    from medsd.studies.notes import Status, label_report
+
+    report = "Cardiomegaly. Bibasilar atelectasis, small effusion, infiltrate and a nodule. Emphysema; hiatal hernia."
+    assert set(label_report(mask_findings(report, NIH14)).status) == {Status.NOT_MENTIONED}
