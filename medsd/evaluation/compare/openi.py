@@ -6,9 +6,6 @@ no altered copy is written.
 
 from __future__ import annotations
 
-import tarfile
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +15,10 @@ from medsd.errors import DataError
 from medsd.evaluation.compare.datasets import LabelledSet, dealt, find_folder
 from medsd.evaluation.compare.settings import CompareSettings
 from medsd.findings import finding_set
+from medsd.studies.openi_reports import OpeniReport, read_reports
 
 _TABLE, _ARCHIVE = "findings14.csv", "reports.tgz"
-_SECTIONS = ("FINDINGS", "IMPRESSION")
+_SECTIONS = ("findings", "impression")
 
 
 def read_openi(settings: CompareSettings) -> LabelledSet:
@@ -32,7 +30,7 @@ def read_openi(settings: CompareSettings) -> LabelledSet:
     folder = find_folder(settings.root, ("openi_reports", "."), _TABLE, "set 'openi'")
     findings = finding_set("nih14")
     table = _read_table(folder / _TABLE, list(findings))
-    texts = dict(_read_reports(folder / _ARCHIVE))
+    texts = {report.name: _text(report) for report in read_reports(folder / _ARCHIVE)}
     table = table[[bool(texts.get(name)) for name in table["filename"]]]
     if table.empty:
         raise DataError(f"{folder}: no report of {_ARCHIVE} is listed in {_TABLE}; they belong to different sets")
@@ -53,6 +51,11 @@ def read_openi(settings: CompareSettings) -> LabelledSet:
     )
 
 
+def _text(report: OpeniReport) -> str:
+    """Findings and impression in one."""
+    return " ".join(report.sections[name] for name in _SECTIONS if name in report.sections)
+
+
 def _read_table(path: Path, findings: list[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype={"filename": str})
@@ -62,25 +65,3 @@ def _read_table(path: Path, findings: list[str]) -> pd.DataFrame:
     if missing:
         raise DataError(f"{path}: the columns {', '.join(missing)} are missing")
     return table.sort_values("filename").reset_index(drop=True)
-
-
-def _read_reports(path: Path) -> Iterator[tuple[str, str]]:
-    """Identifier and text of each report; nothing is unpacked to disk."""
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                stream = archive.extractfile(member) if member.name.endswith(".xml") else None
-                if stream is not None:
-                    yield _report(path, member.name, stream.read())
-    except (OSError, tarfile.TarError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read as an archive ({type(error).__name__})") from None
-
-
-def _report(path: Path, name: str, content: bytes) -> tuple[str, str]:
-    try:
-        root = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
-        raise DataError(f"{path}: {name} is no valid XML (line {error.position[0]})") from None
-    identifier = root.find(".//uId")
-    parts = [element.text or "" for element in root.iter("AbstractText") if element.get("Label") in _SECTIONS]
-    return "" if identifier is None else identifier.get("id", ""), " ".join(parts).strip()

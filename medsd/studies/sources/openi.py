@@ -11,8 +11,6 @@ retrieval. JAMIA 2016;23:304–310. Peng Y, Wang X, Lu L, et al. NegBio. AMIA 20
 
 from __future__ import annotations
 
-import tarfile
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,12 +21,12 @@ from medsd.errors import DataError
 from medsd.findings import finding_set
 from medsd.settings import OpeniSource, SplitSettings
 from medsd.studies.manifest import Manifest
+from medsd.studies.openi_reports import OpeniReport, read_reports
 from medsd.studies.sources.tables import limited, manifest_of, numbers, read_table
 
 CITATION = "Demner-Fushman et al., JAMIA 2016; Peng et al., NegBio, AMIA 2018; CC BY-NC-ND 4.0"
 _OWNER = "Open-i"
 _TABLE = "findings14.csv"
-_MAX_BYTES = 1_000_000  # a report has a few thousand
 
 
 def read(settings: OpeniSource, splits: SplitSettings) -> Manifest:
@@ -40,7 +38,7 @@ def read(settings: OpeniSource, splits: SplitSettings) -> Manifest:
     root, findings = settings.root, finding_set("openi14")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; set data.root to the folder of {_OWNER}'s reports")
-    reports = [_report(root, name, content) for name, content in _contents(root)]
+    reports = [(r.name, r.sections.get("indication"), r.headings == ("normal",)) for r in _reports(root)]
     table = pd.DataFrame(reports, columns=["study", "note", "normal"]).drop_duplicates("study")
     table = table.assign(patient=table["study"], source="openi")
     labels = pd.DataFrame(np.nan, index=table["study"], columns=list(findings), dtype=np.float32)
@@ -55,35 +53,9 @@ def read(settings: OpeniSource, splits: SplitSettings) -> Manifest:
     return manifest_of(limited(table, settings.limit), findings, root, splits)
 
 
-def _contents(root: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each XML file; nothing is unpacked to disk."""
-    files = sorted(root.glob("ecgen-radiology/*.xml"))
-    archives = [path for name in ("reports.tgz", "NLMCXR_reports.tgz") if (path := root / name).is_file()]
-    if files:
-        yield from ((path.name, path.read_bytes()) for path in files)
-        return
-    if not archives:
-        raise DataError(f"{root}: no reports.tgz, NLMCXR_reports.tgz or ecgen-radiology/ here; Open-i publishes them")
-    try:
-        with tarfile.open(archives[0]) as archive:
-            for member in archive:
-                if member.isfile() and member.name.endswith(".xml") and member.size <= _MAX_BYTES:
-                    stream = archive.extractfile(member)
-                    if stream is not None:
-                        yield member.name, stream.read()
-    except (OSError, tarfile.TarError, EOFError) as error:
-        raise DataError(f"{archives[0]}: cannot be read as an archive ({type(error).__name__})") from None
-
-
-def _report(root: Path, name: str, content: bytes) -> tuple[str, str | None, bool]:
-    """Identifier, indication, and whether its only major MeSH heading is «normal»."""
-    try:
-        tree = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
-        raise DataError(f"{root}: {name} is no valid XML (line {error.position[0]})") from None
-    identifier = tree.find(".//uId")
-    if identifier is None or not identifier.get("id"):
-        raise DataError(f"{root}: {name} has no uId; Open-i's reports have one")
-    known = [e.text or "" for e in tree.iter("AbstractText") if e.get("Label") == "INDICATION"]
-    headings = [(e.text or "").strip().lower() for e in tree.iterfind(".//MeSH/major")]
-    return str(identifier.get("id")), " ".join(known).strip() or None, headings == ["normal"]
+def _reports(root: Path) -> Iterator[OpeniReport]:
+    names = ("ecgen-radiology", "reports.tgz", "NLMCXR_reports.tgz")
+    for name in names:
+        if (root / name).exists():
+            return read_reports(root / name)
+    raise DataError(f"{root}: no reports.tgz, NLMCXR_reports.tgz or ecgen-radiology/ here; Open-i publishes them")
