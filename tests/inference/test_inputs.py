@@ -105,3 +105,10 @@ def test_notes_that_are_not_text_are_named(tmp_path: Path):
     table.write_bytes(b"\xff\xfe\x00path")
     with pytest.raises(DataError, match="cannot be read as a CSV of notes"):
         Notes.read(table)
+
+
+def test_tables_and_texts_beside_films_are_no_inputs_unless_they_are_named(tmp_path: Path):
+    for name in ("film.dcm", "IM0001", "cases.csv", "readme.TXT", "report.xml", "DICOMDIR"):
+        (tmp_path / name).write_bytes(b"x")
+    assert _names(expand_inputs([tmp_path])) == ["IM0001", "film.dcm"]
+    assert _names(expand_inputs([tmp_path / "cases.csv"])) == ["cases.csv"]

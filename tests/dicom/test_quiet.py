@@ -1,0 +1,27 @@
+"""Silence while strangers' files are read, for pydicom's child loggers too, and only inside."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import pytest
+
+from medsd.dicom.quiet import quiet
+
+
+def _speak() -> None:
+    logging.getLogger("pydicom.pixels.decoders.base").error("could not decode")
+    warnings.warn("Invalid value for VR PN", stacklevel=1)
+
+
+def test_nothing_of_pydicom_is_heard_inside_and_everything_after(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with quiet(), quiet():
+            _speak()
+        assert not caplog.records and not heard and capfd.readouterr().err == ""
+        _speak()
+    assert [record.message for record in caplog.records] == ["could not decode"] and len(heard) == 1
