@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 TABLE = "cases"
 MEMORY_LIMIT = 2 << 30  # bytes of embeddings: four million cases of 128 numbers
-STALE_RETRIES = 5
+# Seconds before each further try of a question whose files a writer has just removed. A busy writer may do so several
+# times in a row, so that trying again at once is not enough.
+STALE_PAUSES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 # What LanceDB raises when a writer has just removed the files of the version that was being read.
 _STALE = (RuntimeError, OSError, ValueError)
 
@@ -220,12 +223,13 @@ class LanceStore:
 
     def _retrying(self, ask: Callable[[], Answer]) -> Answer:
         """Ask again with a fresh version when a writer removed the files of the one in hand."""
-        for left in reversed(range(STALE_RETRIES)):
+        for pause in (*STALE_PAUSES, None):
             try:
                 return ask()
             except _STALE as error:
-                if not left:
+                if pause is None:
                     raise BundleError(f"{self.uri}: the case index cannot be read ({_first_line(error)})") from None
+                time.sleep(pause)
                 self._forget()
         raise AssertionError("unreachable")
 

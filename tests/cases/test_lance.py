@@ -244,6 +244,22 @@ def test_two_readers_answer_while_another_process_writes(index, tmp_path, embedd
     assert len(CaseIndex.open(tmp_path / "cases")) == N + 9
 
 
+def test_a_question_is_asked_again_until_the_writer_is_through(index, tmp_path, embeddings, monkeypatch):
+    monkeypatch.setattr(lance, "STALE_PAUSES", (0.0,) * 7)
+    load, failures = lance._load, iter([True] * 7)
+
+    def pruned_meanwhile(*arguments):
+        if next(failures, False):
+            raise RuntimeError("lance error: Not found: data/1.lance")
+        return load(*arguments)
+
+    monkeypatch.setattr(lance, "_load", pruned_meanwhile)
+    assert CaseIndex.open(tmp_path / "cases").nearest(embeddings[0], 1)[0].case.study_key == "study0000"
+    failures = iter([True] * 8)
+    with pytest.raises(BundleError, match="cannot be read"):
+        CaseIndex.open(tmp_path / "cases").nearest(embeddings[0], 1)
+
+
 KILLED = """
 import sys, numpy as np
 from medsd.cases.index import Case, CaseIndex

@@ -34,7 +34,7 @@ def weighted_loop(embeddings: Tensor, labels: Tensor, weigh: Weigh, temperature:
         terms = [weigh(sets[i], sets[p]) * row[p] for p in row if weigh(sets[i], sets[p]) > 0]
         if terms:
             found.append(-torch.stack(terms).mean())
-    return torch.stack(found).mean()
+    return torch.stack(found).mean() if found else torch.zeros((), dtype=embeddings.dtype)
 
 
 def mulsupcon_loop(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
@@ -45,7 +45,7 @@ def mulsupcon_loop(embeddings: Tensor, labels: Tensor, temperature: float = 0.1)
             terms = [row[p] for p in row if f in sets[p]]
             if terms:
                 found.append(-torch.stack(terms).mean())
-    return torch.stack(found).mean()
+    return torch.stack(found).mean() if found else torch.zeros((), dtype=embeddings.dtype)
 
 
 def sd_weight(s: set[int], t: set[int]) -> float:
