@@ -1,7 +1,9 @@
 """Splits by patient, stratified over the findings.
 
 A patient's label set is the union of the findings of all the patient's images; patients, not images, are dealt out by
-iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011), through the package of that name.
+iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011), through the package of that name. It knows
+no images: where one patient has sixty and another one, the rates by image may still lie apart, and patients are then
+exchanged until they lie within `TOLERANCE`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,15 @@ import pandas as pd
 
 from medsd.errors import DataError
 from medsd.settings import SplitSettings
+
+TOLERANCE = 0.02
+"""Most that a finding's rate by image may differ between a split and the whole, for findings that are common enough."""
+
+COMMON = 50
+"""Positive images from which on a finding's rate is held to `TOLERANCE`; below, chance is larger than that."""
+
+_EXCHANGES = 2000  # each takes milliseconds; a few dozen have been enough on every source
+_PAIRS = (32, 256)  # patients of the drawn share and of the rest that are tried against one another at a time
 
 
 def split_patients(
@@ -40,24 +51,23 @@ def split_patients(
     Raises:
         DataError: there are too few patients, or the official list divides a patient.
     """
-    frame = pd.DataFrame(np.nan_to_num(np.asarray(labels)))
-    union = frame.groupby(np.asarray(patients, dtype=str)).max().sort_index()
-    if len(union) < 10:
-        raise DataError(f"only {len(union)} patients; at least 10 are needed to split them in three")
-    split = pd.Series("train", index=union.index)
-    rest = union
-    if fixed_test is not None and fixed_test.any():
-        official = pd.Series(fixed_test).groupby(np.asarray(patients, dtype=str)).agg(["any", "all"])
-        if (official["any"] & ~official["all"]).any():
-            raise DataError("the official test list divides a patient's images; it is not the list of this data set")
-        split[official.index[official["any"]]] = "test"
-        rest = union[split.to_numpy() != "test"]
-    else:
-        split[_draw(union, settings.test, settings.seed)] = "test"
-        rest = union[split.to_numpy() != "test"]
+    names = np.asarray(patients, dtype=str)
+    known = pd.DataFrame(np.asarray(labels))
+    images = known.groupby(names).agg(["sum", "count"]).sort_index()  # positive and known images of each patient
+    if len(images) < 10:
+        raise DataError(f"only {len(images)} patients; at least 10 are needed to split them in three")
+    split = pd.Series("train", index=images.index)
+    official = _official(fixed_test, names)
+    split[official] = "test"
+    dealt = images.drop(official)
+    rest = dealt
+    if official.empty:
+        tested = _draw(dealt, dealt, settings.test, settings.seed)
+        split[tested] = "test"
+        rest = dealt.drop(tested)
     share = settings.validation / (settings.train + settings.validation)
-    split[_draw(rest, share, settings.seed + 1)] = "validation"
-    result = split.loc[np.asarray(patients, dtype=str)].to_numpy(dtype=str)
+    split[_draw(rest, dealt, share, settings.seed + 1)] = "validation"
+    result = split.loc[names].to_numpy(dtype=str)
     assert_disjoint(result, patients)
     return result
 
@@ -68,14 +78,71 @@ def assert_disjoint(split: npt.NDArray[np.str_], patients: Sequence[str] | npt.N
     assert not homes.duplicated("patient").any(), "a patient stands in two splits"
 
 
-def _draw(union: pd.DataFrame, share: float, seed: int) -> pd.Index:
-    """The patients of a stratified share."""
+def _official(fixed_test: npt.NDArray[np.bool_] | None, names: npt.NDArray[np.str_]) -> pd.Index:
+    """The patients of an official test list."""
+    if fixed_test is None:
+        return pd.Index([])
+    listed = pd.Series(fixed_test).groupby(names).agg(["any", "all"])
+    if (listed["any"] & ~listed["all"]).any():
+        raise DataError("the official test list divides a patient's images; it is not the list of this data set")
+    return listed.index[listed["any"]]
+
+
+def _draw(images: pd.DataFrame, whole: pd.DataFrame, share: float, seed: int) -> pd.Index:
+    """A stratified share of patients; `images` has the positive and the known images of each, `whole` of all dealt."""
     from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
-    normal = (union.to_numpy().sum(axis=1, keepdims=True) == 0).astype(int)  # no finding at all is a stratum, too
-    target = np.hstack([union.to_numpy(dtype=int), normal])
+    counts = _counts(images)
+    union = counts[..., 0] > 0
+    normal = ~union.any(axis=1, keepdims=True)  # no finding at all is a stratum, too
     splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=share, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the package passes arguments by position
-        _, drawn = next(splitter.split(np.zeros(len(target)), target))
-    return union.index[drawn]
+        _, drawn = next(splitter.split(np.zeros(len(union)), np.hstack([union, normal]).astype(int)))
+    inside = np.zeros(len(images), dtype=bool)
+    inside[drawn] = True
+    return images.index[_exchange(inside, counts, _counts(whole).sum(axis=0), seed)]
+
+
+def _counts(images: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """(P, F, 2) positive and known images of each patient."""
+    return images.to_numpy(dtype=np.int64).reshape(len(images), -1, 2)
+
+
+def _exchange(
+    inside: npt.NDArray[np.bool_], counts: npt.NDArray[np.int64], whole: npt.NDArray[np.int64], seed: int
+) -> npt.NDArray[np.bool_]:
+    """Exchange drawn patients for others, the best pair of a random few at a time, until the rates by image agree.
+
+    Args:
+        inside: (P,) True for the patients that are drawn.
+        counts: (P, F, 2) positive and known images of each patient.
+        whole: (F, 2) those of the whole data set, whose rates are aimed at.
+        seed: of the random few.
+
+    Returns:
+        (P,) True for the patients that are drawn now; as many as before.
+    """
+    inside = inside.copy()
+    common = whole[:, 0] >= COMMON
+    counts, rate = counts[:, common], whole[common, 0] / whole[common, 1]
+    total = counts.sum(axis=0)
+
+    def apart(sums: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """How far the rates of a share (…, F, 2), and those of what it leaves, are from the aim: (2, …, F)."""
+        parts = np.stack([sums, total - sums])
+        return np.abs(parts[..., 0] / np.maximum(parts[..., 1], 1) - rate)
+
+    generator = np.random.default_rng(seed)
+    for _ in range(_EXCHANGES):
+        sums = counts[inside].sum(axis=0)
+        now = apart(sums)
+        if now.max(initial=0.0) <= TOLERANCE:
+            break
+        ours = generator.permutation(np.flatnonzero(inside))[: _PAIRS[0]]
+        theirs = generator.permutation(np.flatnonzero(~inside))[: _PAIRS[1]]
+        cost = (apart(sums - counts[ours][:, None] + counts[theirs][None]) ** 4).sum(axis=(0, -1))  # the worst counts
+        best = np.unravel_index(cost.argmin(), cost.shape)
+        if cost[best] < (now**4).sum():
+            inside[ours[best[0]]], inside[theirs[best[1]]] = False, True
+    return inside
