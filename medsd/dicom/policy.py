@@ -29,6 +29,8 @@ REASONS: Mapping[str, str] = {
     "frames": "the file holds {value} frames; {accepted} can be read.",
     "too_small": "the image has {value} pixels; the shorter side needs at least {accepted}.",
     "too_large": "{value}, more than the limit of {accepted}. Raise the limit in the gate settings if this is meant.",
+    "too_slow": "reading takes longer than {accepted} seconds. The file may be damaged; raise max_seconds in the gate "
+    "settings if it is not.",
     "for_processing": "(0008,0068) Presentation Intent Type is FOR PROCESSING: raw detector values, shown here by "
     "their own range. Send the FOR PRESENTATION image where there is one.",
     "burned_in": "(0028,0301) Burned In Annotation is YES: text in the picture may name the patient.",
@@ -70,6 +72,8 @@ class GatePolicy(BaseModel):
         max_pixels: most pixels that a file may declare, rows × columns × frames.
         max_frames: most frames.
         max_file_bytes: largest file that is opened, and largest inflated size of a deflated one.
+        max_seconds: longest that a helper process may take over one file before it is stopped.
+        max_memory: most bytes that a helper process may hold, where the system lets it be bounded (Linux).
         modality, body_part, frames: what a value outside of the accepted ones leads to.
         view: what a lateral or oblique view leads to; where the view is unknown nothing is said.
         not_a_radiograph: what colour or palette images lead to; grey pictures saved as RGB are grey.
@@ -84,6 +88,8 @@ class GatePolicy(BaseModel):
     max_pixels: int = Field(default=100_000_000, ge=1)
     max_frames: int = Field(default=1, ge=1)
     max_file_bytes: int = Field(default=512 * 1024**2, ge=1)
+    max_seconds: float = Field(default=10.0, gt=0)
+    max_memory: int = Field(default=2 * 1024**3, ge=256 * 1024**2)
     modality: Action = "refuse"
     body_part: Action = "refuse"
     frames: Action = "refuse"

@@ -1,27 +1,21 @@
 """Films decoded ahead of the model, in other processes, in order and with bounded memory.
 
-A decoder that brings its process down costs one film, not the batch. Workers end with their parent, even when that is
-killed.
+A film that brings its process down, or takes it longer than the policy's `max_seconds`, costs one row, not the batch.
 """
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
+from queue import SimpleQueue
 
 from medsd.dicom.gate import GatePolicy
-from medsd.dicom.policy import concern
-from medsd.inference.film import Film, named, read_film
+from medsd.inference.film import Film, read_film
+from medsd.inference.helper import Helper, out_of_memory, refused
 from medsd.privacy import KeyedHasher
 from medsd.settings import PixelSpec
 
@@ -32,22 +26,32 @@ _GUARD = "A script that uses workers needs `if __name__ == '__main__':` around i
 
 @dataclass(frozen=True)
 class Decoder:
-    """How every film of a batch is read; travels to the worker processes."""
+    """How every film is read; travels to helper processes.
+
+    Attributes:
+        spec, policy, hasher, keep_image: as for `medsd.inference.film.read_film`.
+    """
 
     spec: PixelSpec
     policy: GatePolicy
     hasher: KeyedHasher | None = None
+    keep_image: bool = False
 
-    def __call__(self, path: Path) -> Film:
-        """Read one film, without keeping it in its own size; whatever goes wrong is a refusal."""
+    def __call__(self, source: Path | bytes, name: str = "") -> Film:
+        """Read one film; whatever goes wrong is a refusal."""
+        name = name or (source.name if isinstance(source, Path) else "")
         try:
-            return read_film(path, self.spec, policy=self.policy, hasher=self.hasher, keep_image=False)
+            return read_film(
+                source, self.spec, policy=self.policy, hasher=self.hasher, name=name, keep_image=self.keep_image
+            )
+        except MemoryError:
+            return out_of_memory(name)
         except Exception as error:  # one row an input, whatever happens; the text of the error may quote the header
-            return _undecodable(path, type(error).__name__)
+            return refused("cannot_decode", name, detail=type(error).__name__)
 
-
-def _undecodable(path: Path, detail: str) -> Film:
-    return Film("refused", "cannot_decode", named(path.name, concern("cannot_decode", detail=detail).message))
+    def helper(self) -> Helper:
+        """A process that reads as this does, within the policy's limits of time and memory."""
+        return Helper(self, self.policy.max_seconds, self.policy.max_memory)
 
 
 def decode_all(paths: Iterable[Path], decoder: Decoder, *, workers: int, ahead: int) -> Iterator[tuple[Path, Film]]:
@@ -56,81 +60,45 @@ def decode_all(paths: Iterable[Path], decoder: Decoder, *, workers: int, ahead: 
     Args:
         paths: the files.
         decoder: how to read them.
-        workers: processes; 1 decodes in this one.
+        workers: processes, each within the policy's `max_seconds` and `max_memory`; 1 decodes in this one, which
+            only the policy's limits of size bound.
         ahead: films that may wait decoded; bounds the memory.
+
+    Raises:
+        DependencyError: a process that broke cannot be replaced.
     """
     if workers > 1:
-        pool = _Pool(decoder, workers)
-        if pool.works():
-            return pool.decode(iter(paths), ahead + workers)
+        helpers = [decoder.helper() for _ in range(workers)]
+        if helpers[0].start():
+            return _decode_in(helpers, iter(paths), ahead + workers)
         log.warning("worker processes do not start; films are decoded in this one. %s", _GUARD)
     return ((path, decoder(path)) for path in paths)
 
 
-class _Pool:
-    def __init__(self, decoder: Decoder, workers: int) -> None:
-        self._decoder, self._workers = decoder, workers
-        self._executor = self._start(workers)
+def _decode_in(helpers: list[Helper], paths: Iterator[Path], window: int) -> Iterator[tuple[Path, Film]]:
+    idle: SimpleQueue[Helper] = SimpleQueue()
+    for helper in helpers:
+        idle.put(helper)
 
-    def _start(self, workers: int) -> ProcessPoolExecutor:
-        # spawn: ONNX Runtime's and the tokenizer's threads do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
-
-    def works(self) -> bool:
-        """Whether a worker comes up at all; otherwise every film would look like a crash."""
+    def decode(path: Path) -> Film:
+        helper = idle.get()
         try:
-            return self._executor.submit(bool, 1).result()
-        except BrokenProcessPool:
-            return False
+            return helper(path)
+        finally:
+            idle.put(helper)
 
-    def decode(self, paths: Iterator[Path], window: int) -> Iterator[tuple[Path, Film]]:
-        pending: deque[tuple[Path, Future[Film]]] = deque()
+    pending: deque[tuple[Path, Future[Film]]] = deque()
+    # One thread waits for each process.
+    with ThreadPoolExecutor(len(helpers), thread_name_prefix="decode") as threads:
         try:
             while True:
                 while len(pending) < window and (path := next(paths, None)) is not None:
-                    pending.append((path, self._submit(path)))
+                    pending.append((path, threads.submit(decode, path)))
                 if not pending:
                     return
-                path, future = pending.popleft()
-                try:
-                    film = future.result()
-                except BrokenProcessPool:
-                    film = self._alone(path)
-                    self._restart()
-                    pending = deque((waiting, self._submit(waiting)) for waiting, _ in pending)
-                yield path, film
+                path, film = pending.popleft()
+                yield path, film.result()
         finally:
-            self._executor.shutdown(wait=True, cancel_futures=True)
-
-    def _submit(self, path: Path) -> Future[Film]:
-        try:
-            return self._executor.submit(self._decoder, path)
-        except BrokenProcessPool as error:
-            failed: Future[Film] = Future()
-            failed.set_exception(error)
-            return failed
-
-    def _restart(self) -> None:
-        self._executor.shutdown(wait=False)
-        self._executor = self._start(self._workers)
-
-    def _alone(self, path: Path) -> Film:
-        """Decode the film at which the pool broke in a process of its own, to know whether it was the one."""
-        with self._start(1) as executor:
-            try:
-                return executor.submit(self._decoder, path).result()
-            except BrokenProcessPool:
-                return _undecodable(path, "the decoder crashed")
-
-
-def _begin_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)
+            threads.shutdown(wait=False, cancel_futures=True)
+            for helper in helpers:
+                helper.close()

@@ -1,31 +1,47 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medsd.dicom.gate import GatePolicy
+from medsd.dicom.gate import REASONS, GatePolicy
+from medsd.errors import DependencyError
 from medsd.inference import decode
 from medsd.inference.decode import Decoder, decode_all
 from medsd.inference.film import Film
 from medsd.privacy import KeyedHasher
 from medsd.settings import PixelSpec
 
+LINUX = sys.platform == "linux"
 DECODER = Decoder(PixelSpec(size=64), GatePolicy(), KeyedHasher(b"a key for tests alone"))
 
 
 @dataclass(frozen=True)
 class FragileDecoder(Decoder):
-    """Dies as a native decoder does, at one film."""
+    """Behaves as native decoders do at hostile films: dies, never ends, or takes all the memory."""
 
-    def __call__(self, path: Path) -> Film:
-        if path.name == "film_3.png":
+    def __call__(self, source: Path | bytes, name: str = "") -> Film:
+        name = name or (source.name if isinstance(source, Path) else "")
+        if name == "film_1.png":
+            np.ones(self.policy.max_memory // 8 + 1)
+        if name == "film_3.png":
             os.kill(os.getpid(), signal.SIGSEGV)
-        return super().__call__(path)
+        if name == "film_5.png":
+            re.match(r"(a+)+b", "a" * 60)  # for ever, in C, with the interpreter's lock held
+        return super().__call__(source, name)
+
+
+def _fragile(max_seconds: float = 60.0) -> FragileDecoder:
+    return FragileDecoder(DECODER.spec, GatePolicy(max_seconds=max_seconds, max_memory=512 * 1024**2))
 
 
 def _all(films: Path) -> list[Path]:
@@ -43,13 +59,58 @@ def test_processes_decode_what_one_decodes_in_order(films: Path):
             np.testing.assert_array_equal(one.pixels, other.pixels)
 
 
-def test_a_crash_costs_one_film(films: Path):
-    decoder = FragileDecoder(DECODER.spec, DECODER.policy)
-    found = {path.name: film for path, film in decode_all(_all(films), decoder, workers=2, ahead=3)}
-    assert found.pop("film_3.png").message.startswith(
-        "film_3.png: the pixel data cannot be decoded (the decoder crashed)"
-    )
-    assert [film.status for film in found.values()] == ["scored"] * 6
+def test_a_crash_and_a_film_without_end_cost_a_row_each(films: Path):
+    decoded = decode_all(_all(films), _fragile(max_seconds=1.5), workers=2, ahead=3)
+    found = {path.name: (film.status, film.reason, film.message) for path, film in decoded}
+    assert [found.pop(f"film_{number}.png") for number in (3, 5)] == [
+        ("refused", "cannot_decode", f"film_3.png: {REASONS['cannot_decode']}".format(detail="the decoder crashed")),
+        ("refused", "too_slow", f"film_5.png: {REASONS['too_slow']}".format(accepted="1.5")),
+    ]
+    assert found.pop("film_1.png")[:2] == ("refused", "too_large" if LINUX else "cannot_decode")
+    assert list(found.values()) == [("scored", "", "")] * 4
+
+
+def test_a_helper_reads_bytes_and_outlives_what_breaks_it(films: Path):
+    content = (films / "film_0.png").read_bytes()
+    with _fragile(max_seconds=1.5).helper() as helper:
+        found = [helper(content, name).reason for name in ("film_3.png", "film_0.png", "film_5.png", "film_0.png")]
+    assert found == ["cannot_decode", "", "too_slow", ""]
+    with pytest.raises(DependencyError, match="no further process"):
+        helper(content)
+
+
+def test_threads_share_a_helper(films: Path):
+    with DECODER.helper() as helper, ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(helper, _all(films)))
+    for path, film in zip(_all(films), found, strict=True):
+        np.testing.assert_array_equal(film.pixels, DECODER(path).pixels)
+
+
+ORPHAN = """
+import sys, threading, time
+from pathlib import Path
+from tests.inference.test_decode import _fragile
+from medsd.inference import helper as module
+module._GRACE_SECONDS = -59.0
+helper = _fragile(max_seconds=60.0).helper()
+helper.start()
+threading.Thread(target=helper, args=(Path("film_5.png"),), daemon=True).start()
+print(helper._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not LINUX, reason="the alarm of a helper is POSIX's")
+def test_a_helper_in_a_film_without_end_does_not_outlive_a_killed_parent():
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        helper = Path("/proc") / parent.stdout.readline().strip()
+        assert helper.exists()
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while helper.exists() and "zombie" not in (helper / "status").read_text():
+        assert time.monotonic() < deadline, "the helper goes on"
+        time.sleep(0.1)
 
 
 def test_an_unforeseen_failure_is_a_refusal_without_its_text(films: Path, monkeypatch):
