@@ -1,0 +1,108 @@
+"""What a finding and a finding set are: names in the order of every column and output, their codes and synonyms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from medsd.errors import DataError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding of a vocabulary.
+
+    Attributes:
+        name: the vocabulary's own spelling, used in columns and outputs (``"Pleural_Thickening"``).
+        title: the words a reader sees (``"Pleural thickening"``).
+        snomed: SNOMED CT concept identifier, or an empty string where no single concept fits.
+        radlex: RadLex identifier, or an empty string.
+        synonyms: further words for it in reports and in other data sets, lower case.
+    """
+
+    name: str
+    title: str
+    snomed: str = ""
+    radlex: str = ""
+    synonyms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FindingSet(Sequence[str]):
+    """An ordered vocabulary; behaves as the sequence of its finding names.
+
+    Attributes:
+        key: the name by which configurations and bundles refer to it, for instance ``"nih14"``.
+        findings: the findings, in the order of every column and output.
+        negatives: labels of the data set that mean «none of these», for instance ``"No Finding"``.
+    """
+
+    key: str
+    findings: tuple[Finding, ...]
+    negatives: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+    def __iter__(self) -> Iterator[str]:
+        return (finding.name for finding in self.findings)
+
+    def __getitem__(self, position):  # type: ignore[no-untyped-def]  # int or slice, as Sequence
+        return self.names[position]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The finding names in column order."""
+        return tuple(finding.name for finding in self.findings)
+
+    def title(self, name: str) -> str:
+        """The words a reader sees for `name`."""
+        return self.findings[self.names.index(name)].title
+
+    def encode(self, present: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Turn the names of the findings that are present into a row of 0 and 1.
+
+        Args:
+            present: names of this set, or one of its negatives, which adds nothing.
+
+        Returns:
+            float32 array of shape (F,).
+
+        Raises:
+            DataError: a name is neither a finding nor a negative of this set.
+        """
+        row = np.zeros(len(self), dtype=np.float32)
+        for name in present:
+            if name in self.negatives:
+                continue
+            if name not in self.names:
+                raise DataError(f"'{name}' is no finding of {self.key}; it has {', '.join(self.names)}")
+            row[self.names.index(name)] = 1.0
+        return row
+
+    def decode(self, row: npt.ArrayLike, threshold: float = 0.5) -> tuple[str, ...]:
+        """Names of the findings whose value in `row` (F,) reaches `threshold`; unknown (NaN) is left out."""
+        values = np.asarray(row, dtype=np.float64)
+        return tuple(name for name, value in zip(self.names, values, strict=True) if value >= threshold)
+
+
+Uncertain = Literal["unknown", "present", "absent"]
+
+
+def resolve_uncertain(values: npt.ArrayLike, uncertain: Uncertain = "unknown") -> npt.NDArray[np.float32]:
+    """Turn the −1 with which CheXpert's labeller marks uncertainty into NaN, 1 or 0.
+
+    Args:
+        values: any shape; 1, 0, −1 or NaN.
+        uncertain: what −1 becomes. Unknown leaves it out of the loss and of every figure.
+
+    Returns:
+        float32 array of the same shape; all else as it was.
+    """
+    array = np.array(values, dtype=np.float32)
+    array[array == -1] = {"unknown": np.nan, "present": 1.0, "absent": 0.0}[uncertain]
+    return array
