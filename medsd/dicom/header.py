@@ -1,6 +1,7 @@
 """What a DICOM header says about a radiograph, in the few words that the gate and the model need.
 
-Values are only passed on where they are words of a known vocabulary: any free-text element may hold a patient's name.
+Values are only passed on where they are words of a known vocabulary (`medsd.dicom.terms`): any free-text element may
+hold a patient's name.
 """
 
 from __future__ import annotations
@@ -12,27 +13,17 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 
 from medsd.dicom.policy import Concern, GatePolicy, concern
+from medsd.dicom.terms import (
+    HUMAN_CODES,
+    MODALITIES,
+    body_parts_in,
+    names_animal,
+    names_human,
+    region_of_code,
+    view_in,
+    view_of_code,
+)
 
-# PS3.3 C.7.3.1.1.1, the defined terms that meet a chest reader, and retired ones.
-_MODALITIES = {
-    "CR", "DX", "RG", "CT", "MR", "NM", "PT", "US", "XA", "RF", "MG", "IO", "PX", "DR", "OT", "SC", "BMD", "ES", "GM",
-    "SM", "XC", "OP", "OCT", "ECG", "HD", "SR", "PR", "KO", "SEG", "REG", "DOC", "RTIMAGE", "RTDOSE", "RTSTRUCT",
-    "RTPLAN", "RTRECORD", "DF", "DG", "IVUS", "LS", "TG", "VL", "MA", "MS",
-}  # fmt: skip
-# PS3.16 annex L and what modalities write instead of it; shown in messages, so nothing else is.
-_BODY_WORDS = {
-    "ABDOMEN", "ANKLE", "ARM", "BREAST", "BRAIN", "CALCANEUS", "CHEST", "CLAVICLE", "COCCYX", "CSPINE", "ELBOW",
-    "EXTREMITY", "FACE", "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HEART", "HIP", "HUMERUS", "JAW",
-    "KNEE", "LEG", "LSPINE", "LUNG", "LUNGS", "MANDIBLE", "NECK", "PATELLA", "PELVIS", "PULMONARY", "RIB", "RIBS",
-    "RIBCAGE", "SACRUM", "SCAPULA", "SHOULDER", "SINUS", "SKULL", "SPINE", "STERNUM", "STOMACH", "TIBIA", "THIGH",
-    "THORAX", "TSPINE", "TOE", "WHOLEBODY", "WRIST", "ZYGOMA",
-}  # fmt: skip
-_VIEWS = {
-    "PA": "PA", "AP": "AP", "POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP",
-    "LL": "LATERAL", "RL": "LATERAL", "LAT": "LATERAL", "LATERAL": "LATERAL", "LLAT": "LATERAL", "RLAT": "LATERAL",
-    "RLD": "OTHER", "LLD": "OTHER", "DECUB": "OTHER", "DECUBITUS": "OTHER", "OBLIQUE": "OTHER",
-    "RLO": "OTHER", "LLO": "OTHER", "RAO": "OTHER", "LAO": "OTHER", "RPO": "OTHER", "LPO": "OTHER",
-}  # fmt: skip
 _IDENTIFYING = (
     "PatientName",
     "PatientID",
@@ -41,12 +32,19 @@ _IDENTIFYING = (
     "AccessionNumber",
     "StudyInstanceUID",
 )
+# What is said of the film itself, from the nearest to the farthest. The study's description names all of its views.
+_SERIES_TEXTS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
+_STUDY_TEXTS = (*_SERIES_TEXTS, "StudyDescription")
 _AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25, "": 1.0}
 
 
 @dataclass(frozen=True)
 class Header:
-    """The facts of one DICOM header; see `medsd.dicom.read.Radiograph` for the meaning of the fields."""
+    """The facts of one DICOM header; see `medsd.dicom.read.Radiograph` for the meaning of the fields.
+
+    `view` may be "FRONTAL" too, where the header says so much and no more; `animal` is the element that says that the
+    patient is none of man, "" where none does.
+    """
 
     modality: str
     body_part: str
@@ -61,6 +59,7 @@ class Header:
     samples: int
     for_processing: bool
     burned_in: bool
+    animal: str = ""
 
 
 def read_header(ds: Dataset) -> Header:
@@ -79,11 +78,12 @@ def read_header(ds: Dataset) -> Header:
         samples=_integer(ds, "SamplesPerPixel", 1),
         for_processing=_text(ds, "PresentationIntentType") == "FOR PROCESSING",
         burned_in=_text(ds, "BurnedInAnnotation") == "YES",
+        animal=_animal(ds),
     )
 
 
 def costly_concerns(header: Header, policy: GatePolicy) -> list[Concern]:
-    """What speaks against even decoding the pixels: colour, another modality, many frames, sizes."""
+    """What speaks against even decoding the pixels: colour, another modality, an animal, many frames, sizes."""
     found = []
     if header.samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2"):
         found.append(concern("not_a_radiograph", detail=_colour_words(header)))
@@ -91,6 +91,8 @@ def costly_concerns(header: Header, policy: GatePolicy) -> list[Concern]:
         found.append(
             concern("modality", value=_shown(header.modality), accepted=", ".join(filter(None, policy.modalities)))
         )
+    if header.animal:
+        found.append(concern("not_human", value=header.animal))
     if header.frames > policy.max_frames:
         found.append(concern("frames", value=header.frames, accepted=policy.max_frames))
     return found + size_concerns(header.rows, header.columns, header.frames, policy)
@@ -113,7 +115,7 @@ def clinical_concerns(header: Header, policy: GatePolicy) -> list[Concern]:
         accepted = ", ".join(filter(None, policy.body_parts))
         found.append(concern("body_part", value=_shown(header.body_part), accepted=accepted))
     if header.view in ("LATERAL", "OTHER"):
-        words = {"LATERAL": "lateral", "OTHER": "neither frontal nor lateral"}
+        words = {"LATERAL": "is lateral", "OTHER": "is neither frontal nor lateral"}
         found.append(concern("view", value=words[header.view]))
     if header.for_processing:
         found.append(concern("for_processing"))
@@ -167,33 +169,68 @@ def _integer(ds: Dataset, keyword: str, default: int) -> int:
 
 def _modality(ds: Dataset) -> str:
     value = _text(ds, "Modality")
-    return value if value in _MODALITIES or not value else "OTHER"
+    return value if value in MODALITIES or not value else "OTHER"
 
 
 def _body_part(ds: Dataset) -> str:
-    """Body Part Examined, else the meaning of the anatomic region code, which DX requires instead."""
-    value = _text(ds, "BodyPartExamined") or _code_meaning(ds, "AnatomicRegionSequence")
-    words = [word for word in re.findall(r"[A-Z]+", value) if word in _BODY_WORDS]
-    return " ".join(words) if words or not value else "OTHER"
+    """Body Part Examined, else the anatomic region code, which DX requires instead, else the words of descriptions."""
+    value = _text(ds, "BodyPartExamined")
+    if value:
+        return body_parts_in(value)
+    code, meaning = _code(ds, "AnatomicRegionSequence")
+    coded = region_of_code(code) or body_parts_in(meaning)
+    if coded:
+        return coded
+    return next(filter(None, (body_parts_in(_text(ds, keyword), free=True) for keyword in _STUDY_TEXTS)), "")
 
 
 def _view(ds: Dataset) -> str:
-    """The first element that tells: view position, view code, then the describing texts, then the orientation."""
-    coded = _code_meaning(ds, "ViewCodeSequence").replace("-", "")
-    for value in (_text(ds, "ViewPosition"), coded, _text(ds, "SeriesDescription"), _text(ds, "ProtocolName")):
-        for word in re.findall(r"[A-Z]+", value):
-            if word in _VIEWS:
-                return _VIEWS[word]
-    # Rows that run from front to back, or back to front, are a lateral view (PS3.3 C.7.6.1.1.1).
-    return "LATERAL" if _text(ds, "PatientOrientation")[:1] in ("A", "P") else ""
+    """The first element that tells: view position, view code, the texts that describe the film, the orientation."""
+    code, meaning = _code(ds, "ViewCodeSequence")
+    said = [view_in(_text(ds, "ViewPosition")), view_of_code(code) or view_in(meaning)]
+    said += [view_in(_text(ds, keyword), free=True) for keyword in _SERIES_TEXTS]
+    return next(filter(None, said), "") or _view_of_orientation(_values(ds, "PatientOrientation"))
 
 
-def _code_meaning(ds: Dataset, keyword: str) -> str:
+def _view_of_orientation(directions: list[str]) -> str:
+    """Rows that run from side to side are a frontal view, from front to back a lateral one (PS3.3 C.7.6.1.1.1)."""
+    if len(directions) != 2 or directions[1][:1] not in ("F", "H"):
+        return ""
+    return {"L": "FRONTAL", "R": "FRONTAL", "A": "LATERAL", "P": "LATERAL"}.get(directions[0][:1], "")
+
+
+def _animal(ds: Dataset) -> str:
+    """The element that speaks of an animal (PS3.3 C.7.1.1 for species, breed and the legs that it stands on)."""
+    code, meaning = _code(ds, "PatientSpeciesCodeSequence")
+    if code or meaning:
+        return "" if code in HUMAN_CODES or names_human(meaning) else "(0010,2202) Patient Species Code Sequence"
+    species = _text(ds, "PatientSpeciesDescription")
+    if species:
+        return "" if names_human(species) else "(0010,2201) Patient Species Description"
+    if _text(ds, "AnatomicalOrientationType") == "QUADRUPED":
+        return "(0010,2210) Anatomical Orientation Type"
+    breed = _text(ds, "PatientBreedDescription")
+    if (breed and not names_human(breed)) or any(_code(ds, "PatientBreedCodeSequence")):
+        return "(0010,2292) Patient Breed Description"
+    return "a description" if any(names_animal(_text(ds, keyword)) for keyword in _STUDY_TEXTS) else ""
+
+
+def _code(ds: Dataset, keyword: str) -> tuple[str, str]:
+    """Value and meaning of the first item of a code sequence, upper case, "" where there is none."""
     try:
         items = ds.get(keyword)
-        return _text(items[0], "CodeMeaning") if items else ""
+        return (_text(items[0], "CodeValue"), _text(items[0], "CodeMeaning")) if items else ("", "")
     except Exception:  # as in identifier
-        return ""
+        return "", ""
+
+
+def _values(ds: Dataset, keyword: str) -> list[str]:
+    """All values of an element as upper-case text."""
+    try:
+        value = ds.get(keyword)
+        return [str(part).strip().upper() for part in value] if isinstance(value, MultiValue | list) else []
+    except Exception:  # as in identifier
+        return []
 
 
 def _age_years(ds: Dataset) -> float | None:

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from medsd.errors import ImageError
+from medsd.strict import Strict
 
 Action = Literal["refuse", "warn", "accept"]
 
@@ -25,7 +26,8 @@ REASONS: Mapping[str, str] = {
     "not_a_radiograph": "this is no grey-scale radiograph ({detail}). Send the original radiograph.",
     "modality": "(0008,0060) Modality is {value}; accepted are {accepted}.",
     "body_part": "(0018,0015) Body Part Examined is {value}; accepted are {accepted}.",
-    "view": "the view is {value}; frontal views (PA, AP) are read.",
+    "view": "the view {value}; frontal views (PA, AP) are read.",
+    "not_human": "{value} says that the patient is an animal; films of people are read.",
     "frames": "the file holds {value} frames; {accepted} can be read.",
     "too_small": "the image has {value} pixels; the shorter side needs at least {accepted}.",
     "too_large": "{value}, more than the limit of {accepted}. Raise the limit in the gate settings if this is meant.",
@@ -36,6 +38,7 @@ REASONS: Mapping[str, str] = {
     "burned_in": "(0028,0301) Burned In Annotation is YES: text in the picture may name the patient.",
     "inverted_look": "bright and dark look exchanged (bright air, dark bone). Check (0028,0004) Photometric "
     "Interpretation, or invert the image.",
+    "not_a_chest": "the picture does not look like a frontal chest radiograph. Check that it is one, upright, whole.",
     "flat": "the image holds a single grey value. Export the radiograph again.",
     "out_of_distribution": "the image is unlike the radiographs that the model learned from.",
     "no_image": "there is no film ({detail}).",
@@ -47,10 +50,17 @@ REASONS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Concern:
-    """Something that speaks against scoring an image: a code of `REASONS` and the sentence for a person."""
+    """Something that speaks against scoring an image.
+
+    Attributes:
+        reason: a code of `REASONS`.
+        message: the sentence for a person.
+        setting: the field of `GatePolicy` that decides what comes of it, where that is not the reason's own.
+    """
 
     reason: str
     message: str
+    setting: str = ""
 
     def error(self, name: str) -> ImageError:
         """The error that refuses the image `name` for this concern."""
@@ -62,7 +72,7 @@ def concern(reason: str, **values: object) -> Concern:
     return Concern(reason, REASONS[reason].format(**values))
 
 
-class GatePolicy(BaseModel):
+class GatePolicy(Strict):
     """Which images are scored, warned about or refused.
 
     Attributes:
@@ -75,12 +85,13 @@ class GatePolicy(BaseModel):
         max_seconds: longest that a helper process may take over one file before it is stopped.
         max_memory: most bytes that a helper process may hold, where the system lets it be bounded (Linux).
         modality, body_part, frames: what a value outside of the accepted ones leads to.
-        view: what a lateral or oblique view leads to; where the view is unknown nothing is said.
+        view: what a lateral or oblique view leads to that the header states.
+        lateral_look: what a film leads to whose header is silent and that looks lateral; its reason is `view`.
+        not_human: what a header leads to that says that the patient is an animal.
+        not_a_chest: what a picture leads to that does not look like a frontal chest.
         not_a_radiograph: what colour or palette images lead to; grey pictures saved as RGB are grey.
         for_processing, burned_in, inverted_look, out_of_distribution: what each of these leads to.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     modalities: tuple[str, ...] = ("CR", "DX", "RG")
     body_parts: tuple[str, ...] = ("CHEST", "THORAX", "LUNG", "LUNGS", "PULMONARY", "")
@@ -94,12 +105,16 @@ class GatePolicy(BaseModel):
     body_part: Action = "refuse"
     frames: Action = "refuse"
     view: Action = "refuse"
+    lateral_look: Action = "warn"
+    not_human: Action = "refuse"
+    not_a_chest: Action = "warn"
     not_a_radiograph: Action = "refuse"
     for_processing: Action = "warn"
     burned_in: Action = "accept"
     inverted_look: Action = "warn"
     out_of_distribution: Action = "warn"
 
-    def action(self, reason: str) -> Action:
-        """What `reason` leads to; reasons that the policy has no setting for always refuse."""
-        return getattr(self, reason) if reason in type(self).model_fields else "refuse"
+    def action(self, what: str | Concern) -> Action:
+        """What a reason or a concern leads to; reasons that the policy has no setting for always refuse."""
+        setting = what if isinstance(what, str) else what.setting or what.reason
+        return getattr(self, setting) if setting in type(self).model_fields else "refuse"
