@@ -146,7 +146,7 @@ def test_real_chests_wrongly_presented_are_noticed(real: Reference, nih, name: s
 
 
 def test_real_dicom_films_are_judged_as_a_person_would(real: Reference, data_root: Path):
-    policy = GatePolicy(body_part="accept", not_human="accept")
+    policy = GatePolicy(body_part="accept", not_human="accept", view="accept")
     names = ["cr_chest_mono1_j2k_lossy", "cr_chest_mono2_jpeg", "dx_nih_1", "dx_nih_2", "dx_nih_3", "dx_nih_6"]
     names += ["cr_chest_false_mono1", "dx_thorax_animal", "rg_jpeg_extended"]
     films = [admit(data_root / "dicom" / f"{name}.dcm", policy).radiograph for name in names]
