@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from medsd.dicom.policy import GatePolicy
 from medsd.findings import FINDING_SETS, Uncertain
 from medsd.strict import Strict, load_as
 
@@ -69,14 +70,35 @@ class CheXpertSource(Strict):
     limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
 
 
+class CheXpertPlusSource(Strict):
+    """CheXpert Plus in Stanford AIMI's own files."""
+
+    source: Literal["chexpert_plus"]
+    root: Path = Field(description="folder with df_chexpert_plus_*.csv, chexbert_labels/ and the films")
+    format: Literal["png", "dicom"] = Field("png", description="which of the two copies of the films is read")
+    labels: Literal["impression", "findings", "report"] = Field(
+        "impression", description="the part of the report that CheXbert's labels come from"
+    )
+    frontal_only: bool = Field(True, description="leave lateral films out")
+    notes: bool = Field(True, description="the clinical history as the note")
+    uncertain: Uncertain = Field("unknown", description="what the label -1 means")
+    unmentioned: Literal["absent", "unknown"] = Field("absent", description="what an empty label means")
+    official_split: bool = Field(True, description="the rows whose split is valid are the test set")
+    limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
+
+
 class MimicSource(Strict):
-    """MIMIC-CXR-JPG in PhysioNet's own files."""
+    """MIMIC-CXR (DICOM) or MIMIC-CXR-JPG in PhysioNet's own files."""
 
     source: Literal["mimic"]
     root: Path = Field(description="folder with mimic-cxr-*-metadata.csv.gz, -chexpert, -split, and files/")
+    format: Literal["jpg", "dicom"] = Field("jpg", description="MIMIC-CXR-JPG's films, or MIMIC-CXR's")
+    reports: Path | None = Field(
+        None, description="folder of the reports' files/, below root; absent: mimic-cxr-reports/, else root"
+    )
     frontal_only: bool = Field(True, description="only films whose view is known to be PA or AP")
     labeller: Literal["chexpert", "negbio"] = "chexpert"
-    notes: bool = Field(True, description="indication and history out of the reports, where they lie beside the films")
+    notes: bool = Field(True, description="indication and history out of the reports, where they are there")
     uncertain: Uncertain = Field("unknown", description="what the label -1 means")
     unmentioned: Literal["absent", "unknown"] = Field("absent", description="what an empty label means")
     official_split: bool = Field(True, description="follow the official train, validate and test")
@@ -102,10 +124,14 @@ class PadChestSource(Strict):
 
 
 class OpeniSource(Strict):
-    """Open-i's reports, without films."""
+    """Open-i's reports, with its films where they are there."""
 
     source: Literal["openi"]
     root: Path = Field(description="folder with reports.tgz (or ecgen-radiology/) and, if there, findings14.csv")
+    labels: Literal["checked", "mesh"] = Field(
+        "checked", description="findings14.csv, else «normal» alone (openi14); or the MeSH headings (mesh)"
+    )
+    films: Path | None = Field(None, description="folder of NLMCXR_png or NLMCXR_dcm, below root; absent: notes alone")
     limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
 
 
@@ -150,6 +176,29 @@ class CsvSource(Strict):
     limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
 
 
+SingleSource = Annotated[
+    Nih14Source
+    | PhantomSource
+    | CovidSource
+    | CheXpertSource
+    | CheXpertPlusSource
+    | MimicSource
+    | VindrSource
+    | PadChestSource
+    | OpeniSource
+    | DicomSource
+    | CsvSource,
+    Field(discriminator="source"),
+]
+
+
+class MergeSource(Strict):
+    """Several sources in one training set, in the one finding set of the settings."""
+
+    source: Literal["merge"]
+    sources: list[SingleSource] = Field(min_length=2, description="each with its own keys, as it would stand alone")
+
+
 class SplitSettings(Strict):
     """Shares of the patients; a source's official test list wins over `test` where it is present."""
 
@@ -183,6 +232,9 @@ class NoteSettings(Strict):
     )
     vocabulary_size: int = Field(2000, ge=100, le=60000)
     max_tokens: int = Field(96, ge=8, le=512, description="longer notes are cut")
+    mask_findings: bool = Field(
+        True, description="hide the words that name a finding of the set: a note that has them gives the answer away"
+    )
     layers: int = Field(2, ge=1, le=24)
     hidden: int = Field(128, ge=16, le=1024, multiple_of=16)
     heads: int = Field(4, ge=1, le=16)
@@ -283,20 +335,9 @@ class Settings(Strict):
     findings: str = Field(description="the finding set, a key of medsd.findings.FINDING_SETS")
     seed: int = 0
     output: Path = Field(Path("runs"), description="the run is <output>/<name>")
-    data: Annotated[
-        Nih14Source
-        | PhantomSource
-        | CovidSource
-        | CheXpertSource
-        | MimicSource
-        | VindrSource
-        | PadChestSource
-        | OpeniSource
-        | DicomSource
-        | CsvSource,
-        Field(discriminator="source"),
-    ]
+    data: Annotated[SingleSource | MergeSource, Field(discriminator="source")]
     splits: SplitSettings = SplitSettings()
+    gate: GatePolicy = Field(GatePolicy(), description="which films `medsd prepare` leaves out, see medsd.dicom.policy")
     pixels: PixelSpec = PixelSpec()
     network: NetworkSettings = NetworkSettings()
     loss: LossSettings = LossSettings()
@@ -316,6 +357,25 @@ class Settings(Strict):
     def run_folder(self) -> Path:
         """Where this configuration keeps its work."""
         return self.output / self.name
+
+
+class GateSettings(Strict):
+    """What `medsd score`, `similar` and `app` take: the section `gate` alone, as a configuration has it."""
+
+    gate: GatePolicy = GatePolicy()
+
+
+def load_gate(path: Path | str | None, overrides: Sequence[str] = ()) -> GatePolicy:
+    """Read a gate's policy for serving.
+
+    Args:
+        path: a YAML file with the section `gate`; None for the defaults.
+        overrides: ``gate.view=warn`` each, applied in order.
+
+    Raises:
+        SettingsError: the file is missing or no YAML, or a key or a value does not fit.
+    """
+    return load_as(GateSettings, path, overrides).gate
 
 
 def load_settings(path: Path | str, overrides: Sequence[str] = ()) -> Settings:

@@ -28,10 +28,16 @@ class Strict(BaseModel):
 AnySettings = TypeVar("AnySettings", bound=Strict)
 
 
-def load_as(model: type[AnySettings], path: Path | str, overrides: Sequence[str] = ()) -> AnySettings:
-    """Read a configuration whose keys are those of `model`; arguments and errors as `load_settings`."""
-    path = Path(path)
-    tree, lines = _read_yaml(path)
+def load_as(model: type[AnySettings], path: Path | str | None, overrides: Sequence[str] = ()) -> AnySettings:
+    """Read a configuration whose keys are those of `model`; arguments and errors as `load_settings`.
+
+    Without a `path`, the overrides alone.
+    """
+    tree: dict[str, Any] = {}
+    lines: Lines = {}
+    if path is not None:
+        tree, lines = _read_yaml(Path(path))
+    path = Path(path or "--set")
     for override in overrides:
         _apply_override(tree, override, lines)
     try:

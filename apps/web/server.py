@@ -23,6 +23,7 @@ import typer
 
 from apps.web.reading import Reader
 from medsd.bundle.layout import Bundle
+from medsd.dicom.policy import GatePolicy
 from medsd.errors import MedsdError, SettingsError
 from medsd.privacy import KeyedHasher, install_log_filter, public_hasher
 
@@ -55,6 +56,7 @@ def serve(
     images: Path | None = None,
     auth: Path | None = None,
     open_browser: bool = False,
+    policy: GatePolicy | None = None,
 ) -> None:
     """Serve the app until it is interrupted; prints the address as soon as it answers.
 
@@ -65,6 +67,7 @@ def serve(
         images: a folder with pictures of the cases, for bundles that ship none.
         auth: a file with ``user:password`` on each line; else the environment variable `LOGIN_VARIABLE` is looked at.
         open_browser: open the page in the default browser.
+        policy: what the gate refuses, warns about and accepts.
 
     Raises:
         BundleError: there is no bundle, or it or its case index cannot be used.
@@ -79,7 +82,7 @@ def serve(
             f"or {LOGIN_VARIABLE}=user:password, or stay with 127.0.0.1"
         )
     port = free_port(host, port)
-    reader = open_reader(Bundle.open(bundle_folder), images=images)
+    reader = open_reader(Bundle.open(bundle_folder), images=images, policy=policy)
     page = launch(reader, host=host, port=port, logins=logins, open_browser=open_browser)
     print(f"medsd app: {reader.bundle.label} on {page.local_url}   (stop with Ctrl+C)", flush=True)
     with contextlib.suppress(ValueError):  # only a main thread may do this
@@ -88,7 +91,7 @@ def serve(
     page.block_thread()
 
 
-def open_reader(bundle: Bundle, *, images: Path | None = None) -> Reader:
+def open_reader(bundle: Bundle, *, images: Path | None = None, policy: GatePolicy | None = None) -> Reader:
     """Everything that a page needs of a bundle: session, examples, cases and their pictures.
 
     Raises:
@@ -100,7 +103,7 @@ def open_reader(bundle: Bundle, *, images: Path | None = None) -> Reader:
     from medsd.inference.predict import Predictor
 
     hasher = _hasher(bundle)
-    predictor = Predictor(bundle, hasher=hasher)
+    predictor = Predictor(bundle, hasher=hasher, policy=policy)
     index = CaseIndex.open(bundle.cases_path, model_sha256=bundle.model_sha256) if bundle.cases_path.is_dir() else None
     pictures = PictureFolder(images, hasher) if images else None
     return Reader(bundle, predictor, index, pictures, predictor.session.provider)
