@@ -44,6 +44,8 @@ class Provider(StrEnum):
 
 Config = Annotated[Path, typer.Argument(help="configuration, for instance configs/nih14.yaml")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="override a setting: --set data.root=FOLDER")]
+Gate = Annotated[Path | None, typer.Option("--gate", help="what the gate refuses: configs/gate/default.yaml, changed")]
+GateSet = Annotated[list[str] | None, typer.Option("--set", help="override the gate: --set gate.view=warn")]
 BundleFolder = Annotated[Path, typer.Argument(help="folder of a bundle, for instance models/nih14")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Where = Annotated[Provider, typer.Option(help="where the model runs")]
@@ -145,6 +147,8 @@ def score(
     resume: Annotated[bool, typer.Option("--resume", help="keep the rows that an earlier run finished")] = False,
     provider: Where = Provider.auto,
     require_gpu: Annotated[bool, typer.Option("--require-gpu", help="fail rather than run on the CPU")] = False,
+    gate: Gate = None,
+    set_: GateSet = None,
     as_json: Json = False,
 ) -> None:
     """Score DICOM files and images into a table, one row an input.
@@ -152,6 +156,7 @@ def score(
     Example: medsd score models/nih14 /archive/2026 --out results.parquet --workers 4
     """
     from medsd.inference import batch
+    from medsd.settings import load_gate
 
     summary = batch.score(
         bundle,
@@ -163,6 +168,7 @@ def score(
         resume=resume,
         provider=provider.value,
         require_gpu=require_gpu,
+        policy=load_gate(gate, set_ or ()),
         progress=True,
     )
     print(json.dumps(summary.as_dict()) if as_json else summary.line())
@@ -175,6 +181,8 @@ def similar(
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="how many cases")] = 8,
     note: Annotated[str | None, typer.Option(help="the clinical note")] = None,
     provider: Where = Provider.auto,
+    gate: Gate = None,
+    set_: GateSet = None,
     as_json: Json = False,
 ) -> None:
     """The nearest earlier cases, and how each resembles this study.
@@ -184,8 +192,9 @@ def similar(
     from medsd.cases.explain import as_records, as_text
     from medsd.cases.index import CaseIndex
     from medsd.inference.predict import Predictor
+    from medsd.settings import load_gate
 
-    predictor = Predictor(bundle, provider=provider.value)
+    predictor = Predictor(bundle, provider=provider.value, policy=load_gate(gate, set_ or ()))
     prediction = predictor(path, note, name=str(path or ""))
     if prediction.refused:
         raise MedsdError(prediction.message)
@@ -206,14 +215,18 @@ def app_(
     images: Annotated[Path | None, typer.Option(help="folder with the films of the cases")] = None,
     auth: Annotated[Path | None, typer.Option(help="file with user:password on each line")] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="open the page in the browser")] = False,
+    gate: Gate = None,
+    set_: GateSet = None,
 ) -> None:
     """The web app: findings beside the nearest earlier cases.
 
     Example: medsd app models/nih14 --images /data/nih14/images
     """
     from apps.web.server import serve
+    from medsd.settings import load_gate
 
-    serve(bundle, host=host, port=port, images=images, auth=auth, open_browser=open_browser)
+    policy = load_gate(gate, set_ or ())
+    serve(bundle, host=host, port=port, images=images, auth=auth, open_browser=open_browser, policy=policy)
 
 
 @app.command()
