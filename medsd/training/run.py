@@ -44,7 +44,12 @@ class Step:
 
 
 STEPS = (
-    Step("prepare", ("data", "findings", "splits", "pixels", "seed"), work.prepare, ("pixels.npy", "studies.parquet")),
+    Step(
+        "prepare",
+        ("data", "findings", "splits", "gate", "pixels", "seed"),
+        work.prepare,
+        ("pixels.npy", "studies.parquet"),
+    ),
     Step(
         "pretrain",
         ("network", "loss", "training.augment", "training.pretrain", "training.precision"),
@@ -113,12 +118,15 @@ def _start_clean(run: Run, step: Step, fingerprint: str) -> None:
 def _fingerprint(step: Step, settings: Settings, before: str) -> str:
     """sha256 over the sections that the step depends on and the fingerprint of the step before."""
     tree = settings.model_dump(mode="json")
+    # What the gate refuses by default is no reason to read the films again, nor is a default that a later medsd changes.
+    tree["gate"] = settings.gate.model_dump(mode="json", exclude_defaults=True)
     sections = []
     for path in step.depends:
         section = tree
         for key in path.split("."):
             section = section[key]
-        sections.append(section)
+        if section != {}:
+            sections.append(section)
     text = json.dumps([step.name, sections, before], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
