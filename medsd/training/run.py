@@ -118,7 +118,7 @@ def _start_clean(run: Run, step: Step, fingerprint: str) -> None:
 def _fingerprint(step: Step, settings: Settings, before: str) -> str:
     """sha256 over the sections that the step depends on and the fingerprint of the step before."""
     tree = settings.model_dump(mode="json")
-    # What the gate refuses by default is no reason to read the films again, nor is a default that a later medsd changes.
+    # What the gate refuses by default is no reason to read films again, nor is a default that changes later.
     tree["gate"] = settings.gate.model_dump(mode="json", exclude_defaults=True)
     sections = []
     for path in step.depends:
