@@ -29,7 +29,7 @@ from medsd.bundle.parity import check_parity
 from medsd.cases import pictures
 from medsd.cases.case import Case, age_band
 from medsd.cases.index import create_index
-from medsd.dicom.gate import admit
+from medsd.dicom.gate import GatePolicy, admit
 from medsd.evaluation.calibration import calibrated
 from medsd.evaluation.plots import project, write_plots
 from medsd.evaluation.report import EvaluationReport
@@ -181,16 +181,16 @@ def _cases(settings: Settings, manifest: Manifest, rows: npt.NDArray[np.int64]) 
             age_band=age_band(float(study["age"])),
             source=study["source"] or "",
             split=study["split"],
-            thumbnail=_thumbnail(manifest, study["path"]) if settings.bundle.thumbnails else None,
+            thumbnail=_thumbnail(manifest, study["path"], settings.gate) if settings.bundle.thumbnails else None,
             note_excerpt=note[:EXCERPT] if note and settings.bundle.note_excerpts else None,
         )
 
 
-def _thumbnail(manifest: Manifest, path: object) -> bytes | None:
+def _thumbnail(manifest: Manifest, path: object, policy: GatePolicy) -> bytes | None:
     """The film of a case, small but sharper than the model's pixels."""
     if not isinstance(path, str):
         return None
-    film = admit(manifest.root / path).radiograph
+    film = admit(manifest.root / path, policy).radiograph
     return pictures.encode_thumbnail(film.pixels, THUMBNAIL) if film is not None else None
 
 
