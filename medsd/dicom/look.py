@@ -36,6 +36,11 @@ def chest_likeness(pixels: FloatImage) -> float:
     return upside_down if abs(upright) < _WEAK and abs(upside_down) > _STRONG else upright
 
 
+def sketch_step(shape: tuple[int, ...]) -> int:
+    """Every how many pixels of an image (H, W) are enough; ``pixels[::step, ::step]`` is judged as `pixels` are."""
+    return max(1, min(shape) // (4 * _SIDE))
+
+
 def looks_inverted(pixels: FloatImage) -> bool:
     """Whether bright and dark of a frontal chest (H, W) look exchanged; says nothing about other pictures."""
     return chest_likeness(pixels) < 0.0
@@ -57,7 +62,7 @@ _CHEST = _schematic_chest()
 
 
 def _shrink(pixels: FloatImage) -> FloatImage:
-    step = max(1, min(pixels.shape) // (4 * _SIDE))  # every so many pixels is fine enough for a 64-pixel sketch
+    step = sketch_step(pixels.shape)
     image = Image.fromarray(np.ascontiguousarray(pixels[::step, ::step], dtype=np.float32))
     return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
 

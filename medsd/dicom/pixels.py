@@ -2,7 +2,7 @@
 
 The grey-scale pipeline of PS3.3 C.11 treats every stored value alike, so it is applied once to the list of stored
 values that occur (at most 65,536) and the image is looked up in the result: exact, and quicker than the decoding.
-Start at `present`.
+Start at `present`, or at `stored_greys` where the picture itself may not be needed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.pixels import apply_modality_lut, apply_presentation_lut, apply_voi, apply_windowing
 
-Stored = npt.NDArray[np.integer]
+from medsd.dicom.greys import Stored, StoredGreys
+
 Curve = npt.NDArray[np.float64]
 
 DEFAULT_PERCENTILES = (0.5, 99.5)
@@ -24,7 +25,12 @@ _VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
 def present(stored: Stored, ds: Dataset) -> npt.NDArray[np.float32]:
-    """Presentation-ready grey values of one frame.
+    """Presentation-ready grey values of one frame, float32 (H, W) in 0…1, 0 black; see `stored_greys`."""
+    return stored_greys(stored, ds).picture()
+
+
+def stored_greys(stored: Stored, ds: Dataset) -> StoredGreys:
+    """The presentation-ready grey of every stored value of one frame.
 
     In order: modality LUT or rescale (PS3.3 C.11.1), VOI LUT or window (C.11.2), presentation LUT (C.11.6), one
     inversion for MONOCHROME1 (C.7.6.3.1.2) or presentation LUT shape INVERSE, pixel padding to black (C.7.5.1.1.2).
@@ -32,16 +38,16 @@ def present(stored: Stored, ds: Dataset) -> npt.NDArray[np.float32]:
     PNG, and deeper ones are shown between the percentiles 0.5 and 99.5 of the pixels that are not padding.
 
     Args:
-        stored: (H, W) integers as decoded, 16 bits at most, bits in place.
+        stored: (H, W) integers as decoded, 16 bits at most, bits in place; bits above Bits Stored are dropped.
         ds: the header.
 
     Returns:
-        float32 array (H, W) in 0…1, 0 black.
+        the frame with its greys in 0…1, 0 black; `StoredGreys.picture` looks it up.
 
     Raises:
         ValueError, KeyError, AttributeError, TypeError, IndexError: a look-up table that cannot be used.
     """
-    lowest, highest = int(stored.min()), int(stored.max())
+    stored, lowest, highest = _within_bits(stored, ds)
     first = min(lowest, 0)
     domain = np.arange(first, highest + 1, dtype=np.int32)
     padding = _padding_mask(domain, ds)
@@ -51,18 +57,7 @@ def present(stored: Stored, ds: Dataset) -> npt.NDArray[np.float32]:
         curve = 1.0 - curve
     curve[padding] = 0.0
     greys = np.clip(np.nan_to_num(curve), 0.0, 1.0).astype(np.float32)
-    return _look_up(greys, stored, first)
-
-
-def _look_up(greys: npt.NDArray[np.float32], stored: Stored, first: int) -> npt.NDArray[np.float32]:
-    """``greys[stored - first]``, some rows at a time: NumPy widens indices to 8 bytes, which then stay in the cache."""
-    shown = np.empty(stored.shape, dtype=np.float32)
-    rows = max(1, 40_000 // stored.shape[1])
-    for top in range(0, stored.shape[0], rows):
-        index = stored[top : top + rows]
-        index = index if first == 0 else index.astype(np.int32) - first
-        np.take(greys, index, out=shown[top : top + rows], mode="clip")  # "raise" would buffer; none is out of range
-    return shown
+    return StoredGreys(stored, greys, first)
 
 
 def align_bits(stored: Stored, ds: Dataset) -> Stored:
@@ -76,6 +71,18 @@ def align_bits(stored: Stored, ds: Dataset) -> Stored:
     if spare <= 0 or top < 0:
         return stored
     return np.right_shift(np.left_shift(stored, top), top + spare)
+
+
+def _within_bits(stored: Stored, ds: Dataset) -> tuple[Stored, int, int]:
+    """`stored` without what stands in the bits above Bits Stored, a bound of its least value, its greatest value."""
+    signed = stored.dtype.kind == "i"
+    bits = int(ds.BitsStored) - int(signed)
+    lowest, highest = int(stored.min()) if signed else 0, int(stored.max())
+    if -(2**bits) <= lowest and highest < 2**bits:
+        return stored, lowest, highest
+    spare = stored.dtype.itemsize * 8 - int(ds.BitsStored)
+    stored = np.right_shift(np.left_shift(stored, spare), spare)
+    return stored, int(stored.min()) if signed else 0, int(stored.max())
 
 
 def _padding_mask(domain: Stored, ds: Dataset) -> npt.NDArray[np.bool_]:

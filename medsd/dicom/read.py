@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
-from pydicom.pixels import pixel_array
+from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from medsd.dicom.greys import Stored, StoredGreys
 from medsd.dicom.header import clinical_concerns, costly_concerns, identifier, identities, read_header
-from medsd.dicom.look import looks_inverted
-from medsd.dicom.pixels import align_bits, present
+from medsd.dicom.look import looks_inverted, sketch_step
+from medsd.dicom.pixels import align_bits, stored_greys
 from medsd.dicom.plain import is_plain_image, plain_format, read_plain
 from medsd.dicom.policy import Concern, GatePolicy, concern
 from medsd.dicom.quiet import quiet
@@ -30,6 +33,9 @@ from medsd.privacy import register_identities
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 _MAX_BITS = 16
+_MOST_PIXELS_A_BYTE = 1000  # radiographs compressed with much loss hold some 50 pixels in a byte
+_PIXEL_DATA = b"\xe0\x7f\x10\x00"
+_NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Radiograph:
     """One radiograph, ready for the eye and for `medsd.inference.preprocess.to_pixels`.
 
     Attributes:
-        pixels: float32 (H, W) in 0…1, dark air and bright bone.
+        pixels: float32 (H, W) in 0…1, dark air and bright bone; of a DICOM file made when they are first asked for.
         modality: DICOM modality ("CR", "DX", …), "" for a plain image.
         body_part: words of PS3.16 annex L, upper case; "" where the header is silent.
         view: "PA", "AP", "LATERAL", "OTHER" (oblique, decubitus) or "" unknown.
@@ -48,6 +54,8 @@ class Radiograph:
         kind: "dicom" or "image".
         concerns: what the policy wants warned about.
         study_uid, patient_id: identities, only ever for `medsd.privacy.KeyedHasher`; never shown.
+        greys: the stored values of a DICOM file and the grey of each, of which `to_pixels` makes the model's pixels
+            without the full picture; None for a plain image.
     """
 
     pixels: npt.NDArray[np.float32] = field(repr=False)
@@ -62,6 +70,20 @@ class Radiograph:
     concerns: tuple[Concern, ...] = ()
     study_uid: str = field(default="", repr=False)
     patient_id: str = field(default="", repr=False)
+    greys: StoredGreys | None = field(default=None, repr=False)
+
+    @classmethod
+    def of_stored(cls, greys: StoredGreys, **facts: Any) -> Radiograph:
+        """A radiograph whose `pixels` are looked up when somebody asks for them."""
+        radiograph = cls(cast(npt.NDArray[np.float32], None), greys=greys, **facts)
+        del radiograph.__dict__["pixels"]
+        return radiograph
+
+    def __getattr__(self, attribute: str) -> npt.NDArray[np.float32]:
+        greys = self.__dict__.get("greys")
+        if attribute != "pixels" or greys is None:
+            raise AttributeError(attribute)
+        return cast(npt.NDArray[np.float32], self.__dict__.setdefault("pixels", greys.picture()))
 
 
 def read_radiograph(source: Path | bytes, *, policy: GatePolicy | None = None, name: str = "") -> Radiograph:
@@ -88,7 +110,9 @@ def read_radiograph(source: Path | bytes, *, policy: GatePolicy | None = None, n
             raise
         except MemoryError:
             refusal = concern("too_large", value="the image needs more memory than there is", accepted="this machine")
-        except Exception as error:  # decoders are foreign code fed with foreign bytes; whatever they raise is a reason
+        except BaseException as error:  # decoders are foreign code fed with foreign bytes; what they raise is a reason
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of a decoder in Rust
+                raise
             refusal = concern("cannot_decode", detail=_brief(error))
         raise refusal.error(name)
 
@@ -115,38 +139,40 @@ def _content(source: Path | bytes, policy: GatePolicy, name: str) -> bytes:
 
 def _admitted(found: list[Concern], policy: GatePolicy, name: str) -> tuple[Concern, ...]:
     """Refuse by the first concern that the policy refuses, naming all of those; return those to be warned about."""
-    refused = [item for item in found if policy.action(item.reason) == "refuse"]
+    refused = [item for item in found if policy.action(item) == "refuse"]
     if refused:
         raise Concern(refused[0].reason, " Also: ".join(item.message for item in refused)).error(name)
-    return tuple(item for item in found if policy.action(item.reason) == "warn")
+    return tuple(item for item in found if policy.action(item) == "warn")
 
 
-def _look_concerns(pixels: npt.NDArray[np.float32], policy: GatePolicy) -> list[Concern]:
-    """What the picture itself says."""
-    if pixels.min() == pixels.max():
+def _look_concerns(few: npt.NDArray[np.float32], is_flat: Callable[[], bool], policy: GatePolicy) -> list[Concern]:
+    """What the picture itself says: `few` of its pixels, and where those are all alike, whether the others are too."""
+    if few.min() == few.max() and is_flat():
         return [concern("flat")]
-    if policy.inverted_look != "accept" and looks_inverted(pixels):
+    if policy.inverted_look != "accept" and looks_inverted(few):
         return [concern("inverted_look")]
     return []
 
 
 def _from_plain(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
     plain = read_plain(content, policy, name)
-    concerns = _admitted(plain.concerns + _look_concerns(plain.pixels, policy), policy, name)
+    look = _look_concerns(plain.pixels, lambda: True, policy)
+    concerns = _admitted(plain.concerns + look, policy, name)
     return Radiograph(pixels=plain.pixels, photometric=plain.mode, kind="image", concerns=concerns)
 
 
 def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
-    ds = _parse(content, policy, name)
+    ds, stored = _parse(content, policy, name)
     header = read_header(ds)
     register_identities(identities(ds))
-    if "PixelData" not in ds:
+    if stored is None and "PixelData" not in ds:
         raise concern("no_pixels").error(name)
     concerns = _admitted(costly_concerns(header, policy), policy, name)
-    pixels = present(_decode(ds), ds)
-    concerns += _admitted(clinical_concerns(header, policy) + _look_concerns(pixels, policy), policy, name)
-    return Radiograph(
-        pixels=pixels,
+    greys = stored_greys(_decode(ds) if stored is None else stored, ds)
+    look = _look_concerns(greys.every(sketch_step(greys.shape)), greys.is_flat, policy)
+    concerns += _admitted(clinical_concerns(header, policy) + look, policy, name)
+    return Radiograph.of_stored(
+        greys,
         modality=header.modality,
         body_part=header.body_part,
         view=header.view,
@@ -161,8 +187,12 @@ def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
     )
 
 
-def _parse(content: bytes, policy: GatePolicy, name: str) -> Dataset:
-    """The data set of a DICOM file, with a file meta that names a transfer syntax."""
+def _parse(content: bytes, policy: GatePolicy, name: str) -> tuple[Dataset, Stored | None]:
+    """The data set of a DICOM file, with a file meta that names a transfer syntax.
+
+    Where the stored values (H, W) lie in the file as NumPy would lay them out, they come as a view of it and the data
+    set comes without them, which saves copying them three times.
+    """
     if not _looks_like_dicom(content):
         kind = plain_format(content)
         if kind or name.lower().endswith(_IMAGE_SUFFIXES):
@@ -170,7 +200,11 @@ def _parse(content: bytes, policy: GatePolicy, name: str) -> Dataset:
         raise concern("not_dicom").error(name)
     _bound_inflation(content, policy, name)
     try:
-        ds = dcmread(io.BytesIO(content), force=True)
+        stream = io.BytesIO(content)
+        ds = dcmread(stream, force=True, stop_before_pixels=True)
+        stored = _view(ds, content, stream.tell())
+        if stored is None:
+            ds = dcmread(io.BytesIO(content), force=True)
         known = any(keyword in ds for keyword in ("SOPClassUID", "Modality", "Rows", "PixelData", "StudyInstanceUID"))
     except MemoryError:
         raise
@@ -183,7 +217,34 @@ def _parse(content: bytes, policy: GatePolicy, name: str) -> Dataset:
         )
     if "TransferSyntaxUID" not in ds.file_meta:
         ds.file_meta.TransferSyntaxUID = _syntax_without_meta(ds)
-    return ds
+    return ds, stored
+
+
+def _view(ds: Dataset, content: bytes, place: int) -> Stored | None:
+    """The stored values in the Pixel Data element at `place`, or None where they are not bare, whole and the last."""
+    syntax = ds.file_meta.get("TransferSyntaxUID") or _syntax_without_meta(ds)
+    implicit, little = ds.original_encoding
+    if (
+        content[place : place + 4] != _PIXEL_DATA
+        or not little
+        or syntax not in _NATIVE
+        or syntax != _NATIVE[bool(implicit)]
+    ):
+        return None
+    start = place + (8 if implicit else 12)  # tag, then a length of 4 bytes; or VR and 2 reserved bytes before that
+    length = int.from_bytes(content[start - 4 : start], "little")
+    numbers = [ds.get(keyword) for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored")]
+    if not all(isinstance(number, int) and number > 0 for number in numbers):
+        return None
+    rows, columns, allocated, bits = cast(list[int], numbers)
+    sign, samples = ds.get("PixelRepresentation"), ds.get("SamplesPerPixel")
+    plain = allocated in (8, 16) and bits <= allocated and ds.get("HighBit") == bits - 1 and sign in (0, 1)
+    size = rows * columns * allocated // 8
+    whole = length in (size, size + size % 2) and start + length == len(content)
+    if not (plain and whole and samples == 1 and ds.get("NumberOfFrames") in (None, 1)):
+        return None
+    dtype = np.dtype(f"<{'ui'[sign]}{allocated // 8}")
+    return np.frombuffer(content, dtype, rows * columns, start).reshape(rows, columns)
 
 
 def _looks_like_dicom(content: bytes) -> bool:
@@ -222,7 +283,7 @@ def _decode(ds: Dataset) -> npt.NDArray[np.integer]:
     compressed = ds.file_meta.TransferSyntaxUID.is_compressed and not ds.file_meta.TransferSyntaxUID.is_deflated
     if compressed:
         _bound_stream(ds)
-        stored = pixel_array(ds, index=0)
+        stored = _decompress(ds)
     else:
         misplaced = int(ds.get("HighBit", ds.BitsStored - 1)) != ds.BitsStored - 1
         stored = pixel_array(ds, index=0, correct_unused_bits=not misplaced)
@@ -232,12 +293,23 @@ def _decode(ds: Dataset) -> npt.NDArray[np.integer]:
     return stored
 
 
+def _decompress(ds: Dataset) -> Stored:
+    """The first frame; JPEG-LS by CharLS where it is there, which takes a quarter of the time of pydicom's choice.
+
+    And by no other then: what CharLS calls damaged, libjpeg fills up with pixels that it makes up, in half a minute.
+    """
+    plugins = get_decoder(ds.file_meta.TransferSyntaxUID).available_plugins
+    return pixel_array(ds, index=0, decoding_plugin="pyjpegls" if "pyjpegls" in plugins else "")
+
+
 def _bound_stream(ds: Dataset) -> None:
     """Decoders allocate what the code stream declares, not what the header does: hold the two together."""
     frame = get_frame(ds.PixelData, 0, number_of_frames=int(ds.NumberOfFrames))
     size = stream_size(frame)
     if size is not None and size != (int(ds.Rows), int(ds.Columns)):
         raise ValueError("the code stream and the header declare different sizes")
+    if int(ds.Rows) * int(ds.Columns) > _MOST_PIXELS_A_BYTE * len(frame):  # decoders may fill up what is not there
+        raise ValueError("the code stream is too short for its size")
 
 
 def stream_size(frame: bytes) -> tuple[int, int] | None:
@@ -260,7 +332,8 @@ def stream_size(frame: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
     """The kind of failure without its text, which may quote header values."""
+    kinds: dict[type[BaseException], str]
     kinds = {RecursionError: "nested too deeply", EOFError: "it ends too early", NotImplementedError: "not supported"}
     return kinds.get(type(error), type(error).__name__)
