@@ -25,11 +25,13 @@ class OpeniReport:
         name: ``"CXR12"``, its uId, or the number of its file where it has none.
         sections: text by section, lower case (indication, comparison, findings, impression); empty ones are left out.
         headings: the major MeSH headings, lower case.
+        images: names of its films, without an ending.
     """
 
     name: str
     sections: Mapping[str, str]
     headings: tuple[str, ...]
+    images: tuple[str, ...] = ()
 
 
 def read_reports(source: Path) -> Iterator[OpeniReport]:
@@ -84,7 +86,8 @@ def _parse(path: PurePosixPath, content: bytes, where: str) -> OpeniReport:
     identifier = root.find(".//uId")
     name = (identifier.get("id") if identifier is not None else None) or f"CXR{path.stem}"
     headings = tuple((element.text or "").strip().lower() for element in root.iterfind(".//MeSH/major"))
-    return OpeniReport(name, sections, headings)
+    images = tuple(element.get("id") or "" for element in root.iterfind(".//parentImage"))
+    return OpeniReport(name, sections, headings, images)
 
 
 class _DoctypeFound(Exception):

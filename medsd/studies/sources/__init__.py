@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from medsd.errors import DataError
 from medsd.findings import FindingSet, finding_set, map_labels
 from medsd.settings import (
+    CheXpertPlusSource,
     CheXpertSource,
     CovidSource,
     CsvSource,
     DicomSource,
+    MergeSource,
     MimicSource,
     Nih14Source,
     OpeniSource,
@@ -47,7 +51,7 @@ def in_findings(manifest: Manifest, findings: FindingSet) -> Manifest:
         )
     table = manifest.table.drop(columns=list(manifest.findings))
     table[list(findings)] = labels
-    return Manifest(table, findings, manifest.root)
+    return replace(manifest, table=table, findings=findings)
 
 
 def _read(settings: Settings) -> Manifest:
@@ -68,6 +72,14 @@ def _read(settings: Settings) -> Manifest:
             from medsd.studies.sources import chexpert
 
             return chexpert.read(settings.data, settings.splits)
+        case CheXpertPlusSource():
+            from medsd.studies.sources import chexpert_plus
+
+            return chexpert_plus.read(settings.data, settings.splits)
+        case MergeSource():
+            from medsd.studies.sources import merge
+
+            return merge.read(settings.data, settings, read_source)
         case CsvSource():
             from medsd.studies.sources import csv
 

@@ -4,10 +4,13 @@ Layout: the folder that has `train.csv` and `valid.csv`, with the films below `t
 tables begin with the name of that folder («CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg»), whatever
 it is called now. Labels are 1, 0, −1 (uncertain) or empty (not mentioned); the settings say what the last two mean,
 by default unknown and, as in the paper, absent. «No Finding» means that all are absent but support devices, of which
-it says nothing. The labels of `valid.csv` are radiologists' and not mined: with the official split it is the test set.
+it says nothing. The labeller marks what a report mentions, so that Lung Opacity can be empty beside Consolidation,
+of which it is the wider finding (figure 1): it is then unknown, not absent. The labels of `valid.csv` are
+radiologists' and not mined: with the official split it is the test set. The 500 studies of the competition's test
+set, published later without sex and age (`test_labels.csv`), are not read.
 
 Irvin J, Rajpurkar P, Ko M, et al. CheXpert: a large chest radiograph dataset with uncertainty labels and expert
-comparison. AAAI 2019.
+comparison. AAAI 2019. Stanford University Dataset Research Use Agreement: research only, no onward sharing.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import pandas as pd
 
 from medsd.errors import DataError
 from medsd.findings import FindingSet, Uncertain, finding_set, resolve_uncertain
+from medsd.findings.mapping import ancestors, concepts
 from medsd.settings import CheXpertSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources.tables import (
@@ -96,18 +100,39 @@ def read_labels(
         entries: the table as text, with a column a finding and «No Finding».
         findings: chexpert14.
         path: the table, for messages.
-        uncertain: what −1 means.
-        unmentioned: "absent" or "unknown", what an empty cell means.
+        uncertain, unmentioned: as `label_values` has them.
 
     Raises:
         DataError: a cell is no label.
     """
-    columns = [*findings, "No Finding"]
-    given = numbers(entries, columns, path)
+    return label_values(numbers(entries, [*findings, "No Finding"], path), findings, uncertain, unmentioned)
+
+
+def label_values(
+    given: npt.NDArray[np.float32], findings: FindingSet, uncertain: Uncertain, unmentioned: str
+) -> npt.NDArray[np.float32]:
+    """What labels of CheXpert's kind mean, as float32 (N, F).
+
+    Args:
+        given: (N, F + 1), 1, 0, −1 or NaN (not mentioned), «No Finding» last.
+        findings: chexpert14.
+        uncertain: what −1 means.
+        unmentioned: "absent" or "unknown", what NaN means. A wider finding that is not mentioned beside one of its
+            kinds that is present or uncertain (Lung Opacity beside Consolidation) is unknown either way.
+    """
     labels, normal = resolve_uncertain(given[:, :-1], uncertain), given[:, -1] == 1
     empty = np.isnan(given[:, :-1])
     if unmentioned == "unknown":
         devices = np.array([name == "Support Devices" for name in findings])
         empty &= normal[:, None] & ~devices  # a film without findings has none of them, mentioned or not
+    else:
+        empty &= ~_has_a_kind(np.isin(given[:, :-1], (1.0, -1.0)), findings)
     labels[empty] = 0.0
     return labels
+
+
+def _has_a_kind(told: npt.NDArray[np.bool_], findings: FindingSet) -> npt.NDArray[np.bool_]:
+    """(N, F) True where a narrower finding of the same set is among those `told` (N, F)."""
+    named = concepts(findings)
+    kinds = np.array([[wider in ancestors(narrower) for wider in named] for narrower in named])
+    return np.asarray(told @ kinds)  # of booleans: any

@@ -1,18 +1,26 @@
-"""MIMIC-CXR-JPG: 377,110 radiographs of 65,379 patients of Beth Israel Deaconess, labels mined from the reports.
+"""MIMIC-CXR and MIMIC-CXR-JPG: 377,110 radiographs of 65,379 patients of Beth Israel Deaconess, with their reports.
 
-Layout: `mimic-cxr-2.0.0-metadata.csv`, `mimic-cxr-2.0.0-chexpert.csv` (or `-negbio.csv`) and
-`mimic-cxr-2.0.0-split.csv`, gzipped or not, of whatever release, and `files/p10/p10000032/s50414267/<dicom_id>.jpg`.
-Labels are CheXpert's: 1, 0, −1 (uncertain) or empty (not mentioned). A study that the labeller left out is unknown
-throughout. The official split is followed in all three parts. Where MIMIC-CXR's reports are unpacked, too
-(`files/p10/p10000032/s50414267.txt`), what they say was known before the film was read is the note: indication,
-history and comparison, and no more, since the rest gives the answer away.
+Two data sets with the same films. MIMIC-CXR has them as DICOM, `files/p10/p10000032/s50414267/<dicom_id>.dcm`, and the
+reports (`files/p10/p10000032/s50414267.txt` out of `mimic-cxr-reports.zip`); MIMIC-CXR-JPG has JPEGs of the same names,
+labels and splits. Either way the folder needs three tables of MIMIC-CXR-JPG, gzipped or not, of whatever release:
+`mimic-cxr-2.0.0-metadata.csv`, `-chexpert.csv` (or `-negbio.csv`) and `-split.csv`. `cxr-record-list.csv` and
+`cxr-study-list.csv` of MIMIC-CXR say nothing that these do not.
 
-Johnson AEW, Pollard TJ, Greenbaum NR, et al. MIMIC-CXR-JPG, a large publicly available database of labeled chest
-radiographs. arXiv:1901.07042.
+Labels are mined from the reports, CheXpert's kind: 1, 0, −1 (uncertain) or empty (not mentioned); the settings say what
+the last two mean. A study that the labeller left out is unknown throughout. The official split (train, validate, test)
+is followed in all three parts. The note is the indication and the history of the report, which were known before the
+film was read, where the reports lie in the same tree, below `mimic-cxr-reports/` or where `data.reports` says; findings
+and impression give the answer away. What de-identification removed reads `___`; a note of nothing else is none.
+
+Johnson AEW, Pollard TJ, Berkowitz SJ, et al. MIMIC-CXR, a de-identified publicly available database of chest
+radiographs with free-text reports. Scientific Data 2019;6:317. Johnson AEW, Pollard TJ, Greenbaum NR, et al.
+MIMIC-CXR-JPG, a large publicly available database of labeled chest radiographs. arXiv:1901.07042. PhysioNet
+Credentialed Health Data License 1.5.0: no onward sharing, nor to services that keep what they are sent.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -24,8 +32,9 @@ from medsd.studies.notes import read_note
 from medsd.studies.sources.chexpert import read_labels
 from medsd.studies.sources.tables import VIEWS, find_table, limited, manifest_of, present_files, read_table, words
 
-CITATION = "Johnson et al., MIMIC-CXR-JPG, arXiv:1901.07042; PhysioNet"
+CITATION = "Johnson et al., MIMIC-CXR, Scientific Data 2019;6:317, and MIMIC-CXR-JPG, arXiv:1901.07042; PhysioNet"
 _OWNER = "MIMIC-CXR-JPG"
+_SUFFIXES = {"jpg": ".jpg", "dicom": ".dcm"}
 _SPLITS = {"train": "train", "validate": "validation", "test": "test"}
 _LATERAL = {"lateral": "LATERAL", "ll": "LATERAL"}
 
@@ -48,12 +57,13 @@ def read(settings: MimicSource, splits: SplitSettings) -> Manifest:
         films["split"] = films["split"].map(_SPLITS)
     patient = "p" + films["subject_id"]
     folder = "files/" + patient.str[:3] + "/" + patient + "/s" + films["study_id"]
-    films = films.assign(
-        study="s" + films["study_id"], patient=patient, path=folder + "/" + films["dicom_id"] + ".jpg", source="mimic"
-    )
+    path = folder + "/" + films["dicom_id"] + _SUFFIXES[settings.format]
+    films = films.assign(study="s" + films["study_id"], patient=patient, path=path, folder=folder, source="mimic")
     films = limited(films[present_files(root, films["path"])], settings.limit)
     if settings.notes:
-        films["note"] = [_note(root / Path(path).parent.with_suffix(".txt")) for path in films["path"]]
+        reports = _reports(settings)
+        notes = {folder: _note(reports / f"{folder}.txt") for folder in films["folder"].unique()}
+        films["note"] = films["folder"].map(notes)
     return manifest_of(films, findings, root, splits)
 
 
@@ -65,11 +75,21 @@ def _table(root: Path, kind: str) -> Path:
     return find_table(root, (f"mimic-cxr-*-{kind}.csv", f"mimic-cxr-*-{kind}.csv.gz"), _OWNER)
 
 
+def _reports(settings: MimicSource) -> Path:
+    """The folder that has the reports' `files/`."""
+    if settings.reports is not None:
+        return settings.root / settings.reports
+    unpacked = settings.root / "mimic-cxr-reports"
+    return unpacked if unpacked.is_dir() else settings.root
+
+
 def _note(report: Path) -> str | None:
     """What was known before reading; None where there is no report or it says nothing of it."""
     if not report.is_file():
         return None
-    return read_note(report.read_text(encoding="utf-8", errors="replace")).before_reading or None
+    note = read_note(report.read_text(encoding="utf-8", errors="replace"))
+    known = "\n".join(text for text in (note.indication, note.history) if text)
+    return known if re.search(r"[^\W_]{2}", known) else None
 
 
 def _labels(settings: MimicSource) -> pd.DataFrame:

@@ -1,12 +1,20 @@
-"""Open-i: radiology reports of Indiana University; of each, what was known before the film was read is the note.
+"""Open-i: radiology reports of Indiana University, with their films where they are there.
 
-Layout: `reports.tgz` (or NLM's `NLMCXR_reports.tgz`) as published, or its folder `ecgen-radiology/` unpacked, and, if
-there, `findings14.csv` with NegBio's hand-checked labels. The note is the INDICATION alone: findings and impression
-give the answer away. There are no films here, so a study is its note. Without a row in `findings14.csv`, the MeSH
-heading «normal» means that all fourteen findings are absent; otherwise they are unknown. One report is one patient.
+Layout: `reports.tgz` (or NLM's `NLMCXR_reports.tgz`) as published, or its folder `ecgen-radiology/` unpacked; the films
+of `NLMCXR_png.tgz` or `NLMCXR_dcm.tgz` unpacked below the folder that `data.films` names, each called as its report's
+parentImage; and, if there, `findings14.csv` with the labels that NegBio was tested on. The note is the INDICATION
+alone: findings and impression give the answer away. Without films a study is its note. A film's view is not published.
+One report is one patient.
+
+Labels are either «checked» (openi14) or «mesh» (mesh). Checked: a row of `findings14.csv`, without which the heading
+«normal» means that all fourteen findings are absent, and all are unknown otherwise. Its column Hernia has no positive
+though 38 reports are headed «Hernia, Hiatal»: nobody labelled it, so Hernia is unknown but in normal reports. Mesh: the
+headings that indexers set by hand («Pulmonary Atelectasis/base/left»), of which the first part, with a qualifier at
+times, names the finding; what has no heading is absent, and a report that was not indexed is unknown. Neither knows
+uncertain findings. The two are no independent readings: the checked labels are the headings, nearly to the last one.
 
 Demner-Fushman D, Kohli MD, Rosenman MB, et al. Preparing a collection of radiology examinations for distribution and
-retrieval. JAMIA 2016;23:304–310. Peng Y, Wang X, Lu L, et al. NegBio. AMIA 2018.
+retrieval. JAMIA 2016;23:304–310. Peng Y, Wang X, Lu L, et al. NegBio. AMIA 2018. CC BY-NC-ND 4.0.
 """
 
 from __future__ import annotations
@@ -15,10 +23,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from medsd.errors import DataError
-from medsd.findings import finding_set
+from medsd.findings import FindingSet, finding_set
 from medsd.settings import OpeniSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.openi_reports import OpeniReport, read_reports
@@ -27,6 +36,10 @@ from medsd.studies.sources.tables import limited, manifest_of, numbers, read_tab
 CITATION = "Demner-Fushman et al., JAMIA 2016; Peng et al., NegBio, AMIA 2018; CC BY-NC-ND 4.0"
 _OWNER = "Open-i"
 _TABLE = "findings14.csv"
+_NEVER_CHECKED = ("Hernia",)
+_SUFFIXES = (".png", ".dcm")
+# Headings of a report that no indexer coded, or whose film could not be read.
+_UNKNOWN: tuple[set[str], ...] = ({"no indexing"}, {"technical quality of image unsatisfactory"}, set())
 
 
 def read(settings: OpeniSource, splits: SplitSettings) -> Manifest:
@@ -35,22 +48,73 @@ def read(settings: OpeniSource, splits: SplitSettings) -> Manifest:
     Raises:
         DataError: the folder or the reports are missing or damaged, or the table has not its columns.
     """
-    root, findings = settings.root, finding_set("openi14")
+    root = settings.root
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; set data.root to the folder of {_OWNER}'s reports")
-    reports = [(r.name, r.sections.get("indication"), r.headings == ("normal",)) for r in _reports(root)]
-    table = pd.DataFrame(reports, columns=["study", "note", "normal"]).drop_duplicates("study")
-    table = table.assign(patient=table["study"], source="openi")
-    labels = pd.DataFrame(np.nan, index=table["study"], columns=list(findings), dtype=np.float32)
-    labels[table["normal"].to_numpy(dtype=bool)] = 0.0
-    if (root / _TABLE).is_file():
-        checked = read_table(root / _TABLE, ["filename", *findings], _OWNER)
-        known = pd.DataFrame(
-            numbers(checked, list(findings), root / _TABLE), index=checked["filename"], columns=list(findings)
-        )
-        labels.update(known[~known.index.duplicated()])
-    table[list(findings)] = labels.to_numpy()
+    reports = {report.name: report for report in reversed(list(_reports(root)))}  # the first of each name
+    reports = dict(sorted(reports.items()))
+    findings = finding_set("mesh" if settings.labels == "mesh" else "openi14")
+    labels = _headed(reports, findings) if settings.labels == "mesh" else _checked(root, reports, findings)
+    table = pd.DataFrame(
+        {"study": list(reports), "note": [report.sections.get("indication") for report in reports.values()]}
+    )
+    table = table.assign(patient=table["study"], source="openi", path=None)
+    table[list(findings)] = labels
+    if settings.films is not None:
+        films = [_films(root, settings.films, report) for report in reports.values()]
+        table = table.assign(path=pd.Series(films, dtype=object)).explode("path", ignore_index=True)
+        if table["path"].isna().all():
+            raise DataError(f"{root / settings.films}: no film of {_OWNER} is here; check data.films")
     return manifest_of(limited(table, settings.limit), findings, root, splits)
+
+
+def mesh_labels(headings: tuple[str, ...], findings: FindingSet) -> npt.NDArray[np.float32]:
+    """(F,) what the major headings of one report say: 1 and 0, or NaN throughout where it was not indexed.
+
+    Args:
+        headings: as the report has them, lower case, qualifiers behind slashes.
+        findings: mesh.
+    """
+    if {heading.strip() for heading in headings} in _UNKNOWN:
+        return np.full(len(findings), np.nan, dtype=np.float32)
+    named = [heading.split("/") for heading in headings]
+    return findings.encode(
+        [
+            finding.name
+            for finding in findings.findings
+            if any(_fits(parts, word) for parts in named for word in (finding.name.lower(), *finding.synonyms))
+        ]
+    )
+
+
+def _fits(parts: list[str], name: str) -> bool:
+    """Whether a heading in parts is `name`, which may ask for qualifiers."""
+    heading, *qualifiers = (part.strip() for part in parts)
+    wanted, *needed = name.split("/")
+    return heading == wanted and set(needed) <= set(qualifiers)
+
+
+def _headed(reports: dict[str, OpeniReport], findings: FindingSet) -> npt.NDArray[np.float32]:
+    return np.array([mesh_labels(report.headings, findings) for report in reports.values()])
+
+
+def _checked(root: Path, reports: dict[str, OpeniReport], findings: FindingSet) -> npt.NDArray[np.float32]:
+    labels = pd.DataFrame(np.nan, index=list(reports), columns=list(findings), dtype=np.float32)
+    if (root / _TABLE).is_file():
+        given = read_table(root / _TABLE, ["filename", *findings], _OWNER)
+        values = numbers(given, list(findings), root / _TABLE)
+        known = pd.DataFrame(values, index=given["filename"], columns=list(findings))
+        known[list(_NEVER_CHECKED)] = np.nan
+        labels.update(known[~known.index.duplicated()])
+    normal = [report.headings == ("normal",) for report in reports.values()]
+    unknown = labels.isna().to_numpy() & np.array(normal, dtype=bool)[:, None]
+    return labels.mask(unknown, 0.0).to_numpy(dtype=np.float32)
+
+
+def _films(root: Path, folder: Path, report: OpeniReport) -> list[str]:
+    """Where the films of a report are, below the root."""
+    places = [(folder / (image + suffix)).as_posix() for image in report.images for suffix in _SUFFIXES if image]
+    return [place for place in places if (root / place).is_file()]
 
 
 def _reports(root: Path) -> Iterator[OpeniReport]:

@@ -2,17 +2,22 @@
 
 Layout: `PADCHEST_chest_x_ray_images_labels_160K*.csv` (gzipped or not) and the films, below the folder that the column
 `ImageDir` names or all in one, with or without `images/` above. The column `Labels` holds a list as text, as Python
-writes it; it is read as data. Of its 174 findings those of the set «padchest» are kept, narrower ones («multiple
-nodules») under the wider; what is not listed is absent. Films labelled «exclude» or «suboptimal study» are left out,
-of those that are only «unchanged» nothing is known. The reports are Spanish and tell the findings: they are no notes.
+writes it, with stray spaces and empty labels; it is read as data. Of its 174 findings those of the set «padchest» are
+kept; PadChest orders them in a tree, so that a narrower one («multiple nodules») makes the wider ones present; what is
+neither listed nor wider is absent. There are no uncertain labels. Films labelled «exclude» or «suboptimal study» are
+left out, of those that are only «unchanged» nothing is known. Age is the year of the study less that of birth. There
+is no official split. The reports are Spanish and tell the findings: they are no notes. About a quarter of the labels
+(MethodLabel «Physician») were set by hand, the others by a network.
 
 Bustos A, Pertusa A, Salinas JM, de la Iglesia-Vayá M. PadChest: a large chest x-ray image dataset with multi-label
-annotated reports. Medical Image Analysis 2020;66:101797.
+annotated reports. Medical Image Analysis 2020;66:101797. BIMCV research use agreement: research only, no onward
+sharing.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +28,7 @@ from medsd.errors import DataError
 from medsd.findings import FindingSet, finding_set
 from medsd.settings import PadChestSource, SplitSettings
 from medsd.studies.manifest import Manifest
+from medsd.studies.sources.places import likeliest
 from medsd.studies.sources.tables import (
     SEXES,
     VIEWS,
@@ -42,26 +48,37 @@ _NEEDED = [
     "Labels",
 ]  # fmt: skip
 _LEFT_OUT = {"exclude", "suboptimal study"}
-_WIDER = {
-    "atypical pneumonia": "pneumonia",
-    "central venous catheter via jugular vein": "central venous catheter",
-    "central venous catheter via subclavian vein": "central venous catheter",
-    "central venous catheter via umbilical vein": "central venous catheter",
-    "dual chamber device": "pacemaker",
-    "single chamber device": "pacemaker",
-    "laminar atelectasis": "atelectasis",
-    "lobar atelectasis": "atelectasis",
-    "round atelectasis": "atelectasis",
-    "total atelectasis": "atelectasis",
-    "loculated fissural effusion": "pleural effusion",
-    "loculated pleural effusion": "pleural effusion",
-    "multiple nodules": "nodule",
-    "apical pleural thickening": "pleural thickening",
-    "hydropneumothorax": "pneumothorax",
-    "reticular interstitial pattern": "interstitial pattern",
-    "reticulonodular interstitial pattern": "interstitial pattern",
-    "miliary opacities": "interstitial pattern",
-    "ground glass pattern": "interstitial pattern",
+# Label, in lower case → the labels that stand above it in PadChest's tree of findings, as far as they are kept.
+_ABOVE: Mapping[str, tuple[str, ...]] = {
+    "alveolar pattern": ("infiltrates",),
+    "consolidation": ("alveolar pattern", "infiltrates"),
+    "interstitial pattern": ("infiltrates",),
+    "ground glass pattern": ("interstitial pattern", "infiltrates"),
+    "miliary opacities": ("interstitial pattern", "infiltrates"),
+    "reticular interstitial pattern": ("interstitial pattern", "infiltrates"),
+    "reticulonodular interstitial pattern": ("interstitial pattern", "infiltrates"),
+    "atypical pneumonia": ("pneumonia",),
+    "laminar atelectasis": ("atelectasis",),
+    "lobar atelectasis": ("atelectasis",),
+    "round atelectasis": ("atelectasis",),
+    "segmental atelectasis": ("atelectasis",),
+    "total atelectasis": ("atelectasis",),
+    "aortic button enlargement": ("aortic elongation",),
+    "ascendent aortic elongation": ("aortic elongation",),
+    "descendent aortic elongation": ("aortic elongation",),
+    "supra aortic elongation": ("aortic elongation",),
+    "central venous catheter via jugular vein": ("central venous catheter",),
+    "central venous catheter via subclavian vein": ("central venous catheter",),
+    "central venous catheter via umbilical vein": ("central venous catheter",),
+    "reservoir central venous catheter": ("central venous catheter",),
+    "dual chamber device": ("pacemaker",),
+    "single chamber device": ("pacemaker",),
+    "hydropneumothorax": ("pleural effusion", "pneumothorax"),
+    "loculated fissural effusion": ("pleural effusion",),
+    "loculated pleural effusion": ("pleural effusion",),
+    "multiple nodules": ("nodule",),
+    "apical pleural thickening": ("pleural thickening",),
+    "calcified pleural thickening": ("pleural thickening",),
 }
 
 
@@ -111,15 +128,13 @@ def _encode(labels: set[str], findings: FindingSet) -> npt.NDArray[np.float32]:
     """(F,): 1 and 0, or NaN throughout where the report says nothing but «unchanged», or nothing at all."""
     if labels <= {"unchanged"}:
         return np.full(len(findings), np.nan, dtype=np.float32)
-    known = {_WIDER.get(label, label) for label in labels}
-    return findings.encode([name for name in findings if name in known])
+    given = {label.lower() for label in labels}
+    known = given.union(*(_ABOVE.get(label, ()) for label in given))
+    return findings.encode([name for name in findings if name.lower() in known])
 
 
 def _films(root: Path, entries: pd.DataFrame) -> pd.Series:
-    """Paths below the root: in numbered folders or flat, as the first film is."""
-    layouts = [
-        prefix + folder + entries["ImageID"]
-        for prefix in ("", "images/")
-        for folder in (entries["ImageDir"] + "/", pd.Series("", index=entries.index))
-    ]
-    return max(layouts, key=lambda paths: sum((root / path).is_file() for path in paths.iloc[:1000]))
+    """Paths below the root: in numbered folders or flat, as the first films are."""
+    flat = pd.Series("", index=entries.index)
+    places = [(prefix, folder) for prefix in ("", "images/") for folder in (entries["ImageDir"] + "/", flat)]
+    return likeliest(root, (prefix + folder + entries["ImageID"] for prefix, folder in places))

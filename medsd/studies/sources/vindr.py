@@ -2,11 +2,13 @@
 
 Layout: `annotations/image_labels_train.csv` and `annotations/image_labels_test.csv` (or both beside the films'
 folders), `train/` and `test/` with the films as `.dicom`, or converted. Three radiologists read each training film, a
-row each: what the majority saw is present. The test labels are a consensus of five, a row a film. No patient numbers
-are published, so each film counts as a patient of its own.
+row each: what the majority saw is present. The test labels are a consensus of five, a row a film; their table spells
+«Other disease», the other «Other diseases». Every film was read for every label, so there are no uncertain and no
+unmentioned ones; should a cell be empty, the readers who filled it in decide. All films are PA. No patient numbers are
+published, so each film counts as a patient of its own, and sex and age stand in the DICOM headers at best.
 
 Nguyen HQ, Lam K, Le LT, et al. VinDr-CXR: an open dataset of chest X-rays with radiologist's annotations. Scientific
-Data 2022;9:429.
+Data 2022;9:429. PhysioNet Credentialed Health Data License 1.5.0.
 """
 
 from __future__ import annotations
@@ -55,7 +57,14 @@ def _read_part(root: Path, name: str, findings: FindingSet) -> pd.DataFrame:
     labels = (share > 0.5).astype("float32").where(share.notna())
     images = labels.index.to_series()
     table = pd.DataFrame(
-        {"study": images, "patient": images, "path": _films(root / name, images), "source": "vindr", "part": name}
+        {
+            "study": images,
+            "patient": images,
+            "path": _films(root / name, images),
+            "view": "PA",
+            "source": "vindr",
+            "part": name,
+        }
     )
     return pd.concat([table, labels], axis=1).reset_index(drop=True)
 

@@ -50,6 +50,14 @@ def test_films_in_one_folder_and_lateral_films_are_read_when_asked_for(tmp_path:
     assert table["path"].str.startswith("images/film").all()
 
 
+def test_a_narrower_label_makes_the_wider_ones_of_the_tree_present(tmp_path: Path) -> None:
+    labels = ("['consolidation', ' copd signs ', '']", "['hydropneumothorax']", "['calcified pleural thickening']")
+    manifest = _read(_replica(tmp_path, labels=labels))
+    told = {manifest.findings.decode(row) for row in manifest.labels}
+    assert ("alveolar pattern", "COPD signs", "consolidation", "infiltrates") in told
+    assert ("pleural effusion", "pneumothorax") in told and ("pleural thickening",) in told
+
+
 @pytest.mark.parametrize("label", ["__import__('os')", "['a'", "{'a': 1}", "[1]"])
 def test_a_list_of_labels_is_read_as_data_and_never_run(tmp_path: Path, label: str) -> None:
     with pytest.raises(DataError, match="line 2, column 'Labels': not a list of labels"):

@@ -52,9 +52,19 @@ def test_the_official_layout_is_read_whatever_its_folder_is_called(tmp_path: Pat
 def test_uncertain_and_unmentioned_labels_mean_what_the_settings_say(tmp_path: Path) -> None:
     _replica(tmp_path)
     row = _read(tmp_path).labels[0]
-    np.testing.assert_array_equal(row[:4], [0, 1, np.nan, 0])
+    np.testing.assert_array_equal(row[:4], [np.nan, 1, np.nan, 0])  # a large heart leaves its wider finding open
     row = _read(tmp_path, uncertain="present", unmentioned="unknown").labels[0]
     np.testing.assert_array_equal(row[:4], [np.nan, 1, 1, np.nan])
+
+
+def test_a_wider_finding_beside_one_of_its_kinds_is_unknown_and_never_absent_for_want_of_a_word() -> None:
+    findings = finding_set("chexpert14")
+    given = np.full((3, 14), np.nan, dtype=np.float32)
+    given[0, findings.names.index("Consolidation")] = 1
+    given[1, findings.names.index("Consolidation")] = -1
+    given[2, [findings.names.index("Consolidation"), findings.names.index("Lung Opacity")]] = 1, 0
+    opacity = chexpert.label_values(given, findings, "unknown", "absent")[:, findings.names.index("Lung Opacity")]
+    np.testing.assert_array_equal(opacity, [np.nan, np.nan, 0])  # what the labeller did say stands
 
 
 def test_no_finding_says_nothing_of_support_devices(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def test_the_official_layout_and_split_are_read(tmp_path: Path) -> None:
 def test_a_study_without_labels_is_unknown_and_uncertain_ones_are_too(tmp_path: Path) -> None:
     manifest = _read(_replica(tmp_path))
     assert np.isnan(manifest.labels[0]).all() and manifest.findings.decode(manifest.labels[1]) == ("Edema",)
-    assert np.isnan(manifest.labels[1]).sum() == 1
+    unknown = [name for name, value in zip(manifest.findings, manifest.labels[1], strict=True) if np.isnan(value)]
+    assert unknown == ["Lung Opacity", "Fracture"]  # a lung opacity is not absent beside an edema
 
 
 def test_the_note_is_what_was_known_before_reading_and_nothing_of_the_report(tmp_path: Path) -> None:
@@ -60,6 +61,27 @@ def test_the_note_is_what_was_known_before_reading_and_nothing_of_the_report(tmp
     notes = _read(tmp_path).table["note"]
     assert notes.iloc[0] == "Fever and cough." and notes.iloc[1:].isna().all()
     assert _read(tmp_path, notes=False).table["note"].isna().all()
+
+
+def test_reports_are_found_in_a_folder_of_their_own_and_notes_of_nothing_but_gaps_are_none(tmp_path: Path) -> None:
+    _replica(tmp_path)
+    for folder, text in (("mimic-cxr-reports", "INDICATION: ___.\n"), ("txt", "HISTORY: Fall.\nCOMPARISON: ___.\n")):
+        report = tmp_path / folder / "files/p10/p10000000/s50000000.txt"
+        report.parent.mkdir(parents=True)
+        report.write_text(text)
+    assert _read(tmp_path).table["note"].isna().all()
+    assert _read(tmp_path, reports=Path("txt")).table["note"].iloc[0] == "Fall."
+
+
+def test_the_dicom_files_of_mimic_cxr_are_read_with_the_same_tables(tmp_path: Path) -> None:
+    jpg = _read(_replica(tmp_path)).table
+    for film in (tmp_path / "files").rglob("*.jpg"):
+        film.rename(film.with_suffix(".dcm"))
+    dicom = _read(tmp_path, format="dicom").table
+    pd.testing.assert_frame_equal(dicom.drop(columns="path"), jpg.drop(columns="path"))
+    assert dicom["path"].iloc[0] == "files/p10/p10000000/s50000000/00000000-pa.dcm"
+    with pytest.raises(DataError, match=r"none of the .* listed films is here"):
+        _read(tmp_path)
 
 
 def test_lateral_films_and_a_split_of_ones_own_are_for_the_asking(tmp_path: Path) -> None:

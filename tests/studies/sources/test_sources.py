@@ -8,7 +8,7 @@ import numpy as np
 
 from medsd.settings import Settings
 from medsd.studies.sources import read_source
-from tests.studies.test_chexpert import _replica
+from tests.studies.sources.test_chexpert import _replica
 
 
 def _settings(root: Path, findings: str) -> Settings:

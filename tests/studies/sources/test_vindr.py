@@ -43,7 +43,7 @@ def _read(root: Path, **settings: object) -> Manifest:
 def test_what_the_majority_of_the_radiologists_saw_is_present(tmp_path: Path) -> None:
     manifest = _read(_replica(tmp_path))
     assert len(manifest) == 24 and manifest.findings.decode(manifest.labels[0]) == ("Edema",)
-    assert manifest.table["path"].iloc[0] == "train/a0.png"
+    assert manifest.table["path"].iloc[0] == "train/a0.png" and set(manifest.table["view"]) == {"PA"}
 
 
 def test_the_official_test_films_are_the_test_set(tmp_path: Path) -> None:

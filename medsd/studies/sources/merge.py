@@ -1,0 +1,70 @@
+"""Several sources as one training set: `data: {source: merge, sources: [{source: nih14, root: …}, …]}`.
+
+Each source is read and split by patient as it would be alone, so that its official test list or official split is
+followed and each part of the whole has each source's share; then its labels are carried over into the finding set of
+the settings, where what the source never labelled is unknown, and the tables are joined. Studies and patients get the
+source's name in front («nih14:00000013»), since two data sets number their patients alike; the same person in two
+data sets cannot be known. Two sources of one kind are told apart by a number («csv», «csv-2»), tables of the user's own
+by `name`. Paths are relative to the folder that all the sources have in common.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from medsd.errors import DataError
+from medsd.settings import CsvSource, MergeSource, Settings, SingleSource
+from medsd.studies.manifest import Manifest
+from medsd.studies.rejected import Rejections
+
+
+def read(settings: MergeSource, whole: Settings, read_one: Callable[[Settings], Manifest]) -> Manifest:
+    """Read each source with `read_one`, which labels it in the finding set of the settings, and join them.
+
+    Args:
+        settings: the sources.
+        whole: the configuration, whose `data` is replaced by each source in turn.
+        read_one: `medsd.studies.sources.read_source`.
+
+    Raises:
+        DataError: a source cannot be read, or says nothing of the finding set; the message names it.
+    """
+    names, manifests = names_of(settings.sources), []
+    for name, source in zip(names, settings.sources, strict=True):
+        try:
+            manifests.append(read_one(whole.model_copy(update={"data": source})))
+        except DataError as error:
+            raise DataError(f"data.sources, {name}: {error}") from error
+    root = Path(os.path.commonpath([manifest.root.resolve() for manifest in manifests]))
+    tables = [_placed(name, manifest, root) for name, manifest in zip(names, manifests, strict=True)]
+    rejected = Rejections()
+    for name, manifest in zip(names, manifests, strict=True):
+        for _, path, reason, message in manifest.rejected.entries:
+            rejected.add(0, f"{name}:{path}", reason, message)  # rows are counted in tables of their own
+    return Manifest(pd.concat(tables, ignore_index=True), manifests[0].findings, root, rejected)
+
+
+def names_of(sources: Sequence[SingleSource]) -> list[str]:
+    """A name a source, no two alike."""
+    seen: Counter[str] = Counter()
+    names = []
+    for source in sources:
+        name = source.name if isinstance(source, CsvSource) else source.source
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return names
+
+
+def _placed(name: str, manifest: Manifest, root: Path) -> pd.DataFrame:
+    """The table with the source's name before studies and patients, and paths from `root` on."""
+    below = manifest.root.resolve().relative_to(root)
+    table = manifest.table.copy()
+    for column in ("study", "patient"):
+        table[column] = name + ":" + table[column].astype(str)
+    table["path"] = table["path"].map(lambda path: (below / path).as_posix(), na_action="ignore")
+    return table
