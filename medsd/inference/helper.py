@@ -137,6 +137,7 @@ def _serve(pipe: Connection, read: Read, max_seconds: float, max_memory: int) ->
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     _bound(max_memory)
+    _silence()
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         pipe.send(None)
         while True:
@@ -171,6 +172,13 @@ def _alarm(seconds: float) -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _silence() -> None:
+    """Drop what decoders in C and Rust print by themselves; it may quote the file, and stdout belongs to the parent."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
 
 
 def _bound(max_memory: int) -> None:
