@@ -100,10 +100,13 @@ def open_reader(bundle: Bundle, *, images: Path | None = None, policy: GatePolic
     """
     from medsd.cases.index import CaseIndex
     from medsd.cases.pictures import PictureFolder
+    from medsd.inference.decode import Decoder
     from medsd.inference.predict import Predictor
 
     hasher = _hasher(bundle)
-    predictor = Predictor(bundle, hasher=hasher, policy=policy)
+    # Uploads are strangers' files: a process of their own can be stopped, and may go down, without the page.
+    decoder = Decoder(bundle.description.pixels, policy or GatePolicy(), hasher, keep_image=True)
+    predictor = Predictor(bundle, hasher=hasher, policy=policy, decode=decoder.helper())
     index = CaseIndex.open(bundle.cases_path, model_sha256=bundle.model_sha256) if bundle.cases_path.is_dir() else None
     pictures = PictureFolder(images, hasher) if images else None
     return Reader(bundle, predictor, index, pictures, predictor.session.provider)

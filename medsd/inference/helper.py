@@ -63,7 +63,10 @@ class Helper:
         name = name or (source.name if isinstance(source, Path) else "")
         with self._turn:
             if self._pipe is None and not self._begin():
-                raise DependencyError("no further process starts to decode films in; see to memory, then resume")
+                raise DependencyError(
+                    "no process starts to decode films in; free memory, or put `if __name__ == '__main__':` around "
+                    "what a script does"
+                )
             return self._ask(source, name)
 
     def start(self) -> bool:

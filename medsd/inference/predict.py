@@ -5,7 +5,7 @@ A predictor holds no state between calls; threads may share one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,9 @@ class Predictor:
         policy: what the gate refuses, warns about and accepts; frontal chest radiographs by default.
         hasher: makes `study_key` and `patient_key`; without it they stay empty.
         threads: of the CPU provider; 0 takes the processors that this process may use.
+        decode: reads paths and contents of files, ``decode(source, name) -> Film``; for instance
+            `medsd.inference.decode.Decoder.helper`, a process that the policy's `max_seconds` and `max_memory` bound.
+            By default they are read in this process, which only the policy's limits of size bound.
 
     Raises:
         BundleError: no bundle, an altered one, or a graph that is not the one it describes.
@@ -64,10 +67,12 @@ class Predictor:
         policy: GatePolicy | None = None,
         hasher: KeyedHasher | None = None,
         threads: int = 0,
+        decode: Callable[[Path | bytes, str], Film] | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.policy = policy or GatePolicy()
         self.hasher = hasher
+        self._decode = decode
         self.session = ModelSession(self.bundle, provider=provider, require_gpu=require_gpu, threads=threads)
         spec = self.bundle.description.note
         self._tokenizer = NoteTokenizer(self.bundle.tokenizer_path, spec) if spec else None
@@ -110,6 +115,8 @@ class Predictor:
     def _study(self, source: Source | None, note: str | None, name: str) -> Study:
         if source is None:
             return Study(None, note or "")
+        if self._decode is not None and isinstance(source, (Path, str, bytes)):
+            return Study(self._decode(Path(source) if isinstance(source, str) else source, name), note or "")
         spec = self.bundle.description.pixels
         return Study(read_film(source, spec, policy=self.policy, hasher=self.hasher, name=name), note or "")
 

@@ -75,7 +75,7 @@ def test_a_helper_reads_bytes_and_outlives_what_breaks_it(films: Path):
     with _fragile(max_seconds=1.5).helper() as helper:
         found = [helper(content, name).reason for name in ("film_3.png", "film_0.png", "film_5.png", "film_0.png")]
     assert found == ["cannot_decode", "", "too_slow", ""]
-    with pytest.raises(DependencyError, match="no further process"):
+    with pytest.raises(DependencyError, match="no process starts"):
         helper(content)
 
 
