@@ -1,11 +1,11 @@
 """Several sources as one training set: `data: {source: merge, sources: [{source: nih14, root: …}, …]}`.
 
-Each source is read and split by patient as it would be alone, so that its official test list or official split is
-followed and each part of the whole has each source's share; then its labels are carried over into the finding set of
-the settings, where what the source never labelled is unknown, and the tables are joined. Studies and patients get the
-source's name in front («nih14:00000013»), since two data sets number their patients alike; the same person in two
-data sets cannot be known. Two sources of one kind are told apart by a number («csv», «csv-2»), tables of the user's own
-by `name`. Paths are relative to the folder that all the sources have in common.
+Each source is read as it would be alone, its labels are carried over into the finding set of the settings, where what
+the source never labelled is unknown, and the tables are joined. A source that follows an official list or split
+(`official_split`, or a column of splits) keeps its own split; the patients of all others are dealt together over their
+union. Studies and patients get the source's name in front («nih14:00000013»), since two data sets number their patients
+alike; the same person in two data sets cannot be known. Two sources of one kind are told apart by a number («csv»,
+«csv-2»), tables of the user's own by `name`. Paths are relative to the folder that all the sources have in common.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from medsd.errors import DataError
 from medsd.settings import CsvSource, MergeSource, Settings, SingleSource
 from medsd.studies.manifest import Manifest
 from medsd.studies.rejected import Rejections
+from medsd.studies.splits import split_patients
 
 
 def read(settings: MergeSource, whole: Settings, read_one: Callable[[Settings], Manifest]) -> Manifest:
@@ -41,12 +43,19 @@ def read(settings: MergeSource, whole: Settings, read_one: Callable[[Settings], 
         except DataError as error:
             raise DataError(f"data.sources, {name}: {error}") from error
     root = Path(os.path.commonpath([manifest.root.resolve() for manifest in manifests]))
-    tables = [_placed(name, manifest, root) for name, manifest in zip(names, manifests, strict=True)]
+    table = pd.concat(
+        [_placed(name, manifest, root) for name, manifest in zip(names, manifests, strict=True)], ignore_index=True
+    )
+    dealt = np.repeat([_is_dealt(source) for source in settings.sources], [len(manifest) for manifest in manifests])
+    if sum(_is_dealt(source) for source in settings.sources) > 1:
+        labels = table.loc[dealt, list(manifests[0].findings)].to_numpy(dtype=np.float32)
+        patients = table.loc[dealt, "patient"].to_numpy(dtype=str)
+        table.loc[dealt, "split"] = split_patients(labels, patients, whole.splits)
     rejected = Rejections()
     for name, manifest in zip(names, manifests, strict=True):
         for _, path, reason, message in manifest.rejected.entries:
             rejected.add(0, f"{name}:{path}", reason, message)  # rows are counted in tables of their own
-    return Manifest(pd.concat(tables, ignore_index=True), manifests[0].findings, root, rejected)
+    return Manifest(table, manifests[0].findings, root, rejected)
 
 
 def names_of(sources: Sequence[SingleSource]) -> list[str]:
@@ -58,6 +67,13 @@ def names_of(sources: Sequence[SingleSource]) -> list[str]:
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return names
+
+
+def _is_dealt(source: SingleSource) -> bool:
+    """Whether medsd chooses the test set: no official list or split is asked for."""
+    if isinstance(source, CsvSource):
+        return source.columns.split is None
+    return not getattr(source, "official_split", False)
 
 
 def _placed(name: str, manifest: Manifest, root: Path) -> pd.DataFrame:
