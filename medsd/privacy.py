@@ -1,6 +1,7 @@
-"""Identities stay outside: keyed hashes in place of identifiers, and a log filter that takes names out of log lines.
+"""Identities stay outside: keyed hashes in place of identifiers, names taken out of log lines and of notes.
 
-Start at `KeyedHasher.from_environment` for tables and indexes, and at `install_log_filter` for programs that log.
+Start at `KeyedHasher.from_environment` for tables and indexes, at `install_log_filter` for programs that log, and at
+`scrub_note` for free text.
 """
 
 from __future__ import annotations
@@ -11,10 +12,16 @@ import logging
 import os
 import re
 import secrets
+import sys
 import tempfile
 import threading
+import traceback
+import warnings
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 from medsd.errors import SettingsError
 
@@ -22,9 +29,45 @@ KEY_VARIABLE = "MEDSD_KEY"
 _MIN_KEY_BYTES = 16
 _HASH_DIGITS = 16
 _REDACTED = "[redacted]"
+BLANK = "___"  # what stands in a note for what was taken out, as in MIMIC-CXR
+_SHORTEST = 3  # characters; shorter values would blot out half of every line
+_DATE_FORMS = (
+    "%Y-%m-%d",
+    "%Y/%m/%d",
+    "%d.%m.%Y",
+    "%d/%m/%Y",
+    "%m/%d/%Y",
+    "%d-%m-%Y",
+    "%d %B %Y",
+    "%B %d, %Y",
+    "%d %b %Y",
+)
 # DICOM PN: components joined by carets (PS3.5 6.2), as in a message that quotes an element.
 _PERSON_NAME = re.compile(r"[^\s^=\\|,;:'\"()\[\]{}]+(?:\^+[^\s^=\\|,;:'\"()\[\]{}]+)+\^*")
 _MAX_REGISTERED = 4096
+
+# What looks like an identity in a clinical note, whoever it is of.
+_CAPITAL = r"[^\W\d_a-zß-öø-ÿ][\w'’-]*"  # a word that begins with a capital letter
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_TITLES = "Mrs?|Ms|Miss|Mx|Dr|Prof|Herrn?|Frau|Fr|Hr|Sir|Dame|Mme|Mlle|Sra?|Sister|Nurse"
+_NAME_LABELS = "name|patient|pt|surname|signed(?: by)?|dictated by|reported by|referred by"
+_NUMBER_LABELS = "mrn|pid|id|nhs|ssn|accession|acc|case|record|hospital|patient"
+_NOTE_PATTERNS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
+        r"(?:https?://|www\.)\S+",
+        rf"\b(?:{_TITLES})\b\.?\s+(?:{_CAPITAL}\s?){{1,3}}",
+        rf"(?i:\b(?:{_NAME_LABELS})\s*[:=]\s*){_CAPITAL}(?:,?\s{_CAPITAL})*",
+        rf"(?i:\b(?:{_NUMBER_LABELS})(?:\s*(?:no|number|nr|#|id))?\.?\s*[:=#]?\s*)(?=[\w-]*\d{{3}})[\w-]+",
+        r"(?<![\w.])\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d{2})\b",
+        r"(?<![\w.])\d{4}([./-])\d{1,2}\1\d{1,2}\b",
+        rf"(?i:\b\d{{1,2}}(?:st|nd|rd|th)?\.?\s+{_MONTH},?\s+\d{{4}}\b)",
+        rf"(?i:\b{_MONTH}\s+\d{{1,2}}(?:st|nd|rd|th)?,?\s+\d{{4}}\b)",
+        r"(?<![\w.])\+?\(?\d{2,5}\)?(?:[ /-]\d{2,}){2,}\b",  # telephone
+        r"\b[\w-]*\d{6,}[\w-]*\b",
+    )
+)
 
 
 class KeyedHasher:
@@ -81,12 +124,13 @@ class KeyedHasher:
         """16 hexadecimal digits for a Patient ID; "" for an empty one, so that unknown patients do not become one."""
         return self._digest("patient", patient_id)
 
+    def digest(self, domain: str, identifier: str) -> bytes:
+        """32 bytes for an identifier within `domain`, for what needs more than a key: new UIDs, shifts of dates."""
+        message = f"medsd/{domain}\0".encode() + identifier.strip(" \0").encode()
+        return hmac.new(self._key, message, hashlib.sha256).digest()
+
     def _digest(self, domain: str, identifier: str) -> str:
-        plain = identifier.strip(" \0")
-        if not plain:
-            return ""
-        message = f"medsd/{domain}\0{plain}".encode()
-        return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:_HASH_DIGITS]
+        return self.digest(domain, identifier).hex()[:_HASH_DIGITS] if identifier.strip(" \0") else ""
 
 
 def public_hasher(bundle_name: str) -> KeyedHasher:
@@ -126,17 +170,12 @@ class IdentityFilter(logging.Filter):
         self._lock = threading.Lock()
 
     def register(self, values: Iterable[str]) -> None:
-        """Remember identifying values (names, numbers, dates); the latest 4,096 are kept.
-
-        A name in DICOM form is also remembered by its parts. Values of fewer than three characters are left out: they
-        would blot out half of every line.
-        """
-        parts = [part for value in values for part in (value.strip(), *re.split(r"[\^=\\]", value))]
+        """Remember identifying values (names, numbers, dates) in all their `spellings`; the latest 4,096 are kept."""
+        forms = [form for value in values for form in spellings(value)]
         with self._lock:
-            for part in parts:
-                if len(part.strip()) >= 3:
-                    self._values.pop(part.strip().casefold(), None)
-                    self._values[part.strip().casefold()] = None
+            for form in forms:
+                self._values.pop(form, None)
+                self._values[form] = None
             while len(self._values) > _MAX_REGISTERED:
                 del self._values[next(iter(self._values))]
 
@@ -145,9 +184,7 @@ class IdentityFilter(logging.Filter):
         text = _PERSON_NAME.sub(_REDACTED, text)
         with self._lock:
             values = [value for value in self._values if value in text.casefold()]
-        for value in sorted(values, key=len, reverse=True):
-            text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", _REDACTED, text, flags=re.IGNORECASE)
-        return text
+        return _without(text, values, _REDACTED)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Redact the message and the traceback of `record`; never drops one."""
@@ -163,6 +200,57 @@ class IdentityFilter(logging.Filter):
         return True
 
 
+def spellings(value: str) -> list[str]:
+    """The ways in which an identity may be written, in lower case: the whole first, then its parts.
+
+    A name in DICOM form (PS3.5 6.2) also stands by its components, a number without the zeros before it, and a date
+    in the ways people write dates. Parts of fewer than three letters are left out, unless they are ideographic.
+
+    >>> spellings("00471")
+    ['00471', '471']
+    """
+    whole = value.strip(" \0").casefold()
+    forms = [whole, *(part.strip() for part in re.split(r"[\^=\\]", whole))]
+    if whole.isdigit():
+        forms.append(whole.lstrip("0"))
+    if re.fullmatch(r"\d{8}", whole):
+        try:
+            day = datetime.strptime(whole, "%Y%m%d")
+        except ValueError:
+            day = None
+        if day is not None:
+            written = [day.strftime(form).casefold() for form in _DATE_FORMS]
+            forms += written + [re.sub(r"(?<!\d)0(?=\d)", "", date) for date in written]
+    return [form for form in dict.fromkeys(forms) if len(form) >= _SHORTEST or (len(form) == 2 and not form.isascii())]
+
+
+def scrub_note(note: str, identities: Iterable[str] = ()) -> str:
+    """A note with ``___`` in place of what identifies somebody.
+
+    Taken out are the given identities in all their spellings, and what looks like an identity: names behind a title
+    («Mrs …», «Dr. …») or a label («Name: …»), record and telephone numbers, dates, addresses of mail and web, names in
+    DICOM form. A name that stands by itself and that no header gives is not recognised.
+
+    Args:
+        note: free text.
+        identities: what is known of the patient and of who treated her: names, numbers, dates, addresses.
+    """
+    lower = note.casefold()
+    known = {form for value in identities for form in spellings(value) if form in lower}
+    note = _PERSON_NAME.sub(BLANK, _without(note, known, BLANK))
+    for pattern in _NOTE_PATTERNS:
+        note = pattern.sub(lambda found: BLANK + " " * found[0].endswith(" "), note)
+    return note
+
+
+def _without(text: str, forms: Iterable[str], blank: str) -> str:
+    """`text` with `blank` for each of `forms` that stands by itself; ideographs know no spaces between words."""
+    for form in sorted(forms, key=len, reverse=True):
+        whole = rf"(?<!\w){re.escape(form)}(?!\w)" if form.isascii() else re.escape(form)
+        text = re.sub(whole, blank, text, flags=re.IGNORECASE)
+    return text
+
+
 _identities = IdentityFilter()
 _installed = False
 
@@ -173,7 +261,7 @@ def register_identities(values: Iterable[str]) -> None:
 
 
 def install_log_filter() -> IdentityFilter:
-    """Redact every log record of this process from now on; calling it again changes nothing.
+    """Redact every log record, warning and last traceback of this process from now on; again it changes nothing.
 
     A filter on a logger does not see its children's records, and one on a handler misses handlers that come later, so
     the filter sits where records are made.
@@ -188,5 +276,20 @@ def install_log_filter() -> IdentityFilter:
             return record
 
         logging.setLogRecordFactory(make_redacted)
+        _redact_the_rest()
         _installed = True
     return _identities
+
+
+def _redact_the_rest() -> None:
+    """What Python itself writes to stderr: warnings, and the traceback of an exception that nobody caught."""
+    format_warning = warnings.formatwarning
+
+    def format_redacted(*args: Any, **kwargs: Any) -> str:
+        return _identities.redact(format_warning(*args, **kwargs))
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        print(_identities.redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+    warnings.formatwarning = format_redacted
+    sys.excepthook = report

@@ -1,0 +1,255 @@
+"""Text burned into pixels: what the header admits, and what a text detector sees. Nothing here ever says «clean».
+
+Start at `assess` for a data set and at `look_for_text` for grey values. The detector and the reader behind it are
+PP-OCR's (Apache-2.0) as the package rapidocr ships them (extra ``deid``), run by medsd's own ONNX Runtime; nothing is
+downloaded. What is read serves to tell a marker from other text, and is neither kept nor logged.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydicom import Dataset
+from pydicom.pixels import pixel_array
+
+from medsd.dicom.header import identifier
+from medsd.dicom.pixels import present
+from medsd.dicom.quiet import quiet
+from medsd.errors import DependencyError
+
+Answer = Literal["found", "none_seen", "unknown"]
+Box = tuple[int, int, int, int]
+
+# Kinds of objects that are screens, scans of paper or film, or drawn by a device that writes on the picture.
+_RISKY_MODALITIES = {"US", "IVUS", "ES", "XC", "GM", "OT", "SC", "DOC", "DG", "BMD", "HD", "ECG", "OPT", "NM", "PT"}
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and the multi-frame classes below it
+# Words that technicians put on every film and that name nobody.
+_MARKER_WORDS = frozenset(
+    {
+        "AP",
+        "PA",
+        "LAT",
+        "LATERAL",
+        "LEFT",
+        "RIGHT",
+        "PORTABLE",
+        "PORT",
+        "SUPINE",
+        "ERECT",
+        "UPRIGHT",
+        "SEMI",
+        "SEMIERECT",
+        "SEMIUPRIGHT",
+        "SITTING",
+        "STANDING",
+        "PRONE",
+        "DECUB",
+        "DECUBITUS",
+        "MOBILE",
+        "BED",
+        "BEDSIDE",
+        "CHEST",
+        "INSP",
+        "EXP",
+        "INSPIRATION",
+        "EXPIRATION",
+        "STAT",
+        "ICU",
+        "SITZEND",
+        "LIEGEND",
+        "STEHEND",
+    }
+)  # fmt: skip
+_FEW = 2  # letters of a side marker with its technician's sign, at most
+_MAX_SIDE = 1600  # pixels; larger films are scaled down, text of a given share of the film stays readable
+_MIN_SIDE = 960  # smaller ones are enlarged, the detector wants letters of about ten pixels
+_MIN_SCORE = 0.5  # below it the reader is guessing, and the box counts by its shape alone
+_UNREADABLE_SHAPE = 2.5  # width by height from which an unreadable box is a line of text, not a marker
+_SQUARE = (0.67, 1.2)  # width by height between which no line of text lies
+_LONG, _ALIKE = 7, 0.85  # letters and similarity from which a technical word may be misread in one letter
+_MAX_FRAMES = 4
+_MAX_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True)
+class TextSeen:
+    """What the detector saw in one image.
+
+    Attributes:
+        boxes: (left, top, right, bottom) in pixels of the image, of text that may name somebody.
+        markers: how many boxes hold a side marker or a technical word («L», «PORTABLE») and were left out.
+    """
+
+    boxes: tuple[Box, ...] = ()
+    markers: int = 0
+
+
+@dataclass(frozen=True)
+class BurnedIn:
+    """What is known about text in the pixels of one object.
+
+    Attributes:
+        answer: "found", "none_seen" (which does not mean that there is none) or "unknown".
+        message: the sentence for a person.
+        boxes: where the detector saw text, on the first frame that has some.
+        declared: whether the header itself says YES.
+    """
+
+    answer: Answer
+    message: str
+    boxes: tuple[Box, ...] = field(default=())
+    declared: bool = False
+
+
+def header_risk(ds: Dataset) -> str:
+    """Why the header lets one expect burned-in text, as words; "" where it does not.
+
+    Looks at (0028,0301) Burned In Annotation, the SOP class, (0008,0064) Conversion Type and (0008,0060) Modality.
+    """
+    if identifier(ds, "BurnedInAnnotation").upper() == "YES":
+        return "(0028,0301) Burned In Annotation is YES"
+    if identifier(ds, "SOPClassUID").startswith(_SECONDARY_CAPTURE):
+        sop_class = identifier(ds, "SOPClassUID")
+        if sop_class == _SECONDARY_CAPTURE or sop_class.startswith(_SECONDARY_CAPTURE + "."):
+            return "it is a secondary capture"
+    if identifier(ds, "ConversionType"):
+        return "(0008,0064) Conversion Type says that it was digitised, scanned or drawn"
+    if identifier(ds, "Modality").upper() in _RISKY_MODALITIES:
+        return "devices of its modality write on the picture"
+    return ""
+
+
+def assess(ds: Dataset) -> BurnedIn:
+    """Header and pixels of `ds` together; decodes up to four frames.
+
+    "none_seen" is only said of pictures of which every frame was looked at and whose header gives no reason to expect
+    text; a picture of a risky kind in which none was seen stays "unknown".
+    """
+    risk = header_risk(ds)
+    declared = risk.startswith("(0028,0301)")
+    seen, gap = _look_at(ds)
+    if seen or declared:
+        where = f"text was seen in {len(seen)} places" if seen else f"{risk}; the detector saw no text"
+        return BurnedIn("found", f"text in the picture may name the patient: {where}.", seen, declared)
+    if gap or risk:
+        return BurnedIn(
+            "unknown", f"whether the picture holds text is unknown: {gap or f'{risk}, though none was seen'}."
+        )
+    return BurnedIn("none_seen", "the detector saw no text in the picture; it may have missed some.")
+
+
+def look_for_text(pixels: npt.NDArray[np.floating]) -> TextSeen:
+    """Boxes of text in a picture (H, W), values in 0…1.
+
+    Counted are boxes whose reading has three letters or digits or more and is no technical word; unreadable boxes count
+    where they are as long as a line of text. Side markers of one or two signs and words such as PORTABLE do not.
+
+    Raises:
+        DependencyError: rapidocr is not installed.
+    """
+    grey = np.clip(pixels * 255.0, 0, 255).astype(np.uint8)
+    image, scale = _fitted(grey)
+    read = _reader()(np.repeat(np.asarray(image)[:, :, None], 3, axis=2))
+    found: list[Box] = []
+    markers = 0
+    for corners, text, score in zip(_or_empty(read.boxes), _or_empty(read.txts), _or_empty(read.scores), strict=True):
+        left, top = corners.min(axis=0)
+        right, bottom = corners.max(axis=0)
+        if _names_somebody(text, float(score), (right - left) / max(bottom - top, 1.0)):
+            found.append(tuple(round(float(edge) / scale) for edge in (left, top, right, bottom)))  # type: ignore[arg-type]
+        else:
+            markers += 1
+    return TextSeen(tuple(found), markers)
+
+
+def _names_somebody(text: str, score: float, shape: float) -> bool:
+    if score < _MIN_SCORE:
+        return shape >= _UNREADABLE_SHAPE
+    if (
+        _SQUARE[0] < shape < _SQUARE[1]
+    ):  # three letters do not fit in a square: a ring, an electrode, a marker in a frame
+        return False
+    words = [word for word in re.findall(r"\w+", text.upper()) if not _is_marker_word(word)]
+    return sum(map(len, words)) > _FEW
+
+
+def _is_marker_word(word: str) -> bool:
+    """Whether `word` is technical, a letter misread in the longer ones allowed."""
+    return word in _MARKER_WORDS or (
+        len(word) >= _LONG and bool(difflib.get_close_matches(word, _MARKER_WORDS, 1, cutoff=_ALIKE))
+    )
+
+
+def _fitted(grey: npt.NDArray[np.uint8]) -> tuple[Image.Image, float]:
+    """The picture at a size that the detector reads well, and by how much it was scaled."""
+    longest = max(grey.shape)
+    scale = _MAX_SIDE / longest if longest > _MAX_SIDE else max(1.0, _MIN_SIDE / longest)
+    size = (max(32, round(grey.shape[1] * scale)), max(32, round(grey.shape[0] * scale)))
+    return Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR), scale
+
+
+def _or_empty(values: Any) -> Any:
+    return () if values is None else values
+
+
+def _look_at(ds: Dataset) -> tuple[tuple[Box, ...], str]:
+    """Boxes on the first frame that has some, and why the look was incomplete ("" where it was not)."""
+    try:
+        frames = max(1, int(ds.get("NumberOfFrames") or 1))
+        if int(ds.Rows) * int(ds.Columns) > _MAX_PIXELS:
+            return (), "it is too large to be looked at"
+        for grey in _grey_frames(ds, frames):
+            if seen := look_for_text(grey).boxes:
+                return seen, ""
+    except DependencyError:
+        return (), "the detector is not installed (pip install 'medsd[deid]')"
+    except Exception as error:  # decoders and the detector are foreign code fed with foreign bytes
+        return (), f"the pixels cannot be decoded ({type(error).__name__})"
+    return (), "" if frames <= _MAX_FRAMES else f"{_MAX_FRAMES} of {frames} frames were looked at"
+
+
+def _grey_frames(ds: Dataset, frames: int) -> Iterator[npt.NDArray[np.floating]]:
+    chosen = sorted({round(index) for index in np.linspace(0, frames - 1, min(frames, _MAX_FRAMES))})
+    for index in chosen:
+        with quiet():
+            stored = pixel_array(ds, index=index)
+            if stored.ndim == 2 and identifier(ds, "PhotometricInterpretation").startswith("MONOCHROME"):
+                yield present(stored, ds)
+            else:  # colour, or indices of a palette, which keep the outlines of letters
+                grey = (stored.mean(axis=-1) if stored.ndim == 3 else stored).astype(np.float32)
+                yield (grey - grey.min()) / max(float(np.ptp(grey)), 1.0)
+
+
+@cache
+def _reader() -> Any:
+    """PP-OCR's detector and reader from the files in rapidocr's own folder, on one thread, silent."""
+    if importlib.util.find_spec("rapidocr") is None:
+        raise DependencyError("looking for burned-in text needs rapidocr; install it with: pip install 'medsd[deid]'")
+    import rapidocr
+
+    folder = Path(rapidocr.__file__).parent / "models"
+    detector, reader = sorted(folder.glob("*_det_*.onnx")), sorted(folder.glob("*_rec_*.onnx"))
+    if not detector or not reader:  # without a path rapidocr would fetch the files from the network
+        raise DependencyError("rapidocr is here without its models; install it again: pip install 'medsd[deid]'")
+    return rapidocr.RapidOCR(
+        params={
+            "Global.log_level": "critical",
+            "Global.use_cls": False,
+            "Global.text_score": 0.0,  # unreadable boxes are wanted too
+            "Global.max_side_len": _MAX_SIDE,
+            "Det.model_path": str(detector[0]),
+            "Rec.model_path": str(reader[0]),
+            "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+            "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+        }
+    )

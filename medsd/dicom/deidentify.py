@@ -1,0 +1,315 @@
+"""De-identify DICOM files into a folder of their own: originals are only read, and no name or path carries an identity.
+
+Start at `deidentify_files`. What happens to the attributes is in `medsd.dicom.confidentiality`, to the bytes of the
+pixels in `medsd.dicom.pixel_bytes`, and what is known of burned-in text comes from `medsd.dicom.burned_in`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydicom import Dataset, dcmread
+from pydicom.filewriter import dcmwrite
+from pydicom.uid import UID, UID_dictionary
+
+from medsd.dicom.burned_in import BurnedIn, assess
+from medsd.dicom.confidentiality import Confidentiality
+from medsd.dicom.header import identifier, identities
+from medsd.dicom.pixel_bytes import tidy_pixel_data
+from medsd.dicom.policy import GatePolicy, concern
+from medsd.dicom.quiet import quiet
+from medsd.dicom.read import _bound_inflation, _content, _looks_like_dicom, _syntax_without_meta
+from medsd.errors import DataError, DependencyError, ImageError
+from medsd.privacy import register_identities
+from medsd.progress import Progress
+
+Look = Callable[[Dataset], BurnedIn]
+BurnedInAction = Literal["refuse", "warn", "keep"]
+Status = Literal["written", "warned", "refused", "exists"]
+
+REASONS: Mapping[str, str] = {
+    "free_content": "objects of its kind (reports, presentation states, documents, sound, directories) are free "
+    "content that the basic profile cannot clean. Leave it out, or clean it by hand.",
+    "private_class": "its SOP class is unknown or private: nobody can say where it keeps identities. Leave it out.",
+    "burned_in_found": "text in the picture may name the patient. Blank it, or write it with --burned-in warn.",
+    "burned_in_unknown": "whether the picture holds text is unknown. Look at it, or write it with --burned-in warn.",
+    "symbolic_link": "it is a symbolic link. Give the file itself.",
+    "same_uid": "another, different file of this run has the same SOP Instance UID. Keep the right one.",
+    "not_writable": "the cleaned object cannot be encoded ({detail}). Export the original again.",
+}
+"""Reason code → sentence, beside those of `medsd.dicom.policy.REASONS`."""
+
+# SOP classes (PS3.4 B.5) of free content, by the beginning of their UID, and their own attributes.
+_FREE_CLASSES = (
+    "1.2.840.10008.5.1.4.1.1.11.",  # presentation states
+    "1.2.840.10008.5.1.4.1.1.88.",  # structured reports, key objects
+    "1.2.840.10008.5.1.4.1.1.104.",  # encapsulated documents
+    "1.2.840.10008.5.1.4.1.1.9.4.",  # voice and audio
+    "1.2.840.10008.5.1.4.38.",  # hanging protocols
+    "1.2.840.10008.1.3.10",  # DICOMDIR
+)
+_FREE_ELEMENTS = ("ContentSequence", "EncapsulatedDocument", "GraphicAnnotationSequence", "DirectoryRecordSequence")
+_UNKNOWN_PATIENT = "unknown"
+REPORT_COLUMNS = ("input", "status", "reason", "message", "output", "burned_in", "text_boxes")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file.
+
+    Attributes:
+        status: "written", "warned" (written, with a sentence), "refused", or "exists" (finished before).
+        reason, message: of a warning or refusal; the message names no identity, and no path.
+        output: path below the output folder, "" where refused.
+        burned_in: what is known of text in the pixels; None where it was not looked at.
+    """
+
+    status: Status
+    reason: str = ""
+    message: str = ""
+    output: str = ""
+    burned_in: BurnedIn | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class DeidentifySummary:
+    """Counts of a run; `reasons` counts the warned and refused ones by reason."""
+
+    written: int
+    warned: int
+    refused: int
+    exists: int
+    reasons: dict[str, int]
+
+    def line(self) -> str:
+        """The summary as a sentence, without a word on which files."""
+        counts = f"{self.written + self.warned} written ({self.warned} with a warning), {self.exists} there before, "
+        why = "; ".join(f"{reason}: {count}" for reason, count in self.reasons.items())
+        return counts + f"{self.refused} refused" + (f" [{why}]" if why else "")
+
+    def as_dict(self) -> dict[str, object]:
+        """The summary for a program."""
+        return asdict(self)
+
+
+class Places:
+    """Which content each place of this run belongs to, so that no file takes the place of a different one."""
+
+    def __init__(self) -> None:
+        self._owners: dict[Path, str] = {}
+
+    def claim(self, place: Path, content_key: str) -> Path:
+        """`place`, unless different content has it: then an ImageError."""
+        if self._owners.setdefault(place, content_key) != content_key:
+            raise ImageError("same_uid", REASONS["same_uid"])
+        return place
+
+
+def deidentify_files(
+    files: Sequence[Path],
+    out: Path,
+    profile: Confidentiality,
+    *,
+    burned_in: BurnedInAction = "warn",
+    report: Path | None = None,
+    progress: bool = False,
+    look: Look = assess,
+) -> DeidentifySummary:
+    """De-identify `files` into ``out/PATIENT_KEY/STUDY_KEY/NEW_UID.dcm``.
+
+    Files that are there from an earlier run with the same secret stay as they are. A file that cannot be handled is
+    counted, and the rest goes on.
+
+    Args:
+        files: the originals; they are opened for reading only.
+        out: a folder that holds none of them.
+        profile: the profile with its options and secret.
+        burned_in: what text in the pixels, or not knowing of it, leads to.
+        report: a CSV with a row a file. It holds the paths of the originals, which may name patients: without it
+            nothing of the kind is written. It may not lie in `out`, which is what gets passed on.
+        progress: a bar on a terminal, plain lines elsewhere.
+        look: tells what is known of text in the pixels.
+
+    Raises:
+        DataError: `out` and the originals overlap, or the report cannot be written.
+        DependencyError: the extra ``deid`` is not installed.
+    """
+    _check_folders(files, out, report)
+    counts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    rows, places = [], Places()
+    with Progress(len(files), name="de-identified", unit="file", wanted=progress) as shown:
+        for path in files:
+            outcome = deidentify_file(path, out, profile, burned_in=burned_in, look=look, places=places)
+            counts[outcome.status] += 1
+            reasons.update([outcome.reason] if outcome.reason else [])
+            rows.append(_row(path, outcome) if report else [])
+            shown.advance()
+    if report:
+        _write_report(report, rows)
+    return DeidentifySummary(
+        counts["written"], counts["warned"], counts["refused"], counts["exists"], dict(reasons.most_common())
+    )
+
+
+def deidentify_file(
+    path: Path,
+    out: Path,
+    profile: Confidentiality,
+    *,
+    burned_in: BurnedInAction = "warn",
+    look: Look = assess,
+    places: Places | None = None,
+) -> Outcome:
+    """De-identify one file into its place below `out`; bad input becomes a refusal, never an exception.
+
+    Raises:
+        DependencyError: the extra ``deid`` is not installed.
+        OSError: the output cannot be written.
+    """
+    places = Places() if places is None else places
+    with quiet():
+        try:
+            if path.is_symlink():
+                raise ImageError("symbolic_link", REASONS["symbolic_link"])
+            ds, content_key = _read(path)
+            _refuse_free_content(ds)
+            target = out / places.claim(_place(ds, content_key, profile), content_key)
+            return _deidentify(ds, target, out, profile, burned_in, look)
+        except ImageError as error:
+            return Outcome("refused", error.reason, str(error))
+
+
+def _read(path: Path) -> tuple[Dataset, str]:
+    """The data set and a digest of the file, from one reading."""
+    policy = GatePolicy()
+    content = _content(path, policy, "")
+    if not _looks_like_dicom(content):
+        raise concern("not_dicom").error("")
+    _bound_inflation(content, policy, "")
+    try:
+        ds = dcmread(io.BytesIO(content), force=True)
+        register_identities(identities(ds))
+        known = any(keyword in ds for keyword in ("SOPClassUID", "Modality", "Rows", "PixelData", "StudyInstanceUID"))
+    except Exception as error:  # a hostile header can fail anywhere in the parser
+        raise concern("cannot_decode", detail=f"the header is damaged, {type(error).__name__}").error("") from None
+    if not known and not _has_free_element(ds):
+        raise concern("not_dicom").error("")
+    if "TransferSyntaxUID" not in ds.file_meta:
+        ds.file_meta.TransferSyntaxUID = _syntax_without_meta(ds)
+    return ds, hashlib.sha256(content).hexdigest()
+
+
+def _refuse_free_content(ds: Dataset) -> None:
+    sop_class = identifier(ds, "SOPClassUID") or str(ds.file_meta.get("MediaStorageSOPClassUID", ""))
+    if sop_class.startswith(_FREE_CLASSES) or _has_free_element(ds):
+        raise ImageError("free_content", REASONS["free_content"])
+    if sop_class not in UID_dictionary:
+        raise ImageError("private_class", REASONS["private_class"])
+    ds.SOPClassUID = UID(sop_class)
+
+
+def _has_free_element(ds: Dataset) -> bool:
+    return any(keyword in ds for keyword in _FREE_ELEMENTS)
+
+
+def _deidentify(
+    ds: Dataset, target: Path, out: Path, profile: Confidentiality, action: BurnedInAction, look: Look
+) -> Outcome:
+    place = str(target.relative_to(out))
+    if target.exists():
+        return Outcome("exists", output=place)
+    seen = look(ds) if "PixelData" in ds else None
+    if seen and seen.answer != "none_seen" and action == "refuse":
+        reason = f"burned_in_{seen.answer}"
+        return Outcome("refused", reason, REASONS[reason], burned_in=seen)
+    _clean(ds, profile, seen or BurnedIn("unknown", ""))
+    _write_whole(target, _encoded(ds))
+    if seen and seen.answer != "none_seen" and action == "warn":
+        return Outcome("warned", f"burned_in_{seen.answer}", seen.message, place, seen)
+    return Outcome("written", output=place, burned_in=seen)
+
+
+def _place(ds: Dataset, content_key: str, profile: Confidentiality) -> Path:
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        if not identifier(ds, keyword):  # where the file has none its content stands for it
+            setattr(ds, keyword, profile.new_uid(f"{keyword}/{content_key}"))
+    hasher = profile.hasher
+    patient = hasher.patient_key(identifier(ds, "PatientID")) or _UNKNOWN_PATIENT
+    study = hasher.study_key(identifier(ds, "StudyInstanceUID"))
+    return Path(patient) / study / f"{profile.new_uid(identifier(ds, 'SOPInstanceUID'))}.dcm"
+
+
+def _clean(ds: Dataset, profile: Confidentiality, seen: BurnedIn) -> None:
+    try:
+        tidy_pixel_data(ds)
+        profile.apply(ds, seen)
+    except DependencyError:
+        raise
+    except Exception as error:  # what pydicom or the library cannot handle is refused, never half cleaned
+        raise _not_writable(error) from None
+
+
+def _encoded(ds: Dataset) -> bytes:
+    stream = io.BytesIO()
+    try:
+        dcmwrite(stream, ds, enforce_file_format=True)
+    except Exception as error:  # as in _clean
+        raise _not_writable(error) from None
+    return stream.getvalue()
+
+
+def _not_writable(error: Exception) -> ImageError:
+    return ImageError("not_writable", REASONS["not_writable"].format(detail=type(error).__name__))
+
+
+def _write_whole(target: Path, content: bytes) -> None:
+    """Write by way of a neighbour, so that a file of that name is always complete."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(draft).chmod(0o644)
+        Path(draft).replace(target)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+def _check_folders(files: Iterable[Path], out: Path, report: Path | None) -> None:
+    place = out.resolve()
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise DataError(f"{out}: is a symbolic link or no folder; give --out a folder of its own")
+    for path in files:
+        parents = path.resolve().parents
+        if place in parents or path.resolve().parent in (place, *place.parents):
+            raise DataError(f"{out}: holds, or lies among, the originals; give --out a folder apart from them")
+    if report and place in report.resolve().parents:
+        raise DataError(f"{report}: the report names the originals and may not lie in the folder that is passed on")
+
+
+def _row(path: Path, outcome: Outcome) -> list[str]:
+    seen = outcome.burned_in
+    boxes = " ".join("{}:{}:{}:{}".format(*box) for box in seen.boxes) if seen else ""
+    answer = seen.answer if seen else ""
+    return [str(path), outcome.status, outcome.reason, outcome.message, outcome.output, answer, boxes]
+
+
+def _write_report(report: Path, rows: list[list[str]]) -> None:
+    stream = io.StringIO(newline="")
+    csv.writer(stream).writerows([REPORT_COLUMNS, *rows])
+    try:
+        _write_whole(report, stream.getvalue().encode("utf-8", "backslashreplace"))
+        report.chmod(0o600)
+    except OSError as error:
+        raise DataError(f"{report}: the report cannot be written ({error.strerror})") from None
