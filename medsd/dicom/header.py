@@ -24,14 +24,17 @@ from medsd.dicom.terms import (
     view_of_code,
 )
 
-_IDENTIFYING = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "OtherPatientIDs",
-    "AccessionNumber",
-    "StudyInstanceUID",
-)
+_NAMES = (
+    "PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "ResponsiblePerson",
+    "ReferringPhysicianName", "PerformingPhysicianName", "RequestingPhysician", "OperatorsName", "PhysiciansOfRecord",
+    "NameOfPhysiciansReadingStudy", "PatientAddress",
+)  # fmt: skip
+_NUMBERS = (
+    "PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber", "StudyInstanceUID", "SeriesInstanceUID",
+    "SOPInstanceUID", "StudyID", "AdmissionID", "PatientTelephoneNumbers", "InstitutionName", "InstitutionAddress",
+)  # fmt: skip
+IDENTIFYING = (*_NAMES, *_NUMBERS)
+"""Keywords of the elements that `identities` reads."""
 # What is said of the film itself, from the nearest to the farthest. The study's description names all of its views.
 _SERIES_TEXTS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
 _STUDY_TEXTS = (*_SERIES_TEXTS, "StudyDescription")
@@ -125,8 +128,23 @@ def clinical_concerns(header: Header, policy: GatePolicy) -> list[Concern]:
 
 
 def identities(ds: Dataset) -> list[str]:
-    """What the header says that identifies the patient, for the log filter alone."""
-    return [text for text in (identifier(ds, keyword) for keyword in _IDENTIFYING) if text]
+    """What the header says that identifies the patient or who treated her, for the log filter and for scrubbing notes.
+
+    Names also come in their words, since a note has them in another order than PN does.
+    """
+    found = [text for keyword in IDENTIFYING for text in _identifiers(ds, keyword)]
+    words = [word for keyword in _NAMES for text in _identifiers(ds, keyword) for word in re.split(r"[\s^=,]+", text)]
+    return list(dict.fromkeys([*found, *(word for word in words if word and not word.isdigit())]))
+
+
+def _identifiers(ds: Dataset, keyword: str) -> list[str]:
+    """Every value of an element as it stands."""
+    try:
+        value = ds.get(keyword)
+        values = value if isinstance(value, MultiValue) else [value]
+        return [text for text in (str(one).strip() for one in values if one is not None) if text]
+    except Exception:  # as in identifier
+        return []
 
 
 def identifier(ds: Dataset, keyword: str) -> str:

@@ -1,13 +1,15 @@
 """Note encoders: a small BERT whose WordPiece vocabulary is trained on the notes at hand, or a folder of transformers'.
 
-The vocabulary is the training notes' own, so a note's identities could enter the bundle with it: only words that occur
-in several notes become tokens (`MIN_NOTES`), and numbers are split into digits.
+The vocabulary is the training notes' own, so a note's identities could enter the bundle with it: only words that stand
+in notes of several patients become tokens (`MIN_PATIENTS`), however often one patient's notes have them, and numbers
+are split into digits. A name that many patients share, or that of a physician of many, cannot be told from a word.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -18,7 +20,7 @@ from medsd.errors import SettingsError
 from medsd.settings import NoteSettings
 
 PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
-MIN_NOTES = 5
+MIN_PATIENTS = 5
 
 
 class NoteEncoder(nn.Module):
@@ -69,10 +71,15 @@ def note_encoder(settings: NoteSettings, tokenizer: Tokenizer) -> NoteEncoder:
     return NoteEncoder(model)
 
 
-def note_tokenizer(settings: NoteSettings, notes: Iterable[str]) -> Tokenizer:
+def note_tokenizer(settings: NoteSettings, notes: Iterable[str], patients: Iterable[str] | None = None) -> Tokenizer:
     """The tokenizer of the settings' model; for small-bert, one trained on `notes` (training split only).
 
     It truncates to `max_tokens` and does not pad: padding belongs to `medsd.inference`.
+
+    Args:
+        settings: of the note encoder.
+        notes: the training notes.
+        patients: whose each note is; without it, each note counts as a patient's only one.
     """
     if settings.model != "small-bert":
         path = Path(settings.model) / "tokenizer.json"
@@ -80,14 +87,14 @@ def note_tokenizer(settings: NoteSettings, notes: Iterable[str]) -> Tokenizer:
             raise SettingsError(f"network.note.model: {path}: no such file; save the fast tokenizer there")
         tokenizer = Tokenizer.from_file(str(path))
     else:
-        tokenizer = _train_wordpiece(settings, notes)
+        tokenizer = _train_wordpiece(settings, notes, patients)
     tokenizer.no_padding()
     tokenizer.enable_truncation(settings.max_tokens)
     return tokenizer
 
 
-def _train_wordpiece(settings: NoteSettings, notes: Iterable[str]) -> Tokenizer:
-    """Whole words that occur in `MIN_NOTES` notes or more, the most frequent first, and single characters for the rest.
+def _train_wordpiece(settings: NoteSettings, notes: Iterable[str], patients: Iterable[str] | None) -> Tokenizer:
+    """Whole words of `MIN_PATIENTS` patients or more, the most frequent first, and single characters for the rest.
 
     The trainer of the tokenizers package breaks ties by the order of a hash table, so that no two runs agree.
     """
@@ -96,10 +103,18 @@ def _train_wordpiece(settings: NoteSettings, notes: Iterable[str]) -> Tokenizer:
         [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Digits(individual_digits=True)]
     )
     counts: Counter[str] = Counter()
-    for note in notes:
-        counts.update({word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(note))})
-    characters = sorted({character for word in counts for character in word})
-    frequent = sorted((word for word, count in counts.items() if count >= MIN_NOTES and len(word) > 1))
+    owners: defaultdict[str, set[object]] = defaultdict(set)  # of a word; no more than matter are kept
+    # Numbers as owners where no patient is known: they equal no patient's name.
+    for note, patient in zip(notes, patients if patients is not None else count(), strict=patients is not None):
+        words = {word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(note))}
+        counts.update(words)
+        for piece in words | set("".join(words)):
+            if len(owners[piece]) < MIN_PATIENTS:
+                owners[piece].add(patient)
+    shared = {piece for piece, known in owners.items() if len(known) >= MIN_PATIENTS}
+    # Letters and digits name nobody; the ideographs of a name do.
+    characters = sorted(piece for piece in owners if len(piece) == 1 and (piece.isascii() or piece in shared))
+    frequent = sorted(word for word in counts if word in shared and len(word) > 1)
     frequent.sort(key=lambda word: -counts[word])  # stable: ties stay in alphabetical order
     pieces = [PAD, UNKNOWN, START, END, *characters, *(f"##{character}" for character in characters), *frequent]
     vocabulary = {piece: number for number, piece in enumerate(pieces[: settings.vocabulary_size])}

@@ -44,13 +44,16 @@ def is_number(column: str) -> bool:
 
 
 def row(path: Path | str, prediction: Prediction) -> Row:
-    """The row of one study; numbers of a refused one are None, its calls are empty."""
+    """The row of one study; numbers of a refused one are None, its calls are empty.
+
+    The name of a file may be a patient's: it stands under ``path`` alone, so that a table without this column has none.
+    """
     probabilities = prediction.probabilities
     found: Row = {
         "path": printable(path),
         "status": prediction.status,
         "reason": prediction.reason,
-        "message": printable(prediction.message),
+        "message": printable(prediction.message.removeprefix(f"{Path(path).name}: ")),
         "study_key": prediction.study_key,
         "patient_key": prediction.patient_key,
     }

@@ -1,0 +1,64 @@
+"""What prepare keeps of a study: keys in place of its identifiers, and its note without what identifies the patient.
+
+Start at `protect`. It is done once, between the source, which needs identifiers to split by patient, and the manifest,
+which every later step reads; so no later step can let an identity out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from pydicom import dcmread
+
+from medsd.dicom.header import IDENTIFYING, identities
+from medsd.dicom.quiet import quiet
+from medsd.privacy import KeyedHasher, register_identities, scrub_note
+from medsd.studies.manifest import Manifest
+
+_PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg")  # they have no header that names anybody
+
+
+def protect(manifest: Manifest, hasher: KeyedHasher) -> Manifest:
+    """The manifest with keyed hashes as study and patient, and notes scrubbed (`medsd.privacy.scrub_note`).
+
+    A note is scrubbed of its study's identifiers and of what the header of its film says of the patient and of those
+    who treated her. Paths stay: they are how the films are found.
+
+    Args:
+        manifest: as a source reads it.
+        hasher: of this site; the keys of serving are made with the same.
+    """
+    if manifest.keyed:
+        return manifest
+    table = manifest.table.copy()
+    noted = table["note"].notna()
+    if noted.any():
+        rows = table.loc[noted, ["study", "patient", "path", "note"]].itertuples(index=False)
+        scrubbed = [_scrubbed(manifest.root, *row) for row in rows]
+        table.loc[noted, "note"] = pd.Series(scrubbed, index=table.index[noted], dtype=object)
+    table["study"] = [hasher.study_key(str(study)) for study in table["study"]]
+    table["patient"] = [hasher.patient_key(str(patient)) for patient in table["patient"]]
+    return replace(manifest, table=table, keyed=True)
+
+
+def _scrubbed(root: Path, study: object, patient: object, path: object, note: object) -> str:
+    known = [str(study), str(patient)]
+    if isinstance(path, str):
+        known += film_identities(root / path)
+    return scrub_note(str(note), known)
+
+
+def film_identities(path: Path) -> list[str]:
+    """What the header of a film says of the patient and of who treated her; nothing of a file that is no DICOM."""
+    if path.suffix.lower() in _PLAIN_SUFFIXES:
+        return []
+    try:
+        with quiet():
+            ds = dcmread(path, stop_before_pixels=True, specific_tags=list(IDENTIFYING), force=True)
+            found = identities(ds)
+    except Exception:  # a hostile header can fail anywhere in the parser
+        return []
+    register_identities(found)
+    return found
