@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("paths", type=Path, nargs="+", help="files, folders, patterns, or text lists of paths")
     parser.add_argument("--out", type=Path, required=True, help="the table: .csv, .parquet or .jsonl")
     parser.add_argument("--notes", type=Path, help="CSV with the columns path (or file name) and note")
-    parser.add_argument("--workers", type=_positive, default=1, help="processes that decode (default 1)")
+    parser.add_argument("--workers", type=_positive, default=2, help="processes that decode (default 2)")
     parser.add_argument("--batch-size", type=_positive, default=8, help="films in one run of the model (default 8)")
     parser.add_argument("--resume", action="store_true", help="keep the rows that an earlier run finished")
     parser.add_argument("--provider", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs")

@@ -142,7 +142,7 @@ def score(
     paths: Annotated[list[Path], typer.Argument(help="files, folders, patterns, or text lists of paths")],
     out: Annotated[Path, typer.Option(help="the table: .csv, .parquet or .jsonl")],
     notes: Annotated[Path | None, typer.Option(help="CSV with the columns path (or file name) and note")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="processes that decode; 1 is this one, without limits")] = 2,
     batch_size: Annotated[int, typer.Option(min=1, help="films in one run of the model")] = 8,
     resume: Annotated[bool, typer.Option("--resume", help="keep the rows that an earlier run finished")] = False,
     provider: Where = Provider.auto,

@@ -27,6 +27,7 @@ except ImportError:  # Windows: time is bounded there, memory is not
 
 Read = Callable[[Path | bytes, str], Film]
 _START_SECONDS = 120.0  # until a process has imported what it needs, on a machine that is busy
+_STARTS = 3  # a machine that is out of memory for a moment must not end the batch of a night
 _GRACE_SECONDS = 5.0
 
 
@@ -62,7 +63,7 @@ class Helper:
         """
         name = name or (source.name if isinstance(source, Path) else "")
         with self._turn:
-            if self._pipe is None and not self._begin():
+            if self._pipe is None and not any(self._begin() for _ in range(_STARTS)):
                 raise DependencyError(
                     "no process starts to decode films in; free memory, or put `if __name__ == '__main__':` around "
                     "what a script does"
