@@ -80,7 +80,7 @@ class StoredGreys:
 
         Where the greys are a window (a straight line between two plateaus), blocks of stored values are summed and the
         line is applied to their means: the mean of a line is the line of the mean. It differs from the mean of the
-        float32 greys by their rounding alone, less than 3e-7. Other curves are looked up first and come out the same
+        float32 greys by their rounding alone, less than 5e-7. Other curves are looked up first and come out the same
         to the last bit.
         """
         line = self._line
