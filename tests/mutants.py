@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 from pydicom import Dataset, config, dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.filewriter import dcmwrite
@@ -30,6 +31,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from medsd.dicom.quiet import quiet
 from medsd.studies.phantom import generate_study, write_dicom
 
 Pool = Sequence[bytes]
@@ -88,7 +90,8 @@ class Mutants:
         content, kinds = self._pool[at], []
         for _ in range(rng.choice((1, 1, 1, 2, 3))):
             mutation = rng.choices(*_WEIGHTED)[0]
-            content = mutation(content, rng, self._pool)
+            with quiet():
+                content = mutation(content, rng, self._pool)
             kinds.append(mutation.__name__)
         return Mutant(index, self._names[at], tuple(kinds), content)
 
@@ -108,6 +111,9 @@ def generated_films(side: int = 96) -> dict[str, bytes]:
         "implicit": ImplicitVRLittleEndian, "deflated": DeflatedExplicitVRLittleEndian, "big": ExplicitVRBigEndian,
     }.items():  # fmt: skip
         films[name] = _rewritten(native, syntax)
+    ds = dcmread(io.BytesIO(films["big"]))  # pydicom turns the header around, not the pixels
+    ds.PixelData = np.frombuffer(ds.PixelData, np.uint16).byteswap().tobytes()
+    films["big"] = _written(ds)
     return films
 
 
