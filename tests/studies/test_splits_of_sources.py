@@ -45,7 +45,8 @@ class Films:
         """Most patients with one film or two, one in fifty with up to sixty; `single`: one film each."""
         generator = np.random.default_rng(11)
         counts = generator.geometric(0.6, PATIENTS)
-        counts[generator.random(PATIENTS) < 0.02] = generator.integers(20, 61)
+        lumps = generator.random(PATIENTS) < 0.02
+        counts[lumps] = generator.integers(20, 61, lumps.sum())
         patient = np.arange(PATIENTS) if single else np.repeat(np.arange(PATIENTS), counts)
         first = np.searchsorted(patient, patient)
         return cls(patient, np.arange(len(patient)) - first, generator)
