@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from functools import cache
 
 from pydicom import Dataset
+from pydicom.charset import python_encoding
 from pydicom.datadict import DicomDictionary, dictionary_keyword, dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import FileMetaDataset
@@ -88,6 +89,7 @@ _FORM = {  # PS3.5 6.2; small letters and a hyphen are met in code strings and h
     "DS": re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([Ee][+-]?\d+)? *|"),
     "AS": re.compile(r"\d{3}[DWMY]|"),
 }
+_PIXELS = 0x7FE0
 _SHORTEST_NAME = 3
 _OLDEST_AGE = 89  # above it an age points to few people (45 CFR 164.514(b)(2)(i)(C))
 Action = Callable[[Dataset, tuple[int, int]], None]
@@ -201,6 +203,8 @@ class _Run:
             return bool(_KEPT_BYTES.search(keyword))
         if element.VR == "AS" and re.fullmatch(r"\d{3}Y", str(element.value)) and int(element.value[:3]) > _OLDEST_AGE:
             element.value = f"{_OLDEST_AGE + 1:03d}Y"
+        if keyword == "SpecificCharacterSet":
+            return all(str(value) in python_encoding for value in _values(element))
         form = _FORM.get(element.VR)
         return form is None or all(form.fullmatch(_written(value)) for value in _values(element))
 
@@ -316,8 +320,16 @@ def _sweep(ds: Dataset, identities: list[re.Pattern[str]]) -> None:
         if element.VR == "SQ":
             for item in element.value:
                 _sweep(item, identities)
-        elif element.VR in _WORDS and any(name.search(str(value)) for value in _values(element) for name in identities):
+        elif any(name.search(text) for text in _texts(element) for name in identities):
             del ds[tag]
+
+
+def _texts(element: DataElement) -> list[str]:
+    """What an element could spell: its texts, or its bytes where they are no pixels."""
+    if element.VR in _WORDS:
+        return [str(value) for value in _values(element)]
+    readable = element.VR in _BYTES and element.tag.group != _PIXELS and isinstance(element.value, bytes)
+    return [element.value.decode("latin-1")] if readable else []
 
 
 def _elements(ds: Dataset) -> Iterator[DataElement]:

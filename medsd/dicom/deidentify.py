@@ -120,6 +120,7 @@ def deidentify_files(
     profile: Confidentiality,
     *,
     burned_in: BurnedInAction = "warn",
+    folders: Sequence[Path] = (),
     report: Path | None = None,
     progress: bool = False,
     look: Look = assess,
@@ -134,6 +135,7 @@ def deidentify_files(
         out: a folder that holds none of them.
         profile: the profile with its options and secret.
         burned_in: what text in the pixels, or not knowing of it, leads to.
+        folders: where the files were found; `out` may not lie in one, or the next run would take it for originals.
         report: a CSV with a row a file. It holds the paths of the originals, which may name patients: without it
             nothing of the kind is written. It may not lie in `out`, which is what gets passed on.
         progress: a bar on a terminal, plain lines elsewhere.
@@ -143,7 +145,7 @@ def deidentify_files(
         DataError: `out` and the originals overlap, or the report cannot be written.
         DependencyError: the extra ``deid`` is not installed.
     """
-    _check_folders(files, out, report)
+    _check_folders(files, folders, out, report)
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     rows, places = [], Places()
@@ -286,14 +288,15 @@ def _write_whole(target: Path, content: bytes) -> None:
         raise
 
 
-def _check_folders(files: Iterable[Path], out: Path, report: Path | None) -> None:
+def _check_folders(files: Iterable[Path], folders: Iterable[Path], out: Path, report: Path | None) -> None:
     place = out.resolve()
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise DataError(f"{out}: is a symbolic link or no folder; give --out a folder of its own")
-    for path in files:
-        parents = path.resolve().parents
-        if place in parents or path.resolve().parent in (place, *place.parents):
-            raise DataError(f"{out}: holds, or lies among, the originals; give --out a folder apart from them")
+    inside = any(place in path.resolve().parents for path in files)
+    for folder in folders:
+        inside = inside or folder.resolve() in (place, *place.parents)
+    if inside:
+        raise DataError(f"{out}: holds, or lies among, the originals; give --out a folder apart from them")
     if report and place in report.resolve().parents:
         raise DataError(f"{report}: the report names the originals and may not lie in the folder that is passed on")
 
