@@ -55,6 +55,10 @@ class NoteInput(Described):
 
     max_tokens: int = Field(ge=8)
     pad_id: int = 0
+    mask: tuple[str, ...] = Field(
+        (),
+        description="phrases that name a finding, in the language of medsd/studies/notes/phrases, hidden from the model",
+    )
 
 
 class PlattCalibration(Described):

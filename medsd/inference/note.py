@@ -1,6 +1,8 @@
 """From a clinical note to the token ids that a fused model takes, with the bundle's own tokenizer.json.
 
-The length is fixed: longer notes are cut, shorter ones padded. The text of a note is never logged.
+Where the bundle names phrases to hide, they are hidden first: the bundle carries them, so that notes are masked here as
+they were in training, whatever the phrase lists say later. The length is fixed: longer notes are cut, shorter ones
+padded. The text of a note is never logged.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.bundle.layout import NoteInput
-from medsd.errors import BundleError
+from medsd.errors import BundleError, DataError
+from medsd.studies.notes.lexicon import Pattern, compile_phrases
+from medsd.studies.notes.sections import PLACEHOLDER
 
 # No note of 512 tokens is longer; cutting first keeps a pasted megabyte from costing seconds.
 _CHARACTERS_A_TOKEN = 48
@@ -51,15 +55,33 @@ def clean_note(note: str | None, max_characters: int | None = None) -> str:
     return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
 
 
+class NoteMask:
+    """Hides what names a finding; negations and all other words stay: «no effusion» becomes «no ___».
+
+    Args:
+        phrases: in the language of `medsd.studies.notes.lexicon`; none hides nothing.
+
+    Raises:
+        DataError: a phrase cannot be read.
+    """
+
+    def __init__(self, phrases: Sequence[str]) -> None:
+        self._pattern: Pattern | None = compile_phrases(phrases, "mask") if phrases else None
+
+    def __call__(self, text: str) -> str:
+        """`text` with every such phrase replaced by ``___``."""
+        return self._pattern.sub(PLACEHOLDER, text) if self._pattern is not None else text
+
+
 class NoteTokenizer:
     """Turns notes into `NoteBatch`; safe to share between threads.
 
     Args:
         path: the bundle's tokenizer.json.
-        spec: length and padding.
+        spec: length, padding, and what is hidden.
 
     Raises:
-        BundleError: the file is missing or is no tokenizer.
+        BundleError: the file is missing or is no tokenizer, or a phrase to hide cannot be read.
     """
 
     def __init__(self, path: Path, spec: NoteInput) -> None:
@@ -69,6 +91,10 @@ class NoteTokenizer:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust side raises plain Exceptions
             raise BundleError(f"{path}: cannot be read as a tokenizer ({error}); copy the bundle again") from None
+        try:
+            self._mask = NoteMask(spec.mask)
+        except DataError as error:
+            raise BundleError(f"{path.parent}: bundle.json, note: {error}; copy the bundle again") from None
         self.spec = spec
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(spec.max_tokens)
@@ -80,7 +106,7 @@ class NoteTokenizer:
         mask = np.zeros((len(notes), length), np.int64)
         given = np.zeros(len(notes), np.float32)
         for row, note in enumerate(notes):
-            text = clean_note(note, length * _CHARACTERS_A_TOKEN)
+            text = self._mask(clean_note(note, length * _CHARACTERS_A_TOKEN))
             tokens = self._tokenizer.encode(text).ids if text else []
             ids[row, : len(tokens)] = tokens
             mask[row, : max(len(tokens), 1)] = 1

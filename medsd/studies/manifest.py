@@ -1,7 +1,7 @@
 """The manifest: the table of studies that every step of training reads, one row an image, kept as Parquet.
 
-Columns: study, patient (the source's own identifiers; a manifest stays with the data and never enters a bundle), path
-(relative to the source's root), note, view, age, sex, source, split, then one float32 column a finding: 1 present,
+Columns: study, patient (keyed hashes; the source's own identifiers in public data, and until `medsd.studies.protect`),
+path (relative to the source's root), note, view, age, sex, source, split, then one float32 column a finding: 1 present,
 0 absent, NaN unknown.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,11 @@ import pandas as pd
 
 from medsd.errors import DataError
 from medsd.findings import FindingSet, finding_set
+from medsd.studies.rejected import Rejections
 
 COLUMNS = ("study", "patient", "path", "note", "view", "age", "sex", "source", "split")
 SPLITS = ("train", "validation", "test")
+ROW_GROUP = 65_536  # rows of the file that a reader takes at a time
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,17 @@ class Manifest:
         table: one row an image, columns `COLUMNS` and the findings.
         findings: the vocabulary of the label columns.
         root: the folder that `path` is relative to.
+        rejected: rows of the source that are not here; known while it is read, not kept in the file.
+        source_rows: int64 (N,), where each row stood in the source's table, the first being 1; likewise.
+        keyed: `study` and `patient` are keyed hashes and notes are scrubbed (`medsd.studies.protect`).
     """
 
     table: pd.DataFrame
     findings: FindingSet
     root: Path
+    rejected: Rejections = field(default_factory=Rejections, compare=False, repr=False)
+    source_rows: npt.NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    keyed: bool = False
 
     def __post_init__(self) -> None:
         _check(self.table, self.findings)
@@ -64,6 +72,15 @@ class Manifest:
         sizes = groups.size() if column is None else groups[column].nunique()
         return {split: int(sizes.get(split, 0)) for split in SPLITS}
 
+    def without(self, rows: Sequence[int]) -> Manifest:
+        """The manifest without the rows at these positions."""
+        if not len(rows):
+            return self
+        kept = np.ones(len(self), dtype=bool)
+        kept[list(rows)] = False
+        places = None if self.source_rows is None else self.source_rows[kept]
+        return replace(self, table=self.table[kept].reset_index(drop=True), source_rows=places)
+
     def data_hash(self) -> str:
         """sha256 over the rows without the split, whatever their order."""
         columns = [c for c in (*COLUMNS, *self.findings) if c != "split"]
@@ -81,10 +98,11 @@ class Manifest:
 
         path.parent.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pandas(self.table, preserve_index=False)
-        own = json.dumps({"findings": self.findings.key, "root": str(self.root.resolve())}).encode()
+        about = {"findings": self.findings.key, "root": str(self.root.resolve()), "keyed": self.keyed}
+        own = json.dumps(about).encode()
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"medsd": own})
         temporary = path.with_name(f".{path.name}.part")
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, row_group_size=ROW_GROUP)
         temporary.replace(path)
 
     @classmethod
@@ -106,7 +124,8 @@ class Manifest:
         own = json.loads((table.schema.metadata or {}).get(b"medsd", b"{}"))
         if "findings" not in own:
             raise DataError(f"{path}: this Parquet file is no manifest of medsd; run `medsd prepare`")
-        return cls(table.to_pandas(), finding_set(own["findings"]), Path(own["root"]))
+        keyed = bool(own.get("keyed", False))  # older files were not
+        return cls(table.to_pandas(), finding_set(own["findings"]), Path(own["root"]), keyed=keyed)
 
 
 def complete(table: pd.DataFrame, findings: FindingSet) -> pd.DataFrame:

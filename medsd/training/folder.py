@@ -26,9 +26,9 @@ class Run:
         return self.folder / "studies.parquet"
 
     @property
-    def refused(self) -> Path:
+    def rejected(self) -> Path:
         """Rows of the source that are in no manifest, and why."""
-        return self.folder / "refused.csv"
+        return self.folder / "rejected.csv"
 
     @property
     def pixels(self) -> Path:

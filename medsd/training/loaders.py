@@ -27,7 +27,7 @@ class StudyArrays:
     Attributes:
         pixels: uint8 (N, S, S); zeros where `has_image` is False.
         has_image, has_note: bool (N,).
-        note_ids, note_mask: int64 (N, L), or None without a note encoder.
+        note_ids, note_mask: integers (N, L) of any width, or None without a note encoder; batches have int64.
         labels: float32 (N, F), 1, 0 or NaN.
     """
 
@@ -35,8 +35,8 @@ class StudyArrays:
     labels: npt.NDArray[np.float32]
     has_image: npt.NDArray[np.bool_]
     has_note: npt.NDArray[np.bool_]
-    note_ids: npt.NDArray[np.int64] | None = None
-    note_mask: npt.NDArray[np.int64] | None = None
+    note_ids: npt.NDArray[np.integer] | None = None
+    note_mask: npt.NDArray[np.integer] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -163,8 +163,8 @@ class TrainingBatches:
         inputs = Inputs(
             pixels,
             has_image=torch.cat([torch.stack([s.has_image[v] for s in samples]) for v in range(views)]),
-            note_ids=torch.from_numpy(np.tile(self._arrays.note_ids[rows], (views, 1))),
-            note_mask=torch.from_numpy(np.tile(self._arrays.note_mask[rows], (views, 1))),
+            note_ids=_tokens(np.tile(self._arrays.note_ids[rows], (views, 1))),
+            note_mask=_tokens(np.tile(self._arrays.note_mask[rows], (views, 1))),
             has_note=torch.cat([torch.stack([s.has_note[v] for s in samples]) for v in range(views)]),
         )
         return Batch(inputs, labels, torch.from_numpy(rows))
@@ -188,7 +188,11 @@ def plain_batches(
         yield Inputs(
             pixels,
             has_image=torch.from_numpy((arrays.has_image[part] & use_image).astype(np.float32)),
-            note_ids=torch.from_numpy(arrays.note_ids[part]),
-            note_mask=torch.from_numpy(arrays.note_mask[part]),
+            note_ids=_tokens(arrays.note_ids[part]),
+            note_mask=_tokens(arrays.note_mask[part]),
             has_note=torch.from_numpy((arrays.has_note[part] & use_note).astype(np.float32)),
         )
+
+
+def _tokens(values: npt.NDArray[np.integer]) -> Tensor:
+    return torch.from_numpy(values.astype(np.int64))

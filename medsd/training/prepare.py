@@ -1,59 +1,59 @@
 """From a source to arrays: the manifest, every film as model pixels, every note as token ids.
 
-Films are decoded in parallel by the very functions that serving uses (`medsd.dicom.gate.admit`, then
-`medsd.inference.preprocess.to_pixels`). A row whose film is refused is left out and listed with its reason.
+Films are decoded in parallel by the very functions that serving uses (`medsd.training.films`). A row that cannot be
+used, by its table or by its film, is left out and listed with its reason.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from medsd.bundle.layout import NoteInput
-from medsd.dicom.gate import admit
 from medsd.errors import DataError
-from medsd.inference.note import NoteTokenizer
-from medsd.inference.preprocess import to_pixels
-from medsd.progress import Progress
-from medsd.settings import NoteSettings, PixelSpec, Settings
+from medsd.findings import FindingSet
+from medsd.inference.note import NoteMask, NoteTokenizer
+from medsd.privacy import KeyedHasher
+from medsd.settings import NoteSettings, Settings
 from medsd.studies.manifest import Manifest
+from medsd.studies.notes import mask_phrases
+from medsd.studies.protect import protect
+from medsd.studies.rejected import TooManyRejected
 from medsd.studies.sources import read_source
+from medsd.training.films import decode_films
 from medsd.training.loaders import StudyArrays
 
 log = logging.getLogger(__name__)
 
 PAD = "[PAD]"  # BERT's, and that of every tokenizer derived from it
+NOTES = 4096  # that are tokenised at a time
 
 
-def prepare(
-    settings: Settings, manifest_path: Path, pixels_path: Path, refused_path: Path, tokenizer_path: Path
-) -> None:
-    """Write the manifest, the pixels (uint8 (N, S, S), .npy), the refused rows and, with notes, the tokenizer.
+def prepare(settings: Settings, manifest_path: Path, pixels_path: Path, rejected_path: Path) -> None:
+    """Write the manifest, the pixels (uint8 (N, S, S), .npy) and the rows that were left out, with their reasons.
+
+    A run that was killed goes on with the film at which it stopped. Memory: some 0.4 kB a row.
 
     Raises:
-        DataError: the source cannot be read, or no film of it can be used.
+        DataError: the source cannot be read, or more than half of its rows cannot be used.
     """
-    manifest = read_source(settings)
-    kept, refused = _decode(manifest, settings.pixels, pixels_path)
-    refused.to_csv(refused_path, index=False)
-    if not kept.any():
-        first = refused["message"].iloc[0]
-        raise DataError(f"{manifest.root}: none of the {len(kept)} films can be used; the first: {first}")
-    table = manifest.table[kept].reset_index(drop=True)
-    result = Manifest(table, manifest.findings, manifest.root)
-    if settings.network.note is not None:
-        _write_tokenizer(settings, result, tokenizer_path)
-    result.write(manifest_path)
-    log.info("%d studies kept, %d refused (%s)", len(result), len(refused), refused_path.name)
+    try:
+        manifest = read_source(settings)
+        films = decode_films(manifest, settings.pixels, pixels_path, settings.gate)
+    except TooManyRejected as error:
+        error.rejections.write(rejected_path)
+        raise TooManyRejected(f"{error}; all of them are in {rejected_path}", error.rejections) from None
+    manifest.rejected.write(rejected_path)
+    kept = manifest.without([row for row, _, _ in films.refused])
+    if not settings.bundle.public:
+        kept = protect(kept, KeyedHasher.from_environment())
+    kept.write(manifest_path)
+    films.finish()
+    log.info("%d studies kept, %d rejected (%s)", len(kept), len(manifest.rejected), rejected_path.name)
 
 
 def load_arrays(settings: Settings, manifest: Manifest, pixels_path: Path, tokenizer_path: Path) -> StudyArrays:
@@ -67,78 +67,44 @@ def load_arrays(settings: Settings, manifest: Manifest, pixels_path: Path, token
     has_note = np.zeros(len(manifest), dtype=bool)
     if settings.network.note is None:
         return StudyArrays(pixels, manifest.labels, has_image, has_note)
-    notes = [None if pd.isna(note) else str(note) for note in manifest.table["note"]]
-    batch = NoteTokenizer(tokenizer_path, note_input(settings.network.note, tokenizer_path))(notes)
-    return StudyArrays(pixels, manifest.labels, has_image, batch.given > 0, batch.ids, batch.mask)
+    spec = note_input(settings.network.note, tokenizer_path, manifest.findings)
+    tokenize, notes = NoteTokenizer(tokenizer_path, spec), manifest.table["note"]
+    # A million notes of 96 tokens are 1.5 GB as int64; batches widen what they take.
+    ids = np.empty((len(notes), spec.max_tokens), dtype=np.int32)
+    mask = np.empty((len(notes), spec.max_tokens), dtype=np.int8)
+    for start in range(0, len(notes), NOTES):
+        part = slice(start, start + NOTES)
+        batch = tokenize([None if pd.isna(note) else str(note) for note in notes.iloc[part]])
+        ids[part], mask[part], has_note[part] = batch.ids, batch.mask, batch.given > 0
+    return StudyArrays(pixels, manifest.labels, has_image, has_note, ids, mask)
 
 
-def note_input(settings: NoteSettings, tokenizer_path: Path) -> NoteInput:
-    """How notes are cut and padded, as training uses it and the bundle keeps it."""
+def note_input(settings: NoteSettings, tokenizer_path: Path, findings: FindingSet) -> NoteInput:
+    """How notes are masked, cut and padded, as training uses it and the bundle keeps it."""
     pad = json.loads(tokenizer_path.read_text(encoding="utf-8"))["model"]["vocab"].get(PAD, 0)
-    return NoteInput(max_tokens=settings.max_tokens, pad_id=int(pad))
+    return NoteInput(max_tokens=settings.max_tokens, pad_id=int(pad), mask=_masked(settings, findings))
 
 
-def _decode(manifest: Manifest, spec: PixelSpec, path: Path) -> tuple[npt.NDArray[np.bool_], pd.DataFrame]:
-    """Decode every film into `path`; returns which rows were kept and a table of those that were not."""
-    count = len(manifest)
-    files = [manifest.root / name if isinstance(name, str) else None for name in manifest.table["path"]]
-    temporary = path.with_name(f".{path.name}.part.npy")
-    array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(count, spec.size, spec.size))
-    kept, refused, place = np.zeros(count, dtype=bool), [], 0
-    results = _decoded([(file, spec) for file in files])
-    with Progress(count, name="prepare") as shown:
-        for row, (pixels, reason, message) in enumerate(results):
-            shown.advance()
-            if reason:
-                refused.append({"path": manifest.table["path"].iloc[row], "reason": reason, "message": message})
-                continue
-            array[place] = pixels
-            kept[row], place = True, place + 1
-    array.flush()
-    _shorten(array, place, temporary)
-    temporary.replace(path)
-    return kept, pd.DataFrame(refused, columns=["path", "reason", "message"])
+def write_tokenizer(settings: Settings, manifest: Manifest, path: Path) -> None:
+    """Write the tokenizer of the settings' note encoder; one that is trained sees the training notes alone, masked.
 
-
-def _shorten(array: np.memmap, count: int, path: Path) -> None:
-    """Rewrite the file without the places that refused films left at the end."""
-    if count == len(array) or count == 0:
-        return
-    shorter = path.with_suffix(".short.npy")
-    np.lib.format.open_memmap(shorter, mode="w+", dtype=np.uint8, shape=(count, *array.shape[1:]))[:] = array[:count]
-    shorter.replace(path)
-
-
-def _decoded(tasks: list[tuple[Path | None, PixelSpec]]) -> Iterator[tuple[npt.NDArray[np.uint8], str, str]]:
-    workers = min(os.cpu_count() or 1, 16)
-    if workers == 1 or len(tasks) < 64:
-        yield from map(_film_pixels, tasks)
-        return
-    # spawn: forking a process that holds threads of torch may hang
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_film_pixels, tasks, chunksize=16)
-
-
-def _film_pixels(task: tuple[Path | None, PixelSpec]) -> tuple[npt.NDArray[np.uint8], str, str]:
-    """Pixels of one film, or a reason and a message; a study without a film is black."""
-    path, spec = task
-    black = np.zeros((spec.size, spec.size), dtype=np.uint8)
-    if path is None:
-        return black, "", ""
-    admission = admit(path, name=path.name)
-    if admission.radiograph is None:
-        return black, admission.reason, admission.message
-    return to_pixels(admission.radiograph, spec), "", ""
-
-
-def _write_tokenizer(settings: Settings, manifest: Manifest, path: Path) -> None:
+    Raises:
+        DataError: no training study has a note.
+    """
     from medsd.networks.note import note_tokenizer
 
     assert settings.network.note is not None
-    notes = manifest.table["note"].iloc[manifest.rows("train")].dropna().astype(str)
+    rows = manifest.table.iloc[manifest.rows("train")]
+    notes = rows["note"].dropna()
     if notes.empty:
         raise DataError("network.note is set, but no training study has a note; remove network.note or add notes")
-    text = note_tokenizer(settings.network.note, notes).to_str(pretty=True)
+    mask = NoteMask(_masked(settings.network.note, manifest.findings))
+    masked, patients = (mask(str(note)) for note in notes), rows.loc[notes.index, "patient"]
+    text = note_tokenizer(settings.network.note, masked, patients).to_str(pretty=True)
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(json.dumps(json.loads(text), ensure_ascii=False), encoding="utf-8")
     temporary.replace(path)
+
+
+def _masked(settings: NoteSettings, findings: FindingSet) -> tuple[str, ...]:
+    return mask_phrases(findings) if settings.mask_findings else ()

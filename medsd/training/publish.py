@@ -30,6 +30,7 @@ from medsd.cases import pictures
 from medsd.cases.case import Case, age_band
 from medsd.cases.index import create_index
 from medsd.dicom.gate import GatePolicy, admit
+from medsd.errors import DataError
 from medsd.evaluation.calibration import calibrated
 from medsd.evaluation.plots import project, write_plots
 from medsd.evaluation.report import EvaluationReport
@@ -38,6 +39,7 @@ from medsd.networks.fusion import StudyModel
 from medsd.privacy import KeyedHasher, public_hasher
 from medsd.settings import Settings
 from medsd.studies.manifest import SPLITS, Manifest
+from medsd.studies.protect import protect
 from medsd.training.folder import Run
 from medsd.training.loaders import StudyArrays, plain_batches
 from medsd.training.prepare import note_input
@@ -74,7 +76,7 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
     serving = ServingModel(model.cpu(), manifest.findings, calibration)
     note = None
     if settings.network.note is not None:
-        note = note_input(settings.network.note, run.tokenizer)
+        note = note_input(settings.network.note, run.tokenizer, manifest.findings)
         shutil.copyfile(run.tokenizer, folder / layout.TOKENIZER)
     onnx_path = folder / layout.MODEL
     metadata = {
@@ -167,14 +169,20 @@ def index_cases(run: Run, manifest: Manifest, embeddings: npt.NDArray[np.float32
 
 
 def _cases(settings: Settings, manifest: Manifest, rows: npt.NDArray[np.int64]) -> Iterator[Case]:
-    hasher = public_hasher(settings.name) if settings.bundle.public else KeyedHasher.from_environment()
+    if settings.bundle.public and manifest.keyed:
+        raise DataError(
+            "bundle.public is set, but the studies were prepared with the key of this site; run `medsd prepare` again"
+        )
+    # A manifest of before keys were in it is protected now.
+    manifest = manifest if settings.bundle.public else protect(manifest, KeyedHasher.from_environment())
+    public = public_hasher(settings.name)
     table, labels = manifest.table, manifest.labels
     for row in rows:
         study = table.iloc[int(row)]
         note = None if pd.isna(study["note"]) else str(study["note"])
         yield Case(
-            study_key=hasher.study_key(str(study["study"])),
-            patient_key=hasher.patient_key(str(study["patient"])),
+            study_key=study["study"] if manifest.keyed else public.study_key(str(study["study"])),
+            patient_key=study["patient"] if manifest.keyed else public.patient_key(str(study["patient"])),
             labels=labels[row],
             view=study["view"] or "",
             sex=study["sex"] or "",

@@ -120,6 +120,9 @@ def _fingerprint(step: Step, settings: Settings, before: str) -> str:
     tree = settings.model_dump(mode="json")
     # What the gate refuses by default is no reason to read films again, nor is a default that changes later.
     tree["gate"] = settings.gate.model_dump(mode="json", exclude_defaults=True)
+    # A key that came later is left out where it asks for what was always done, so that older runs stay valid.
+    if (note := tree["network"]["note"]) and not note["mask_findings"]:
+        del note["mask_findings"]
     sections = []
     for path in step.depends:
         section = tree

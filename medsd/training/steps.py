@@ -39,11 +39,13 @@ READINGS = {"": (True, True), "_image": (True, False), "_note": (False, True)}
 
 def prepare(run: Run) -> None:
     """Read the source, split it by patient, decode every film."""
-    preparing.prepare(run.settings, run.manifest, run.pixels, run.refused, run.tokenizer)
+    preparing.prepare(run.settings, run.manifest, run.pixels, run.rejected)
 
 
 def pretrain(run: Run) -> None:
-    """SD pretraining from the settings' initial weights."""
+    """SD pretraining from the settings' initial weights; before it, the tokenizer of the notes."""
+    if run.settings.network.note is not None:
+        preparing.write_tokenizer(run.settings, Manifest.read(run.manifest), run.tokenizer)
     manifest, arrays = _data(run)
     model = _model(run.settings)
     rows = manifest.rows("train")

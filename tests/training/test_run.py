@@ -140,7 +140,7 @@ def test_films_that_cannot_be_used_are_listed_with_a_reason(tmp_path: Path) -> N
     run = run_steps(settings, "prepare")
     table = Manifest.read(run.manifest).table
     assert len(table) == 11 == len(np.load(run.pixels)) and victim.name not in set(table["path"])
-    assert "film_5.png,cannot_decode" in run.refused.read_text(encoding="utf-8")
+    assert "film_5.png,cannot_decode" in run.rejected.read_text(encoding="utf-8")
 
 
 def test_a_bundle_whose_file_was_changed_is_refused(finished: Run, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Start at `read_note`; `Note.before_reading` may be an input, `Note.report` only 
 """
 
 from medsd.studies.notes.labeller import Mention, ReportLabels, Status, label_report
-from medsd.studies.notes.mask import mask_findings
+from medsd.studies.notes.mask import mask_findings, mask_phrases
 from medsd.studies.notes.sections import PLACEHOLDER, Note, normalise_placeholders, read_note
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Status",
     "label_report",
     "mask_findings",
+    "mask_phrases",
     "normalise_placeholders",
     "read_note",
 ]

@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
-from medsd.findings import FindingSet
-from medsd.studies.notes.lexicon import load_lexicon
+import re
+from functools import cache
+
+from medsd.findings import FindingSet, finding_set
+from medsd.studies.notes.lexicon import Pattern, compile_phrases, read_yaml
 from medsd.studies.notes.sections import PLACEHOLDER
+
+_LISTED = "nih14"  # the vocabulary that has phrase lists
 
 
 def mask_findings(text: str, findings: FindingSet, *, mask: str = PLACEHOLDER) -> str:
-    """`text` with every phrase of the labeller's lists, and their `mask` lists, replaced by `mask`.
+    """`text` with every phrase of `mask_phrases` replaced by `mask`.
 
     Negated mentions are masked too: «no effusion» tells as much as «effusion». Words outside the lists stay, so a
     masked note may still hint at a diagnosis.
-
-    Raises:
-        DataError: there are no phrase lists for this vocabulary.
     """
-    for phrases in load_lexicon(findings).values():
-        text = phrases.mask.sub(mask, text)
-    return text
+    return _pattern(findings).sub(mask, text)
+
+
+@cache
+def mask_phrases(findings: FindingSet) -> tuple[str, ...]:
+    """What names a finding of the set, in the language of the phrase lists.
+
+    The labeller's lists `present` and `mask` of the finding of that title; of a finding that has none, its name, its
+    title and its synonyms, in singular and plural.
+    """
+    lists, titles = read_yaml(f"{_LISTED}.yaml"), {f.title: f.name for f in finding_set(_LISTED).findings}
+    phrases: dict[str, None] = {}
+    for finding in findings.findings:
+        if finding.title in titles:
+            listed = lists[titles[finding.title]]
+            phrases |= dict.fromkeys([*listed["present"], *listed.get("mask", [])])
+        else:
+            for words in (finding.name, finding.title, *finding.synonyms):
+                phrases |= dict.fromkeys(_numbers(words))
+    return tuple(phrases)
+
+
+def _numbers(words: str) -> tuple[str, str]:
+    """A finding's own words as phrases, one and many; «Nodule/Mass» has a space, which matches the slash, too."""
+    one = " ".join(re.sub(r"[_/()|]", " ", words.lower()).split())
+    return one, f"{one[:-1]}ies" if one.endswith("y") else f"{one}s"
+
+
+@cache
+def _pattern(findings: FindingSet) -> Pattern:
+    return compile_phrases(mask_phrases(findings), f"what names a finding of {findings.key}")

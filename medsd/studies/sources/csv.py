@@ -1,13 +1,21 @@
-"""Films of the user's own: a folder and a CSV table whose columns the settings name.
+"""Films of the user's own: a folder and a table (CSV, plain or gzipped, or Parquet) whose columns the settings name.
 
 Findings stand in the table in one of two ways: a column each (1, 0, −1 for uncertain, empty for unknown; yes and no,
 true and false are read, too), or all in one column, separated («Effusion|Edema»), where what is not listed is absent
 unless the settings say otherwise. A finding of the finding set that the table does not have is unknown throughout.
 Films are DICOM, PNG or JPEG; a row without one is a study with a note alone. Each row needs a patient, so that no
 patient stands in two splits; a column of splits of your own is followed.
+
+The table is read in portions, and of each row no more is kept than the manifest has. A bad row does not end the run:
+it is left out and listed with a reason (`medsd.studies.rejected`).
 """
 
 from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from os.path import isfile, join, normpath, relpath  # of a million paths, pathlib would take minutes
 
 import numpy as np
 import numpy.typing as npt
@@ -17,107 +25,223 @@ from medsd.errors import DataError
 from medsd.findings import FindingSet, resolve_uncertain
 from medsd.settings import CsvSource, SplitSettings
 from medsd.studies.manifest import SPLITS, Manifest
+from medsd.studies.rejected import REASONS, Rejections
 from medsd.studies.sources.tables import (
     SEXES,
     VIEWS,
+    Portion,
+    label_numbers,
     limited,
     manifest_of,
-    numbers,
-    present_files,
-    read_table,
+    read_portions,
     texts,
     words,
     years,
 )
 
+log = logging.getLogger(__name__)
+
+Bools = npt.NDArray[np.bool_]
+
 _OWNER = "data.columns names columns of your table, so it"
 _WORDS = {"yes": "1", "true": "1", "present": "1", "no": "0", "false": "0", "absent": "0", "uncertain": "-1"}
 _LATERAL = {"lateral": "LATERAL", "lat": "LATERAL", "ll": "LATERAL", "rl": "LATERAL", "l": "LATERAL"}
+_OWN_SPLITS = {name: name for name in SPLITS}
 
 
 def read(settings: CsvSource, splits: SplitSettings, findings: FindingSet) -> Manifest:
     """Read the table and list the films that are there; labels are in the order of `findings`.
 
     Raises:
-        DataError: the table, a column or every film is missing, or a cell is no label.
+        DataError: the folder, the table or a column is missing, or more than half of the rows are bad.
     """
-    root, columns, path = settings.root, settings.columns, settings.root / settings.table
+    root, path = settings.root, settings.root / settings.table
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; set data.root to the folder of your table and films")
-    named = [value for value in columns.model_dump().values() if value is not None]
-    listed = [settings.finding_list] if settings.finding_list else list(settings.finding_columns.values())
-    entries = read_table(path, [*named, *listed], _OWNER, settings.delimiter)
-    images = texts(entries[columns.image]).map(lambda name: (settings.images / name).as_posix(), na_action="ignore")
-    study = entries[columns.study] if columns.study else images.fillna(entries.index.to_series().map("row {}".format))
-    table = pd.DataFrame(
-        {"study": study, "patient": texts(entries[columns.patient]), "path": images, "source": settings.name}
-    )
-    if table["patient"].isna().any():
-        line = int(np.flatnonzero(table["patient"].isna())[0]) + 2
-        raise DataError(f"{path}: line {line}: no patient; every row needs one, so that splits hold")
-    for column, cells in _described(entries, settings).items():
-        table[column] = cells
-    read_labels = _listed_labels if settings.finding_list else _column_labels
-    table[list(findings)] = read_labels(entries, settings, findings)
-    there = table["path"].isna().to_numpy(copy=True)
-    if not there.all():
-        there[~there] = present_files(root, table.loc[~there, "path"])
-    return manifest_of(limited(table[there], settings.limit), findings, root, splits)
+    reader, rejected, total = _Reader(settings, findings), Rejections(), 0
+    parts = []
+    for portion in read_portions(path, reader.columns, _OWNER, settings.delimiter):
+        total += len(portion.rows) + len(portion.unreadable)
+        for row in portion.unreadable:
+            rejected.add(row, None, "unreadable_row")
+        parts.append(reader.studies(portion, rejected))
+    if not total:
+        raise DataError(f"{path}: the table has no rows")
+    table = _without_repeats(pd.concat(parts, ignore_index=True), rejected)
+    rejected.check(total, path)
+    if rejected:
+        log.warning("%s: %d of %d rows are left out: %s", path, len(rejected), total, rejected.counts())
+    table = limited(table, settings.limit)
+    rows = table.pop("row").to_numpy(dtype=np.int64)
+    return manifest_of(table, findings, root, splits, rejected=rejected, source_rows=rows)
 
 
-def _described(entries: pd.DataFrame, settings: CsvSource) -> dict[str, pd.Series]:
-    """The columns about the patient and the film that the table has."""
-    columns, described = settings.columns, {}
-    if columns.view:
-        described["view"] = words(entries[columns.view], VIEWS | _LATERAL)
-    if columns.age:
-        described["age"] = years(entries[columns.age])
-    if columns.sex:
-        described["sex"] = words(entries[columns.sex], SEXES)
-    if columns.note:
-        described["note"] = texts(entries[columns.note])
-    if columns.split:
-        described["split"] = words(entries[columns.split], {name: name for name in SPLITS})
-        wrong = np.flatnonzero(described["split"] == "")
-        if len(wrong):
-            place = f"{settings.root / settings.table}: line {int(wrong[0]) + 2}, column '{columns.split}'"
-            raise DataError(f"{place}: a split is {', '.join(SPLITS)}")
-    return described
+def _without_repeats(table: pd.DataFrame, rejected: Rejections) -> pd.DataFrame:
+    """The table without rows that contradict others; only the whole table shows them."""
+    checks: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+        "duplicate_row": lambda left: left.duplicated(["study", "path"]),
+        "duplicate_image": lambda left: left["path"].notna() & left.duplicated("path"),
+    }
+    if "split" in table:
+        checks["divided_patient"] = lambda left: left.groupby("patient")["split"].transform("nunique") > 1
+    for reason, find in checks.items():
+        bad = find(table).to_numpy(dtype=bool)
+        if bad.any():
+            gone = table[bad]
+            rejected.extend(gone["row"], gone["path"], gone["patient"], reason)
+            table = table[~bad]
+    return table
 
 
-def _column_labels(entries: pd.DataFrame, settings: CsvSource, findings: FindingSet) -> npt.NDArray[np.float32]:
-    """(N, F) from a column a finding; without a mapping, the columns that are named like findings."""
-    path = settings.root / settings.table
-    mapping = settings.finding_columns or {name: name for name in findings if name in entries}
-    unknown = [name for name in mapping if name not in findings.names]
-    if unknown:
-        raise DataError(f"data.finding_columns: {', '.join(unknown)} is no finding of {findings.key}")
-    if not mapping:
-        raise DataError(
-            f"{path}: no column is named like a finding of {findings.key}; "
-            "name the columns in data.finding_columns, or the one column in data.finding_list"
+class _Verdicts:
+    """Why rows of a portion are left out; the first reason that is found stands."""
+
+    def __init__(self, count: int) -> None:
+        self.reasons = np.full(count, "", dtype=object)
+        self.messages = np.full(count, "", dtype=object)
+
+    def refuse(self, bad: Bools, reason: str, column: str = "") -> None:
+        """Leave the rows out where `bad` (N,) is True."""
+        new = bad & (self.reasons == "")
+        self.reasons[new] = reason
+        self.messages[new] = f"column '{column}': {REASONS[reason]}" if column else REASONS[reason]
+
+    @property
+    def kept(self) -> Bools:
+        """(N,) True where nothing speaks against the row."""
+        return np.asarray(self.reasons == "", dtype=bool)
+
+
+class _Reader:
+    """Turns portions of the table into rows of the manifest.
+
+    Raises:
+        DataError: the settings name a finding that the set does not have.
+    """
+
+    def __init__(self, settings: CsvSource, findings: FindingSet) -> None:
+        self.settings, self.findings = settings, findings
+        self._seen: dict[str, npt.NDArray[np.float32] | None] = {}
+        self._root = str(settings.root.absolute())
+        unknown = [name for name in settings.finding_columns if name not in findings.names]
+        if unknown:
+            raise DataError(f"data.finding_columns: {', '.join(unknown)} is no finding of {findings.key}")
+        self._mapping = settings.finding_columns
+
+    def columns(self, present: list[str]) -> list[str]:
+        """The columns of the table that are read, of those that are `present`; missing ones are for others to see.
+
+        Raises:
+            DataError: no column holds findings.
+        """
+        own, findings = self.settings.columns, self.findings
+        named = [value for value in own.model_dump().values() if value is not None]
+        if self.settings.finding_list:
+            return [*named, self.settings.finding_list]
+        self._mapping = self._mapping or {name: name for name in findings if name in present}
+        if not self._mapping and set(named) <= set(present):
+            raise DataError(
+                f"{self.settings.root / self.settings.table}: no column is named like a finding of {findings.key}; "
+                "name the columns in data.finding_columns, or the one column in data.finding_list"
+            )
+        return [*named, *self._mapping.values()]
+
+    def studies(self, portion: Portion, rejected: Rejections) -> pd.DataFrame:
+        """The rows of the manifest, with their place in the table as `row`; what is left out goes to `rejected`."""
+        cells, columns, verdicts = portion.cells, self.settings.columns, _Verdicts(len(portion.rows))
+        patient = texts(cells[columns.patient])
+        verdicts.refuse(patient.isna().to_numpy(), "missing_patient")
+        path = self._paths(texts(cells[columns.image]), verdicts)
+        places = pd.Series(portion.rows, index=cells.index)
+        study = cells[columns.study] if columns.study else path.fillna(places.map(lambda row: f"row {row - 1}"))
+        table = pd.DataFrame({"row": places, "study": study, "patient": patient, "path": path})
+        table["source"] = self.settings.name
+        for column, values in self._described(cells, verdicts).items():
+            table[column] = values
+        read_labels = self._listed_labels if self.settings.finding_list else self._column_labels
+        labels = pd.DataFrame(read_labels(cells, verdicts), index=cells.index, columns=list(self.findings))
+        kept = verdicts.kept
+        for position in np.flatnonzero(~kept):
+            rejected.add(
+                int(portion.rows[position]),
+                path.iloc[position],
+                verdicts.reasons[position],
+                verdicts.messages[position],
+                patient=patient.iloc[position],
+            )
+        table = pd.concat([table, labels], axis=1)[kept]
+        # Texts one by one are objects of some sixty bytes each; a million rows hold five million of them.
+        return table.astype({name: "str" for name in table if name != "row" and table[name].dtype == object})
+
+    def _paths(self, images: pd.Series, verdicts: _Verdicts) -> pd.Series:
+        """Paths of the films below root, None for a note alone."""
+        below = [self._below(image) if isinstance(image, str) else None for image in images]
+        outside = np.array([isinstance(image, str) for image in images], dtype=bool) & np.array(
+            [path is None for path in below], dtype=bool
         )
-    cells = {column: entries[column].str.strip().str.lower().replace(_WORDS) for column in mapping.values()}
-    given = resolve_uncertain(numbers(pd.DataFrame(cells), list(mapping.values()), path), settings.uncertain)
-    labels = np.full((len(entries), len(findings)), np.nan, dtype=np.float32)
-    labels[:, [findings.names.index(name) for name in mapping]] = given
-    return labels
+        verdicts.refuse(outside, "path_outside_root")
+        there = [path is None or isfile(join(self._root, path)) for path in below]  # noqa: PTH113, PTH118
+        verdicts.refuse(~np.array(there, dtype=bool), "missing_file")
+        shown = [path or image for path, image in zip(below, images, strict=True)]
+        return pd.Series(shown, index=images.index, dtype=object)
 
+    def _below(self, image: str) -> str | None:
+        """The path of a film from root, None where it leads out of it; links are followed wherever they lead."""
+        try:
+            place = normpath(join(self._root, self.settings.images, image))  # noqa: PTH118
+            below = relpath(place, self._root)
+        except ValueError:  # a null character
+            return None
+        return None if below.startswith("..") or "\0" in below else below.replace(os.sep, "/")
 
-def _listed_labels(entries: pd.DataFrame, settings: CsvSource, findings: FindingSet) -> npt.NDArray[np.float32]:
-    """(N, F) from one column that lists what is present; an empty cell says nothing."""
-    path, column = settings.root / settings.table, str(settings.finding_list)
-    labels = np.full((len(entries), len(findings)), np.nan, dtype=np.float32)
-    for row, text in enumerate(entries[column]):
+    def _described(self, cells: pd.DataFrame, verdicts: _Verdicts) -> dict[str, pd.Series]:
+        """The columns about the patient and the film that the table has."""
+        columns, described = self.settings.columns, {}
+        if columns.view:
+            described["view"] = words(cells[columns.view], VIEWS | _LATERAL)
+        if columns.age:
+            described["age"] = years(cells[columns.age])
+        if columns.sex:
+            described["sex"] = words(cells[columns.sex], SEXES)
+        if columns.note:
+            described["note"] = texts(cells[columns.note])
+        if columns.split:
+            described["split"] = words(cells[columns.split], _OWN_SPLITS)
+            verdicts.refuse((described["split"] == "").to_numpy(), "unknown_split", columns.split)
+        return described
+
+    def _column_labels(self, cells: pd.DataFrame, verdicts: _Verdicts) -> npt.NDArray[np.float32]:
+        """(N, F) from a column a finding; without a mapping, the columns that are named like findings."""
+        labels = np.full((len(cells), len(self.findings)), np.nan, dtype=np.float32)
+        for name, column in self._mapping.items():
+            values, wrong = label_numbers(cells[column].str.strip().str.lower().replace(_WORDS))
+            verdicts.refuse(wrong, "unreadable_label", column)
+            labels[:, self.findings.names.index(name)] = resolve_uncertain(values, self.settings.uncertain)
+        return labels
+
+    def _listed_labels(self, cells: pd.DataFrame, verdicts: _Verdicts) -> npt.NDArray[np.float32]:
+        """(N, F) from one column that lists what is present; an empty cell says nothing."""
+        column = str(self.settings.finding_list)
+        labels = np.full((len(cells), len(self.findings)), np.nan, dtype=np.float32)
+        unknown = np.zeros(len(cells), dtype=bool)
+        for row, text in enumerate(cells[column]):
+            if text not in self._seen:  # few lists differ
+                self._seen[text] = self._listed(text)
+            listed = self._seen[text]
+            unknown[row] = listed is None
+            labels[row] = np.nan if listed is None else listed
+        verdicts.refuse(unknown, "unknown_finding", column)
+        return labels
+
+    def _listed(self, text: str) -> npt.NDArray[np.float32] | None:
+        """(F,) from one cell; None where a word in it is no finding."""
+        settings, findings = self.settings, self.findings
         given = [name.strip() for name in text.split(settings.separator) if name.strip()]
         if not given:
-            continue
+            return np.full(len(findings), np.nan, dtype=np.float32)
         try:
             encoded = findings.encode([settings.finding_names.get(name, name) for name in given])
-        except DataError as error:
-            raise DataError(
-                f"{path}: line {row + 2}, column '{column}': {error}; data.finding_names translates your words"
-            ) from None
+        except DataError:
+            return None
         known = (encoded == 1) | (settings.unlisted == "absent") | all(name in findings.negatives for name in given)
-        labels[row] = np.where(known, encoded, np.nan)
-    return labels
+        return np.where(known, encoded, np.float32(np.nan))

@@ -1,14 +1,20 @@
 """What the sources share: tables read as text and checked for their columns, films that exist, the finished manifest.
 
 Data sets publish their labels as CSV, plain or gzipped. Everything is read as text first, so that an identifier keeps
-its leading zeros and an empty cell stays empty.
+its leading zeros and an empty cell stays empty. `read_table` takes a table whole; `read_portions`, for tables of the
+user's own, takes CSV or Parquet some ten thousand rows at a time and passes over rows that cannot be read.
 """
 
 from __future__ import annotations
 
+import csv
+import gzip
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +24,16 @@ from medsd.errors import DataError
 from medsd.findings import FindingSet
 from medsd.settings import SplitSettings
 from medsd.studies.manifest import Manifest, complete
+from medsd.studies.rejected import Rejections
 from medsd.studies.splits import split_patients
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
+PORTION = 32_768  # rows of Parquet
+BLOCK = 4 << 20  # bytes of CSV; a single row may not be longer
 OLDEST = 120  # years; ages beyond are typing errors
 SEXES = {"f": "F", "female": "F", "w": "F", "m": "M", "male": "M"}
 VIEWS = {"pa": "PA", "ap": "AP", "ap supine": "AP", "ap_horizontal": "AP", "ap erect": "AP"}
@@ -56,10 +68,144 @@ def read_table(path: Path, needed: Sequence[str], owner: str, delimiter: str = "
         raise DataError(f"{path}: no such table; {owner} has it") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:  # ValueError: pandas' parser errors
         raise DataError(f"{path}: cannot be read as a CSV table ({type(error).__name__})") from None
-    missing = [column for column in needed if column not in table]
+    _require(path, [str(name) for name in table.columns], needed, owner)
+    return table
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Rows of a table that stand together.
+
+    Attributes:
+        cells: every cell as text, empty ones as "".
+        rows: int64 (N,), the place of each in the table; the first row below the header is 1.
+        unreadable: rows before the end of this portion that have too many or too few cells.
+    """
+
+    cells: pd.DataFrame
+    rows: npt.NDArray[np.int64]
+    unreadable: tuple[int, ...] = ()
+
+
+def read_portions(
+    path: Path, choose: Callable[[list[str]], list[str]], owner: str, delimiter: str = ","
+) -> Iterator[Portion]:
+    """A table in portions: CSV, plain or gzipped, or Parquet by its ending; only the columns that are asked for.
+
+    Args:
+        path: the table.
+        choose: names the columns to read, given those that there are; a name that comes twice is read once.
+        owner: who has such a table, for messages.
+        delimiter: of CSV.
+
+    Raises:
+        DataError: it cannot be read, or a column that `choose` wants is missing.
+    """
+    import pyarrow as pa
+
+    def wanted(present: list[str]) -> list[str]:
+        names = list(dict.fromkeys(choose(present)))
+        _require(path, present, names, owner)
+        return names
+
+    read = _parquet_portions if path.suffix.lower() in (".parquet", ".pq") else partial(_csv_portions, delimiter)
+    try:
+        yield from read(path, wanted)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such table; {owner} has it") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a table ({type(error).__name__})") from None
+
+
+_Choose = Callable[[list[str]], list[str]]
+
+
+def _csv_portions(delimiter: str, path: Path, choose: _Choose) -> Iterator[Portion]:
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    skipped: list[int] = []
+
+    def skip(row: arrow_csv.InvalidRow) -> str:
+        skipped.append(row.number - 1)  # the header is Arrow's row 1
+        return "skip"
+
+    wanted = choose(_csv_header(path, delimiter))
+    with arrow_csv.open_csv(
+        path,
+        read_options=arrow_csv.ReadOptions(
+            use_threads=False, block_size=BLOCK
+        ),  # rows are numbered by one thread alone
+        parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
+        convert_options=arrow_csv.ConvertOptions(
+            include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False
+        ),
+    ) as batches:
+        seen = told = 0
+        for batch in batches:
+            rows = _numbered(seen, len(batch), skipped)
+            seen += len(batch)
+            before = tuple(skipped[told:])
+            told = len(skipped)
+            yield Portion(_frame(batch), rows, before)
+        if told < len(skipped) or not seen:
+            yield Portion(pd.DataFrame(columns=wanted, dtype=str), np.empty(0, np.int64), tuple(skipped[told:]))
+
+
+def _csv_header(path: Path, delimiter: str) -> list[str]:
+    """The names of the columns; an empty file has none."""
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    with opened(path, "rt", encoding="utf-8-sig", newline="") as lines:
+        return next(csv.reader(lines, delimiter=delimiter), [])
+
+
+def _parquet_portions(path: Path, choose: _Choose) -> Iterator[Portion]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        wanted, seen = choose(file.schema_arrow.names), 0
+        for batch in file.iter_batches(batch_size=PORTION, columns=wanted):
+            texts = [_as_text(batch.column(name)) for name in wanted]
+            rows = np.arange(seen + 1, seen + len(batch) + 1)
+            seen += len(batch)
+            yield Portion(_frame(pa.RecordBatch.from_arrays(texts, names=wanted)), rows)
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    """A column of any plain type as it would stand in CSV: 1, not 1.0 or True."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    if pa.types.is_floating(column.type):
+        whole = pc.all(pc.fill_null(pc.equal(column, pc.floor(column)), True)).as_py()
+        column = pc.if_else(pc.is_nan(column), None, column)
+        column = column.cast(pa.int64()) if whole else column
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        column = column.cast(pa.string())
+    return pc.fill_null(column, "")
+
+
+def _frame(batch: pa.RecordBatch) -> pd.DataFrame:
+    return batch.to_pandas().astype("str")
+
+
+def _numbered(seen: int, count: int, skipped: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Places in the table of the rows from number `seen` of those that could be read."""
+    readable = np.arange(seen + 1, seen + count + 1)
+    # The i-th skipped row stands before the readable row of number `skipped[i] - i`.
+    before = np.asarray(skipped, dtype=np.int64) - np.arange(len(skipped))
+    return readable + np.searchsorted(before, readable, side="right")
+
+
+def _require(path: Path, present: Sequence[str], needed: Sequence[str], owner: str) -> None:
+    missing = [column for column in needed if column not in present]
     if missing:
         raise DataError(f"{path}: the columns {', '.join(missing)} are missing; {owner} has them")
-    return table
 
 
 def numbers(table: pd.DataFrame, columns: Sequence[str], path: Path) -> npt.NDArray[np.float32]:
@@ -70,14 +216,18 @@ def numbers(table: pd.DataFrame, columns: Sequence[str], path: Path) -> npt.NDAr
     """
     values = np.full((len(table), len(columns)), np.nan, dtype=np.float32)
     for position, column in enumerate(columns):
-        text = table[column].str.strip()
-        value = pd.to_numeric(text.where(text != ""), errors="coerce").to_numpy(dtype=np.float32)
-        wrong = (text != "").to_numpy() & ~np.isin(value, (1.0, 0.0, -1.0))
+        values[:, position], wrong = label_numbers(table[column])
         if wrong.any():
             line = int(np.flatnonzero(wrong)[0]) + 2  # line 1 is the header
             raise DataError(f"{path}: line {line}, column '{column}': labels are 1, 0, -1 or empty")
-        values[:, position] = value
     return values
+
+
+def label_numbers(column: pd.Series) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """A label column as float32 (N,), an empty cell NaN, and bool (N,), True where a cell is no label."""
+    text = column.str.strip()
+    value = pd.to_numeric(text.where(text != ""), errors="coerce").to_numpy(dtype=np.float32, na_value=np.nan)
+    return value, (text != "").to_numpy() & ~np.isin(value, (1.0, 0.0, -1.0))
 
 
 def years(column: pd.Series) -> pd.Series:
@@ -124,6 +274,9 @@ def manifest_of(
     root: Path,
     splits: SplitSettings,
     fixed_test: npt.NDArray[np.bool_] | None = None,
+    *,
+    rejected: Rejections | None = None,
+    source_rows: npt.NDArray[np.int64] | None = None,
 ) -> Manifest:
     """Split a table of studies and labels by patient, unless it has a split, and make it a manifest."""
     if table.empty:
@@ -133,4 +286,4 @@ def manifest_of(
         labels = table[list(findings)].to_numpy(dtype=np.float32)
         patients = table["patient"].to_numpy(dtype=str)
         table["split"] = split_patients(labels, patients, splits, fixed_test=fixed_test)
-    return Manifest(table, findings, root)
+    return Manifest(table, findings, root, rejected or Rejections(), source_rows)

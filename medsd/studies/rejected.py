@@ -1,0 +1,109 @@
+"""Rows that cannot be used: which, and why, in a table beside the manifest instead of an end of the run.
+
+Start at `Rejections`. No sentence quotes a cell, and a path is written without the patient's identifier, so the sidecar
+says where to look and nothing of anybody.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from medsd.errors import DataError
+
+COLUMNS = ("row", "path", "reason", "message")
+LIMIT = 0.5  # a source with a larger share of bad rows is the wrong table, or the wrong settings for it
+
+# Why a row of a table is left out; the gate has reasons of its own (`medsd.dicom.policy.REASONS`).
+REASONS = {
+    "unreadable_row": "the row has not as many cells as the header has columns",
+    "missing_patient": "no patient; every row needs one, so that splits hold",
+    "unreadable_label": "labels are 1, 0, -1 or empty",
+    "unknown_finding": "lists a word that is no finding of the set; data.finding_names translates your words",
+    "unknown_split": "a split is train, validation or test",
+    "path_outside_root": "the path leads out of data.root; move the film, or set data.root to a folder above",
+    "missing_file": "there is no such film; check data.root and data.images",
+    "duplicate_row": "the same study and film stand in an earlier row",
+    "duplicate_image": "the same film stands in an earlier row, under another study",
+    "divided_patient": "the patient's rows stand in more than one split; a figure measured there would be too good",
+}
+
+
+class TooManyRejected(DataError):
+    """More rows are bad than a table may have; `rejections` holds them."""
+
+    def __init__(self, message: str, rejections: Rejections) -> None:
+        super().__init__(message)
+        self.rejections = rejections
+
+
+@dataclass
+class Rejections:
+    """The rows of a source that are left out.
+
+    Attributes:
+        entries: (row, path, reason, message); the first row below the header is 1, 0 where a source has no rows.
+    """
+
+    entries: list[tuple[int, str, str, str]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def add(self, row: int, path: object, reason: str, message: str = "", *, patient: object = None) -> None:
+        """Leave a row out.
+
+        Args:
+            row: its number; 0 where the source has none.
+            path: of its film, relative to the source; anything but a string is no film.
+            reason: a code, of `REASONS` or of the gate.
+            message: the sentence; by default that of `REASONS`.
+            patient: the identifier that must not stand in the sidecar.
+        """
+        hidden = _without(patient, path if isinstance(path, str) else "")
+        self.entries.append((row, hidden, reason, _without(patient, message or REASONS[reason])))
+
+    def extend(self, rows: Iterable[int], paths: Iterable[object], patients: Iterable[object], reason: str) -> None:
+        """Leave rows out for the same reason."""
+        for row, path, patient in zip(rows, paths, patients, strict=True):
+            self.add(int(row), path, reason, patient=patient)
+
+    def check(self, total: int, where: Path) -> None:
+        """Refuse a source of which too much is bad.
+
+        Raises:
+            TooManyRejected: more than half of `total` rows are left out; the message has the commonest reason.
+        """
+        if len(self) > LIMIT * total:
+            counts = pd.Series([entry[2] for entry in self.entries]).value_counts()
+            first = next(entry for entry in self.entries if entry[2] == counts.index[0])
+            place = f"row {first[0]}: " if first[0] else ""
+            raise TooManyRejected(
+                f"{where}: {len(self)} of {total} rows cannot be used, {counts.iloc[0]} of them because of "
+                f"{counts.index[0]}; {place}{first[3]}",
+                self,
+            )
+
+    def write(self, path: Path) -> None:
+        """Write the sidecar (CSV) atomically, in the order of the source."""
+        table = pd.DataFrame(self.entries, columns=list(COLUMNS))
+        table["row"] = table["row"].astype("Int64").mask(table["row"] == 0)
+        temporary = path.with_name(f".{path.name}.part")
+        table.sort_values("row", kind="stable").to_csv(temporary, index=False)
+        temporary.replace(path)
+
+    def counts(self) -> str:
+        """How often each reason was given, the commonest first, as words."""
+        counts = pd.Series([entry[2] for entry in self.entries], dtype=str).value_counts()
+        return ", ".join(f"{reason} {count}" for reason, count in counts.items())
+
+
+def _without(patient: object, text: str) -> str:
+    """`text` without a patient's identifier, where that stands by itself."""
+    if not isinstance(patient, str) or not patient:
+        return text
+    return re.sub(rf"(?<![^\W_]){re.escape(patient)}(?![^\W_])", "…", text)
