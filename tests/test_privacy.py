@@ -7,13 +7,14 @@ import hmac
 import logging
 import stat
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from medsd import privacy
 from medsd.errors import SettingsError
-from medsd.privacy import IdentityFilter, KeyedHasher, install_log_filter, register_identities
+from medsd.privacy import IdentityFilter, KeyedHasher, install_log_filter, register_identities, scrub_note, spellings
 
 KEY = b"sixteen bytes or more"
 
@@ -90,6 +91,8 @@ def test_only_the_latest_values_are_kept() -> None:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     factory = logging.getLogRecordFactory()
+    for module, name in ((warnings, "formatwarning"), (sys, "excepthook")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # put back afterwards
     monkeypatch.setattr(privacy, "_installed", False)
     install_log_filter()
     install_log_filter()
@@ -113,3 +116,37 @@ def test_every_logger_is_redacted_with_arguments_and_traceback(caplog: pytest.Lo
 def test_a_wrong_format_string_still_gives_a_line(caplog: pytest.LogCaptureFixture) -> None:
     logging.getLogger("medsd").warning("%d films", "two")
     assert "films" in caplog.text
+
+
+@pytest.mark.usefixtures("installed")
+def test_warnings_and_last_tracebacks_are_redacted(capsys: pytest.CaptureFixture[str]) -> None:
+    register_identities(["CANARY-0816"])
+    line = warnings.formatwarning("no value CANARY-0816", UserWarning, "file.py", 1)
+    assert "no value [redacted]" in line
+    error = ValueError("of CANARY-0816")
+    sys.excepthook(ValueError, error, None)
+    assert capsys.readouterr().err == "ValueError: of [redacted]\n"
+
+
+def test_an_identity_is_known_in_all_its_spellings() -> None:
+    assert spellings("Doe^Jane=山田^花子") == ["doe^jane=山田^花子", "doe", "jane", "山田", "花子"]
+    assert {"00471", "471"} <= set(spellings("00471"))
+    dates = ("1947-02-03", "03.02.1947", "3.2.1947", "02/03/1947", "3 february 1947", "february 3, 1947", "3 feb 1947")
+    assert {*dates} <= set(spellings("19470203"))
+    assert spellings("19479999") == ["19479999"] and spellings("F") == []
+
+
+@pytest.mark.parametrize(
+    ("note", "left"),
+    [
+        ("Jane Doe, born 3.2.1947: cough. DOE is well.", "___ ___, born ___: cough. ___ is well."),
+        ("花子さん: cough", "___さん: cough"),
+        ("MRN 471, seen by Dr. Smith on 3 May 2020", "MRN ___, seen by ___ on ___"),
+        ("Mrs Miller and Prof. van Dyk; Name: Anna Lee, aged 61", "___ and Prof. van Dyk; ___, aged 61"),
+        ("call +49 6421 77419, a.b@example.org, ID: A1234, acc 99887766", "call ___, ___, ___, ___"),
+        ("61-year-old, BP 130/80, SpO2 88 %, T 37.2-38.9, 1.5/2.5/3 cm, CABG 2019", None),
+        ("Patient: short of breath. Case 3. 20-30 pack years; 24 Fr tube.", None),
+    ],
+)
+def test_what_identifies_is_scrubbed_from_a_note_and_what_is_clinical_stays(note: str, left: str | None) -> None:
+    assert scrub_note(note, ["Doe^Jane=山田^花子", "00471", "19470203"]) == (note if left is None else left)

@@ -17,6 +17,7 @@ _held: warnings.catch_warnings[None] | None = None
 
 
 _nowhere = logging.NullHandler()
+_handlers: list[logging.Handler] = []  # of pydicom's logger, while they are held back
 
 
 @contextmanager
@@ -45,8 +46,15 @@ def quiet() -> Iterator[None]:
 
 
 def _silence(on: bool) -> None:
-    """Keep what pydicom's loggers say from every handler above them. A filter would not do: it does not see the
-    records of child loggers; nor would propagation alone: without any handler Python prints warnings to stderr."""
+    """Keep what pydicom's loggers say from every handler, those above them and their own.
+
+    A filter would not do: it does not see the records of child loggers; nor would propagation alone: without any
+    handler Python prints warnings to stderr. A handler of its own has the logger after `pydicom.config.debug`, which
+    makes it tell every element.
+    """
     logger = logging.getLogger("pydicom")
     logger.propagate = not on
-    (logger.addHandler if on else logger.removeHandler)(_nowhere)
+    if on:
+        _handlers[:], logger.handlers[:] = logger.handlers, [_nowhere]
+    else:
+        logger.handlers[:] = [*_handlers, *(handler for handler in logger.handlers if handler is not _nowhere)]

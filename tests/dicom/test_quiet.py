@@ -25,3 +25,17 @@ def test_nothing_of_pydicom_is_heard_inside_and_everything_after(
         assert not caplog.records and not heard and capfd.readouterr().err == ""
         _speak()
     assert [record.message for record in caplog.records] == ["could not decode"] and len(heard) == 1
+
+
+def test_what_pydicom_tells_of_every_element_is_not_heard(capfd: pytest.CaptureFixture[str]) -> None:
+    import pydicom
+
+    pydicom.config.debug(True)
+    try:
+        with quiet():
+            logging.getLogger("pydicom").debug("(0010,0010) PN Canary^Carla")
+        assert capfd.readouterr().err == ""
+        logging.getLogger("pydicom").debug("afterwards")
+        assert "afterwards" in capfd.readouterr().err
+    finally:
+        pydicom.config.debug(False)
