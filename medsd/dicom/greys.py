@@ -172,10 +172,10 @@ def _sum_across(tall: npt.NDArray[Any], across: int, blocks: int) -> npt.NDArray
 
 
 def _clipped(chunk: Stored, line: _Line, work: np.dtype[Any]) -> Stored:
-    if line.shift:
-        return np.clip(np.left_shift(chunk.astype(work), line.shift), line.low, line.high)
-    clipped = np.clip(chunk, line.low, line.high) if line.cuts else chunk
-    return clipped.astype(work, copy=False)
+    """``clip(2ˢ v, low, high)`` in the type `work`, which holds the clipped values but perhaps not all stored ones."""
+    low, high = line.low >> line.shift, -(-line.high >> line.shift)  # rounded outwards
+    clipped = (np.clip(chunk, low, high) if line.cuts else chunk).astype(work, copy=False)
+    return clipped if line.shift == 0 else np.clip(np.left_shift(clipped, line.shift), line.low, line.high)
 
 
 def _line_of(greys: Greys, first: int) -> _Line | None:

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from medsd.dicom.pixels import stored_greys
 from medsd.dicom.read import Radiograph
 from medsd.inference.preprocess import PixelSpec, evidence_to_image, to_batch, to_pixels
+from medsd.studies.phantom import generate_study
+from tests.conftest import dx_dataset
 
 FITS = ["stretch", "pad", "crop"]
 
@@ -34,6 +38,56 @@ def test_a_radiograph_and_its_array_are_the_same_pixels() -> None:
     image = np.random.default_rng(0).random((70, 90)).astype(np.float32)
     spec = PixelSpec(size=64)
     np.testing.assert_array_equal(to_pixels(Radiograph(pixels=image), spec), to_pixels(image, spec))
+
+
+def whole(image: np.ndarray, size: int) -> np.ndarray:
+    """One antialiased resize from the full size, as films of any size had it before reduction by whole factors."""
+    resized = Image.fromarray(image.astype(np.float32)).resize((size, size), Image.Resampling.BILINEAR)
+    return np.rint(np.clip(np.asarray(resized), 0, 1) * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("side", "size"), [(320, 192), (384, 128), (511, 128), (100, 96), (40, 96)])
+def test_films_under_four_times_the_square_are_resized_at_once(side: int, size: int) -> None:
+    image = np.random.default_rng(side).random((side, side)).astype(np.float32)
+    np.testing.assert_array_equal(to_pixels(image, PixelSpec(size=size)), whole(image, size))
+
+
+@pytest.mark.parametrize(("shape", "size"), [((1024, 1024), 224), ((2000, 1700), 224), ((1955, 1841), 96)])
+def test_reduction_by_whole_factors_looks_like_one_resize(shape: tuple[int, int], size: int) -> None:
+    study = generate_study(5, size=512).pixels
+    image = np.asarray(Image.fromarray(study).resize(shape[::-1], Image.Resampling.BICUBIC)).clip(0, 1)
+    difference = np.abs(to_pixels(image, PixelSpec(size=size)).astype(int) - whole(image, size))
+    assert 0 < difference.mean() < 0.6
+    assert np.percentile(difference, 99) <= 3
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("contrast", ["none", "percentile"])
+def test_a_film_and_its_full_picture_differ_by_a_rounding_at_most(fit: str, bits: int, contrast: str) -> None:
+    stored = np.random.default_rng(bits).integers(0, 2**bits, (700, 813)).astype(np.uint8 if bits == 8 else np.uint16)
+    greys = stored_greys(
+        stored, dx_dataset(stored, bits, WindowCenter=2 ** (bits - 1), WindowWidth=2**bits - 300 * (bits > 8))
+    )
+    spec = PixelSpec(size=96, fit=fit, contrast=contrast)  # type: ignore[arg-type]
+    film = Radiograph.of_stored(greys)
+    reduced = to_pixels(film, spec)
+    assert "pixels" not in vars(film)
+    difference = np.abs(reduced.astype(int) - to_pixels(film.pixels, spec))
+    assert difference.max() <= 1
+    assert np.count_nonzero(difference) <= difference.size * (1e-4 if contrast == "none" else 2e-3)
+    np.testing.assert_array_equal(to_pixels(film, spec), reduced)
+
+
+@pytest.mark.parametrize("elements", [{"VOILUTFunction": "SIGMOID"}, {"PixelPaddingValue": 1800}])
+def test_a_film_of_another_curve_and_its_full_picture_are_the_same_bytes(elements: dict[str, object]) -> None:
+    stored = np.random.default_rng(9).integers(0, 4096, (700, 813)).astype(np.uint16)
+    film = Radiograph.of_stored(
+        stored_greys(stored, dx_dataset(stored, 12, WindowCenter=2048, WindowWidth=3000, **elements))
+    )
+    for fit in FITS:
+        spec = PixelSpec(size=96, fit=fit)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(to_pixels(film, spec), to_pixels(film.pixels, spec))
 
 
 def test_an_8_bit_square_of_the_right_size_passes_unchanged() -> None:
