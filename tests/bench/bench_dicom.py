@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.uid import (
@@ -37,37 +36,38 @@ from tests.dicom.encoders import compress_jpeg_lossless
 SYNTAXES = (JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1, RLELossless, ExplicitVRLittleEndian)
 SMALL = 500  # a phantom is drawn at this side and enlarged: drawing it whole takes seconds
 OPEN = GatePolicy(modality="accept", body_part="accept", view="accept")  # a film that is refused is not read to its end
-Group = dict[str, list[Path]]  # row of the table → files
+Films = Iterator[tuple[str, Path]]  # name of the transfer syntax, file
 
 
-def real(folder: Path, spec: PixelSpec) -> Group:
-    """The files of `folder` that both read, by transfer syntax."""
-    group: Group = {}
+def real(folder: Path, spec: PixelSpec) -> Films:
+    """The files of `folder` that both read."""
     for path in sorted(folder.glob("*.dcm")):
         film = read_film(path, spec, policy=OPEN, keep_image=False)
         try:
             syntax = _decode(path).file_meta.TransferSyntaxUID.name
-        except Exception:  # what pydicom cannot read is measured by nobody
+        except Exception:
             continue
         if film.pixels is not None:
-            group.setdefault(syntax, []).append(path)
-    return group
+            yield syntax, path
 
 
-def generated(folder: Path, count: int, side: int, seed: int = 0) -> Group:
-    """`count` DX films of `side` × `side`, 12 bits, a phantom each with noise of its own, in turn in each syntax."""
-    group: Group = {}
+def generated(count: int, side: int, seed: int = 0) -> Films:
+    """`count` DX films of `side` × `side`, 12 bits, a phantom each with noise of its own, in turn in each syntax.
+
+    Each is gone when the next is asked for.
+    """
     rng = np.random.default_rng(seed)
-    for index in range(count):
-        syntax = SYNTAXES[index % len(SYNTAXES)]
-        path = folder / f"{index:03d}.dcm"
-        write_dicom(generate_study(index, seed=seed, size=SMALL), path, photometric="MONOCHROME2", bits=12)
-        ds = dcmread(path)
-        _enlarge(ds, side, rng)
-        _compress(ds, syntax)
-        ds.save_as(path)
-        group.setdefault(syntax.name, []).append(path)
-    return group
+    with tempfile.TemporaryDirectory() as folder:
+        for index in range(count):
+            syntax = SYNTAXES[index % len(SYNTAXES)]
+            path = Path(folder) / f"{index:03d}.dcm"
+            write_dicom(generate_study(index, seed=seed, size=SMALL), path, photometric="MONOCHROME2", bits=12)
+            ds = dcmread(path)
+            _enlarge(ds, side, rng)
+            _compress(ds, syntax)
+            ds.save_as(path)
+            yield syntax.name, path
+            path.unlink()
 
 
 def _enlarge(ds: Dataset, side: int, rng: np.random.Generator) -> None:
@@ -91,31 +91,36 @@ def _decode(path: Path) -> Dataset:
     return ds
 
 
-def seconds(paths: list[Path], spec: PixelSpec, rounds: int) -> npt.NDArray[np.float64]:
-    """Median seconds of pydicom and of medsd for each file, (files, 2)."""
+def seconds(path: Path, spec: PixelSpec, rounds: int) -> tuple[float, float]:
+    """Median seconds of pydicom and of medsd for one file."""
     contenders: tuple[Callable[[Path], object], ...] = (
         _decode,
         lambda path: read_film(path, spec, policy=OPEN, keep_image=False),
     )
-    taken = np.empty((len(paths), 2, rounds))
-    for row, path in enumerate(paths):
-        for contender in contenders:
-            contender(path)  # reads the file into the page cache, imports what is to be imported
-        for turn in range(rounds):
-            for which in (0, 1) if turn % 2 == 0 else (1, 0):
-                start = time.perf_counter()
-                contenders[which](path)
-                taken[row, which, turn] = time.perf_counter() - start
-    return np.median(taken, axis=2)
+    taken = np.empty((2, rounds))
+    for contender in contenders:
+        contender(path)  # reads the file into the page cache, imports what is to be imported
+    for turn in range(rounds):
+        for which in (0, 1) if turn % 2 == 0 else (1, 0):
+            start = time.perf_counter()
+            contenders[which](path)
+            taken[which, turn] = time.perf_counter() - start
+    decoding, reading = np.median(taken, axis=1)
+    return float(decoding), float(reading)
 
 
-def rows(title: str, group: Group, spec: PixelSpec, rounds: int) -> Iterator[tuple[str, ...]]:
+def rows(title: str, films: Films, spec: PixelSpec, rounds: int) -> Iterator[tuple[str, ...]]:
     """Rows of the table: films, encoding, number, milliseconds a file of pydicom and of medsd, ratio of the sums."""
-    taken = {syntax: seconds(paths, spec, rounds) for syntax, paths in group.items()}
-    for syntax, each in [*taken.items(), ("**all**", np.concatenate(list(taken.values())))]:
-        decoding, reading = each.sum(axis=0)
-        times = (f"{total / len(each) * 1e3:.1f}" for total in (decoding, reading))
-        yield title, syntax, str(len(each)), *times, f"{reading / decoding:.2f}"
+    taken: dict[str, list[tuple[float, float]]] = {}
+    for syntax, path in films:
+        taken.setdefault(syntax, []).append(seconds(path, spec, rounds))
+    if not taken:
+        return
+    taken["**all**"] = [each for several in taken.values() for each in several]
+    for syntax, several in taken.items():
+        decoding, reading = np.sum(several, axis=0)
+        times = (f"{total / len(several) * 1e3:.1f}" for total in (decoding, reading))
+        yield title, syntax, str(len(several)), *times, f"{reading / decoding:.2f}"
 
 
 def main() -> None:
@@ -123,20 +128,19 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300, help="generated films")
     parser.add_argument("--side", type=int, default=2000, help="their rows and columns")
     parser.add_argument("--size", type=int, default=224, help="side of the model's square")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("MEDSD_DATA") or "../shared/data"))
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # pydicom's, about the oddities of the real files
     spec = PixelSpec(size=options.size)
     print("| films | encoding | files | pydicom, ms | medsd, ms | ratio |\n|---|---|---:|---:|---:|---:|")
-    with tempfile.TemporaryDirectory() as folder:
-        groups = {
-            "real": real(options.data / "dicom", spec),
-            f"generated, {options.side}²": generated(Path(folder), options.count, options.side),
-        }
-        for title, group in groups.items():
-            for cells in rows(title, group, spec, options.rounds) if group else ():
-                print(f"| {' | '.join(cells)} |", flush=True)
+    groups = {
+        "real": real(options.data / "dicom", spec),
+        f"generated, {options.side}²": generated(options.count, options.side),
+    }
+    for title, films in groups.items():
+        for cells in rows(title, films, spec, options.rounds):
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
