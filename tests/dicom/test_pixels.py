@@ -144,6 +144,21 @@ def test_eight_bit_values_without_a_window_are_taken_as_those_of_a_png() -> None
     np.testing.assert_allclose(present(stored, dx_dataset(stored)), stored / 255, atol=1e-6)
 
 
+def test_eight_bit_values_for_processing_are_shown_by_their_own_range() -> None:
+    stored = RNG.integers(30, 200, (20, 20)).astype(np.uint8)
+    shown = present(stored, dx_dataset(stored, PresentationIntentType="FOR PROCESSING"))
+    assert (shown.min(), shown.max()) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_what_stands_above_the_bits_stored_is_dropped(signed: bool) -> None:
+    values = RNG.integers(-2048, 2048, (20, 20)) if signed else RNG.integers(0, 4096, (20, 20))
+    word = values.astype(np.int16) if signed else values.astype(np.uint16)
+    window = {"WindowCenter": 100, "WindowWidth": 3000}
+    clean, dirty = dx_dataset(word, 12, **window), word ^ word.dtype.type(0x5000)
+    np.testing.assert_array_equal(present(dirty, clean), present(word, clean))
+
+
 def test_signed_values_are_windowed_by_their_own_zero() -> None:
     stored = np.arange(-2048, 2048, dtype=np.int16).reshape(64, 64)
     shown = present(stored, dx_dataset(stored, 12, WindowCenter=0, WindowWidth=4096))

@@ -157,10 +157,22 @@ def test_a_file_without_preamble_and_meta_is_read(build_dx: Build, stored: np.nd
     np.testing.assert_array_equal(film.pixels, read_radiograph(build_dx(stored, 12)).pixels)
 
 
-def test_values_high_in_the_word_read_as_those_low_in_it(build_dx: Build, stored: np.ndarray) -> None:
-    high = ((stored << 4) | 9).astype(np.uint16)
-    film = read_radiograph(build_dx(high, 12, HighBit=15))
-    np.testing.assert_array_equal(film.pixels, read_radiograph(build_dx(stored, 12)).pixels)
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("bits", range(8, 17))
+def test_values_anywhere_in_the_word_read_as_those_at_its_end(build_dx: Build, bits: int, signed: bool) -> None:
+    low = -(2 ** (bits - 1)) if signed else 0
+    values = (
+        np.random.default_rng(bits).integers(low, low + 2**bits, (96, 80)).astype(np.int16 if signed else np.uint16)
+    )
+    window = {"WindowCenter": low + 2 ** (bits - 1), "WindowWidth": 2**bits - 40}
+    accept = GatePolicy(inverted_look="accept")
+    expected = read_radiograph(build_dx(values, bits, **window), policy=accept).pixels
+    for spare in range(1, 17 - bits):
+        noise = np.random.default_rng(spare).integers(0, 2**16, values.shape).astype(np.uint16)
+        inside = np.uint16(((1 << bits) - 1) << spare)
+        word = (values.view(np.uint16) << spare) & inside | noise & ~inside
+        content = build_dx(word.view(values.dtype), bits, HighBit=bits - 1 + spare, **window)
+        np.testing.assert_array_equal(read_radiograph(content, policy=accept).pixels, expected)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
