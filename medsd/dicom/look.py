@@ -31,7 +31,16 @@ def chest_likeness(pixels: FloatImage) -> float:
     Returns:
         −1…1; 0.0 for an image without contrast.
     """
-    small = _trim(_shrink(pixels))
+    return likeness_of_sketch(sketch(pixels))
+
+
+def sketch(pixels: FloatImage) -> FloatImage:
+    """An image (H, W) without shutters and borders, in 64 × 64."""
+    return _trim(_shrink(pixels))
+
+
+def likeness_of_sketch(small: FloatImage) -> float:
+    """`chest_likeness` of what `sketch` made."""
     upright, upside_down = _correlation(small, _CHEST), _correlation(small, _CHEST[::-1])
     return upside_down if abs(upright) < _WEAK and abs(upside_down) > _STRONG else upright
 

@@ -22,11 +22,12 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from medsd.dicom.greys import Stored, StoredGreys
 from medsd.dicom.header import clinical_concerns, costly_concerns, identifier, identities, read_header
-from medsd.dicom.look import looks_inverted, sketch_step
+from medsd.dicom.look import sketch_step
 from medsd.dicom.pixels import align_bits, stored_greys
 from medsd.dicom.plain import is_plain_image, plain_format, read_plain
 from medsd.dicom.policy import Concern, GatePolicy, concern
 from medsd.dicom.quiet import quiet
+from medsd.dicom.view import look_concerns
 from medsd.errors import ImageError
 from medsd.privacy import register_identities
 
@@ -46,7 +47,7 @@ class Radiograph:
         pixels: float32 (H, W) in 0…1, dark air and bright bone; of a DICOM file made when they are first asked for.
         modality: DICOM modality ("CR", "DX", …), "" for a plain image.
         body_part: words of PS3.16 annex L, upper case; "" where the header is silent.
-        view: "PA", "AP", "LATERAL", "OTHER" (oblique, decubitus) or "" unknown.
+        view: "PA", "AP", "FRONTAL" (one of them), "LATERAL", "OTHER" (oblique, decubitus), or "" where no header says.
         sex: "F", "M", "O" or "" unknown.
         age_years: age at the study, or None.
         spacing_mm: distance of rows and of columns, or None.
@@ -145,13 +146,13 @@ def _admitted(found: list[Concern], policy: GatePolicy, name: str) -> tuple[Conc
     return tuple(item for item in found if policy.action(item) == "warn")
 
 
-def _look_concerns(few: npt.NDArray[np.float32], is_flat: Callable[[], bool], policy: GatePolicy) -> list[Concern]:
+def _look_concerns(
+    few: npt.NDArray[np.float32], is_flat: Callable[[], bool], policy: GatePolicy, view: str = ""
+) -> list[Concern]:
     """What the picture itself says: `few` of its pixels, and where those are all alike, whether the others are too."""
     if few.min() == few.max() and is_flat():
         return [concern("flat")]
-    if policy.inverted_look != "accept" and looks_inverted(few):
-        return [concern("inverted_look")]
-    return []
+    return look_concerns(few, policy, view=view)
 
 
 def _from_plain(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
@@ -169,7 +170,7 @@ def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
         raise concern("no_pixels").error(name)
     concerns = _admitted(costly_concerns(header, policy), policy, name)
     greys = stored_greys(_decode(ds) if stored is None else stored, ds)
-    look = _look_concerns(greys.every(sketch_step(greys.shape)), greys.is_flat, policy)
+    look = _look_concerns(greys.every(sketch_step(greys.shape)), greys.is_flat, policy, header.view)
     concerns += _admitted(clinical_concerns(header, policy) + look, policy, name)
     return Radiograph.of_stored(
         greys,

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.dicom.gate import Admission, GatePolicy, admit
-from medsd.dicom.look import looks_inverted
 from medsd.dicom.policy import concern
 from medsd.dicom.read import Radiograph
+from medsd.dicom.view import look_concerns
 from medsd.inference.preprocess import to_pixels
 from medsd.settings import PixelSpec
 
@@ -111,10 +111,11 @@ def _admit_array(array: npt.NDArray[np.floating], policy: GatePolicy, name: str)
         return _refuse("too_small", name, value=f"{pixels.shape[1]} × {pixels.shape[0]}", accepted=policy.min_side)
     if pixels.min() == pixels.max():
         return _refuse("flat", name)
-    concerns = (concern("inverted_look"),) if looks_inverted(pixels) else ()
-    if concerns and policy.inverted_look == "refuse":
-        return _refuse("inverted_look", name)
-    return _admit_radiograph(Radiograph(pixels, concerns=concerns if policy.inverted_look == "warn" else ()), name)
+    concerns = look_concerns(pixels, policy)
+    refused = [item for item in concerns if policy.action(item) == "refuse"]
+    if refused:
+        return Admission("refused", refused[0].reason, named(name, refused[0].message))
+    return _admit_radiograph(Radiograph(pixels, concerns=tuple(concerns)), name)
 
 
 def _refuse(reason: str, name: str, **values: object) -> Admission:
