@@ -25,7 +25,7 @@ REASONS: Mapping[str, str] = {
     "installed; export it again, for instance uncompressed.",
     "not_a_radiograph": "this is no grey-scale radiograph ({detail}). Send the original radiograph.",
     "modality": "(0008,0060) Modality is {value}; accepted are {accepted}.",
-    "body_part": "(0018,0015) Body Part Examined is {value}; accepted are {accepted}.",
+    "body_part": "the body part by the header is {value}; accepted are {accepted}.",
     "view": "the view {value}; frontal views (PA, AP) are read.",
     "not_human": "{value} says that the patient is an animal; films of people are read.",
     "frames": "the file holds {value} frames; {accepted} can be read.",

@@ -1,0 +1,104 @@
+"""Every reason code has a file that leads to it, and a row in docs/gate.md with its sentence and its default."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medsd.dicom.gate import REASONS, GatePolicy, admit
+from medsd.settings import load_gate
+from tests.dicom.films import lateral_film, noise_film
+
+ROOT = Path(__file__).parents[2]
+Build = Callable[..., bytes]
+
+# Header elements that lead to a reason, with the action of the policy where that is not the default.
+BY_HEADER: dict[str, dict[str, object]] = {
+    "no_pixels": {"PixelData": None},
+    "cannot_decode": {"BitsStored": 33},
+    "not_a_radiograph": {"PhotometricInterpretation": "PALETTE COLOR"},
+    "modality": {"Modality": "MG"},
+    "body_part": {"BodyPartExamined": "SKULL"},
+    "view": {"ViewPosition": "LL"},
+    "not_human": {"PatientSpeciesDescription": "Felis catus"},
+    "frames": {"NumberOfFrames": 2},
+    "too_small": {"Rows": 20},
+    "too_large": {"Rows": 60000, "Columns": 60000},
+    "for_processing": {"PresentationIntentType": "FOR PROCESSING"},
+    "burned_in": {"BurnedInAnnotation": "YES"},
+    "inverted_look": {"PhotometricInterpretation": "MONOCHROME1"},
+}
+# What comes of running a model and of helper processes is tested there, by the same codes.
+IN_INFERENCE = ("out_of_distribution", "no_image", "model_failed", "too_slow")
+
+
+def png(pixels: np.ndarray, mode: str = "L") -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray((pixels * 255).astype(np.uint8)).convert(mode).save(stream, "PNG")
+    return stream.getvalue()
+
+
+BY_CONTENT: dict[str, bytes] = {
+    "not_dicom": b"no film at all",
+    "not_an_image": b"%PDF-1.7",
+    "not_a_chest": png(noise_film(5)),
+    "view": png(lateral_film(1000)),
+    "flat": png(np.full((96, 80), 0.4)),
+}
+
+
+def film(build_dx: Build, chest: np.ndarray, reason: str) -> bytes:
+    return build_dx(np.rint(chest * 4095).astype(np.uint16), 12, **BY_HEADER[reason])
+
+
+@pytest.mark.parametrize("reason", BY_HEADER)
+def test_a_header_leads_to_its_reason(build_dx: Build, chest: np.ndarray, reason: str) -> None:
+    policy = GatePolicy.model_validate({reason: "refuse"} if reason in GatePolicy.model_fields else {})
+    admission = admit(film(build_dx, chest, reason), policy)
+    assert (admission.status, admission.reason) == ("refused", reason)
+
+
+@pytest.mark.parametrize(
+    "reason", ["modality", "body_part", "view", "not_human", "for_processing", "burned_in", "inverted_look"]
+)
+@pytest.mark.parametrize(("action", "status", "said"), [("warn", "warned", True), ("accept", "accepted", False)])
+def test_the_policy_decides_what_comes_of_it(
+    build_dx: Build, chest: np.ndarray, reason: str, action: str, status: str, said: bool
+) -> None:
+    admission = admit(film(build_dx, chest, reason), GatePolicy.model_validate({reason: action}))
+    assert (admission.status, admission.reason) == (status, reason if said else "")
+
+
+@pytest.mark.parametrize("reason", BY_CONTENT)
+def test_a_picture_leads_to_its_reason(reason: str) -> None:
+    assert admit(BY_CONTENT[reason]).reason == reason
+
+
+def test_a_file_that_is_not_there_leads_to_its_reason(tmp_path: Path) -> None:
+    assert admit(tmp_path / "none.dcm").reason == "file_error"
+
+
+def test_every_reason_is_tested() -> None:
+    assert {*BY_HEADER, *BY_CONTENT, "file_error", *IN_INFERENCE} == set(REASONS)
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "inference").glob("test_*.py"))
+    assert [reason for reason in IN_INFERENCE if f'"{reason}"' not in tests] == []
+
+
+def test_the_documents_give_every_reason_its_sentence_and_what_comes_of_it() -> None:
+    text = (ROOT / "docs" / "gate.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, flags=re.MULTILINE))
+    said = {reason: f"{sentence} | {GatePolicy().action(reason)}" for reason, sentence in REASONS.items()}
+    said["view"] = said["view"].replace("| refuse", "| refuse; warn where the picture says it (`lateral_look`)")
+    assert rows == said
+
+
+def test_the_shipped_policy_spells_out_the_defaults() -> None:
+    text = (ROOT / "configs" / "gate" / "default.yaml").read_text(encoding="utf-8")
+    assert load_gate(ROOT / "configs" / "gate" / "default.yaml") == GatePolicy()
+    assert [name for name in GatePolicy.model_fields if f"\n  {name}:" not in text] == []
