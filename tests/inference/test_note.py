@@ -8,7 +8,9 @@ import pytest
 
 from medsd.bundle.layout import Bundle, NoteInput
 from medsd.errors import BundleError
+from medsd.findings import finding_set
 from medsd.inference.note import NoteTokenizer, clean_note
+from medsd.studies.notes import mask_phrases
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +63,38 @@ def test_a_broken_tokenizer_is_a_bundle_error(tmp_path: Path):
     path.write_text("{}")
     with pytest.raises(BundleError, match=r"tokenizer\.json: cannot be read as a tokenizer"):
         NoteTokenizer(path, NoteInput(max_tokens=16))
+
+
+def _masking(bundle: Bundle, *phrases: str) -> NoteTokenizer:
+    return NoteTokenizer(bundle.tokenizer_path, bundle.description.note.model_copy(update={"mask": phrases}))
+
+
+def test_what_names_a_finding_is_hidden_and_negation_stays(fused_bundle: Bundle, tokenize: NoteTokenizer):
+    masked = _masking(fused_bundle, *mask_phrases(finding_set("nih14")))
+    notes = ["fever, no pleural effusions", "cough; Infiltrates, fever", "short of breath"]
+    expected = ["fever, no pleural ___", "cough; ___, fever", "short of breath"]
+    np.testing.assert_array_equal(masked(notes).ids, tokenize(expected).ids)
+
+
+def test_a_note_of_nothing_but_a_finding_is_still_a_note(fused_bundle: Bundle):
+    assert _masking(fused_bundle, "pneumonia")(["Pneumonia"]).given.tolist() == [1.0]
+
+
+def test_a_bundle_that_says_nothing_of_masking_hides_nothing(fused_bundle: Bundle, tokenize: NoteTokenizer):
+    plain = fused_bundle.description.note.model_dump(exclude={"mask"})
+    again = NoteTokenizer(fused_bundle.tokenizer_path, NoteInput.model_validate(plain))
+    assert again.spec.mask == ()
+    np.testing.assert_array_equal(again(["effusion fever"]).ids, tokenize(["effusion fever"]).ids)
+
+
+def test_masking_a_million_characters_takes_no_time(fused_bundle: Bundle):
+    masked = _masking(fused_bundle, *mask_phrases(finding_set("nih14")))
+    for note in ("enlarged the " * 80_000, "effusion " * 100_000, "heart size is " * 80_000):
+        started = time.process_time()
+        masked([note])
+        assert time.process_time() - started < 1.0
+
+
+def test_a_phrase_that_cannot_be_read_is_a_bundle_error(fused_bundle: Bundle):
+    with pytest.raises(BundleError, match=r"bundle\.json, note: mask: cannot read the phrase"):
+        _masking(fused_bundle, "(heart")

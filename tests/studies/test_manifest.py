@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from medsd.errors import DataError
@@ -74,3 +76,17 @@ def test_files_that_are_no_manifest_are_refused_in_a_sentence(tmp_path: Path) ->
     pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "other.parquet")
     with pytest.raises(DataError, match="no manifest of medsd"):
         Manifest.read(tmp_path / "other.parquet")
+
+
+def test_rows_are_taken_out_with_their_places(tmp_path: Path) -> None:
+    manifest = replace(_manifest(), source_rows=np.array([4, 7, 9]))
+    left = manifest.without([1])
+    assert list(left.table["study"]) == ["a", "c"] and list(left.source_rows) == [4, 9]
+    assert left.rejected is manifest.rejected and manifest.without([]) is manifest
+
+
+def test_a_file_is_written_in_groups_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medsd.studies.manifest.ROW_GROUP", 2)
+    _manifest().write(tmp_path / "studies.parquet")
+    assert pq.ParquetFile(tmp_path / "studies.parquet").num_row_groups == 2
+    assert len(Manifest.read(tmp_path / "studies.parquet")) == 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medsd.findings import finding_set
+from medsd.findings import FINDING_SETS, finding_set
 from medsd.studies.notes import PLACEHOLDER, Note, mask_findings, normalise_placeholders, read_note
 
 NIH14 = finding_set("nih14")
@@ -91,3 +91,17 @@ def test_no_phrase_that_the_labeller_reads_survives_masking() -> None:
 
     report = "Cardiomegaly. Bibasilar atelectasis, small effusion, infiltrate and a nodule. Emphysema; hiatal hernia."
     assert set(label_report(mask_findings(report, NIH14)).status) == {Status.NOT_MENTIONED}
+
+
+@pytest.mark.parametrize("key", FINDING_SETS)
+def test_every_vocabulary_can_be_masked(key: str) -> None:
+    findings = finding_set(key)
+    for finding in findings.findings:
+        words = " ".join(reversed(finding.title.lower().split(", ")))  # MeSH: «Tube, Inserted»
+        assert "___" in mask_findings(f"Query {words} today.", findings), finding.name
+    assert mask_findings("Productive cough for a week, no fever.", findings) == "Productive cough for a week, no fever."
+
+
+def test_findings_of_a_set_without_phrase_lists_are_masked_in_singular_and_plural() -> None:
+    masked = mask_findings("two pacemakers; a line, linear pain, lung opacities", finding_set("chexpert14"))
+    assert masked == "two ___; a ___, linear pain, ___"

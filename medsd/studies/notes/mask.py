@@ -42,7 +42,8 @@ def mask_phrases(findings: FindingSet) -> tuple[str, ...]:
 
 def _numbers(words: str) -> tuple[str, str]:
     """A finding's own words as phrases, one and many; «Nodule/Mass» has a space, which matches the slash, too."""
-    one = " ".join(re.sub(r"[_/()|]", " ", words.lower()).split())
+    turned = " ".join(reversed(words.lower().split(", ")))  # MeSH: «Tube, Inserted»
+    one = " ".join(re.sub(r"[_/()|]", " ", turned).split())
     return one, f"{one[:-1]}ies" if one.endswith("y") else f"{one}s"
 
 
