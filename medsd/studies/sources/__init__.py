@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,8 @@ from medsd.settings import (
     VindrSource,
 )
 from medsd.studies.manifest import Manifest
+
+log = logging.getLogger(__name__)
 
 
 def read_source(settings: Settings) -> Manifest:
@@ -49,6 +52,11 @@ def in_findings(manifest: Manifest, findings: FindingSet) -> Manifest:
         raise DataError(
             f"labels of {manifest.findings.key} say nothing of {findings.key}; set findings to {manifest.findings.key}"
         )
+    one_sided = [
+        name for name, column in zip(findings, labels.T, strict=True) if (column == 1).any() and not (column == 0).any()
+    ]
+    if one_sided:
+        log.warning("%s tells of %s only where present", manifest.findings.key, ", ".join(one_sided))
     table = manifest.table.drop(columns=list(manifest.findings))
     table[list(findings)] = labels
     return replace(manifest, table=table, findings=findings)

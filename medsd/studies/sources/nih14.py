@@ -2,10 +2,12 @@
 
 Layout, as NIH publishes it: `Data_Entry_2017.csv` or `Data_Entry_2017_v2020.csv`, `images/` or `images_001/` to
 `images_012/` (each with an `images/` folder inside), and the official `train_val_list.txt` and `test_list.txt`. A
-subset with its table called `labels.csv` is read too. The label «No Finding» means that all fourteen are absent.
+subset with its table called `labels.csv` is read too. The label «No Finding» means that all fourteen are absent; a
+finding that is not listed is absent, too, and there are no uncertain ones. Ages are years, or «058Y» in the first
+release.
 
 Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM. ChestX-ray8: hospital-scale chest X-ray database and benchmarks.
-CVPR 2017. Provided by the NIH Clinical Center.
+CVPR 2017. Provided by the NIH Clinical Center, which asks to be named; no restriction on use.
 """
 
 from __future__ import annotations
