@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     from medsd.inference.batch import score
+    from medsd.privacy import install_log_filter
 
+    install_log_filter()
     try:
         summary = score(
             arguments.bundle,

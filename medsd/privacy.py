@@ -182,8 +182,9 @@ class IdentityFilter(logging.Filter):
     def redact(self, text: str) -> str:
         """`text` with every identity replaced."""
         text = _PERSON_NAME.sub(_REDACTED, text)
+        lower = text.casefold()
         with self._lock:
-            values = [value for value in self._values if value in text.casefold()]
+            values = [value for value in self._values if value in lower]
         return _without(text, values, _REDACTED)
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -68,8 +68,10 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
 
     Raises:
         BundleError: the export failed, or what came out does not agree with PyTorch.
+        DataError: see `check_protected`.
     """
     settings, folder = run.settings, run.bundle.with_name(".bundle.part")
+    check_protected(settings, manifest)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     calibration, points = run.read_calibration()
@@ -136,6 +138,19 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
     log.info("bundle: %s", run.bundle)
 
 
+def check_protected(settings: Settings, manifest: Manifest) -> None:
+    """Refuse to publish what was prepared for another kind of bundle than the settings ask for.
+
+    Raises:
+        DataError: the studies bear this site's keys and the bundle is to be public; or the bundle is private, and the
+            vocabulary of its notes was made before notes were scrubbed.
+    """
+    if settings.bundle.public and manifest.keyed:
+        raise DataError("bundle.public is set, but the studies bear the keys of this site; train under another name")
+    if not settings.bundle.public and not manifest.keyed and settings.network.note is not None:
+        raise DataError("the notes of this run were not scrubbed of identities; train under another name")
+
+
 def _readings(
     serving: ServingModel, arrays: StudyArrays, rows: npt.NDArray[np.int64]
 ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
@@ -153,6 +168,7 @@ def _readings(
 
 def index_cases(run: Run, manifest: Manifest, embeddings: npt.NDArray[np.float32]) -> None:
     """Write the training studies as cases into the bundle's index."""
+    check_protected(run.settings, manifest)
     bundle = layout.Bundle.open(run.bundle)
     rows = manifest.rows("train")
     create_index(
@@ -169,10 +185,6 @@ def index_cases(run: Run, manifest: Manifest, embeddings: npt.NDArray[np.float32
 
 
 def _cases(settings: Settings, manifest: Manifest, rows: npt.NDArray[np.int64]) -> Iterator[Case]:
-    if settings.bundle.public and manifest.keyed:
-        raise DataError(
-            "bundle.public is set, but the studies were prepared with the key of this site; run `medsd prepare` again"
-        )
     # A manifest of before keys were in it is protected now.
     manifest = manifest if settings.bundle.public else protect(manifest, KeyedHasher.from_environment())
     public = public_hasher(settings.name)

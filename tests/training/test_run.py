@@ -19,10 +19,13 @@ from medsd.bundle.layout import Bundle
 from medsd.cases.index import CaseIndex
 from medsd.errors import BundleError, DataError
 from medsd.inference.predict import Predictor
+from medsd.privacy import KeyedHasher
 from medsd.settings import load_settings
 from medsd.studies.manifest import Manifest
+from medsd.studies.protect import protect
 from medsd.training import run as running
 from medsd.training.folder import Run
+from medsd.training.publish import check_protected
 from medsd.training.run import run_steps
 from tests.training.conftest import small_settings
 
@@ -149,3 +152,16 @@ def test_a_bundle_whose_file_was_changed_is_refused(finished: Run, tmp_path: Pat
         file.write(b"x")
     with pytest.raises(BundleError, match=r"model\.onnx was changed after export"):
         Bundle.open(tmp_path / "bundle")
+
+
+def test_studies_prepared_for_one_kind_of_bundle_are_not_published_as_the_other(finished: Run) -> None:
+    settings = finished.settings
+    private = settings.model_copy(update={"bundle": settings.bundle.model_copy(update={"public": False})})
+    manifest = Manifest.read(finished.manifest)
+    check_protected(settings, manifest)
+    with pytest.raises(DataError, match="not scrubbed of identities; train under another name"):
+        check_protected(private, manifest)
+    keyed = protect(manifest, KeyedHasher(b"a key for tests alone"))
+    check_protected(private, keyed)
+    with pytest.raises(DataError, match="public is set"):
+        check_protected(settings, keyed)
