@@ -16,6 +16,7 @@ from medsd.cases.case import Case
 from medsd.cases.index import create_index
 from medsd.cli import app
 from tests.bundles import WIDTH, tiny_bundle
+from tests.dicom.films import noise_film
 
 VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
 
@@ -87,6 +88,23 @@ def test_score_writes_a_row_for_each_input_and_says_so_as_json(bundle: Path, fil
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["inputs"] == 2
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
+
+
+def test_the_gates_policy_is_read_from_a_file_and_overridden(bundle: Path, tmp_path: Path) -> None:
+    Image.fromarray((noise_film(5) * 255).astype(np.uint8)).save(tmp_path / "noise.png")
+    (tmp_path / "gate.yaml").write_text("gate: {not_a_chest: refuse}\n", encoding="utf-8")
+    given = ["score", str(bundle), str(tmp_path / "noise.png"), "--gate", str(tmp_path / "gate.yaml"), "--json"]
+    for override, refused in (((), 1), (("--set", "gate.not_a_chest=warn"), 0)):
+        result = CliRunner().invoke(app, [*given, *override, "--out", str(tmp_path / f"{refused}.csv")])
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["refused"] == refused
+
+
+def test_a_wrong_key_of_the_gate_is_named_with_the_nearest(bundle: Path, film: Path, tmp_path: Path) -> None:
+    for verb in (("score", bundle, film, "--out", tmp_path / "out.csv"), ("similar", bundle, film), ("app", bundle)):
+        result = _medsd(*verb, "--set", "gate.veiw=warn")
+        assert (result.returncode, result.stdout) == (2, "")
+        assert "--set: unknown key 'gate.veiw'; did you mean 'view'?" in result.stderr
 
 
 def test_similar_prints_cases_with_relation_and_differences_none_twice(bundle: Path, film: Path) -> None:
