@@ -133,10 +133,10 @@ def _means(
     for block, chunk in _chunks(values[top:bottom, left:right], down):
         height = int(rows[block])
         tall = prepare(chunk).reshape(-1, height, chunk.shape[1]).sum(axis=1, dtype=work)
-        sums = _sum_across(tall, across, len(columns))
-        np.add(
-            sums * (slope / (height * columns)), intercept, out=means[block : block + len(sums)], casting="same_kind"
-        )
+        shown = _sum_across(tall, across, len(columns)).astype(np.float64)
+        shown *= slope / (height * columns)
+        shown += intercept
+        means[block : block + len(shown)] = shown
     return means
 
 
