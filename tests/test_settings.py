@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from medsd.dicom.policy import GatePolicy
 from medsd.errors import SettingsError
-from medsd.settings import load_settings, save_settings
+from medsd.settings import load_gate, load_settings, save_settings
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))  # those of compare/ have a test of their own
 SMALL = """\
@@ -90,3 +91,22 @@ def test_what_is_no_plain_yaml_mapping_is_refused_in_one_line(config: Path, text
 def test_shares_that_do_not_add_up_are_refused(config: Path) -> None:
     with pytest.raises(SettingsError, match="add up to 1"):
         load_settings(config, ["splits.test=0.5"])
+
+
+def test_the_gate_is_a_section_with_strict_keys_and_values(config: Path) -> None:
+    config.write_text(SMALL + "gate:\n  view: warn\n  modalities: [DX]\n", encoding="utf-8")
+    gate = load_settings(config, ["gate.lateral_look=refuse"]).gate
+    assert (gate.view, gate.lateral_look, gate.modalities) == ("warn", "refuse", ("DX",))
+    config.write_text(SMALL + "gate:\n  view: perhaps\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"small\.yaml:10: 'gate\.view'.*'perhaps'"):
+        load_settings(config)
+
+
+def test_a_gate_for_serving_needs_no_file(tmp_path: Path) -> None:
+    assert load_gate(None) == GatePolicy()
+    assert load_gate(None, ["gate.view=warn"]).view == "warn"
+    with pytest.raises(SettingsError, match=r"^--set: 'gate\.max_frames'"):
+        load_gate(None, ["gate.max_frames=0"])
+    (tmp_path / "gate.yaml").write_text("gate:\n  veiw: warn\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"gate\.yaml:2: unknown key 'gate\.veiw'; did you mean 'view'"):
+        load_gate(tmp_path / "gate.yaml")
