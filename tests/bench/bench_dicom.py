@@ -134,9 +134,8 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # pydicom's, about the oddities of the real files
     spec = PixelSpec(size=options.size)
-    print(
-        "| films | encoding | files | pydicom, ms | medsd, ms | ratio | of the least |\n|---|---|---:|---:|---:|---:|---:|"
-    )
+    print("| films | encoding | files | pydicom, ms | medsd, ms | ratio | of the least |")
+    print("|---|---|---:|---:|---:|---:|---:|")
     groups = {
         "real": real(options.data / "dicom", spec),
         f"generated, {options.side}²": generated(options.count, options.side),
