@@ -201,7 +201,7 @@ def similar(
     cases = CaseIndex.open(predictor.bundle.cases_path, model_sha256=predictor.bundle.model_sha256)
     found = cases.similar(prediction, k=k)
     if as_json:
-        print(json.dumps({"prediction": _as_record(prediction), "cases": as_records(found)}, indent=2))
+        print(json.dumps({"prediction": _as_record(prediction, path), "cases": as_records(found)}, indent=2))
         return
     print(_in_words(prediction))
     print(as_text(found, prediction.findings))
@@ -253,11 +253,11 @@ def _run(config: Path, overrides: list[str] | None, until: str, *, again: bool =
     print(f"{until}: done, see {run.bundle if until in ('export', 'index') else run.folder}")
 
 
-def _as_record(prediction: Prediction) -> dict[str, object]:
+def _as_record(prediction: Prediction, path: Path | None) -> dict[str, object]:
     return {
         "status": prediction.status,
         "reason": prediction.reason,
-        "message": prediction.message,
+        "message": prediction.message.removeprefix(f"{path}: "),  # the name of a file may be a patient's
         "probabilities": prediction.probabilities,
         "calls": dict(prediction.calls),
         "out_of_distribution": prediction.out_of_distribution,
