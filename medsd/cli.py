@@ -42,6 +42,14 @@ class Provider(StrEnum):
     cuda = "cuda"
 
 
+class BurnedInChoice(StrEnum):
+    """What text in the pixels, or not knowing of it, leads to."""
+
+    refuse = "refuse"
+    warn = "warn"
+    keep = "keep"
+
+
 Config = Annotated[Path, typer.Argument(help="configuration, for instance configs/nih14.yaml")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="override a setting: --set data.root=FOLDER")]
 Gate = Annotated[Path | None, typer.Option("--gate", help="what the gate refuses: configs/gate/default.yaml, changed")]
@@ -205,6 +213,35 @@ def similar(
         return
     print(_in_words(prediction))
     print(as_text(found, prediction.findings))
+
+
+@app.command()
+def deidentify(
+    paths: Annotated[list[Path], typer.Argument(help="files, folders, patterns, or text lists of paths")],
+    out: Annotated[Path, typer.Option(help="folder for the cleaned files, apart from the originals")],
+    modified_dates: Annotated[bool, typer.Option("--modified-dates", help="shift dates, don't remove them")] = False,
+    characteristics: Annotated[
+        bool, typer.Option("--patient-characteristics", help="keep sex, age, size and weight")
+    ] = False,
+    burned_in: Annotated[BurnedInChoice, typer.Option(help="what text in the pixels leads to")] = BurnedInChoice.warn,
+    report: Annotated[Path | None, typer.Option(help="CSV of what became of each file; names the originals")] = None,
+    as_json: Json = False,
+) -> None:
+    """De-identify DICOM files by the basic profile of PS3.15 annex E; the originals are only read.
+
+    Example: medsd deidentify /archive/2026 --out /research/2026 --modified-dates --burned-in refuse
+    """
+    from medsd.dicom.confidentiality import Confidentiality
+    from medsd.dicom.deidentify import deidentify_files
+    from medsd.inference.inputs import expand_inputs
+    from medsd.privacy import KeyedHasher
+
+    profile = Confidentiality(KeyedHasher.from_environment(), modified_dates, characteristics)
+    files, folders = expand_inputs(paths), [path for path in paths if path.is_dir()]
+    summary = deidentify_files(
+        files, out, profile, burned_in=burned_in.value, folders=folders, report=report, progress=True
+    )
+    print(json.dumps(summary.as_dict()) if as_json else summary.line())
 
 
 @app.command("app")

@@ -77,6 +77,7 @@ _MIN_SCORE = 0.5  # below it the reader is guessing, and the box counts by its s
 _UNREADABLE_SHAPE = 2.5  # width by height from which an unreadable box is a line of text, not a marker
 _SQUARE = (0.67, 1.2)  # width by height between which no line of text lies
 _LONG, _ALIKE = 7, 0.85  # letters and similarity from which a technical word may be misread in one letter
+_HIDDEN = 0.02  # share of pixels at black or white from which text may lie outside of the window
 _MAX_FRAMES = 4
 _MAX_PIXELS = 100_000_000
 
@@ -130,7 +131,7 @@ def header_risk(ds: Dataset) -> str:
 
 
 def assess(ds: Dataset) -> BurnedIn:
-    """Header and pixels of `ds` together; decodes up to four frames.
+    """Header and pixels of `ds` together; decodes up to four frames, looks inside and outside of the window.
 
     "none_seen" is only said of pictures of which every frame was looked at and whose header gives no reason to expect
     text; a picture of a risky kind in which none was seen stays "unknown".
@@ -224,10 +225,20 @@ def _grey_frames(ds: Dataset, frames: int) -> Iterator[npt.NDArray[np.floating]]
         with quiet():
             stored = pixel_array(ds, index=index)
             if stored.ndim == 2 and identifier(ds, "PhotometricInterpretation").startswith("MONOCHROME"):
-                yield present(stored, ds)
+                yield from _as_shown_and_beyond(stored, present(stored, ds))
             else:  # colour, or indices of a palette, which keep the outlines of letters
                 grey = (stored.mean(axis=-1) if stored.ndim == 3 else stored).astype(np.float32)
                 yield (grey - grey.min()) / max(float(np.ptp(grey)), 1.0)
+
+
+def _as_shown_and_beyond(
+    stored: npt.NDArray[np.integer], shown: npt.NDArray[np.float32]
+) -> Iterator[npt.NDArray[np.floating]]:
+    """The picture as its window shows it and, where the window hides much, all stored values by their rank."""
+    yield shown
+    if float(((shown <= 0) | (shown >= 1)).mean()) > _HIDDEN:
+        _, place, counts = np.unique(stored, return_inverse=True, return_counts=True)
+        yield (np.cumsum(counts) / stored.size)[place].reshape(stored.shape)
 
 
 @cache

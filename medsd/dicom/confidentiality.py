@@ -298,8 +298,8 @@ def _identities(ds: Dataset) -> list[re.Pattern[str]]:
     for element in _elements(ds):
         if element.VR == "PN":
             found |= {part for value in _values(element) for part in re.split(r"[\^=\s,]+", str(value))}
-        elif element.keyword in _IDENTIFYING:
-            found |= {str(value).strip() for value in _values(element)}
+        elif element.keyword in _IDENTIFYING:  # of fewer than four signs a number is too common to be told from others
+            found |= {text for text in (str(value).strip() for value in _values(element)) if len(text) > _SHORTEST_NAME}
     found |= {
         f"{date[:4]}{mark}{date[4:6]}{mark}{date[6:]}"
         for date in found
