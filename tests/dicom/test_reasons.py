@@ -1,4 +1,4 @@
-"""Every reason code has a file that leads to it, and a row in docs/gate.md with its sentence and its default."""
+"""Every reason code has a file that leads to it, and a row in configs/gate/README.md with its sentence and its default."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_every_reason_is_tested() -> None:
 
 
 def test_the_documents_give_every_reason_its_sentence_and_what_comes_of_it() -> None:
-    text = (ROOT / "docs" / "gate.md").read_text(encoding="utf-8")
+    text = (ROOT / "configs" / "gate" / "README.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, flags=re.MULTILINE))
     said = {reason: f"{sentence} | {GatePolicy().action(reason)}" for reason, sentence in REASONS.items()}
     said["view"] = said["view"].replace("| refuse", "| refuse; warn where the picture says it (`lateral_look`)")
