@@ -1,4 +1,4 @@
-"""Every reason code has a file that leads to it, and a row in configs/gate/README.md with its sentence and its default."""
+"""Every reason code has a file that leads to it, and a row in the table of the gate with its sentence and default."""
 
 from __future__ import annotations
 
