@@ -133,12 +133,17 @@ def index(config: Config, set_: Set = None) -> None:
 
 @app.command()
 def compare(config: Config, set_: Set = None) -> None:
-    """Losses side by side under equal conditions: a report with intervals, tests and plots; resumes where it stopped.
+    """Losses, or whole recipes, side by side under equal conditions: a report with intervals and tests; resumes.
 
     Example: medsd compare configs/compare/yeast.yaml --set root=/data/mulan
     """
+    from medsd.strict import top_level_keys
+
     try:
-        from medsd.evaluation.compare.run import compare as run_comparison
+        if "arms" in top_level_keys(config):
+            from medsd.training.recipes import compare_recipes as run_comparison
+        else:
+            from medsd.evaluation.compare.run import compare as run_comparison
     except ModuleNotFoundError as error:
         raise DependencyError(f"comparing needs {error.name}; install it with: pip install 'medsd[train]'") from None
     print(f"compare: done, see {run_comparison(config, set_ or ())}")

@@ -47,6 +47,15 @@ def load_as(model: type[AnySettings], path: Path | str | None, overrides: Sequen
         raise SettingsError("\n".join(_explain(model, path, tree, lines, item) for item in error.errors())) from None
 
 
+def top_level_keys(path: Path | str) -> tuple[str, ...]:
+    """The first-level keys of a configuration, to tell what kind it is.
+
+    Raises:
+        SettingsError: the file is missing or no YAML.
+    """
+    return tuple(map(str, _read_yaml(Path(path))[0]))
+
+
 Lines = dict[tuple[str | int, ...], int | None]
 
 

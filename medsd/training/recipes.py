@@ -1,0 +1,149 @@
+"""Whole recipes side by side: the same data, splits, seeds and amount of training, another way of using it.
+
+A comparison of recipes is a configuration with `arms`, each a few settings laid over a base configuration. Every arm is
+trained with every seed, by the steps that `medsd train` takes, so what wins here is what a user gets. Recipes are
+chosen on the validation patients (`measured_on: validation`); the test patients are for the one comparison at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import signal
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+from safetensors.numpy import load_file
+
+from medsd.errors import SettingsError
+from medsd.evaluation.compare.run import exact_command
+from medsd.evaluation.retrieval import Cases, score_queries
+from medsd.settings import Settings, load_settings
+from medsd.strict import Strict, load_as
+from medsd.studies.manifest import Manifest
+from medsd.training.folder import Run
+from medsd.training.recipes_report import Trained, write_report
+from medsd.training.run import run_steps
+
+log = logging.getLogger(__name__)
+
+
+class RecipesSettings(Strict):
+    """A comparison of recipes.
+
+    Attributes:
+        name: of the comparison; its folder is <output>/<name>.
+        base: the configuration under all arms, below the folder of this file.
+        common: settings laid over the base for all arms, ``a.b=c`` each.
+        arms: settings of each arm, laid over those.
+        reference: the arm that the others are compared with.
+        seeds: of the training; the split is the base's, the same for all.
+        measured_on: validation while recipes are looked for, test once they are found.
+        workers: trainings at a time, with one thread each, so that figures do not depend on the machine.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    base: Path
+    output: Path = Path("runs/recipes")
+    common: tuple[str, ...] = ()
+    arms: dict[str, tuple[str, ...]] = Field(min_length=1)
+    reference: str
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    measured_on: Literal["validation", "test"] = "validation"
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    bootstrap: int = Field(1000, ge=20)
+    workers: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _known_reference(self) -> RecipesSettings:
+        if self.reference not in self.arms:
+            raise ValueError(f"reference: there is no arm '{self.reference}'; there are {', '.join(self.arms)}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        return self.output / self.name
+
+
+def compare_recipes(config: Path, overrides: Sequence[str] = ()) -> Path:
+    """Train every arm with every seed, resuming where an earlier call stopped, and write the report.
+
+    Args:
+        config: a YAML file with the keys of `RecipesSettings`.
+        overrides: ``a.b=c`` each; ``data.root=FOLDER`` and every other key that the comparison does not know goes to
+            all arms.
+
+    Returns:
+        The report, <output>/<name>/<name>.md; the figures stand beside it in <name>.results.json.
+
+    Raises:
+        SettingsError: the configuration, or an arm laid over the base, does not fit.
+        MedsdError: whatever a training has to say.
+    """
+    own = [each for each in overrides if each.split("=")[0].split(".")[0] in RecipesSettings.model_fields]
+    settings = load_as(RecipesSettings, config, own)
+    everyone = [each for each in overrides if each not in own]
+    runs = {
+        (arm, seed): _settings_of(config, settings, everyone, arm, seed)
+        for arm in settings.arms
+        for seed in settings.seeds
+    }
+    _train_all(runs, settings)
+    trained = {key: _read(Run(each), settings.measured_on) for key, each in runs.items()}
+    few = next(iter(runs.values())).evaluation.few
+    return write_report(settings, trained, few, exact_command(config, overrides))
+
+
+def _settings_of(config: Path, settings: RecipesSettings, everyone: Sequence[str], arm: str, seed: int) -> Settings:
+    place = [f"name={arm}-seed{seed}", f"output={json.dumps(str(settings.folder))}", f"seed={seed}"]
+    laid = [*settings.common, *everyone, *settings.arms[arm], *place, "training.threads=1", "training.workers=0"]
+    try:
+        return load_settings(config.parent / settings.base, laid)
+    except SettingsError as error:
+        raise SettingsError(f"{config}: arm '{arm}': {error}") from None
+
+
+def _train_all(runs: dict[tuple[str, int], Settings], settings: RecipesSettings) -> None:
+    """Train what is not trained yet; an interrupted call keeps what was finished."""
+    with ProcessPoolExecutor(
+        settings.workers, mp_context=get_context("spawn"), initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    ) as pool:  # fmt: skip
+        futures = {pool.submit(_train, each): key for key, each in runs.items()}
+        try:
+            for number, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                arm, seed = futures[future]
+                log.info("%s: %d of %d trained (%s, seed %d)", settings.name, number, len(runs), arm, seed)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _train(settings: Settings) -> None:
+    run = run_steps(settings, until="finetune")
+    # The moving parts of a finished training are large; figures need its outputs only.
+    shutil.rmtree(run.folder / "tensorboard", ignore_errors=True)
+
+
+def _read(run: Run, part: str) -> Trained:
+    manifest, outputs = Manifest.read(run.manifest), load_file(run.outputs)
+    train, rows = manifest.rows("train"), manifest.rows(part)
+
+    def cases(which: npt.NDArray[np.int64]) -> Cases:
+        return Cases(outputs["embeddings"][which], manifest.labels[which], manifest.patients[which])
+
+    history = json.loads((run.folder / "history.json").read_text(encoding="utf-8"))
+    return Trained(
+        outputs["logits"][rows],
+        score_queries(cases(rows), cases(train)).ndcg,
+        manifest.labels[rows],
+        manifest.patients[rows],
+        sum(stage["seconds"] for stage in history.values()),
+    )
