@@ -1,0 +1,54 @@
+"""The loss, the augmentation and the stages of training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from medsd.strict import Strict
+
+
+class LossSettings(Strict):
+    """The Similarity-Dissimilarity loss (see medsd.sd)."""
+
+    name: str = Field("sd", description="sd, or a rival: supcon, any, all, mulsupcon, jaccard, probmcl")
+    temperature: float = Field(0.1, gt=0, le=10)
+
+
+class AugmentSettings(Strict):
+    """Random changes of the training images; nothing that moves the heart to the other side."""
+
+    rotation_degrees: float = Field(10, ge=0, le=45)
+    translation: float = Field(0.05, ge=0, le=0.5, description="share of the side")
+    zoom: float = Field(0.1, ge=0, le=0.5)
+    contrast: float = Field(0.2, ge=0, le=1)
+    noise: float = Field(0.02, ge=0, le=0.5)
+    erase: float = Field(0.0, ge=0, le=0.5, description="chance of one erased rectangle")
+
+
+class StageSettings(Strict):
+    """One stage of training."""
+
+    epochs: int = Field(10, ge=0)
+    batch_size: int = Field(64, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    encoder_learning_rate_scale: float = Field(1.0, gt=0, le=1, description="of the encoders, against the new layers")
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    sd_weight: float = Field(1.0, ge=0, description="weight of the SD term beside the classification term")
+    weight_averaging: float = Field(0.0, ge=0, lt=1, description="decay of the exponential moving average; 0: none")
+    gradient_clip: float = Field(1.0, gt=0)
+
+
+class TrainingSettings(Strict):
+    """Both stages and what they share."""
+
+    pretrain: StageSettings = StageSettings()
+    finetune: StageSettings = StageSettings(sd_weight=0.1)
+    augment: AugmentSettings = AugmentSettings()
+    precision: Literal["float32", "bfloat16"] = "float32"
+    threads: int = Field(0, ge=0, description="0: as many as the machine has")
+    workers: int = Field(1, ge=0, le=64, description="loader processes; the batches do not depend on it")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
