@@ -82,7 +82,7 @@ class GatePolicy(Strict):
         max_pixels: most pixels that a file may declare, rows × columns × frames.
         max_frames: most frames.
         max_file_bytes: largest file that is opened, and largest inflated size of a deflated one.
-        max_seconds: longest that a helper process may take over one file before it is stopped.
+        max_seconds: most processor time that a helper process may take over one file before it is stopped.
         max_memory: most bytes that a helper process may hold, where the system lets it be bounded (Linux).
         modality, body_part, frames: what a value outside of the accepted ones leads to.
         view: what a lateral or oblique view leads to that the header states.

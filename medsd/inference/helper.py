@@ -28,7 +28,9 @@ except ImportError:  # Windows: time is bounded there, memory is not
 Read = Callable[[Path | bytes, str], Film]
 _START_SECONDS = 120.0  # until a process has imported what it needs, on a machine that is busy
 _STARTS = 3  # a machine that is out of memory for a moment must not end the batch of a night
-_GRACE_SECONDS = 5.0
+_EXIT_SECONDS = 5.0
+_OUT_OF_TIME = getattr(signal, "SIGPROF", signal.SIGTERM)
+PATIENCE = 6 if hasattr(signal, "setitimer") else 1  # Windows has no timer of processor time, so the clock counts there
 
 
 class Helper:
@@ -38,7 +40,8 @@ class Helper:
 
     Args:
         read: what it does, ``read(source, name) -> Film``; travels to the process.
-        max_seconds: longest for one film.
+        max_seconds: most processor time for one film, so that a busy machine refuses no film for its own slowness; a
+            film that takes `PATIENCE` times as long by the clock (a file server that does not answer) is given up, too.
         max_memory: most bytes that the process may hold.
     """
 
@@ -89,11 +92,12 @@ class Helper:
         # spawn: ONNX Runtime's and the tokenizer's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        limits = (self._max_seconds + _GRACE_SECONDS, self._max_memory)
         with self._ending:
             if self._closed:
                 return False
-            self._process = context.Process(target=_serve, args=(theirs, self._read, *limits), daemon=True)
+            self._process = context.Process(
+                target=_serve, args=(theirs, self._read, self._max_seconds, self._max_memory), daemon=True
+            )
             try:
                 self._process.start()
             except OSError:  # no memory, or too many processes
@@ -112,21 +116,32 @@ class Helper:
         assert self._pipe is not None
         try:
             self._pipe.send((source, name))
-            if self._pipe.poll(self._max_seconds):
+            if self._pipe.poll(PATIENCE * self._max_seconds):
                 return self._pipe.recv()
-        except (EOFError, OSError):
             self._end()
-            return refused("cannot_decode", name, detail="the decoder crashed")
-        self._end()
-        return refused("too_slow", name, accepted=f"{self._max_seconds:g}")
+            too_slow = True
+        except (EOFError, OSError):
+            too_slow = self._end(_EXIT_SECONDS) == -_OUT_OF_TIME
+        if too_slow:
+            return refused("too_slow", name, accepted=f"{self._max_seconds:g}")
+        return refused("cannot_decode", name, detail="the decoder crashed")
 
-    def _end(self) -> None:
-        """Kill the process and take it off the system's table; the next film starts another."""
+    def _end(self, patience: float = 0.0) -> int | None:
+        """Take the process off the system's table; the next film starts another.
+
+        Args:
+            patience: seconds to wait before killing it, for one that is about to exit.
+
+        Returns:
+            its exit code, negative for the signal that ended it.
+        """
         assert self._process is not None and self._pipe is not None
+        self._process.join(patience)
         self._process.kill()
         self._process.join()
         self._pipe.close()
         self._pipe = None
+        return self._process.exitcode
 
 
 def refused(reason: str, name: str, **values: object) -> Film:
@@ -147,7 +162,7 @@ def _serve(pipe: Connection, read: Read, max_seconds: float, max_memory: int) ->
         while True:
             source, name = pipe.recv()
             try:
-                with _alarm(max_seconds):
+                with _timer(max_seconds):
                     film = read(source, name)
                 del source
                 pipe.send(film)
@@ -166,16 +181,16 @@ def _end_with(sentinel: int) -> None:
 
 
 @contextlib.contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """Let the system end this process after `seconds`, for the case that the parent, who should, was killed itself."""
+def _timer(seconds: float) -> Iterator[None]:
+    """Let the system end this process after so many seconds of processor time, in whatever code it is then."""
     if not hasattr(signal, "setitimer"):
         yield
         return
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _silence() -> None:
