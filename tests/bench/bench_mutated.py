@@ -1,9 +1,9 @@
 """20,000 mutated DICOM files through the gate and the model: each a prediction or a reason, in bounded time and memory.
 
 Run `MEDSD_DATA=folder python -m tests.bench.bench_mutated`; it prints a table and ends with status 1, naming the
-mutant, on a traceback, on more than 10 s of processor time or on more than 2 GB. `--only INDEX` makes one mutant again and reads it here.
-Originals are the files of the folder `dicom` of the real data and phantoms in further transfer syntaxes. Mutants are
-made in the processes that decode them; one in twenty also goes through `medsd score` as a file.
+mutant, on a traceback, on more than 10 s of processor time or on more than 2 GB. `--only INDEX` makes one mutant again
+and reads it here. Originals are the files of the folder `dicom` of the real data and phantoms in further transfer
+syntaxes. Mutants are made in the processes that decode them; one in twenty also goes through `medsd score` as a file.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Measured(Film):
-    """A film and what reading it took: seconds of processor time, most bytes held at a time, and what escaped from `read_film`."""
+    """A film and what reading it took: processor time, most bytes held at a time, and what escaped from `read_film`."""
 
     mutant: str = ""
     seconds: float = 0.0
