@@ -228,7 +228,7 @@ class Case:
 
 
 OFFICIAL = ("train", "validation")
-FREE = {"official_split": False}
+FREE: dict[str, object] = {"official_split": False}
 CASES = {
     "nih14": Case("nih14", nih14, "nih14"),
     "nih14 with its list": Case("nih14", nih14_listed, "nih14", OFFICIAL),
