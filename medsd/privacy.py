@@ -43,7 +43,9 @@ _DATE_FORMS = (
     "%d %b %Y",
 )
 # DICOM PN: components joined by carets (PS3.5 6.2), as in a message that quotes an element.
-_PERSON_NAME = re.compile(r"[^\s^=\\|,;:'\"()\[\]{}]+(?:\^+[^\s^=\\|,;:'\"()\[\]{}]+)+\^*")
+_PART = r"[^\s^=\\|,;:'\"()\[\]{}]"
+# Begins where a word begins, here and in the patterns below: else a long word costs the square of its length.
+_PERSON_NAME = re.compile(rf"(?<!{_PART}){_PART}+(?:\^+{_PART}+)+\^*")
 _MAX_REGISTERED = 4096
 
 # What looks like an identity in a clinical note, whoever it is of.
@@ -55,7 +57,7 @@ _NUMBER_LABELS = "mrn|pid|id|nhs|ssn|accession|acc|case|record|hospital|patient"
 _NOTE_PATTERNS = tuple(
     re.compile(pattern)
     for pattern in (
-        r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
+        r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
         r"(?:https?://|www\.)\S+",
         rf"\b(?:{_TITLES})\b\.?\s+(?:{_CAPITAL}\s?){{1,3}}",
         rf"(?i:\b(?:{_NAME_LABELS})\s*[:=]\s*){_CAPITAL}(?:,?\s{_CAPITAL})*",
@@ -65,7 +67,7 @@ _NOTE_PATTERNS = tuple(
         rf"(?i:\b\d{{1,2}}(?:st|nd|rd|th)?\.?\s+{_MONTH},?\s+\d{{4}}\b)",
         rf"(?i:\b{_MONTH}\s+\d{{1,2}}(?:st|nd|rd|th)?,?\s+\d{{4}}\b)",
         r"(?<![\w.])\+?\(?\d{2,5}\)?(?:[ /-]\d{2,}){2,}\b",  # telephone
-        r"\b[\w-]*\d{6,}[\w-]*\b",
+        r"(?<![\w-])[\w-]*\d{6,}[\w-]*",
     )
 )
 
