@@ -35,7 +35,14 @@ from medsd.settings.data import (
     VindrSource,
 )
 from medsd.settings.network import ImageSettings, NetworkSettings, NoteSettings
-from medsd.settings.training import AugmentSettings, LossSettings, StageSettings, TrainingSettings
+from medsd.settings.training import (
+    AugmentSettings,
+    FinetuneSettings,
+    LossSettings,
+    ObjectiveSettings,
+    StageSettings,
+    TrainingSettings,
+)
 from medsd.strict import Strict, load_as
 
 __all__ = [
@@ -48,6 +55,7 @@ __all__ = [
     "CsvSource",
     "DicomSource",
     "EvaluationSettings",
+    "FinetuneSettings",
     "GateSettings",
     "ImageSettings",
     "LossSettings",
@@ -56,6 +64,7 @@ __all__ = [
     "NetworkSettings",
     "Nih14Source",
     "NoteSettings",
+    "ObjectiveSettings",
     "OpeniSource",
     "PadChestSource",
     "PhantomSource",

@@ -1,40 +1,84 @@
-"""The encoders, and the space in which they meet."""
+"""The encoders, and the space in which they meet; configs/encoders/README.md shows what their names mean."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medsd.strict import Strict
+
+Backbone = Literal[
+    "efficientnet-lite0",
+    "efficientnet-b0",
+    "efficientnet-b1",
+    "efficientnet-b2",
+    "efficientnet-b3",
+    "densenet121",
+    "densenet169",
+    "densenet-small",
+    "resnet18",
+    "resnet50",
+    "vit-tiny",
+    "vit-small",
+    "vit-base",
+]
 
 
 class ImageSettings(Strict):
     """The image encoder."""
 
-    backbone: Literal["efficientnet-lite0", "densenet121", "densenet-small", "resnet18"] = "efficientnet-lite0"
+    backbone: Backbone = "efficientnet-lite0"
     weights: Literal["imagenet", "none"] | Path = Field(
-        "none", description="imagenet (efficientnet-lite0 only), none, or a safetensors file of the encoder"
+        "none",
+        description="imagenet, none, a safetensors or state-dict file (.pt, .pth), hub:owner/name, or xrv:FILE for the "
+        "state dict of a DenseNet121 of torchxrayvision",
     )
     dropout: float = Field(0.2, ge=0, lt=1)
 
 
 class NoteSettings(Strict):
-    """The note encoder: a small BERT whose WordPiece vocabulary is trained on the training notes, or a local folder."""
+    """The note encoder: a small BERT with a vocabulary of the training notes, or one that exists."""
 
-    model: Literal["small-bert"] | Path = Field(
-        "small-bert", description="small-bert, or a folder that transformers wrote"
+    model: Literal["small-bert", "minilm"] | Path = Field(
+        "small-bert",
+        description="small-bert, minilm (a package: medsd[notes]), hub:owner/name, or a folder of transformers",
     )
-    vocabulary_size: int = Field(2000, ge=100, le=60000)
-    max_tokens: int = Field(96, ge=8, le=512, description="longer notes are cut")
+    vocabulary_size: int = Field(2000, ge=100, le=60000, description="of small-bert")
+    max_tokens: int = Field(96, ge=8, le=8192, description="longer notes are cut; not used where window is given")
+    window: int | None = Field(
+        None, ge=8, le=8192, description="read notes in overlapping windows of this many tokens, marks included"
+    )
+    stride: int | None = Field(
+        None, ge=1, description="tokens from the start of one window to that of the next; absent: half of its text"
+    )
+    max_windows: int = Field(4, ge=1, le=64, description="what lies behind the last of them is cut")
     mask_findings: bool = Field(
         True, description="hide the words that name a finding of the set: a note that has them gives the answer away"
     )
-    layers: int = Field(2, ge=1, le=24)
+    layers: int = Field(2, ge=1, le=24, description="of small-bert, as the three below")
     hidden: int = Field(128, ge=16, le=1024, multiple_of=16)
     heads: int = Field(4, ge=1, le=16)
     dropout: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _stride_of_windows(self) -> NoteSettings:
+        if self.stride is not None and self.window is None:
+            raise ValueError("stride: needs window")
+        if self.stride is not None and self.window is not None and self.stride > self.window - 2:
+            raise ValueError(f"stride: {self.stride} would leave out text between windows of {self.window} tokens")
+        return self
+
+    @property
+    def span(self) -> int:
+        """Tokens that the transformer reads at once."""
+        return self.window or self.max_tokens
+
+    @property
+    def length(self) -> int:
+        """Tokens of a note in the network's input: all windows side by side."""
+        return self.max_tokens if self.window is None else self.window * self.max_windows
 
 
 class NetworkSettings(Strict):

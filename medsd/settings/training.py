@@ -14,6 +14,10 @@ class LossSettings(Strict):
 
     name: str = Field("sd", description="sd, or a rival: supcon, any, all, mulsupcon, jaccard, probmcl")
     temperature: float = Field(0.1, gt=0, le=10)
+    finding_weights: Literal["none", "inverse_frequency"] = Field(
+        "none", description="inverse_frequency: rare findings of the training studies count more in K_s and K_d"
+    )
+    finding_power: float = Field(0.5, gt=0, le=2, description="of the inverse frequency; 1 is the full correction")
 
 
 class AugmentSettings(Strict):
@@ -25,6 +29,27 @@ class AugmentSettings(Strict):
     contrast: float = Field(0.2, ge=0, le=1)
     noise: float = Field(0.02, ge=0, le=0.5)
     erase: float = Field(0.0, ge=0, le=0.5, description="chance of one erased rectangle")
+
+
+class ObjectiveSettings(Strict):
+    """The classification term of fine-tuning; unknown labels count nothing in any of them."""
+
+    name: Literal["bce", "asl", "focal"] = Field(
+        "bce", description="binary cross-entropy, asymmetric loss (Ridnik 2021), focal loss (Lin 2017)"
+    )
+    balance: Literal["none", "effective_number"] = Field(
+        "none", description="effective_number: positives weigh more the fewer there are, by finding (Cui 2019)"
+    )
+    beta: float = Field(0.999, gt=0, lt=1, description="of the effective number (1 - beta^n) / (1 - beta)")
+    finding_weights: Literal["none", "inverse_frequency"] = Field(
+        "none", description="inverse_frequency: rare findings count more"
+    )
+    finding_power: float = Field(0.5, gt=0, le=2, description="of the inverse frequency; 1 is the full correction")
+    gamma_positive: float = Field(0.0, ge=0, le=10, description="asl: focusing on hard positives")
+    gamma_negative: float = Field(4.0, ge=0, le=10, description="asl: focusing on hard negatives")
+    margin: float = Field(0.05, ge=0, lt=1, description="asl: negatives below this probability count nothing")
+    gamma: float = Field(2.0, ge=0, le=10, description="focal: focusing on what is hard")
+    alpha: float | None = Field(None, gt=0, lt=1, description="focal: share of the positives; absent: none")
 
 
 class StageSettings(Strict):
@@ -40,13 +65,32 @@ class StageSettings(Strict):
     sd_weight: float = Field(1.0, ge=0, description="weight of the SD term beside the classification term")
     weight_averaging: float = Field(0.0, ge=0, lt=1, description="decay of the exponential moving average; 0: none")
     gradient_clip: float = Field(1.0, gt=0)
+    freeze: Literal["none", "encoders"] = Field(
+        "none", description="encoders: only what stands behind them learns (a probe)"
+    )
+    freeze_blocks: int = Field(
+        0, ge=0, le=64, description="the first blocks of the image backbone that stay as they are; 1 is its stem"
+    )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="factor of the learning rate from each block of an encoder to the one before it"
+    )
+
+
+class FinetuneSettings(StageSettings):
+    """Fine-tuning."""
+
+    objective: ObjectiveSettings = ObjectiveSettings()
+    views: Literal[1, 2] = Field(
+        1,
+        description="of each study; 2 with pretrain.epochs: 0 and sd_weight: 1 is joint training from the start",
+    )
 
 
 class TrainingSettings(Strict):
     """Both stages and what they share."""
 
     pretrain: StageSettings = StageSettings()
-    finetune: StageSettings = StageSettings(sd_weight=0.1)
+    finetune: FinetuneSettings = FinetuneSettings(sd_weight=0.1)
     augment: AugmentSettings = AugmentSettings()
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: int = Field(0, ge=0, description="0: as many as the machine has")

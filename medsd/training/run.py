@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medsd.bundle.layout import write_json
 from medsd.errors import DataError
-from medsd.settings import Settings, save_settings
+from medsd.settings import ObjectiveSettings, Settings, save_settings
 from medsd.training import steps as work
 from medsd.training.folder import Run
 
@@ -120,9 +121,7 @@ def _fingerprint(step: Step, settings: Settings, before: str) -> str:
     tree = settings.model_dump(mode="json")
     # What the gate refuses by default is no reason to read films again, nor is a default that changes later.
     tree["gate"] = settings.gate.model_dump(mode="json", exclude_defaults=True)
-    # A key that came later is left out where it asks for what was always done, so that older runs stay valid.
-    if (note := tree["network"]["note"]) and not note["mask_findings"]:
-        del note["mask_findings"]
+    _forget_added(tree)
     sections = []
     for path in step.depends:
         section = tree
@@ -132,6 +131,28 @@ def _fingerprint(step: Step, settings: Settings, before: str) -> str:
             sections.append(section)
     text = json.dumps([step.name, sections, before], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+# Keys that came later, with what was always done before: left out of a fingerprint where they ask for just that, so
+# that older runs stay valid.
+_STAGE = {"freeze": "none", "freeze_blocks": 0, "layer_decay": 1.0}
+_ADDED: dict[str, dict[str, object]] = {
+    "network.note": {"mask_findings": False, "window": None, "stride": None, "max_windows": 4},
+    "loss": {"finding_weights": "none", "finding_power": 0.5},
+    "training.pretrain": _STAGE,
+    "training.finetune": {**_STAGE, "views": 1, "objective": ObjectiveSettings().model_dump(mode="json")},
+}
+
+
+def _forget_added(tree: dict[str, Any]) -> None:
+    """Take the keys of `_ADDED` out of the dumped settings where they say what was done before they were there."""
+    for path, added in _ADDED.items():
+        section: Any = tree
+        for key in path.split("."):
+            section = section[key]
+        for key, before in added.items():
+            if section is not None and section[key] == before:
+                del section[key]
 
 
 def _read_marker(path: Path) -> str:
