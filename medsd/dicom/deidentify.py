@@ -127,8 +127,8 @@ def deidentify_files(
 ) -> DeidentifySummary:
     """De-identify `files` into ``out/PATIENT_KEY/STUDY_KEY/NEW_UID.dcm``.
 
-    Files that are there from an earlier run with the same secret stay as they are. A file that cannot be handled is
-    counted, and the rest goes on.
+    Files that are there from an earlier run with the same secret stay as they are, whatever its options. A file that
+    cannot be handled is counted, and the rest goes on.
 
     Args:
         files: the originals; they are opened for reading only.
@@ -183,6 +183,8 @@ def deidentify_file(
         try:
             if path.is_symlink():
                 raise ImageError("symbolic_link", REASONS["symbolic_link"])
+            if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+                raise concern("file_error", detail="it is no regular file").error("")
             ds, content_key = _read(path)
             _refuse_free_content(ds)
             target = out / places.claim(_place(ds, content_key, profile), content_key)

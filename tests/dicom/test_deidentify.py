@@ -6,6 +6,7 @@ import copy
 import csv
 import hashlib
 import io
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -385,6 +386,11 @@ def test_a_batch_goes_on_after_a_bad_file_and_keeps_what_is_finished(
     stamp = next((tmp_path / "out").rglob("*.dcm")).stat().st_mtime_ns
     assert deidentify_files(files, tmp_path / "out", profile, look=none_seen).exists == 2
     assert [path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()] == [stamp]
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, profile: Confidentiality) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert deidentify_file(tmp_path / "pipe", tmp_path / "out", profile).reason == "file_error"
 
 
 def test_different_files_of_one_uid_are_not_taken_for_one(
