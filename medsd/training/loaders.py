@@ -7,7 +7,7 @@ Batches name their samples by (epoch, row), so that workers hold no state and an
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medsd.networks.fusion import Inputs
 from medsd.settings import AugmentSettings
-from medsd.training.augment import augmentation, augmented, sample_seed
+from medsd.training.augment import Augmentation, sample_seed
 
 
 @dataclass(frozen=True)
@@ -56,30 +56,49 @@ class Batch:
     labels: Tensor
     rows: Tensor
 
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from which a GPU copies beside its work; the loader calls it."""
+        pinned = {name: value.pin_memory() for name, value in vars(self.inputs).items() if value is not None}
+        return Batch(replace(self.inputs, **pinned), self.labels.pin_memory(), self.rows)
+
 
 @dataclass(frozen=True)
-class _Sample:
-    pixels: Tensor  # (V, 1, S, S)
-    has_image: Tensor  # (V,)
-    has_note: Tensor  # (V,)
-    row: int
+class Share:
+    """The part of each batch that the process `rank` of `world` takes; parts differ by a study at most."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The share of some rows."""
+        return np.array_split(rows, self.world)[self.rank]
 
 
-class _Views(Dataset[_Sample]):
-    """Augmented views of single studies, addressed by (epoch, row)."""
+class _Batches(Dataset[Batch]):
+    """Augmented batches, addressed by the epoch and the rows: whole batches are several times as fast as samples."""
 
     def __init__(
         self, arrays: StudyArrays, augment: AugmentSettings, *, views: int, modality_dropout: float, seed: int
     ) -> None:
         self.arrays, self.views, self.modality_dropout, self.seed = arrays, views, modality_dropout, seed
-        self.chain = augmentation(augment, arrays.pixels.shape[1])
+        self.augmentation = Augmentation(augment, arrays.pixels.shape[1])
 
-    def __getitem__(self, key: tuple[int, int]) -> _Sample:
-        epoch, row = key
-        seeds = [sample_seed(self.seed, epoch, row, view) for view in range(self.views)]
-        pixels = torch.stack([augmented(self.chain, self.arrays.pixels[row], seed) for seed in seeds])
-        kept = torch.tensor([self._keep(row, seed) for seed in seeds], dtype=torch.float32)  # (V, 2)
-        return _Sample(pixels * kept[:, 0, None, None, None], kept[:, 0], kept[:, 1], row)
+    def __getitem__(self, key: tuple[int, npt.NDArray[np.int64]]) -> Batch:
+        epoch, rows = key
+        seeds = [sample_seed(self.seed, epoch, int(row), view) for view in range(self.views) for row in rows]
+        arrays, samples = self.arrays, np.tile(rows, self.views)  # view after view
+        # Rows of a file are read in their order, each once, and spread afterwards.
+        films = np.empty((len(rows), *arrays.pixels.shape[1:]), np.uint8)
+        films[np.argsort(rows, kind="stable")] = arrays.pixels[np.sort(rows)]
+        pixels = self.augmentation(np.tile(films, (self.views, 1, 1)), seeds)  # (V·B, 1, S, S)
+        kept = torch.tensor([self._keep(row, seed) for row, seed in zip(samples, seeds, strict=True)]).float()
+        pixels.mul_(kept[:, 0, None, None, None])
+        labels, numbers = torch.from_numpy(arrays.labels[samples]), torch.from_numpy(rows)
+        if arrays.note_ids is None or arrays.note_mask is None:
+            return Batch(Inputs(pixels), labels, numbers)
+        ids, mask = _tokens(arrays.note_ids[samples]), _tokens(arrays.note_mask[samples])
+        inputs = Inputs(pixels, has_image=kept[:, 0], note_ids=ids, note_mask=mask, has_note=kept[:, 1])
+        return Batch(inputs, labels, numbers)
 
     def _keep(self, row: int, seed: int) -> tuple[bool, bool]:
         """Which of image and note this view keeps; a study never loses its only modality."""
@@ -90,20 +109,21 @@ class _Views(Dataset[_Sample]):
         return draw >= 0.5 or draw >= 1.0, not 0.5 <= draw < 1.0
 
 
-class _EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Shuffled batches of (epoch, row); `epoch` is set before each pass. The rest of an epoch that fills no batch is
-    dropped, so that no batch is too small for contrast; shuffling gives everybody a turn."""
+class _EpochSampler(Sampler[tuple[int, npt.NDArray[np.int64]]]):
+    """Shuffled batches as (epoch, rows), from the batch `start` on; both are set before each pass. The rest of an epoch
+    that fills no batch is dropped, so that no batch is too small for contrast; shuffling gives everybody a turn."""
 
-    def __init__(self, rows: npt.NDArray[np.int64], batch_size: int, seed: int) -> None:
-        self.rows, self.batch_size, self.seed, self.epoch = rows, min(batch_size, len(rows)), seed, 0
+    def __init__(self, rows: npt.NDArray[np.int64], batch_size: int, seed: int, share: Share) -> None:
+        self.rows, self.batch_size, self.seed, self.share = rows, min(batch_size, len(rows)), seed, share
+        self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
         return len(self.rows) // self.batch_size
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield [(self.epoch, int(row)) for row in order[start : start + self.batch_size]]
+        for start in range(self.start * self.batch_size, len(self) * self.batch_size, self.batch_size):
+            yield self.epoch, self.share.of(order[start : start + self.batch_size])
 
 
 class TrainingBatches:
@@ -112,10 +132,11 @@ class TrainingBatches:
     Args:
         arrays: of all studies.
         rows: which of them to train on.
-        batch_size: studies in a batch.
+        batch_size: studies in a batch, over all processes.
         views: pictures of each study in a batch.
         seed: of this stage; decides order, augmentation and modality dropout.
         workers: loader processes; 0 works in the calling process. The batches do not depend on it.
+        share: which part of each batch this process takes; all of it by default.
     """
 
     def __init__(
@@ -129,14 +150,13 @@ class TrainingBatches:
         modality_dropout: float,
         seed: int,
         workers: int = 0,
+        share: Share | None = None,
     ) -> None:
-        self._arrays = arrays
-        self._sampler = _EpochSampler(rows, batch_size, seed)
-        dataset = _Views(arrays, augment, views=views, modality_dropout=modality_dropout, seed=seed)
-        self._loader: DataLoader[_Sample] = DataLoader(
-            dataset,
-            batch_sampler=self._sampler,
-            collate_fn=self._collate,
+        self._sampler = _EpochSampler(rows, batch_size, seed, share or Share())
+        self._loader: DataLoader[Batch] = DataLoader(
+            _Batches(arrays, augment, views=views, modality_dropout=modality_dropout, seed=seed),
+            batch_size=None,  # an item is a batch
+            sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -146,28 +166,12 @@ class TrainingBatches:
     def __len__(self) -> int:
         return len(self._sampler)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose which epoch the next pass draws, from 0."""
-        self._sampler.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose which epoch the next pass draws, from 0, and with which of its batches it begins."""
+        self._sampler.epoch, self._sampler.start = epoch, start
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._loader)
-
-    def _collate(self, samples: list[_Sample]) -> Batch:
-        rows = np.array([sample.row for sample in samples])
-        views = samples[0].pixels.shape[0]
-        pixels = torch.cat([torch.stack([s.pixels[v] for s in samples]) for v in range(views)])  # (V·B, 1, S, S)
-        labels = torch.from_numpy(np.tile(self._arrays.labels[rows], (views, 1)))
-        if self._arrays.note_ids is None or self._arrays.note_mask is None:
-            return Batch(Inputs(pixels), labels, torch.from_numpy(rows))
-        inputs = Inputs(
-            pixels,
-            has_image=torch.cat([torch.stack([s.has_image[v] for s in samples]) for v in range(views)]),
-            note_ids=_tokens(np.tile(self._arrays.note_ids[rows], (views, 1))),
-            note_mask=_tokens(np.tile(self._arrays.note_mask[rows], (views, 1))),
-            has_note=torch.cat([torch.stack([s.has_note[v] for s in samples]) for v in range(views)]),
-        )
-        return Batch(inputs, labels, torch.from_numpy(rows))
 
 
 def plain_batches(

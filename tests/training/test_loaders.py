@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medsd.settings import AugmentSettings
-from medsd.training.loaders import StudyArrays, TrainingBatches, plain_batches
+from medsd.training.loaders import Share, StudyArrays, TrainingBatches, plain_batches
 
 COUNT, SIZE = 24, 32
 
@@ -25,7 +25,9 @@ def arrays() -> StudyArrays:
     )
 
 
-def _batches(arrays: StudyArrays, workers: int = 0, views: int = 2, dropout: float = 0.5) -> TrainingBatches:
+def _batches(
+    arrays: StudyArrays, workers: int = 0, views: int = 2, dropout: float = 0.5, share: Share | None = None
+) -> TrainingBatches:
     return TrainingBatches(
         arrays,
         np.arange(COUNT),
@@ -35,13 +37,14 @@ def _batches(arrays: StudyArrays, workers: int = 0, views: int = 2, dropout: flo
         modality_dropout=dropout,
         seed=5,
         workers=workers,
+        share=share,
     )
 
 
 def test_batches_do_not_depend_on_the_number_of_workers(arrays: StudyArrays) -> None:
     for one, other in zip(_batches(arrays), _batches(arrays, workers=2), strict=True):
         assert torch.equal(one.inputs.pixels, other.inputs.pixels) and torch.equal(one.rows, other.rows)
-        assert torch.equal(one.inputs.has_note, other.inputs.has_note)
+        torch.testing.assert_close(vars(one.inputs), vars(other.inputs), rtol=0, atol=0)
 
 
 def test_an_epoch_is_drawn_again_exactly_and_another_differs(arrays: StudyArrays) -> None:
@@ -53,6 +56,24 @@ def test_an_epoch_is_drawn_again_exactly_and_another_differs(arrays: StudyArrays
     other = [batch.inputs.pixels for batch in batches]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
+
+
+def test_an_epoch_goes_on_in_its_middle(arrays: StudyArrays) -> None:
+    batches = _batches(arrays)
+    batches.set_epoch(2)
+    whole = list(batches)
+    batches.set_epoch(2, start=1)
+    for one, other in zip(whole[1:], batches, strict=True):
+        assert torch.equal(one.inputs.pixels, other.inputs.pixels) and torch.equal(one.rows, other.rows)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_shares_of_processes_are_the_batch_of_one(arrays: StudyArrays, world: int) -> None:
+    shares = [list(_batches(arrays, share=Share(rank, world))) for rank in range(world)]
+    for whole, *parts in zip(_batches(arrays), *shares, strict=True):
+        assert torch.equal(whole.rows, torch.cat([part.rows for part in parts]))
+        views = [[part.inputs.pixels.chunk(2)[view] for part in parts] for view in range(2)]
+        assert torch.equal(whole.inputs.pixels, torch.cat([torch.cat(view) for view in views]))
 
 
 def test_the_second_half_of_a_batch_is_another_view_of_the_first(arrays: StudyArrays) -> None:

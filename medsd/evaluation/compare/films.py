@@ -86,17 +86,17 @@ def _read_all(manifest: Manifest, films: FilmSettings) -> Iterator[npt.NDArray[n
     import torch
 
     from medsd.networks.image import image_encoder
-    from medsd.training.augment import augmentation, augmented, sample_seed
+    from medsd.training.augment import Augmentation, sample_seed
 
     encoder = image_encoder(ImageSettings(backbone="efficientnet-lite0", weights="imagenet"), films.size).eval()
-    chain = augmentation(_AUGMENT, films.size)
+    change = Augmentation(_AUGMENT, films.size)
     paths = [manifest.root / str(name) for name in manifest.table["path"]]
     for start in range(0, len(paths), _BATCH):
         squares = [_square(path, films.size) for path in paths[start : start + _BATCH]]
         views = [
             torch.from_numpy(square.astype(np.float32) / 255)[None]
             if view == 0
-            else augmented(chain, square, sample_seed(start + offset, view))
+            else change(square[None], [sample_seed(start + offset, view)])[0]
             for offset, square in enumerate(np.zeros((films.size,) * 2, np.uint8) if s is None else s for s in squares)
             for view in range(films.views)
         ]
