@@ -81,7 +81,7 @@ class GatePolicy(Strict):
         min_side: shortest accepted side, pixels.
         max_pixels: most pixels that a file may declare, rows × columns × frames.
         max_frames: most frames.
-        max_file_bytes: largest file that is opened, and largest inflated size of a deflated one.
+        max_file_bytes: largest file that is opened, and twice the largest inflated size of a deflated one.
         max_seconds: most processor time that a helper process may take over one file before it is stopped.
         max_memory: most bytes that a helper process may hold, where the system lets it be bounded (Linux).
         modality, body_part, frames: what a value outside of the accepted ones leads to.

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -33,6 +34,7 @@ from medsd.privacy import register_identities
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
+_META_BYTES = 2**20  # a file meta group has some 500
 _MAX_BITS = 16
 _MOST_PIXELS_A_BYTE = 1000  # radiographs compressed with much loss hold some 50 pixels in a byte
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
@@ -262,17 +264,18 @@ def _syntax_without_meta(ds: Dataset) -> UID:
 
 def _bound_inflation(content: bytes, policy: GatePolicy, name: str) -> None:
     """Refuse a deflated file that inflates beyond the limit; pydicom would inflate it all at once."""
-    if _DEFLATED not in content[:2048]:
+    if _DEFLATED not in content[:_META_BYTES]:
         return
-    meta = content[132:]
-    length = int.from_bytes(meta[8:12], "little") if meta[:4] == b"\x02\x00\x00\x00" else 0
+    stream, limit = io.BytesIO(content), policy.max_file_bytes // 2  # pydicom holds it four times over
+    read_preamble(stream, force=True)
+    _read_file_meta_info(stream)  # pydicom inflates what follows, whatever the group's length says
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        inflater.decompress(meta[12 + length :], policy.max_file_bytes)
+        inflater.decompress(content[stream.tell() :], limit)
     except zlib.error:
         raise concern("cannot_decode", detail="the deflated data are damaged").error(name) from None
     if inflater.unconsumed_tail:
-        raise concern("too_large", value="the file inflates", accepted=f"{policy.max_file_bytes} bytes").error(name)
+        raise concern("too_large", value="the file inflates", accepted=f"{limit} bytes").error(name)
 
 
 def _decode(ds: Dataset) -> npt.NDArray[np.integer]:
