@@ -234,11 +234,14 @@ def _grey_frames(ds: Dataset, frames: int) -> Iterator[npt.NDArray[np.floating]]
 def _as_shown_and_beyond(
     stored: npt.NDArray[np.integer], shown: npt.NDArray[np.float32]
 ) -> Iterator[npt.NDArray[np.floating]]:
-    """The picture as its window shows it and, where the window hides much, all stored values by their rank."""
+    """The picture as its window shows it and, where the window makes much black or white, what lies there."""
     yield shown
-    if float(((shown <= 0) | (shown >= 1)).mean()) > _HIDDEN:
-        _, place, counts = np.unique(stored, return_inverse=True, return_counts=True)
-        yield (np.cumsum(counts) / stored.size)[place].reshape(stored.shape)
+    for hidden in (shown <= 0, shown >= 1):
+        if float(hidden.mean()) > _HIDDEN:
+            values = stored[hidden].astype(np.float32)
+            low, high = float(values.min()), float(values.max())
+            if high > low:
+                yield np.where(hidden, (stored.astype(np.float32) - low) / (high - low), 0)
 
 
 @cache
