@@ -308,7 +308,7 @@ def deflated(content: bytes, rng: random.Random, _: Pool) -> bytes:
     if rng.random() < 0.15:
         meta = _written(_parsed(content), DeflatedExplicitVRLittleEndian)
         length = 144 + int.from_bytes(meta[140:144], "little")
-        return meta[:length] + _bomb(rng.choice((1, 64, 500, 600)))
+        return meta[:length] + _bomb(rng.choice((1, 64, 250, 600)))
     packed = bytearray(_written(_parsed(content), DeflatedExplicitVRLittleEndian) or content)
     if rng.random() < 0.5:
         packed[rng.randrange(len(packed) // 2, len(packed))] ^= 1 << rng.randrange(8)

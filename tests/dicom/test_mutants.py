@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+import zlib
 from pathlib import Path
 
 import pytest
 
-from medsd.dicom.gate import REASONS, admit
+from medsd.dicom.gate import REASONS, GatePolicy, admit
 from medsd.inference.film import read_film
 from medsd.settings import PixelSpec
 from tests.mutants import MUTATIONS, Mutants, generated_films
@@ -87,3 +88,14 @@ def test_a_stream_too_short_for_its_size_is_refused_at_once(films: dict[str, byt
     begun = time.process_time()
     assert admit(bytes(content)).reason == "cannot_decode"
     assert time.process_time() - begun < 1
+
+
+def test_a_group_length_does_not_hide_a_deflate_bomb(films: dict[str, bytes]) -> None:
+    """The group's length points behind the bomb, at a harmless stream; pydicom inflates the bomb."""
+    content = films["deflated"]
+    end = 144 + int.from_bytes(content[140:144], "little")
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    bomb = squeeze.compress(bytes(20_000_000)) + squeeze.flush()
+    length = (end - 144 + len(bomb)).to_bytes(4, "little")
+    changed = content[:140] + length + content[144:end] + bomb + content[end:]
+    assert admit(changed, GatePolicy(max_file_bytes=10_000_000)).reason == "too_large"
