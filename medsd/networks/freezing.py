@@ -1,0 +1,52 @@
+"""What the encoders have in common: blocks in order, which can be held fixed or learn at rates of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+Blocks = Sequence[Sequence[nn.Module]]
+
+
+class FreezableEncoder(nn.Module):
+    """An encoder of blocks, the first of which can be frozen.
+
+    Args:
+        blocks: the parts of each block, from the input on; they belong to the child's own modules.
+    """
+
+    def __init__(self, blocks: Blocks) -> None:
+        super().__init__()
+        self.blocks = [list(block) for block in blocks]  # a list of lists: no second name in the state dict
+        self.frozen = 0
+
+    def freeze(self, count: int | None = None) -> None:
+        """Hold the first `count` blocks fixed, all of the encoder where None: no gradients, and evaluation mode, so
+        that batch normalisation keeps its statistics and nothing drops out."""
+        whole = count is None or count >= len(self.blocks)
+        self.frozen = len(self.blocks) if whole else count or 0
+        for module in self._held():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> FreezableEncoder:
+        """As every module's, but what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self._held():
+            module.eval()
+        return self
+
+    def _held(self) -> Iterator[nn.Module]:
+        if self.frozen == len(self.blocks):
+            yield from self.children()
+        else:
+            yield from (module for block in self.blocks[: self.frozen] for module in block)
+
+    def depths(self) -> dict[int, int]:
+        """By the id of each parameter, how many blocks stand between it and what lies behind the encoder, from 1."""
+        last = len(self.blocks)
+        found = {id(p): 1 for p in self.parameters()}
+        for position, block in enumerate(self.blocks):
+            found |= {id(p): last - position for module in block for p in module.parameters()}
+        return found
