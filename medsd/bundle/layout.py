@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medsd.errors import BundleError
 from medsd.findings import Finding, FindingSet
@@ -51,14 +51,26 @@ class FindingEntry(Described):
 
 
 class NoteInput(Described):
-    """How a note becomes `note_ids` and `note_mask`."""
+    """How a note becomes `note_ids` and `note_mask`.
 
-    max_tokens: int = Field(ge=8)
+    Where `window` is given, a note is cut into overlapping windows of that many tokens, each with its own marks, which
+    stand side by side in the `max_tokens` of the graph's input; the graph reads each by itself and pools.
+    """
+
+    max_tokens: int = Field(ge=8, description="length L of the graph's input")
     pad_id: int = 0
+    window: int | None = Field(None, ge=8, description="absent: a note is one piece")
+    stride: int | None = Field(None, ge=1, description="tokens from the start of one window to that of the next")
     mask: tuple[str, ...] = Field(
         (),
-        description="phrases that name a finding, in the language of medsd/studies/notes/phrases, hidden from the model",
+        description="phrases that name a finding, in the language of medsd/studies/notes/phrases, hidden from it",
     )
+
+    @model_validator(mode="after")
+    def _whole_windows(self) -> NoteInput:
+        if self.window is not None and self.max_tokens % self.window:
+            raise ValueError(f"max_tokens {self.max_tokens} is no multiple of window {self.window}")
+        return self
 
 
 class PlattCalibration(Described):

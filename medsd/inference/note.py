@@ -2,7 +2,7 @@
 
 Where the bundle names phrases to hide, they are hidden first: the bundle carries them, so that notes are masked here as
 they were in training, whatever the phrase lists say later. The length is fixed: longer notes are cut, shorter ones
-padded. The text of a note is never logged.
+padded; where the bundle names a window, a note is laid out in overlapping windows. The text of a note is never logged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class NoteBatch:
     """B notes as the graph takes them.
 
     Attributes:
-        ids: int64 (B, L) token ids, padded.
+        ids: int64 (B, L) token ids, padded; L / window windows side by side, each padded, where the bundle has windows.
         mask: int64 (B, L), 1 where a token stands; a missing note keeps its first position, so that attention over
             nothing does not become NaN.
         given: float32 (B,), 1 where there is a note.
@@ -97,7 +97,10 @@ class NoteTokenizer:
             raise BundleError(f"{path.parent}: bundle.json, note: {error}; copy the bundle again") from None
         self.spec = spec
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(spec.max_tokens)
+        self._window = spec.window or spec.max_tokens
+        text = max(1, self._window - self._tokenizer.num_special_tokens_to_add(False))
+        overlap = 0 if spec.window is None else text - (spec.stride or max(1, text // 2))
+        self._tokenizer.enable_truncation(self._window, stride=max(0, overlap))
 
     def __call__(self, notes: Sequence[str | None]) -> NoteBatch:
         """Tokenise B notes; None and blank ones count as missing."""
@@ -107,8 +110,16 @@ class NoteTokenizer:
         given = np.zeros(len(notes), np.float32)
         for row, note in enumerate(notes):
             text = self._mask(clean_note(note, length * _CHARACTERS_A_TOKEN))
-            tokens = self._tokenizer.encode(text).ids if text else []
-            ids[row, : len(tokens)] = tokens
-            mask[row, : max(len(tokens), 1)] = 1
+            for start, tokens in zip(range(0, length, self._window), self._pieces(text), strict=False):
+                ids[row, start : start + len(tokens)] = tokens
+                mask[row, start : start + len(tokens)] = 1
+            mask[row, 0] = 1
             given[row] = float(bool(text))
         return NoteBatch(ids, mask, given)
+
+    def _pieces(self, text: str) -> list[list[int]]:
+        """The token ids of each window, of one piece where there are no windows; none of an empty text."""
+        if not text:
+            return []
+        first = self._tokenizer.encode(text)
+        return [piece.ids for piece in (first, *first.overflowing)]

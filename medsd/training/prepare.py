@@ -81,8 +81,17 @@ def load_arrays(settings: Settings, manifest: Manifest, pixels_path: Path, token
 
 def note_input(settings: NoteSettings, tokenizer_path: Path, findings: FindingSet) -> NoteInput:
     """How notes are masked, cut and padded, as training uses it and the bundle keeps it."""
-    pad = json.loads(tokenizer_path.read_text(encoding="utf-8"))["model"]["vocab"].get(PAD, 0)
-    return NoteInput(max_tokens=settings.max_tokens, pad_id=int(pad), mask=_masked(settings, findings))
+    tokenizer = json.loads(tokenizer_path.read_text(encoding="utf-8"))
+    pad = (tokenizer.get("padding") or {}).get("pad_id")  # said by those that are not trained here
+    if pad is None:
+        pad = tokenizer["model"]["vocab"].get(PAD, 0)
+    return NoteInput(
+        max_tokens=settings.length,
+        pad_id=int(pad),
+        window=settings.window,
+        stride=settings.stride,
+        mask=_masked(settings, findings),
+    )
 
 
 def write_tokenizer(settings: Settings, manifest: Manifest, path: Path) -> None:
