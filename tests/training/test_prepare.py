@@ -1,0 +1,94 @@
+"""From a table of one's own to arrays: what is left out, what notes become, which runs stay valid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from medsd.bundle.layout import NoteInput
+from medsd.errors import DataError
+from medsd.inference.note import NoteTokenizer
+from medsd.settings import Settings
+from medsd.studies.manifest import Manifest
+from medsd.training import run as running
+from medsd.training.prepare import load_arrays, note_input, prepare, write_tokenizer
+
+NOTE = {"model": "small-bert", "vocabulary_size": 200, "max_tokens": 16}
+
+
+def _settings(root: Path, **note: object) -> Settings:
+    return Settings(
+        name="own",
+        findings="nih14",
+        output=root / "runs",
+        data={"source": "csv", "root": root, "columns": {"note": "note"}},
+        pixels={"size": 32},
+        network={"note": {**NOTE, **note}},
+    )
+
+
+def _write_table(root: Path, count: int = 40, bad: int = 0) -> Settings:
+    rng = np.random.default_rng(0)
+    films = [f"film{number}.png" for number in range(4)]
+    for film in films:
+        Image.fromarray((rng.random((80, 80)) * 255).astype(np.uint8)).save(root / film)
+    rows = [f"{films[n] if n < 4 else ''},q{n},{n % 2},fever and no effusion" for n in range(count - bad)]
+    rows += [f"none{n}.png,q{n},1,cough" for n in range(bad)]
+    (root / "studies.csv").write_text("image,patient,Effusion,note\n" + "\n".join(rows), encoding="utf-8")
+    return _settings(root)
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDSD_KEY", "a key for the tests of medsd")
+
+
+def _prepare(settings: Settings, root: Path) -> Manifest:
+    prepare(settings, root / "studies.parquet", root / "pixels.npy", root / "rejected.csv")
+    return Manifest.read(root / "studies.parquet")
+
+
+def test_bad_rows_stand_in_the_sidecar_and_the_rest_in_the_manifest(tmp_path: Path) -> None:
+    manifest = _prepare(_write_table(tmp_path, bad=3), tmp_path)
+    sidecar = pd.read_csv(tmp_path / "rejected.csv")
+    assert len(manifest) == 37 == len(np.load(tmp_path / "pixels.npy"))
+    assert sidecar["row"].tolist() == [38, 39, 40] and set(sidecar["reason"]) == {"missing_file"}
+
+
+def test_a_table_that_is_mostly_bad_is_refused_and_its_rows_are_listed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"21 of 40 rows cannot be used, 21 of them because of missing_file; row 20: "):
+        _prepare(_write_table(tmp_path, bad=21), tmp_path)
+    assert len(pd.read_csv(tmp_path / "rejected.csv")) == 21 and not (tmp_path / "studies.parquet").exists()
+
+
+def test_training_and_serving_make_the_same_tokens_of_a_masked_note(tmp_path: Path) -> None:
+    settings = _write_table(tmp_path)
+    manifest, tokenizer = _prepare(settings, tmp_path), tmp_path / "tokenizer.json"
+    write_tokenizer(settings, manifest, tokenizer)
+    arrays = load_arrays(settings, manifest, tmp_path / "pixels.npy", tokenizer)
+    described = note_input(settings.network.note, tokenizer, manifest.findings).model_dump_json()
+    kept = NoteInput.model_validate_json(described)
+    serving = NoteTokenizer(tokenizer, kept)(["fever and no effusion", "Fever and no infiltrates"])
+    np.testing.assert_array_equal(serving.ids, arrays.note_ids[:2])  # of either finding no more than «no ___» is left
+    np.testing.assert_array_equal(serving.mask, arrays.note_mask[:2])
+    assert '"effusion"' not in tokenizer.read_text(encoding="utf-8")
+
+
+def test_notes_are_read_whole_where_masking_is_not_wanted(tmp_path: Path) -> None:
+    _write_table(tmp_path)
+    settings, tokenizer = _settings(tmp_path, mask_findings=False), tmp_path / "tokenizer.json"
+    write_tokenizer(settings, _prepare(settings, tmp_path), tokenizer)
+    assert note_input(settings.network.note, tokenizer, _prepare(settings, tmp_path).findings).mask == ()
+    assert '"effusion"' in tokenizer.read_text(encoding="utf-8")
+
+
+def test_runs_of_before_masking_stay_valid_and_masking_is_learned_anew(tmp_path: Path) -> None:
+    pretrain = next(step for step in running.STEPS if step.name == "pretrain")
+    plain, masked = (_settings(tmp_path, mask_findings=mask) for mask in (False, True))
+    before = "11c8bcc0b2d94d29ca33ca9c52cae8c49ead8e1c753ca748dd22cbb15c1d11a6"  # what medsd 0.1.0 makes of `plain`
+    assert running._fingerprint(pretrain, plain, "") == before
+    assert running._fingerprint(pretrain, masked, "") != before
