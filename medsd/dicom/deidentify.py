@@ -23,11 +23,11 @@ from pydicom.uid import UID, UID_dictionary
 
 from medsd.dicom.burned_in import BurnedIn, assess
 from medsd.dicom.confidentiality import Confidentiality
+from medsd.dicom.content import bound_inflation, looks_like_dicom, read_content, syntax_without_meta
 from medsd.dicom.header import identifier, identities
 from medsd.dicom.pixel_bytes import tidy_pixel_data
 from medsd.dicom.policy import GatePolicy, concern
 from medsd.dicom.quiet import quiet
-from medsd.dicom.read import _bound_inflation, _content, _looks_like_dicom, _syntax_without_meta
 from medsd.errors import DataError, DependencyError, ImageError
 from medsd.privacy import register_identities
 from medsd.progress import Progress
@@ -196,10 +196,10 @@ def deidentify_file(
 def _read(path: Path) -> tuple[Dataset, str]:
     """The data set and a digest of the file, from one reading."""
     policy = GatePolicy()
-    content = _content(path, policy, "")
-    if not _looks_like_dicom(content):
+    content = read_content(path, policy, "")
+    if not looks_like_dicom(content):
         raise concern("not_dicom").error("")
-    _bound_inflation(content, policy, "")
+    bound_inflation(content, policy, "")
     try:
         ds = dcmread(io.BytesIO(content), force=True)
         register_identities(identities(ds))
@@ -209,7 +209,7 @@ def _read(path: Path) -> tuple[Dataset, str]:
     if not known and not _has_free_element(ds):
         raise concern("not_dicom").error("")
     if "TransferSyntaxUID" not in ds.file_meta:
-        ds.file_meta.TransferSyntaxUID = _syntax_without_meta(ds)
+        ds.file_meta.TransferSyntaxUID = syntax_without_meta(ds)
     return ds, hashlib.sha256(content).hexdigest()
 
 

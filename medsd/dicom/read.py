@@ -7,7 +7,6 @@ pixel is decoded, so a film in 96 frames or of absurd size costs nothing.
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
-from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from medsd.dicom.content import bound_inflation, brief, looks_like_dicom, read_content, syntax_without_meta
 from medsd.dicom.greys import Stored, StoredGreys
 from medsd.dicom.header import clinical_concerns, costly_concerns, identifier, identities, read_header
 from medsd.dicom.look import sketch_step
@@ -32,9 +31,7 @@ from medsd.dicom.view import look_concerns
 from medsd.errors import ImageError
 from medsd.privacy import register_identities
 
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
-_META_BYTES = 2**20  # a file meta group has some 500
 _MAX_BITS = 16
 _MOST_PIXELS_A_BYTE = 1000  # radiographs compressed with much loss hold some 50 pixels in a byte
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
@@ -105,7 +102,7 @@ def read_radiograph(source: Path | bytes, *, policy: GatePolicy | None = None, n
     """
     policy = policy or GatePolicy()
     name = name or (source.name if isinstance(source, Path) else "")
-    content = _content(source, policy, name)
+    content = read_content(source, policy, name)
     with quiet():
         try:
             return (_from_plain if is_plain_image(content) else _from_dicom)(content, policy, name)
@@ -116,28 +113,8 @@ def read_radiograph(source: Path | bytes, *, policy: GatePolicy | None = None, n
         except BaseException as error:  # decoders are foreign code fed with foreign bytes; what they raise is a reason
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of a decoder in Rust
                 raise
-            refusal = concern("cannot_decode", detail=_brief(error))
+            refusal = concern("cannot_decode", detail=brief(error))
         raise refusal.error(name)
-
-
-def _content(source: Path | bytes, policy: GatePolicy, name: str) -> bytes:
-    if isinstance(source, bytes):
-        size = len(source)
-    else:
-        try:
-            size = source.stat().st_size
-        except OSError as error:
-            raise concern("file_error", detail=error.strerror or "unknown error").error(name) from None
-    if size > policy.max_file_bytes:
-        raise concern("too_large", value=f"the file has {size} bytes", accepted=f"{policy.max_file_bytes} bytes").error(
-            name
-        )
-    if isinstance(source, bytes):
-        return source
-    try:
-        return source.read_bytes()
-    except OSError as error:
-        raise concern("file_error", detail=error.strerror or "unknown error").error(name) from None
 
 
 def _admitted(found: list[Concern], policy: GatePolicy, name: str) -> tuple[Concern, ...]:
@@ -196,12 +173,12 @@ def _parse(content: bytes, policy: GatePolicy, name: str) -> tuple[Dataset, Stor
     Where the stored values (H, W) lie in the file as NumPy would lay them out, they come as a view of it and the data
     set comes without them, which saves copying them three times.
     """
-    if not _looks_like_dicom(content):
+    if not looks_like_dicom(content):
         kind = plain_format(content)
         if kind or name.lower().endswith(_IMAGE_SUFFIXES):
             raise concern("not_an_image", detail=kind or "its content is unknown").error(name)
         raise concern("not_dicom").error(name)
-    _bound_inflation(content, policy, name)
+    bound_inflation(content, policy, name)
     try:
         stream = io.BytesIO(content)
         ds = dcmread(stream, force=True, stop_before_pixels=True)
@@ -212,20 +189,20 @@ def _parse(content: bytes, policy: GatePolicy, name: str) -> tuple[Dataset, Stor
     except MemoryError:
         raise
     except Exception as error:  # a hostile header can fail anywhere in the parser
-        raise concern("cannot_decode", detail=f"the header is damaged, {_brief(error)}").error(name) from None
+        raise concern("cannot_decode", detail=f"the header is damaged, {brief(error)}").error(name) from None
     if not known:
         damaged = content[128:132] == b"DICM"
         raise (concern("cannot_decode", detail="the header is damaged") if damaged else concern("not_dicom")).error(
             name
         )
     if "TransferSyntaxUID" not in ds.file_meta:
-        ds.file_meta.TransferSyntaxUID = _syntax_without_meta(ds)
+        ds.file_meta.TransferSyntaxUID = syntax_without_meta(ds)
     return ds, stored
 
 
 def _view(ds: Dataset, content: bytes, place: int) -> Stored | None:
     """The stored values in the Pixel Data element at `place`, or None where they are not bare, whole and the last."""
-    syntax = ds.file_meta.get("TransferSyntaxUID") or _syntax_without_meta(ds)
+    syntax = ds.file_meta.get("TransferSyntaxUID") or syntax_without_meta(ds)
     implicit, little = ds.original_encoding
     if (
         content[place : place + 4] != _PIXEL_DATA
@@ -248,34 +225,6 @@ def _view(ds: Dataset, content: bytes, place: int) -> Stored | None:
         return None
     dtype = np.dtype(f"<{'ui'[sign]}{allocated // 8}")
     return np.frombuffer(content, dtype, rows * columns, start).reshape(rows, columns)
-
-
-def _looks_like_dicom(content: bytes) -> bool:
-    """A preamble, or a first element of group 0002 or 0008 in either byte order."""
-    return content[128:132] == b"DICM" or content[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
-
-
-def _syntax_without_meta(ds: Dataset) -> UID:
-    implicit, little = ds.original_encoding
-    if implicit:
-        return ImplicitVRLittleEndian
-    return ExplicitVRLittleEndian if little in (True, None) else ExplicitVRBigEndian
-
-
-def _bound_inflation(content: bytes, policy: GatePolicy, name: str) -> None:
-    """Refuse a deflated file that inflates beyond the limit; pydicom would inflate it all at once."""
-    if _DEFLATED not in content[:_META_BYTES]:
-        return
-    stream, limit = io.BytesIO(content), policy.max_file_bytes // 2  # pydicom holds it four times over
-    read_preamble(stream, force=True)
-    _read_file_meta_info(stream)  # pydicom inflates what follows, whatever the group's length says
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        inflater.decompress(content[stream.tell() :], limit)
-    except zlib.error:
-        raise concern("cannot_decode", detail="the deflated data are damaged").error(name) from None
-    if inflater.unconsumed_tail:
-        raise concern("too_large", value="the file inflates", accepted=f"{limit} bytes").error(name)
 
 
 def _decode(ds: Dataset) -> npt.NDArray[np.integer]:
@@ -334,10 +283,3 @@ def stream_size(frame: bytes) -> tuple[int, int] | None:
             return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
         at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
     return None
-
-
-def _brief(error: BaseException) -> str:
-    """The kind of failure without its text, which may quote header values."""
-    kinds: dict[type[BaseException], str]
-    kinds = {RecursionError: "nested too deeply", EOFError: "it ends too early", NotImplementedError: "not supported"}
-    return kinds.get(type(error), type(error).__name__)

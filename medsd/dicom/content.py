@@ -1,0 +1,77 @@
+"""The bytes of a file before pydicom sees them: read within the policy's limits, recognised, and safe to inflate."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+
+from pydicom import Dataset
+from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from medsd.dicom.policy import GatePolicy, concern
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_META_BYTES = 2**20  # a file meta group has some 500
+
+
+def read_content(source: Path | bytes, policy: GatePolicy, name: str) -> bytes:
+    """The content of a file of a size that the policy reads.
+
+    Raises:
+        ImageError: `file_error` or `too_large`.
+    """
+    if isinstance(source, bytes):
+        size = len(source)
+    else:
+        try:
+            size = source.stat().st_size
+        except OSError as error:
+            raise concern("file_error", detail=error.strerror or "unknown error").error(name) from None
+    if size > policy.max_file_bytes:
+        raise concern("too_large", value=f"the file has {size} bytes", accepted=f"{policy.max_file_bytes} bytes").error(
+            name
+        )
+    if isinstance(source, bytes):
+        return source
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise concern("file_error", detail=error.strerror or "unknown error").error(name) from None
+
+
+def looks_like_dicom(content: bytes) -> bool:
+    """A preamble, or a first element of group 0002 or 0008 in either byte order."""
+    return content[128:132] == b"DICM" or content[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
+
+
+def syntax_without_meta(ds: Dataset) -> UID:
+    """The transfer syntax of a data set whose file names none, as pydicom found it to be encoded."""
+    implicit, little = ds.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little in (True, None) else ExplicitVRBigEndian
+
+
+def bound_inflation(content: bytes, policy: GatePolicy, name: str) -> None:
+    """Refuse a deflated file that inflates beyond the limit; pydicom would inflate it all at once."""
+    if _DEFLATED not in content[:_META_BYTES]:
+        return
+    stream, limit = io.BytesIO(content), policy.max_file_bytes // 2  # pydicom holds it four times over
+    read_preamble(stream, force=True)
+    _read_file_meta_info(stream)  # pydicom inflates what follows, whatever the group's length says
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        inflater.decompress(content[stream.tell() :], limit)
+    except zlib.error:
+        raise concern("cannot_decode", detail="the deflated data are damaged").error(name) from None
+    if inflater.unconsumed_tail:
+        raise concern("too_large", value="the file inflates", accepted=f"{limit} bytes").error(name)
+
+
+def brief(error: BaseException) -> str:
+    """The kind of failure without its text, which may quote header values."""
+    kinds: dict[type[BaseException], str]
+    kinds = {RecursionError: "nested too deeply", EOFError: "it ends too early", NotImplementedError: "not supported"}
+    return kinds.get(type(error), type(error).__name__)
