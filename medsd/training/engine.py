@@ -11,11 +11,10 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -38,6 +37,7 @@ from medsd.training.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )
+from medsd.training.layers import parameter_groups
 from medsd.training.loaders import Batch, TrainingBatches
 
 log = logging.getLogger(__name__)
@@ -276,19 +276,6 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "cuda" and not there:
         raise SettingsError("training.device is 'cuda', but PyTorch sees no GPU; use 'auto', or see `medsd doctor`")
     return torch.device("cuda" if there and wanted != "cpu" else "cpu")
-
-
-def parameter_groups(model: StudyModel, settings: StageSettings) -> Iterator[dict[str, Any]]:
-    """Encoders and new layers apart, each with its own learning rate; no decay on biases and normalisation."""
-    encoders = {id(p) for part in (model.image, model.note) if part is not None for p in part.parameters()}
-    for encoder in (True, False):
-        for decayed in (True, False):
-            chosen = [p for p in model.parameters() if (id(p) in encoders) == encoder and (p.ndim > 1) == decayed]
-            rate = settings.learning_rate * (settings.encoder_learning_rate_scale if encoder else 1.0)
-            group: dict[str, Any] = {"params": chosen, "lr": rate, "base_lr": rate}
-            if not decayed:
-                group["weight_decay"] = 0.0
-            yield group
 
 
 def set_learning_rate(optimizer: Optimizer, factor: float) -> None:

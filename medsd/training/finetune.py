@@ -1,4 +1,4 @@
-"""Fine-tuning: masked binary cross-entropy, and a small SD term that keeps the learned space."""
+"""Fine-tuning: a classification term over the known labels, and a small SD term that keeps the learned space."""
 
 from __future__ import annotations
 
@@ -7,45 +7,29 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from medsd.evaluation.metrics import auroc, macro
 from medsd.networks.fusion import Outputs, StudyModel
-from medsd.settings import Settings, StageSettings
+from medsd.settings import Settings
 from medsd.training.augment import sample_seed
 from medsd.training.engine import Loss, Stage, StageResult
+from medsd.training.layers import freeze
 from medsd.training.loaders import Batch, StudyArrays, plain_batches
+from medsd.training.objectives import Objective, build_objective, masked_cross_entropy
 from medsd.training.pretrain import contrast, stage_batches
 
 STAGE = 2
 FEW = 4  # findings with fewer validation positives do not help to choose the epoch
 
 
-def masked_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Binary cross-entropy over the known labels.
-
-    Args:
-        logits: (B, F).
-        labels: (B, F), 1, 0 or NaN; unknown labels count nothing.
-        smoothing: share by which the labels are drawn towards a half.
-
-    Returns:
-        (): mean over the known labels; 0 where none is known.
-    """
-    known = ~torch.isnan(labels)
-    target = torch.where(known, labels, 0.0) * (1 - smoothing) + 0.5 * smoothing
-    each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return (each * known).sum() / known.sum().clamp_min(1)
-
-
-def classify_and_keep(stage: StageSettings, keep: Loss) -> Loss:
-    """Cross-entropy plus `sd_weight` times the contrast."""
+def classify_and_keep(objective: Objective, sd_weight: float, keep: Loss) -> Loss:
+    """The classification term plus `sd_weight` times the contrast."""
 
     def loss(model: StudyModel, outputs: Outputs, batch: Batch) -> Tensor:
         logits = outputs.logits.float()
-        total = masked_cross_entropy(logits, batch.labels.to(logits.device), stage.label_smoothing)
-        return total + stage.sd_weight * keep(model, outputs, batch) if stage.sd_weight else total
+        total = objective(logits, batch.labels.to(logits.device))
+        return total + sd_weight * keep(model, outputs, batch) if sd_weight else total
 
     return loss
 
@@ -61,7 +45,10 @@ def finetune(
     """Fine-tune `model` in place on `rows`, keeping the epoch with the best macro AUROC on `validation`."""
     stage = settings.training.finetune
     seed = sample_seed(settings.seed, STAGE)
-    batches = stage_batches(settings, stage, arrays, rows, views=1, seed=seed)
+    freeze(model, stage, "finetune")
+    batches = stage_batches(settings, stage, arrays, rows, views=stage.views, seed=seed)
+    known = arrays.labels[rows]
+    objective = build_objective(stage.objective, torch.from_numpy(known), stage.label_smoothing)
 
     def validate(current: StudyModel) -> dict[str, float]:
         logits, _ = read_studies(current, arrays, validation)
@@ -71,7 +58,7 @@ def finetune(
         return {"validation_loss": float(loss), "validation_auroc": macro(auroc(labels, probs, few=FEW)).value}
 
     torch.manual_seed(seed)
-    loss = classify_and_keep(stage, contrast(settings.loss))
+    loss = classify_and_keep(objective, stage.sd_weight, contrast(settings.loss, known))
     return Stage(
         "finetune",
         model,

@@ -14,18 +14,22 @@ from medsd.sd import loss_by_name
 from medsd.settings import LossSettings, Settings, StageSettings
 from medsd.training.augment import sample_seed
 from medsd.training.engine import Loss, Stage, StageResult
+from medsd.training.layers import freeze
 from medsd.training.loaders import Batch, StudyArrays, TrainingBatches
+from medsd.training.objectives import long_tail_weights
 
 STAGE = 1
 
 
-def contrast(settings: LossSettings) -> Loss:
-    """The loss of the settings, taken behind the projection, in float32."""
-    criterion = loss_by_name(settings.name, temperature=settings.temperature)
+def contrast(settings: LossSettings, labels: npt.NDArray[np.float32]) -> Loss:
+    """The loss of the settings, taken behind the projection, in float32; `labels` (N, F) of the training studies give
+    the weights of the findings where the settings ask for them."""
+    weights = long_tail_weights(torch.from_numpy(labels), settings.finding_weights, settings.finding_power)
+    criterion = loss_by_name(settings.name, temperature=settings.temperature, finding_weights=weights)
 
     def loss(model: StudyModel, outputs: Outputs, batch: Batch) -> Tensor:
         projected = model.project(outputs.features.float())
-        return criterion(projected, batch.labels.to(projected.device))
+        return criterion.to(projected.device)(projected, batch.labels.to(projected.device))
 
     return loss
 
@@ -58,6 +62,8 @@ def pretrain(
     """Pretrain `model` in place on the studies `rows`; resumes from `folder`."""
     stage = settings.training.pretrain
     seed = sample_seed(settings.seed, STAGE)
+    freeze(model, stage, "pretrain")
     batches = stage_batches(settings, stage, arrays, rows, views=2, seed=seed)
+    loss = contrast(settings.loss, arrays.labels[rows])
     torch.manual_seed(seed)
-    return Stage("pretrain", model, contrast(settings.loss), batches, stage, settings.training, folder, seed=seed).run()
+    return Stage("pretrain", model, loss, batches, stage, settings.training, folder, seed=seed).run()

@@ -1,0 +1,147 @@
+"""The classification term of fine-tuning: cross-entropy, asymmetric loss, focal loss; unknown labels count nothing.
+
+`build_objective` makes the one that the settings name, with weights taken from the labels of the training studies. Each
+loss is a mean over the known labels of a batch, so that its scale does not depend on how many are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from monai.losses import FocalLoss
+from torch import Tensor
+
+from medsd.sd import inverse_frequency_weights
+from medsd.settings import ObjectiveSettings
+
+# From logits (B, F), targets (B, F) in [0, 1] and positive weights (F,) to the loss of each label (B, F).
+_Each = Callable[[Tensor, Tensor, Tensor], Tensor]
+_SMALLEST = 1e-7  # distance of a probability from 0 and 1, where a power below 1 has no derivative
+
+
+def masked_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Binary cross-entropy over the known labels.
+
+    Args:
+        logits: (B, F).
+        labels: (B, F), 1, 0 or NaN; unknown labels count nothing.
+        smoothing: share by which the labels are drawn towards a half.
+
+    Returns:
+        (): mean over the known labels; 0 where none is known.
+    """
+    return Objective(ObjectiveSettings(), smoothing)(logits, labels)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss over the known labels, called with logits (B, F) and labels (B, F), each in [0, 1] or NaN; returns ().
+
+    Attributes:
+        settings: which loss, and its constants.
+        smoothing: share by which the labels are drawn towards a half.
+        positive_weights: (F,) what a positive counts against a negative; None: the same.
+        finding_weights: (F,) what each finding counts; None: the same.
+
+    Example:
+        >>> Objective(ObjectiveSettings(name="focal"))(torch.zeros(1, 2), torch.tensor([[1.0, torch.nan]]))
+        tensor(0.1733)
+    """
+
+    settings: ObjectiveSettings
+    smoothing: float = 0.0
+    positive_weights: Tensor | None = None
+    finding_weights: Tensor | None = None
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        known = ~torch.isnan(labels)
+        target = torch.where(known, labels, 0.0) * (1 - self.smoothing) + 0.5 * self.smoothing
+        each = self._each(logits, target)  # (B, F)
+        if self.finding_weights is None:
+            return (each * known).sum() / known.sum().clamp_min(1)
+        weights = known * self.finding_weights.to(logits)
+        return (each * weights).sum() / weights.sum().clamp_min(_SMALLEST)
+
+    def _each(self, logits: Tensor, target: Tensor) -> Tensor:
+        constants = self.settings
+        weights = None if self.positive_weights is None else self.positive_weights.to(logits)
+        if constants.name == "bce":
+            return F.binary_cross_entropy_with_logits(logits, target, pos_weight=weights, reduction="none")
+        if constants.name == "asl":
+            positive, negative = asymmetric_terms(
+                logits, constants.gamma_positive, constants.gamma_negative, constants.margin
+            )
+            return target * positive * (1.0 if weights is None else weights) + (1 - target) * negative
+        focal = FocalLoss(gamma=constants.gamma, alpha=constants.alpha, reduction="none")
+        each = focal(logits, target)
+        return each if weights is None else each * (1 + target * (weights - 1))
+
+
+def asymmetric_terms(
+    logits: Tensor, gamma_positive: float, gamma_negative: float, margin: float
+) -> tuple[Tensor, Tensor]:
+    """What a label costs as a positive and as a negative, by the asymmetric loss (Ridnik et al., ICCV 2021):
+
+        L₊ = −(1 − p)^γ₊ · log p,    L₋ = −p_m^γ₋ · log(1 − p_m),    p_m = max(p − m, 0)
+
+    Args:
+        logits: of any shape; p is their sigmoid.
+        gamma_positive, gamma_negative: γ₊ and γ₋, at least 0; the paper takes 0 and 4.
+        margin: m in [0, 1): negatives below this probability cost nothing; the paper takes 0.05.
+
+    Returns:
+        Both of the shape of `logits`.
+    """
+    probability = torch.sigmoid(logits).clamp(_SMALLEST, 1 - _SMALLEST)
+    positive = -((1 - probability) ** gamma_positive) * F.logsigmoid(logits)
+    if not margin:
+        return positive, -(probability**gamma_negative) * F.logsigmoid(-logits)
+    shifted = (probability - margin).clamp_min(_SMALLEST)
+    return positive, -(shifted**gamma_negative) * torch.log(1 - shifted)
+
+
+def effective_number_weights(labels: Tensor, beta: float) -> Tensor:
+    """Weights of the positives against the negatives, by effective numbers (Cui et al., CVPR 2019):
+
+        E(n) = (1 − β^n) / (1 − β),    weight of a class of n samples ∝ 1 / E(n)
+
+    For each finding there are two classes, and the negatives are given weight 1: w = E(negatives) / E(positives).
+
+    Args:
+        labels: (N, F) of the training studies, 1, 0 or NaN.
+        beta: β in (0, 1); towards 1 the weight is the ratio of the counts, towards 0 it is 1.
+
+    Returns:
+        float32 (F,); a class without samples is taken for one of a single sample.
+    """
+    positives, negatives = (labels > 0.5).sum(dim=0).clamp_min(1), (labels <= 0.5).sum(dim=0).clamp_min(1)
+    base = torch.tensor(beta, dtype=torch.float64)
+    effective = [1 - base ** count.double() for count in (negatives, positives)]  # the common 1 − β cancels
+    return (effective[0] / effective[1]).float()
+
+
+def long_tail_weights(labels: Tensor, choice: str, power: float) -> Tensor | None:
+    """What each finding counts: (F,) with a mean of 1, None where the settings ask for none.
+
+    Args:
+        labels: (N, F) of the training studies.
+        choice: none or inverse_frequency.
+        power: of the inverse frequency.
+    """
+    return inverse_frequency_weights(labels, power) if choice == "inverse_frequency" else None
+
+
+def build_objective(settings: ObjectiveSettings, labels: Tensor, smoothing: float = 0.0) -> Objective:
+    """The objective of the settings.
+
+    Args:
+        settings: of fine-tuning.
+        labels: float32 (N, F) of the training studies, from which the weights are taken.
+        smoothing: of the labels.
+    """
+    positive = effective_number_weights(labels, settings.beta) if settings.balance == "effective_number" else None
+    findings = long_tail_weights(labels, settings.finding_weights, settings.finding_power)
+    return Objective(settings, smoothing, positive, findings)

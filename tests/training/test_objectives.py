@@ -1,0 +1,276 @@
+"""Objectives and schedules: each loss by its written-out formula, unknown labels, what is frozen, rates by layer."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from medsd.errors import SettingsError
+from medsd.networks.fusion import Inputs, Outputs, StudyModel
+from medsd.sd import SDLoss, inverse_frequency_weights
+from medsd.settings import (
+    FinetuneSettings,
+    ImageSettings,
+    LossSettings,
+    NetworkSettings,
+    ObjectiveSettings,
+    Settings,
+    StageSettings,
+)
+from medsd.training import finetune as finetuning
+from medsd.training import run as running
+from medsd.training.finetune import finetune
+from medsd.training.layers import freeze, parameter_groups
+from medsd.training.loaders import Batch, StudyArrays
+from medsd.training.objectives import (
+    Objective,
+    build_objective,
+    effective_number_weights,
+    long_tail_weights,
+    masked_cross_entropy,
+)
+from medsd.training.pretrain import contrast
+from tests.training.conftest import small_settings
+
+NAN = float("nan")
+LOGITS = torch.tensor([[1.5, -0.5, 0.2], [-2.0, 0.1, 3.0], [0.0, -4.0, 1.0]])
+LABELS = torch.tensor([[1.0, 0.0, NAN], [0.0, NAN, 1.0], [NAN, 0.0, 1.0]])
+COUNT, SIZE, FINDINGS = 24, 32, 3
+ALL = [
+    ObjectiveSettings(),
+    ObjectiveSettings(balance="effective_number", finding_weights="inverse_frequency"),
+    ObjectiveSettings(name="asl"),
+    ObjectiveSettings(name="asl", gamma_positive=0.5, gamma_negative=0.5, margin=0.0, balance="effective_number"),
+    ObjectiveSettings(name="asl", gamma_negative=0.5),
+    ObjectiveSettings(name="focal", alpha=0.25, balance="effective_number"),
+]
+
+
+def _known() -> list[tuple[float, float, int]]:
+    """Probability, label and finding of each known label."""
+    places = [(row, f) for row in range(3) for f in range(3) if not math.isnan(LABELS[row, f])]
+    return [(1 / (1 + math.exp(-LOGITS[row, f])), float(LABELS[row, f]), f) for row, f in places]
+
+
+def _arrays() -> StudyArrays:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (COUNT, FINDINGS)).astype(np.float32)
+    labels[rng.random(labels.shape) < 0.1] = np.nan
+    pixels = rng.integers(0, 256, (COUNT, SIZE, SIZE), dtype=np.uint8)
+    return StudyArrays(pixels, labels, np.ones(COUNT, bool), np.zeros(COUNT, bool))
+
+
+def _model(backbone: str = "densenet-small") -> StudyModel:
+    torch.manual_seed(0)
+    network = NetworkSettings(image=ImageSettings(backbone=backbone), embedding=16, projection=16)
+    return StudyModel(network, FINDINGS, SIZE)
+
+
+def _settings(folder: Path, **stage: Any) -> Settings:
+    settings = small_settings(folder)
+    finetuning_settings = FinetuneSettings(epochs=1, batch_size=8, learning_rate=0.01, weight_decay=0.1, **stage)
+    return settings.model_copy(
+        update={"training": settings.training.model_copy(update={"finetune": finetuning_settings})}
+    )
+
+
+def test_cross_entropy_is_the_mean_over_the_known_labels() -> None:
+    expected = [-(y * math.log(p) + (1 - y) * math.log(1 - p)) for p, y, _ in _known()]
+    assert masked_cross_entropy(LOGITS, LABELS).item() == pytest.approx(sum(expected) / 6)
+
+
+def test_asymmetric_loss_is_that_of_the_paper() -> None:
+    settings = ObjectiveSettings(name="asl", gamma_positive=1.0, gamma_negative=4.0, margin=0.05)
+    expected = []
+    for p, y, _ in _known():
+        shifted = max(p - 0.05, 0)
+        expected.append(-(1 - p) * math.log(p) if y else -(shifted**4) * math.log(1 - shifted))
+    assert Objective(settings)(LOGITS, LABELS).item() == pytest.approx(sum(expected) / 6)
+
+
+def test_focal_loss_is_that_of_the_paper() -> None:
+    expected = []
+    for p, y, _ in _known():
+        right, alpha = (p, 0.25) if y else (1 - p, 0.75)
+        expected.append(-alpha * (1 - right) ** 2 * math.log(right))
+    objective = Objective(ObjectiveSettings(name="focal", gamma=2.0, alpha=0.25))
+    assert objective(LOGITS, LABELS).item() == pytest.approx(sum(expected) / 6)
+
+
+def test_without_focusing_all_are_cross_entropy() -> None:
+    plain = masked_cross_entropy(LOGITS, LABELS, 0.1)
+    for settings in (
+        ObjectiveSettings(name="asl", gamma_positive=0, gamma_negative=0, margin=0),
+        ObjectiveSettings(name="focal", gamma=0),
+    ):
+        torch.testing.assert_close(Objective(settings, 0.1)(LOGITS, LABELS), plain)
+
+
+def test_positives_weigh_by_the_effective_number_of_samples() -> None:
+    labels = torch.tensor([[1.0, 0.0, NAN]] * 3 + [[0.0, 0.0, 1.0]] * 97)
+    weights = effective_number_weights(labels, 0.99)
+    assert weights[0].item() == pytest.approx((1 - 0.99**97) / (1 - 0.99**3))
+    assert weights[1].item() == pytest.approx((1 - 0.99**100) / (1 - 0.99))  # none present: as if one were
+    assert weights[2].item() < 1
+
+
+@pytest.mark.parametrize("name", ["bce", "asl", "focal"])
+def test_the_weight_multiplies_the_positives_alone(name: str) -> None:
+    plain = Objective(ObjectiveSettings(name=name), finding_weights=torch.ones(3))
+    weighted = Objective(ObjectiveSettings(name=name), positive_weights=torch.full((3,), 5.0))
+    one, other = torch.tensor([[1.0, NAN, NAN]]), torch.tensor([[0.0, NAN, NAN]])
+    torch.testing.assert_close(weighted(LOGITS[:1], one), 5 * plain(LOGITS[:1], one))
+    torch.testing.assert_close(weighted(LOGITS[:1], other), plain(LOGITS[:1], other))
+
+
+def test_rare_findings_count_by_their_inverse_frequency() -> None:
+    labels = torch.tensor([[1.0, 1.0, 0.0]] * 4 + [[1.0, 0.0, 0.0]] * 11 + [[1.0, 0.0, 1.0]])
+    objective = build_objective(ObjectiveSettings(finding_weights="inverse_frequency", finding_power=1.0), labels)
+    raw = torch.tensor([1.0, 4.0, 16.0])
+    torch.testing.assert_close(objective.finding_weights, raw / raw.mean())
+    terms = [(-(y * math.log(p) + (1 - y) * math.log(1 - p)), float(raw[f])) for p, y, f in _known()]
+    expected = sum(each * weight for each, weight in terms) / sum(weight for _, weight in terms)
+    assert objective(LOGITS, LABELS).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("settings", ALL, ids=range(len(ALL)))
+def test_unknown_labels_give_no_gradient_and_no_batch_is_not_a_number(settings: ObjectiveSettings) -> None:
+    objective = build_objective(settings, LABELS, smoothing=0.05)
+    logits = torch.tensor([[200.0, -200.0, 0.3]] * 3, requires_grad=True)
+    objective(logits, LABELS).backward()
+    assert logits.grad is not None and torch.isfinite(logits.grad).all()
+    assert not logits.grad[LABELS.isnan()].any() and logits.grad[~LABELS.isnan()].any()
+    assert objective(LOGITS, torch.full_like(LABELS, NAN)) == 0
+
+
+def test_easy_negatives_cost_nothing_by_the_asymmetric_loss() -> None:
+    easy = torch.full((1, 1), -4.0, requires_grad=True)  # p = 0.018, below the margin
+    Objective(ObjectiveSettings(name="asl"))(easy, torch.zeros(1, 1)).backward()
+    assert easy.grad is not None and easy.grad.item() == 0
+
+
+def test_the_sd_term_takes_the_weights_of_the_findings() -> None:
+    model, rng = _model(), torch.Generator().manual_seed(0)
+    labels = (torch.rand(COUNT, FINDINGS, generator=rng) < torch.tensor([0.8, 0.5, 0.1])).float()
+    features = torch.rand(COUNT, 16, generator=rng)
+    outputs = Outputs(torch.zeros(COUNT, FINDINGS), features, torch.zeros(COUNT, FINDINGS, 1, 1))
+    batch = Batch(Inputs(torch.zeros(COUNT, 1, 1, 1)), labels, torch.arange(COUNT))
+    settings = LossSettings(finding_weights="inverse_frequency", finding_power=1.0)
+    found = contrast(settings, labels.numpy())(model, outputs, batch)
+    weights = inverse_frequency_weights(labels)
+    projected = model.project(features)
+    torch.testing.assert_close(found, SDLoss(finding_weights=weights)(projected, labels))
+    plain = contrast(LossSettings(), labels.numpy())(model, outputs, batch)
+    torch.testing.assert_close(plain, SDLoss()(projected, labels))
+    assert abs(plain - found) > 1e-4
+    assert long_tail_weights(labels, "none", 1.0) is None
+
+
+def _after(settings: Settings, tmp_path: Path, model: StudyModel) -> tuple[dict[str, Tensor], set[str]]:
+    """State before fine-tuning, and the names of what it changed."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rows = np.arange(COUNT)
+    finetune(settings, model, _arrays(), rows, rows, tmp_path)
+    return before, {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.9])
+def test_a_probe_leaves_every_bit_of_the_encoder(tmp_path: Path, averaging: float) -> None:
+    before, changed = _after(_settings(tmp_path, freeze="encoders", weight_averaging=averaging), tmp_path, _model())
+    assert not any(name.startswith("image.") for name in changed)
+    assert {"classifier.weight", "classifier.bias", "image_to_space.weight"} <= changed
+    assert any(name.endswith("running_mean") for name in before)
+
+
+def test_frozen_blocks_keep_every_bit_and_the_others_learn(tmp_path: Path) -> None:
+    before, changed = _after(_settings(tmp_path, freeze_blocks=3, weight_averaging=0.9), tmp_path, _model())
+    frozen = {
+        n for n in before if any(p in n for p in ("conv0", "norm0", "block1", "transition1", "block2", "transition2"))
+    }
+    assert len(frozen) > 50 and not frozen & changed
+    assert {n for n in before if "denseblock3" in n and n.endswith("conv1.weight")} <= changed
+
+
+def test_more_frozen_blocks_than_there_are_is_an_error() -> None:
+    with pytest.raises(
+        SettingsError, match=r"training\.finetune\.freeze_blocks: 6, but the image backbone has 5 blocks"
+    ):
+        freeze(_model("resnet18"), StageSettings(freeze_blocks=6), "finetune")
+
+
+def test_learning_rates_fall_from_block_to_block() -> None:
+    model = _model("resnet18")
+    stage = StageSettings(learning_rate=0.1, encoder_learning_rate_scale=0.5, layer_decay=0.8)
+    rates = {id(p): group["lr"] for group in parameter_groups(model, stage) for p in group["params"]}
+    for position, block in enumerate(model.image.blocks):
+        expected = 0.1 * 0.5 * 0.8 ** (5 - position)
+        found = {rates[id(p)] for module in block for p in module.parameters()}
+        assert len(found) == 1 and found.pop() == pytest.approx(expected)
+    assert rates[id(model.classifier.weight)] == 0.1
+    assert len(rates) == len(list(model.parameters()))
+
+
+def test_without_decay_there_are_two_rates_and_no_decay_on_biases() -> None:
+    model = _model()
+    groups = list(parameter_groups(model, StageSettings(learning_rate=0.1, encoder_learning_rate_scale=0.5)))
+    assert [(group["lr"], group.get("weight_decay")) for group in groups] == [
+        (0.05, None), (0.05, 0.0), (0.1, None), (0.1, 0.0)
+    ]  # fmt: skip
+    assert all((p.ndim > 1) != ("weight_decay" in group) for group in groups for p in group["params"])
+
+
+def test_what_is_frozen_is_in_no_group() -> None:
+    model = _model()
+    freeze(model, StageSettings(freeze="encoders"), "finetune")
+    held = {id(p) for group in parameter_groups(model, StageSettings()) for p in group["params"]}
+    assert held == {id(p) for name, p in model.named_parameters() if not name.startswith("image.")}
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_joint_training_sees_two_views_of_each_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: int
+) -> None:
+    seen: list[Batch] = []
+
+    class Recorded:
+        def __init__(self, *arguments: Any, **_: Any) -> None:
+            seen.extend(arguments[3])
+
+        def run(self) -> None:
+            return None
+
+    monkeypatch.setattr(finetuning, "Stage", Recorded)
+    rows = np.arange(COUNT)
+    finetune(_settings(tmp_path, views=views, sd_weight=1.0), _model(), _arrays(), rows, rows, tmp_path)
+    assert [len(batch.inputs.pixels) for batch in seen] == [8 * views] * 3
+    if views == 2:
+        assert not torch.equal(seen[0].inputs.pixels[:8], seen[0].inputs.pixels[8:])
+
+
+@pytest.mark.parametrize("name", ["bce", "asl", "focal"])
+def test_every_objective_learns(tmp_path: Path, name: str) -> None:
+    model, arrays = _model(), _arrays()
+    settings = _settings(tmp_path, objective=ObjectiveSettings(name=name), sd_weight=0.0)
+    stage = settings.training.finetune.model_copy(update={"epochs": 6})
+    settings = settings.model_copy(update={"training": settings.training.model_copy(update={"finetune": stage})})
+    rows = np.arange(COUNT)
+    history = finetune(settings, model, arrays, rows, rows, tmp_path).history
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_settings_that_came_later_leave_older_runs_as_they_are(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    tree = settings.model_dump(mode="json")
+    running._forget_added(tree)
+    added = {"objective", "views", "freeze", "freeze_blocks", "layer_decay", "finding_weights", "window", "stride"}
+    sections = (tree["training"]["finetune"], tree["training"]["pretrain"], tree["loss"], tree["network"]["note"])
+    assert not any(added & set(section) for section in sections)
+    changed = small_settings(tmp_path, "training.finetune.objective.name=asl").model_dump(mode="json")
+    running._forget_added(changed)
+    assert changed["training"]["finetune"]["objective"]["name"] == "asl"
