@@ -33,12 +33,12 @@ def freeze(model: StudyModel, settings: StageSettings, stage: str) -> None:
         for encoder in encoders(model):
             encoder.freeze()
         return
-    blocks = len(model.image.blocks)
+    blocks = 0 if model.image is None else len(model.image.blocks)
     if settings.freeze_blocks > blocks:
         raise SettingsError(
             f"training.{stage}.freeze_blocks: {settings.freeze_blocks}, but the image backbone has {blocks} blocks"
         )
-    if settings.freeze_blocks:
+    if model.image is not None and settings.freeze_blocks:
         model.image.freeze(settings.freeze_blocks)
 
 
