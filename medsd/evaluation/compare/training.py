@@ -51,16 +51,29 @@ Objective = Callable[[Network, Tensor, Tensor], Tensor]
 def objective(loss: str, trial: Trial) -> Objective:
     """The loss of a batch of views (B·V, D) with labels (B·V, F), by its name in the settings."""
     if loss == "bce":
-        return lambda network, views, labels: functional.binary_cross_entropy_with_logits(
-            network.head(network.encoder(views)), labels
-        )
+        return lambda network, views, labels: _cross_entropy(network.head(network.encoder(views)), labels)
     name, options = ("sd", {"weight": "inside"}) if loss == "sd-inside" else (loss, {})
     contrast = loss_by_name(name, temperature=trial.temperature, **options)
     return lambda network, views, labels: contrast(network.projection(network.encoder(views)), labels)
 
 
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over the known labels (B, F)."""
+    known = ~labels.isnan()
+    if known.all():
+        return functional.binary_cross_entropy_with_logits(logits, labels)
+    each = functional.binary_cross_entropy_with_logits(logits, labels.nan_to_num(), reduction="none")
+    return (each * known).sum() / known.sum().clamp_min(1)
+
+
 def train(
-    loss: str, trial: Trial, inputs: FloatArray, labels: FloatArray, budget: BudgetSettings, seed: int
+    loss: str,
+    trial: Trial,
+    inputs: FloatArray,
+    labels: FloatArray,
+    budget: BudgetSettings,
+    seed: int,
+    start: Network | None = None,
 ) -> Network:
     """Train an encoder; the caller's random state is left as it was.
 
@@ -68,13 +81,16 @@ def train(
         loss: a name of `settings.LossName`.
         trial: learning rate, weight decay and temperature.
         inputs: (N, V, D); each view of a batch is drawn from the V, then corrupted.
-        labels: (N, F) 1 or 0.
+        labels: (N, F) 1 or 0, NaN where unknown.
         budget: the same for each loss.
         seed: of everything random.
+        start: a network to go on from; it stays as it is.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Network(inputs.shape[2], labels.shape[1], budget).train()
+        if start is not None:
+            network.load_state_dict(start.state_dict())
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=trial.learning_rate, weight_decay=trial.weight_decay, foreach=True
         )
