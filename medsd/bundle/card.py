@@ -96,13 +96,14 @@ def _head(d: layout.Description) -> str:
         if d.synthetic
         else ""
     )
+    grid = d.evidence_grid
+    evidence = f", an evidence map for each ({grid[0]} × {grid[1]})" if grid is not None else ""
     about = f"\n\n{d.description.strip()}" if d.description.strip() else ""
     titles = ", ".join(f.title for f in d.findings)
     return (
         f"# {d.name} {d.version}\n\n{warning}A medsd bundle that reads {' and '.join(inputs)}{either}, and gives a "
-        f"calibrated probability for each of {len(d.findings)} findings, an evidence map for each "
-        f"({d.evidence_grid[0]} × {d.evidence_grid[1]}), and a place among earlier cases ({d.embedding_size} "
-        f"dimensions).{about}\n\nFindings ({d.finding_set}): {titles}."
+        f"calibrated probability for each of {len(d.findings)} findings{evidence}, and a place among earlier cases "
+        f"({d.embedding_size} dimensions).{about}\n\nFindings ({d.finding_set}): {titles}."
     )
 
 
@@ -282,7 +283,11 @@ def _limits(d: layout.Description, r: EvaluationReport) -> str:
         limits.append(f"Too few test cases to tell: {', '.join(few)}.")
     if silent:
         limits.append(f"Never called present or absent, for want of validation cases: {', '.join(silent)}.")
-    if d.out_of_distribution is None:
+    if not d.image:
+        limits.append(
+            "It reads notes alone: it knows no film, and has no evidence maps and no out-of-distribution check."
+        )
+    elif d.out_of_distribution is None:
         limits.append("No out-of-distribution check: an unsuitable image is read like any other.")
     else:
         rate = d.out_of_distribution.false_alarm_rate

@@ -47,21 +47,29 @@ class ServingModel(nn.Module):
 
     def forward(
         self,
-        pixels: Tensor,
+        pixels: Tensor | None = None,
         has_image: Tensor | None = None,
         note_ids: Tensor | None = None,
         note_mask: Tensor | None = None,
         has_note: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Probabilities (B, F), logits (B, F), embedding (B, D), evidence (B, F, h, w)."""
+    ) -> tuple[Tensor, ...]:
+        """Probabilities (B, F), logits (B, F), embedding (B, D) and, of a model of images, evidence (B, F, h, w)."""
         outputs = self.model(Inputs(pixels, has_image, note_ids, note_mask, has_note))
         probabilities = torch.sigmoid(self.slope * outputs.logits + self.intercept)
-        return probabilities, outputs.logits, outputs.embedding, outputs.evidence
+        said = (probabilities, outputs.logits, outputs.embedding)
+        return said if outputs.evidence is None else (*said, outputs.evidence)
 
 
 def input_names(model: StudyModel) -> tuple[str, ...]:
     """The graph's inputs for this model."""
+    if model.image is None:
+        return layout.INPUTS_NOTE
     return layout.INPUTS_IMAGE if model.note is None else layout.INPUTS_FUSED
+
+
+def output_names(model: StudyModel) -> tuple[str, ...]:
+    """The graph's outputs for this model."""
+    return layout.OUTPUTS_NOTE if model.image is None else layout.OUTPUTS
 
 
 def export_onnx(
@@ -89,13 +97,14 @@ def export_onnx(
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             torch.onnx.export(
                 serving,
-                tuple(example[name] for name in names),
+                (),
                 str(path),
+                kwargs={name: example[name] for name in names},
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=list(names),
-                output_names=[_OWN + name for name in layout.OUTPUTS],
-                dynamic_shapes=tuple({0: batch} for _ in names),
+                output_names=[_OWN + name for name in output_names(serving.model)],
+                dynamic_shapes={name: {0: batch} for name in names},
                 external_data=False,
                 verbose=False,
             )

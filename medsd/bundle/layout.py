@@ -25,11 +25,14 @@ SCHEMA_VERSION = 1
 DESCRIPTION = "bundle.json"
 MODEL = "model.onnx"
 # The graph's inputs: pixels float32 [B,1,S,S] in 0…1 and, with a note encoder, has_image float32 [B], note_ids and
-# note_mask int64 [B,L], has_note float32 [B] (1 given, 0 missing). Its outputs: probabilities [B,F], logits [B,F],
-# embedding [B,D] of unit length, evidence [B,F,h,w]; all float32.
+# note_mask int64 [B,L], has_note float32 [B] (1 given, 0 missing); of a model of notes alone, note_ids and note_mask.
+# Its outputs: probabilities [B,F], logits [B,F], embedding [B,D] of unit length and, where it reads images, evidence
+# [B,F,h,w]; all float32.
 INPUTS_IMAGE = ("pixels",)
+INPUTS_NOTE = ("note_ids", "note_mask")
 INPUTS_FUSED = ("pixels", "has_image", "note_ids", "note_mask", "has_note")
 OUTPUTS = ("probabilities", "logits", "embedding", "evidence")
+OUTPUTS_NOTE = ("probabilities", "logits", "embedding")
 TOKENIZER = "tokenizer.json"
 OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"
 CASES = "cases"
@@ -134,16 +137,36 @@ class Description(Described):
     public: bool = Field(False, description="case keys are made with the bundle's name, not with a site's secret key")
     finding_set: str
     findings: tuple[FindingEntry, ...]
-    image: bool = True
+    image: bool = Field(True, description="whether it reads images; a model of notes alone has no evidence")
     note: NoteInput | None = None
     pixels: PixelSpec
     embedding_size: int
-    evidence_grid: tuple[int, int] = Field(description="h, w of the evidence maps")
+    evidence_grid: tuple[int, int] | None = Field(description="h, w of the evidence maps; null without images")
     calibration: dict[str, PlattCalibration]
     operating_points: dict[str, OperatingPoint]
     out_of_distribution: OutOfDistribution | None = None
     provenance: Provenance
     files: dict[str, str] = Field(default_factory=dict, description="sha256 of each file, by its path in the bundle")
+
+    @model_validator(mode="after")
+    def _reads_something(self) -> Description:
+        if not self.image and self.note is None:
+            raise ValueError("a model that reads neither images nor notes")
+        if self.image != (self.evidence_grid is not None):
+            raise ValueError("evidence_grid belongs to a model of images, and to no other")
+        return self
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The graph's inputs."""
+        if not self.image:
+            return INPUTS_NOTE
+        return INPUTS_IMAGE if self.note is None else INPUTS_FUSED
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The graph's outputs."""
+        return OUTPUTS if self.image else OUTPUTS_NOTE
 
 
 @dataclass(frozen=True)

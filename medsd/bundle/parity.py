@@ -15,8 +15,7 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 
-from medsd.bundle import layout
-from medsd.bundle.export import ServingModel
+from medsd.bundle.export import ServingModel, output_names
 from medsd.errors import BundleError
 from medsd.evaluation.metrics import auroc, macro
 
@@ -51,12 +50,12 @@ def check_parity(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])
-    differences: dict[str, dict[str, float]] = {}
+    names, differences = output_names(serving.model), {}
     for size in BATCH_SIZES:
         outputs = _joined([_onnx_outputs(session, part) for part in _slices(feed, size)])
-        differences[str(size)] = {name: float(np.abs(outputs[name] - expected[name]).max()) for name in layout.OUTPUTS}
-    scale = {name: max(1.0, float(np.abs(expected[name]).max())) for name in layout.OUTPUTS}
-    worst = max(by_output[name] / scale[name] for by_output in differences.values() for name in layout.OUTPUTS)
+        differences[str(size)] = {name: float(np.abs(outputs[name] - expected[name]).max()) for name in names}
+    scale = {name: max(1.0, float(np.abs(expected[name]).max())) for name in names}
+    worst = max(by_output[name] / scale[name] for by_output in differences.values() for name in names)
     aurocs = [macro(auroc(labels, source["probabilities"])).value for source in (expected, outputs)]
     report = {
         "provider": "CPUExecutionProvider",
@@ -80,15 +79,16 @@ def check_parity(
 def _torch_outputs(serving: ServingModel, feed: Mapping[str, npt.NDArray[Any]]) -> Arrays:
     with torch.inference_mode():
         outputs = serving(**{name: torch.from_numpy(value) for name, value in feed.items()})
-    return {name: value.numpy() for name, value in zip(layout.OUTPUTS, outputs, strict=True)}
+    return {name: value.numpy() for name, value in zip(output_names(serving.model), outputs, strict=True)}
 
 
 def _onnx_outputs(session: Any, feed: Mapping[str, npt.NDArray[Any]]) -> Arrays:
-    return dict(zip(layout.OUTPUTS, session.run(list(layout.OUTPUTS), dict(feed)), strict=True))
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feed)), strict=True))
 
 
 def _slices(feed: Arrays, size: int) -> Iterator[Arrays]:
-    count = len(feed["pixels"])
+    count = len(next(iter(feed.values())))
     for start in range(0, count, size):
         yield {name: value[start : start + size] for name, value in feed.items()}
 

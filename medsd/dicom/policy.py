@@ -42,6 +42,7 @@ REASONS: Mapping[str, str] = {
     "flat": "the image holds a single grey value. Export the radiograph again.",
     "out_of_distribution": "the image is unlike the radiographs that the model learned from.",
     "no_image": "there is no film ({detail}).",
+    "no_note": "there is no note, and this model reads notes alone. Give a note.",
     "model_failed": "the model could not be run on this film ({detail}). Score it alone to see whether it happens "
     "again.",
 }

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from medsd.errors import DataError
+from medsd.findings.icd9 import CMC2007
 from medsd.findings.vocabulary import Finding, FindingSet
 
 _ATELECTASIS = Finding("Atelectasis", "Atelectasis", "46621007", "RID28493", ("collapse", "volume loss"))
@@ -178,6 +179,7 @@ FINDING_SETS: Mapping[str, FindingSet] = {
         ),
         negatives=("No finding",),
     ),
+    "cmc2007": CMC2007,
     # Bustos et al., PadChest, Medical Image Analysis 2020: of its 174 findings those that are common on frontal films.
     "padchest": FindingSet(
         "padchest",

@@ -83,6 +83,11 @@ class Predictor:
         """Whether a note changes what this model says; where not, notes are ignored."""
         return self._tokenizer is not None
 
+    @property
+    def takes_images(self) -> bool:
+        """Whether this model reads films; where not, they are ignored, and only the note is read."""
+        return self.bundle.description.image
+
     def __call__(self, source: Source | None, note: str | None = None, *, name: str = "") -> Prediction:
         """Read one study.
 
@@ -113,7 +118,7 @@ class Predictor:
         return predictions
 
     def _study(self, source: Source | None, note: str | None, name: str) -> Study:
-        if source is None:
+        if source is None or not self.takes_images:
             return Study(None, note or "")
         if self._decode is not None and isinstance(source, (Path, str, bytes)):
             return Study(self._decode(Path(source) if isinstance(source, str) else source, name), note or "")
@@ -132,6 +137,8 @@ class Predictor:
         film = study.film
         if film is not None and film.pixels is None:
             return self._prediction(film, "refused", film.reason, film.message)
+        if not self.takes_images:
+            return None if clean_note(study.note) else self._prediction(None, "refused", "no_note", REASONS["no_note"])
         if film is not None or (self.takes_notes and clean_note(study.note)):
             return None
         detail = (
@@ -161,7 +168,7 @@ class Predictor:
             notes = self._tokenizer([study.note for study in studies])
             feeds["has_image"] = np.array([study.film is not None for study in studies], np.float32)
             feeds |= {"note_ids": notes.ids, "note_mask": notes.mask, "has_note": notes.given}
-        return feeds
+        return {name: feeds[name] for name in self.bundle.description.inputs}
 
     def _reading(self, study: Study, outputs: Outputs, row: int, verdict: Verdict | None) -> Prediction:
         status, reason, message = self._judgement(study.film, verdict)
@@ -179,7 +186,7 @@ class Predictor:
             values=values,
             calls=self._calls(values),
             embedding=outputs.embedding[row],
-            evidence_maps=outputs.evidence[row] if study.film else None,
+            evidence_maps=outputs.evidence[row] if study.film and outputs.evidence is not None else None,
         )
 
     def _judgement(self, film: Film | None, verdict: Verdict | None) -> tuple[Status, str, str]:

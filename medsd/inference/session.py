@@ -47,13 +47,13 @@ class Outputs:
         probabilities: (B, F) calibrated.
         logits: (B, F).
         embedding: (B, D) of unit length.
-        evidence: (B, F, h, w) class activations.
+        evidence: (B, F, h, w) class activations; None of a model of notes alone.
     """
 
     probabilities: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float32]
     embedding: npt.NDArray[np.float32]
-    evidence: npt.NDArray[np.float32]
+    evidence: npt.NDArray[np.float32] | None = None
 
 
 def cuda_driver_present() -> bool:
@@ -121,7 +121,7 @@ class ModelSession:
         """Compute `feeds` (see `medsd.bundle.layout`), by device buffers where a GPU computes."""
         if self.provider == CUDA:
             return self.run_bound(feeds, "cuda")
-        return Outputs(*self._session.run(list(layout.OUTPUTS), dict(feeds)))
+        return Outputs(*self._session.run(list(self.bundle.description.outputs), dict(feeds)))
 
     def run_bound(self, feeds: Feeds, device: Literal["cuda", "cpu"]) -> Outputs:
         """Compute with inputs and outputs bound to `device`: one copy there, one copy back.
@@ -133,7 +133,7 @@ class ModelSession:
         for name, value in feeds.items():
             on_device = runtime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), device, 0)
             binding.bind_ortvalue_input(name, on_device)
-        for name in layout.OUTPUTS:
+        for name in self.bundle.description.outputs:
             binding.bind_output(name, device)
         binding.synchronize_inputs()
         self._session.run_with_iobinding(binding)
@@ -145,12 +145,13 @@ class ModelSession:
         outputs = self.run(_empty_study(self.bundle))
         description = self.bundle.description
         count = len(description.findings)
-        expected = {
+        expected: dict[str, tuple[int, ...]] = {
             "probabilities": (1, count),
             "logits": (1, count),
             "embedding": (1, description.embedding_size),
-            "evidence": (1, count, *description.evidence_grid),
         }
+        if description.evidence_grid is not None:
+            expected["evidence"] = (1, count, *description.evidence_grid)
         for name, shape in expected.items():
             found = getattr(outputs, name).shape
             if found != shape:
@@ -246,13 +247,14 @@ _TYPES = {
 def _check_graph(session: Any, bundle: Bundle) -> None:
     """Compare the graph's declared inputs and outputs with what the bundle describes."""
     path, description = bundle.model_path, bundle.description
-    expected = layout.INPUTS_FUSED if description.note else layout.INPUTS_IMAGE
+    expected = description.inputs
     inputs = {entry.name: entry for entry in session.get_inputs()}
     outputs = {entry.name for entry in session.get_outputs()}
     if set(inputs) != set(expected):
         raise BundleError(f"{path}: inputs are {', '.join(inputs)}; medsd expects {', '.join(expected)}")
-    if missing := set(layout.OUTPUTS) - outputs:
-        raise BundleError(f"{path}: output {', '.join(sorted(missing))} is missing; medsd expects {layout.OUTPUTS}")
+    if missing := set(description.outputs) - outputs:
+        wanted = ", ".join(description.outputs)
+        raise BundleError(f"{path}: output {', '.join(sorted(missing))} is missing; medsd expects {wanted}")
     tails: dict[str, tuple[int, ...]] = {"pixels": (1, description.pixels.size, description.pixels.size)}
     if description.note:
         tails |= dict.fromkeys(("note_ids", "note_mask"), (description.note.max_tokens,))
@@ -283,4 +285,4 @@ def _empty_study(bundle: Bundle) -> dict[str, npt.NDArray[Any]]:
         mask[:, 0] = 1  # attention over nothing at all is not a number
         one = np.ones(1, np.float32)
         feeds |= {"has_image": one, "note_ids": tokens, "note_mask": mask, "has_note": one}
-    return feeds
+    return {name: feeds[name] for name in description.inputs}

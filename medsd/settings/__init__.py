@@ -19,6 +19,7 @@ from medsd.findings import FINDING_SETS
 from medsd.settings.data import (
     CheXpertPlusSource,
     CheXpertSource,
+    Cmc2007Source,
     CovidSource,
     CsvColumns,
     CsvSource,
@@ -50,6 +51,7 @@ __all__ = [
     "BundleSettings",
     "CheXpertPlusSource",
     "CheXpertSource",
+    "Cmc2007Source",
     "CovidSource",
     "CsvColumns",
     "CsvSource",

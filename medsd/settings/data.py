@@ -123,8 +123,19 @@ class OpeniSource(Strict):
     labels: Literal["checked", "mesh"] = Field(
         "checked", description="findings14.csv, else «normal» alone (openi14); or the MeSH headings (mesh)"
     )
+    note: Literal["indication", "report"] = Field(
+        "indication", description="what was known before; or findings and impression, to classify the report itself"
+    )
     films: Path | None = Field(None, description="folder of NLMCXR_png or NLMCXR_dcm, below root; absent: notes alone")
     limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
+
+
+class Cmc2007Source(Strict):
+    """The 2007 Computational Medicine Challenge: reports with ICD-9-CM codes, without films."""
+
+    source: Literal["cmc2007"]
+    root: Path = Field(description="folder with 2007ChallengeTrainData.xml")
+    limit: int | None = Field(None, ge=1, description="take this many reports only, for a quick trial")
 
 
 class DicomSource(Strict):
@@ -178,6 +189,7 @@ SingleSource = Annotated[
     | VindrSource
     | PadChestSource
     | OpeniSource
+    | Cmc2007Source
     | DicomSource
     | CsvSource,
     Field(discriminator="source"),

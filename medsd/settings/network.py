@@ -84,10 +84,16 @@ class NoteSettings(Strict):
 class NetworkSettings(Strict):
     """Encoders, and the space in which they meet."""
 
-    image: ImageSettings = ImageSettings()
+    image: ImageSettings | None = Field(ImageSettings(), description="null: notes alone")
     note: NoteSettings | None = Field(None, description="absent: images alone")
     embedding: int = Field(256, ge=8, le=4096, description="dimensions of the learned space")
     projection: int = Field(128, ge=8, le=4096, description="dimensions of the pretraining head, dropped afterwards")
     modality_dropout: float = Field(
         0.3, ge=0, lt=1, description="chance that a study loses its image or its note in training"
     )
+
+    @model_validator(mode="after")
+    def _reads_something(self) -> NetworkSettings:
+        if self.image is None and self.note is None:
+            raise ValueError("image: null leaves nothing to read; give note, for instance note: {model: small-bert}")
+        return self

@@ -18,6 +18,12 @@ class LossSettings(Strict):
         "none", description="inverse_frequency: rare findings of the training studies count more in K_s and K_d"
     )
     finding_power: float = Field(0.5, gt=0, le=2, description="of the inverse frequency; 1 is the full correction")
+    cross_modal_weight: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="of the contrast of images with notes in the learned space: sentences find images",
+    )
 
 
 class AugmentSettings(Strict):

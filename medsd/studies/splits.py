@@ -24,6 +24,7 @@ TOLERANCE = 0.02
 COMMON = 50
 """Positive images from which on a finding's rate is held to `TOLERANCE`; below, chance is larger than that."""
 
+_TEST_SHARE = 0.2
 _EXCHANGES = 2000  # each takes milliseconds; a few dozen have been enough on every source
 _PAIRS = (32, 256)  # patients of the drawn share and of the rest that are tried against one another at a time
 
@@ -70,6 +71,14 @@ def split_patients(
     result = split.loc[names].to_numpy(dtype=str)
     assert_disjoint(result, patients)
     return result
+
+
+def fixed_fifth(
+    labels: npt.NDArray[np.float32], patients: Sequence[str] | npt.NDArray[np.str_]
+) -> npt.NDArray[np.bool_]:
+    """(N,) True for the fixed test fifth, by patient, of a data set that has no test part of its own."""
+    splits = SplitSettings(train=1 - 2 * _TEST_SHARE, validation=_TEST_SHARE, test=_TEST_SHARE)
+    return split_patients(labels, patients, splits) == "test"
 
 
 def assert_disjoint(split: npt.NDArray[np.str_], patients: Sequence[str] | npt.NDArray[np.str_]) -> None:

@@ -25,13 +25,13 @@ class StudyArrays:
     """All studies of a run.
 
     Attributes:
-        pixels: uint8 (N, S, S); zeros where `has_image` is False.
+        pixels: uint8 (N, S, S), zeros where `has_image` is False; None for a model of notes alone.
         has_image, has_note: bool (N,).
         note_ids, note_mask: integers (N, L) of any width, or None without a note encoder; batches have int64.
         labels: float32 (N, F), 1, 0 or NaN.
     """
 
-    pixels: npt.NDArray[np.uint8]
+    pixels: npt.NDArray[np.uint8] | None
     labels: npt.NDArray[np.float32]
     has_image: npt.NDArray[np.bool_]
     has_note: npt.NDArray[np.bool_]
@@ -81,24 +81,32 @@ class _Batches(Dataset[Batch]):
         self, arrays: StudyArrays, augment: AugmentSettings, *, views: int, modality_dropout: float, seed: int
     ) -> None:
         self.arrays, self.views, self.modality_dropout, self.seed = arrays, views, modality_dropout, seed
-        self.augmentation = Augmentation(augment, arrays.pixels.shape[1])
+        self.augmentation = None if arrays.pixels is None else Augmentation(augment, arrays.pixels.shape[1])
 
     def __getitem__(self, key: tuple[int, npt.NDArray[np.int64]]) -> Batch:
         epoch, rows = key
         seeds = [sample_seed(self.seed, epoch, int(row), view) for view in range(self.views) for row in rows]
         arrays, samples = self.arrays, np.tile(rows, self.views)  # view after view
-        # Rows of a file are read in their order, each once, and spread afterwards.
-        films = np.empty((len(rows), *arrays.pixels.shape[1:]), np.uint8)
-        films[np.argsort(rows, kind="stable")] = arrays.pixels[np.sort(rows)]
-        pixels = self.augmentation(np.tile(films, (self.views, 1, 1)), seeds)  # (V·B, 1, S, S)
         kept = torch.tensor([self._keep(row, seed) for row, seed in zip(samples, seeds, strict=True)]).float()
-        pixels.mul_(kept[:, 0, None, None, None])
+        pixels = self._pixels(rows, seeds)
+        if pixels is not None:
+            pixels.mul_(kept[:, 0, None, None, None])
         labels, numbers = torch.from_numpy(arrays.labels[samples]), torch.from_numpy(rows)
         if arrays.note_ids is None or arrays.note_mask is None:
             return Batch(Inputs(pixels), labels, numbers)
         ids, mask = _tokens(arrays.note_ids[samples]), _tokens(arrays.note_mask[samples])
         inputs = Inputs(pixels, has_image=kept[:, 0], note_ids=ids, note_mask=mask, has_note=kept[:, 1])
         return Batch(inputs, labels, numbers)
+
+    def _pixels(self, rows: npt.NDArray[np.int64], seeds: list[int]) -> Tensor | None:
+        """(V·B, 1, S, S) augmented, view after view."""
+        pixels = self.arrays.pixels
+        if pixels is None or self.augmentation is None:
+            return None
+        # Rows of a file are read in their order, each once, and spread afterwards.
+        films = np.empty((len(rows), *pixels.shape[1:]), np.uint8)
+        films[np.argsort(rows, kind="stable")] = pixels[np.sort(rows)]
+        return self.augmentation(np.tile(films, (self.views, 1, 1)), seeds)
 
     def _keep(self, row: int, seed: int) -> tuple[bool, bool]:
         """Which of image and note this view keeps; a study never loses its only modality."""
@@ -185,7 +193,9 @@ def plain_batches(
     """The studies as they are, in order, for measuring; a modality can be withheld."""
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
-        pixels = torch.from_numpy(arrays.pixels[part].astype(np.float32) / 255.0).unsqueeze(1)
+        pixels = None
+        if arrays.pixels is not None:
+            pixels = torch.from_numpy(arrays.pixels[part].astype(np.float32) / 255.0).unsqueeze(1)
         if arrays.note_ids is None or arrays.note_mask is None:
             yield Inputs(pixels)
             continue

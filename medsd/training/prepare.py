@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pandas as pd
 from medsd.bundle.layout import NoteInput
 from medsd.errors import DataError
 from medsd.findings import FindingSet
-from medsd.inference.note import NoteMask, NoteTokenizer
+from medsd.inference.note import NoteMask, NoteTokenizer, clean_note
 from medsd.privacy import KeyedHasher
 from medsd.settings import NoteSettings, Settings
 from medsd.studies.manifest import Manifest
@@ -42,24 +43,55 @@ def prepare(settings: Settings, manifest_path: Path, pixels_path: Path, rejected
         DataError: the source cannot be read, or more than half of its rows cannot be used.
     """
     try:
-        manifest = read_source(settings)
-        films = decode_films(manifest, settings.pixels, pixels_path, settings.gate)
+        manifest = readable(read_source(settings), settings)
+        films = None
+        if settings.network.image is not None:
+            films = decode_films(manifest, settings.pixels, pixels_path, settings.gate)
     except TooManyRejected as error:
         error.rejections.write(rejected_path)
         raise TooManyRejected(f"{error}; all of them are in {rejected_path}", error.rejections) from None
     manifest.rejected.write(rejected_path)
-    kept = manifest.without([row for row, _, _ in films.refused])
+    kept = manifest.without([row for row, _, _ in films.refused] if films is not None else [])
     if not settings.bundle.public:
         kept = protect(kept, KeyedHasher.from_environment())
     kept.write(manifest_path)
-    films.finish()
+    if films is not None:
+        films.finish()
     log.info("%d studies kept, %d rejected (%s)", len(kept), len(manifest.rejected), rejected_path.name)
+
+
+def readable(manifest: Manifest, settings: Settings) -> Manifest:
+    """The studies that have something that the settings' network reads; how many have not is logged.
+
+    A model of notes alone is not told of films: its studies are their notes.
+
+    Raises:
+        DataError: no study is left.
+    """
+    network, table = settings.network, manifest.table
+    has = np.zeros(len(manifest), dtype=bool)
+    if network.image is not None:
+        has |= table["path"].notna().to_numpy()
+    if network.note is not None:
+        has |= np.array([isinstance(note, str) and bool(clean_note(note)) for note in table["note"]], dtype=bool)
+    if not has.any():
+        wanted = " or ".join(name for name, part in (("film", network.image), ("note", network.note)) if part)
+        raise DataError(f"no study of {settings.data.source} has a {wanted}; change network.image and network.note")
+    if not has.all():
+        log.warning("%d of %d studies have nothing that this network reads and are left out", (~has).sum(), len(has))
+    left = manifest.without(np.flatnonzero(~has).tolist())
+    if network.image is not None:
+        return left
+    alone = left.without(np.flatnonzero(left.table.duplicated("study")).tolist())  # several films, one note
+    return replace(alone, table=alone.table.assign(path=None))
 
 
 def load_arrays(settings: Settings, manifest: Manifest, pixels_path: Path, tokenizer_path: Path) -> StudyArrays:
     """The prepared studies; pixels stay on disk until they are needed."""
-    pixels = np.load(pixels_path, mmap_mode="r", allow_pickle=False)
-    if len(pixels) != len(manifest):
+    pixels = None
+    if settings.network.image is not None:
+        pixels = np.load(pixels_path, mmap_mode="r", allow_pickle=False)
+    if pixels is not None and len(pixels) != len(manifest):
         raise DataError(
             f"{pixels_path}: holds {len(pixels)} films, the manifest {len(manifest)}; run `medsd prepare` again"
         )

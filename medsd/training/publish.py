@@ -95,7 +95,9 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
     parity = check_parity(serving, onnx_path, *_readings(serving, arrays, studies))
     layout.write_json(folder / "parity.json", parity)
     outputs = load_file(run.outputs)
-    distribution = _fit_distribution(folder, manifest, arrays, outputs["embeddings"])
+    distribution = None
+    if model.image is not None:
+        distribution = _fit_distribution(folder, manifest, arrays, outputs["embeddings"])
     weights = {
         name: value.contiguous() for name, value in model.state_dict().items() if not name.startswith("projection.")
     }
@@ -116,6 +118,7 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
         public=settings.bundle.public,
         finding_set=manifest.findings.key,
         findings=layout.finding_entries(manifest.findings),
+        image=model.image is not None,
         note=note,
         pixels=settings.pixels,
         embedding_size=settings.network.embedding,
@@ -128,7 +131,7 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
     )
     readings = {
         f"{kind} alone": EvaluationReport.read(run.evaluation.with_stem(f"evaluation_{kind}"))
-        for kind in (("image", "note") if note else ())
+        for kind in (("image", "note") if model.image is not None and note else ())
     }
     write_card(folder, description, EvaluationReport.read(run.evaluation), parity, readings=readings)
     layout.write_description(folder, description)
@@ -156,7 +159,9 @@ def _readings(
 ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
     """The graph's inputs for `rows`, and the labels; with notes, as both modalities, image alone and note alone."""
     names = input_names(serving.model)
-    modes = [(True, True)] if serving.model.note is None else [(True, True), (True, False), (False, True)]
+    modes = [(True, True)]
+    if serving.model.image is not None and serving.model.note is not None:
+        modes += [(True, False), (False, True)]
     parts = [
         {name: getattr(inputs, name).numpy() for name in names}
         for image, note in modes
@@ -218,6 +223,7 @@ def _fit_distribution(
     folder: Path, manifest: Manifest, arrays: StudyArrays, embeddings: npt.NDArray[np.float32]
 ) -> layout.OutOfDistribution:
     """Limits on how unlike the training films a film may be."""
+    assert arrays.pixels is not None, "only a model of images has looks to compare"
     train, validation = (rows[arrays.has_image[rows]] for rows in (manifest.rows("train"), manifest.rows("validation")))
     distribution, statistics = out_of_distribution.fit(
         arrays.pixels[train], embeddings[train], arrays.pixels[validation], embeddings[validation]
@@ -226,7 +232,9 @@ def _fit_distribution(
     return distribution
 
 
-def _grid(model: StudyModel, settings: Settings) -> tuple[int, int]:
+def _grid(model: StudyModel, settings: Settings) -> tuple[int, int] | None:
+    if model.image is None:
+        return None
     with torch.inference_mode():
         shape = model.image(torch.zeros(1, 1, settings.pixels.size, settings.pixels.size)).shape
     return int(shape[2]), int(shape[3])

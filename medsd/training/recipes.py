@@ -29,7 +29,7 @@ from medsd.settings import Settings, load_settings
 from medsd.strict import Strict, load_as
 from medsd.studies.manifest import Manifest
 from medsd.training.folder import Run
-from medsd.training.recipes_report import Trained, write_report
+from medsd.training.recipes_report import Trained, best_threshold, write_report
 from medsd.training.run import run_steps
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def _train(settings: Settings) -> None:
 
 def _read(run: Run, part: str) -> Trained:
     manifest, outputs = Manifest.read(run.manifest), load_file(run.outputs)
-    train, rows = manifest.rows("train"), manifest.rows(part)
+    train, rows, chosen = manifest.rows("train"), manifest.rows(part), manifest.rows("validation")
 
     def cases(which: npt.NDArray[np.int64]) -> Cases:
         return Cases(outputs["embeddings"][which], manifest.labels[which], manifest.patients[which])
@@ -146,4 +146,5 @@ def _read(run: Run, part: str) -> Trained:
         manifest.labels[rows],
         manifest.patients[rows],
         sum(stage["seconds"] for stage in history.values()),
+        best_threshold(manifest.labels[chosen], outputs["logits"][chosen]),
     )

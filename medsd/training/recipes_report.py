@@ -19,8 +19,13 @@ from medsd.evaluation.metrics import auroc, average_precision, enough, macro
 if TYPE_CHECKING:
     from medsd.training.recipes import RecipesSettings
 
-METRICS = ("auroc", "average_precision", "ndcg")
-TITLES = {"auroc": "macro AUROC", "average_precision": "macro average precision", "ndcg": "nDCG@10"}
+METRICS = ("auroc", "average_precision", "micro_f1", "ndcg")
+TITLES = {
+    "auroc": "macro AUROC",
+    "average_precision": "macro average precision",
+    "micro_f1": "micro-F1",
+    "ndcg": "nDCG@10",
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Trained:
         ndcg: (N,) of each study as a query among the training studies, NaN where nothing is relevant.
         labels, patients: of the studies; the same in every training.
         seconds: of both stages.
+        threshold: on the probability, one for all findings, where micro-F1 is highest on the validation patients.
     """
 
     logits: npt.NDArray[np.float32]
@@ -39,6 +45,7 @@ class Trained:
     labels: npt.NDArray[np.float32]
     patients: npt.NDArray[np.str_]
     seconds: float
+    threshold: float = 0.5
 
     def figures(self, few: int) -> dict[str, float]:
         """The metrics, by name."""
@@ -46,8 +53,28 @@ class Trained:
         return {
             "auroc": macro(auroc(self.labels, probs, few=few)).value,
             "average_precision": macro(average_precision(self.labels, probs, few=few)).value,
+            "micro_f1": micro_f1(self.labels, probs >= self.threshold),
             "ndcg": float(self.ndcg[counted].mean()) if (counted := ~np.isnan(self.ndcg)).any() else float("nan"),
         }
+
+
+def micro_f1(labels: npt.NDArray[np.floating], calls: npt.NDArray[np.bool_]) -> float:
+    """F1 over all known labels (N, F) at once; NaN where nothing is present and nothing called."""
+    known = ~np.isnan(labels)
+    right = float((calls & (labels == 1)).sum())
+    total = float((calls & known).sum() + (labels == 1).sum())
+    return 2 * right / total if total else float("nan")
+
+
+def best_threshold(labels: npt.NDArray[np.floating], logits: npt.NDArray[np.floating]) -> float:
+    """The probability that, as the one threshold of all findings, gives the highest micro-F1 on labels (N, F)."""
+    known = ~np.isnan(labels)
+    target, probs = labels[known] == 1, 1 / (1 + np.exp(-logits[known].astype(np.float64)))
+    order = np.argsort(-probs, kind="stable")
+    right, called = np.cumsum(target[order]), np.arange(1, len(order) + 1)
+    last = np.append(np.diff(probs[order]) != 0, True)  # equal probabilities are called together
+    f1 = np.where(last, 2 * right / np.maximum(called + target.sum(), 1), -1.0)
+    return float(probs[order][int(f1.argmax())])
 
 
 def patient_difference(
@@ -76,7 +103,25 @@ def patient_difference(
     gain = np.mean([one.ndcg for one in first], axis=0) - np.mean([one.ndcg for one in second], axis=0)
     counted = ~np.isnan(gain)
     (ndcg,) = patient_intervals(gain[counted, None], patients[counted], resamples, confidence)
-    return {"auroc": difference[0], "ndcg": Interval(value=ndcg.mean, low=ndcg.low, high=ndcg.high)}
+    return {
+        "auroc": difference[0],
+        "micro_f1": bootstrap(
+            lambda weights: (_mean_f1(first, weights) - _mean_f1(second, weights))[:, None], drawn, confidence
+        )[0],
+        "ndcg": Interval(value=ndcg.mean, low=ndcg.low, high=ndcg.high),
+    }
+
+
+def _mean_f1(trained: Sequence[Trained], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(R,) micro-F1 of weighted studies, the mean over the trainings."""
+    figures = []
+    for one in trained:
+        calls = 1 / (1 + np.exp(-one.logits.astype(np.float64))) >= one.threshold
+        known, present = ~np.isnan(one.labels), one.labels == 1
+        right = weights @ (calls & present).sum(1)
+        total = weights @ ((calls & known).sum(1) + present.sum(1))
+        figures.append(np.divide(2 * right, total, out=np.full_like(right, np.nan), where=total > 0))
+    return np.mean(figures, axis=0)
 
 
 def write_report(settings: RecipesSettings, trained: dict[tuple[str, int], Trained], few: int, command: str) -> Path:
@@ -154,7 +199,8 @@ def _markdown(
         f"{len(settings.arms)} recipes, {len(settings.seeds)} seeds, one split by patient; measured on the "
         f"{settings.measured_on} patients ({len(one.labels)} studies of {len(np.unique(one.patients))} patients, "
         f"{told} findings with {few} positives and negatives or more). Means over the seeds with "
-        f"{settings.confidence:.0%} t intervals.",
+        f"{settings.confidence:.0%} t intervals. Micro-F1 sums the calls of all findings, at one threshold for all of "
+        "them, chosen on the validation patients.",
         "",
         f"    {command}",
         "",

@@ -47,7 +47,7 @@ class Step:
 STEPS = (
     Step(
         "prepare",
-        ("data", "findings", "splits", "gate", "pixels", "seed"),
+        ("data", "findings", "splits", "gate", "pixels", "seed", "reads"),
         work.prepare,
         ("pixels.npy", "studies.parquet"),
     ),
@@ -122,6 +122,8 @@ def _fingerprint(step: Step, settings: Settings, before: str) -> str:
     # What the gate refuses by default is no reason to read films again, nor is a default that changes later.
     tree["gate"] = settings.gate.model_dump(mode="json", exclude_defaults=True)
     _forget_added(tree)
+    # Which films are decoded does not hang on the network, unless it reads none.
+    tree["reads"] = {} if settings.network.image is not None else {"image": False}
     sections = []
     for path in step.depends:
         section = tree
@@ -137,8 +139,9 @@ def _fingerprint(step: Step, settings: Settings, before: str) -> str:
 # that older runs stay valid.
 _STAGE = {"freeze": "none", "freeze_blocks": 0, "layer_decay": 1.0}
 _ADDED: dict[str, dict[str, object]] = {
+    "data": {"note": "indication"},
     "network.note": {"mask_findings": False, "window": None, "stride": None, "max_windows": 4},
-    "loss": {"finding_weights": "none", "finding_power": 0.5},
+    "loss": {"finding_weights": "none", "finding_power": 0.5, "cross_modal_weight": 0.0},
     "training.pretrain": _STAGE,
     "training.finetune": {**_STAGE, "views": 1, "objective": ObjectiveSettings().model_dump(mode="json")},
 }
@@ -151,7 +154,7 @@ def _forget_added(tree: dict[str, Any]) -> None:
         for key in path.split("."):
             section = section[key]
         for key, before in added.items():
-            if section is not None and section[key] == before:
+            if section is not None and key in section and section[key] == before:
                 del section[key]
 
 

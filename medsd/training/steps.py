@@ -92,7 +92,7 @@ def evaluate(run: Run) -> None:
     """Everything that is reported of the test patients, once."""
     report = _measure(run, "")
     report.write(run.evaluation)
-    if run.settings.network.note is not None:
+    if _fused(run.settings):
         for reading in ("_image", "_note"):
             _measure(run, reading).write(run.evaluation.with_stem(f"evaluation{reading}"))
     macro, ndcg = report.macro["auroc"].interval, report.retrieval.ndcg if report.retrieval else None
@@ -131,6 +131,10 @@ def _measure(run: Run, reading: str) -> EvaluationReport:
     )
 
 
+def _fused(settings: Settings) -> bool:
+    return settings.network.image is not None and settings.network.note is not None
+
+
 def _data(run: Run) -> tuple[Manifest, StudyArrays]:
     keep_freed_memory()
     if run.settings.training.threads:
@@ -152,7 +156,7 @@ def _save_outputs(run: Run, model: StudyModel, arrays: StudyArrays) -> None:
     rows = np.arange(len(arrays))
     outputs: Outputs = {}
     for reading, (image, note) in READINGS.items():
-        if reading and arrays.note_ids is None:
+        if reading and (arrays.note_ids is None or arrays.pixels is None):
             continue
         logits, embeddings = finetuning.read_studies(model, arrays, rows, use_image=image, use_note=note)
         outputs[f"logits{reading}"], outputs[f"embeddings{reading}"] = logits, embeddings

@@ -35,7 +35,7 @@ BY_HEADER: dict[str, dict[str, object]] = {
     "inverted_look": {"PhotometricInterpretation": "MONOCHROME1"},
 }
 # What comes of running a model and of helper processes is tested there, by the same codes.
-IN_INFERENCE = ("out_of_distribution", "no_image", "model_failed", "too_slow")
+IN_INFERENCE = ("out_of_distribution", "no_image", "no_note", "model_failed", "too_slow")
 
 
 def png(pixels: np.ndarray, mode: str = "L") -> bytes:

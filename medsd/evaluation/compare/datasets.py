@@ -20,13 +20,12 @@ from medsd.errors import DataError
 from medsd.evaluation.compare.arff import read_arff
 from medsd.evaluation.compare.settings import CompareSettings
 from medsd.settings import SplitSettings
-from medsd.studies.splits import split_patients
+from medsd.studies.cmc2007_reports import FEWEST_REPORTS, TABLE, coded, common_codes, read_coded_reports
+from medsd.studies.splits import fixed_fifth, split_patients
 
 IntArray = npt.NDArray[np.int64]
 Texts = tuple[str, ...]
-_TEST_SHARE = 0.2  # where a set has no test part of its own
 _MOST_WORDS = 2000
-_FEWEST_REPORTS = 5  # of a code of cmc2007
 
 
 @dataclass(frozen=True)
@@ -106,12 +105,6 @@ def find_folder(root: Path, names: tuple[str, ...], needed: str, what: str) -> P
     raise DataError(f"{what}: no {needed} in {places}; set the folder with --set root=FOLDER")
 
 
-def dealt(labels: npt.NDArray[np.float32], patients: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:
-    """The fixed test fifth, by patient, of a set that has no test part of its own."""
-    splits = SplitSettings(train=1 - 2 * _TEST_SHARE, validation=_TEST_SHARE, test=_TEST_SHARE)
-    return split_patients(labels, patients, splits) == "test"
-
-
 def _mulan(settings: CompareSettings, name: str) -> LabelledSet:
     """Official train and test parts; the labels are the attributes that the .xml names."""
     folder = find_folder(settings.root, (name, f"mulan/{name}"), f"{name}-train.arff", f"set '{name}'")
@@ -152,31 +145,23 @@ def _xml_root(path: Path) -> ElementTree.Element:
 
 def _cmc2007(settings: CompareSettings) -> LabelledSet:
     """Reports with the majority's ICD-9-CM codes; rare codes, and the reports that have no other, are left out."""
-    file = "2007ChallengeTrainData.xml"
-    root = _xml_root(find_folder(settings.root, ("cmc2007", "."), file, "set 'cmc2007'") / file)
-    documents = list(root.iter("doc"))
-    texts = [" ".join(text.text or "" for text in document.iter("text")) for document in documents]
-    codes = [
-        {code.text or "" for code in document.iter("code") if code.get("origin") == "CMC_MAJORITY"}
-        for document in documents
-    ]
-    every = sorted(set().union(*codes))
-    labels = np.array([[code in found for code in every] for found in codes], dtype=np.float32)
-    common = labels.sum(0) >= _FEWEST_REPORTS  # (F,)
-    kept = labels[:, common].any(1)
-    labels, keys = labels[kept][:, common], _own_keys(int(kept.sum()))
+    reports = read_coded_reports(find_folder(settings.root, ("cmc2007", "."), TABLE, "set 'cmc2007'") / TABLE)
+    codes = common_codes(reports)
+    labels = coded(reports, codes)
+    kept = labels.any(1)
+    labels, keys = labels[kept], _own_keys(int(kept.sum()))
     return LabelledSet(
         name="cmc2007",
         title="radiology reports with ICD-9-CM codes (cmc2007)",
         origin=(
             "2007 Computational Medicine Challenge, free for research; the majority's codes with at least "
-            f"{_FEWEST_REPORTS} reports, a fixed fifth as test part"
+            f"{FEWEST_REPORTS} reports, a fixed fifth as test part"
         ),
-        findings=tuple(np.array(every)[common].tolist()),
+        findings=codes,
         labels=labels,
-        raw=tuple(texts[row] for row in np.flatnonzero(kept)),
+        raw=tuple(reports[row].text for row in np.flatnonzero(kept)),
         patients=keys,
-        is_test=dealt(labels, keys),
+        is_test=fixed_fifth(labels, keys),
     )
 
 

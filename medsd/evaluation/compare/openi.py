@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from medsd.errors import DataError
-from medsd.evaluation.compare.datasets import LabelledSet, dealt, find_folder
+from medsd.evaluation.compare.datasets import LabelledSet, find_folder
 from medsd.evaluation.compare.settings import CompareSettings
 from medsd.findings import finding_set
 from medsd.studies.openi_reports import OpeniReport, read_reports
+from medsd.studies.splits import fixed_fifth
 
 _TABLE, _ARCHIVE = "findings14.csv", "reports.tgz"
 _SECTIONS = ("findings", "impression")
@@ -47,7 +48,7 @@ def read_openi(settings: CompareSettings) -> LabelledSet:
         labels=labels,
         raw=tuple(texts[name] for name in keys),
         patients=keys,
-        is_test=dealt(labels, keys),
+        is_test=fixed_fifth(labels, keys),
     )
 
 

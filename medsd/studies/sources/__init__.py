@@ -12,6 +12,7 @@ from medsd.findings import FindingSet, finding_set, map_labels
 from medsd.settings import (
     CheXpertPlusSource,
     CheXpertSource,
+    Cmc2007Source,
     CovidSource,
     CsvSource,
     DicomSource,
@@ -76,6 +77,10 @@ def _read(settings: Settings) -> Manifest:
             from medsd.studies.sources import covid
 
             return covid.read(settings.data, settings.splits)
+        case Cmc2007Source():
+            from medsd.studies.sources import cmc2007
+
+            return cmc2007.read(settings.data, settings.splits)
         case CheXpertSource():
             from medsd.studies.sources import chexpert
 

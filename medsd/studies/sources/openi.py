@@ -3,8 +3,8 @@
 Layout: `reports.tgz` (or NLM's `NLMCXR_reports.tgz`) as published, or its folder `ecgen-radiology/` unpacked; the films
 of `NLMCXR_png.tgz` or `NLMCXR_dcm.tgz` unpacked below the folder that `data.films` names, each called as its report's
 parentImage; and, if there, `findings14.csv` with the labels that NegBio was tested on. The note is the INDICATION
-alone: findings and impression give the answer away. Without films a study is its note. A film's view is not published.
-One report is one patient.
+alone: findings and impression give the answer away, and are the note where `data.note` is «report», to classify the
+report itself. Without films a study is its note. A film's view is not published. One report is one patient.
 
 Labels are either «checked» (openi14) or «mesh» (mesh). Checked: a row of `findings14.csv`, without which the heading
 «normal» means that all fourteen findings are absent, and all are unknown otherwise. Its column Hernia has no positive
@@ -38,6 +38,7 @@ _OWNER = "Open-i"
 _TABLE = "findings14.csv"
 _NEVER_CHECKED = ("Hernia",)
 _SUFFIXES = (".png", ".dcm")
+_REPORT = ("findings", "impression")
 # Headings of a report that no indexer coded, or whose film could not be read.
 _UNKNOWN: tuple[set[str], ...] = ({"no indexing"}, {"technical quality of image unsatisfactory"}, set())
 
@@ -56,7 +57,7 @@ def read(settings: OpeniSource, splits: SplitSettings) -> Manifest:
     findings = finding_set("mesh" if settings.labels == "mesh" else "openi14")
     labels = _headed(reports, findings) if settings.labels == "mesh" else _checked(root, reports, findings)
     table = pd.DataFrame(
-        {"study": list(reports), "note": [report.sections.get("indication") for report in reports.values()]}
+        {"study": list(reports), "note": [_note(report, settings.note) for report in reports.values()]}
     )
     table = table.assign(patient=table["study"], source="openi", path=None)
     table[list(findings)] = labels
@@ -85,6 +86,12 @@ def mesh_labels(headings: tuple[str, ...], findings: FindingSet) -> npt.NDArray[
             if any(_fits(parts, word) for parts in named for word in (finding.name.lower(), *finding.synonyms))
         ]
     )
+
+
+def _note(report: OpeniReport, wanted: str) -> str | None:
+    if wanted == "indication":
+        return report.sections.get("indication")
+    return " ".join(report.sections[name] for name in _REPORT if name in report.sections) or None
 
 
 def _fits(parts: list[str], name: str) -> bool:

@@ -1,0 +1,55 @@
+"""The ICD-9-CM codes of the 2007 Computational Medicine Challenge, with their titles in that classification."""
+
+from __future__ import annotations
+
+from medsd.findings.vocabulary import Finding, FindingSet
+
+_TITLES = {
+    "079.99": "Unspecified viral infection",
+    "277.00": "Cystic fibrosis without meconium ileus",
+    "279.12": "Wiskott-Aldrich syndrome",
+    "462": "Acute pharyngitis",
+    "486": "Pneumonia, organism unspecified",
+    "493.90": "Asthma, unspecified",
+    "511.9": "Unspecified pleural effusion",
+    "518.0": "Pulmonary collapse",
+    "591": "Hydronephrosis",
+    "592.0": "Calculus of kidney",
+    "593.1": "Hypertrophy of kidney",
+    "593.5": "Hydroureter",
+    "593.70": "Vesicoureteral reflux, unspecified",
+    "593.89": "Other specified disorders of kidney and ureter",
+    "596.54": "Neurogenic bladder",
+    "596.8": "Other specified disorders of bladder",
+    "599.0": "Urinary tract infection, site not specified",
+    "599.7": "Hematuria",
+    "741.90": "Spina bifida without hydrocephalus",
+    "753.0": "Renal agenesis and dysgenesis",
+    "753.21": "Congenital obstruction of ureteropelvic junction",
+    "753.3": "Other specified anomalies of kidney",
+    "758.6": "Gonadal dysgenesis",
+    "759.89": "Other specified congenital anomalies",
+    "780.6": "Fever",
+    "783.0": "Anorexia",
+    "785.6": "Enlargement of lymph nodes",
+    "786.05": "Shortness of breath",
+    "786.07": "Wheezing",
+    "786.09": "Other respiratory abnormalities",
+    "786.2": "Cough",
+    "786.50": "Chest pain, unspecified",
+    "786.59": "Other chest pain",
+    "787.03": "Vomiting alone",
+    "788.30": "Urinary incontinence, unspecified",
+    "788.41": "Urinary frequency",
+    "789.00": "Abdominal pain, unspecified site",
+    "789.09": "Abdominal pain, other specified site",
+    "791.0": "Proteinuria",
+    "795.5": "Nonspecific reaction to tuberculin skin test",
+    "V13.02": "Personal history of urinary tract infection",
+    "V13.09": "Personal history of other disorders of the urinary system",
+    "V42.0": "Kidney replaced by transplant",
+    "V67.09": "Follow-up examination after other surgery",
+    "V72.5": "Radiological examination, not elsewhere classified",
+}
+
+CMC2007 = FindingSet("cmc2007", tuple(Finding(code, title) for code, title in _TITLES.items()))

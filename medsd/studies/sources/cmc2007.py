@@ -1,0 +1,49 @@
+"""The 2007 Computational Medicine Challenge: short radiology reports with ICD-9-CM codes, notes without films.
+
+The note is history and impression, the labels are the majority's codes (finding set cmc2007), and a fixed fifth is the
+test set, the same that `medsd compare` deals out: the challenge's own test part was never published with its codes.
+One report is taken as one patient; the file does not say whose a report is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from medsd.errors import DataError
+from medsd.findings import finding_set
+from medsd.settings import Cmc2007Source, SplitSettings
+from medsd.studies.cmc2007_reports import TABLE, coded, read_coded_reports, tested_fifth
+from medsd.studies.manifest import Manifest
+from medsd.studies.sources.tables import find_table, manifest_of
+
+CITATION = "Pestian et al., A shared task involving multi-label classification of clinical free text, BioNLP 2007"
+_OWNER = "the 2007 Computational Medicine Challenge"
+
+
+def read(settings: Cmc2007Source, splits: SplitSettings) -> Manifest:
+    """Read the challenge's file below `settings.root`; see the module.
+
+    Raises:
+        DataError: the file is missing or damaged, or has a code that the challenge does not.
+    """
+    path = find_table(settings.root, (TABLE,), _OWNER)
+    reports, findings = read_coded_reports(path), finding_set("cmc2007")
+    if strange := sorted(set().union(*(report.codes for report in reports)) - set(findings)):
+        raise DataError(f"{path}: the code {strange[0]} is none of the challenge's; take the file as published")
+    names = [report.name for report in reports]
+    table = pd.DataFrame(
+        {
+            "study": names,
+            "patient": names,
+            "path": None,
+            "note": [report.text for report in reports],
+            "source": "cmc2007",
+        }
+    )
+    table = pd.concat([table, pd.DataFrame(coded(reports, findings.names), columns=list(findings))], axis=1)
+    tested = tested_fifth(reports)
+    if settings.limit is not None:
+        kept = np.flatnonzero(table["patient"].isin(sorted(names)[: settings.limit]))
+        table, tested = table.iloc[kept].reset_index(drop=True), tested[kept]
+    return manifest_of(table, findings, settings.root, splits, tested)
