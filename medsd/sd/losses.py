@@ -31,6 +31,9 @@ class ContrastiveLoss(nn.Module):
         learn_temperature: make log τ a parameter, bounded below by 0.01 (or by `temperature` if lower).
         finding_weights: (F,) positive, what each finding counts; see `relations.inverse_frequency_weights`.
         empty: ``"equal"`` holds two empty label sets for equal; ``"ignore"`` drops the samples without findings.
+        negatives: ``"known"`` takes a pair that shares none of the findings known on both sides for a negative;
+            ``"sure"`` only where no unknown label could make it share one (`relations.LabelPairs.surely_disjoint`), and
+            leaves the other such pairs out, as it suits pseudo-labels and labels of other data sets.
         gather: compare with the samples of all processes of torch.distributed, as one process with the joint batch
             would. The value is the same on each; gradients are scaled for a trainer that averages them over the
             processes, as DistributedDataParallel does.
@@ -50,6 +53,7 @@ class ContrastiveLoss(nn.Module):
         learn_temperature: bool = False,
         finding_weights: Tensor | list[float] | None = None,
         empty: Literal["equal", "ignore"] = "equal",
+        negatives: Literal["known", "sure"] = "known",
         gather: bool = False,
         blocked: bool | None = None,
     ) -> None:
@@ -58,7 +62,9 @@ class ContrastiveLoss(nn.Module):
             raise SettingsError(f"temperature is {temperature}; it must be a positive number, for instance 0.1")
         if empty not in ("equal", "ignore"):
             raise SettingsError(f"empty is '{empty}'; it must be 'equal' or 'ignore'")
-        self.empty, self.gather, self.blocked = empty, gather, blocked
+        if negatives not in ("known", "sure"):
+            raise SettingsError(f"negatives is '{negatives}'; it must be 'known' or 'sure'")
+        self.empty, self.negatives, self.gather, self.blocked = empty, negatives, gather, blocked
         self._fixed_temperature = temperature
         self._lowest = min(temperature, LOWEST_LEARNED_TEMPERATURE)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learn_temperature else None
@@ -167,6 +173,9 @@ class ContrastiveLoss(nn.Module):
         if self.empty == "ignore":
             empty = ~(pairs.anchor_present[rows, None] & pairs.sample_present[None, :])
             left_out = empty if left_out is None else left_out | empty
+        if self.negatives == "sure" and pairs.partial:
+            unsure = (counts.weight() <= 0) & ~pairs.surely_disjoint(rows)
+            left_out = unsure if left_out is None else left_out | unsure
         excluded = Excluded(left_out, None if own is None else own + rows.start)
         return excluded, self.coefficients(counts, excluded, pairs, rows)
 
@@ -198,7 +207,7 @@ class SDLoss(ContrastiveLoss):
             those whose weight K_s K_d reaches it.
         normalise: divide by the ``"count"`` |P(i)| of positives, or by the sum of their ``"weight"``.
         symmetric: weigh a pair with the mean of its two directions, so that i attracts j as j attracts i.
-        **options: learn_temperature, finding_weights, empty, gather and blocked of `ContrastiveLoss`.
+        **options: learn_temperature, finding_weights, empty, negatives, gather and blocked of `ContrastiveLoss`.
 
     Example:
         >>> import torch

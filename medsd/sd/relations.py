@@ -168,6 +168,18 @@ class LabelPairs:
         determined, both_empty = self._emptiness(rows, shared, missing, extra)
         return PairCounts(shared, missing, extra, determined, both_empty)
 
+    def surely_disjoint(self, rows: slice = slice(None)) -> Array:
+        """Which pairs share nothing whatever their unknown labels are, (R, M) bool.
+
+        Every finding is known to be absent on one side at least, and one side has a finding, so that the pair is not of
+        two empty sets. Such a pair alone is a negative that more labels could never turn into a positive.
+        """
+        may_have = [  # 1 where the finding is not known to be absent
+            self._xp.asarray((known == 0) | (present > 0), dtype=present.dtype)
+            for present, known in ((self._anchor[rows], self._anchor_known[rows]), (self._sample, self._sample_known))
+        ]
+        return (may_have[0] @ may_have[1].T <= 0) & (self.anchor_present[rows, None] | self.sample_present[None, :])
+
     def overlap_of(self, anchor_values: Array) -> Array:
         """Σ_f v_f · t_f (R, M) for any values v (R, F) of the anchors' findings."""
         return anchor_values @ self._sample.T

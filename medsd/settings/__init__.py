@@ -41,6 +41,7 @@ from medsd.settings.training import (
     FinetuneSettings,
     LossSettings,
     ObjectiveSettings,
+    PseudoLabelSettings,
     StageSettings,
     TrainingSettings,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "PadChestSource",
     "PhantomSource",
     "PixelSpec",
+    "PseudoLabelSettings",
     "Settings",
     "SplitSettings",
     "StageSettings",

@@ -18,12 +18,34 @@ class LossSettings(Strict):
         "none", description="inverse_frequency: rare findings of the training studies count more in K_s and K_d"
     )
     finding_power: float = Field(0.5, gt=0, le=2, description="of the inverse frequency; 1 is the full correction")
+    negatives: Literal["known", "sure"] = Field(
+        "known",
+        description="sure: studies are pushed apart only where no unknown label could make them share a finding",
+    )
     cross_modal_weight: float = Field(
         0.0,
         ge=0,
         le=100,
         description="of the contrast of images with notes in the learned space: sentences find images",
     )
+
+
+class PseudoLabelSettings(Strict):
+    """Rounds of class-aware pseudo-labels (CAP, Xie 2023) after fine-tuning; see medsd.training.pseudo_labels."""
+
+    rounds: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="of labelling what is unknown in the training studies and fine-tuning on all; 0: none",
+    )
+    positive: float = Field(
+        1.0, ge=0, le=1, description="part of the positives to be expected that is labelled present"
+    )
+    negative: float = Field(1.0, ge=0, le=1, description="part of the negatives to be expected that is labelled absent")
+    few: int = Field(3, ge=1, description="a finding with fewer known positives or negatives is not pseudo-labelled")
+    epochs: int = Field(0, ge=0, description="of fine-tuning in each round; 0: those of training.finetune")
+    pretrain: bool = Field(False, description="each round begins with pretraining on labels and pseudo-labels")
 
 
 class AugmentSettings(Strict):
@@ -97,6 +119,7 @@ class TrainingSettings(Strict):
 
     pretrain: StageSettings = StageSettings()
     finetune: FinetuneSettings = FinetuneSettings(sd_weight=0.1)
+    pseudo_labels: PseudoLabelSettings = PseudoLabelSettings()
     augment: AugmentSettings = AugmentSettings()
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: int = Field(0, ge=0, description="0: as many as the machine has")

@@ -25,7 +25,9 @@ def contrast(settings: LossSettings, labels: npt.NDArray[np.float32]) -> Loss:
     """The loss of the settings, taken behind the projection, in float32; `labels` (N, F) of the training studies give
     the weights of the findings where the settings ask for them."""
     weights = long_tail_weights(torch.from_numpy(labels), settings.finding_weights, settings.finding_power)
-    criterion = loss_by_name(settings.name, temperature=settings.temperature, finding_weights=weights)
+    criterion = loss_by_name(
+        settings.name, temperature=settings.temperature, finding_weights=weights, negatives=settings.negatives
+    )
 
     def loss(model: StudyModel, outputs: Outputs, batch: Batch) -> Tensor:
         projected = model.project(outputs.features.float())

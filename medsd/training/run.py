@@ -20,7 +20,8 @@ from typing import Any
 
 from medsd.bundle.layout import write_json
 from medsd.errors import DataError
-from medsd.settings import ObjectiveSettings, Settings, save_settings
+from medsd.settings import ObjectiveSettings, PseudoLabelSettings, Settings, save_settings
+from medsd.training import self_training
 from medsd.training import steps as work
 from medsd.training.folder import Run
 
@@ -57,7 +58,12 @@ STEPS = (
         work.pretrain,
         ("pretrain.safetensors",),
     ),
-    Step("finetune", ("training.finetune",), work.finetune, ("finetune.safetensors",)),
+    Step(
+        "finetune",
+        ("training.finetune", "training.pseudo_labels"),
+        work.finetune,
+        ("finetune.safetensors", self_training.FOLDER),
+    ),
     Step("calibrate", ("evaluation.few", "evaluation.operating_points"), work.calibrate),
     Step("evaluate", ("evaluation",), work.evaluate),
     Step("export", ("name", "bundle"), work.export),
@@ -111,7 +117,8 @@ def _start_clean(run: Run, step: Step, fingerprint: str) -> None:
     begun = run.folder / "done" / f"{step.name}.begun.json"
     if _read_marker(begun) != fingerprint:
         for name in step.clean:
-            (run.folder / name).unlink(missing_ok=True)
+            left = run.folder / name
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         shutil.rmtree(run.folder / "tensorboard" / step.name, ignore_errors=True)
     write_json(begun, {"fingerprint": fingerprint})
 
@@ -141,8 +148,9 @@ _STAGE = {"freeze": "none", "freeze_blocks": 0, "layer_decay": 1.0}
 _ADDED: dict[str, dict[str, object]] = {
     "data": {"note": "indication"},
     "network.note": {"mask_findings": False, "window": None, "stride": None, "max_windows": 4},
-    "loss": {"finding_weights": "none", "finding_power": 0.5, "cross_modal_weight": 0.0},
+    "loss": {"finding_weights": "none", "finding_power": 0.5, "negatives": "known", "cross_modal_weight": 0.0},
     "training.pretrain": _STAGE,
+    "training.pseudo_labels": PseudoLabelSettings().model_dump(mode="json"),
     "training.finetune": {**_STAGE, "views": 1, "objective": ObjectiveSettings().model_dump(mode="json")},
 }
 

@@ -25,6 +25,7 @@ from medsd.training import finetune as finetuning
 from medsd.training import prepare as preparing
 from medsd.training import pretrain as pretraining
 from medsd.training import publish as publishing
+from medsd.training import self_training
 from medsd.training.checkpoints import load_checkpoint, restore_model, save_checkpoint
 from medsd.training.engine import StageResult, keep_freed_memory
 from medsd.training.folder import Run
@@ -48,7 +49,7 @@ def pretrain(run: Run) -> None:
         preparing.write_tokenizer(run.settings, Manifest.read(run.manifest), run.tokenizer)
     manifest, arrays = _data(run)
     model = _model(run.settings)
-    rows = manifest.rows("train")
+    rows = self_training.labelled_rows(arrays.labels, manifest.rows("train"))
     result = pretraining.pretrain(run.settings, model, arrays, rows, run.folder)
     _note_history(run, "pretrain", result)
 
@@ -60,15 +61,13 @@ def finetune(run: Run) -> None:
     if run.settings.training.pretrain.epochs:
         path = run.folder / "pretrain.safetensors"
         restore_model(model, load_checkpoint(path).part("best"), path)
-    result = finetuning.finetune(
-        run.settings,
-        model,
-        arrays,
-        manifest.rows("train"),
-        manifest.rows("validation"),
-        run.folder,
-    )
+    train, validation = manifest.rows("train"), manifest.rows("validation")
+    labelled = self_training.labelled_rows(arrays.labels, train)
+    result = finetuning.finetune(run.settings, model, arrays, labelled, validation, run.folder)
     _note_history(run, "finetune", result)
+    rounds = self_training.self_train(run.settings, model, arrays, train, validation, run.folder, result)
+    for number, each in enumerate(rounds, start=1):
+        _note_history(run, f"round {number}", each)
     save_checkpoint(run.model, {"model": model.state_dict()}, {"epoch": result.best_epoch})
     _save_outputs(run, model, arrays)
 
