@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -176,6 +177,11 @@ def _from_pretrained(kind: Any, settings: NoteSettings, **options: Any) -> Any:
                     repository, revision=revision, local_files_only=local, trust_remote_code=False, **options
                 ),
             )
+    except UnpicklingError:
+        raise SettingsError(
+            f"network.note.model: {name}: transformers cannot read it without running code that its weights hold; take "
+            "one with model.safetensors"
+        ) from None
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise SettingsError(f"network.note.model: {name}: transformers cannot read it: {lines[0]}") from None

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
 from torch import Tensor, nn
+from transformers import BertConfig
 
 from medsd.errors import DependencyError, SettingsError
 from medsd.networks.image import IMAGENET_DEVIATION, IMAGENET_MEAN, ImageEncoder, image_encoder
+from medsd.networks.note import note_encoder
 from medsd.networks.weights import load_initial_weights, read_weights
-from medsd.settings import ImageSettings
+from medsd.settings import ImageSettings, NoteSettings
 
 SIZE = 64
 Tensors = dict[str, Tensor]
@@ -104,6 +107,50 @@ def _numbered_efficientnet(tensors: Tensors) -> Tensors:
     return renamed | {"_fc.weight": torch.rand(10, 1280)}
 
 
+def _renamed(name: str, first: dict[str, str], others: dict[str, str], pattern: str) -> str:
+    m = re.match(r"_blocks\.(\d+)\.(\d+)\.(\w+?)\.", name)
+    assert m is not None
+    table = first if m[1] == "0" else others
+    return pattern.format(stage=int(m[1]), repeat=m[2], part=table[m[3]]) + "." + name[m.end() :]
+
+
+def _timm_efficientnet(tensors: Tensors) -> Tensors:
+    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+    se = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+    first = se | {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    others = se | {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
+    others |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
+    renamed = {}
+    for name, value in tensors.items():
+        name = name.removeprefix("body.")
+        part, dot, rest = name.partition(".")
+        inside = name.startswith("_blocks.")
+        new = _renamed(name, first, others, "blocks.{stage}.{repeat}.{part}") if inside else outer[part] + dot + rest
+        renamed[new] = value
+    return renamed | {"classifier.weight": torch.rand(4, 4)}
+
+
+def _torchvision_efficientnet(tensors: Tensors) -> Tensors:
+    outer = {"_conv_stem": "0.0", "_bn0": "0.1", "_conv_head": "8.0", "_bn1": "8.1"}
+    order = ("_expand_conv _bn0", "_depthwise_conv _bn1", "_se_reduce _se_expand", "_project_conv _bn2")
+    tables = []
+    for parts in (order[1:], order):
+        table = {n: f"{i}.{j}" for i, pair in enumerate(parts) for j, n in enumerate(pair.split())}
+        place = next(i for i, pair in enumerate(parts) if "_se_" in pair)
+        tables.append(table | {"_se_reduce": f"{place}.fc1", "_se_expand": f"{place}.fc2"})
+    renamed = {}
+    for name, value in tensors.items():
+        name = name.removeprefix("body.")
+        part, dot, rest = name.partition(".")
+        if name.startswith("_blocks."):
+            new = _renamed(name, *tables, "{stage}.{repeat}.block.{part}")
+            new = f"{int(new.partition('.')[0]) + 1}.{new.partition('.')[2]}"
+        else:
+            new = outer[part] + dot + rest
+        renamed[f"features.{new}"] = value
+    return renamed | {"classifier.1.weight": torch.rand(4, 4)}
+
+
 def _in_a_bundle(tensors: Tensors) -> Tensors:
     return {f"image.{name}": value for name, value in tensors.items()} | {"classifier.weight": torch.rand(3, 3)}
 
@@ -116,6 +163,9 @@ def _in_a_bundle(tensors: Tensors) -> Tensors:
         ("resnet18", _torchvision_resnet),
         ("resnet18", _numbered_resnet),
         ("efficientnet-b1", _numbered_efficientnet),
+        ("efficientnet-b0", _timm_efficientnet),
+        ("efficientnet-lite0", _timm_efficientnet),
+        ("efficientnet-b2", _torchvision_efficientnet),
         ("vit-tiny", _timm_vit),
         ("vit-tiny", _transformers_vit),
     ],
@@ -174,6 +224,32 @@ def test_a_pickled_module_is_not_loaded_and_the_way_out_is_named(tmp_path: Path)
     torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
     with pytest.raises(SettingsError, match=r"whole\.pt: holds a pickled object.*torch\.save\(model\.state_dict\(\)"):
         read_weights(tmp_path / "whole.pt")
+
+
+class _Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+def test_code_in_a_file_of_weights_does_not_run(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"x": torch.rand(1)}, "more": _Trap(tmp_path / "sprung")}, tmp_path / "trap.pt")
+    with pytest.raises(SettingsError, match="pickled object"):
+        read_weights(tmp_path / "trap.pt")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_code_in_the_weights_of_a_note_model_does_not_run(tmp_path: Path) -> None:
+    config = BertConfig(vocab_size=9, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    config.save_pretrained(tmp_path)
+    torch.save({"x": torch.rand(1), "more": _Trap(tmp_path / "sprung")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(SettingsError, match=r"network\.note\.model: .*transformers cannot read it"):
+        note_encoder(NoteSettings(model=tmp_path), Tokenizer(models.BPE()))
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_files_that_are_no_weights_are_refused_in_one_line(tmp_path: Path) -> None:
