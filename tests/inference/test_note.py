@@ -98,3 +98,36 @@ def test_masking_a_million_characters_takes_no_time(fused_bundle: Bundle):
 def test_a_phrase_that_cannot_be_read_is_a_bundle_error(fused_bundle: Bundle):
     with pytest.raises(BundleError, match=r"bundle\.json, note: mask: cannot read the phrase"):
         _masking(fused_bundle, "(heart")
+
+
+def _windowed(bundle: Bundle, window: int, stride: int, tokens: int) -> NoteTokenizer:
+    return NoteTokenizer(bundle.tokenizer_path, NoteInput(max_tokens=tokens, window=window, stride=stride))
+
+
+def test_windows_lie_side_by_side_each_with_its_marks(fused_bundle: Bundle):
+    batch = _windowed(fused_bundle, 8, 5, 24)(["fever cough " * 4])  # eight words: six, then those from the sixth on
+    assert batch.ids.reshape(3, 8).tolist() == [
+        [2, 7, 8, 7, 8, 7, 8, 3],
+        [2, 8, 7, 8, 3, 0, 0, 0],
+        [0] * 8,
+    ]
+    assert batch.mask.tolist() == [[1] * 13 + [0] * 11]
+
+
+@pytest.mark.parametrize("stride", [1, 6, 7, 100])
+def test_no_stride_leaves_a_word_out_or_stops_the_tokenizer(fused_bundle: Bundle, stride: int):
+    note = "short of breath fever cough known heart failure"
+    ids = _windowed(fused_bundle, 8, stride, 32)([note]).ids
+    assert {4, 5, 6, 7, 8, 9, 10, 11} <= set(ids[0].tolist())
+
+
+def test_a_million_characters_in_windows_take_no_time(fused_bundle: Bundle):
+    tokenize = _windowed(fused_bundle, 16, 1, 128)
+    started = time.process_time()
+    tokenize(["fever " * 200_000])
+    assert time.process_time() - started < 0.5
+
+
+def test_windows_that_do_not_fill_the_input_are_refused():
+    with pytest.raises(ValueError, match="max_tokens 20 is no multiple of window 8"):
+        NoteInput(max_tokens=20, window=8)
