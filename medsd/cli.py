@@ -221,6 +221,52 @@ def similar(
 
 
 @app.command()
+def suggest(
+    bundle: Annotated[Path | None, typer.Argument(help="folder of a bundle; leave out with --config")] = None,
+    paths: Annotated[list[Path] | None, typer.Argument(help="files, folders, patterns, or text lists of paths")] = None,
+    count: Annotated[int, typer.Option(min=1, help="how many studies, at most one of a patient")] = 20,
+    out: Annotated[Path, typer.Option(help="the list, .csv; what was left out stands beside it")] = Path("suggest.csv"),
+    config: Annotated[
+        Path | None, typer.Option(help="choose among the unlabelled training studies of this run instead")
+    ] = None,
+    labelled: Annotated[Path | None, typer.Option(help="films that are labelled beside the cases: a list")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the draw")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="processes that decode; 1 is this one, without limits")] = 2,
+    provider: Where = Provider.auto,
+    gate: Gate = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="override the gate, or the run's settings")] = None,
+    as_json: Json = False,
+) -> None:
+    """Which studies to label next: where the model is unsure, far from what is labelled, of rare combinations.
+
+    Example: medsd suggest models/nih14 /archive/unread --count 50 --out next.csv
+    """
+    from medsd.settings import load_gate, load_settings
+    from medsd.training import pool
+
+    if config is not None:
+        if bundle is not None:
+            raise MedsdError("give a bundle with films, or --config with a run, not both")
+        summary = pool.suggest_studies(load_settings(config, set_ or ()), out, count=count, seed=seed)
+    elif bundle is None or not paths:
+        raise MedsdError("give a bundle and films to choose from, or --config with a run; see medsd suggest --help")
+    else:
+        summary = pool.suggest_films(
+            bundle,
+            paths,
+            out,
+            count=count,
+            labelled=labelled,
+            seed=seed,
+            workers=workers,
+            provider=provider.value,
+            policy=load_gate(gate, set_ or ()),
+            progress=True,
+        )
+    print(json.dumps(summary.as_dict()) if as_json else summary.line())
+
+
+@app.command()
 def deidentify(
     paths: Annotated[list[Path], typer.Argument(help="files, folders, patterns, or text lists of paths")],
     out: Annotated[Path, typer.Option(help="folder for the cleaned files, apart from the originals")],
