@@ -314,6 +314,19 @@ def test_a_cached_hub_file_needs_no_network(monkeypatch: pytest.MonkeyPatch, tmp
     torch.testing.assert_close(target.state_dict(), source.state_dict())
 
 
+def test_what_monai_downloads_of_torchvision_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = _encoder("densenet121", 1), _encoder("densenet121", 2)
+    plain = _torchvision_densenet(source.state_dict())
+    plain = {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", name): v for name, v in plain.items()}
+    plain["features.conv0.weight"] = torch.rand(64, 3, 7, 7)
+    monkeypatch.setattr("monai.networks.nets.densenet.load_state_dict_from_url", lambda *_, **__: dict(plain))
+    _load(target, "densenet121", "imagenet")
+    found, expected = target.state_dict(), source.state_dict()
+    torch.testing.assert_close(found["body.0.conv0.weight"], plain["features.conv0.weight"].sum(1, keepdim=True))
+    same = [n for n in expected if n != "body.0.conv0.weight" and not n.endswith("num_batches_tracked")]
+    assert all(torch.equal(found[name], expected[name]) for name in same)
+
+
 def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     from urllib.error import URLError
 
