@@ -152,8 +152,11 @@ def compare(config: Config, set_: Set = None) -> None:
 @app.command()
 def score(
     bundle: BundleFolder,
-    paths: Annotated[list[Path], typer.Argument(help="files, folders, patterns, or text lists of paths")],
     out: Annotated[Path, typer.Option(help="the table: .csv, .parquet or .jsonl")],
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="files, folders, patterns, or text lists of paths; leave out to read --notes alone"),
+    ] = None,
     notes: Annotated[Path | None, typer.Option(help="CSV with the columns path (or file name) and note")] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes that decode; 1 is this one, without limits")] = 2,
     batch_size: Annotated[int, typer.Option(min=1, help="films in one run of the model")] = 8,
@@ -164,7 +167,7 @@ def score(
     set_: GateSet = None,
     as_json: Json = False,
 ) -> None:
-    """Score DICOM files and images into a table, one row an input.
+    """Score DICOM files and images, or notes alone, into a table, one row an input.
 
     Example: medsd score models/nih14 /archive/2026 --out results.parquet --workers 4
     """
@@ -173,7 +176,7 @@ def score(
 
     summary = batch.score(
         bundle,
-        paths,
+        paths or [],
         out,
         notes=notes,
         workers=workers,

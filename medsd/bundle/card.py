@@ -15,6 +15,7 @@ import yaml
 
 from medsd.bundle import layout
 from medsd.evaluation.intervals import Interval
+from medsd.evaluation.modalities import ModalityReport, warning_of
 from medsd.evaluation.report import CalibrationState, EvaluationReport, FindingReport
 
 CARD = "README.md"
@@ -50,6 +51,7 @@ def write_card(
     *,
     command: str | None = None,
     readings: Mapping[str, EvaluationReport] | None = None,
+    modalities: ModalityReport | None = None,
 ) -> None:
     """Write the card into the bundle in `folder`.
 
@@ -60,6 +62,7 @@ def write_card(
         parity: the figures of the parity check, as parity.json has them.
         command: what made the bundle; `medsd train` with the configuration's name when None.
         readings: the same split read with less, by what was left, for instance ``{"image alone": …}``.
+        modalities: what hangs on image and note.
     """
     sections = [
         _head(description),
@@ -70,6 +73,7 @@ def write_card(
         _calibration(report),
         _retrieval(report),
         _readings(report, readings or {}),
+        _modalities(modalities),
         _plots(folder),
         _limits(description, report),
         _parity(parity),
@@ -258,6 +262,44 @@ def _readings(report: EvaluationReport, readings: Mapping[str, EvaluationReport]
     ]
     header = ["Read with", "AUROC, mean", "Average precision, mean", "nDCG"]
     return "### With a part of the study missing\n\n" + _table(header, rows)
+
+
+def _modalities(m: ModalityReport | None) -> str:
+    if m is None:
+        return ""
+    rows = [
+        [name, _told(r.alone), _told(r.variance_share), _told(r.lost_when_withheld), _told(r.lost_when_shuffled)]
+        for name, r in (("image", m.image), ("note", m.note))
+    ]
+    header = ["", "AUROC alone", "Share of the logits' variance", "AUROC lost without it", "… with another patient's"]
+    warning = warning_of(m)
+    parts = [
+        "### How much hangs on image and note",
+        f"{m.studies} studies of {m.patients} patients of the {m.split} split that have both; means over {m.over} "
+        f"findings. With both the AUROC is {_told(m.both)}.",
+        _table(header, rows),
+        f"> **Warning.** {warning}" if warning else "",
+        _found_by_words(m),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _found_by_words(m: ModalityReport) -> str:
+    """What notes and sentences find among images."""
+    said = []
+    if (t := m.note_to_image) is not None:
+        said.append(
+            f"A note alone finds training images, read without their notes, with an nDCG@{t.k} of {_told(t.ndcg)} "
+            f"(random order: {_told(t.random_ndcg)})."
+        )
+    if (s := m.sentences) is not None:
+        said.append(
+            f"A sentence that names a finding finds images of the {m.split} split with a precision@{s.k} of "
+            f"{_told(s.precision)}, {_told(s.gain_over_random)} more than at random."
+        )
+        rows = [[f"«{f.sentence}»", str(f.positives), _told(f.precision), f"{f.at_random:.3f}"] for f in s.findings]
+        said.append(_table(["Sentence", "Images with it", f"Precision@{s.k}", "At random"], rows))
+    return "\n\n".join(said)
 
 
 def _plots(folder: Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from medsd.bundle.layout import Bundle
 from medsd.dicom.gate import GatePolicy
 from medsd.dicom.policy import concern
-from medsd.errors import MedsdError
+from medsd.errors import DataError, MedsdError
 from medsd.inference.decode import Decoder, decode_all
 from medsd.inference.film import Film, named
 from medsd.inference.inputs import Notes, expand_inputs
@@ -87,7 +87,7 @@ def score(
     Args:
         bundle: an opened bundle, or its folder.
         inputs: files, folders, patterns or text lists, see `medsd.inference.inputs.expand_inputs`; the same path
-            given twice is one row.
+            given twice is one row. None at all: the notes are read alone, a row a note.
         out: .csv, .parquet or .jsonl.
         notes: a CSV with the columns ``path`` (or a file name) and ``note``.
         workers: processes that decode; 1 decodes in this one.
@@ -109,15 +109,19 @@ def score(
     out = Path(out)
     table.check_format(out)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    paths = expand_inputs([Path(given) for given in inputs], leave_out=[out, *([notes] if notes else [])])
     known = Notes.read(notes) if notes else Notes()
+    paths = _inputs(opened, inputs, known, [out, *([notes] if notes else [])])
     predictor = Predictor(opened, provider=provider, require_gpu=require_gpu, policy=policy)
     if known and not predictor.takes_notes:
         log.warning("%s reads no notes; they are ignored", opened.label)
     decoder = Decoder(opened.description.pixels, predictor.policy, hasher or KeyedHasher.from_environment())
     with Parts(out, table.columns(opened.findings), opened.model_sha256, resume=resume) as parts:
         waiting = [path for path in paths if table.printable(path) not in parts.done]
-        films = decode_all(waiting, decoder, workers=workers, ahead=2 * batch_size)
+        films: Iterable[tuple[Path, Film | None]] = (
+            decode_all(waiting, decoder, workers=workers, ahead=2 * batch_size)
+            if inputs
+            else ((path, None) for path in waiting)
+        )
         with Progress(len(paths), len(paths) - len(waiting), wanted=progress) as shown:
             for portion in _portions(films, batch_size):
                 _score_portion(predictor, portion, known, parts, each)
@@ -136,10 +140,23 @@ def score(
     )
 
 
-Portion = list[tuple[Path, Film]]
+def _inputs(bundle: Bundle, inputs: Sequence[Path], notes: Notes, others: list[Path]) -> list[Path]:
+    """What makes a row each: films, or, where none are given, notes."""
+    if inputs and not bundle.description.image:
+        raise DataError(f"{bundle.label} reads notes alone; leave the films out and give --notes")
+    if inputs:
+        return expand_inputs([Path(given) for given in inputs], leave_out=others)
+    if bundle.description.note is None:
+        raise DataError(f"{bundle.label} reads films; give files, folders, patterns or a list")
+    if not notes:
+        raise DataError("there is nothing to score; give films, or notes that are to be read alone with --notes")
+    return [Path(name) for name in notes.names]
 
 
-def _portions(films: Iterable[tuple[Path, Film]], size: int) -> Iterator[Portion]:
+Portion = list[tuple[Path, Film | None]]
+
+
+def _portions(films: Iterable[tuple[Path, Film | None]], size: int) -> Iterator[Portion]:
     portion: Portion = []
     for pair in films:
         portion.append(pair)

@@ -117,6 +117,11 @@ class Notes:
     def __len__(self) -> int:
         return len(self._by_path)
 
+    @property
+    def names(self) -> list[str]:
+        """What the notes are of, in the order of the table."""
+        return list(self._by_path)
+
     def of(self, path: Path) -> str | None:
         """The note of `path`: by the path as it is, else by the file's name; None where there is none."""
         return self._by_path.get(str(path), self._by_path.get(path.name))

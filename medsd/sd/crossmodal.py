@@ -36,7 +36,15 @@ class CrossModalLoss(nn.Module):
             raise SettingsError(f"within is {within}; it must be 0 or more")
         self.loss, self.within = loss, within
 
-    def forward(self, images: Tensor, notes: Tensor, labels: Tensor, has_note: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        notes: Tensor,
+        labels: Tensor,
+        has_note: Tensor | None = None,
+        has_image: Tensor | None = None,
+        note_labels: Tensor | None = None,
+    ) -> Tensor:
         """The loss of a batch of studies, a scalar.
 
         Args:
@@ -44,22 +52,28 @@ class CrossModalLoss(nn.Module):
             notes: (B, D) embeddings in the same space; rows without a note may hold anything finite.
             labels: (B, F) values in [0, 1] or NaN.
             has_note: (B,) bool; None when every study has one.
+            has_image: (B,) bool, likewise of the images.
+            note_labels: (M, F) labels of the notes, where they are not those of the images: `notes` is then (M, D) of
+                other texts, and `has_note` (M,).
 
         Raises:
             DataError: shapes that do not fit.
         """
-        note_labels = labels
-        if has_note is not None:
-            if has_note.shape != labels.shape[:1]:
-                raise DataError(
-                    f"has_note has shape {tuple(has_note.shape)}; it needs one value for each of the labels"
-                )
-            # nothing is known of a note that is not there: every pair with it is undetermined and left out
-            unknown = ~has_note.bool().to(labels.device)[:, None]
-            note_labels = labels.to(torch.promote_types(labels.dtype, torch.float16)).masked_fill(unknown, torch.nan)
+        note_labels = _of_present("has_note", has_note, labels if note_labels is None else note_labels)
+        labels = _of_present("has_image", has_image, labels)
         to_note = self.loss(images, labels, ref_emb=notes, ref_labels=note_labels)
         to_image = self.loss(notes, note_labels, ref_emb=images, ref_labels=labels)
         crossed = (to_note + to_image) / 2
         if not self.within:
             return crossed
         return crossed + self.within * (self.loss(images, labels) + self.loss(notes, note_labels)) / 2
+
+
+def _of_present(name: str, present: Tensor | None, labels: Tensor) -> Tensor:
+    """The labels, unknown where a modality is not there: every pair with it is undetermined and left out."""
+    if present is None:
+        return labels
+    if present.shape != labels.shape[:1]:
+        raise DataError(f"{name} has shape {tuple(present.shape)}; it needs one value for each of the labels")
+    missing = ~present.bool().to(labels.device)[:, None]
+    return labels.to(torch.promote_types(labels.dtype, torch.float16)).masked_fill(missing, torch.nan)

@@ -139,6 +139,12 @@ class Settings(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _both_to_contrast(self) -> Settings:
+        if self.loss.cross_modal_weight and (self.network.image is None or self.network.note is None):
+            raise ValueError("loss.cross_modal_weight: contrasts images with notes; give network.note, or set it to 0")
+        return self
+
     @property
     def run_folder(self) -> Path:
         """Where this configuration keeps its work."""

@@ -58,7 +58,7 @@ def finetune(
         return {"validation_loss": float(loss), "validation_auroc": macro(auroc(labels, probs, few=FEW)).value}
 
     torch.manual_seed(seed)
-    loss = classify_and_keep(objective, stage.sd_weight, contrast(settings.loss, known))
+    loss = classify_and_keep(objective, stage.sd_weight, contrast(settings.loss, known, arrays.sentences))
     return Stage(
         "finetune",
         model,

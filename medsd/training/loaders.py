@@ -21,6 +21,14 @@ from medsd.training.augment import Augmentation, sample_seed
 
 
 @dataclass(frozen=True)
+class Sentences:
+    """Sentences that name a finding, as tokens, by finding: integers (K_f, L) each; the plain one first."""
+
+    ids: tuple[npt.NDArray[np.integer], ...]
+    mask: tuple[npt.NDArray[np.integer], ...]
+
+
+@dataclass(frozen=True)
 class StudyArrays:
     """All studies of a run.
 
@@ -29,6 +37,7 @@ class StudyArrays:
         has_image, has_note: bool (N,).
         note_ids, note_mask: integers (N, L) of any width, or None without a note encoder; batches have int64.
         labels: float32 (N, F), 1, 0 or NaN.
+        sentences: that name the findings, where images and notes are contrasted and names are not masked.
     """
 
     pixels: npt.NDArray[np.uint8] | None
@@ -37,6 +46,7 @@ class StudyArrays:
     has_note: npt.NDArray[np.bool_]
     note_ids: npt.NDArray[np.integer] | None = None
     note_mask: npt.NDArray[np.integer] | None = None
+    sentences: Sentences | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -26,7 +26,8 @@ from medsd.studies.protect import protect
 from medsd.studies.rejected import TooManyRejected
 from medsd.studies.sources import read_source
 from medsd.training.films import decode_films
-from medsd.training.loaders import StudyArrays
+from medsd.training.loaders import Sentences, StudyArrays
+from medsd.training.sentences import sentences_of
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,17 @@ def load_arrays(settings: Settings, manifest: Manifest, pixels_path: Path, token
         part = slice(start, start + NOTES)
         batch = tokenize([None if pd.isna(note) else str(note) for note in notes.iloc[part]])
         ids[part], mask[part], has_note[part] = batch.ids, batch.mask, batch.given > 0
-    return StudyArrays(pixels, manifest.labels, has_image, has_note, ids, mask)
+    sentences = None
+    if _spoken(settings):
+        tokens = [tokenize(spoken) for spoken in sentences_of(manifest.findings)]
+        sentences = Sentences(tuple(each.ids for each in tokens), tuple(each.mask for each in tokens))
+    return StudyArrays(pixels, manifest.labels, has_image, has_note, ids, mask, sentences)
+
+
+def _spoken(settings: Settings) -> bool:
+    """Whether sentences that name findings take part: they are contrasted with images, and are not masked."""
+    note = settings.network.note
+    return settings.loss.cross_modal_weight > 0 and note is not None and not note.mask_findings
 
 
 def note_input(settings: NoteSettings, tokenizer_path: Path, findings: FindingSet) -> NoteInput:
@@ -132,7 +143,7 @@ def write_tokenizer(settings: Settings, manifest: Manifest, path: Path) -> None:
     Raises:
         DataError: no training study has a note.
     """
-    from medsd.networks.note import note_tokenizer
+    from medsd.networks.note import MIN_PATIENTS, note_tokenizer
 
     assert settings.network.note is not None
     rows = manifest.table.iloc[manifest.rows("train")]
@@ -140,7 +151,11 @@ def write_tokenizer(settings: Settings, manifest: Manifest, path: Path) -> None:
     if notes.empty:
         raise DataError("network.note is set, but no training study has a note; remove network.note or add notes")
     mask = NoteMask(_masked(settings.network.note, manifest.findings))
-    masked, patients = (mask(str(note)) for note in notes), rows.loc[notes.index, "patient"]
+    masked, patients = [mask(str(note)) for note in notes], rows.loc[notes.index, "patient"].tolist()
+    if _spoken(settings):  # words of the vocabulary are nobody's own
+        spoken = [text for texts in sentences_of(manifest.findings) for text in texts]
+        masked += [text for text in spoken for _ in range(MIN_PATIENTS)]
+        patients += [f"finding {number}" for _ in spoken for number in range(MIN_PATIENTS)]
     text = note_tokenizer(settings.network.note, masked, patients).to_str(pretty=True)
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(json.dumps(json.loads(text), ensure_ascii=False), encoding="utf-8")

@@ -12,18 +12,20 @@ from torch import Tensor
 from medsd.networks.fusion import Outputs, StudyModel
 from medsd.sd import loss_by_name
 from medsd.settings import LossSettings, Settings, StageSettings
+from medsd.training.across import with_contrast_across
 from medsd.training.augment import sample_seed
 from medsd.training.engine import Loss, Stage, StageResult
 from medsd.training.layers import freeze
-from medsd.training.loaders import Batch, StudyArrays, TrainingBatches
+from medsd.training.loaders import Batch, Sentences, StudyArrays, TrainingBatches
 from medsd.training.objectives import long_tail_weights
 
 STAGE = 1
 
 
-def contrast(settings: LossSettings, labels: npt.NDArray[np.float32]) -> Loss:
+def contrast(settings: LossSettings, labels: npt.NDArray[np.float32], sentences: Sentences | None = None) -> Loss:
     """The loss of the settings, taken behind the projection, in float32; `labels` (N, F) of the training studies give
-    the weights of the findings where the settings ask for them."""
+    the weights of the findings where the settings ask for them. Where they ask for contrast across modalities, images
+    meet notes and `sentences` in the learned space itself."""
     weights = long_tail_weights(torch.from_numpy(labels), settings.finding_weights, settings.finding_power)
     criterion = loss_by_name(
         settings.name, temperature=settings.temperature, finding_weights=weights, negatives=settings.negatives
@@ -33,7 +35,7 @@ def contrast(settings: LossSettings, labels: npt.NDArray[np.float32]) -> Loss:
         projected = model.project(outputs.features.float())
         return criterion.to(projected.device)(projected, batch.labels.to(projected.device))
 
-    return loss
+    return with_contrast_across(loss, criterion, settings.cross_modal_weight, sentences)
 
 
 def stage_batches(
@@ -66,6 +68,6 @@ def pretrain(
     seed = sample_seed(settings.seed, STAGE)
     freeze(model, stage, "pretrain")
     batches = stage_batches(settings, stage, arrays, rows, views=2, seed=seed)
-    loss = contrast(settings.loss, arrays.labels[rows])
+    loss = contrast(settings.loss, arrays.labels[rows], arrays.sentences)
     torch.manual_seed(seed)
     return Stage("pretrain", model, loss, batches, stage, settings.training, folder, seed=seed).run()

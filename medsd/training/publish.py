@@ -32,6 +32,7 @@ from medsd.cases.index import create_index
 from medsd.dicom.gate import GatePolicy, admit
 from medsd.errors import DataError
 from medsd.evaluation.calibration import calibrated
+from medsd.evaluation.modalities import MODALITIES, ModalityReport
 from medsd.evaluation.plots import project, write_plots
 from medsd.evaluation.report import EvaluationReport
 from medsd.inference import out_of_distribution
@@ -133,7 +134,10 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
         f"{kind} alone": EvaluationReport.read(run.evaluation.with_stem(f"evaluation_{kind}"))
         for kind in (("image", "note") if model.image is not None and note else ())
     }
-    write_card(folder, description, EvaluationReport.read(run.evaluation), parity, readings=readings)
+    path = run.folder / MODALITIES
+    reliance = ModalityReport.read(path) if path.exists() else None
+    report = EvaluationReport.read(run.evaluation)
+    write_card(folder, description, report, parity, readings=readings, modalities=reliance)
     layout.write_description(folder, description)
     layout.Bundle.open(folder)  # what is published can be opened
     shutil.rmtree(run.bundle, ignore_errors=True)

@@ -45,6 +45,7 @@ class RecipesSettings(Strict):
         arms: settings of each arm, laid over those.
         reference: the arm that the others are compared with.
         seeds: of the training; the split is the base's, the same for all.
+        reading: what the studies are read from: all that there is, or, of fused models, the image or the note alone.
         measured_on: validation while recipes are looked for, test once they are found.
         workers: trainings at a time, with one thread each, so that figures do not depend on the machine.
     """
@@ -56,6 +57,7 @@ class RecipesSettings(Strict):
     arms: dict[str, tuple[str, ...]] = Field(min_length=1)
     reference: str
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    reading: Literal["all", "image", "note"] = "all"
     measured_on: Literal["validation", "test"] = "validation"
     confidence: float = Field(0.95, gt=0.5, lt=1)
     bootstrap: int = Field(1000, ge=20)
@@ -96,7 +98,7 @@ def compare_recipes(config: Path, overrides: Sequence[str] = ()) -> Path:
         for seed in settings.seeds
     }
     _train_all(runs, settings)
-    trained = {key: _read(Run(each), settings.measured_on) for key, each in runs.items()}
+    trained = {key: _read(Run(each), settings.measured_on, settings.reading) for key, each in runs.items()}
     few = next(iter(runs.values())).evaluation.few
     return write_report(settings, trained, few, exact_command(config, overrides))
 
@@ -132,19 +134,22 @@ def _train(settings: Settings) -> None:
     shutil.rmtree(run.folder / "tensorboard", ignore_errors=True)
 
 
-def _read(run: Run, part: str) -> Trained:
+def _read(run: Run, part: str, reading: str = "all") -> Trained:
     manifest, outputs = Manifest.read(run.manifest), load_file(run.outputs)
+    # A model of one modality has no outputs of a part.
+    logits = outputs.get(f"logits_{reading}", outputs["logits"])
+    embeddings = outputs.get(f"embeddings_{reading}", outputs["embeddings"])
     train, rows, chosen = manifest.rows("train"), manifest.rows(part), manifest.rows("validation")
 
     def cases(which: npt.NDArray[np.int64]) -> Cases:
-        return Cases(outputs["embeddings"][which], manifest.labels[which], manifest.patients[which])
+        return Cases(embeddings[which], manifest.labels[which], manifest.patients[which])
 
     history = json.loads((run.folder / "history.json").read_text(encoding="utf-8"))
     return Trained(
-        outputs["logits"][rows],
+        logits[rows],
         score_queries(cases(rows), cases(train)).ndcg,
         manifest.labels[rows],
         manifest.patients[rows],
         sum(stage["seconds"] for stage in history.values()),
-        best_threshold(manifest.labels[chosen], outputs["logits"][chosen]),
+        best_threshold(manifest.labels[chosen], logits[chosen]),
     )

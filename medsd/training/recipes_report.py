@@ -198,9 +198,9 @@ def _markdown(
         "",
         f"{len(settings.arms)} recipes, {len(settings.seeds)} seeds, one split by patient; measured on the "
         f"{settings.measured_on} patients ({len(one.labels)} studies of {len(np.unique(one.patients))} patients, "
-        f"{told} findings with {few} positives and negatives or more). Means over the seeds with "
-        f"{settings.confidence:.0%} t intervals. Micro-F1 sums the calls of all findings, at one threshold for all of "
-        "them, chosen on the validation patients.",
+        f"{told} findings with {few} positives and negatives or more){_read_from(settings.reading)}. Means "
+        f"over the seeds with {settings.confidence:.0%} t intervals. Micro-F1 sums the calls of all "
+        "findings, at one threshold for all of them, chosen on the validation patients.",
         "",
         f"    {command}",
         "",
@@ -229,6 +229,10 @@ def _markdown(
                     for arm, laid in settings.arms.items())]  # fmt: skip
     lines += [f"- all: {', '.join(f'`{each}`' for each in settings.common) or 'the base'}", ""]
     return "\n".join(lines)
+
+
+def _read_from(reading: str) -> str:
+    return "" if reading == "all" else f", each read from its {reading} alone"
 
 
 def _shown(value: SeedMean, sign: str = "") -> str:

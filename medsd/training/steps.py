@@ -13,10 +13,12 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from medsd.bundle.layout import write_json
+from medsd.errors import DataError
+from medsd.evaluation import modalities
 from medsd.evaluation.calibration import calibrated, choose_operating_points, fit_platt
 from medsd.evaluation.report import EvaluationReport
 from medsd.evaluation.report import evaluate as measure
-from medsd.evaluation.retrieval import Cases
+from medsd.evaluation.retrieval import Cases, measure_retrieval
 from medsd.findings import finding_set
 from medsd.networks.fusion import StudyModel
 from medsd.settings import Settings
@@ -26,6 +28,7 @@ from medsd.training import prepare as preparing
 from medsd.training import pretrain as pretraining
 from medsd.training import publish as publishing
 from medsd.training import self_training
+from medsd.training.across import read_sentences
 from medsd.training.checkpoints import load_checkpoint, restore_model, save_checkpoint
 from medsd.training.engine import StageResult, keep_freed_memory
 from medsd.training.folder import Run
@@ -94,6 +97,7 @@ def evaluate(run: Run) -> None:
     if _fused(run.settings):
         for reading in ("_image", "_note"):
             _measure(run, reading).write(run.evaluation.with_stem(f"evaluation{reading}"))
+        _measure_modalities(run)
     macro, ndcg = report.macro["auroc"].interval, report.retrieval.ndcg if report.retrieval else None
     log.info("test: macro AUROC %s over %d findings; nDCG@10 %s", macro, report.macro["auroc"].over, ndcg)
 
@@ -130,6 +134,50 @@ def _measure(run: Run, reading: str) -> EvaluationReport:
     )
 
 
+def _measure_modalities(run: Run) -> None:
+    """What hangs on image and note, of the test studies that have both; too few of them make no report."""
+    manifest, outputs, settings = Manifest.read(run.manifest), load_file(run.outputs), run.settings
+    table, test = manifest.table, manifest.rows("test")
+    seen, told = table["path"].notna().to_numpy(), table["note"].notna().to_numpy()
+    both, images = test[seen[test] & told[test]], manifest.rows("train")[seen[manifest.rows("train")]]
+    target, patients = manifest.labels, manifest.patients
+    path = run.folder / modalities.MODALITIES
+    path.unlink(missing_ok=True)
+    try:
+        found, sentences = None, None
+        if len(both) and len(images):
+            found = measure_retrieval(
+                Cases(outputs["embeddings_note"][both], target[both], patients[both]),
+                Cases(outputs["embeddings_image"][images], target[images], patients[images]),
+                resamples=settings.evaluation.bootstrap,
+                confidence=settings.evaluation.confidence,
+                seed=settings.seed,
+            )
+        if "embeddings_sentence" in outputs:
+            looked = test[seen[test]]
+            sentences = modalities.score_sentences(
+                manifest.findings,
+                outputs["embeddings_sentence"],
+                outputs["embeddings_image"][looked],
+                target[looked],
+                patients[looked],
+                settings.evaluation,
+                seed=settings.seed,
+            )
+        readings = modalities.Readings(
+            outputs["logits_image"][both], outputs["logits_note"][both], target[both], patients[both]
+        )
+        report = modalities.measure_reliance(
+            readings, settings.evaluation, seed=settings.seed, note_to_image=found, sentences=sentences
+        )
+    except DataError as error:
+        log.warning("image and note: %s", error)
+        return
+    report.write(path)
+    if warning := modalities.warning_of(report):
+        log.warning("%s", warning)
+
+
 def _fused(settings: Settings) -> bool:
     return settings.network.image is not None and settings.network.note is not None
 
@@ -159,6 +207,8 @@ def _save_outputs(run: Run, model: StudyModel, arrays: StudyArrays) -> None:
             continue
         logits, embeddings = finetuning.read_studies(model, arrays, rows, use_image=image, use_note=note)
         outputs[f"logits{reading}"], outputs[f"embeddings{reading}"] = logits, embeddings
+    if arrays.sentences is not None:
+        outputs["embeddings_sentence"] = read_sentences(model, arrays.sentences)
     temporary = run.outputs.with_name(f".{run.outputs.name}.part")
     save_file(outputs, temporary)
     temporary.replace(run.outputs)

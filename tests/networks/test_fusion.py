@@ -103,3 +103,22 @@ def test_the_vocabulary_is_the_same_each_time_and_holds_no_rare_word(tokenizer: 
     assert note_tokenizer(NOTE, notes).to_str() == again.to_str()
     assert "quillfeather" not in again.get_vocab() and "fever" in again.get_vocab()
     assert again.encode("fever fever").tokens == ["[CLS]", "fever", "fever", "[SEP]"]
+
+
+def test_a_model_of_notes_alone_takes_no_pixels_and_has_no_evidence(tokenizer: Tokenizer) -> None:
+    model = StudyModel(NetworkSettings(image=None, note=NOTE, embedding=16), 5, SIZE, tokenizer).eval()
+    given = _inputs()
+    outputs = model(Inputs(None, note_ids=given.note_ids, note_mask=given.note_mask))
+    assert outputs.logits.shape == (3, 5) and outputs.evidence is None and model.image is None
+    torch.testing.assert_close(outputs.embedding.norm(dim=1), torch.ones(3))
+
+
+def test_the_logit_of_a_whole_study_is_the_mean_of_those_of_its_parts(fused: StudyModel) -> None:
+    nothing, all_ = (0, 0, 0), (1, 1, 1)
+    image, note = fused(_inputs(all_, nothing)).logits, fused(_inputs(nothing, all_)).logits
+    torch.testing.assert_close(fused(_inputs()).logits, (image + note) / 2)
+
+
+def test_a_model_that_reads_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="leaves nothing to read"):
+        NetworkSettings(image=None)

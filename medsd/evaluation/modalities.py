@@ -1,0 +1,334 @@
+"""How much a fused model relies on image and note, so that a note that gives the answer away is noticed.
+
+The logit of a study with both is half that of its image alone plus half that of its note alone (see
+`medsd.networks.fusion`), so every figure here comes from those two: what each contributes to the logit's variance, what
+is lost when one is withheld, and what is lost when it is another patient's (permutation importance: Breiman 2001).
+Start at `measure_reliance`; `score_sentences` measures whether a sentence finds images.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medsd.bundle.layout import write_json
+from medsd.errors import DataError
+from medsd.evaluation.intervals import Interval, Resamples, bootstrap, weighted_auroc
+from medsd.evaluation.metrics import FloatArray, enough
+from medsd.evaluation.retrieval import RetrievalReport
+from medsd.findings import FindingSet
+from medsd.settings import EvaluationSettings
+
+MODALITIES = "evaluation_modalities.json"
+SHUFFLES = 10  # permutations among patients, over which the loss is a mean
+NEARLY_ALL = 0.95  # of what both gain over chance, that the note alone reaches where it gives the answer away
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Reliance(_Part):
+    """What hangs on one modality.
+
+    Attributes:
+        alone: macro AUROC when only this one is read.
+        variance_share: its share of the variance of the logits, the mean over findings; both add up to 1. Below 0
+            where it speaks against the sum.
+        lost_when_withheld: macro AUROC with both minus that without this one.
+        lost_when_shuffled: macro AUROC with both minus that with this one taken from another patient.
+    """
+
+    alone: Interval
+    variance_share: Interval
+    lost_when_withheld: Interval
+    lost_when_shuffled: Interval
+
+
+class SentenceScore(_Part):
+    """Of the first `k` images that a sentence finds, the share that has the finding; and that share at random."""
+
+    name: str
+    sentence: str
+    positives: int
+    precision: Interval
+    at_random: float
+
+
+class SentencesReport(_Part):
+    """Sentences that name a finding, against images alone.
+
+    Attributes:
+        k: images looked at.
+        images: among which they were looked for.
+        precision: the mean over the findings.
+        gain_over_random: that mean minus the mean share of images with the finding, on the same resamples.
+    """
+
+    k: int
+    images: int
+    precision: Interval
+    gain_over_random: Interval
+    findings: tuple[SentenceScore, ...]
+
+
+class ModalityReport(_Part):
+    """Studies with both image and note, read with both and with less.
+
+    Attributes:
+        over: findings in the means.
+        both: macro AUROC with both.
+        note_gives_away: the note alone gains `NEARLY_ALL` of what both gain, and another patient's note loses more than
+            half of it.
+        note_to_image: notes as queries for training images, read without their notes.
+        sentences: None where the words that name findings are masked, or nothing was contrasted across modalities.
+    """
+
+    split: str
+    studies: int
+    patients: int
+    over: int
+    resamples: int
+    confidence: float
+    both: Interval
+    image: Reliance
+    note: Reliance
+    note_gives_away: bool
+    note_to_image: RetrievalReport | None = Field(None)
+    sentences: SentencesReport | None = Field(None)
+
+    def write(self, path: Path) -> None:
+        """Write it atomically."""
+        write_json(path, json.loads(self.model_dump_json()))
+
+    @classmethod
+    def read(cls, path: Path) -> ModalityReport:
+        """Read what `write` wrote.
+
+        Raises:
+            DataError: no such file, or it is none.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({type(error).__name__}); run the evaluation again") from None
+        except ValidationError:
+            raise DataError(f"{path}: is no report of modalities; run the evaluation again") from None
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Studies with both modalities.
+
+    Attributes:
+        image, note: (N, F) logits of each alone.
+        target: (N, F) 1, 0 or NaN.
+        patients: (N,).
+    """
+
+    image: npt.NDArray[np.floating]
+    note: npt.NDArray[np.floating]
+    target: npt.NDArray[np.floating]
+    patients: npt.NDArray[np.str_]
+
+
+def measure_reliance(
+    readings: Readings,
+    settings: EvaluationSettings | None = None,
+    *,
+    seed: int = 0,
+    split: str = "test",
+    note_to_image: RetrievalReport | None = None,
+    sentences: SentencesReport | None = None,
+) -> ModalityReport:
+    """How much hangs on each modality, with intervals over patients.
+
+    Args:
+        readings: of the split.
+        settings: resamples, confidence and what is few.
+        seed: of the permutations and of the bootstrap.
+        split, note_to_image, sentences: put into the report.
+
+    Raises:
+        DataError: no finding has enough positives and negatives, or all studies are one patient's.
+    """
+    settings = settings or EvaluationSettings()
+    target = np.asarray(readings.target, dtype=np.float64)
+    told = np.flatnonzero(enough(target, settings.few))
+    if not told.size or len(np.unique(readings.patients)) < 2:
+        raise DataError(f"{split}: too few studies with image and note to tell what hangs on each")
+    target = target[:, told]
+    image, note = (np.asarray(each, dtype=np.float64)[:, told] / 2 for each in (readings.image, readings.note))
+    donors = _donors(readings.patients, seed)
+
+    def statistic(weights: FloatArray) -> FloatArray:
+        def area(scores: FloatArray) -> FloatArray:
+            return _macro_auroc(target, scores, weights)
+
+        both, alone = area(image + note), (area(image), area(note))
+        shuffled = [
+            np.mean([area(image[d] + note) for d in donors], 0),
+            np.mean([area(image + note[d]) for d in donors], 0),
+        ]
+        share = _note_share(image, note, weights)
+        columns = [
+            both,
+            *alone,
+            1 - share,
+            share,
+            both - alone[1],
+            both - alone[0],
+            *(both - each for each in shuffled),
+        ]
+        return np.stack(columns, axis=1)
+
+    drawn = Resamples.draw(readings.patients, settings.bootstrap, seed)
+    found = bootstrap(statistic, drawn, settings.confidence)
+    both, alone, share, withheld, shuffled = found[0], found[1:3], found[3:5], found[5:7], found[7:9]
+    reliances = [
+        Reliance(alone=a, variance_share=v, lost_when_withheld=w, lost_when_shuffled=s)
+        for a, v, w, s in zip(alone, share, withheld, shuffled, strict=True)
+    ]
+    return ModalityReport(
+        split=split,
+        studies=len(target),
+        patients=len(np.unique(readings.patients)),
+        over=len(told),
+        resamples=settings.bootstrap,
+        confidence=settings.confidence,
+        both=both,
+        image=reliances[0],
+        note=reliances[1],
+        note_gives_away=_gives_away(both, reliances[1]),
+        note_to_image=note_to_image,
+        sentences=sentences,
+    )
+
+
+def score_sentences(
+    findings: FindingSet,
+    sentences: npt.NDArray[np.floating],
+    images: npt.NDArray[np.floating],
+    target: npt.NDArray[np.floating],
+    patients: npt.NDArray[np.str_],
+    settings: EvaluationSettings | None = None,
+    *,
+    k: int = 10,
+    seed: int = 0,
+) -> SentencesReport:
+    """Precision@k of a sentence for each finding among images that were read without their notes.
+
+    Args:
+        findings: F of them.
+        sentences: (F, D) embeddings, one a finding.
+        images: (N, D) embeddings; those of the split that is measured.
+        target: (N, F) 1, 0 or NaN; an image whose label is unknown is not looked at for that finding.
+        patients: (N,) of the images, for the intervals.
+        settings: resamples, confidence and what is few.
+        k: images looked at.
+        seed: of the bootstrap.
+
+    Raises:
+        DataError: no finding has enough positives and negatives.
+    """
+    settings = settings or EvaluationSettings()
+    target = np.asarray(target, dtype=np.float64)
+    told = np.flatnonzero(enough(target, settings.few))
+    if not told.size:
+        raise DataError("too few images with and without each finding to tell whether sentences find them")
+    similarity = _unit(sentences) @ _unit(images).T  # (F, N)
+
+    def statistic(weights: FloatArray) -> FloatArray:
+        found, chance = np.zeros((len(weights), len(told))), np.zeros((len(weights), len(told)))
+        for column, finding in enumerate(told):
+            order = np.argsort(-similarity[finding], kind="stable")
+            order = order[~np.isnan(target[order, finding])]
+            drawn, has = weights[:, order], target[order, finding]
+            taken = np.clip(k - (np.cumsum(drawn, 1) - drawn), 0, drawn)  # an image drawn twice takes two places
+            found[:, column] = _ratio(taken @ has, taken.sum(1))
+            chance[:, column] = _ratio(drawn @ has, drawn.sum(1))
+        return np.column_stack([found.mean(1), (found - chance).mean(1), found])
+
+    drawn = Resamples.draw(patients, settings.bootstrap, seed)
+    mean, gain, *each = bootstrap(statistic, drawn, settings.confidence)
+    return SentencesReport(
+        k=k,
+        images=len(images),
+        precision=mean,
+        gain_over_random=gain,
+        findings=tuple(
+            SentenceScore(
+                name=findings.names[f],
+                sentence=findings.findings[f].title.lower(),
+                positives=int(np.nansum(target[:, f])),
+                precision=interval,
+                at_random=float(np.nanmean(target[:, f])),
+            )
+            for f, interval in zip(told, each, strict=True)
+        ),
+    )
+
+
+def warning_of(report: ModalityReport) -> str:
+    """The sentence that the card says where the note gives the answer away, and "" where it does not."""
+    if not report.note_gives_away:
+        return ""
+    return (
+        f"The note gives the answer away: read alone it reaches a macro AUROC of {report.note.alone}, against "
+        f"{report.both} with the image. Look whether notes name the findings (network.note.mask_findings), or were "
+        "written after the image was read."
+    )
+
+
+def _gives_away(both: Interval, note: Reliance) -> bool:
+    if both.value is None or note.alone.value is None or note.lost_when_shuffled.value is None:
+        return False
+    gain = both.value - 0.5
+    nearly_all = note.alone.value - 0.5 >= NEARLY_ALL * gain
+    return gain > 0 and nearly_all and note.lost_when_shuffled.value > gain / 2
+
+
+def _macro_auroc(target: FloatArray, scores: FloatArray, weights: FloatArray) -> FloatArray:
+    """(R,) mean over the findings; NaN where a resample leaves one of them without positives or negatives."""
+    areas = []
+    for finding in range(target.shape[1]):
+        known = ~np.isnan(target[:, finding])
+        areas.append(weighted_auroc(target[known, finding], scores[known, finding], weights[:, known]))
+    return np.mean(areas, axis=0)
+
+
+def _note_share(image: FloatArray, note: FloatArray, weights: FloatArray) -> FloatArray:
+    """(R,) cov(note, sum) / var(sum), the mean over the findings: with the image's the shares add up to 1."""
+    total = image + note
+    whole = weights.sum(1, keepdims=True)
+    mean_note, mean_total = (weights @ note) / whole, (weights @ total) / whole
+    covariance = (weights @ (note * total)) / whole - mean_note * mean_total
+    variance = (weights @ total**2) / whole - mean_total**2
+    return _ratio(covariance, variance).mean(1)
+
+
+def _donors(patients: npt.NDArray[np.str_], seed: int) -> list[npt.NDArray[np.int64]]:
+    """`SHUFFLES` times (N,): for each study a study of another patient, patients in a random ring."""
+    names, patient_of = np.unique(patients, return_inverse=True)
+    rows = [np.flatnonzero(patient_of == patient) for patient in range(len(names))]
+    generator, found = np.random.default_rng(seed), []
+    for _ in range(SHUFFLES):
+        ring = generator.permutation(len(names))
+        following = np.empty(len(names), dtype=np.int64)
+        following[ring] = np.roll(ring, -1)
+        found.append(np.array([generator.choice(rows[following[patient]]) for patient in patient_of]))
+    return found
+
+
+def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
+    return np.divide(part, whole, out=np.full_like(np.asarray(part, dtype=np.float64), np.nan), where=whole > 0)
+
+
+def _unit(embeddings: npt.ArrayLike) -> FloatArray:
+    vectors = np.asarray(embeddings, dtype=np.float64)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
