@@ -40,6 +40,11 @@ def test_the_note_is_the_indication_alone_and_there_is_no_film(tmp_path: Path) -
     assert pd.isna(table.loc["CXR0", "note"]) and table.loc["CXR1", "note"] == "Cough"
 
 
+def test_the_note_may_be_findings_and_impression_to_classify_the_report(tmp_path: Path) -> None:
+    table = _read(_replica(tmp_path), note="report").table.set_index("study")
+    assert set(table["note"]) == {"Large effusion."}
+
+
 def test_hand_checked_labels_win_over_the_heading_normal(tmp_path: Path) -> None:
     names = list(finding_set("openi14"))
     manifest = _read(_replica(tmp_path))
