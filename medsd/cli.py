@@ -341,6 +341,8 @@ def _run(config: Path, overrides: list[str] | None, until: str, *, again: bool =
     except ModuleNotFoundError as error:
         raise DependencyError(f"training needs {error.name}; install it with: pip install 'medsd[train]'") from None
     run = run_steps(settings, until, again=again)
+    if os.environ.get("RANK", "0") != "0":
+        return  # under torchrun the first process speaks
     print(f"{until}: done, see {run.bundle if until in ('export', 'index') else run.folder}")
 
 

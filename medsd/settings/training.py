@@ -93,6 +93,12 @@ class StageSettings(Strict):
     sd_weight: float = Field(1.0, ge=0, description="weight of the SD term beside the classification term")
     weight_averaging: float = Field(0.0, ge=0, lt=1, description="decay of the exponential moving average; 0: none")
     gradient_clip: float = Field(1.0, gt=0)
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="parts in which a batch goes through the network: less memory, a third more time, the same loss",
+    )
+    patience: int = Field(0, ge=0, description="stop after so many epochs without a better validation AUROC; 0: never")
     freeze: Literal["none", "encoders"] = Field(
         "none", description="encoders: only what stands behind them learns (a probe)"
     )
@@ -121,7 +127,15 @@ class TrainingSettings(Strict):
     finetune: FinetuneSettings = FinetuneSettings(sd_weight=0.1)
     pseudo_labels: PseudoLabelSettings = PseudoLabelSettings()
     augment: AugmentSettings = AugmentSettings()
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of the network; float16 needs a GPU, the losses are taken in float32"
+    )
     threads: int = Field(0, ge=0, description="0: as many as the machine has")
     workers: int = Field(1, ge=0, le=64, description="loader processes; the batches do not depend on it")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    activation_checkpointing: bool = Field(
+        False, description="compute the image encoder's blocks again in the pass back: less memory, the same numbers"
+    )
+    checkpoint_every: float = Field(
+        600, ge=0, description="seconds between checkpoints within an epoch; 0: only at the end of epochs"
+    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -38,6 +40,8 @@ def save_checkpoint(path: Path, parts: Mapping[str, Mapping[str, Tensor]], meta:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     save_file(tensors, temporary, metadata={_META: json.dumps(dict(meta))})
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())  # or a machine that loses power may keep the new name and not the content
     temporary.replace(path)
 
 
@@ -66,10 +70,13 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took."""
+    """Put back what `optimizer_tensors` took, each moment in the memory layout of its parameter."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         position, name = key.split(".", 1)
+        if value.ndim:
+            value = torch.empty_like(parameters[int(position)], dtype=value.dtype, device="cpu").copy_(value)
         state.setdefault(int(position), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -1,7 +1,8 @@
-"""One stage of training on MONAI's engine: schedule, averaging, checkpoints after each epoch, exact resume.
+"""One stage of training on MONAI's engine: schedule, averaging, early stopping, checkpoints, exact resume at any step.
 
-What a stage does between two epochs depends on nothing but its checkpoint: batches, augmentation and dropout are seeded
-by (seed, epoch), the learning rate is a function of the step. So a run that was killed ends with the same numbers.
+What a step does depends on nothing but the checkpoint before it: batches and augmentation are seeded by (seed, epoch,
+row), dropout by (seed, step), the learning rate is a function of the step. So a run that was killed, wherever, ends
+with the same numbers. With several processes each takes its share of every batch and the first one writes.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +26,10 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
-from medsd.errors import DataError, SettingsError
-from medsd.networks.fusion import Outputs, StudyModel
+from medsd.errors import SettingsError
+from medsd.networks.fusion import StudyModel
 from medsd.progress import Progress
 from medsd.settings import StageSettings, TrainingSettings
-from medsd.training.augment import sample_seed
 from medsd.training.checkpoints import (
     load_checkpoint,
     optimizer_tensors,
@@ -37,14 +37,17 @@ from medsd.training.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )
+from medsd.training.distributed import as_the_first, is_first, join_batch_norm, wait_for_all
 from medsd.training.layers import parameter_groups
 from medsd.training.loaders import Batch, TrainingBatches
+from medsd.training.step import Loss, Step, recomputed_activations
 
 log = logging.getLogger(__name__)
 
+# Of a stage, in its checkpoint beside the tensors.
+_KEPT = ("history", "best_epoch", "seconds", "seed", "done", "loss_sum")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
-Loss = Callable[[StudyModel, Outputs, Batch], Tensor]
 # What to measure after an epoch, on the weights that would be published: figures by name, higher `key` is better.
 Validate = Callable[[StudyModel], dict[str, float]]
 
@@ -94,13 +97,14 @@ class Stage:
         validate: Validate | None = None,
         key: str | None = None,
     ) -> None:
-        self.name, self.loss, self.batches, self.settings, self.seed = name, loss, batches, settings, seed
+        self.name, self.batches, self.settings, self.training, self.seed = name, batches, settings, training, seed
         self.validate, self.key, self.folder = validate, key, folder
         self.path = folder / f"{name}.safetensors"
         self.device = pick_device(training.device)
-        self.precision = training.precision
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        join_batch_norm(self.model, self.device)
         self.optimizer = AdamW(list(parameter_groups(model, settings)), weight_decay=settings.weight_decay)
+        self.step = Step(name, self.model, loss, self.optimizer, settings, training.precision, seed)
         self.average: AveragedModel | None = None
         if settings.weight_averaging:
             average = get_ema_multi_avg_fn(settings.weight_averaging)
@@ -109,20 +113,24 @@ class Stage:
         self.best: dict[str, Tensor] = {}
         self.best_epoch = -1
         self.seconds = 0.0
+        self.done, self.loss_sum = 0, 0.0  # steps of the present epoch, and the sum of their losses
 
     def run(self) -> StageResult:
         """Train from the checkpoint, or from the start, to the last epoch; then load the weights that were chosen."""
         self._resume()
-        if len(self.history) < self.settings.epochs:
+        if not self._is_over():
             self._train()
         if self.best:
             restore_model(self.model, self.best, self.path)
         return StageResult(self.history, self.best_epoch, self.seconds)
 
+    def _is_over(self) -> bool:
+        """Whether all epochs are done, or the last `patience` of them brought nothing."""
+        since = len(self.history) - 1 - self.best_epoch
+        return len(self.history) >= self.settings.epochs or bool(0 < self.settings.patience <= since)
+
     def _train(self) -> None:
-        writer = SummaryWriter(
-            str(self.folder / "tensorboard" / self.name), purge_step=len(self.history) * len(self.batches)
-        )
+        start = len(self.history) * len(self.batches) + self.done
         engine = SupervisedTrainer(
             device=self.device,
             max_epochs=self.settings.epochs,
@@ -132,63 +140,37 @@ class Stage:
             optimizer=self.optimizer,
             loss_function=nn.Identity(),  # the stage's own loss is taken in `_step`
             iteration_update=self._step,
-            train_handlers=[
-                TensorBoardStatsHandler(writer, tag_name=f"{self.name}_loss", output_transform=lambda x: x)
-            ],
             decollate=False,
         )
-        engine.state.epoch = len(self.history)
-        engine.state.iteration = len(self.history) * len(self.batches)
+        engine.state.epoch, engine.state.iteration = len(self.history), start
         # Elsewhere than on a terminal the line after each epoch is enough.
         progress = Progress(
             self.settings.epochs * len(self.batches),
-            engine.state.iteration,
+            start,
             name=self.name,
             unit="step",
-            wanted=sys.stderr.isatty(),
+            wanted=sys.stderr.isatty() and is_first(),
         )
-        losses: list[float] = []
-        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch, losses)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, _note_loss, losses, progress)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch, losses, writer)
-        self.batches.set_epoch(len(self.history))  # the engine asks for the first batches before EPOCH_STARTED
-        try:
-            with progress:
-                engine.run()
-        finally:
-            writer.close()
+        self._started = self._saved = time.monotonic()
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._end_step, progress)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        # The engine asks for the first batches before EPOCH_STARTED.
+        self.batches.set_epoch(len(self.history), self.done)
+        memory = recomputed_activations(self.model) if self.training.activation_checkpointing else nullcontext()
+        with progress, recorded(self, engine), memory:
+            engine.run()
+        wait_for_all()  # what the first has written the others may read
 
-    def _start_epoch(self, engine: Engine, losses: list[float]) -> None:
-        epoch = engine.state.epoch - 1
-        losses.clear()
-        self.batches.set_epoch(epoch)
-        torch.manual_seed(sample_seed(self.seed, epoch))
-        self._started = time.monotonic()
+    def _start_epoch(self, engine: Engine) -> None:
+        self.batches.set_epoch(engine.state.epoch - 1, self.done)
 
     def _step(self, engine: Engine, batch: Batch) -> float:
         """One step; returns the loss."""
+        number = engine.state.iteration - 1
         self.model.train()
-        set_learning_rate(self.optimizer, self._rate(engine.state.iteration - 1))
-        inputs = batch.inputs.to(self.device)
-        lower = torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
-        self.optimizer.zero_grad(set_to_none=True)
-        try:
-            with lower:
-                outputs = self.model(inputs)
-            loss = self.loss(self.model, outputs, batch)
-            loss.backward()
-        except torch.OutOfMemoryError:
-            raise SettingsError(
-                f"out of memory in {self.name}; lower training.{self.name}.batch_size or pixels.size"
-            ) from None
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise DataError(
-                f"the loss of {self.name} is {value} in epoch {engine.state.epoch}, batch of manifest rows "
-                f"{batch.rows[:8].tolist()} …; lower training.{self.name}.learning_rate"
-            )
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
-        self.optimizer.step()
+        set_learning_rate(self.optimizer, self._rate(number))
+        value = self.step(batch, number)
         if self.average is not None:
             self.average.update_parameters(self.model)
         return value
@@ -201,21 +183,32 @@ class Stage:
             return (step + 1) / warm
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
-    def _end_epoch(self, engine: Engine, losses: list[float], writer: SummaryWriter) -> None:
+    def _end_step(self, engine: Engine, progress: Progress) -> None:
+        value = float(engine.state.output)
+        self.done, self.loss_sum = self.done + 1, self.loss_sum + value
+        progress.advance(note=f"loss {value:.3f}")
+        every = self.training.checkpoint_every
+        # After the last step of an epoch comes its end, with a checkpoint of its own.
+        if every and time.monotonic() - self._saved >= every and self.done < len(self.batches):
+            self._save()
+
+    def _end_epoch(self, engine: Engine) -> None:
         epoch = engine.state.epoch - 1
-        figures = {"loss": sum(losses) / len(losses)}
+        figures = {"loss": self.loss_sum / self.done}
         if self.validate is not None:
-            figures |= self.validate(self._published())
-        self.seconds += time.monotonic() - self._started
+            figures |= as_the_first(self.validate(self._published()))
         self.history.append(figures)
+        self.done, self.loss_sum = 0, 0.0
         if self._is_best():
             self.best_epoch = epoch
             self.best = {name: t.detach().clone() for name, t in self._published().state_dict().items()}
-        for name, value in figures.items():
-            writer.add_scalar(f"{self.name}/{name}", value, epoch)
+        engine.state.metrics.update(figures)  # for the handlers that record them
         shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
         log.info("%s: epoch %d of %d  %s", self.name, epoch + 1, self.settings.epochs, shown)
         self._save()
+        if self._is_over() and epoch + 1 < self.settings.epochs:
+            log.info("%s: no better in %d epochs, stops", self.name, self.settings.patience)
+            engine.terminate()
 
     def _published(self) -> StudyModel:
         """The weights that would be kept now: the moving average where there is one."""
@@ -230,6 +223,10 @@ class Stage:
         return now > best or math.isnan(best)
 
     def _save(self) -> None:
+        now = time.monotonic()
+        self.seconds, self._started, self._saved = self.seconds + now - self._started, now, now
+        if not is_first():
+            return
         parts: dict[str, dict[str, Tensor]] = {
             "model": self.model.state_dict(),
             "optimizer": optimizer_tensors(self.optimizer),
@@ -237,7 +234,7 @@ class Stage:
         }
         if self.average is not None:
             parts["average"] = self.average.state_dict()
-        meta = {"history": self.history, "best_epoch": self.best_epoch, "seconds": self.seconds, "seed": self.seed}
+        meta = {name: getattr(self, name) for name in _KEPT} | {"scaler": self.step.scaler.state_dict()}
         save_checkpoint(self.path, parts, meta)
 
     def _resume(self) -> None:
@@ -249,10 +246,35 @@ class Stage:
         if self.average is not None:
             restore_model(self.average, checkpoint.part("average"), self.path)
         self.best = checkpoint.part("best")
-        self.history = list(checkpoint.meta["history"])
-        self.best_epoch = int(checkpoint.meta["best_epoch"])
-        self.seconds = float(checkpoint.meta["seconds"])
-        log.info("%s: goes on after epoch %d", self.name, len(self.history))
+        for name in _KEPT:
+            setattr(self, name, checkpoint.meta.get(name, getattr(self, name)))  # older ones end with an epoch
+        if scaler := checkpoint.meta.get("scaler"):
+            self.step.scaler.load_state_dict(scaler)
+        log.info("%s: goes on after epoch %d, step %d", self.name, len(self.history), self.done)
+
+
+@contextmanager
+def recorded(stage: Stage, engine: Engine) -> Iterator[None]:
+    """Write the loss of each step and the figures of each epoch to TensorBoard, and to MLflow where it is wanted."""
+    if not is_first():
+        yield
+        return
+    writer = SummaryWriter(str(stage.folder / "tensorboard" / stage.name), purge_step=engine.state.iteration)
+    TensorBoardStatsHandler(
+        writer,
+        tag_name=f"{stage.name}_loss",
+        output_transform=lambda value: value,
+        epoch_event_writer=lambda engine, writer: _write_figures(stage, engine, writer),
+    ).attach(engine)
+    try:
+        yield
+    finally:
+        writer.close()
+
+
+def _write_figures(stage: Stage, engine: Engine, writer: SummaryWriter) -> None:
+    for name, value in engine.state.metrics.items():
+        writer.add_scalar(f"{stage.name}/{name}", value, engine.state.epoch - 1)
 
 
 def keep_freed_memory() -> None:
@@ -282,9 +304,3 @@ def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
     """Scale each group's own learning rate by `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
-
-
-def _note_loss(engine: Engine, losses: list[float], progress: Progress) -> None:
-    output = engine.state.output
-    losses.append(float(output if not isinstance(output, Sequence) else output[0]))
-    progress.advance(note=f"loss {losses[-1]:.3f}")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medsd.sd import inverse_frequency_weights
 from medsd.settings import ObjectiveSettings
+from medsd.training.distributed import joint_mean
 
 # From logits (B, F), targets (B, F) in [0, 1] and positive weights (F,) to the loss of each label (B, F).
 _Each = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -61,9 +62,9 @@ class Objective:
         target = torch.where(known, labels, 0.0) * (1 - self.smoothing) + 0.5 * self.smoothing
         each = self._each(logits, target)  # (B, F)
         if self.finding_weights is None:
-            return (each * known).sum() / known.sum().clamp_min(1)
+            return joint_mean((each * known).sum(), known.sum())
         weights = known * self.finding_weights.to(logits)
-        return (each * weights).sum() / weights.sum().clamp_min(_SMALLEST)
+        return joint_mean((each * weights).sum(), weights.sum(), _SMALLEST)
 
     def _each(self, logits: Tensor, target: Tensor) -> Tensor:
         constants = self.settings

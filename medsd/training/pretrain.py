@@ -14,6 +14,7 @@ from medsd.sd import loss_by_name
 from medsd.settings import LossSettings, Settings, StageSettings
 from medsd.training.across import with_contrast_across
 from medsd.training.augment import sample_seed
+from medsd.training.distributed import this_share
 from medsd.training.engine import Loss, Stage, StageResult
 from medsd.training.layers import freeze
 from medsd.training.loaders import Batch, Sentences, StudyArrays, TrainingBatches
@@ -28,7 +29,11 @@ def contrast(settings: LossSettings, labels: npt.NDArray[np.float32], sentences:
     meet notes and `sentences` in the learned space itself."""
     weights = long_tail_weights(torch.from_numpy(labels), settings.finding_weights, settings.finding_power)
     criterion = loss_by_name(
-        settings.name, temperature=settings.temperature, finding_weights=weights, negatives=settings.negatives
+        settings.name,
+        temperature=settings.temperature,
+        finding_weights=weights,
+        negatives=settings.negatives,
+        gather=True,
     )
 
     def loss(model: StudyModel, outputs: Outputs, batch: Batch) -> Tensor:
@@ -57,6 +62,7 @@ def stage_batches(
         modality_dropout=settings.network.modality_dropout,
         seed=seed,
         workers=settings.training.workers,
+        share=this_share(),
     )
 
 

@@ -23,6 +23,7 @@ from medsd.errors import DataError
 from medsd.settings import ObjectiveSettings, PseudoLabelSettings, Settings, save_settings
 from medsd.training import self_training
 from medsd.training import steps as work
+from medsd.training.distributed import as_the_first, is_first, joined, wait_for_all
 from medsd.training.folder import Run
 
 log = logging.getLogger(__name__)
@@ -37,12 +38,14 @@ class Step:
         depends: the sections of the settings that decide its result.
         work: does it; must itself resume or start clean.
         clean: what to remove before it is made again from other settings.
+        shared: all processes of a distributed run do it together; the first alone does the others.
     """
 
     name: str
     depends: tuple[str, ...]
     work: Callable[[Run], None]
     clean: tuple[str, ...] = ()
+    shared: bool = False
 
 
 STEPS = (
@@ -57,12 +60,14 @@ STEPS = (
         ("network", "loss", "training.augment", "training.pretrain", "training.precision"),
         work.pretrain,
         ("pretrain.safetensors",),
+        shared=True,
     ),
     Step(
         "finetune",
         ("training.finetune", "training.pseudo_labels"),
         work.finetune,
         ("finetune.safetensors", self_training.FOLDER),
+        shared=True,
     ),
     Step("calibrate", ("evaluation.few", "evaluation.operating_points"), work.calibrate),
     Step("evaluate", ("evaluation",), work.evaluate),
@@ -84,26 +89,49 @@ def run_steps(settings: Settings, until: str = "index", *, again: bool = False) 
         MedsdError: whatever a step has to say.
     """
     run = Run(settings)
+    with joined(settings.training.device):
+        # The others do what the first tells them, and write nothing.
+        if is_first():
+            _lead(run, until, again)
+        else:
+            _follow(run, until)
+    return run
+
+
+def _lead(run: Run, until: str, again: bool) -> None:
     with _alone(run.folder):
-        save_settings(settings, run.folder / "settings.yaml")
+        save_settings(run.settings, run.folder / "settings.yaml")
         (run.folder / "done").mkdir(exist_ok=True)
         fingerprint = ""
-        for step in STEPS:
-            fingerprint = _fingerprint(step, settings, fingerprint)
+        for step in _steps(until):
+            fingerprint = _fingerprint(step, run.settings, fingerprint)
             marker = run.folder / "done" / f"{step.name}.json"
             done = _read_marker(marker)
-            if done != fingerprint or (again and step.name == until):
+            wanted = done != fingerprint or (again and step.name == until)
+            if wanted:
                 _undo(run, step)
                 if done != fingerprint:
                     _start_clean(run, step, fingerprint)
+            as_the_first({"wanted": wanted})
+            if wanted:
                 log.info("%s …", step.name)
                 step.work(run)
                 write_json(marker, {"fingerprint": fingerprint})
             else:
                 log.info("%s: done before", step.name)
-            if step.name == until:
-                break
-    return run
+        wait_for_all()
+
+
+def _follow(run: Run, until: str) -> None:
+    for step in _steps(until):
+        if as_the_first({"wanted": 0.0})["wanted"] and step.shared:
+            step.work(run)
+    wait_for_all()
+
+
+def _steps(until: str) -> tuple[Step, ...]:
+    """The steps up to `until`."""
+    return STEPS[: [step.name for step in STEPS].index(until) + 1]
 
 
 def _undo(run: Run, first: Step) -> None:
@@ -144,7 +172,7 @@ def _fingerprint(step: Step, settings: Settings, before: str) -> str:
 
 # Keys that came later, with what was always done before: left out of a fingerprint where they ask for just that, so
 # that older runs stay valid.
-_STAGE = {"freeze": "none", "freeze_blocks": 0, "layer_decay": 1.0}
+_STAGE = {"freeze": "none", "freeze_blocks": 0, "layer_decay": 1.0, "accumulate": 1, "patience": 0}
 _ADDED: dict[str, dict[str, object]] = {
     "data": {"note": "indication"},
     "network.note": {"mask_findings": False, "window": None, "stride": None, "max_windows": 4},

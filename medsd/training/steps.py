@@ -30,6 +30,7 @@ from medsd.training import publish as publishing
 from medsd.training import self_training
 from medsd.training.across import read_sentences
 from medsd.training.checkpoints import load_checkpoint, restore_model, save_checkpoint
+from medsd.training.distributed import is_first, wait_for_all
 from medsd.training.engine import StageResult, keep_freed_memory
 from medsd.training.folder import Run
 from medsd.training.loaders import StudyArrays
@@ -48,8 +49,9 @@ def prepare(run: Run) -> None:
 
 def pretrain(run: Run) -> None:
     """SD pretraining from the settings' initial weights; before it, the tokenizer of the notes."""
-    if run.settings.network.note is not None:
+    if run.settings.network.note is not None and is_first():
         preparing.write_tokenizer(run.settings, Manifest.read(run.manifest), run.tokenizer)
+    wait_for_all()
     manifest, arrays = _data(run)
     model = _model(run.settings)
     rows = self_training.labelled_rows(arrays.labels, manifest.rows("train"))
@@ -71,6 +73,8 @@ def finetune(run: Run) -> None:
     rounds = self_training.self_train(run.settings, model, arrays, train, validation, run.folder, result)
     for number, each in enumerate(rounds, start=1):
         _note_history(run, f"round {number}", each)
+    if not is_first():
+        return
     save_checkpoint(run.model, {"model": model.state_dict()}, {"epoch": result.best_epoch})
     _save_outputs(run, model, arrays)
 
@@ -215,6 +219,8 @@ def _save_outputs(run: Run, model: StudyModel, arrays: StudyArrays) -> None:
 
 
 def _note_history(run: Run, stage: str, result: StageResult) -> None:
+    if not is_first():
+        return
     path = run.folder / "history.json"
     history: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     epochs = [{name: None if np.isnan(value) else value for name, value in e.items()} for e in result.history]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +18,17 @@ from medsd.cases.index import CaseIndex
 from medsd.errors import BundleError, DataError
 from medsd.inference.predict import Predictor
 from medsd.privacy import KeyedHasher
-from medsd.settings import load_settings
+from medsd.settings import load_settings, save_settings
 from medsd.studies.manifest import Manifest
 from medsd.studies.protect import protect
 from medsd.training import run as running
+from medsd.training.checkpoints import load_checkpoint
 from medsd.training.folder import Run
 from medsd.training.publish import check_protected
 from medsd.training.run import run_steps
 from tests.training.conftest import small_settings
+
+STEPS_OF_AN_EPOCH = 5  # 42 of 60 phantoms train, 8 in a batch
 
 
 def test_a_run_leaves_a_bundle_that_opens_with_all_that_belongs_to_it(finished: Run) -> None:
@@ -105,29 +106,52 @@ def test_a_second_process_is_kept_out(finished: Run) -> None:
         run_steps(finished.settings)
 
 
-def test_a_run_killed_in_the_middle_ends_with_the_same_numbers(finished: Run, tmp_path: Path) -> None:
-    """SIGKILL after the first epoch of pretraining; the resumed run must agree to the last bit."""
-    shutil.copytree(finished.folder.parent.parent / "studies", tmp_path / "studies")
-    settings = small_settings(tmp_path)
-    code = (
-        "import sys; from medsd.settings import load_settings; from medsd.training.run import run_steps;"
-        "run_steps(load_settings(sys.argv[1]), 'finetune')"
-    )
-    from medsd.settings import save_settings
+MORTAL = """
+import os, signal, sys
+from medsd.settings import load_settings
+from medsd.training.engine import Stage
+from medsd.training.run import run_steps
 
+config, stage, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
+take = Stage._step
+
+def step(self, engine, batch):
+    if self.name == stage and engine.state.iteration == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return take(self, engine, batch)
+
+Stage._step = step
+run_steps(load_settings(config), "finetune")
+"""
+
+
+def _run_until_killed(config: Path, stage: str, step: int) -> None:
+    """A process that trains, and dies by SIGKILL where the stage would take the step, from 1."""
+    command = [sys.executable, "-c", MORTAL, str(config), stage, str(step)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_a_run_killed_at_random_steps_ends_with_the_same_weights_to_the_last_bit(finished: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder.parent.parent / "studies", tmp_path / "studies")
+    settings = small_settings(tmp_path, "training.checkpoint_every=0.000001", "training.workers=1")
     save_settings(settings, tmp_path / "phantom.yaml")
     assert load_settings(tmp_path / "phantom.yaml") == settings
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "phantom.yaml")], stderr=subprocess.DEVNULL)
-    checkpoint, limit = settings.run_folder / "pretrain.safetensors", time.monotonic() + 240
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert checkpoint.exists() and not (settings.run_folder / "done" / "finetune.json").exists()
+    rng, folder = np.random.default_rng(), settings.run_folder
+    for stage in ("pretrain", "finetune"):
+        step = int(rng.integers(2, 2 * STEPS_OF_AN_EPOCH + 1))
+        _run_until_killed(tmp_path / "phantom.yaml", stage, step)
+        meta = load_checkpoint(folder / f"{stage}.safetensors").meta
+        assert len(meta["history"]) * STEPS_OF_AN_EPOCH + meta["done"] == step - 1
+        assert not (folder / "done" / f"{stage}.json").exists()
     resumed = run_steps(settings, "finetune")
-    expected = load_file(finished.outputs)
-    for name, values in load_file(resumed.outputs).items():
-        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+    for name in ("pretrain", "finetune", "model", "outputs"):
+        expected = load_file(finished.folder / f"{name}.safetensors")
+        for key, values in load_file(resumed.folder / f"{name}.safetensors").items():
+            np.testing.assert_array_equal(values, expected[key], err_msg=f"{name}: {key}")
+    for stage in ("pretrain", "finetune"):
+        one, other = (load_checkpoint(run.folder / f"{stage}.safetensors").meta for run in (finished, resumed))
+        assert one["history"] == other["history"]
 
 
 def test_films_that_cannot_be_used_are_listed_with_a_reason(tmp_path: Path) -> None:
