@@ -140,3 +140,32 @@ def test_a_run_without_labels_is_refused() -> None:
 
     with pytest.raises(DataError, match="no training study has a known finding"):
         labelled_rows(np.full((3, 2), NAN, np.float32), np.arange(3))
+
+
+def test_a_run_labels_its_unlabelled_studies_keeps_the_manifest_and_suggests_among_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from medsd.studies.manifest import Manifest
+    from medsd.training.pool import suggest_studies
+    from medsd.training.run import run_steps
+    from tests.training.conftest import small_settings
+
+    monkeypatch.setenv("MEDSD_KEY", "a key for the tests of medsd")
+    more = ("network.note=null", "training.pretrain.epochs=1", "training.finetune.epochs=1")
+    settings = small_settings(tmp_path, *more, "training.pseudo_labels.rounds=1", "training.pseudo_labels.few=1")
+    run = run_steps(settings, "prepare")
+    manifest = Manifest.read(run.manifest)
+    unlabelled = manifest.rows("train")[::2]
+    table = manifest.table.copy()
+    table.loc[unlabelled, list(manifest.findings)] = np.nan
+    replace(manifest, table=table).write(run.manifest)
+    run_steps(settings, "calibrate")
+    assert (run.folder / "rounds" / "1" / "finetune.safetensors").is_file()
+    assert "round 1" in (run.folder / "history.json").read_text()
+    assert not is_labelled(Manifest.read(run.manifest).labels[unlabelled]).any()
+    told = suggest_studies(settings, tmp_path / "next.csv", count=3)
+    assert told.suggested == 3 and told.pool <= len(unlabelled)
+    run_steps(small_settings(tmp_path, *more), "finetune")  # without rounds: nothing of them is left
+    assert not (run.folder / "rounds").exists()
