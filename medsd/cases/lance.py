@@ -22,7 +22,7 @@ import numpy as np
 
 from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter, FloatArray, Hit, IndexDescription
 from medsd.cases.exact import Positions, Snapshot, nearest_distinct
-from medsd.cases.rows import BLOCK, KEYS, MEDIA, batches, matrix, read_description, schema
+from medsd.cases.rows import BLOCK, KEYS, MEDIA, batches, label_matrix, matrix, read_description, schema
 from medsd.errors import BundleError, DataError
 from medsd.findings import FindingSet
 
@@ -266,7 +266,7 @@ class LanceStore:
         kept = nearest_distinct(find, k)
         rows = rows.take(kept)
         vectors = matrix(rows["embedding"], self.description.embedding_size)
-        labels = matrix(rows["labels"], len(self._findings))
+        labels = label_matrix(rows["labels"], len(self._findings))
         fields = rows.select([*KEYS, *FILTER_COLUMNS, *MEDIA]).to_pylist()
         cases = [
             Case(labels=row, findings=self._findings.decode(row), **values)
@@ -324,7 +324,7 @@ def _load(pinned: Any, state: Hashable, description: IndexDescription, memory_li
         state,
         rows["_rowid"].to_numpy(),
         matrix(rows["embedding"], size) if in_memory else None,
-        matrix(rows["labels"], len(description.findings)),
+        label_matrix(rows["labels"], len(description.findings)),
         {name: rows[name].combine_chunks() for name in KEYS},
         {name: _dictionary(rows[name]) for name in FILTER_COLUMNS},
     )

@@ -20,6 +20,7 @@ METADATA = b"medsd"  # of the schema: the description as JSON
 BLOCK = 1024  # cases to a record batch
 KEYS = ("study_key", "patient_key", "split")
 MEDIA = ("thumbnail", "note_excerpt")
+_UNKNOWN = -1.0  # how a label that is NaN is kept: LanceDB takes a long list of numbers for a vector and refuses NaN
 
 
 def describe(
@@ -61,7 +62,7 @@ def batches(cases: Iterable[Case], embeddings: FloatArray, description: IndexDes
 def _column(field: Any, block: Sequence[Case], vectors: FloatArray, labels: FloatArray) -> Any:
     import pyarrow as pa
 
-    values = {"embedding": vectors, "labels": labels}.get(field.name)
+    values = {"embedding": vectors, "labels": np.nan_to_num(labels, nan=_UNKNOWN)}.get(field.name)
     if values is not None:
         return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=field.type)
     return pa.array([getattr(case, field.name) for case in block], field.type)
@@ -106,6 +107,12 @@ def matrix(column: Any, width: int) -> FloatArray:
     """A column of fixed-size lists as (N, width)."""
     values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return values.reshape(len(column), width)
+
+
+def label_matrix(column: Any, width: int) -> FloatArray:
+    """The labels as (N, width): 1, 0, NaN for unknown, which older indexes hold as NaN itself."""
+    labels = matrix(column, width)
+    return np.where(labels == _UNKNOWN, np.float32(np.nan), labels)
 
 
 def read_description(metadata: dict[bytes, bytes] | None, uri: str) -> IndexDescription:

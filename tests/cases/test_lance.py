@@ -15,6 +15,7 @@ import pytest
 from medsd.cases import lance
 from medsd.cases.index import Case, CaseIndex, create_index
 from medsd.errors import BundleError, DataError
+from medsd.findings import finding_set
 from tests.cases.conftest import MODEL, N
 
 CANARY = "canary-7f31c9"
@@ -46,6 +47,20 @@ def test_a_removed_patient_leaves_no_byte_in_any_file(tmp_path, cases, embedding
     assert len(index) == N
     assert "canarystudy" not in index.table()["study_key"].tolist()
     assert {hit.case.study_key for hit in index.nearest(vectors[60], 200)} == {case.study_key for case in cases}
+
+
+def test_unknown_labels_of_many_findings_are_kept_as_unknown(tmp_path, embeddings):
+    """LanceDB takes ten numbers or more for a vector, in which it refuses NaN."""
+    findings = finding_set("nih14")
+    labels = np.random.default_rng(3).choice([0, 1, np.nan], (N, len(findings))).astype(np.float32)
+    stored = [Case(f"s{row:03d}", f"p{row:03d}", each) for row, each in enumerate(labels)]
+    index = create_index(tmp_path / "c", stored[:60], embeddings[:60], model_sha256=MODEL, findings=findings)
+    index.add(stored[60:], embeddings[60:])
+    index.remove_patient("p005")
+    table = index.table().set_index("study_key").sort_index()
+    np.testing.assert_array_equal(table[list(findings)].to_numpy(), np.delete(labels, 5, axis=0))
+    (hit,) = index.nearest(embeddings[7], 1)
+    np.testing.assert_array_equal(hit.case.labels, labels[7])
 
 
 def test_an_added_and_removed_patient_leaves_no_byte_either(index, tmp_path, findings):
