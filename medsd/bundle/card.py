@@ -321,7 +321,9 @@ def _limits(d: layout.Description, r: EvaluationReport) -> str:
     ]
     if d.synthetic:
         limits.insert(0, "Synthetic: learned from and measured on phantoms only.")
-    if few:
+    if few and len(few) == len(r.findings):
+        limits.insert(0, "No finding has enough test cases: nothing is known of how well this model reads.")
+    elif few:
         limits.append(f"Too few test cases to tell: {', '.join(few)}.")
     if silent:
         limits.append(f"Never called present or absent, for want of validation cases: {', '.join(silent)}.")
