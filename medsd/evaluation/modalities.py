@@ -252,10 +252,11 @@ def score_sentences(
             taken = np.clip(k - (np.cumsum(drawn, 1) - drawn), 0, drawn)  # an image drawn twice takes two places
             found[:, column] = _ratio(taken @ has, taken.sum(1))
             chance[:, column] = _ratio(drawn @ has, drawn.sum(1))
-        return np.column_stack([found.mean(1), (found - chance).mean(1), found])
+        return np.column_stack([(found - chance).mean(1), found.mean(1), found])
 
     drawn = Resamples.draw(patients, settings.bootstrap, seed)
-    mean, gain, *each = bootstrap(statistic, drawn, settings.confidence)
+    gain, *_ = bootstrap(statistic, drawn, settings.confidence)
+    mean, *each = bootstrap(lambda weights: statistic(weights)[:, 1:], drawn, settings.confidence, bounds=(0, 1))
     return SentencesReport(
         k=k,
         images=len(images),

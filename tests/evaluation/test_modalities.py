@@ -96,3 +96,9 @@ def test_an_image_whose_label_is_unknown_is_not_looked_at() -> None:
     found = score_sentences(FINDINGS, -np.eye(2), images, target, study.patients, SETTINGS)
     assert found.findings[0].precision.value == 0
     assert found.findings[0].at_random == pytest.approx(np.nanmean(target[:, 0]))
+
+
+def test_intervals_of_a_precision_stay_within_0_and_1() -> None:
+    study = readings(1, 1)
+    found = score_sentences(FINDINGS, np.eye(2), 2.0 * study.target - 1, study.target, study.patients, SETTINGS)
+    assert all(each.precision.high <= 1 and each.precision.low >= 0 for each in found.findings)
