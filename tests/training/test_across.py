@@ -17,6 +17,8 @@ from medsd.training.run import run_steps
 from medsd.training.sentences import FORMS, sentences_of
 from tests.training.conftest import small_settings
 
+MODELS = Path(__file__).resolve().parents[2] / "models"
+
 
 def test_the_plain_title_is_the_first_sentence_of_a_finding() -> None:
     findings = finding_set("phantom8")
@@ -60,3 +62,11 @@ def test_a_run_with_it_reports_sentences_and_modalities(tmp_path: Path, monkeypa
 def test_it_needs_both_modalities(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="contrasts images with notes"):
         small_settings(tmp_path, "loss.cross_modal_weight=1", "network.image=null")
+
+
+def test_a_sentence_finds_films_of_the_shipped_phantom_better_than_chance() -> None:
+    path = MODELS / "phantom" / MODALITIES
+    if not path.exists():
+        pytest.skip("models/phantom was trained without loss.cross_modal_weight")
+    sentences = ModalityReport.read(path).sentences
+    assert sentences is not None and sentences.gain_over_random.low > 0.2
