@@ -114,6 +114,13 @@ class FinetuneSettings(StageSettings):
     """Fine-tuning."""
 
     objective: ObjectiveSettings = ObjectiveSettings()
+    modality_weight: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="of the classification term of image and note each read alone, beside that of the study: a fused "
+        "model keeps up with one of images where a note is missing",
+    )
     views: Literal[1, 2] = Field(
         1,
         description="of each study; 2 with pretrain.epochs: 0 and sd_weight: 1 is joint training from the start",

@@ -17,6 +17,7 @@ from medsd.sd.crossmodal import CrossModalLoss
 from medsd.sd.losses import ContrastiveLoss
 from medsd.training.engine import Loss
 from medsd.training.loaders import Batch, Sentences
+from medsd.training.objectives import Objective
 
 
 def with_contrast_across(keep: Loss, criterion: ContrastiveLoss, weight: float, sentences: Sentences | None) -> Loss:
@@ -41,8 +42,32 @@ def with_contrast_across(keep: Loss, criterion: ContrastiveLoss, weight: float, 
         total = crossed.to(images.device)(images, notes.float(), labels, has_note, has_image)
         if sentences is not None:
             spoken, named = _read_some(model, sentences)
-            total = (total + crossed(images, spoken, labels, has_image=has_image, note_labels=named)) / 2
+            # Cases are indexed with image and note joined, so sentences meet both: images alone, and whole studies.
+            found = crossed(images, spoken, labels, has_image=has_image, note_labels=named)
+            found = found + crossed(outputs.features.float(), spoken, labels, note_labels=named)
+            total = (total + found / 2) / 2
         return keep(model, outputs, batch) + weight * total
+
+    return loss
+
+
+def with_each_modality(whole: Loss, objective: Objective, weight: float) -> Loss:
+    """`whole` plus `weight` times the mean of `objective` over image and note, each read alone; where a model has one
+    modality, or the weight is 0, `whole` itself. It costs no pass: the classifier is linear."""
+    if not weight:
+        return whole
+
+    def loss(model: StudyModel, outputs: Outputs, batch: Batch) -> Tensor:
+        total, given = whole(model, outputs, batch), batch.inputs
+        if outputs.image_features is None or outputs.note_features is None:
+            return total
+        parts = ((outputs.image_features, given.has_image), (outputs.note_features, given.has_note))
+        for features, present in parts:
+            assert present is not None, "a model with both is told which are there"
+            labels = batch.labels.to(features.device)
+            known = labels.masked_fill(present.to(features.device)[:, None] == 0, torch.nan)
+            total = total + weight / 2 * objective(model.classifier(model.dropout(features)).float(), known)
+        return total
 
     return loss
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from medsd.evaluation.metrics import auroc, macro
 from medsd.networks.fusion import Outputs, StudyModel
 from medsd.settings import Settings
+from medsd.training.across import with_each_modality
 from medsd.training.augment import sample_seed
 from medsd.training.engine import Loss, Stage, StageResult
 from medsd.training.layers import freeze
@@ -59,6 +60,7 @@ def finetune(
 
     torch.manual_seed(seed)
     loss = classify_and_keep(objective, stage.sd_weight, contrast(settings.loss, known, arrays.sentences))
+    loss = with_each_modality(loss, objective, stage.modality_weight)
     return Stage(
         "finetune",
         model,

@@ -179,7 +179,12 @@ _ADDED: dict[str, dict[str, object]] = {
     "loss": {"finding_weights": "none", "finding_power": 0.5, "negatives": "known", "cross_modal_weight": 0.0},
     "training.pretrain": _STAGE,
     "training.pseudo_labels": PseudoLabelSettings().model_dump(mode="json"),
-    "training.finetune": {**_STAGE, "views": 1, "objective": ObjectiveSettings().model_dump(mode="json")},
+    "training.finetune": {
+        **_STAGE,
+        "views": 1,
+        "modality_weight": 0.0,
+        "objective": ObjectiveSettings().model_dump(mode="json"),
+    },
 }
 
 

@@ -11,12 +11,19 @@ from safetensors.numpy import load_file
 from medsd.errors import SettingsError
 from medsd.evaluation.modalities import MODALITIES, ModalityReport
 from medsd.findings import finding_set
+from medsd.networks.fusion import Inputs, Outputs, StudyModel
+from medsd.networks.note import note_tokenizer
 from medsd.sd import SDLoss
 from medsd.sd.crossmodal import CrossModalLoss
+from medsd.settings import NetworkSettings, NoteSettings
+from medsd.training.across import with_each_modality
+from medsd.training.loaders import Batch
+from medsd.training.objectives import masked_cross_entropy
 from medsd.training.run import run_steps
 from medsd.training.sentences import FORMS, sentences_of
 from tests.training.conftest import small_settings
 
+NOTE = NoteSettings(layers=1, hidden=16, max_tokens=12, vocabulary_size=100)
 MODELS = Path(__file__).resolve().parents[2] / "models"
 
 
@@ -57,6 +64,24 @@ def test_a_run_with_it_reports_sentences_and_modalities(tmp_path: Path, monkeypa
     report = ModalityReport.read(run.folder / MODALITIES)
     assert report.sentences is not None and report.note_to_image is not None
     assert "effusion" in run.tokenizer.read_text(encoding="utf-8")
+
+
+def test_each_modality_read_alone_is_trained_where_it_is_there() -> None:
+    torch.manual_seed(0)
+    model = StudyModel(
+        NetworkSettings(image=None, note=NOTE, embedding=16), 3, 64, note_tokenizer(NOTE, ["cough"])
+    ).eval()
+    image, note = torch.randn(4, 16), torch.randn(4, 16)
+    labels, has_image = torch.ones(4, 3), torch.tensor([1.0, 1.0, 0.0, 0.0])
+    outputs = Outputs(torch.zeros(4, 3), image, None, image, note)
+    batch = Batch(Inputs(None, has_image=has_image, has_note=torch.ones(4)), labels, torch.arange(4))
+    whole = lambda model, outputs, batch: torch.tensor(0.0)  # noqa: E731
+    loss = with_each_modality(whole, masked_cross_entropy, 2.0)(model, outputs, batch)
+    expected = masked_cross_entropy(model.classifier(image[:2]), labels[:2]) + masked_cross_entropy(
+        model.classifier(note), labels
+    )
+    torch.testing.assert_close(loss, expected)
+    assert with_each_modality(whole, masked_cross_entropy, 0.0) is whole
 
 
 def test_it_needs_both_modalities(tmp_path: Path) -> None:
