@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,6 +130,7 @@ class Stage:
         return len(self.history) >= self.settings.epochs or bool(0 < self.settings.patience <= since)
 
     def _train(self) -> None:
+        give_back_freed_memory()
         start = len(self.history) * len(self.batches) + self.done
         engine = SupervisedTrainer(
             device=self.device,
@@ -286,6 +287,12 @@ def keep_freed_memory() -> None:
         return
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def give_back_freed_memory() -> None:
+    """Give back what an earlier stage freed, before loaders fork: they would go on holding it when it is used again."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def pick_device(wanted: str) -> torch.device:
