@@ -36,7 +36,9 @@ def test_only_preparing_depends_on_the_gate() -> None:
 def test_a_run_of_before_there_was_a_gate_stays_valid() -> None:
     settings = load_settings(CONFIG)
     tree, step = settings.model_dump(mode="json"), STEPS[0]
-    text = json.dumps([step.name, [tree[key] for key in step.depends if key not in ("gate", "reads")], "before"], sort_keys=True)
+    text = json.dumps(
+        [step.name, [tree[key] for key in step.depends if key not in ("gate", "reads")], "before"], sort_keys=True
+    )
     assert fingerprints(settings)[0] == hashlib.sha256(text.encode()).hexdigest()
 
 
