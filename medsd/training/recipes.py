@@ -93,7 +93,7 @@ def compare_recipes(config: Path, overrides: Sequence[str] = ()) -> Path:
     settings = load_as(RecipesSettings, config, own)
     everyone = [each for each in overrides if each not in own]
     runs = {
-        (arm, seed): _settings_of(config, settings, everyone, arm, seed)
+        (arm, seed): settings_of(config, settings, everyone, arm, seed)
         for arm in settings.arms
         for seed in settings.seeds
     }
@@ -103,7 +103,8 @@ def compare_recipes(config: Path, overrides: Sequence[str] = ()) -> Path:
     return write_report(settings, trained, few, exact_command(config, overrides))
 
 
-def _settings_of(config: Path, settings: RecipesSettings, everyone: Sequence[str], arm: str, seed: int) -> Settings:
+def settings_of(config: Path, settings: RecipesSettings, everyone: Sequence[str], arm: str, seed: int) -> Settings:
+    """The settings of one arm with one seed; `everyone` is laid over the base for all arms."""
     place = [f"name={arm}-seed{seed}", f"output={json.dumps(str(settings.folder))}", f"seed={seed}"]
     laid = [*settings.common, *everyone, *settings.arms[arm], *place, "training.threads=1", "training.workers=0"]
     try:

@@ -286,6 +286,7 @@ def test_a_hub_that_is_not_there_is_said_in_seconds(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # the app sets it before it imports Gradio
     started = time.monotonic()
     with pytest.raises(DependencyError, match=r"^hub:nobody/nothing: is not in the local cache.*does not answer"):
         _load(_encoder("resnet18", 0), "resnet18", "hub:nobody/nothing")

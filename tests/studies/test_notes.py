@@ -99,7 +99,8 @@ def test_every_vocabulary_can_be_masked(key: str) -> None:
     for finding in findings.findings:
         words = " ".join(reversed(finding.title.lower().split(", ")))  # MeSH: «Tube, Inserted»
         assert "___" in mask_findings(f"Query {words} today.", findings), finding.name
-    assert mask_findings("Productive cough for a week, no fever.", findings) == "Productive cough for a week, no fever."
+    harmless = "Known here since last week, no allergies."
+    assert mask_findings(harmless, findings) == harmless
 
 
 def test_findings_of_a_set_without_phrase_lists_are_masked_in_singular_and_plural() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from medsd.errors import SettingsError
-from medsd.training.recipes import compare_recipes
+from medsd.strict import load_as
+from medsd.training.recipes import RecipesSettings, compare_recipes, settings_of
 from medsd.training.recipes_report import Trained, patient_difference
 from tests.training.conftest import SMALL
 
@@ -44,6 +45,13 @@ def test_every_arm_is_trained_with_every_seed_and_a_second_call_trains_nothing(t
 def test_an_arm_that_does_not_fit_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"arm 'b': .*unknown key 'training.pretrain.epoch'"):
         compare_recipes(_config(tmp_path, "{sd: [], b: [training.pretrain.epoch=1]}"))
+
+
+@pytest.mark.parametrize("config", sorted((CONFIGS / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_comparison_of_recipes_loads_with_each_of_its_arms(config: Path) -> None:
+    settings = load_as(RecipesSettings, config)
+    for arm in settings.arms:
+        assert settings_of(config, settings, (), arm, seed=0).run_folder == settings.folder / f"{arm}-seed0"
 
 
 def test_the_reference_must_be_an_arm(tmp_path: Path) -> None:
