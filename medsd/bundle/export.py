@@ -53,11 +53,16 @@ class ServingModel(nn.Module):
         note_mask: Tensor | None = None,
         has_note: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Probabilities (B, F), logits (B, F), embedding (B, D) and, of a model of images, evidence (B, F, h, w)."""
+        """Probabilities (B, F), logits (B, F), embedding (B, D) and, of a model of images, evidence (B, F, h, w) and
+        regions (B, D, h, w).
+        """
         outputs = self.model(Inputs(pixels, has_image, note_ids, note_mask, has_note))
         probabilities = torch.sigmoid(self.slope * outputs.logits + self.intercept)
         said = (probabilities, outputs.logits, outputs.embedding)
-        return said if outputs.evidence is None else (*said, outputs.evidence)
+        if outputs.evidence is None or outputs.regions is None:
+            return said
+        length = outputs.features.norm(dim=1).clamp_min(1e-12)  # as F.normalize divides
+        return (*said, outputs.evidence, outputs.regions / length[:, None, None, None])
 
 
 def input_names(model: StudyModel) -> tuple[str, ...]:
@@ -69,7 +74,7 @@ def input_names(model: StudyModel) -> tuple[str, ...]:
 
 def output_names(model: StudyModel) -> tuple[str, ...]:
     """The graph's outputs for this model."""
-    return layout.OUTPUTS_NOTE if model.image is None else layout.OUTPUTS
+    return layout.OUTPUTS_NOTE if model.image is None else (*layout.OUTPUTS, *layout.OPTIONAL_OUTPUTS)
 
 
 def export_onnx(
@@ -120,7 +125,8 @@ def export_onnx(
 
 def _name_outputs(model: onnx.ModelProto) -> None:
     """Give the outputs their names. The exporter calls values inside the graph «embedding», too: those make way."""
-    names = {name: f"{name}_inner" for name in layout.OUTPUTS} | {_OWN + name: name for name in layout.OUTPUTS}
+    outputs = (*layout.OUTPUTS, *layout.OPTIONAL_OUTPUTS)
+    names = {name: f"{name}_inner" for name in outputs} | {_OWN + name: name for name in outputs}
     for node in model.graph.node:
         for values in (node.input, node.output):
             values[:] = [names.get(value, value) for value in values]

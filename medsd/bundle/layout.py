@@ -27,12 +27,14 @@ MODEL = "model.onnx"
 # The graph's inputs: pixels float32 [B,1,S,S] in 0…1 and, with a note encoder, has_image float32 [B], note_ids and
 # note_mask int64 [B,L], has_note float32 [B] (1 given, 0 missing); of a model of notes alone, note_ids and note_mask.
 # Its outputs: probabilities [B,F], logits [B,F], embedding [B,D] of unit length and, where it reads images, evidence
-# [B,F,h,w]; all float32.
+# [B,F,h,w]; all float32. A graph may also say regions [B,D,h,w]: its mean over h and w, with what the note adds, is the
+# embedding, so the product with another embedding says which places of the film make two studies alike.
 INPUTS_IMAGE = ("pixels",)
 INPUTS_NOTE = ("note_ids", "note_mask")
 INPUTS_FUSED = ("pixels", "has_image", "note_ids", "note_mask", "has_note")
 OUTPUTS = ("probabilities", "logits", "embedding", "evidence")
 OUTPUTS_NOTE = ("probabilities", "logits", "embedding")
+OPTIONAL_OUTPUTS = ("regions",)
 TOKENIZER = "tokenizer.json"
 OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"
 CASES = "cases"

@@ -187,6 +187,7 @@ class Predictor:
             calls=self._calls(values),
             embedding=outputs.embedding[row],
             evidence_maps=outputs.evidence[row] if study.film and outputs.evidence is not None else None,
+            regions=outputs.regions[row] if study.film and outputs.regions is not None else None,
         )
 
     def _judgement(self, film: Film | None, verdict: Verdict | None) -> tuple[Status, str, str]:

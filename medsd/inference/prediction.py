@@ -36,6 +36,8 @@ class Prediction:
         calls: present, absent or undecided, by finding.
         embedding: float32 (D,) of unit length.
         evidence_maps: float32 (F, h, w) in the model's grid; class activation, in logits, before pooling.
+        regions: float32 (D, h, w), what each place of the film adds to the embedding: it is their mean and the note's
+            part; None where there is no film, or the bundle's graph is older than this.
         out_of_distribution: the largest ratio of a score to its limit; above 1 the film is unlike the training films.
         pixel_spec: how the film became the model's square; `evidence` goes that way back.
         image: float32 (H, W) in 0…1, the film as it is shown; None for a note alone.
@@ -55,6 +57,7 @@ class Prediction:
     calls: Mapping[str, Call] = field(default_factory=dict)
     embedding: npt.NDArray[np.float32] | None = None
     evidence_maps: npt.NDArray[np.float32] | None = None
+    regions: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     out_of_distribution: float | None = None
     pixel_spec: PixelSpec | None = None
     image: npt.NDArray[np.float32] | None = field(default=None, repr=False)

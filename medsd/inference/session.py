@@ -48,12 +48,14 @@ class Outputs:
         logits: (B, F).
         embedding: (B, D) of unit length.
         evidence: (B, F, h, w) class activations; None of a model of notes alone.
+        regions: (B, D, h, w), what each place adds to the embedding (`layout`); None where the graph does not say it.
     """
 
     probabilities: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float32]
     embedding: npt.NDArray[np.float32]
     evidence: npt.NDArray[np.float32] | None = None
+    regions: npt.NDArray[np.float32] | None = None
 
 
 def cuda_driver_present() -> bool:
@@ -110,6 +112,8 @@ class ModelSession:
         if self.provider != CUDA:
             _report_missing_gpu(provider, wanted, require_gpu)
         _check_graph(self._session, bundle)
+        said = {entry.name for entry in self._session.get_outputs()}
+        self._names = [*bundle.description.outputs, *(name for name in layout.OPTIONAL_OUTPUTS if name in said)]
         self._warm_up()
 
     @property
@@ -121,7 +125,7 @@ class ModelSession:
         """Compute `feeds` (see `medsd.bundle.layout`), by device buffers where a GPU computes."""
         if self.provider == CUDA:
             return self.run_bound(feeds, "cuda")
-        return Outputs(*self._session.run(list(self.bundle.description.outputs), dict(feeds)))
+        return Outputs(**dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True)))
 
     def run_bound(self, feeds: Feeds, device: Literal["cuda", "cpu"]) -> Outputs:
         """Compute with inputs and outputs bound to `device`: one copy there, one copy back.
@@ -133,12 +137,12 @@ class ModelSession:
         for name, value in feeds.items():
             on_device = runtime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), device, 0)
             binding.bind_ortvalue_input(name, on_device)
-        for name in self.bundle.description.outputs:
+        for name in self._names:
             binding.bind_output(name, device)
         binding.synchronize_inputs()
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        return Outputs(*binding.copy_outputs_to_cpu())
+        return Outputs(**dict(zip(self._names, binding.copy_outputs_to_cpu(), strict=True)))
 
     def _warm_up(self) -> None:
         """Run one empty study: the first run allocates and picks kernels, and its shapes are checked."""
@@ -152,6 +156,8 @@ class ModelSession:
         }
         if description.evidence_grid is not None:
             expected["evidence"] = (1, count, *description.evidence_grid)
+            if outputs.regions is not None:
+                expected["regions"] = (1, description.embedding_size, *description.evidence_grid)
         for name, shape in expected.items():
             found = getattr(outputs, name).shape
             if found != shape:

@@ -52,6 +52,8 @@ class Outputs:
         evidence: (B, F, h, w), in logits; None of a model of notes alone.
         image_features, note_features: (B, D), what each modality says by itself; None where the model does not read it,
             of no meaning where a study lacks it.
+        regions: (B, D, h, w), what each place of the film adds to the features: `features` is its mean over the places,
+            plus the note's part; None of a model of notes alone.
     """
 
     logits: Tensor
@@ -59,6 +61,7 @@ class Outputs:
     evidence: Tensor | None = None
     image_features: Tensor | None = None
     note_features: Tensor | None = None
+    regions: Tensor | None = None
 
     @property
     def embedding(self) -> Tensor:
@@ -116,7 +119,8 @@ class StudyModel(nn.Module):
             share = (has_image / total).unsqueeze(1)  # (B, 1)
             features = share * image + (has_note / total).unsqueeze(1) * note
         evidence = F.conv2d(space, self.classifier.weight[:, :, None, None]) * share[:, :, None, None]
-        return Outputs(self.classifier(self.dropout(features)), features, evidence, image, note)
+        regions = space * share[:, :, None, None]
+        return Outputs(self.classifier(self.dropout(features)), features, evidence, image, note, regions)
 
     def project(self, features: Tensor) -> Tensor:
         """(B, D) → (B, projection), where the SD loss is taken; unit length is the loss's business."""
