@@ -4,7 +4,11 @@ Start at `metric_intervals`. A patient is drawn with all images, because images 
 A resample is a row of whole-number weights, so that every metric is one matrix product or one cumulated sum for all
 resamples at once; the tests hold the weighted metrics against scikit-learn's `sample_weight`. The interval is moved by
 the bootstrap's estimate of its own bias (ibid., chapter 10), without which calibration error and average precision,
-which rise when images are drawn twice, would have intervals beside their value.
+which rise when images are drawn twice, would have intervals beside their value. Its percentiles are expanded as a t
+interval is wider than a normal one (Hesterberg, The American Statistician 69, 2015), by the number of patients of the
+rarer class, without which few cases give intervals that cover too seldom; `tests/bench/bench_intervals.py` counts how
+often they do. The interval of the calibration error is that of the error which sets of this size show: by chance it is
+above that of the population, the more so the fewer cases a bin has.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
+from scipy.stats import norm, t
 
 from medsd.errors import DataError
 from medsd.evaluation.metrics import BINS, FloatArray, bin_of, checked, enough
@@ -99,6 +104,11 @@ class Resamples:
     def __len__(self) -> int:
         return len(self.counts)
 
+    @property
+    def patients(self) -> int:
+        """How many patients there are to draw from."""
+        return self.counts.shape[1]
+
     def blocks(self) -> Iterator[FloatArray]:
         """The weights of the images, (r, N) at a time, in the order of the resamples."""
         step = max(1, _BLOCK // max(1, self.patient_of.size))
@@ -125,7 +135,28 @@ def bootstrap(
     """
     value = statistic(np.ones((1, resamples.patient_of.size)))[0]
     samples = np.concatenate([statistic(weights) for weights in resamples.blocks()])
-    return tuple(_interval(value[k], samples[:, k], confidence, bounds) for k in range(value.size))
+    share = expanded(confidence, resamples.patients)
+    return tuple(_interval(value[k], samples[:, k], share, bounds) for k in range(value.size))
+
+
+def expanded(confidence: float, cases: int) -> float:
+    """The share between the percentiles of a bootstrap that makes an interval of `confidence` from so many cases.
+
+    2 Φ(√(n / (n − 1)) t) − 1 with t the quantile of Student's distribution with n − 1 degrees of freedom (Hesterberg
+    2015, section 3.3); two cases at least.
+
+    >>> round(expanded(0.95, 10), 3), round(expanded(0.95, 1000), 3)
+    (0.983, 0.95)
+    """
+    n = max(cases, 2)
+    return float(2 * norm.cdf(np.sqrt(n / (n - 1)) * t.ppf((1 + confidence) / 2, n - 1)) - 1)
+
+
+def rarer_patients(target: FloatArray, patient_of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How many patients have positives of each finding, or have negatives, whichever are fewer (F,)."""
+    return np.array(
+        [min(len(np.unique(patient_of[target[:, f] == label])) for label in (0, 1)) for f in range(target.shape[1])]
+    )
 
 
 def metric_intervals(
@@ -164,7 +195,8 @@ def metric_intervals(
     def statistic(weights: FloatArray) -> dict[str, FloatArray]:
         return weighted_metrics(target, probs, weights, thresholds=limits, bins=bins)
 
-    return _summaries(statistic, drawn, enough(target, few), confidence, _number(limits), (0, 1))
+    shares = _shares(target, drawn, confidence)
+    return _summaries(statistic, drawn, enough(target, few), shares, _number(limits), (0, 1))
 
 
 def paired_difference(
@@ -197,7 +229,8 @@ def paired_difference(
         second = weighted_metrics(target, other, weights, thresholds=other_limits, bins=bins)
         return {name: first[name] - second[name] for name in first if name in second}
 
-    return _summaries(statistic, drawn, enough(target, few), confidence, _number(limits), (-1, 1))
+    shares = _shares(target, drawn, confidence)
+    return _summaries(statistic, drawn, enough(target, few), shares, _number(limits), (-1, 1))
 
 
 def weighted_metrics(
@@ -301,7 +334,7 @@ def _summaries(
     statistic: Callable[[FloatArray], dict[str, FloatArray]],
     resamples: Resamples,
     told: npt.NDArray[np.bool_],
-    confidence: float,
+    shares: FloatArray,
     called: int,
     bounds: tuple[float, float],
 ) -> dict[str, MetricIntervals]:
@@ -311,28 +344,43 @@ def _summaries(
     for name, of_set in value.items():
         samples = np.concatenate([block[name] for block in blocks])
         if name == "micro_f1":
-            only = _interval(of_set[0], samples[:, 0], confidence, bounds)
+            only = _interval(of_set[0], samples[:, 0], _widest(shares, told), bounds)
             result[name] = MetricIntervals(findings=(), macro=only, over=called)
         else:
-            result[name] = _summary(np.where(told, of_set, np.nan), samples, confidence, bounds)
+            result[name] = _summary(np.where(told, of_set, np.nan), samples, shares, bounds)
     return result
 
 
-def _summary(value: FloatArray, samples: FloatArray, confidence: float, bounds: tuple[float, float]) -> MetricIntervals:
-    """Intervals of each finding and of the mean over those that have a value in the set itself."""
-    findings = tuple(_interval(value[f], samples[:, f], confidence, bounds) for f in range(value.size))
+def _shares(target: FloatArray, resamples: Resamples, confidence: float) -> FloatArray:
+    """The expanded share of each finding (F,)."""
+    return np.array([expanded(confidence, int(n)) for n in rarer_patients(target, resamples.patient_of)])
+
+
+def _summary(
+    value: FloatArray, samples: FloatArray, shares: FloatArray, bounds: tuple[float, float]
+) -> MetricIntervals:
+    """Intervals of each finding and of the mean over those that have a value in the set itself.
+
+    The mean is expanded like the rarest finding in it, which its spread hangs on the most.
+    """
+    findings = tuple(_interval(value[f], samples[:, f], shares[f], bounds) for f in range(value.size))
     of_mean = samples[:, ~np.isnan(value)]
     over = of_mean.shape[1]
     if over == 0:
         return MetricIntervals(findings=findings, macro=Interval(), over=0)
     defined = ~np.isnan(of_mean)
     means = _where(np.asarray(defined.any(1)), np.where(defined, of_mean, 0).sum(1), defined.sum(1))
-    macro = _interval(float(np.nanmean(value)), means, confidence, bounds)
+    macro = _interval(float(np.nanmean(value)), means, float(shares[~np.isnan(value)].max()), bounds)
     incomplete = int((~defined.all(1)).sum())
     return MetricIntervals(findings=findings, macro=macro.model_copy(update={"undefined": incomplete}), over=over)
 
 
-def _interval(value: float, samples: FloatArray, confidence: float, bounds: tuple[float, float]) -> Interval:
+def _widest(shares: FloatArray, told: npt.NDArray[np.bool_]) -> float:
+    """The share for a figure over all findings: of the rarest that can be told, of the most frequent where none can."""
+    return float(shares[told].max() if told.any() else shares.min())
+
+
+def _interval(value: float, samples: FloatArray, share: float, bounds: tuple[float, float]) -> Interval:
     if np.isnan(value):
         return Interval()
     defined = samples[~np.isnan(samples)]
@@ -340,7 +388,7 @@ def _interval(value: float, samples: FloatArray, confidence: float, bounds: tupl
     if 2 * defined.size < samples.size or defined.size == 0:
         return Interval(value=float(value), undefined=undefined)
     bias = defined.mean() - value
-    low, high = np.clip(np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2]) - bias, *bounds)
+    low, high = np.clip(np.quantile(defined, [(1 - share) / 2, (1 + share) / 2]) - bias, *bounds)
     return Interval(value=float(value), low=float(low), high=float(high), undefined=undefined)
 
 
