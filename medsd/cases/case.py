@@ -1,24 +1,22 @@
 """What stands in the case index: one earlier study (`Case`), and how it resembles the one at hand (`SimilarCase`).
 
-`CaseFilter` narrows a search; `IndexDescription` is what an index says of itself. All of it is plain data without a
-patient's identity: keys are keyed hashes, ages are decades.
+`CaseFilter` narrows a search. All of it is plain data without a patient's identity: keys are keyed hashes, ages are
+decades.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from medsd.bundle.layout import Described, FindingEntry
+from medsd.cases.described import RelationWord
 from medsd.errors import DataError
-from medsd.findings import Finding, FindingSet
+from medsd.findings import FindingSet
 
-RelationWord = Literal["equal", "overlap", "superset", "subset", "disjoint", "undetermined"]
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -63,6 +61,11 @@ class SimilarCase:
         shared: S∩T, extra: T∖S (in the case only), missing: S∖T (predicted only); names, in the finding set's order.
         k_s: K_s = |S∩T| / |S| over the probabilities as soft labels, 0…1.
         k_d: K_d = 1 / (1 + |T∖S|) over the probabilities, 0…1.
+        percentile: how many percent of training pairs of this relation are less alike (`SimilarityScale`), 0…100; None
+            where the index does not say.
+        chances: how likely each relation is over the probabilities, were the findings independent; sums to 1, empty
+            where there are no probabilities.
+        embedding: (D,) of the case, for maps of the likeness.
     """
 
     case: Case
@@ -73,6 +76,9 @@ class SimilarCase:
     missing: tuple[str, ...]
     k_s: float
     k_d: float
+    percentile: float | None = None
+    chances: Mapping[RelationWord, float] = field(default_factory=dict)
+    embedding: FloatArray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -126,34 +132,6 @@ class CaseFilter:
                 if value not in vocabulary[column]:
                     known = ", ".join(filter(None, vocabulary[column])) or "none"
                     raise DataError(f"filter: {column} '{value}' is in no case of this index; it has {known}")
-
-
-class IndexDescription(Described):
-    """What an index says of itself; it travels in the table's schema metadata.
-
-    Attributes:
-        schema_version: of the table's layout.
-        model_sha256: of the model.onnx that made the embeddings.
-        model: name and version of that bundle, for people.
-        finding_set, findings: the vocabulary of `Case.labels`, in order.
-        embedding_size: D.
-        created: UTC, ISO 8601.
-        public: keys are made with the bundle's name (`medsd.privacy.public_hasher`), not with a site's secret.
-    """
-
-    schema_version: int
-    model_sha256: str
-    model: str = ""
-    finding_set: str
-    findings: tuple[FindingEntry, ...]
-    embedding_size: int
-    created: str
-    public: bool = False
-
-    @property
-    def vocabulary(self) -> FindingSet:
-        """The findings as a `FindingSet`."""
-        return FindingSet(self.finding_set, tuple(Finding(f.name, f.title, f.snomed, f.radlex) for f in self.findings))
 
 
 def age_band(years: float | None) -> str:

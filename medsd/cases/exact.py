@@ -16,10 +16,15 @@ import numpy.typing as npt
 
 from medsd.cases.case import FILTER_COLUMNS, CaseFilter, FloatArray
 from medsd.findings import FindingSet
+from medsd.sd.relations import LabelPairs
 
 Positions = npt.NDArray[np.intp]
 # The same film under two keys gives the same embedding but for the rounding of another batch size.
 SAME_EMBEDDING = 1e-6
+# How many of the best fits of a findings query are put in order by how typical they are; bounds what is read.
+_CANDIDATES = 5_000
+_SAME_FIT = 1e-6
+_TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,39 @@ class Snapshot:
 
         positions = nearest_distinct(find, k)
         return positions, similarity[positions]
+
+    def matching(
+        self,
+        wanted: FloatArray,
+        k: int,
+        findings: FindingSet,
+        filters: CaseFilter | None,
+        vectors: Callable[[Positions], FloatArray],
+    ) -> tuple[Positions, FloatArray]:
+        """Positions of the k cases whose findings fit a wanted set (F,) best, and how typical each is.
+
+        Best fit first, by K_s·K_d of the wanted set; a case that shares nothing with it is no answer. Where nothing is
+        wanted, the fewer findings a case has the better. Among equal fits the most typical come first: the cosine to
+        the mean of the best ones, also given. `vectors` reads the embeddings (M, D) at positions.
+        """
+        counts = LabelPairs(wanted[None], self.labels).counts()
+        fit = np.asarray(counts.weight() if wanted.any() else counts.dissimilarity())[0]  # (N,)
+        barred = self._barred(findings, filters, "", "")
+        allowed = np.flatnonzero((fit > 0) if barred is None else (fit > 0) & ~barred)
+        best = allowed[np.argsort(-fit[allowed], kind="stable")[: max(_CANDIDATES, 4 * k)]]
+        if not len(best):
+            return best, np.zeros(0, np.float32)
+        embeddings = vectors(best)
+        centre = embeddings[fit[best] >= fit[best[0]] - _SAME_FIT].mean(0)
+        typical = embeddings @ (centre / max(float(np.linalg.norm(centre)), _TINY))
+        order = np.lexsort((best, -typical, -fit[best].round(6)))
+
+        def find(count: int) -> tuple[Positions, Sequence[str], FloatArray]:
+            first = order[:count]
+            return first, self.keys["study_key"].take(best[first]).to_pylist(), embeddings[first]
+
+        chosen = nearest_distinct(find, k)
+        return best[chosen], typical[chosen]
 
     def _barred(
         self, findings: FindingSet, filters: CaseFilter | None, patient: str, study: str

@@ -1,4 +1,4 @@
-"""How a case resembles a prediction, in words and numbers: relation, shared, extra and missing findings, and a vote.
+"""How a case resembles a prediction, in words and numbers: relation, shared, extra and missing findings.
 
 Relations are those of `medsd.sd.relations`: the loss that shaped the space and the words beside a neighbour share one
 definition. S is what was predicted, T what the case has; a finding that either side does not know is left out.
@@ -7,24 +7,18 @@ definition. S is what was predicted, T what the case has; a finding that either 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from medsd.cases.case import FloatArray, Hit, RelationWord, SimilarCase
+from medsd.cases.case import FloatArray, Hit, SimilarCase
+from medsd.cases.described import RELATION_WORDS, RelationWord, SimilarityScale
 from medsd.findings import FindingSet
 from medsd.inference.prediction import Prediction
-from medsd.sd.relations import Relation, dissimilarity_factor, relation_matrix, similarity_factor
+from medsd.sd.relations import dissimilarity_factor, relation_matrix, similarity_factor
 
 _CALLED = {"present": 1.0, "absent": 0.0}
-RELATION_WORDS: dict[int, RelationWord] = {
-    Relation.EQUAL: "equal",
-    Relation.OVERLAP: "overlap",
-    Relation.SUPERSET: "superset",
-    Relation.SUBSET: "subset",
-    Relation.DISJOINT: "disjoint",
-    Relation.UNDETERMINED: "undetermined",
-}
 _NO_PARTS = {"equal": "no finding in either", "undetermined": "too little is known to tell"}
 
 
@@ -34,27 +28,88 @@ def called_labels(prediction: Prediction) -> FloatArray:
     return np.array([_CALLED.get(calls.get(name, ""), np.nan) for name in prediction.findings], np.float32)
 
 
-def explain(prediction: Prediction, hits: Sequence[Hit]) -> list[SimilarCase]:
-    """Say of each hit how its findings relate to the predicted ones."""
+def explain(prediction: Prediction, hits: Sequence[Hit], scale: SimilarityScale | None = None) -> list[SimilarCase]:
+    """Say of each hit how its findings relate to the predicted ones.
+
+    Args:
+        prediction: its calls are S for the relation and the differences, its probabilities for K_s, K_d and `chances`.
+        hits: what the index found.
+        scale: of the index, for the percentiles.
+    """
+    called = called_labels(prediction)
+    soft = called if prediction.values is None else prediction.values
+    similar = _against(called, soft, hits, prediction.findings)
+    return [
+        replace(
+            case,
+            percentile=scale.percentile(case.relation, case.similarity) if scale else None,
+            chances=relation_chances(prediction.values, hit.case.labels) if prediction.values is not None else {},
+        )
+        for case, hit in zip(similar, hits, strict=True)
+    ]
+
+
+def explain_query(wanted: FloatArray, hits: Sequence[Hit], findings: FindingSet) -> list[SimilarCase]:
+    """Say of each hit how its findings relate to a wanted set (F,) of 0 and 1; K_s and K_d are over that set."""
+    return _against(wanted, wanted, hits, findings)
+
+
+def _against(called: FloatArray, soft: FloatArray, hits: Sequence[Hit], findings: FindingSet) -> list[SimilarCase]:
     if not hits:
         return []
     case_labels = np.stack([hit.case.labels for hit in hits])  # (K, F)
-    called = called_labels(prediction)
-    soft = (called if prediction.values is None else prediction.values)[None]
     relations = relation_matrix(called[None], case_labels)[0]
-    k_s = similarity_factor(soft, case_labels)[0]
-    k_d = dissimilarity_factor(soft, case_labels)[0]
+    k_s = similarity_factor(soft[None], case_labels)[0]
+    k_d = dissimilarity_factor(soft[None], case_labels)[0]
     return [
         SimilarCase(
             hit.case,
             hit.similarity,
             RELATION_WORDS[int(relation)],
-            *_differences(called, hit.case.labels, prediction.findings),
+            *_differences(called, hit.case.labels, findings),
             k_s=float(s),
             k_d=float(d),
+            embedding=hit.embedding,
         )
         for hit, relation, s, d in zip(hits, relations, k_s, k_d, strict=True)
     ]
+
+
+def relation_chances(probabilities: FloatArray, labels: FloatArray) -> dict[RelationWord, float]:
+    """How likely each relation of a case to the true findings is, the probabilities being right and independent.
+
+    The thresholded relation hides how close a call was; fuzzy sets nearly always overlap. This says «superset 0.6,
+    overlap 0.3». With A = P(S ⊆ T), B = P(T ⊆ S) and C = P(S∩T = ∅), each a product over findings, the relations of a
+    case that has a finding are: equal A·B, superset A·(1−B−C), subset (1−A)·B, overlap (1−A)·(1−B−C), disjoint C.
+
+    Args:
+        probabilities: (F,) in 0…1.
+        labels: (F,) of the case: 1, 0, NaN unknown.
+
+    Returns:
+        six chances that sum to 1.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    none_extra = float(np.prod(1 - p[labels == 0]))  # A
+    chances: dict[RelationWord, float] = dict.fromkeys(RELATION_WORDS.values(), 0.0)
+    if (labels == 1).any():
+        contains, apart = float(np.prod(p[labels == 1])), float(np.prod(1 - p[labels == 1]))  # B, C
+        between = max(1 - contains - apart, 0.0)
+        return chances | {
+            "equal": none_extra * contains,
+            "superset": none_extra * between,
+            "subset": (1 - none_extra) * contains,
+            "overlap": (1 - none_extra) * between,
+            "disjoint": apart,
+        }
+    if np.isnan(labels).all():
+        return chances | {"undetermined": 1.0}
+    hidden = 1 - float(np.prod(1 - p[np.isnan(labels)]))  # a finding where the case's label is unknown
+    return chances | {
+        "equal": none_extra * (1 - hidden),
+        "disjoint": 1 - none_extra,
+        "undetermined": none_extra * hidden,
+    }
 
 
 def _differences(
@@ -68,29 +123,6 @@ def _differences(
     )
     shared, extra, missing = (tuple(n for n, on in zip(findings, mask, strict=True) if on) for mask in masks)
     return shared, extra, missing
-
-
-def vote(similar: Sequence[SimilarCase], findings: FindingSet) -> dict[str, float]:
-    """What the nearest cases say of each finding, as a share between 0 and 1.
-
-        vote(f) = Σ_i w_i · t_i(f) / Σ_i w_i,   w_i = max(cos_i, 0) · K_s(i) · K_d(i)
-
-    over the cases i that know f, with t_i(f) 1 where present and 0 where absent, and K_s and K_d over the
-    probabilities: the weight that the SD loss gives a pair, times the likeness. A case that contradicts the
-    probabilities says little, so the vote is not independent of them. Where every weight of a finding is 0, the vote
-    is the plain share; where no case knows the finding, NaN.
-    """
-    if not similar:
-        return dict.fromkeys(findings, float("nan"))
-    labels = np.stack([case.case.labels for case in similar]).astype(np.float64)  # (K, F)
-    known = ~np.isnan(labels)
-    weights = np.array([max(case.similarity, 0.0) * case.k_s * case.k_d for case in similar])[:, None] * known
-    weights = np.where(weights.sum(0) > 0, weights, known)
-    total = weights.sum(0)
-    votes = np.divide(
-        (weights * np.nan_to_num(labels)).sum(0), total, out=np.full(len(findings), np.nan), where=total > 0
-    )
-    return dict(zip(findings, votes.tolist(), strict=True))
 
 
 def sentence(case: SimilarCase, findings: FindingSet | None = None) -> str:
@@ -122,6 +154,8 @@ def as_records(similar: Sequence[SimilarCase]) -> list[dict[str, Any]]:
             "missing": list(case.missing),
             "k_s": round(case.k_s, 4),
             "k_d": round(case.k_d, 4),
+            "percentile": None if case.percentile is None else round(case.percentile, 1),
+            "chances": {word: round(value, 4) for word, value in case.chances.items()},
             "view": case.case.view,
             "sex": case.case.sex,
             "age_band": case.case.age_band,
@@ -137,12 +171,13 @@ def as_text(similar: Sequence[SimilarCase], findings: FindingSet | None = None) 
     """The cases as a table for a terminal, one line each under a header; a sentence where there is none."""
     if not similar:
         return "no similar case"
-    header = ("#", "case", "cosine", "view", "sex", "age", "relation to what was predicted")
+    header = ("#", "case", "cosine", "pct", "view", "sex", "age", "relation to what was predicted")
     rows = [
         (
             str(rank),
             case.case.study_key,
             f"{case.similarity:.3f}",
+            "-" if case.percentile is None else f"{case.percentile:.0f}",
             case.case.view or "-",
             case.case.sex or "-",
             case.case.age_band or "-",

@@ -1,19 +1,23 @@
 """The index of earlier cases: `CaseIndex.open(path).similar(prediction)` gives the nearest ones and how each relates.
 
 Begin at `CaseIndex`. Behind it stands a `CaseStore`; `medsd.cases.lance` is the embedded one, a folder or an object
-store's URI. An index knows which model made its embeddings and answers no other.
+store's URI, `medsd.cases.qdrant` a collection of a Qdrant server. An index knows which model made its embeddings and
+answers no other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from medsd.cases.case import Case, CaseFilter, FloatArray, Hit, IndexDescription, SimilarCase, age_band
-from medsd.cases.explain import explain
+from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter, FloatArray, Hit, SimilarCase, age_band
+from medsd.cases.described import APPROXIMATE_ABOVE, IndexDescription, SimilarityScale, VoteRule
+from medsd.cases.explain import explain, explain_query
+from medsd.cases.query import FindingQuery
+from medsd.cases.vote import NEAREST, FindingVote, ballot
 from medsd.errors import BundleError, DataError
 from medsd.findings import FindingSet
 from medsd.inference.prediction import Prediction
@@ -22,8 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "OWN_PATIENT", "Case", "CaseFilter", "CaseIndex", "CaseStore", "Hit", "IndexDescription", "SimilarCase", "age_band",
-    "create_index",
+    "OWN_PATIENT", "Case", "CaseFilter", "CaseIndex", "CaseStore", "FindingQuery", "FindingVote", "Hit",
+    "IndexDescription", "SimilarCase", "age_band", "create_index",
 ]  # fmt: skip
 
 OWN_PATIENT = "the prediction's own patient"
@@ -38,13 +42,27 @@ class CaseStore(Protocol):
     def __len__(self) -> int: ...
 
     def search(
-        self, embedding: FloatArray, k: int, *, filters: CaseFilter | None, exclude_patient: str, exclude_study: str
+        self,
+        embedding: FloatArray,
+        k: int,
+        *,
+        filters: CaseFilter | None,
+        exclude_patient: str,
+        exclude_study: str,
+        exact: bool = False,
     ) -> list[Hit]:
-        """The k cases of largest cosine to `embedding` (D,) of unit length, nearest first, by exact search.
+        """The k cases of largest cosine to `embedding` (D,) of unit length, nearest first.
 
-        Duplicates (`medsd.cases.exact.distinct`) are collapsed. An empty `exclude_patient` or `exclude_study` excludes
+        The search is exact, unless the store has an approximate index and `exact` is not set. Duplicates
+        (`medsd.cases.exact.distinct`) are collapsed. An empty `exclude_patient` or `exclude_study` excludes
         nothing. `filters` has been checked against the vocabulary.
         """
+
+    def matching(self, wanted: FloatArray, k: int, *, filters: CaseFilter | None) -> list[Hit]:
+        """The k cases whose findings fit the set `wanted` (F,) best; see `medsd.cases.exact.Snapshot.matching`."""
+
+    def records(self) -> Iterator[tuple[Case, FloatArray]]:
+        """Every case with its embedding (D,)."""
 
     def embeddings(self) -> FloatArray:
         """All embeddings (N, D)."""
@@ -59,7 +77,7 @@ class CaseStore(Protocol):
 
     def remove_patient(self, patient_key: str) -> int: ...
 
-    def compact(self) -> None: ...
+    def compact(self, *, approximate_above: int | None = None) -> float | None: ...
 
 
 class CaseIndex:
@@ -77,15 +95,15 @@ class CaseIndex:
         """Open an index.
 
         Args:
-            path: a folder, or a URI that LanceDB reads (``s3://…``). It may be read-only.
+            path: a folder, or a URI that LanceDB reads (``s3://…``); it may be read-only. Or a Qdrant collection,
+                ``qdrant+http://host:6333/collection`` (or ``qdrant+https``).
             model_sha256: of the model that will ask; None to look at the index without asking a model.
 
         Raises:
             BundleError: there is no index, this medsd cannot read it, or another model made it.
+            DependencyError: a Qdrant collection without the extra `qdrant`.
         """
-        from medsd.cases.lance import LanceStore
-
-        index = cls(LanceStore.open(path))
+        index = cls(_store(path).open(path))
         if model_sha256 is not None:
             index.check_model(model_sha256)
         return index
@@ -129,6 +147,7 @@ class CaseIndex:
         *,
         filters: CaseFilter | None = None,
         exclude_patient: str | None = OWN_PATIENT,
+        exact: bool = False,
     ) -> list[SimilarCase]:
         """The k nearest cases and how each relates to what was predicted.
 
@@ -137,6 +156,7 @@ class CaseIndex:
             k: how many cases.
             filters: which cases may be found.
             exclude_patient: a patient's key whose cases are left out; by default the prediction's own, None for nobody.
+            exact: search exactly even where the index is approximate.
 
         Returns:
             At most k cases, most similar first, none twice; empty for a refused prediction.
@@ -157,8 +177,50 @@ class CaseIndex:
             filters=filters,
             exclude_patient=prediction.patient_key if exclude_patient == OWN_PATIENT else exclude_patient,
             exclude_study=prediction.study_key,
+            exact=exact,
         )
-        return explain(prediction, hits)
+        return explain(prediction, hits, self.description.scale)
+
+    def vote(
+        self,
+        prediction: Prediction,
+        *,
+        filters: CaseFilter | None = None,
+        exclude_patient: str | None = OWN_PATIENT,
+    ) -> tuple[FindingVote, ...]:
+        """What the nearest cases say of each finding, beside the model; flagged where they disagree.
+
+        As many cases vote as the index's `VoteRule` was chosen with. Arguments and errors are those of `similar`.
+        """
+        rule = self.description.vote
+        k = rule.k if rule else NEAREST
+        similar = self.similar(prediction, k, filters=filters, exclude_patient=exclude_patient)
+        return ballot(prediction, similar, rule)
+
+    def find(self, query: FindingQuery, k: int = 8, *, filters: CaseFilter | None = None) -> list[SimilarCase]:
+        """The cases whose findings fit a query best; no film and no model is needed.
+
+        Args:
+            query: the findings that are wanted, and those that a case must be known not to have.
+            k: how many cases.
+            filters: which cases may be found.
+
+        Returns:
+            at most k cases that share a wanted finding, none twice. First those of largest K_s·K_d of the wanted set
+            (equal sets, then those that add or lack little), among equals the most typical: `similarity` is the
+            cosine to the mean of the best ones. The relation is that of the case to the wanted set. Where nothing is
+            wanted, cases with the fewest findings come first.
+
+        Raises:
+            DataError: an empty query, or one that asks for what the index does not have.
+        """
+        if not query:
+            raise DataError("findings query: name at least one finding to be present or absent")
+        wanted = query.labels(self.findings)
+        filters = query.filters(filters)
+        if filters:
+            filters.check(self.findings, self._vocabulary_for(filters))
+        return explain_query(wanted, self.store.matching(wanted, k, filters=filters or None), self.findings)
 
     def nearest(
         self,
@@ -168,6 +230,7 @@ class CaseIndex:
         filters: CaseFilter | None = None,
         exclude_patient: str | None = None,
         exclude_study: str | None = None,
+        exact: bool = False,
     ) -> list[Hit]:
         """The k nearest cases to an embedding (D,) of any length but zero, duplicates collapsed.
 
@@ -176,14 +239,19 @@ class CaseIndex:
         """
         query = self._unit(embedding)
         if filters:
-            filters.check(self.findings, self.vocabulary)
+            filters.check(self.findings, self._vocabulary_for(filters))
         return self.store.search(
             query,
             k,
             filters=filters or None,
             exclude_patient=exclude_patient or "",
             exclude_study=exclude_study or "",
+            exact=exact,
         )
+
+    def records(self) -> Iterator[tuple[Case, FloatArray]]:
+        """Every case, pictures and notes included, with its embedding (D,)."""
+        return self.store.records()
 
     def embeddings(self) -> FloatArray:
         """All embeddings, float32 (N, D) of unit length; do not write to it."""
@@ -213,9 +281,22 @@ class CaseIndex:
         """
         return self.store.remove_patient(patient_key)
 
-    def compact(self) -> None:
-        """Merge small files and drop older versions."""
-        self.store.compact()
+    def compact(self, *, approximate_above: int | None = None) -> float | None:
+        """Merge small files, drop older versions, bring an approximate index up to date.
+
+        Args:
+            approximate_above: search approximately if there are more cases than this, exactly if not; None leaves it
+                as the index was made.
+
+        Returns:
+            the measured recall of the approximate index, None where the search is exact.
+        """
+        return self.store.compact(approximate_above=approximate_above)
+
+    def _vocabulary_for(self, filters: CaseFilter) -> dict[str, tuple[str, ...]]:
+        """The vocabulary where a filter asks for a value; a server would be asked in vain otherwise."""
+        by_value = any(getattr(filters, column) for column in FILTER_COLUMNS)
+        return self.vocabulary if by_value else dict.fromkeys(FILTER_COLUMNS, ())
 
     def _unit(self, embedding: FloatArray) -> FloatArray:
         query = np.asarray(embedding, dtype=np.float32)
@@ -235,11 +316,14 @@ def create_index(
     model: str = "",
     public: bool = False,
     replace: bool = False,
+    scale: SimilarityScale | None = None,
+    vote: VoteRule | None = None,
+    approximate_above: int = APPROXIMATE_ABOVE,
 ) -> CaseIndex:
     """Write a new index; a reader sees all of it or nothing.
 
     Args:
-        path: the folder to make, or a URI that LanceDB writes.
+        path: the folder to make, a URI that LanceDB writes, or a Qdrant collection (see `CaseIndex.open`).
         cases: N cases; their labels are in the order of `findings`. Read once, a block at a time.
         embeddings: float32 (N, D) of unit length.
         model_sha256: of the model.onnx that made the embeddings.
@@ -247,16 +331,39 @@ def create_index(
         model: name and version of the bundle, for messages.
         public: the keys are made with the bundle's name.
         replace: put the new cases in the place of an index that is there; readers follow.
+        scale: of the similarities (`medsd.cases.scale.fit_scale`); made here where `cases` is a sequence.
+        vote: when the nearest cases contradict the model.
+        approximate_above: search approximately from this many cases on; the measured recall is logged.
 
     Raises:
         BundleError: something is there already and `replace` is not set, or what is there is no index.
         DataError: embeddings or labels of the wrong shape, or not of unit length.
     """
-    from medsd.cases.lance import LanceStore
     from medsd.cases.rows import describe
+    from medsd.cases.scale import scale_of
 
-    description = describe(model_sha256, findings, int(np.shape(embeddings)[-1]), model=model, public=public)
-    return CaseIndex(LanceStore.create(path, cases, embeddings, description, replace=replace))
+    description = describe(
+        model_sha256,
+        findings,
+        int(np.shape(embeddings)[-1]),
+        model=model,
+        public=public,
+        scale=scale or (scale_of(cases, embeddings) if isinstance(cases, Sequence) else None),
+        vote=vote,
+        approximate_above=approximate_above,
+    )
+    return CaseIndex(_store(path).create(path, cases, embeddings, description, replace=replace))
+
+
+def _store(path: str | Path) -> Any:
+    """The class of the store that `path` names."""
+    if isinstance(path, str) and path.startswith("qdrant+"):
+        from medsd.cases.qdrant import QdrantStore
+
+        return QdrantStore
+    from medsd.cases.lance import LanceStore
+
+    return LanceStore
 
 
 def _named(model: str, sha256: str) -> str:

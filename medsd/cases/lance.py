@@ -2,17 +2,14 @@
 
 `LanceStore` is a `medsd.cases.index.CaseStore`. Every write is one new version, visible when its manifest is; a
 reader follows at its next question. Exact search runs in memory (`medsd.cases.exact`) up to `memory_limit` bytes of
-embeddings, and in LanceDB's flat scan beyond.
+embeddings, and in LanceDB's flat scan beyond, unless there are so many cases that an approximate index was made
+(`medsd.cases.approximate`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import threading
 import time
-import uuid
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -20,11 +17,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter, FloatArray, Hit, IndexDescription
+from medsd.cases import approximate
+from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter, FloatArray, Hit
+from medsd.cases.described import IndexDescription
 from medsd.cases.exact import Positions, Snapshot, nearest_distinct
+from medsd.cases.lance_files import (
+    connect,
+    create_beside,
+    filter_sql,
+    first_line,
+    full_uri,
+    local_folder,
+    pa,
+    prune,
+    quoted,
+    writing,
+)
 from medsd.cases.rows import BLOCK, KEYS, MEDIA, batches, label_matrix, matrix, read_description, schema
 from medsd.errors import BundleError, DataError
-from medsd.findings import FindingSet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,26 +60,27 @@ class LanceStore:
 
     def __init__(self, uri: str, *, memory_limit: int = MEMORY_LIMIT) -> None:
         self.uri = uri
-        self._folder = _local(uri)
+        self._folder = local_folder(uri)
         self._memory_limit = memory_limit
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._pinned: Any = None
+        self._approximate = False  # whether the pinned version has an approximate index
         # Zero: every question looks whether there is a newer version; a removed patient must not linger in an answer.
-        self._latest = _connect(uri, read_consistency_interval=timedelta(0)).open_table(TABLE)
+        self._latest = connect(uri, read_consistency_interval=timedelta(0)).open_table(TABLE)
         self._description = read_description(self._latest.schema.metadata, uri)
         self._findings = self._description.vocabulary
 
     @classmethod
     def open(cls, path: str | Path, *, memory_limit: int = MEMORY_LIMIT) -> LanceStore:
         """Open the index at `path`; raises BundleError when there is none or it cannot be read."""
-        folder = _local(path)
+        folder = local_folder(path)
         if folder is not None and not (folder / f"{TABLE}.lance").is_dir():
             raise BundleError(f"{path}: no case index here; make one with `medsd index`")
         try:
-            return cls(_uri(path), memory_limit=memory_limit)
+            return cls(full_uri(path), memory_limit=memory_limit)
         except _STALE as error:
-            raise BundleError(f"{path}: the case index cannot be read ({_first_line(error)})") from None
+            raise BundleError(f"{path}: the case index cannot be read ({first_line(error)})") from None
 
     @classmethod
     def create(
@@ -83,23 +94,22 @@ class LanceStore:
     ) -> LanceStore:
         """Write a new index; see `medsd.cases.index.create_index`."""
         writer = _Writer(description)
-        folder = _local(path)
+        folder = local_folder(path)
         if folder is None:
             mode = "overwrite" if replace else "create"
             try:
-                writer.write(_connect(_uri(path)), cases, embeddings, mode)
+                writer.write(full_uri(path), cases, embeddings, mode)
             except ValueError as error:
-                raise BundleError(f"{path}: {_first_line(error)}") from None
+                raise BundleError(f"{path}: {first_line(error)}") from None
         elif (folder / f"{TABLE}.lance").is_dir():
             if not replace:
                 raise BundleError(f"{path}: there is a case index already; remove it, or ask to replace it")
-            with _writing(folder):
-                table = writer.write(_connect(_uri(path)), cases, embeddings, "overwrite")
-                _prune(table)
+            with writing(folder):
+                prune(writer.write(full_uri(path), cases, embeddings, "overwrite"))
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise BundleError(f"{path}: something else is here; give an index a folder of its own")
         else:
-            _create_beside(folder, lambda uri: writer.write(_connect(uri), cases, embeddings, "create"))
+            create_beside(folder, lambda uri: writer.write(uri, cases, embeddings, "create"))
         return cls.open(path)
 
     @property
@@ -110,16 +120,22 @@ class LanceStore:
         return int(self._latest.count_rows())
 
     def search(
-        self, embedding: FloatArray, k: int, *, filters: CaseFilter | None, exclude_patient: str, exclude_study: str
+        self,
+        embedding: FloatArray,
+        k: int,
+        *,
+        filters: CaseFilter | None,
+        exclude_patient: str,
+        exclude_study: str,
+        exact: bool = False,
     ) -> list[Hit]:
-        """The k nearest cases by exact search; see `medsd.cases.index.CaseStore`."""
+        """The k nearest cases; see `medsd.cases.index.CaseStore`."""
 
         def ask() -> list[Hit]:
             snapshot, pinned = self._current()
             if snapshot.embeddings is None:
-                return self._scan(
-                    pinned, embedding, k, filter_sql(filters, self._findings, exclude_patient, exclude_study)
-                )
+                where = filter_sql(filters, self._findings, exclude_patient, exclude_study)
+                return self._scan(pinned, embedding, k, where, exact=exact or not self._approximate)
             positions, similarities = snapshot.nearest(
                 embedding, k, self._findings, filters, exclude_patient, exclude_study
             )
@@ -127,6 +143,32 @@ class LanceStore:
             return list(map(Hit, cases, similarities.clip(-1, 1).tolist(), snapshot.embeddings[positions]))
 
         return self._retrying(ask)
+
+    def matching(self, wanted: FloatArray, k: int, *, filters: CaseFilter | None) -> list[Hit]:
+        """The k cases whose findings fit a wanted set best; see `medsd.cases.index.CaseStore`."""
+
+        def ask() -> list[Hit]:
+            snapshot, pinned = self._current()
+
+            def vectors(positions: Positions) -> FloatArray:
+                return self._vectors(snapshot, pinned, positions)
+
+            positions, typical = snapshot.matching(wanted, k, self._findings, filters, vectors)
+            cases = self._cases(snapshot, pinned, positions)
+            return list(map(Hit, cases, typical.clip(-1, 1).tolist(), vectors(positions)))
+
+        return self._retrying(ask)
+
+    def records(self) -> Iterator[tuple[Case, FloatArray]]:
+        """Every case with its embedding (D,), in the order of `embeddings`, a block at a time."""
+        _, pinned = self._retrying(self._current)
+        size, findings = self.description.embedding_size, self._findings
+        for batch in pinned.search().limit(None).to_batches(batch_size=BLOCK):
+            rows = pa().Table.from_batches([batch])
+            labels = label_matrix(rows["labels"], len(findings))
+            fields = rows.select([*KEYS, *FILTER_COLUMNS, *MEDIA]).to_pylist()
+            for values, row, vector in zip(fields, labels, matrix(rows["embedding"], size), strict=True):
+                yield Case(labels=row, findings=findings.decode(row), **values), vector
 
     def embeddings(self) -> FloatArray:
         """All embeddings (N, D)."""
@@ -161,8 +203,8 @@ class LanceStore:
         """Append cases as one new version."""
         blocks = list(batches(cases, embeddings, self.description))
         if blocks:
-            with _writing(self._folder):
-                self._latest.add(_pa().Table.from_batches(blocks))
+            with writing(self._folder):
+                self._latest.add(pa().Table.from_batches(blocks))
 
     def remove_patient(self, patient_key: str) -> int:
         """Remove a patient's cases and rewrite every file, so that none of their bytes stay.
@@ -171,30 +213,58 @@ class LanceStore:
         """
         if not patient_key:
             raise DataError("remove: give the patient's key; an empty one would mean every case without a patient")
-        with _writing(self._folder):
-            where = f"patient_key = {_quoted(patient_key)}"
-            removed = int(self._latest.count_rows(where))
+        with writing(self._folder):
+            where = f"patient_key = {quoted(patient_key)}"
+            removed, indexed = int(self._latest.count_rows(where)), approximate.is_approximate(self._latest)
             if removed:
                 kept = self._latest.search().where(f"NOT ({where})").limit(None).to_batches(batch_size=BLOCK)
-                _connect(self.uri).create_table(TABLE, kept, mode="overwrite")
-            _prune(self._latest)  # even if there was nothing to remove: a crash may have come before the pruning
+                connect(self.uri).create_table(TABLE, kept, mode="overwrite")
+                self._keep_up(wanted=indexed)
+            prune(self._latest)  # even if there was nothing to remove: a crash may have come before the pruning
             self._forget()
         return removed
 
-    def compact(self) -> None:
-        """Merge small files and drop older versions."""
-        with _writing(self._folder):
-            _prune(self._latest)
+    def compact(self, *, approximate_above: int | None = None) -> float | None:
+        """Merge small files, drop older versions, bring an approximate index up to date.
+
+        Args:
+            approximate_above: make an approximate index if there are more cases than this, drop it if there are not;
+                None: as the index was described.
+
+        Returns:
+            the measured recall of the approximate index; None where the search is exact.
+        """
+        with writing(self._folder):
+            indexed = approximate.is_approximate(self._latest)
+            prune(self._latest)
+            if approximate_above is None:
+                recall = self._keep_up(wanted=indexed)
+            else:
+                recall = self._keep_up(above=approximate_above)
+            prune(self._latest)
+            self._forget()
+        return recall
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the search goes through an approximate index."""
+        return approximate.is_approximate(self._latest)
+
+    def _keep_up(self, *, wanted: bool | None = None, above: int | None = None) -> float | None:
+        limit = self.description.approximate_above if above is None else above
+        return approximate.keep_up(self._latest, self.description.embedding_size, limit, wanted=wanted)
 
     def _current(self) -> tuple[Snapshot, Any]:
         """The newest version in memory, and a table handle that reads the same version."""
         with self._lock:
             state = self._state()  # before the version: were one to come in between, the next question sees it
             if self._snapshot is None or self._snapshot.state != state:
-                pinned = _connect(self.uri).open_table(TABLE)
+                pinned = connect(self.uri).open_table(TABLE)
                 pinned.checkout(pinned.version)
                 self._check_still_ours(read_description(pinned.schema.metadata, self.uri))
-                self._snapshot = _load(pinned, state, self.description, self._memory_limit)
+                self._approximate = approximate.is_approximate(pinned)
+                limit = 0 if self._approximate else self._memory_limit
+                self._snapshot = _load(pinned, state, self.description, limit)
                 self._pinned = pinned
             return self._snapshot, self._pinned
 
@@ -228,7 +298,7 @@ class LanceStore:
                 return ask()
             except _STALE as error:
                 if pause is None:
-                    raise BundleError(f"{self.uri}: the case index cannot be read ({_first_line(error)})") from None
+                    raise BundleError(f"{self.uri}: the case index cannot be read ({first_line(error)})") from None
                 time.sleep(pause)
                 self._forget()
         raise AssertionError("unreachable")
@@ -251,14 +321,26 @@ class LanceStore:
             for position, row_id in zip(positions.tolist(), row_ids, strict=True)
         ]
 
-    def _scan(self, pinned: Any, embedding: FloatArray, k: int, where: str) -> list[Hit]:
-        """LanceDB's own exact scan, for an index too large for memory."""
-        rows = _pa().table({})
+    def _vectors(self, snapshot: Snapshot, pinned: Any, positions: Positions) -> FloatArray:
+        """The embeddings (M, D) at `positions`, from memory or from the table."""
+        if snapshot.embeddings is not None:
+            return snapshot.embeddings[positions]
+        size = self.description.embedding_size
+        row_ids = snapshot.row_ids[positions]
+        if not len(row_ids):
+            return np.zeros((0, size), np.float32)
+        rows = pinned.take_row_ids(row_ids.tolist()).select(["embedding"]).with_row_id().to_arrow()
+        order = np.argsort(rows["_rowid"].to_numpy())  # the rows come in an order of their own
+        places = order[np.searchsorted(rows["_rowid"].to_numpy(), row_ids, sorter=order)]
+        return matrix(rows["embedding"], size)[places]
+
+    def _scan(self, pinned: Any, embedding: FloatArray, k: int, where: str, *, exact: bool) -> list[Hit]:
+        """LanceDB's own search, exact or through its index, for more cases than memory holds."""
+        rows = pa().table({})
 
         def find(count: int) -> tuple[Positions, list[str], FloatArray]:
             nonlocal rows
-            query = pinned.search(embedding, vector_column_name="embedding", query_type="vector")
-            query = query.distance_type("dot").bypass_vector_index().limit(count)
+            query = approximate.question(pinned, embedding, count, exact=exact)
             rows = (query.where(where, prefilter=True) if where else query).to_arrow()
             vectors = matrix(rows["embedding"], self.description.embedding_size)
             return np.arange(len(rows)), rows["study_key"].to_pylist(), vectors
@@ -275,28 +357,13 @@ class LanceStore:
         return list(map(Hit, cases, (vectors @ embedding).clip(-1, 1).tolist(), vectors))
 
 
-def filter_sql(filters: CaseFilter | None, findings: FindingSet, patient: str = "", study: str = "") -> str:
-    """The filter as an SQL condition of LanceDB, values escaped; an empty string where all may be found.
-
-    It says what `medsd.cases.exact.Snapshot` computes; a test compares the two.
-    """
-    parts = [f"{column} != {_quoted(key)}" for column, key in (("patient_key", patient), ("study_key", study)) if key]
-    filters = filters or CaseFilter()
-    for names, value in ((filters.present, "1.0"), (filters.absent, "0.0")):
-        parts += [f"labels[{findings.names.index(name) + 1}] = {value}" for name in names]  # SQL counts from one
-    for column in FILTER_COLUMNS:
-        if values := getattr(filters, column):
-            parts.append(f"{column} IN ({', '.join(map(_quoted, values))})")
-    return " AND ".join(parts)
-
-
 class _Writer:
     """Writes a whole table; an error met while a block is made comes out as it was, not as LanceDB retells it."""
 
     def __init__(self, description: IndexDescription) -> None:
         self.description = description
 
-    def write(self, connection: Any, cases: Iterable[Case], embeddings: FloatArray, mode: str) -> Any:
+    def write(self, uri: str, cases: Iterable[Case], embeddings: FloatArray, mode: str) -> Any:
         problems: list[Exception] = []
 
         def blocks() -> Iterator[Any]:
@@ -306,13 +373,15 @@ class _Writer:
                 problems.append(error)
                 raise
 
-        reader = _pa().RecordBatchReader.from_batches(schema(self.description), blocks())
+        reader = pa().RecordBatchReader.from_batches(schema(self.description), blocks())
         try:
-            return connection.create_table(TABLE, reader, mode=mode)
+            table = connect(uri).create_table(TABLE, reader, mode=mode)
         except Exception:
             if problems:
                 raise problems[0] from None
             raise
+        approximate.keep_up(table, self.description.embedding_size, self.description.approximate_above)
+        return table
 
 
 def _load(pinned: Any, state: Hashable, description: IndexDescription, memory_limit: int) -> Snapshot:
@@ -333,72 +402,3 @@ def _load(pinned: Any, state: Hashable, description: IndexDescription, memory_li
 def _dictionary(column: Any) -> Any:
     encoded = column.combine_chunks().dictionary_encode()
     return encoded.combine_chunks() if hasattr(encoded, "combine_chunks") else encoded
-
-
-def _create_beside(folder: Path, write: Callable[[str], Any]) -> None:
-    """Write in a temporary sibling and rename it; what a crash leaves is never at `folder`."""
-    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        part.mkdir(parents=True)
-        write(str(part))
-        part.replace(folder)
-    except (OSError, RuntimeError) as error:
-        raise BundleError(f"{folder}: the case index cannot be written ({_first_line(error)})") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _prune(table: Any) -> None:
-    """Merge small files and remove every version but the newest, with the files of failed writes."""
-    with warnings.catch_warnings():
-        # It warns that readers of older versions fail; ours ask again (`_retrying`).
-        warnings.filterwarnings("ignore", message="optimize", category=UserWarning)
-        table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
-
-
-@contextlib.contextmanager
-def _writing(folder: Path | None) -> Iterator[None]:
-    """One writer at a time; the kernel lets go when a process dies. An object store has no such lock."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        folder = None
-    if folder is None:
-        yield
-        return
-    try:
-        with (folder / ".write.lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-    except (OSError, RuntimeError) as error:
-        raise BundleError(f"{folder}: the case index cannot be written ({_first_line(error)})") from None
-
-
-def _connect(uri: str, **options: Any) -> Any:
-    import lancedb
-
-    return lancedb.connect(uri, **options)
-
-
-def _pa() -> Any:
-    import pyarrow
-
-    return pyarrow
-
-
-def _local(path: str | Path) -> Path | None:
-    """The folder, or None for the URI of an object store."""
-    return None if isinstance(path, str) and "://" in path else Path(path)
-
-
-def _uri(path: str | Path) -> str:
-    folder = _local(path)
-    return str(path) if folder is None else str(folder.absolute())
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:120]

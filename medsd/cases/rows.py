@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from medsd.bundle.layout import finding_entries
-from medsd.cases.case import FILTER_COLUMNS, Case, FloatArray, IndexDescription
+from medsd.cases.case import FILTER_COLUMNS, Case, FloatArray
+from medsd.cases.described import APPROXIMATE_ABOVE, IndexDescription, SimilarityScale, VoteRule
 from medsd.errors import BundleError, DataError
 from medsd.findings import FindingSet
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: scale, vote and approximate_above in the description
 METADATA = b"medsd"  # of the schema: the description as JSON
 BLOCK = 1024  # cases to a record batch
 KEYS = ("study_key", "patient_key", "split")
@@ -24,7 +25,15 @@ _UNKNOWN = -1.0  # how a label that is NaN is kept: LanceDB takes a long list of
 
 
 def describe(
-    model_sha256: str, findings: FindingSet, embedding_size: int, *, model: str = "", public: bool = False
+    model_sha256: str,
+    findings: FindingSet,
+    embedding_size: int,
+    *,
+    model: str = "",
+    public: bool = False,
+    scale: SimilarityScale | None = None,
+    vote: VoteRule | None = None,
+    approximate_above: int = APPROXIMATE_ABOVE,
 ) -> IndexDescription:
     """The description of an index made now."""
     return IndexDescription(
@@ -36,6 +45,9 @@ def describe(
         embedding_size=embedding_size,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         public=public,
+        scale=scale,
+        vote=vote,
+        approximate_above=approximate_above,
     )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from medsd.cases.case import Case, Hit, SimilarCase
-from medsd.cases.explain import as_records, as_text, explain, sentence, vote
+from medsd.cases.explain import as_records, as_text, explain, sentence
+from medsd.cases.vote import vote
 from tests.cases.conftest import predict
 
 EMBEDDING = np.eye(1, 16, dtype=np.float32)[0]

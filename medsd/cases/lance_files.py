@@ -1,0 +1,100 @@
+"""The files under a LanceDB table: where they lie, who may write, what is pruned, how values are quoted."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from medsd.cases.case import FILTER_COLUMNS, CaseFilter
+from medsd.errors import BundleError
+from medsd.findings import FindingSet
+
+
+def create_beside(folder: Path, write: Callable[[str], Any]) -> None:
+    """Write in a temporary sibling and rename it; what a crash leaves is never at `folder`."""
+    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.mkdir(parents=True)
+        write(str(part))
+        part.replace(folder)
+    except (OSError, RuntimeError) as error:
+        raise BundleError(f"{folder}: the case index cannot be written ({first_line(error)})") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def prune(table: Any) -> None:
+    """Merge small files and remove every version but the newest, with the files of failed writes."""
+    with warnings.catch_warnings():
+        # It warns that readers of older versions fail; ours ask again (`_retrying`).
+        warnings.filterwarnings("ignore", message="optimize", category=UserWarning)
+        table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+
+
+@contextlib.contextmanager
+def writing(folder: Path | None) -> Iterator[None]:
+    """One writer at a time; the kernel lets go when a process dies. An object store has no such lock."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        folder = None
+    if folder is None:
+        yield
+        return
+    try:
+        with (folder / ".write.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+    except (OSError, RuntimeError) as error:
+        raise BundleError(f"{folder}: the case index cannot be written ({first_line(error)})") from None
+
+
+def connect(uri: str, **options: Any) -> Any:
+    import lancedb
+
+    return lancedb.connect(uri, **options)
+
+
+def pa() -> Any:
+    import pyarrow
+
+    return pyarrow
+
+
+def local_folder(path: str | Path) -> Path | None:
+    """The folder, or None for the URI of an object store."""
+    return None if isinstance(path, str) and "://" in path else Path(path)
+
+
+def full_uri(path: str | Path) -> str:
+    folder = local_folder(path)
+    return str(path) if folder is None else str(folder.absolute())
+
+
+def quoted(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0][:120]
+
+
+def filter_sql(filters: CaseFilter | None, findings: FindingSet, patient: str = "", study: str = "") -> str:
+    """The filter as an SQL condition of LanceDB, values escaped; an empty string where all may be found.
+
+    It says what `medsd.cases.exact.Snapshot` computes; a test compares the two.
+    """
+    parts = [f"{column} != {quoted(key)}" for column, key in (("patient_key", patient), ("study_key", study)) if key]
+    filters = filters or CaseFilter()
+    for names, value in ((filters.present, "1.0"), (filters.absent, "0.0")):
+        parts += [f"labels[{findings.names.index(name) + 1}] = {value}" for name in names]  # SQL counts from one
+    for column in FILTER_COLUMNS:
+        if values := getattr(filters, column):
+            parts.append(f"{column} IN ({', '.join(map(quoted, values))})")
+    return " AND ".join(parts)

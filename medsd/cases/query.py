@@ -1,0 +1,139 @@
+"""Search by findings: a query says which are wanted and which must be missing, and a sentence can be read as one.
+
+A sentence goes through the rules that label reports (`medsd.studies.notes.labeller`), because an embedding knows little
+of «without»: negation filters by what the cases are known to have, it is not left to nearness.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+from medsd.cases.case import CaseFilter, FloatArray
+from medsd.errors import DataError
+from medsd.findings import FindingSet, finding_set
+from medsd.studies.notes.labeller import ReportLabels, Status, label_report
+
+# The vocabulary whose phrases are tried for a set that has none of its own; shared by name (phantom8, openi14, …).
+_PHRASES = "nih14"
+_PLACES = re.compile(
+    r"\b(left|right|bilateral|both|upper|lower|middle|apical|basal|basilar|small|large|mild|moderate|severe|massive)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class FindingQuery:
+    """Which findings are asked for; names of the index's vocabulary.
+
+    Attributes:
+        present: wanted; a case that has all of them and nothing else fits best.
+        absent: a case must be known not to have them.
+        uncertain: named, but as a possibility; they do not filter.
+        unread: words of side, place or size, which the cases' labels do not hold; they do not filter.
+    """
+
+    present: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    uncertain: tuple[str, ...] = field(default=(), compare=False)
+    unread: tuple[str, ...] = field(default=(), compare=False)
+
+    def __bool__(self) -> bool:
+        return bool(self.present or self.absent)
+
+    def labels(self, findings: FindingSet) -> FloatArray:
+        """The wanted set S as a row (F,): 1 wanted, 0 all others.
+
+        Raises:
+            DataError: a name that the vocabulary lacks, or one both wanted and not.
+        """
+        if both := sorted(set(self.present) & set(self.absent)):
+            raise DataError(f"findings query: {', '.join(both)} cannot be present and absent at once")
+        findings.encode(self.absent)
+        return findings.encode(self.present)
+
+    def filters(self, others: CaseFilter | None = None, *, require_present: bool = False) -> CaseFilter:
+        """`others` with what must be missing, and what must be there where `require_present` is set."""
+        others = others or CaseFilter()
+        present = (*others.present, *self.present) if require_present else tuple(others.present)
+        return CaseFilter(
+            present=tuple(dict.fromkeys(present)),
+            absent=tuple(dict.fromkeys((*others.absent, *self.absent))),
+            view=others.view,
+            sex=others.sex,
+            age_band=others.age_band,
+            source=others.source,
+        )
+
+    def sentence(self, findings: FindingSet) -> str:
+        """How the query was understood, in one line."""
+        parts = [
+            f"{words} {', '.join(map(findings.title, names))}"
+            for words, names in (
+                ("with", self.present),
+                ("without", self.absent),
+                ("open, so no filter:", self.uncertain),
+            )
+            if names
+        ]
+        if self.unread:
+            parts.append(f"not in the cases' labels, so no filter: {', '.join(self.unread)}")
+        return "; ".join(parts) or "no finding"
+
+
+def resolve(names: Sequence[str], findings: FindingSet) -> tuple[str, ...]:
+    """Findings as people write them, by name or title in any case (``"pleural effusion"``), as the set's own names.
+
+    Raises:
+        DataError: one that the set does not have.
+    """
+    known = {key.lower(): f.name for f in findings.findings for key in (f.title, f.name.replace("_", " "), f.name)}
+    for name in names:
+        if name.lower() not in known:
+            raise DataError(f"'{name}' is no finding of {findings.key}; it has {', '.join(findings)}")
+    return tuple(dict.fromkeys(known[name.lower()] for name in names))
+
+
+def read_query(sentence: str, findings: FindingSet) -> FindingQuery:
+    """Read «right effusion without cardiomegaly» as a query.
+
+    Args:
+        sentence: English, as in a report.
+        findings: the index's vocabulary. Where it has no phrases of its own, those of nih14 are taken for the findings
+            that bear the same name; others are not understood.
+
+    Raises:
+        DataError: there are no phrases for any finding of this vocabulary.
+    """
+    labels, phrases = _label(sentence, findings)
+    said = dict(zip(phrases, labels.status, strict=True))
+
+    def named(*wanted: Status) -> tuple[str, ...]:
+        return tuple(name for name in findings if said.get(name) in wanted)
+
+    return FindingQuery(
+        present=named(Status.PRESENT),
+        absent=named(Status.ABSENT),
+        uncertain=named(Status.UNCERTAIN, Status.ALTERNATIVE),
+        unread=tuple(dict.fromkeys(word.lower() for word in _PLACES.findall(sentence))),
+    )
+
+
+def _label(sentence: str, findings: FindingSet) -> tuple[ReportLabels, FindingSet]:
+    try:
+        return label_report(sentence, findings), findings
+    except DataError:
+        phrases = _shared_phrases()
+        if not set(phrases) & set(findings):
+            raise DataError(
+                f"there are no phrases for the findings of {findings.key}, so a sentence cannot be read as a query; "
+                "name the findings with --with and --without"
+            ) from None
+        return label_report(sentence, phrases), phrases
+
+
+@cache
+def _shared_phrases() -> FindingSet:
+    return finding_set(_PHRASES)

@@ -1,0 +1,75 @@
+"""Similarity on a scale that means something: where a cosine stands among training pairs of the same relation.
+
+A cosine of 0.8 says little by itself; that nine in ten pairs of equal findings are less alike says something. The
+pairs are training cases, which the model has seen, so new studies tend to stand a little lower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from medsd.cases.case import Case, FloatArray
+from medsd.cases.described import RELATION_WORDS, SimilarityScale
+from medsd.sd.relations import relation_matrix
+
+ROWS = 1500  # cases whose pairs are looked at: about a million
+POINTS = 33
+FEWEST = 200  # pairs of a relation; fewer give no percentile
+
+
+def fit_scale(
+    embeddings: FloatArray, labels: FloatArray, patients: Sequence[str], *, seed: int = 0
+) -> SimilarityScale | None:
+    """The quantiles of the cosine by relation, over pairs of different patients.
+
+    Args:
+        embeddings: (N, D) of unit length.
+        labels: (N, F): 1, 0, NaN unknown.
+        patients: N keys; an empty one is a patient of its own.
+        seed: of the draw of `ROWS` cases where there are more.
+
+    Returns:
+        the scale; None where no relation has `FEWEST` pairs.
+    """
+    rows = np.arange(len(embeddings))
+    if len(rows) > ROWS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, ROWS, replace=False))
+    if len(rows) < 2:
+        return None
+    chosen = np.asarray(embeddings)[rows]
+    cosines = chosen @ chosen.T
+    relations = np.asarray(relation_matrix(np.asarray(labels)[rows]))
+    apart = _different(np.asarray(patients, dtype=str)[rows])
+    found = {word: cosines[(relations == number) & apart] for number, word in RELATION_WORDS.items()}
+    levels = np.linspace(0, 1, POINTS)
+    quantiles = {
+        word: tuple(np.quantile(values.astype(np.float64), levels).round(5).tolist())
+        for word, values in found.items()
+        if len(values) >= FEWEST
+    }
+    if not quantiles:
+        return None
+    return SimilarityScale(pairs={word: len(values) for word, values in found.items()}, quantiles=quantiles)
+
+
+def scale_of(cases: Sequence[Case], embeddings: FloatArray) -> SimilarityScale | None:
+    """`fit_scale` over the cases of an index; None as well where cases and embeddings do not fit one another."""
+    if not cases or np.ndim(embeddings) != 2 or len(cases) != len(embeddings):
+        return None  # what does not fit is refused where the index is written
+    sizes = {len(case.labels) for case in cases}
+    if len(sizes) != 1 or 0 in sizes:
+        return None
+    labels = np.stack([np.asarray(case.labels, np.float32) for case in cases])
+    if not np.all(np.isnan(labels) | (labels == 0) | (labels == 1)):
+        return None
+    return fit_scale(embeddings, labels, [case.patient_key for case in cases])
+
+
+def _different(patients: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:
+    """(N, N) True for pairs of two patients."""
+    same = (patients[:, None] == patients[None, :]) & (patients != "")[:, None]
+    np.fill_diagonal(same, True)
+    return ~same

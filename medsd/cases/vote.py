@@ -1,0 +1,123 @@
+"""What the nearest cases say of each finding, beside the model's own probability, and where the two disagree.
+
+`vote` gives the shares; `ballot` puts them beside a prediction and flags disagreement by the index's `VoteRule`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medsd.bundle.layout import Call
+from medsd.cases.case import FloatArray, SimilarCase
+from medsd.cases.described import VoteRule
+from medsd.findings import FindingSet
+from medsd.inference.prediction import Prediction
+
+NEAREST = 16  # cases that vote where the index has no rule
+
+
+@dataclass(frozen=True)
+class FindingVote:
+    """One finding, as the nearest cases and the model see it.
+
+    Attributes:
+        finding: its name.
+        share: the vote, 0…1; NaN where no case knows the finding.
+        probability: the model's.
+        share_call: what the vote amounts to; undecided where the index has no threshold or no case knows.
+        call: the model's.
+        disagrees: both decided, and differently.
+    """
+
+    finding: str
+    share: float
+    probability: float
+    share_call: Call
+    call: Call
+    disagrees: bool
+
+
+def weighted_shares(weights: npt.NDArray[np.float64], labels: FloatArray) -> npt.NDArray[np.float64]:
+    """Σ_i w_i · t_i(f) / Σ_i w_i over the cases i that know f.
+
+    Args:
+        weights: (K,), none negative.
+        labels: (K, F): 1, 0, NaN unknown.
+
+    Returns:
+        (F,) in 0…1: the plain share where every weight of a finding is 0, NaN where no case knows it.
+    """
+    known = ~np.isnan(labels)
+    weighed = weights[:, None] * known
+    weighed = np.where(weighed.sum(0) > 0, weighed, known)
+    total = weighed.sum(0)
+    return np.divide((weighed * np.nan_to_num(labels)).sum(0), total, out=np.full(len(total), np.nan), where=total > 0)
+
+
+def vote(similar: Sequence[SimilarCase], findings: FindingSet) -> dict[str, float]:
+    """What the nearest cases say of each finding, as a share between 0 and 1.
+
+        vote(f) = Σ_i w_i · t_i(f) / Σ_i w_i,   w_i = max(cos_i, 0) · K_s(i) · K_d(i)
+
+    over the cases i that know f, with t_i(f) 1 where present and 0 where absent, and K_s and K_d over the
+    probabilities: the weight that the SD loss gives a pair, times the likeness. A case that contradicts the
+    probabilities says little, so the vote is not independent of them. Where every weight of a finding is 0, the vote
+    is the plain share; where no case knows the finding, NaN.
+    """
+    if not similar:
+        return dict.fromkeys(findings, float("nan"))
+    weights = np.array([max(case.similarity, 0.0) * case.k_s * case.k_d for case in similar])
+    labels = np.stack([case.case.labels for case in similar])  # (K, F)
+    return dict(zip(findings, weighted_shares(weights, labels).tolist(), strict=True))
+
+
+def ballot(
+    prediction: Prediction, similar: Sequence[SimilarCase], rule: VoteRule | None = None
+) -> tuple[FindingVote, ...]:
+    """The vote beside the model's probability and call, finding by finding.
+
+    Args:
+        prediction: what the cases were found for.
+        similar: the cases that vote; `rule.k` of them, for the rule's thresholds to hold.
+        rule: of the index; without it nothing is flagged.
+
+    Returns:
+        one a finding, in the vocabulary's order; empty for a refused prediction.
+    """
+    if prediction.refused:
+        return ()
+    shares, probabilities = vote(similar, prediction.findings), prediction.probabilities
+    thresholds = rule.thresholds if rule else {}
+    votes = []
+    for name, share in shares.items():
+        threshold, call = thresholds.get(name), prediction.calls.get(name, "undecided")
+        said: Call = "undecided"
+        if threshold is not None and not np.isnan(share):
+            said = "present" if share >= threshold else "absent"
+        differs = "undecided" not in (said, call) and said != call
+        votes.append(FindingVote(name, share, probabilities.get(name, float("nan")), said, call, differs))
+    return tuple(votes)
+
+
+def vote_records(votes: Sequence[FindingVote]) -> list[dict[str, Any]]:
+    """The votes as JSON takes them."""
+    records = [asdict(each) for each in votes]
+    for record in records:
+        for key in ("share", "probability"):
+            record[key] = None if np.isnan(record[key]) else round(record[key], 4)
+    return records
+
+
+def disagreement_text(votes: Sequence[FindingVote], findings: FindingSet) -> str:
+    """One line for each finding on which cases and model disagree; empty where they agree."""
+    return "\n".join(
+        f"disagreement: {findings.title(each.finding)} is {each.call} for the model ({each.probability:.2f}) "
+        f"and {each.share_call} by the nearest cases (vote {each.share:.2f})"
+        for each in votes
+        if each.disagrees
+    )
