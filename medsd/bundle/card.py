@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from medsd.bundle import layout
+from medsd.evaluation.evidence import EvidenceReport
 from medsd.evaluation.intervals import Interval
 from medsd.evaluation.modalities import ModalityReport, warning_of
 from medsd.evaluation.report import CalibrationState, EvaluationReport, FindingReport
@@ -52,6 +53,7 @@ def write_card(
     command: str | None = None,
     readings: Mapping[str, EvaluationReport] | None = None,
     modalities: ModalityReport | None = None,
+    evidence: EvidenceReport | None = None,
 ) -> None:
     """Write the card into the bundle in `folder`.
 
@@ -63,6 +65,7 @@ def write_card(
         command: what made the bundle; `medsd train` with the configuration's name when None.
         readings: the same split read with less, by what was left, for instance ``{"image alone": …}``.
         modalities: what hangs on image and note.
+        evidence: the maps against boxes.
     """
     sections = [
         _head(description),
@@ -74,6 +77,7 @@ def write_card(
         _retrieval(report),
         _readings(report, readings or {}),
         _modalities(modalities),
+        _evidence(evidence),
         _plots(folder),
         _limits(description, report),
         _parity(parity),
@@ -284,6 +288,27 @@ def _modalities(m: ModalityReport | None) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def _evidence(e: EvidenceReport | None) -> str:
+    if e is None:
+        return ""
+    rows = [
+        [m.name, _told(m.pointing), "" if m.lead is None else _told(m.lead), _told(m.overlap), _told(m.inside)]
+        for m in e.methods
+    ]
+    header = ["Map", "Points into the box", "Evidence beyond it by", "Overlap", "Mass inside"]
+    likeness = ", ".join(f"{value:.2f} with other weights of {name}" for name, value in e.randomised.items())
+    parts = [
+        "### Where the evidence maps point",
+        f"{e.films} pairs of a film and a finding with boxes, of {e.patients} patients of the {e.split} split; means "
+        f"over the {e.over} findings with {e.few} of them or more. «evidence» is what this bundle shows: the class "
+        "activation map beyond that of an average film; «activation map» is the same with the average left in; «usual "
+        "place» is where boxes of the finding lie on training films, «centre» the film's middle: neither looks at it.",
+        _table(header, rows),
+        f"Rank correlation of the maps with those of the same network: {likeness}." if likeness else "",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
 def _found_by_words(m: ModalityReport) -> str:
     """What notes and sentences find among images."""
     said = []
@@ -336,7 +361,8 @@ def _limits(d: layout.Description, r: EvaluationReport) -> str:
     else:
         rate = d.out_of_distribution.false_alarm_rate
         limits.append(
-            f"The out-of-distribution check is set to flag about {rate:.0%} of suitable images by each score."
+            f"The out-of-distribution check is set to refuse about {rate:.0%} of suitable images"
+            + ("." if d.out_of_distribution.checks else ", by each of its scores.")
         )
     return "## Known limits\n\n" + "\n".join(f"- {line}" for line in limits)
 

@@ -31,19 +31,40 @@ class ServingModel(nn.Module):
     Args:
         model: trained.
         findings: the order of the outputs.
-        calibration: Platt's slope and intercept of each finding.
+        calibration: of each finding, Platt's or isotonic.
+        average: (F, h, w), the evidence of an average film (`medsd.training.evidence`), which is taken off every map so
+            that what all films share hides nothing; None takes nothing off.
     """
 
     slope: Tensor
     intercept: Tensor
+    average: Tensor | None
+    knots: Tensor | None
+    bends: Tensor | None
 
     def __init__(
-        self, model: StudyModel, findings: FindingSet, calibration: Mapping[str, layout.PlattCalibration]
+        self,
+        model: StudyModel,
+        findings: FindingSet,
+        calibration: Mapping[str, layout.Calibration],
+        average: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("slope", torch.tensor([calibration[name].slope for name in findings]))
-        self.register_buffer("intercept", torch.tensor([calibration[name].intercept for name in findings]))
+        self.register_buffer("average", average)
+        hinges = [layout.as_hinges(calibration[name]) for name in findings]
+        self.register_buffer("slope", torch.tensor([each.slope for each in hinges]))
+        self.register_buffer("intercept", torch.tensor([each.intercept for each in hinges]))
+        # (F, K) with a bend of 0 where a finding has fewer knots; none at all where every finding has Platt's.
+        count = max(len(each.knots) for each in hinges)
+        knots, bends = torch.zeros(2, len(hinges), count)
+        for f, each in enumerate(hinges):
+            knots[f, : len(each.knots)], bends[f, : len(each.bends)] = (
+                torch.tensor(each.knots),
+                torch.tensor(each.bends),
+            )
+        self.register_buffer("knots", knots if count else None)
+        self.register_buffer("bends", bends if count else None)
 
     def forward(
         self,
@@ -57,12 +78,26 @@ class ServingModel(nn.Module):
         regions (B, D, h, w).
         """
         outputs = self.model(Inputs(pixels, has_image, note_ids, note_mask, has_note))
-        probabilities = torch.sigmoid(self.slope * outputs.logits + self.intercept)
+        log_odds = self.slope * outputs.logits + self.intercept
+        if self.knots is not None and self.bends is not None:
+            log_odds = log_odds + (torch.relu(outputs.logits[:, :, None] - self.knots) * self.bends).sum(2)
+        probabilities = torch.sigmoid(log_odds)
         said = (probabilities, outputs.logits, outputs.embedding)
         if outputs.evidence is None or outputs.regions is None:
             return said
+        evidence = outputs.evidence
+        if self.average is not None:
+            evidence = evidence - self.average * _image_share(pixels, has_image, has_note)
         length = outputs.features.norm(dim=1).clamp_min(1e-12)  # as F.normalize divides
-        return (*said, outputs.evidence, outputs.regions / length[:, None, None, None])
+        return (*said, evidence, outputs.regions / length[:, None, None, None])
+
+
+def _image_share(pixels: Tensor | None, has_image: Tensor | None, has_note: Tensor | None) -> Tensor:
+    """(B or 1, 1, 1, 1): the film's share of the features, as `medsd.networks.fusion` weighs what a study has."""
+    if has_image is None or has_note is None:
+        assert pixels is not None
+        return pixels.new_ones(1, 1, 1, 1)
+    return (has_image / (has_image + has_note).clamp_min(1))[:, None, None, None]
 
 
 def input_names(model: StudyModel) -> tuple[str, ...]:

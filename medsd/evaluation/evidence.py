@@ -1,0 +1,253 @@
+"""Are evidence maps right? Maps against the boxes that radiologists drew, beside what needs no network at all.
+
+Three figures for a map and the boxes of its finding: whether its highest point lies in a box (the pointing game: Zhang
+et al., IJCV 2018), how far the part above half of its maximum overlaps with the boxes (intersection over union), and
+which share of its positive mass lies inside (the energy-based pointing game: Wang et al., CVPRW 2020). Every way of
+making maps is judged on the same films, so that differences have intervals of their own. Start at `judge`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medsd.bundle.layout import write_json
+from medsd.errors import DataError
+from medsd.evaluation.intervals import Interval, Resamples, bootstrap
+from medsd.evaluation.metrics import FloatArray
+from medsd.settings import EvaluationSettings
+from medsd.studies.boxes import Box
+
+EVIDENCE = "evaluation_evidence.json"
+SIDE = 128  # points of a side of the grid that maps and boxes are compared on
+CENTRE_SPREAD = 0.25  # standard deviation of the centre prior, in sides
+
+Maps = npt.NDArray[np.floating]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FindingEvidence(_Part):
+    """One finding: films with a box of it, and the share whose map points into it."""
+
+    name: str
+    films: int
+    pointing: Interval
+
+
+class MethodReport(_Part):
+    """One way of making maps.
+
+    Attributes:
+        pointing, overlap, inside: see the module; the mean over the findings with enough films.
+        lead: pointing of the evidence maps minus pointing of this one, on the same resamples; None of themselves.
+        findings: every finding with a box.
+    """
+
+    name: str
+    pointing: Interval
+    overlap: Interval
+    inside: Interval
+    lead: Interval | None
+    findings: tuple[FindingEvidence, ...]
+
+
+class EvidenceReport(_Part):
+    """The whole of evaluation_evidence.json.
+
+    Attributes:
+        films: pairs of film and finding that have a box.
+        over: findings in the means.
+        randomised: rank correlation (Spearman) of the maps with those of the same network with random weights: the
+            classifier's alone, and all of them (Adebayo et al., NeurIPS 2018); near 0 where maps show what was learned.
+    """
+
+    split: str
+    films: int
+    patients: int
+    over: int
+    few: int
+    resamples: int
+    confidence: float
+    methods: tuple[MethodReport, ...]
+    randomised: dict[str, float]
+
+    def write(self, path: Path) -> None:
+        """Write it atomically."""
+        write_json(path, json.loads(self.model_dump_json()))
+
+    @classmethod
+    def read(cls, path: Path) -> EvidenceReport:
+        """Read what `write` wrote.
+
+        Raises:
+            DataError: no such file, or it is none.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({type(error).__name__}); run the evaluation again") from None
+        except ValidationError:
+            raise DataError(f"{path}: is no report of evidence maps; run the evaluation again") from None
+
+
+@dataclass(frozen=True)
+class Boxed:
+    """Films with boxes, one entry a film and finding.
+
+    Attributes:
+        findings: (N,) names.
+        patients: (N,) keys.
+        boxes: N times the boxes of that finding in that film.
+    """
+
+    findings: npt.NDArray[np.str_]
+    patients: npt.NDArray[np.str_]
+    boxes: Sequence[Sequence[Box]]
+
+
+def judge(
+    maps: Mapping[str, Maps],
+    boxed: Boxed,
+    settings: EvaluationSettings,
+    *,
+    seed: int = 0,
+    randomised: Mapping[str, float] | None = None,
+    split: str = "test",
+) -> EvidenceReport:
+    """Judge ways of making maps on the same films.
+
+    Args:
+        maps: by the name of the way, (N, h, w) each, of any grid over the film; the first is the one that leads.
+        boxed: the N films with their boxes.
+        settings: resamples, confidence, and how many films are too few for a finding to count in the means.
+        seed: of the resamples.
+        randomised: for the record, see `EvidenceReport`.
+        split: for the record.
+
+    Raises:
+        DataError: there are no films, or no finding has enough of them.
+    """
+    names, counts = np.unique(boxed.findings, return_counts=True)
+    told = names[counts >= settings.few]
+    if not len(told):
+        raise DataError(f"boxes: no finding has {settings.few} films with a box in the {split} split")
+    masks = np.stack([box_mask(boxes) for boxes in boxed.boxes])
+    scores = {name: np.stack(_scores(each, masks), axis=1) for name, each in maps.items()}  # (N, 3)
+    drawn = Resamples.draw(boxed.patients, settings.bootstrap, seed)
+    own = next(iter(scores.values()))[:, 0]
+
+    def intervals(values: FloatArray, bounds: tuple[float, float]) -> tuple[Interval, ...]:
+        def statistic(weights: FloatArray) -> FloatArray:
+            return np.stack([_by_finding(column, weights, boxed.findings, told) for column in values.T], axis=1)
+
+        return bootstrap(statistic, drawn, settings.confidence, bounds)
+
+    def of_finding(name: str, hits: FloatArray) -> FindingEvidence:
+        def statistic(weights: FloatArray) -> FloatArray:
+            return _by_finding(hits, weights, boxed.findings, np.array([name]))[:, None]
+
+        (pointing,) = bootstrap(statistic, drawn, settings.confidence, (0, 1))
+        return FindingEvidence(name=name, films=int(counts[names == name][0]), pointing=pointing)
+
+    methods = []
+    for number, (name, values) in enumerate(scores.items()):
+        pointing, overlap, inside = intervals(values, (0, 1))
+        lead = intervals((own - values[:, 0])[:, None], (-1, 1))[0] if number else None
+        each = tuple(of_finding(str(finding), values[:, 0]) for finding in names)
+        methods.append(
+            MethodReport(name=name, pointing=pointing, overlap=overlap, inside=inside, lead=lead, findings=each)
+        )
+    return EvidenceReport(
+        split=split,
+        films=len(masks),
+        patients=len(set(boxed.patients)),
+        over=len(told),
+        few=settings.few,
+        resamples=settings.bootstrap,
+        confidence=settings.confidence,
+        methods=tuple(methods),
+        randomised=dict(randomised or {}),
+    )
+
+
+def box_mask(boxes: Sequence[Box], side: int = SIDE) -> npt.NDArray[np.bool_]:
+    """(side, side), True where the middle of a grid point lies in a box; a box between two points has the nearest."""
+    middles = (np.arange(side) + 0.5) / side
+    mask = np.zeros((side, side), dtype=bool)
+    for box in boxes:
+        down, across = _between(middles, box.top, box.bottom), _between(middles, box.left, box.right)
+        mask |= down[:, None] & across[None, :]
+    return mask
+
+
+def centre_prior(count: int, side: int = SIDE) -> Maps:
+    """(count, side, side): a bell over the film's middle, what a map shows that knows nothing."""
+    away = ((np.arange(side) + 0.5) / side - 0.5) / CENTRE_SPREAD
+    bell = np.exp(-0.5 * (away[:, None] ** 2 + away[None, :] ** 2))
+    return np.broadcast_to(bell, (count, side, side))
+
+
+def usual_place(findings: npt.NDArray[np.str_], known: Mapping[str, Sequence[Sequence[Box]]], side: int = SIDE) -> Maps:
+    """(N, side, side): how often each point lay in a box of the finding, on other patients' films.
+
+    Args:
+        findings: (N,) the finding that each map is for.
+        known: by finding, the boxes of each film of the training patients; a finding without any has the centre prior.
+    """
+    heat = {
+        str(name): np.mean([box_mask(boxes, side) for boxes in known[name]], axis=0)
+        if known.get(name)
+        else centre_prior(1, side)[0]
+        for name in np.unique(findings)
+    }
+    return np.stack([heat[str(name)] for name in findings])
+
+
+def _scores(maps: Maps, masks: npt.NDArray[np.bool_]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Pointing, overlap and share inside, (N,) each; a map without anything positive has no mass and no overlap."""
+    hits, overlaps, inside = (np.zeros(len(masks)) for _ in range(3))
+    for n, (each, mask) in enumerate(zip(maps, masks, strict=True)):
+        grid = _enlarged(each, mask.shape[0])
+        hits[n] = mask[grid == grid.max()].mean()  # ties count by their share
+        positive = np.clip(grid, 0, None)
+        if positive.max() > 0:
+            region = positive >= positive.max() / 2
+            overlaps[n] = (region & mask).sum() / (region | mask).sum()
+            inside[n] = positive[mask].sum() / positive.sum()
+    return hits, overlaps, inside
+
+
+def _enlarged(each: Maps, side: int) -> FloatArray:
+    picture = Image.fromarray(np.ascontiguousarray(each, dtype=np.float32))
+    return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float64)
+
+
+def _by_finding(
+    values: FloatArray, weights: FloatArray, findings: npt.NDArray[np.str_], over: npt.NDArray[np.str_]
+) -> FloatArray:
+    """(R,): the weighted mean of each finding's films, then the mean over the findings that were drawn at all."""
+    means = np.full((len(weights), len(over)), np.nan)
+    for f, name in enumerate(over):
+        of_it = findings == name
+        mass = weights[:, of_it].sum(axis=1)
+        np.divide(weights[:, of_it] @ values[of_it], mass, out=means[:, f], where=mass > 0)
+    drawn = ~np.isnan(means)
+    total = np.where(drawn, means, 0).sum(axis=1)
+    return np.divide(total, drawn.sum(axis=1), out=np.full(len(weights), np.nan), where=drawn.any(axis=1))
+
+
+def _between(middles: FloatArray, low: float, high: float) -> npt.NDArray[np.bool_]:
+    inside = (middles >= low) & (middles < high)
+    if not inside.any():
+        inside[np.abs(middles - (low + high) / 2).argmin()] = True
+    return inside

@@ -1,0 +1,71 @@
+"""Boxes that radiologists drew around findings: ChestX-ray14's, for judging evidence maps.
+
+NIH publishes them as `BBox_List_2017.csv`, in pixels of its 1,024 × 1,024 films; a subset called `boxes.csv` is read,
+too. They were drawn on about 900 films of the official test set, for eight of the fourteen findings.
+
+Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM. ChestX-ray8. CVPR 2017, section 3.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from medsd.errors import DataError
+from medsd.findings import FindingSet
+
+SIDE = 1024.0  # of the films that the boxes were drawn on
+_TABLES = ("BBox_List_2017*.csv", "boxes.csv")
+_COLUMNS = {0: "image", 1: "finding", 2: "left", 3: "top", 4: "width", 5: "height"}
+_OTHER_NAMES = {"Infiltrate": "Infiltration"}
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where a finding lies in a film, as shares of the film's sides from its upper left corner.
+
+    Attributes:
+        study: the name of the film, without its ending.
+        finding: its name in the finding set.
+        left, top, right, bottom: 0…1, left < right and top < bottom.
+    """
+
+    study: str
+    finding: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def read_boxes(root: Path, findings: FindingSet) -> tuple[Box, ...]:
+    """The boxes that stand beside the films; none where there is no such table.
+
+    Args:
+        root: the folder of ChestX-ray14.
+        findings: boxes of other findings are left out.
+
+    Raises:
+        DataError: the table cannot be read, or a box lies outside its film.
+    """
+    path = next((path for pattern in _TABLES for path in sorted(root.glob(pattern))), None)
+    if path is None:
+        return ()
+    try:
+        # The header has commas inside its brackets, «Bbox [x,y,w,h]», so columns go by position.
+        table = pd.read_csv(path, header=None, skiprows=1, usecols=list(_COLUMNS)).rename(columns=_COLUMNS)
+        numbers = table[["left", "top", "width", "height"]].astype(float) / SIDE
+    except (OSError, ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DataError(f"{path}: cannot be read as NIH's table of boxes ({type(error).__name__})") from None
+    boxes = []
+    for row, (image, finding) in enumerate(zip(table["image"], table["finding"], strict=True), start=2):
+        left, top, width, height = numbers.iloc[row - 2]
+        inside = left >= 0 and top >= 0 and width > 0 and height > 0 and left + width <= 1 and top + height <= 1
+        if not inside:
+            raise DataError(f"{path}, line {row}: the box lies outside a film of {SIDE:.0f} pixels")
+        name = _OTHER_NAMES.get(str(finding), str(finding))
+        if name in findings:
+            boxes.append(Box(Path(str(image)).stem, name, left, top, left + width, top + height))
+    return tuple(boxes)
