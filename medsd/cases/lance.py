@@ -33,7 +33,7 @@ from medsd.cases.lance_files import (
     quoted,
     writing,
 )
-from medsd.cases.rows import BLOCK, KEYS, MEDIA, batches, label_matrix, matrix, read_description, schema
+from medsd.cases.rows import BLOCK, KEYS, MEDIA, batches, case_table, label_matrix, matrix, read_description, schema
 from medsd.errors import BundleError, DataError
 
 if TYPE_CHECKING:
@@ -184,15 +184,8 @@ class LanceStore:
 
     def table(self) -> pd.DataFrame:
         """Everything but embeddings, thumbnails and notes, a row a case."""
-        import pandas as pd
-
         snapshot, _ = self._retrying(self._current)
-        findings = self.description.vocabulary
-        columns = {name: column.to_pylist() for name, column in {**snapshot.keys, **snapshot.categories}.items()}
-        order = ("study_key", "patient_key", *FILTER_COLUMNS, "split")
-        frame = pd.DataFrame({name: columns[name] for name in order})
-        frame["findings"] = ["|".join(findings.decode(row)) for row in snapshot.labels]
-        return pd.concat([frame, pd.DataFrame(snapshot.labels, columns=list(findings))], axis=1)
+        return case_table(snapshot, self._findings)
 
     def vocabulary(self) -> dict[str, tuple[str, ...]]:
         """The values that occur in each of `FILTER_COLUMNS`, sorted."""

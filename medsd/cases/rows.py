@@ -6,15 +6,19 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medsd.bundle.layout import finding_entries
 from medsd.cases.case import FILTER_COLUMNS, Case, FloatArray
 from medsd.cases.described import APPROXIMATE_ABOVE, IndexDescription, SimilarityScale, VoteRule
+from medsd.cases.exact import Snapshot
 from medsd.errors import BundleError, DataError
 from medsd.findings import FindingSet
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 2  # 2: scale, vote and approximate_above in the description
 METADATA = b"medsd"  # of the schema: the description as JSON
@@ -131,7 +135,41 @@ def read_description(metadata: dict[bytes, bytes] | None, uri: str) -> IndexDesc
     text = (metadata or {}).get(METADATA)
     if text is None:
         raise BundleError(f"{uri}: a LanceDB table, but no case index of medsd; make one with `medsd index`")
-    version = json.loads(text).get("schema_version", 0)
-    if version > SCHEMA_VERSION:
-        raise BundleError(f"{uri}: case index of schema {version}; this medsd reads up to {SCHEMA_VERSION}: upgrade")
-    return IndexDescription.model_validate_json(text)
+    return read_description_json(text, uri)
+
+
+def read_description_json(text: str | bytes, uri: str) -> IndexDescription:
+    """The description of an index; raises BundleError where this medsd is too old for it, or it is damaged."""
+    try:
+        version = json.loads(text).get("schema_version", 0)
+        if version > SCHEMA_VERSION:
+            raise BundleError(
+                f"{uri}: case index of schema {version}; this medsd reads up to {SCHEMA_VERSION}: upgrade"
+            )
+        return IndexDescription.model_validate_json(text)
+    except (ValueError, AttributeError, TypeError):
+        raise BundleError(f"{uri}: the case index does not describe itself as medsd writes it; make it anew") from None
+
+
+def check_batch(cases: Sequence[Case], embeddings: FloatArray, description: IndexDescription) -> None:
+    """Compare cases and their embeddings with what the index takes.
+
+    Raises:
+        DataError: embeddings or labels of the wrong shape, not of unit length, or fewer than there are cases.
+    """
+    _check_embeddings(embeddings, description.embedding_size)
+    if len(embeddings) < len(cases):
+        raise DataError("case index: more cases than embeddings")
+    for case in cases:
+        _checked_labels(case, len(description.findings))
+
+
+def case_table(snapshot: Snapshot, findings: FindingSet) -> pd.DataFrame:
+    """A version of the index as the table that `medsd.cases.index.CaseIndex.table` gives."""
+    import pandas as pd
+
+    columns = {name: column.to_pylist() for name, column in {**snapshot.keys, **snapshot.categories}.items()}
+    order = ("study_key", "patient_key", *FILTER_COLUMNS, "split")
+    frame = pd.DataFrame({name: columns[name] for name in order})
+    frame["findings"] = ["|".join(findings.decode(row)) for row in snapshot.labels]
+    return pd.concat([frame, pd.DataFrame(snapshot.labels, columns=list(findings))], axis=1)
