@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,7 @@ OPTIONAL_OUTPUTS = ("regions",)
 TOKENIZER = "tokenizer.json"
 OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"
 CASES = "cases"
+KNOTS = 32  # of an isotonic calibration, at most
 
 
 class Described(BaseModel):
@@ -83,6 +85,60 @@ class PlattCalibration(Described):
 
     slope: float = Field(gt=0)
     intercept: float
+
+
+class IsotonicCalibration(Described):
+    """probability = sigmoid(g(logit)), g linear between knots and rising; inside the ONNX graph, kept for the record.
+
+    Below the first knot and above the last, g goes on with `slope`, so that no two logits are ever tied.
+    """
+
+    knots: tuple[float, ...] = Field(min_length=1, max_length=KNOTS, description="logits, rising")
+    log_odds: tuple[float, ...] = Field(description="g at the knots, rising")
+    slope: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _rising(self) -> IsotonicCalibration:
+        for name, values in (("knots", self.knots), ("log_odds", self.log_odds)):
+            if len(values) != len(self.knots) or any(b <= a for a, b in pairwise(values)):
+                raise ValueError(f"{name} must be as many as knots, and each above the one before")
+        return self
+
+
+Calibration = PlattCalibration | IsotonicCalibration
+
+
+@dataclass(frozen=True)
+class Hinges:
+    """Any calibration as log-odds = slope · z + intercept + Σ bend · max(z − knot, 0), as the graph computes it."""
+
+    slope: float
+    intercept: float
+    knots: tuple[float, ...] = ()
+    bends: tuple[float, ...] = ()
+
+
+def as_hinges(calibration: Calibration) -> Hinges:
+    """The calibration of one finding as a sum of hinges."""
+    if isinstance(calibration, PlattCalibration):
+        return Hinges(calibration.slope, calibration.intercept)
+    points = list(zip(calibration.knots, calibration.log_odds, strict=True))
+    between = [(y - b) / (x - a) for (a, b), (x, y) in pairwise(points)]
+    slopes = [calibration.slope, *between, calibration.slope]
+    intercept = calibration.log_odds[0] - calibration.slope * calibration.knots[0]
+    return Hinges(calibration.slope, intercept, calibration.knots, tuple(b - a for a, b in pairwise(slopes)))
+
+
+CalibrationMethod = Literal["none", "pooled", "temperature", "platt", "isotonic"]
+
+
+class CalibrationChoice(Described):
+    """Which calibration a finding has, and the validation cases that decided it (`medsd.evaluation.calibration`)."""
+
+    method: CalibrationMethod
+    positives: int
+    negatives: int
+    reason: str
 
 
 class OperatingPoint(Described):
@@ -144,7 +200,10 @@ class Description(Described):
     pixels: PixelSpec
     embedding_size: int
     evidence_grid: tuple[int, int] | None = Field(description="h, w of the evidence maps; null without images")
-    calibration: dict[str, PlattCalibration]
+    calibration: dict[str, Calibration]
+    calibration_choices: dict[str, CalibrationChoice] = Field(
+        default_factory=dict, description="empty in bundles of before there was a choice: Platt, or pooled with too few"
+    )
     operating_points: dict[str, OperatingPoint]
     out_of_distribution: OutOfDistribution | None = None
     provenance: Provenance

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from medsd.bundle import layout
 from medsd.bundle.export import ServingModel, export_onnx
 from medsd.bundle.parity import check_parity
 from medsd.errors import BundleError
+from medsd.evaluation.calibration import calibrated
 from medsd.findings import finding_set
 from medsd.networks.fusion import StudyModel
 from medsd.settings import ImageSettings, NetworkSettings
@@ -22,16 +24,20 @@ SIZE, COUNT = 32, 9
 FINDINGS = finding_set("phantom8")
 
 
+CALIBRATION: dict[str, layout.Calibration] = {
+    name: layout.PlattCalibration(slope=1 + 0.1 * number, intercept=-0.2 * number)
+    for number, name in enumerate(FINDINGS)
+}
+CALIBRATION[FINDINGS.names[2]] = layout.IsotonicCalibration(
+    knots=(-1.0, 0.0, 0.3, 2.0), log_odds=(-3.0, -1.0, 0.5, 0.6), slope=0.8
+)
+
+
 @pytest.fixture(scope="module")
 def serving() -> ServingModel:
     torch.manual_seed(0)
     settings = NetworkSettings(image=ImageSettings(backbone="densenet-small"), embedding=16)
-    model = StudyModel(settings, len(FINDINGS), SIZE)
-    calibration = {
-        name: layout.PlattCalibration(slope=1 + 0.1 * number, intercept=-0.2 * number)
-        for number, name in enumerate(FINDINGS)
-    }
-    return ServingModel(model, FINDINGS, calibration).eval()
+    return ServingModel(StudyModel(settings, len(FINDINGS), SIZE), FINDINGS, CALIBRATION).eval()
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +65,14 @@ def test_the_graph_agrees_with_pytorch_at_every_batch_size(
     assert set(report["largest_difference"]) == {"1", "2", "7", "32"}
     assert max(max(v.values()) for v in report["largest_difference"].values()) < 1e-5
     assert report["macro_auroc"]["pytorch"] == report["macro_auroc"]["onnxruntime"]
+
+
+def test_the_graph_calibrates_as_the_evaluation_does(serving: ServingModel, graph: Path) -> None:
+    rng = np.random.default_rng(3)
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    films = rng.random((8, 1, SIZE, SIZE), dtype=np.float32) * rng.uniform(0, 4, (8, 1, 1, 1)).astype(np.float32)
+    probabilities, logits = session.run(["probabilities", "logits"], {"pixels": films})
+    np.testing.assert_allclose(probabilities, calibrated(logits, CALIBRATION, FINDINGS.names), atol=1e-5)
 
 
 def test_the_graph_describes_itself(graph: Path) -> None:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import f1_score
 
-from medsd.bundle.layout import OperatingPoint, call
+from medsd.bundle.layout import KNOTS, IsotonicCalibration, OperatingPoint, PlattCalibration, call
 from medsd.errors import DataError
 from medsd.evaluation import calibration, metrics
-from medsd.evaluation.calibration import calibrated, choose_operating_points, fit_platt, log_loss
+from medsd.evaluation.calibration import (
+    calibrated,
+    choose_calibration,
+    choose_operating_points,
+    fit_isotonic,
+    fit_platt,
+    log_loss,
+)
 
 NAMES = ("a", "b", "c", "d")
 
@@ -92,6 +102,112 @@ def test_calibration_does_not_change_the_ranking() -> None:
     np.testing.assert_array_equal(
         np.argsort(logits, axis=0, kind="stable"), np.argsort(calibrated(logits, fit, NAMES), axis=0, kind="stable")
     )
+
+
+def sized(positives: int, negatives: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """One column with so many positives and negatives, beside three frequent ones for the pool."""
+    logits, target = overconfident(seed, positives + negatives)
+    target[:, 0] = np.nan
+    order = np.argsort(-(logits[:, 0] + 4 * np.random.default_rng(seed).normal(size=len(logits))))
+    target[order[:positives], 0], target[order[positives:], 0] = 1, 0
+    return logits, target
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "method"),
+    [
+        (9, 300, "pooled"),
+        (10, 300, "temperature"),
+        (24, 300, "temperature"),
+        (25, 300, "platt"),
+        (120, 870, "platt"),
+        (99, 1200, "platt"),
+        (120, 880, "isotonic"),
+    ],
+)
+def test_the_calibration_is_as_rich_as_its_cases_allow(positives: int, negatives: int, method: str) -> None:
+    found, choices = choose_calibration(*sized(positives, negatives), NAMES)
+    assert choices["a"].method == method
+    assert (choices["a"].positives, choices["a"].negatives) == (positives, negatives)
+    assert str(min(positives, negatives)) in choices["a"].reason
+    assert isinstance(found["a"], IsotonicCalibration) == (method == "isotonic")
+
+
+def test_platt_can_be_asked_for_whatever_the_size() -> None:
+    found, choices = choose_calibration(*sized(120, 880), NAMES, method="platt")
+    assert found == fit_platt(*sized(120, 880), NAMES)
+    assert choices["a"].method == "platt"
+    with pytest.raises(DataError, match="use by_size or platt"):
+        choose_calibration(*sized(12, 30), NAMES, method="beta")
+
+
+def test_a_temperature_scales_the_pooled_log_odds_and_minimises_its_written_out_objective() -> None:
+    logits, target = sized(15, 200)
+    found, _ = choose_calibration(logits, target, NAMES)
+    pooled = fit_platt(logits, target, NAMES, few=30)["a"]  # too few for a fit of its own
+    assert found["a"].slope / pooled.slope == pytest.approx(found["a"].intercept / pooled.intercept)
+    z, y = pooled.slope * logits[:, 0] + pooled.intercept, target[:, 0]
+
+    def objective(factor: float) -> float:
+        p = expit(factor * z)
+        return float(-(y * np.log(p) + (1 - y) * np.log1p(-p)).sum() + (np.log(factor) / 0.5) ** 2 / 2)
+
+    best = objective(found["a"].slope / pooled.slope)
+    assert all(best <= objective(factor * found["a"].slope / pooled.slope) for factor in (0.98, 1.02))
+
+
+def test_without_any_positive_nothing_is_calibrated_and_the_reason_says_so() -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 4))
+    found, choices = choose_calibration(logits, np.zeros((50, 4)), NAMES)
+    np.testing.assert_allclose(calibrated(logits, found, NAMES), expit(logits))
+    assert {c.method for c in choices.values()} == {"none"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_isotonic_curve_follows_what_no_slope_can(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
+        z = rng.normal(0, 2, (n, 1))
+        return z, (rng.random((n, 1)) < np.where(z > 1, 0.8, 0.15)).astype(float)  # a step
+
+    logits, target = draw(3000)
+    platt = fit_platt(logits, target, "a")
+    curve, choices = choose_calibration(logits, target, "a")
+    assert choices["a"].method == "isotonic"
+    assert len(curve["a"].knots) <= KNOTS
+    logits, target = draw(5000)
+    before, after = calibrated(logits, platt, "a"), calibrated(logits, curve, "a")
+    assert log_loss(target, after) < log_loss(target, before) - 0.01
+    assert metrics.calibration_error(target, after)[0] < 0.5 * metrics.calibration_error(target, before)[0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 60), st.floats(0.0, 1.0))
+def test_an_isotonic_curve_rises_everywhere_and_stays_inside(seed: int, n: int, rate: float) -> None:
+    rng = np.random.default_rng(seed)
+    logits = np.round(rng.normal(0, 3, n), 1)  # with ties
+    curve = fit_isotonic(logits, (rng.random(n) < rate).astype(float), PlattCalibration(slope=0.7, intercept=-0.2))
+    grid = np.linspace(-15, 15, 301)[:, None]
+    values = calibrated(grid, {"a": curve}, "a")[:, 0]
+    assert (np.diff(values) > 0).all()
+    assert values.min() > 0 and values.max() < 1
+
+
+def test_the_hinges_of_an_isotonic_curve_are_its_interpolation() -> None:
+    curve = IsotonicCalibration(knots=(-2.0, 0.5, 1.0), log_odds=(-3.0, -1.0, 2.0), slope=0.5)
+    inside = np.linspace(-2, 1, 40)
+    values = logit(calibrated(inside[:, None], {"a": curve}, "a")[:, 0])
+    np.testing.assert_allclose(values, np.interp(inside, curve.knots, curve.log_odds), atol=1e-12)
+    np.testing.assert_allclose(
+        logit(calibrated([[-4.0], [3.0]], {"a": curve}, "a")[:, 0]), [-3 - 0.5 * 2, 2 + 0.5 * 2], atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("log_odds", [(0.0, 0.0), (1.0, 0.0), (0.0,)])
+def test_a_curve_that_does_not_rise_is_no_calibration(log_odds: tuple[float, ...]) -> None:
+    with pytest.raises(ValidationError, match="each above the one before"):
+        IsotonicCalibration(knots=(0.0, 1.0), log_odds=log_odds, slope=1.0)
 
 
 def test_youden_maximises_sensitivity_plus_specificity_over_every_threshold() -> None:
