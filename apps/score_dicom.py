@@ -24,11 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        exit status: 0 done, 2 for bad usage or input, 130 when interrupted.
+        exit status: 0 done, 1 some inputs were refused and --strict is set, 2 for bad usage or input, 130 interrupted.
     """
     arguments = _parser().parse_args(argv)
     from medsd.inference.batch import score
     from medsd.privacy import install_log_filter
+    from medsd.settings import load_gate
 
     install_log_filter()
     try:
@@ -42,22 +43,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             resume=arguments.resume,
             provider=arguments.provider,
             require_gpu=arguments.require_gpu,
+            policy=load_gate(arguments.gate, arguments.set or ()),
             progress=not arguments.quiet,
         )
     except MedsdError as error:
         print(f"score_dicom: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"score_dicom: {error.strerror}; what was finished is kept, --resume goes on", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("score_dicom: interrupted; --resume goes on from here", file=sys.stderr)
         return 130
     print(json.dumps(summary.as_dict()) if arguments.json else summary.line())
-    return 0
+    return 1 if arguments.strict and summary.refused else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="score_dicom", description="Score radiographs into a table.", epilog=_EXAMPLE)
     parser.add_argument("bundle", type=Path, help="folder of the bundle")
-    parser.add_argument("paths", type=Path, nargs="+", help="files, folders, patterns, or text lists of paths")
+    parser.add_argument("paths", type=Path, nargs="+", help="files, folders, patterns, ZIP archives, @lists, or -")
     parser.add_argument("--out", type=Path, required=True, help="the table: .csv, .parquet or .jsonl")
     parser.add_argument("--notes", type=Path, help="CSV with the columns path (or file name) and note")
     parser.add_argument("--workers", type=_positive, default=2, help="processes that decode (default 2)")
@@ -65,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="keep the rows that an earlier run finished")
     parser.add_argument("--provider", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs")
     parser.add_argument("--require-gpu", action="store_true", help="fail rather than run on the CPU")
+    parser.add_argument("--gate", type=Path, help="what the gate refuses: configs/gate/default.yaml, changed")
+    parser.add_argument("--set", action="append", help="override the gate: --set gate.view=warn")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 when an input was refused")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser

@@ -1,6 +1,7 @@
 """The command `medsd`: a short function a verb, importing what it needs when it runs.
 
-Exit status: 0 done, 2 bad usage or input (one clear line), 130 interrupted.
+Exit status: 0 done, 1 some inputs were refused and `--strict` asked for that, 2 bad usage or input (one clear line),
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ app = typer.Typer(
 )
 
 
-_INTERRUPTED = 130
+_INTERRUPTED, _SOME_REFUSED = 130, 1
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -150,17 +151,46 @@ def compare(config: Config, set_: Set = None) -> None:
 
 
 @app.command()
+def tune(config: Config, set_: Set = None) -> None:
+    """Search for hyper-parameters, measured on the validation patients: a report and the best settings; resumes.
+
+    Example: medsd tune configs/tune/nih14.yaml --set data.root=/data/nih14
+    """
+    try:
+        from medsd.training.tune import tune as run_search
+    except ModuleNotFoundError as error:
+        raise DependencyError(f"tuning needs {error.name}; install it with: pip install 'medsd[train,tune]'") from None
+    print(f"tune: done, see {run_search(config, set_ or ())}")
+
+
+@app.command()
 def score(
     bundle: BundleFolder,
     out: Annotated[Path, typer.Option(help="the table: .csv, .parquet or .jsonl")],
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(help="files, folders, patterns, or text lists of paths; leave out to read --notes alone"),
+        typer.Argument(
+            help="files, folders, patterns in quotes, ZIP archives, lists of paths (.txt, .lst, or @FILE), or - for "
+            "paths on standard input; leave out to read --notes alone"
+        ),
+    ] = None,
+    lists: Annotated[
+        list[Path] | None,
+        typer.Option("--list", help="list of paths: CSV with the columns path and perhaps note, else one a line"),
     ] = None,
     notes: Annotated[Path | None, typer.Option(help="CSV with the columns path (or file name) and note")] = None,
+    side_notes: Annotated[
+        bool, typer.Option("--side-notes", help="the note of film.dcm is film.txt beside it")
+    ] = False,
+    embeddings: Annotated[Path | None, typer.Option(help="also write embeddings, a row each: .npy or .parquet")] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes that decode; 1 is this one, without limits")] = 2,
     batch_size: Annotated[int, typer.Option(min=1, help="films in one run of the model")] = 8,
     resume: Annotated[bool, typer.Option("--resume", help="keep the rows that an earlier run finished")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="exit with 1 when an input was refused")] = False,
+    metrics: Annotated[Path | None, typer.Option(help="Prometheus metrics, for node-exporter: FILE.prom")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Prometheus metrics on this port of the loopback address")
+    ] = None,
     provider: Where = Provider.auto,
     require_gpu: Annotated[bool, typer.Option("--require-gpu", help="fail rather than run on the CPU")] = False,
     gate: Gate = None,
@@ -168,6 +198,9 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score DICOM files and images, or notes alone, into a table, one row an input.
+
+    Exit status: 0 each input has a row, refused ones with the reason; 1 the same, and --strict met a refused one; 2 it
+    could not be done (bad usage, a disk that is full); 130 interrupted. After 2 and 130, --resume goes on.
 
     Example: medsd score models/nih14 /archive/2026 --out results.parquet --workers 4
     """
@@ -178,16 +211,23 @@ def score(
         bundle,
         paths or [],
         out,
+        lists=lists or [],
         notes=notes,
+        side_notes=side_notes,
+        embeddings=embeddings,
         workers=workers,
         batch_size=batch_size,
         resume=resume,
         provider=provider.value,
         require_gpu=require_gpu,
         policy=load_gate(gate, set_ or ()),
+        metrics=metrics,
+        metrics_port=metrics_port,
         progress=True,
     )
     print(json.dumps(summary.as_dict()) if as_json else summary.line())
+    if strict and summary.refused:
+        raise typer.Exit(_SOME_REFUSED)
 
 
 @app.command()

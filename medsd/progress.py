@@ -25,7 +25,8 @@ class Progress:
         self._total, self._done, self._name, self._unit, self._wanted = total, done, name, unit, wanted
         self._terminal = wanted and sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=done, desc=name or None, unit=unit, disable=not self._terminal)
-        self._spoke = time.monotonic()
+        self._begun = self._spoke = time.monotonic()
+        self._done_before = done
 
     def __enter__(self) -> Progress:
         return self
@@ -34,7 +35,7 @@ class Progress:
         self._bar.close()
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Say that `count` more units are done; `note` stands behind the bar."""
+        """Say that `count` more units are done; `note` stands behind the bar, or at the end of the line."""
         self._done += count
         if note:
             self._bar.set_postfix_str(note, refresh=False)
@@ -42,5 +43,14 @@ class Progress:
         late = time.monotonic() - self._spoke > PLAIN_S
         if self._wanted and not self._terminal and (late or self._done == self._total):
             head = f"{self._name}: " if self._name else ""
-            print(f"{head}{self._done} of {self._total} {self._unit}s", file=sys.stderr, flush=True)
+            tail = f", {note}" if note else ""
+            print(f"{head}{self._done} of {self._total} {self._unit}s{self._pace()}{tail}", file=sys.stderr, flush=True)
             self._spoke = time.monotonic()
+
+    def _pace(self) -> str:
+        """Rate since the start and the time that is left at it."""
+        rate = (self._done - self._done_before) / max(time.monotonic() - self._begun, 1e-9)
+        if rate <= 0 or self._done >= self._total:
+            return ""
+        left = tqdm.format_interval((self._total - self._done) / rate)
+        return f", {rate:.3g} a second, {left} left"

@@ -1,34 +1,49 @@
 """Score many files into one table: one row an input, whatever happens to it.
 
-`score` decodes ahead of the model, appends rows as they finish and writes the table at the end, so a run that is killed
-can be resumed and a reader never sees half a table.
+Films are decoded ahead in other processes, pass through one session in batches, and become rows that are safe as soon
+as their batch is done; the table is joined from them at the end. So a run that is killed can be resumed, and a reader
+never sees half a table. Begin at `score`.
+
+Batches depend on the inputs and their order alone, and all have the same size: a row does not change with what was
+refused around it, with where an earlier run stopped, or with how busy the machine is.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medsd.bundle.layout import Bundle
+from medsd.bundle.layout import DESCRIPTION, Bundle
 from medsd.dicom.gate import GatePolicy
 from medsd.dicom.policy import concern
-from medsd.errors import DataError, MedsdError
+from medsd.errors import DataError, ImageError, MedsdError
 from medsd.inference.decode import Decoder, decode_all
 from medsd.inference.film import Film, named
-from medsd.inference.inputs import Notes, expand_inputs
-from medsd.inference.parts import Parts
+from medsd.inference.inputs import Inputs, name_inputs
+from medsd.inference.metrics import Metrics
+from medsd.inference.note import clean_note
+from medsd.inference.note_files import Notes
+from medsd.inference.parts import RECORD, Parts
 from medsd.inference.predict import Predictor, Study
 from medsd.inference.prediction import Prediction
-from medsd.inference.session import ProviderChoice
+from medsd.inference.session import CPU, ProviderChoice, processors
 from medsd.privacy import KeyedHasher
 from medsd.progress import Progress
+from medsd.results import embeddings as embedding_files
 from medsd.results import table
 
 log = logging.getLogger(__name__)
+
+_MOST_WAYS = 8  # batches in the graph at a time; each holds its activations
+_REFUSED_A_BATCH = 8  # a batch closes with so many times its size of inputs, however few of them can be scored
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,7 @@ class Summary:
         reused: rows that an earlier run had finished.
         seconds: time this run took.
         provider: what computed.
+        reasons: rows by reason code, of warned and refused ones.
     """
 
     out: str
@@ -52,13 +68,20 @@ class Summary:
     reused: int
     seconds: float
     provider: str
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Rows a second that this run made."""
+        return (self.inputs - self.reused) / max(self.seconds, 1e-3)
 
     def line(self) -> str:
         """The summary as a sentence."""
         again = f" ({self.reused} from an earlier run)" if self.reused else ""
+        why = ", ".join(f"{reason} {count}" for reason, count in self.reasons.items())
         return (
             f"{self.inputs} inputs{again}: {self.scored} scored, {self.warned} warned, {self.refused} refused "
-            f"in {self.seconds:.1f} s; {self.out}"
+            f"in {self.seconds:.1f} s, {self.rate:.3g} a second{f' ({why})' if why else ''}; {self.out}"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -71,7 +94,10 @@ def score(
     inputs: Sequence[Path],
     out: Path,
     *,
+    lists: Sequence[Path] = (),
     notes: Path | None = None,
+    side_notes: bool = False,
+    embeddings: Path | None = None,
     workers: int = 1,
     batch_size: int = 8,
     resume: bool = False,
@@ -79,6 +105,8 @@ def score(
     require_gpu: bool = False,
     policy: GatePolicy | None = None,
     hasher: KeyedHasher | None = None,
+    metrics: Path | None = None,
+    metrics_port: int | None = None,
     progress: bool = False,
     each: Callable[[Path, Prediction], None] | None = None,
 ) -> Summary:
@@ -86,100 +114,212 @@ def score(
 
     Args:
         bundle: an opened bundle, or its folder.
-        inputs: files, folders, patterns or text lists, see `medsd.inference.inputs.expand_inputs`; the same path
-            given twice is one row. None at all: the notes are read alone, a row a note.
+        inputs: files, folders, patterns, ZIP archives, lists or standard input, see
+            `medsd.inference.inputs.name_inputs`; the same path given twice is one row. None at all: the notes are read
+            alone, a row a note.
         out: .csv, .parquet or .jsonl.
+        lists: further lists of paths, .csv with a column ``path`` and perhaps ``note``, else a path a line.
         notes: a CSV with the columns ``path`` (or a file name) and ``note``.
+        side_notes: the note of a film without another is the text beside it, ``film.txt``.
+        embeddings: .npy or .parquet, a row for each of the table's.
         workers: processes that decode; 1 decodes in this one.
         batch_size: films in one run of the model.
         resume: keep the rows that an earlier run on `out` finished.
         provider, require_gpu: as for `Predictor`.
         policy: of the gate.
         hasher: makes the keys; this user's own by default (`KeyedHasher.from_environment`).
+        metrics, metrics_port: where Prometheus reads how far it is, see `medsd.inference.metrics.Metrics`.
         progress: a bar on a terminal, plain lines elsewhere, on stderr.
         each: called with every prediction once its row is safe; what it raises as a `MedsdError` is logged.
 
     Raises:
-        DataError: an input does not exist or is empty, the notes or the output cannot be used, or another run
-            writes the same output.
+        DataError: an input does not exist or is empty, the notes or the output cannot be used, the disk is full,
+            another run writes the same output, or `resume` meets rows that were made with something else.
         BundleError: no bundle, or an altered one.
         DependencyError: `require_gpu` and no GPU computes.
     """
     started = time.monotonic()
     out = Path(out)
-    table.check_format(out)
+    _check_outputs(out, embeddings)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    known = Notes.read(notes) if notes else Notes()
-    paths = _inputs(opened, inputs, known, [out, *([notes] if notes else [])])
-    predictor = Predictor(opened, provider=provider, require_gpu=require_gpu, policy=policy)
+    ours = [path for path in (out, out.with_name(out.name + RECORD), embeddings, notes, metrics) if path]
+    names, known = _inputs(opened, inputs, lists, ours, notes, side_notes)
+    ways = min(processors(), _MOST_WAYS)
+    # A thread for each of several batches at a time: shared out within one batch they would wait for each other.
+    predictor = Predictor(
+        opened, provider=provider, require_gpu=require_gpu, policy=policy, threads=max(1, processors() // ways)
+    )
+    ways = ways if predictor.session.provider == CPU else 1
     if known and not predictor.takes_notes:
         log.warning("%s reads no notes; they are ignored", opened.label)
-    decoder = Decoder(opened.description.pixels, predictor.policy, hasher or KeyedHasher.from_environment())
-    with Parts(out, table.columns(opened.findings), opened.model_sha256, resume=resume) as parts:
-        waiting = [path for path in paths if table.printable(path) not in parts.done]
-        films: Iterable[tuple[Path, Film | None]] = (
-            decode_all(waiting, decoder, workers=workers, ahead=2 * batch_size)
-            if inputs
-            else ((path, None) for path in waiting)
+    hasher = hasher or KeyedHasher.from_environment()
+    decoder = Decoder(opened.description.pixels, predictor.policy, hasher)
+    size = max(1, min(batch_size, len(names)))
+    with Parts(
+        out,
+        table.columns(opened.findings),
+        _made_with(predictor, hasher, known, embeddings is not None),
+        resume=resume,
+        embeddings_out=embeddings,
+        dimensions=opened.description.embedding_size,
+    ) as parts:
+        waiting = [name for name in names if table.printable(name) not in parts.done]
+        reused = sum(parts.counts.values())
+        told = Metrics(
+            len(names),
+            len(names) - len(waiting),
+            model=opened.label,
+            provider=predictor.session.provider,
+            file=metrics,
+            port=metrics_port,
         )
-        with Progress(len(paths), len(paths) - len(waiting), wanted=progress) as shown:
-            for portion in _portions(films, batch_size):
-                _score_portion(predictor, portion, known, parts, each)
-                shown.advance(len(portion))
-        counts = parts.counts()
-        parts.finish()
-    return Summary(
-        out=str(out),
-        inputs=sum(counts.values()),
-        scored=counts.get("scored", 0),
-        warned=counts.get("warned", 0),
-        refused=counts.get("refused", 0),
-        reused=sum(counts.values()) - len(waiting),
-        seconds=round(time.monotonic() - started, 3),
-        provider=predictor.session.provider,
-    )
+        with (
+            told,
+            Progress(len(names), len(names) - len(waiting), wanted=progress) as shown,
+            closing(_films(opened, waiting, decoder, workers, ahead=(ways + 1) * size)) as films,
+            closing(_read_all(predictor, _batches(films, known, size), size, ways)) as read,
+        ):
+            for batch, predictions in read:
+                _keep(parts, batch, predictions, embeddings is not None)
+                told.advance([(prediction.status, prediction.reason) for prediction in predictions])
+                shown.advance(len(batch), f"{parts.counts['refused']} refused")
+                for name, prediction in zip(batch.names, predictions, strict=True):
+                    _tell(each, name, prediction)
+            summary = _summary(out, parts, reused, time.monotonic() - started, predictor.session.provider)
+            parts.finish({"summary": summary.as_dict()})
+            told.complete()
+    return summary
 
 
-def _inputs(bundle: Bundle, inputs: Sequence[Path], notes: Notes, others: list[Path]) -> list[Path]:
-    """What makes a row each: films, or, where none are given, notes."""
-    if inputs and not bundle.description.image:
+def _check_outputs(out: Path, embeddings: Path | None) -> None:
+    table.check_format(out)
+    if embeddings is not None:
+        embedding_files.check_format(embeddings)
+        if embeddings == out:
+            raise DataError(f"{out}: the table and the embeddings need a file each")
+        if embeddings.is_dir() or not embeddings.absolute().parent.is_dir():
+            raise DataError(f"{embeddings}: cannot be written; give a file in a folder that exists")
+
+
+def _inputs(
+    bundle: Bundle, inputs: Sequence[Path], lists: Sequence[Path], ours: list[Path], notes: Path | None, beside: bool
+) -> tuple[list[str], Notes]:
+    """What makes a row each, films or, where none are given, notes; and the notes."""
+    films = bool(inputs or lists)
+    if films and not bundle.description.image:
         raise DataError(f"{bundle.label} reads notes alone; leave the films out and give --notes")
-    if inputs:
-        return expand_inputs([Path(given) for given in inputs], leave_out=others)
+    given = name_inputs([Path(path) for path in inputs], lists=lists, leave_out=ours) if films else Inputs([])
+    known = Notes.read(notes, beside=beside, more=given.notes) if notes else Notes(given.notes, beside=beside)
+    if films:
+        return given.names, known
     if bundle.description.note is None:
         raise DataError(f"{bundle.label} reads films; give files, folders, patterns or a list")
-    if not notes:
+    if not len(known):
         raise DataError("there is nothing to score; give films, or notes that are to be read alone with --notes")
-    return [Path(name) for name in notes.names]
+    return known.names, known
 
 
-Portion = list[tuple[Path, Film | None]]
+def _made_with(predictor: Predictor, hasher: KeyedHasher, notes: Notes, embeddings: bool) -> dict[str, Any]:
+    """What decides the rows, by the words that a refusal to mix them uses."""
+    description = (predictor.bundle.folder / DESCRIPTION).read_bytes()
+    return {
+        "model": predictor.bundle.model_sha256,
+        "bundle": hashlib.sha256(description).hexdigest(),
+        "gate policy": predictor.policy.model_dump(mode="json"),
+        "key of studies and patients": hasher.study_key("medsd score"),  # two secrets give two
+        "set of notes": notes.digest() if predictor.takes_notes else "",
+        "choice of --embeddings": embeddings,
+    }
 
 
-def _portions(films: Iterable[tuple[Path, Film | None]], size: int) -> Iterator[Portion]:
-    portion: Portion = []
-    for pair in films:
-        portion.append(pair)
-        if len(portion) == max(size, 1):
-            yield portion
-            portion = []
-    if portion:
-        yield portion
+Films = Generator[tuple[str, Film | None], None, None]
 
 
-def _score_portion(
-    predictor: Predictor,
-    portion: Portion,
-    notes: Notes,
-    parts: Parts,
-    each: Callable[[Path, Prediction], None] | None,
-) -> None:
-    studies = [Study(film, notes.of(path) or "") for path, film in portion]
-    predictions = read_safely(predictor, studies)
-    paths = [path for path, _ in portion]
-    parts.append([table.row(path, prediction) for path, prediction in zip(paths, predictions, strict=True)])
-    for path, prediction in zip(paths, predictions, strict=True):
-        _tell(each, path, prediction)
+def _films(bundle: Bundle, names: list[str], decoder: Decoder, workers: int, ahead: int) -> Films:
+    if not bundle.description.image:
+        yield from ((name, None) for name in names)
+        return
+    with closing(decode_all(map(Path, names), decoder, workers=workers, ahead=ahead)) as decoded:
+        for name, (_, film) in zip(names, decoded, strict=True):
+            yield name, film
+
+
+@dataclass
+class Batch:
+    """Inputs that become rows together: those that the graph can read, up to its size, and the refused between them.
+
+    Attributes:
+        names: of all.
+        studies: of all.
+        scorable: how many of them the graph reads.
+    """
+
+    names: list[str] = field(default_factory=list)
+    studies: list[Study] = field(default_factory=list)
+    scorable: int = 0
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def add(self, name: str, study: Study) -> None:
+        """Put one more input in."""
+        self.names.append(name)
+        self.studies.append(study)
+        self.scorable += is_scorable(study)
+
+
+def is_scorable(study: Study) -> bool:
+    """Whether a study goes to the graph, as far as film and note tell."""
+    return bool(clean_note(study.note)) if study.film is None else study.film.pixels is not None
+
+
+def _batches(films: Films, notes: Notes, size: int) -> Iterator[Batch]:
+    batch = Batch()
+    for name, film in films:
+        batch.add(name, _study(name, film, notes))
+        if batch.scorable == size or len(batch) == _REFUSED_A_BATCH * size or not batch.scorable:
+            yield batch
+            batch = Batch()
+    if len(batch):
+        yield batch
+
+
+def _study(name: str, film: Film | None, notes: Notes) -> Study:
+    try:
+        return Study(film, notes.of(name) or "")
+    except ImageError as error:  # a film whose note cannot be read is not scored without it
+        return Study(Film("refused", error.reason, str(error), Path(name).name))
+
+
+def _read_all(
+    predictor: Predictor, batches: Iterable[Batch], size: int, ways: int
+) -> Generator[tuple[Batch, list[Prediction]], None, None]:
+    """Read batches in order, `ways` of them at a time."""
+    pending: deque[tuple[Batch, Future[list[Prediction]]]] = deque()
+    with ThreadPoolExecutor(ways, thread_name_prefix="read") as threads:
+        try:
+            for batch in batches:
+                pending.append((batch, threads.submit(_read_padded, predictor, batch, size)))
+                while pending and (len(pending) > ways or pending[0][1].done()):
+                    done, future = pending.popleft()
+                    yield done, future.result()
+            while pending:
+                done, future = pending.popleft()
+                yield done, future.result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _read_padded(predictor: Predictor, batch: Batch, size: int) -> list[Prediction]:
+    """Read one batch, filled up to `size` by repeating a study, as sums may be taken in another order at another size.
+
+    A GPU is spared to choose its kernels anew, too.
+    """
+    studies = batch.studies
+    if 0 < batch.scorable < size:
+        some = next(study for study in studies if is_scorable(study))
+        studies = [*studies, *[some] * (size - batch.scorable)]
+    return read_safely(predictor, studies)[: len(batch)]
 
 
 def read_safely(predictor: Predictor, studies: Sequence[Study]) -> list[Prediction]:
@@ -199,10 +339,30 @@ def _model_failed(film: Film, detail: str) -> Film:
     return replace(film, status="refused", reason="model_failed", message=message, pixels=None, image=None)
 
 
-def _tell(each: Callable[[Path, Prediction], None] | None, path: Path, prediction: Prediction) -> None:
+def _keep(parts: Parts, batch: Batch, predictions: list[Prediction], embeddings: bool) -> None:
+    rows = [table.row(name, prediction) for name, prediction in zip(batch.names, predictions, strict=True)]
+    parts.append(rows, [prediction.embedding for prediction in predictions] if embeddings else ())
+
+
+def _summary(out: Path, parts: Parts, reused: int, seconds: float, provider: str) -> Summary:
+    counts = parts.counts
+    return Summary(
+        out=str(out),
+        inputs=sum(counts.values()),
+        scored=counts["scored"],
+        warned=counts["warned"],
+        refused=counts["refused"],
+        reused=reused,
+        seconds=round(seconds, 3),
+        provider=provider,
+        reasons=dict(parts.reasons.most_common()),
+    )
+
+
+def _tell(each: Callable[[Path, Prediction], None] | None, name: str, prediction: Prediction) -> None:
     if each is None:
         return
     try:
-        each(path, prediction)
+        each(Path(name), prediction)
     except MedsdError as error:
-        log.warning("%s: %s", path, error)
+        log.warning("%s: %s", name, error)

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
 from medsd.dicom.gate import GatePolicy
+from medsd.errors import ImageError
+from medsd.inference.archives import is_archive, read_member, refuse_archive, split_member
 from medsd.inference.film import Film, read_film
 from medsd.inference.helper import Helper, out_of_memory, refused
 from medsd.privacy import KeyedHasher
 from medsd.settings import PixelSpec
 
 log = logging.getLogger(__name__)
+
+Decoded = Generator[tuple[Path, Film], None, None]
 
 _GUARD = "A script that uses workers needs `if __name__ == '__main__':` around its call."
 
@@ -38,23 +42,37 @@ class Decoder:
     keep_image: bool = False
 
     def __call__(self, source: Path | bytes, name: str = "") -> Film:
-        """Read one film; whatever goes wrong is a refusal."""
+        """Read one film, a file or `archive.zip!member`; whatever goes wrong is a refusal."""
         name = name or (source.name if isinstance(source, Path) else "")
         try:
+            content = self._content(source, name)
             return read_film(
-                source, self.spec, policy=self.policy, hasher=self.hasher, name=name, keep_image=self.keep_image
+                content, self.spec, policy=self.policy, hasher=self.hasher, name=name, keep_image=self.keep_image
             )
+        except ImageError as error:
+            return Film("refused", error.reason, str(error), name)
         except MemoryError:
             return out_of_memory(name)
         except Exception as error:  # one row an input, whatever happens; the text of the error may quote the header
             return refused("cannot_decode", name, detail=type(error).__name__)
+
+    def _content(self, source: Path | bytes, name: str) -> Path | bytes:
+        """What a path leads to: a file, or a member of an archive, read in memory."""
+        if isinstance(source, bytes):
+            return source
+        inside = split_member(str(source))
+        if inside is not None:
+            return read_member(*inside, self.policy, name)
+        if is_archive(str(source)):
+            refuse_archive(source, name)
+        return source
 
     def helper(self) -> Helper:
         """A process that reads as this does, within the policy's limits of time and memory."""
         return Helper(self, self.policy.max_seconds, self.policy.max_memory)
 
 
-def decode_all(paths: Iterable[Path], decoder: Decoder, *, workers: int, ahead: int) -> Iterator[tuple[Path, Film]]:
+def decode_all(paths: Iterable[Path], decoder: Decoder, *, workers: int, ahead: int) -> Decoded:
     """Decode `paths` in order.
 
     Args:
@@ -75,7 +93,7 @@ def decode_all(paths: Iterable[Path], decoder: Decoder, *, workers: int, ahead: 
     return ((path, decoder(path)) for path in paths)
 
 
-def _decode_in(helpers: list[Helper], paths: Iterator[Path], window: int) -> Iterator[tuple[Path, Film]]:
+def _decode_in(helpers: list[Helper], paths: Iterator[Path], window: int) -> Decoded:
     idle: SimpleQueue[Helper] = SimpleQueue()
     for helper in helpers:
         idle.put(helper)

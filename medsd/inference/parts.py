@@ -1,7 +1,11 @@
-"""The rows of a batch while it runs: one hidden file beside the output, locked, to which finished rows are appended.
+"""The rows of a batch while it runs: numbered parts in a folder beside the output, locked, appended to and rolled over.
 
-A run that is killed leaves this file; the next one with `resume` goes on behind it. Two runs on one output exclude
-each other through the lock, which the system takes back when a process dies.
+`results.csv.parts/` holds what a run has finished, and what it was finished with. A run that is killed leaves it; the
+next one with `resume` goes on behind it. Two runs on one output exclude each other through the lock, which the system
+takes back when a process dies.
+
+A batch of rows is one write at the end of the newest part. What a kill can leave is half a line there, which is cut
+off; older parts are never touched again. The table is joined from the parts at the end and appears in one step.
 """
 
 from __future__ import annotations
@@ -9,17 +13,33 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
 
 from medsd.errors import DataError
+from medsd.inference.lock import LOCK, open_locked
+from medsd.results import embeddings
 from medsd.results.table import Row, json_line, read_table, write_table
 
-try:
-    import fcntl
-except ImportError:  # Windows: no lock there
-    fcntl = None  # type: ignore[assignment]
+SUFFIX = ".parts"
+RECORD = ".run.json"
+ROWS = 10_000  # of a part; a kilobyte each, and a part is held in memory when it is taken up
+_MADE_WITH = "run.json"
+_GO_ON = "make room, then go on with --resume"
+_SYNC_S = 1.0  # rows outlive a kill at once, and a power cut after so long
+Facts = Mapping[str, Any]
+Vectors = npt.NDArray[np.float32]
+
+
+def is_parts(parent: str, name: str) -> bool:
+    """Whether a folder is that of a run, which holds no films."""
+    return name.endswith(SUFFIX) and (Path(parent) / name / LOCK).exists()
 
 
 class Parts:
@@ -28,123 +48,325 @@ class Parts:
     Args:
         out: the table that is being made.
         names: its columns.
-        model_sha256: of the model that scores; rows of another model are not mixed in.
+        made_with: what decides the rows, by the words in which a person knows it: ``{"model": …, "gate policy": …}``.
+            JSON values; rows that were made with others are not mixed in.
         resume: keep the rows of an earlier, killed or finished run.
+        embeddings_out: where each row's embedding is written to, .npy or .parquet; None for nowhere.
+        dimensions: of an embedding.
 
     Raises:
-        DataError: another run holds the lock, the folder cannot be written, or the rows are another model's.
+        DataError: another run holds the lock, the folder cannot be written, there are unfinished rows and `resume` is
+            not set, or they were made with something else.
     """
 
-    def __init__(self, out: Path, names: Sequence[str], model_sha256: str, *, resume: bool) -> None:
-        self.out, self.names, self.path = out, names, out.with_name(f".{out.name}.part")
-        self._header = {"columns": list(names), "model_sha256": model_sha256}
-        self._file = _open_locked(self.path, out)
+    def __init__(
+        self,
+        out: Path,
+        names: Sequence[str],
+        made_with: Facts,
+        *,
+        resume: bool,
+        embeddings_out: Path | None = None,
+        dimensions: int = 0,
+    ) -> None:
+        self.out, self.names, self.folder = out, list(names), out.with_name(out.name + SUFFIX)
+        self.record = out.with_name(out.name + RECORD)
+        self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
         self.done: set[str] = set()
+        self._facts = {"columns": self.names, **made_with}
+        self._embeddings_out, self._dimensions = embeddings_out, dimensions
+        self._number = self._rows = 0  # the newest part, and the rows in it
+        self._file: BinaryIO | None = None
+        self._vectors: BinaryIO | None = None
+        self._synced = time.monotonic()
+        self._lock = open_locked(self.folder, out)
         try:
             self._begin(resume)
         except BaseException:
-            self._file.close()
+            self._give_up()
             raise
 
     def __enter__(self) -> Parts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self.close()
+
+    def _give_up(self) -> None:
+        """Leave no folder behind that nobody can go on with."""
+        with contextlib.suppress(OSError):
+            if not (self.folder / _MADE_WITH).exists():
+                self._remove()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the lock; the parts stay unless `finish` has removed them."""
+        for file in (self._file, self._vectors, self._lock):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
+
+    # ---- beginning
 
     def _begin(self, resume: bool) -> None:
-        kept = self._kept() if resume else None
-        if kept is None:
-            self._file.seek(0)
-            self._file.truncate()
-            self._file.write(json_line(self._header))
+        found = _read_json(self.folder / _MADE_WITH)
+        empty = not any(self._part(number).stat().st_size for number in self._numbers())
+        if found is None or (empty and not resume):  # no run, or one that was killed before its first row
+            self._clear()
             if resume and self.out.exists():
                 self._adopt_finished()
-        self._file.flush()
-        self.done |= {row["path"] for row in self._rows()}
-        self._file.seek(0, os.SEEK_END)
+            _write_json(self.folder / _MADE_WITH, self._facts)
+            return
+        if not resume:
+            raise DataError(
+                f"{self.out}: an earlier run left finished rows in {self.folder.name}; go on with --resume, or remove "
+                "that folder to begin again"
+            )
+        self._compare(found, "its unfinished rows")
+        self._take_up()
 
-    def _kept(self) -> bool | None:
-        """True where the file holds an earlier run of this model; None where it holds nothing of use."""
-        self._file.seek(0)
-        first = self._file.readline()
-        if not first.endswith("\n"):
-            return None
-        with contextlib.suppress(ValueError):
-            if json.loads(first) == self._header:
-                self._drop_torn_line()
-                return True
-        raise DataError(f"{self.out}: its unfinished rows are another model's; leave resume out to begin again")
+    def _compare(self, found: Facts, what: str) -> None:
+        """Refuse rows that were made with something else than what this run has."""
+        changed = [name for name in self._facts if found.get(name) != self._facts[name]]
+        if changed:
+            names = ", ".join(changed)
+            raise DataError(
+                f"{self.out}: {what} were made with another {names}; give the same again, or leave --resume out and "
+                "choose another output"
+            )
 
-    def _drop_torn_line(self) -> None:
-        """Cut off the half line that a kill may leave."""
-        content = self.path.read_bytes()
-        self._file.truncate(content.rfind(b"\n") + 1)
+    def _take_up(self) -> None:
+        """Go on behind what a killed run left: count it, and cut off what is torn."""
+        for number in self._numbers():
+            rows, sizes = _whole_rows(self._part(number))
+            if self._embeddings_out is not None:
+                del rows[self._vector_bytes(number) // (4 * self._dimensions) :]
+                _truncate(self._vector_part(number), len(rows) * 4 * self._dimensions)
+            _truncate(self._part(number), sum(sizes[: len(rows)]))
+            self._count(rows)
+            self._number, self._rows = number, len(rows)
+        if self._number:
+            self._open()
 
     def _adopt_finished(self) -> None:
         """Go on behind a table that an earlier run completed."""
+        found = _read_json(self.record)
+        if found is not None:
+            self._compare(found["made_with"], "its rows")
+        vectors = self._finished_vectors()
+        batch: list[Row] = []
         for row in read_table(self.out):
-            if list(row) != list(self.names) or row["model_sha256"] != self._header["model_sha256"]:
-                raise DataError(f"{self.out}: its rows are another model's; leave resume out to write it anew")
-            self._file.write(json_line(row))
+            if list(row) != self.names or row["model_sha256"] != self._facts["model"]:
+                raise DataError(f"{self.out}: its rows are another model's; leave --resume out to write it anew")
+            batch.append(row)
+            if len(batch) == 1000:
+                self._adopt(batch, vectors)
+                batch = []
+        self._adopt(batch, vectors)
 
-    def append(self, rows: Sequence[Row]) -> None:
-        """Add finished rows; they survive whatever happens afterwards."""
-        self._file.write("".join(json_line(row) for row in rows))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.done.update(row["path"] for row in rows)
+    def _finished_vectors(self) -> Iterator[Vectors] | None:
+        if self._embeddings_out is None:
+            return None
+        return embeddings.read(self._embeddings_out, self._dimensions)
 
-    def _rows(self) -> Iterator[Row]:
-        with self.path.open(encoding="utf-8") as file:
-            file.readline()
-            yield from map(json.loads, file)
+    def _adopt(self, rows: list[Row], vectors: Iterator[Vectors] | None) -> None:
+        if not rows:
+            return
+        if vectors is None:
+            self.append(rows)
+            return
+        taken = [vector for vector, _ in zip(vectors, rows, strict=False)]
+        if len(taken) < len(rows):
+            raise DataError(f"{self._embeddings_out}: has fewer rows than {self.out}; leave --resume out")
+        self.append(rows, taken)
 
-    def counts(self) -> dict[str, int]:
-        """How many rows there are of each status."""
-        found: dict[str, int] = {}
-        for row in self._rows():
-            found[row["status"]] = found.get(row["status"], 0) + 1
-        return found
+    # ---- going on
 
-    def finish(self) -> None:
-        """Write the table from the rows and remove them."""
-        write_table(self.out, self._rows(), self.names)
-        with contextlib.suppress(PermissionError):  # Windows keeps open files
-            self.path.unlink()
+    def append(self, rows: Sequence[Row], vectors: Sequence[Vectors | None] = ()) -> None:
+        """Add finished rows; they survive whatever happens to this process afterwards.
 
+        Args:
+            rows: of the table, in order.
+            vectors: an embedding (D,) each, None for a refused one; only where embeddings are kept.
 
-def _open_locked(path: Path, out: Path) -> TextIO:
-    """Open `path` for appending and reading, alone."""
-    while True:
+        Raises:
+            DataError: the disk is full, or gone; the rows of before are safe.
+        """
+        if not rows:
+            return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if out.is_dir():
-                raise IsADirectoryError(0, "it is a folder")
-            file = path.open("a+", encoding="utf-8")
+            if self._file is None or self._rows >= ROWS:
+                self._roll()
+            self._write(rows, vectors)
         except OSError as error:
-            raise DataError(f"{out}: cannot be written ({error.strerror}); choose another output") from None
-        if not _lock(file):
-            file.close()
-            raise DataError(f"{out}: another run is writing it; wait for that one, or choose another output")
-        if _still_there(file, path):
-            return file
-        file.close()  # the run before us finished between our opening and our locking
+            what = f"{self.folder}: cannot be written ({error.strerror})"
+            raise DataError(f"{what}; {len(self.done):,} finished rows are safe: {_GO_ON}") from None
+        self._count(rows)
+        self._rows += len(rows)
+
+    def _write(self, rows: Sequence[Row], vectors: Sequence[Vectors | None]) -> None:
+        assert self._file is not None
+        late = time.monotonic() - self._synced > _SYNC_S
+        if self._vectors is not None:
+            _append(self._vectors, b"".join(map(self._bytes_of, vectors)))
+            os.fsync(self._vectors.fileno())  # before the rows, so that no row is without
+            late = True
+        _append(self._file, "".join(map(json_line, rows)).encode("utf-8"))
+        if late:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def _bytes_of(self, vector: Vectors | None) -> bytes:
+        full = np.full(self._dimensions, np.nan, "<f4") if vector is None else np.asarray(vector, "<f4")
+        return full.tobytes()
+
+    def _count(self, rows: Sequence[Row]) -> None:
+        self.done.update(row["path"] for row in rows)
+        self.counts.update(row["status"] for row in rows)
+        self.reasons.update(row["reason"] for row in rows if row["reason"])
+
+    def _roll(self) -> None:
+        """Begin the next part."""
+        self._sync()
+        for file in (self._file, self._vectors):
+            if file is not None:
+                file.close()
+        self._number, self._rows = self._number + 1, 0
+        self._open()
+
+    def _open(self) -> None:
+        self._file = self._part(self._number).open("ab", buffering=0)
+        if self._embeddings_out is not None:
+            self._vectors = self._vector_part(self._number).open("ab", buffering=0)
+        _sync_folder(self.folder)
+
+    def _sync(self) -> None:
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    # ---- the end
+
+    def rows(self) -> Iterator[Row]:
+        """The finished rows, one after another."""
+        for number in self._numbers():
+            with self._part(number).open(encoding="utf-8") as file:
+                yield from map(json.loads, file)
+
+    def finish(self, summary: Facts | None = None) -> None:
+        """Write the table, the embeddings and the record from the parts, and remove the parts.
+
+        Args:
+            summary: what stands in the record beside what the rows were made with.
+
+        Raises:
+            DataError: one of them cannot be written; the parts stay.
+        """
+        try:
+            self._sync()
+            if self._embeddings_out is not None:
+                chunks = (self._read_vectors(number) for number in self._numbers())
+                paths = (row["path"] for row in self.rows())
+                embeddings.write(self._embeddings_out, chunks, paths, sum(self.counts.values()), self._dimensions)
+            write_table(self.out, self.rows(), self.names)
+            _write_json(self.record, {"made_with": self._facts, **(summary or {})})
+        except (OSError, DataError) as error:
+            what = f"{self.out}: cannot be written ({error.strerror})" if isinstance(error, OSError) else str(error)
+            raise DataError(f"{what}; the finished rows are kept in {self.folder.name}: {_GO_ON}") from None
+        self._remove()
+
+    def _remove(self) -> None:
+        self._clear()
+        with contextlib.suppress(OSError):  # Windows keeps open files
+            (self.folder / LOCK).unlink()
+            self.folder.rmdir()
+
+    def _clear(self) -> None:
+        """Remove the parts; first what says that they can be gone on with."""
+        for file in (self._file, self._vectors):
+            if file is not None:
+                file.close()
+        self._file = self._vectors = None
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / _MADE_WITH).unlink()
+        for path in self.folder.glob("part-*"):
+            path.unlink()
+        self._number = self._rows = 0
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(path.stem.partition("-")[2]) for path in self.folder.glob("part-*.jsonl"))
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"part-{number:06d}.jsonl"
+
+    def _vector_part(self, number: int) -> Path:
+        return self.folder / f"part-{number:06d}.f32"
+
+    def _vector_bytes(self, number: int) -> int:
+        path = self._vector_part(number)
+        return path.stat().st_size if path.exists() else 0
+
+    def _read_vectors(self, number: int) -> Vectors:
+        return np.fromfile(self._vector_part(number), "<f4").reshape(-1, self._dimensions)
 
 
-def _lock(file: TextIO) -> bool:
-    if fcntl is None:
-        return True
+def _append(file: BinaryIO, content: bytes) -> None:
+    """One write, or none: what did not fit is taken back, as far as a full disk lets it be."""
+    begun = os.fstat(file.fileno()).st_size
+    view = memoryview(content)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while view:
+            view = view[file.write(view) :]
     except OSError:
-        return False
-    return True
+        with contextlib.suppress(OSError):
+            os.ftruncate(file.fileno(), begun)
+        raise
 
 
-def _still_there(file: TextIO, path: Path) -> bool:
+def _whole_rows(path: Path) -> tuple[list[Row], list[int]]:
+    """The rows of a part up to one that is not all there, and the bytes of each; a power cut may leave zeros."""
+    rows, sizes = [], []
+    with path.open("rb") as file, contextlib.suppress(ValueError):
+        for line in file:
+            if line.endswith(b"\n"):
+                rows.append(json.loads(line))
+                sizes.append(len(line))
+    return rows, sizes
+
+
+def _truncate(path: Path, size: int) -> None:
+    if path.exists() and path.stat().st_size > size:
+        os.truncate(path, size)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        here: Any = path.stat()
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(os.fstat(file.fileno()), here)
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _write_json(path: Path, content: Facts) -> None:
+    """Write a file that is there as a whole or not at all, and stays."""
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut; not every file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -101,6 +102,8 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[s
     draft = path.with_name(f".{path.name}.draft")
     try:
         writers[path.suffix.lower()](draft, rows, names)
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None

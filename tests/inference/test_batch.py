@@ -47,7 +47,8 @@ def test_each_format_holds_one_row_an_input(image_bundle: Bundle, films: Path, t
     ]  # fmt: skip
     assert (summary.inputs, summary.scored, summary.warned, summary.refused) == (8, 7, 0, 1)
     assert frame.probability_Mass.isna().tolist() == [name.endswith("note.doc") for name in frame.path]
-    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    assert sorted(path.name for path in out.parent.iterdir()) == [out.name, f"{out.name}.run.json"]
+    assert json.loads(out.with_name(f"{out.name}.run.json").read_text())["summary"]["reasons"] == {"not_dicom": 1}
 
 
 def test_the_table_says_what_the_predictor_says(
@@ -101,7 +102,7 @@ def test_without_resume_everything_is_scored_again(image_bundle: Bundle, films: 
 def test_rows_of_another_model_are_not_mixed(image_bundle: Bundle, fused_bundle: Bundle, films: Path, tmp_path: Path):
     out = tmp_path / "out.csv"
     score(image_bundle, [films], out)
-    with pytest.raises(DataError, match=r"out\.csv: its rows are another model's"):
+    with pytest.raises(DataError, match=r"out\.csv: its rows were made with another model, bundle"):
         score(fused_bundle, [films], out, resume=True)
 
 
@@ -122,10 +123,10 @@ score(sys.argv[1], [Path(sys.argv[2])], Path(sys.argv[3]), batch_size=1)
 @pytest.fixture
 def slow_run(image_bundle: Bundle, films: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """A run in a process of its own that has finished two rows."""
-    out, part = tmp_path / "out.csv", tmp_path / ".out.csv.part"
+    out, part = tmp_path / "out.csv", tmp_path / "out.csv.parts" / "part-000001.jsonl"
     run = subprocess.Popen([sys.executable, "-c", SLOW, str(image_bundle.folder), str(films), str(out)])
     deadline = time.monotonic() + 30
-    while not (part.exists() and part.read_text().count("\n") >= 3):
+    while not (part.exists() and part.read_text().count("\n") >= 2):
         assert time.monotonic() < deadline and run.poll() is None, "the run did not begin"
         time.sleep(0.02)
     yield run, out
@@ -138,15 +139,15 @@ def test_a_killed_run_is_resumed_without_loss(slow_run, image_bundle: Bundle, fi
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     assert not out.exists()
-    part = tmp_path / ".out.csv.part"
-    finished = [json.loads(line)["path"] for line in part.read_text().splitlines()[1:]]
+    part = tmp_path / "out.csv.parts" / "part-000001.jsonl"
+    finished = [json.loads(line)["path"] for line in part.read_text().splitlines()]
     part.write_text(part.read_text() + '{"path": "half a li')  # what a kill in the middle of a write leaves
     seen: list[str] = []
     summary = score(image_bundle, [films], out, resume=True, each=lambda path, _: seen.append(str(path)))
     assert len(finished) >= 2
     assert [row["path"] for row in _rows(out)] == finished + seen
     assert (summary.inputs, summary.reused) == (8, len(finished))
-    assert not part.exists()
+    assert not part.parent.exists()
 
 
 def test_two_runs_on_one_output_do_not_mix(slow_run, image_bundle: Bundle, films: Path):
@@ -197,7 +198,7 @@ def test_bad_usage_is_an_error_before_any_work(image_bundle: Bundle, films: Path
     (tmp_path / "taken.csv").mkdir()
     with pytest.raises(DataError, match=r"taken\.csv: cannot be written \(it is a folder\)"):
         score(image_bundle, [films], tmp_path / "taken.csv")
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file() and path.suffix != ".part") == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["films", "taken.csv"]
 
 
 def test_the_table_holds_no_identity(image_bundle: Bundle, build_dx, chest, tmp_path: Path, hasher: KeyedHasher):

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from medsd.errors import DataError
-from medsd.inference.inputs import Notes, expand_inputs
+from medsd.inference.inputs import expand_inputs
+from medsd.inference.note_files import Notes
 
 
 def _names(paths: list[Path]) -> list[str]:
