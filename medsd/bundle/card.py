@@ -18,6 +18,7 @@ from medsd.evaluation.evidence import EvidenceReport
 from medsd.evaluation.intervals import Interval
 from medsd.evaluation.modalities import ModalityReport, warning_of
 from medsd.evaluation.report import CalibrationState, EvaluationReport, FindingReport
+from medsd.evaluation.robustness import RobustnessReport
 
 CARD = "README.md"
 PLOTS = "plots"
@@ -54,6 +55,7 @@ def write_card(
     readings: Mapping[str, EvaluationReport] | None = None,
     modalities: ModalityReport | None = None,
     evidence: EvidenceReport | None = None,
+    robustness: RobustnessReport | None = None,
 ) -> None:
     """Write the card into the bundle in `folder`.
 
@@ -66,6 +68,7 @@ def write_card(
         readings: the same split read with less, by what was left, for instance ``{"image alone": …}``.
         modalities: what hangs on image and note.
         evidence: the maps against boxes.
+        robustness: what becomes of the calls when films are only handled differently.
     """
     sections = [
         _head(description),
@@ -78,6 +81,7 @@ def write_card(
         _readings(report, readings or {}),
         _modalities(modalities),
         _evidence(evidence),
+        _robustness(robustness),
         _plots(folder),
         _limits(description, report),
         _parity(parity),
@@ -307,6 +311,28 @@ def _evidence(e: EvidenceReport | None) -> str:
         f"Rank correlation of the maps with those of the same network: {likeness}." if likeness else "",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _robustness(r: RobustnessReport | None) -> str:
+    if r is None:
+        return ""
+    rows = [
+        [
+            c.name,
+            _told(c.flipped),
+            "" if c.most_flipped is None else f"{c.most_flipped[0]} ({c.most_flipped[1]:.3f})",
+            _told(c.moved),
+            _told(c.auroc_lost),
+            f"{c.likeness.value:.3f}",
+        ]
+        for c in r.changes
+    ]
+    header = ["Film", "Calls that flip", "Most often", "Probability moves by", "AUROC lost", "Cosine of embeddings"]
+    text = (
+        f"The same {r.films} films of {r.patients} patients of the {r.split} split, handled differently and read "
+        "without notes; nothing about the patients has changed."
+    )
+    return "\n\n".join(["### When a film is only handled differently", text, _table(header, rows)])
 
 
 def _found_by_words(m: ModalityReport) -> str:

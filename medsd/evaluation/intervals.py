@@ -285,6 +285,15 @@ def weighted_auroc(truth: FloatArray, probs: FloatArray, weights: FloatArray) ->
     return _where(pairs > 0, (positive * (below + negative / 2)).sum(1), pairs)
 
 
+def weighted_macro_auroc(target: FloatArray, scores: FloatArray, weights: FloatArray) -> FloatArray:
+    """(R,) mean over the findings of target (N, F); NaN where a resample leaves one without positives or negatives."""
+    areas = []
+    for finding in range(target.shape[1]):
+        known = ~np.isnan(target[:, finding])
+        areas.append(weighted_auroc(target[known, finding], scores[known, finding], weights[:, known]))
+    return np.mean(areas, axis=0)
+
+
 def weighted_average_precision(truth: FloatArray, probs: FloatArray, weights: FloatArray) -> FloatArray:
     """Average precision Σ (R_n − R_{n−1}) P_n for each row of weights; arguments and result as `weighted_auroc`."""
     positive, negative = _weights_by_score(truth, probs, weights, descending=True)

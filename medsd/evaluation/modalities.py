@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medsd.bundle.layout import write_json
 from medsd.errors import DataError
-from medsd.evaluation.intervals import Interval, Resamples, bootstrap, weighted_auroc
+from medsd.evaluation.intervals import Interval, Resamples, bootstrap, weighted_macro_auroc
 from medsd.evaluation.metrics import FloatArray, enough
 from medsd.evaluation.retrieval import RetrievalReport
 from medsd.findings import FindingSet
@@ -168,7 +168,7 @@ def measure_reliance(
 
     def statistic(weights: FloatArray) -> FloatArray:
         def area(scores: FloatArray) -> FloatArray:
-            return _macro_auroc(target, scores, weights)
+            return weighted_macro_auroc(target, scores, weights)
 
         both, alone = area(image + note), (area(image), area(note))
         shuffled = [
@@ -292,15 +292,6 @@ def _gives_away(both: Interval, note: Reliance) -> bool:
     gain = both.value - 0.5
     nearly_all = note.alone.value - 0.5 >= NEARLY_ALL * gain
     return gain > 0 and nearly_all and note.lost_when_shuffled.value > gain / 2
-
-
-def _macro_auroc(target: FloatArray, scores: FloatArray, weights: FloatArray) -> FloatArray:
-    """(R,) mean over the findings; NaN where a resample leaves one of them without positives or negatives."""
-    areas = []
-    for finding in range(target.shape[1]):
-        known = ~np.isnan(target[:, finding])
-        areas.append(weighted_auroc(target[known, finding], scores[known, finding], weights[:, known]))
-    return np.mean(areas, axis=0)
 
 
 def _note_share(image: FloatArray, note: FloatArray, weights: FloatArray) -> FloatArray:

@@ -15,11 +15,12 @@ from tokenizers import Tokenizer
 from medsd.bundle.layout import write_json
 from medsd.errors import DataError
 from medsd.evaluation import modalities
-from medsd.evaluation.calibration import calibrated, choose_operating_points, fit_platt
+from medsd.evaluation.calibration import calibrated, choose_operating_points, fit_platt, thresholds_of
 from medsd.evaluation.evidence import EVIDENCE
 from medsd.evaluation.report import EvaluationReport
 from medsd.evaluation.report import evaluate as measure
 from medsd.evaluation.retrieval import Cases, measure_retrieval
+from medsd.evaluation.robustness import ROBUSTNESS
 from medsd.findings import finding_set
 from medsd.networks.fusion import StudyModel
 from medsd.settings import Settings
@@ -33,9 +34,10 @@ from medsd.training.across import read_sentences
 from medsd.training.checkpoints import load_checkpoint, restore_model, save_checkpoint
 from medsd.training.distributed import is_first, wait_for_all
 from medsd.training.engine import StageResult, keep_freed_memory
-from medsd.training.evidence import has_boxes, judge_evidence
+from medsd.training.evidence import judge_evidence
 from medsd.training.folder import Run
 from medsd.training.loaders import StudyArrays
+from medsd.training.robustness import judge_robustness
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +106,7 @@ def evaluate(run: Run) -> None:
         for reading in ("_image", "_note"):
             _measure(run, reading).write(run.evaluation.with_stem(f"evaluation{reading}"))
         _measure_modalities(run)
-    _judge_evidence(run)
+    _judge_films(run)
     macro, ndcg = report.macro["auroc"].interval, report.retrieval.ndcg if report.retrieval else None
     log.info("test: macro AUROC %s over %d findings; nDCG@10 %s", macro, report.macro["auroc"].over, ndcg)
 
@@ -185,18 +187,25 @@ def _measure_modalities(run: Run) -> None:
         log.warning("%s", warning)
 
 
-def _judge_evidence(run: Run) -> None:
-    """Evidence maps against boxes, where the data set has any."""
-    path = run.folder / EVIDENCE
-    path.unlink(missing_ok=True)
-    if not has_boxes(run.settings):
+def _judge_films(run: Run) -> None:
+    """Evidence maps against boxes, where the data set has any; and calls of films that are only handled differently."""
+    paths = [run.folder / EVIDENCE, run.folder / ROBUSTNESS]
+    for path in paths:
+        path.unlink(missing_ok=True)
+    if run.settings.network.image is None:
         return
     manifest, arrays = _data(run)
     model = _model(run.settings)
     restore_model(model, load_checkpoint(run.model).part("model"), run.model)
-    report = judge_evidence(run.settings, manifest, arrays, model)
-    if report is not None:
-        report.write(path)
+    calibration, points = run.read_calibration()
+    thresholds = thresholds_of(points, manifest.findings.names)
+    reports = (
+        judge_evidence(run.settings, manifest, arrays, model),
+        judge_robustness(run.settings, manifest, arrays, model, calibration, thresholds),
+    )
+    for path, report in zip(paths, reports, strict=True):
+        if report is not None:
+            report.write(path)
 
 
 def _fused(settings: Settings) -> bool:

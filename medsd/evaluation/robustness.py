@@ -1,0 +1,252 @@
+"""What becomes of the calls when a film is only handled differently: compressed, resampled, turned, brightened, marked.
+
+None of these changes is a change of the patient, so each call that flips is a call that hung on the handling.
+`CHANGES` are fixed and mild, as picture archives and cassettes do them; `measure_changes` compares what the model says
+before and after, on the same films, with intervals over patients.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medsd.bundle.layout import write_json
+from medsd.errors import DataError
+from medsd.evaluation.intervals import Interval, Resamples, bootstrap, weighted_macro_auroc
+from medsd.evaluation.metrics import FloatArray, enough
+from medsd.findings import FindingSet
+from medsd.settings import EvaluationSettings
+
+ROBUSTNESS = "evaluation_robustness.json"
+
+Grey = npt.NDArray[np.float32]  # (H, W) in 0…1
+Change = Callable[[Grey], Grey]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ChangeReport(_Part):
+    """One change.
+
+    Attributes:
+        flipped: the share of calls that are the other way round afterwards.
+        most_flipped: the finding whose calls flip most often, and its share.
+        moved: the mean distance between the probabilities before and after.
+        auroc_lost: macro AUROC before minus after.
+        likeness: the mean cosine between the embeddings before and after.
+    """
+
+    name: str
+    flipped: Interval
+    most_flipped: tuple[str, float] | None
+    moved: Interval
+    auroc_lost: Interval
+    likeness: Interval
+
+
+class RobustnessReport(_Part):
+    """The whole of evaluation_robustness.json."""
+
+    split: str
+    films: int
+    patients: int
+    over: int
+    resamples: int
+    confidence: float
+    changes: tuple[ChangeReport, ...]
+
+    def write(self, path: Path) -> None:
+        """Write it atomically."""
+        write_json(path, json.loads(self.model_dump_json()))
+
+    @classmethod
+    def read(cls, path: Path) -> RobustnessReport:
+        """Read what `write` wrote.
+
+        Raises:
+            DataError: no such file, or it is none.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({type(error).__name__}); run the evaluation again") from None
+        except ValidationError:
+            raise DataError(f"{path}: is no report of robustness; run the evaluation again") from None
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the model says of N films.
+
+    Attributes:
+        probabilities: (N, F) calibrated.
+        embeddings: (N, D) of unit length.
+    """
+
+    probabilities: FloatArray
+    embeddings: npt.NDArray[np.floating]
+
+
+def measure_changes(
+    findings: FindingSet,
+    before: Said,
+    after: Mapping[str, Said],
+    target: npt.ArrayLike,
+    patients: npt.NDArray[np.str_],
+    thresholds: FloatArray,
+    settings: EvaluationSettings,
+    *,
+    seed: int = 0,
+    split: str = "test",
+) -> RobustnessReport:
+    """Compare what is said of the same films before and after each change.
+
+    Args:
+        findings: F findings in column order.
+        before: of the N films as they are.
+        after: by the name of the change, of the same films changed.
+        target: (N, F) 1, 0 or NaN.
+        patients: (N,) keys.
+        thresholds: (F,) operating points, NaN where there is none.
+        settings: resamples, confidence, and what is too few.
+        seed: of the resamples.
+        split: for the record.
+
+    Raises:
+        DataError: there are no films.
+    """
+    truth = np.asarray(target, dtype=np.float64)
+    drawn = Resamples.draw(patients, settings.bootstrap, seed)
+    told = np.flatnonzero(enough(truth, settings.few))
+    called = np.flatnonzero(~np.isnan(thresholds))
+
+    def compare(name: str, said: Said) -> ChangeReport:
+        flips = (said.probabilities >= thresholds)[:, called] != (before.probabilities >= thresholds)[:, called]
+        each = np.stack(
+            [
+                flips.mean(axis=1) if called.size else np.full(len(truth), np.nan),
+                np.abs(said.probabilities - before.probabilities).mean(axis=1),
+                (said.embeddings * before.embeddings).sum(axis=1),
+            ],
+            axis=1,
+        )
+
+        def means(weights: FloatArray) -> FloatArray:
+            return weights @ each / weights.sum(axis=1, keepdims=True)
+
+        def lost(weights: FloatArray) -> FloatArray:
+            if not told.size:
+                return np.full((len(weights), 1), np.nan)
+            first, second = (
+                weighted_macro_auroc(truth[:, told], of.probabilities[:, told], weights) for of in (before, said)
+            )
+            return (first - second)[:, None]
+
+        flipped, moved, likeness = bootstrap(means, drawn, settings.confidence, (-1, 1))
+        share = flips.mean(axis=0)
+        most = (findings.names[called[share.argmax()]], round(float(share.max()), 6)) if called.size else None
+        return ChangeReport(
+            name=name,
+            flipped=flipped,
+            most_flipped=most,
+            moved=moved,
+            auroc_lost=bootstrap(lost, drawn, settings.confidence, (-1, 1))[0],
+            likeness=likeness,
+        )
+
+    return RobustnessReport(
+        split=split,
+        films=len(truth),
+        patients=len(set(patients)),
+        over=len(told),
+        resamples=settings.bootstrap,
+        confidence=settings.confidence,
+        changes=tuple(compare(name, said) for name, said in after.items()),
+    )
+
+
+def jpeg(quality: int) -> Change:
+    """Compressed as a JPEG of 8 bits and that quality."""
+
+    def change(film: Grey) -> Grey:
+        packed = BytesIO()
+        _picture(film).save(packed, "JPEG", quality=quality)
+        return _greys(Image.open(packed))
+
+    return change
+
+
+def resampled(factor: float) -> Change:
+    """Reduced to a share of its size and enlarged again."""
+
+    def change(film: Grey) -> Grey:
+        height, width = film.shape
+        picture = Image.fromarray(film)
+        small = picture.resize((max(1, round(width * factor)), max(1, round(height * factor))), Image.Resampling.BOX)
+        return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32).clip(0, 1)
+
+    return change
+
+
+def turned(degrees: float) -> Change:
+    """Turned counter-clockwise about its middle; what comes in at the corners is black."""
+
+    def change(film: Grey) -> Grey:
+        return np.asarray(Image.fromarray(film).rotate(degrees, Image.Resampling.BILINEAR), dtype=np.float32)
+
+    return change
+
+
+def gamma(exponent: float) -> Change:
+    """Brighter below 1, darker above, black and white staying."""
+    return lambda film: np.power(film.clip(0, 1), np.float32(exponent))
+
+
+def contrast(factor: float) -> Change:
+    """The greys' distances from their mean times a factor."""
+    return lambda film: ((film - film.mean()) * np.float32(factor) + film.mean()).clip(0, 1)
+
+
+def marked(text: str) -> Change:
+    """With a bright side marker burned into the upper right corner."""
+
+    def change(film: Grey) -> Grey:
+        picture = Image.fromarray(film.copy())
+        side = min(film.shape)
+        place = (film.shape[1] - 0.12 * side, 0.04 * side)
+        ImageDraw.Draw(picture).text(place, text, fill=1.0, font=ImageFont.load_default(size=max(8, side // 14)))
+        return np.asarray(picture, dtype=np.float32)
+
+    return change
+
+
+CHANGES: dict[str, Change] = {
+    "JPEG, quality 50": jpeg(50),
+    "JPEG, quality 20": jpeg(20),
+    "half the resolution": resampled(0.5),
+    "turned by 3° to the left": turned(3),
+    "turned by 5° to the right": turned(-5),
+    "brighter (gamma 0.8)": gamma(0.8),
+    "darker (gamma 1.25)": gamma(1.25),
+    "contrast −20 %": contrast(0.8),
+    "contrast +20 %": contrast(1.2),
+    "a marker burned in": marked("L"),
+}
+
+
+def _picture(film: Grey) -> Image.Image:
+    return Image.fromarray(np.rint(film.clip(0, 1) * 255).astype(np.uint8))
+
+
+def _greys(picture: Image.Image) -> Grey:
+    return np.asarray(picture.convert("L"), dtype=np.float32) / np.float32(255)
