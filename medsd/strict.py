@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +57,11 @@ def top_level_keys(path: Path | str) -> tuple[str, ...]:
     return tuple(map(str, _read_yaml(Path(path))[0]))
 
 
+def as_yaml(value: bool | int | float | str | None) -> str:
+    """A value as an override takes it: ``--set key=…`` with this reads back the same."""
+    return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=math.inf).strip()[1:-1]
+
+
 Lines = dict[tuple[str | int, ...], int | None]
 
 
@@ -86,6 +92,10 @@ def _key_lines(node: yaml.Node | None, prefix: tuple[str | int, ...]) -> Iterato
         for key, value in node.value:
             yield (*prefix, key.value), key.start_mark.line + 1
             yield from _key_lines(value, (*prefix, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for position, value in enumerate(node.value):
+            yield (*prefix, position), value.start_mark.line + 1
+            yield from _key_lines(value, (*prefix, position))
 
 
 def _apply_override(tree: dict[str, Any], override: str, lines: Lines) -> None:
@@ -134,7 +144,7 @@ def _in_tree(tree: Any, location: Sequence[str | int]) -> tuple[str | int, ...]:
     """Drop the parts of a pydantic location that are no keys of the file (names of union members)."""
     kept: list[str | int] = []
     for position, part in enumerate(location):
-        if isinstance(tree, Mapping) and part in tree:
+        if _leads_on(tree, part):
             tree = tree[part]
             kept.append(part)
         elif position == len(location) - 1 and isinstance(tree, Mapping):
@@ -142,16 +152,25 @@ def _in_tree(tree: Any, location: Sequence[str | int]) -> tuple[str | int, ...]:
     return tuple(kept)
 
 
+def _leads_on(tree: Any, part: str | int) -> bool:
+    """Whether `part` is a key of a mapping, or a place in a list."""
+    if isinstance(tree, list):
+        return isinstance(part, int) and part < len(tree)
+    return isinstance(tree, Mapping) and part in tree
+
+
 def _valid_keys(top: type[Strict], location: Sequence[str | int], tree: Mapping[str, Any]) -> list[str]:
     """The keys that the model at `location` below `top` has."""
-    model: Any = top
+    candidates: list[type[BaseModel]] = [top]
     branch: Any = tree
     for part in location:
-        branch = branch.get(part) if isinstance(branch, Mapping) else None
-        candidates = list(_models_in(model.model_fields[str(part)].annotation))
+        branch = branch[part] if _leads_on(branch, part) else None
+        field = candidates[0].model_fields.get(str(part))
+        if field is not None:  # else a place in a list of models, or a key of a mapping to them
+            candidates = list(_models_in(field.annotation))
         named = [m for m in candidates if isinstance(branch, Mapping) and _literal_source(m) == branch.get("source")]
-        model = (named or candidates)[0]
-    return list(model.model_fields)
+        candidates = named or candidates
+    return list(candidates[0].model_fields)
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

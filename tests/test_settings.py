@@ -47,6 +47,14 @@ def test_an_unknown_key_of_a_source_is_compared_with_the_keys_of_that_source(con
         load_settings(config)
 
 
+def test_an_unknown_key_of_a_merged_source_is_named_with_its_line(tmp_path: Path) -> None:
+    merge = (CONFIGS[0].parent / "merge.yaml").read_text(encoding="utf-8")
+    (tmp_path / "merge.yaml").write_text(merge.replace("labels: mesh", "lables: mesh"), encoding="utf-8")
+    line = 1 + merge[: merge.index("labels: mesh")].count("\n")
+    with pytest.raises(SettingsError, match=rf":{line}: unknown key 'data\.sources\.3\.lables'; did you mean 'labels'"):
+        load_settings(tmp_path / "merge.yaml")
+
+
 @pytest.mark.parametrize("value", ["ten", "'3'", "2.5", "true", "-1"])
 def test_a_value_of_the_wrong_type_or_range_is_named_with_its_line(config: Path, value: str) -> None:
     config.write_text(SMALL.replace("epochs: 3", f"epochs: {value}"), encoding="utf-8")

@@ -146,3 +146,8 @@ class TrainingSettings(Strict):
     checkpoint_every: float = Field(
         600, ge=0, description="seconds between checkpoints within an epoch; 0: only at the end of epochs"
     )
+    mlflow: bool | str = Field(
+        False,
+        description="record settings and curves in MLflow too: true for mlruns.db in the run's folder, or the URI of a "
+        "tracking server; false: TensorBoard alone",
+    )

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,9 @@ log = logging.getLogger(__name__)
 _KEPT = ("history", "best_epoch", "seconds", "seed", "done", "loss_sum")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
+# Told of a stage after each of its epochs; see `watched`.
+Watch = Callable[["Stage"], None]
+_watches: ContextVar[tuple[Watch, ...]] = ContextVar("watches", default=())
 # What to measure after an epoch, on the weights that would be published: figures by name, higher `key` is better.
 Validate = Callable[[StudyModel], dict[str, float]]
 
@@ -207,6 +211,9 @@ class Stage:
         shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
         log.info("%s: epoch %d of %d  %s", self.name, epoch + 1, self.settings.epochs, shown)
         self._save()
+        if is_first():
+            for watch in _watches.get():
+                watch(self)
         if self._is_over() and epoch + 1 < self.settings.epochs:
             log.info("%s: no better in %d epochs, stops", self.name, self.settings.patience)
             engine.terminate()
@@ -254,9 +261,23 @@ class Stage:
         log.info("%s: goes on after epoch %d, step %d", self.name, len(self.history), self.done)
 
 
+class EndedEarly(Exception):
+    """Raised by a `Watch` that has seen enough: the training ends, and its step is not done."""
+
+
+@contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """Tell `watch` of every stage that trains in here, after each epoch, once its checkpoint is written."""
+    before = _watches.set((*_watches.get(), watch))
+    try:
+        yield
+    finally:
+        _watches.reset(before)
+
+
 @contextmanager
 def recorded(stage: Stage, engine: Engine) -> Iterator[None]:
-    """Write the loss of each step and the figures of each epoch to TensorBoard, and to MLflow where it is wanted."""
+    """Write the loss of each step and the figures of each epoch to TensorBoard."""
     if not is_first():
         yield
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medsd.bundle.layout import OperatingPoint, PlattCalibration
 from medsd.errors import DataError
@@ -72,3 +73,13 @@ class Run:
             raise DataError(f"{self.calibration}: missing or damaged; run `medsd calibrate` again") from None
         calibration = {name: PlattCalibration(**value) for name, value in tree["calibration"].items()}
         return calibration, {name: OperatingPoint(**value) for name, value in tree["operating_points"].items()}
+
+
+def public_settings(settings: Settings) -> dict[str, Any]:
+    """The settings without what is nobody's business: where files lie on one machine, and which server keeps curves."""
+    config: dict[str, Any] = settings.model_dump(mode="json")
+    config.pop("output")
+    config["training"].pop("mlflow")
+    for source in (config["data"], *config["data"].get("sources", ())):
+        source.pop("root", None)  # a merge has none of its own
+    return config

@@ -98,7 +98,7 @@ def compare_recipes(config: Path, overrides: Sequence[str] = ()) -> Path:
         for seed in settings.seeds
     }
     _train_all(runs, settings)
-    trained = {key: _read(Run(each), settings.measured_on, settings.reading) for key, each in runs.items()}
+    trained = {key: read_trained(Run(each), settings.measured_on, settings.reading) for key, each in runs.items()}
     few = next(iter(runs.values())).evaluation.few
     return write_report(settings, trained, few, exact_command(config, overrides))
 
@@ -135,7 +135,8 @@ def _train(settings: Settings) -> None:
     shutil.rmtree(run.folder / "tensorboard", ignore_errors=True)
 
 
-def _read(run: Run, part: str, reading: str = "all") -> Trained:
+def read_trained(run: Run, part: str, reading: str = "all") -> Trained:
+    """What a run that is fine-tuned says of the patients of `part`, train, validation or test."""
     manifest, outputs = Manifest.read(run.manifest), load_file(run.outputs)
     # A model of one modality has no outputs of a part.
     logits = outputs.get(f"logits_{reading}", outputs["logits"])

@@ -25,6 +25,7 @@ from medsd.training import self_training
 from medsd.training import steps as work
 from medsd.training.distributed import as_the_first, is_first, joined, wait_for_all
 from medsd.training.folder import Run
+from medsd.training.tracking import tracked
 
 log = logging.getLogger(__name__)
 
@@ -92,14 +93,15 @@ def run_steps(settings: Settings, until: str = "index", *, again: bool = False) 
     with joined(settings.training.device):
         # The others do what the first tells them, and write nothing.
         if is_first():
-            _lead(run, until, again)
+            with tracked(run):
+                _lead(run, until, again)
         else:
             _follow(run, until)
     return run
 
 
 def _lead(run: Run, until: str, again: bool) -> None:
-    with _alone(run.folder):
+    with alone(run.folder):
         save_settings(run.settings, run.folder / "settings.yaml")
         (run.folder / "done").mkdir(exist_ok=True)
         fingerprint = ""
@@ -151,6 +153,14 @@ def _start_clean(run: Run, step: Step, fingerprint: str) -> None:
     write_json(begun, {"fingerprint": fingerprint})
 
 
+def fingerprint_of(settings: Settings, until: str) -> str:
+    """sha256 of all that decides what the steps up to `until` make; equal settings make equal files."""
+    fingerprint = ""
+    for step in _steps(until):
+        fingerprint = _fingerprint(step, settings, fingerprint)
+    return fingerprint
+
+
 def _fingerprint(step: Step, settings: Settings, before: str) -> str:
     """sha256 over the sections that the step depends on and the fingerprint of the step before."""
     tree = settings.model_dump(mode="json")
@@ -194,9 +204,11 @@ def _forget_added(tree: dict[str, Any]) -> None:
         section: Any = tree
         for key in path.split("."):
             section = section[key]
-        for key, before in added.items():
-            if section is not None and key in section and section[key] == before:
-                del section[key]
+        # Each source of a merge has the keys that it has alone.
+        for each in () if section is None else (section, *section.get("sources", ())):
+            for key, before in added.items():
+                if key in each and each[key] == before:
+                    del each[key]
 
 
 def _read_marker(path: Path) -> str:
@@ -207,8 +219,12 @@ def _read_marker(path: Path) -> str:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the run's lock; it goes with the process, however that ends."""
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run, or of another folder of work; it goes with the process, however that ends.
+
+    Raises:
+        DataError: another process holds it, or the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / "lock").open("w")

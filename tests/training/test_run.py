@@ -102,7 +102,7 @@ def test_a_second_run_does_nothing_and_a_changed_setting_repeats_only_what_depen
 
 
 def test_a_second_process_is_kept_out(finished: Run) -> None:
-    with running._alone(finished.folder), pytest.raises(DataError, match="another medsd works on this run"):
+    with running.alone(finished.folder), pytest.raises(DataError, match="another medsd works on this run"):
         run_steps(finished.settings)
 
 

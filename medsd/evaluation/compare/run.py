@@ -125,7 +125,7 @@ def choose(loss: str, tried: dict[Task, Outcome], settings: CompareSettings) -> 
     return Choice(best, ndcg, settings.grid.probe_penalty[which], threshold)
 
 
-def exact_command(config: Path, overrides: Sequence[str]) -> str:
+def exact_command(config: Path, overrides: Sequence[str], verb: str = "compare") -> str:
     """The command line that gives these figures, without folders of this machine (and without where they went)."""
     shown = []
     for override in overrides:
@@ -135,7 +135,7 @@ def exact_command(config: Path, overrides: Sequence[str]) -> str:
         is_elsewhere = Path(value).is_absolute() or ".." in Path(value).parts
         shown.append(f"--set {key}={'FOLDER/' + Path(value).name if is_elsewhere else value}")
     name = config.name if config.is_absolute() or ".." in config.parts else config.as_posix()
-    return " ".join(["medsd compare", name, *shown])
+    return " ".join([f"medsd {verb}", name, *shown])
 
 
 def _done(
