@@ -41,7 +41,7 @@ from medsd.privacy import KeyedHasher, public_hasher
 from medsd.settings import Settings
 from medsd.studies.manifest import SPLITS, Manifest
 from medsd.studies.protect import protect
-from medsd.training.folder import Run
+from medsd.training.folder import Run, public_settings
 from medsd.training.loaders import StudyArrays, plain_batches
 from medsd.training.prepare import note_input
 
@@ -279,9 +279,6 @@ def _write_examples(folder: Path, manifest: Manifest) -> None:
 
 def _provenance(run: Run, manifest: Manifest) -> layout.Provenance:
     settings = run.settings
-    config: dict[str, Any] = settings.model_dump(mode="json")
-    config.pop("output")
-    config["data"].pop("root")  # where files lie on one machine is nobody's business
     return layout.Provenance(
         data=settings.data.source,
         data_hash=manifest.data_hash(),
@@ -290,7 +287,7 @@ def _provenance(run: Run, manifest: Manifest) -> layout.Provenance:
         patients=manifest.counts("patient"),
         licence=settings.bundle.licence,
         citation=settings.bundle.citation,
-        config=config,
+        config=public_settings(settings),
         git_commit=_git_commit(),
         packages=_packages(),
         training_seconds=_training_seconds(run),
