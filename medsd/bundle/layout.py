@@ -156,15 +156,30 @@ class OperatingPoint(Described):
     negatives: int
 
 
-class OutOfDistribution(Described):
-    """Limits on the scores of `medsd.inference.out_of_distribution`; the arrays are in the safetensors file.
+class OutOfDistributionCheck(Described):
+    """Where the distances of suitable films lie: their median, and the deviation of those above it."""
 
-    Each limit is the quantile `1 - false_alarm_rate` of that score over the validation split.
+    centre: float
+    spread: float = Field(gt=0)
+
+
+class OutOfDistribution(Described):
+    """Scales and limits of `medsd.inference.out_of_distribution`; the arrays are in the safetensors file.
+
+    A limit is what a share `false_alarm_rate` of suitable films exceeds by all checks together («all»), or by those
+    that look at the film itself («film»).
     """
 
-    neighbours: int = Field(ge=1)
+    neighbours: int = Field(0, ge=0, description="of bundles without `checks` (medsd 0.1), whose limits are by score")
     false_alarm_rate: float = Field(gt=0, lt=1)
     limits: dict[str, float]
+    checks: dict[str, OutOfDistributionCheck] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _limits_are_there(self) -> OutOfDistribution:
+        if self.checks and not ({"all", "film"} <= set(self.limits) and {"greys", "edges"} <= set(self.checks)):
+            raise ValueError("limits «all» and «film» and the checks «greys» and «edges» are needed")
+        return self
 
 
 class Provenance(Described):
@@ -337,10 +352,10 @@ def write_description(folder: Path, description: Description) -> Description:
     return complete
 
 
-def write_json(path: Path, tree: Mapping[str, Any] | Sequence[Any]) -> None:
+def write_json(path: Path, tree: Mapping[str, Any] | Sequence[Any], *, indent: int | None = 2) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a half."""
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(tree, indent=indent, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 

@@ -40,7 +40,8 @@ REASONS: Mapping[str, str] = {
     "Interpretation, or invert the image.",
     "not_a_chest": "the picture does not look like a frontal chest radiograph. Check that it is one, upright, whole.",
     "flat": "the image holds a single grey value. Export the radiograph again.",
-    "out_of_distribution": "the image is unlike the radiographs that the model learned from.",
+    "out_of_distribution": "the image is unlike the radiographs that the model learned from ({detail}). Check that it "
+    "is one frontal chest radiograph, upright and whole.",
     "no_image": "there is no film ({detail}).",
     "no_note": "there is no note, and this model reads notes alone. Give a note.",
     "model_failed": "the model could not be run on this film ({detail}). Score it alone to see whether it happens "
@@ -91,7 +92,10 @@ class GatePolicy(Strict):
         not_human: what a header leads to that says that the patient is an animal.
         not_a_chest: what a picture leads to that does not look like a frontal chest.
         not_a_radiograph: what colour or palette images lead to; grey pictures saved as RGB are grey.
-        for_processing, burned_in, inverted_look, out_of_distribution: what each of these leads to.
+        for_processing, burned_in, inverted_look: what each of these leads to.
+        out_of_distribution: what a film leads to that lies beyond the limit of the bundle, as about one suitable film in
+            a hundred does (`false_alarm_rate` in bundle.json). Where it is ``"warn"``, films beyond twice the limit are
+            refused all the same. The limits of bundles of medsd 0.1 are only warned about.
     """
 
     modalities: tuple[str, ...] = ("CR", "DX", "RG")
@@ -113,7 +117,7 @@ class GatePolicy(Strict):
     for_processing: Action = "warn"
     burned_in: Action = "accept"
     inverted_look: Action = "warn"
-    out_of_distribution: Action = "warn"
+    out_of_distribution: Action = "refuse"
 
     def action(self, what: str | Concern) -> Action:
         """What a reason or a concern leads to; reasons that the policy has no setting for always refuse."""

@@ -1,87 +1,114 @@
-"""Is a film like those that the model learned from? Fitted at the end of training, scored in front of every reading.
+"""Is a film like those that the model learned from? Fitted when a bundle is made, scored in front of every reading.
 
-One definition for both sides, NumPy only: `fit` makes the arrays and limits that go into the bundle, `Reference` scores
-films against them. Two scores look at a 32 × 32 thumbnail, so they see what the network may have learned to ignore; one
-looks at the network's own embedding (deep nearest neighbours: Sun et al., ICML 2022, arXiv 2204.06507).
+One definition for both sides, NumPy only: `fit` makes the numbers that go into the bundle, `Reference` judges films by
+them. Two checks look at the film itself (`medsd.inference.descriptors`), so they see what the network may have learned
+to ignore; one looks at the network's embedding. Together they are one value, whose limit a named share of suitable
+films exceeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from medsd.bundle import layout
 from medsd.errors import BundleError, DataError
+from medsd.inference.descriptors import THUMBNAIL, Floats, Pixels, orientation_histograms, thumbnails
+from medsd.inference.early_distribution import EarlyReference
+from medsd.inference.one_class import Arrays, PrincipalGaussian, tail_quantile
+from medsd.inference.verdict import WORDS, Verdict
 
-Pixels = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
-Arrays = dict[str, npt.NDArray[Any]]
+__all__ = ["CHECKS", "Reference", "Verdict", "fit", "load", "save", "thumbnails"]
 
-THUMBNAIL = 32
-# Few components: with 16 the residual limit carries over to films of other hospitals (8 % of the COVID-19 image data
-# collection above it) while it sees rotation; with 160 it learns the training hospital's own detail (15 %).
-COMPONENTS = 16
-MAX_EMBEDDINGS = 20_000
-# ChestX-ray14, five splits by patient: the strangest upright chests (white shutters around a small field) reach 1.84
-# times the limit, an animal's thorax 1.9, a hip 2.9, an inverted chest 3.2. Warnings reach 2.8 % of the test films.
+CHECKS = ("greys", "edges", "network")
+_PICTURE = ("greys", "edges")
+# Limits in bundle.json: of all checks together, and of those that look at the film itself.
+_ALL, _FILM = "all", "film"
+MAX_FILMS = 20_000
+FOLDS = 5
+# Where the policy only warns, films above this are refused all the same.
 FAR_RATIO = 2.0
-_FAR_LOOK = 0.9
+# A negative's edges all run the other way (2.3 deviations and more on the negatives of 194 validation films), and to
+# the network it is still a film (4.5 and less); a blank film, whose negative may pass for a smooth chest, is neither.
+_NEGATIVE_EDGES, _NEGATIVE_NETWORK = 1.5, 5.5
+_NARROWEST = 0.01
+_UPPER = 0.95  # the spread is that of the upper half, from the median to here, in standard deviations of a Gaussian
+_UPPER_DEVIATIONS = 1.6449
+_TURNS = {
+    1: "turned by 90° to the left it would look like a frontal chest",
+    2: "it looks like a frontal chest that is upside down",
+    3: "turned by 90° to the right it would look like a frontal chest",
+}
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What one film amounts to.
+class _Films:
+    """Films as the checks need them: thumbnails (N, 1024), histograms (N, 288) and embeddings (N, D) or None."""
+
+    small: Floats
+    edges: Floats
+    embeddings: npt.NDArray[np.floating] | None
+
+    @classmethod
+    def of(cls, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> _Films:
+        return cls(thumbnails(pixels), orientation_histograms(pixels), embeddings)
+
+    def __getitem__(self, rows: npt.NDArray[Any]) -> _Films:
+        return _Films(self.small[rows], self.edges[rows], None if self.embeddings is None else self.embeddings[rows])
+
+
+@dataclass(frozen=True)
+class _Models:
+    """What the training films are like.
 
     Attributes:
-        value: the largest ratio of a score to its limit; above 1 the film is unlike the training films.
-        reason: "", "out_of_distribution" or "inverted_look".
-        far: so far away that the model should not read it at all. A thumbnail score is above `FAR_RATIO` times its
-            limit, and the film hardly correlates with the mean training film; the embedding alone never says so,
-            because its limits can be very narrow.
+        template: (1024,) mean thumbnail, of unit length.
+        edges: of the histograms.
+        network: of the embeddings; None where the bundle has none.
     """
 
-    value: float
-    reason: Literal["", "out_of_distribution", "inverted_look"] = ""
-    far: bool = False
+    template: Floats
+    edges: PrincipalGaussian
+    network: PrincipalGaussian | None
 
+    @classmethod
+    def fit(cls, films: _Films) -> _Models:
+        mean = films.small.mean(axis=0)
+        network = None if films.embeddings is None else PrincipalGaussian.fit(films.embeddings)
+        return cls(
+            (mean / max(float(np.linalg.norm(mean)), 1e-6)).astype(np.float32),
+            PrincipalGaussian.fit(films.edges),
+            network,
+        )
 
-def thumbnails(pixels: Pixels) -> Floats:
-    """Films (N, S, S) as standardised thumbnails (N, 1024): block means, then zero mean and unit length each.
+    def distances(self, films: _Films) -> dict[str, Floats]:
+        """Distance of each film by each check, (N,); higher is stranger.
 
-    A flat film has no direction and becomes zeros: it correlates with nothing.
-    """
-    if pixels.ndim != 3 or pixels.shape[1] % THUMBNAIL or pixels.shape[2] % THUMBNAIL:
-        raise DataError(f"films are (N, S, S) with S a multiple of {THUMBNAIL}, not {pixels.shape}")
-    count, height, width = pixels.shape
-    blocks = pixels.reshape(count, THUMBNAIL, height // THUMBNAIL, THUMBNAIL, width // THUMBNAIL)
-    small = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(count, -1)
-    centred = small - small.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(centred, axis=1, keepdims=True)
-    flat = length < np.sqrt(centred.shape[1])  # less than one grey level of standard deviation
-    return np.where(flat, np.float32(0), centred / np.where(flat, np.float32(1), length)).astype(np.float32)
+        `greys` is 1 − the correlation with the mean training film, 0…2; `edges` and `network` are logarithms of a
+        Mahalanobis distance.
+        """
+        found = {"greys": 1 - films.small @ self.template, "edges": self.edges.distance(films.edges)}
+        if self.network is not None and films.embeddings is not None:
+            found["network"] = self.network.distance(films.embeddings)
+        return found
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The training films as the scores need them.
+    """The training films as the checks need them, with the limits.
 
     Attributes:
-        description: limits, and how many neighbours.
-        template: (1024,) mean training thumbnail, of unit length.
-        mean, components: (1024,) and (C, 1024), principal components of the training thumbnails.
-        embeddings: (M, D) unit vectors of training studies, stored as float16; None where none were given.
+        description: scales and limits.
+        models: what the films are like.
     """
 
     description: layout.OutOfDistribution
-    template: Floats
-    mean: Floats
-    components: Floats
-    embeddings: Floats | None
+    models: _Models
 
     @classmethod
     def from_arrays(cls, description: layout.OutOfDistribution, arrays: Mapping[str, npt.NDArray[Any]]) -> Reference:
@@ -90,89 +117,93 @@ class Reference:
         Raises:
             BundleError: an array is missing or has another shape.
         """
-        side = THUMBNAIL**2
         try:
-            template, mean, components = (
-                arrays[name].astype(np.float32) for name in ("template", "mean", "components")
-            )
+            template, edges = arrays["template"].astype(np.float32), PrincipalGaussian.from_arrays("edges", arrays)
+            network = PrincipalGaussian.from_arrays("network", arrays) if "network" in description.checks else None
         except KeyError as error:
             raise BundleError(f"{layout.OUT_OF_DISTRIBUTION}: array {error} is missing; export again") from None
-        if template.shape != (side,) or mean.shape != (side,) or components.shape[1:] != (side,):
+        except ValueError as error:
+            raise BundleError(f"{layout.OUT_OF_DISTRIBUTION}: {error}; export again") from None
+        if template.shape != (THUMBNAIL**2,):
             raise BundleError(f"{layout.OUT_OF_DISTRIBUTION}: thumbnails are not {THUMBNAIL} × {THUMBNAIL}")
-        stored = arrays.get("embeddings")
-        embeddings = None if stored is None else stored.astype(np.float32)
-        return cls(description, template, mean, components, embeddings)
+        return cls(description, _Models(template, edges, network))
 
-    def look(self, small: Floats) -> Floats:
-        """1 − correlation of thumbnails (N, 1024) with the mean training thumbnail: (N,) in 0…2."""
-        return (1 - small @ self.template).astype(np.float32)
+    @property
+    def embedding_size(self) -> int | None:
+        """D of the embeddings, or None where only films are looked at."""
+        return None if self.models.network is None else len(self.models.network.mean)
 
-    def residual(self, small: Floats) -> Floats:
-        """Length of what the principal components leave of thumbnails (N, 1024): (N,)."""
-        centred = small - self.mean
-        kept = centred @ self.components.T
-        left = (centred**2).sum(axis=1) - (kept**2).sum(axis=1)
-        return np.sqrt(np.maximum(left, 0)).astype(np.float32)
+    def strangeness(self, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> dict[str, Floats]:
+        """How strange each film is by each check, (N,): 0 as the median suitable film, in its deviations above."""
+        return self._standardised(_Films.of(pixels, embeddings))
 
-    def distance(self, embeddings: Floats) -> Floats:
-        """Mean cosine distance of embeddings (N, D) to their nearest training studies: (N,) in 0…2."""
-        assert self.embeddings is not None
-        similarity = embeddings.astype(np.float32) @ self.embeddings.T  # (N, M)
-        count = min(self.description.neighbours, similarity.shape[1])
-        nearest = np.partition(similarity, -count, axis=1)[:, -count:]
-        return (1 - nearest.mean(axis=1)).astype(np.float32)
+    def values(self, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> Floats:
+        """All checks together as a share of the limit, (N,)."""
+        return self._value(self.strangeness(pixels, embeddings))
 
-    def scores(self, pixels: Pixels, embeddings: Floats | None) -> dict[str, Floats]:
-        """Every score (N,) of films (N, S, S) and their embeddings (N, D); higher is stranger."""
-        small = thumbnails(pixels)
-        found = {"look": self.look(small), "residual": self.residual(small)}
-        if self.embeddings is not None and embeddings is not None:
-            found["neighbours"] = self.distance(embeddings)
-        return found
-
-    def ratios(self, scores: Mapping[str, Floats]) -> Floats:
-        """The largest ratio of a score to its limit, (N,)."""
-        limits = self.description.limits
-        return np.max([scores[name] / max(limits[name], 1e-6) for name in scores if name in limits], axis=0)
-
-    def judge(self, pixels: Pixels, embeddings: Floats | None) -> list[Verdict]:
+    def judge(self, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> list[Verdict]:
         """A verdict for each of N films: pixels (N, S, S) uint8 and embeddings (N, D)."""
-        scores = self.scores(pixels, embeddings)
-        values = self.ratios(scores)
-        look = {name: scores[name] for name in ("look", "residual")}
-        far = (self.ratios(look) > FAR_RATIO) & (scores["look"] > _FAR_LOOK)
-        inverted = self.inverted(thumbnails(pixels))
-        return [_verdict(*row) for row in zip(values.tolist(), far.tolist(), inverted.tolist(), strict=True)]
+        films = _Films.of(pixels, embeddings)
+        strange = self._standardised(films)
+        values = self._value(strange)
+        return [
+            self._verdict(pixels[row], float(values[row]), {name: float(z[row]) for name, z in strange.items()})
+            for row in range(len(pixels))
+        ]
 
-    def inverted(self, small: Floats) -> npt.NDArray[np.bool_]:
-        """Which thumbnails (N, 1024) look like a training film only when bright and dark are exchanged."""
-        negated = {"look": self.look(-small), "residual": self.residual(-small)}
-        return (small @ self.template < 0) & (self.ratios(negated) <= 1)
+    def _standardised(self, films: _Films) -> dict[str, Floats]:
+        scales = self.description.checks
+        found = self.models.distances(films)
+        return {name: (found[name] - scales[name].centre) / scales[name].spread for name in scales if name in found}
+
+    def _value(self, strange: Mapping[str, Floats]) -> Floats:
+        """The combined value by its own limit: without embeddings, that of the checks of the film."""
+        limit = self.description.limits[_ALL if "network" in strange else _FILM]
+        return combined(strange) / np.float32(limit)
+
+    def _verdict(self, film: Pixels, value: float, strange: Mapping[str, float]) -> Verdict:
+        if value <= 1:
+            return Verdict(value)
+        most = max(strange.values())
+        speaking = " and ".join(WORDS[name] for name in strange if strange[name] >= 0.7 * most)
+        # What it would be like if it were its own negative, or turned.
+        others = np.stack([255 - film, *(np.rot90(film, turn) for turn in _TURNS)])
+        negative, *turned = self._value(self._standardised(_Films.of(others, None))) <= 1
+        if negative and strange["edges"] > _NEGATIVE_EDGES and strange.get("network", 0) < _NEGATIVE_NETWORK:
+            return Verdict(value, "inverted_look")
+        said = [words for words, fits in zip(_TURNS.values(), turned, strict=True) if fits]
+        return Verdict(value, "out_of_distribution", value > FAR_RATIO, "; ".join([speaking, *said[:1]]))
 
 
-def _verdict(value: float, far: bool, inverted: bool) -> Verdict:
-    if inverted:
-        return Verdict(value, "inverted_look")
-    return Verdict(value, "out_of_distribution", far) if value > 1 else Verdict(value)
+def combined(strange: Mapping[str, Floats]) -> Floats:
+    """Several checks as one number, (N,): the length of the vector of what each has above its median.
+
+    Two checks that are each somewhat strange add up, and one that is very strange is not hidden by the others.
+    """
+    return np.sqrt(np.sum([np.maximum(z, 0) ** 2 for z in strange.values()], axis=0, dtype=np.float32))
 
 
 def fit(
     pixels: Pixels,
-    embeddings: Floats | None,
+    embeddings: npt.NDArray[np.floating] | None,
     validation_pixels: Pixels,
-    validation_embeddings: Floats | None,
+    validation_embeddings: npt.NDArray[np.floating] | None,
     *,
-    neighbours: int = 10,
+    patients: Sequence[str] | npt.NDArray[Any] | None = None,
     false_alarm_rate: float = 0.01,
 ) -> tuple[layout.OutOfDistribution, Arrays]:
     """Learn what training films look like and where the limits lie.
 
+    The limits come from validation films and from the training films, each measured against films of other patients
+    (in five parts). The network has seen the training films, so the place of the embeddings' distances is that of the
+    validation films, and only their spread and their tail are shared.
+
     Args:
         pixels: uint8 (N, S, S), the training films as the network sees them, without augmentation.
-        embeddings: (N, D) of unit length, in the same order; None leaves the neighbour score out.
-        validation_pixels, validation_embeddings: films of other patients, on which the limits are set.
-        neighbours: how many training studies the mean distance is taken over.
-        false_alarm_rate: share of validation films that each single score may put above its limit.
+        embeddings: (N, D) of unit length, in the same order; None leaves the check of the network out.
+        validation_pixels, validation_embeddings: films of other patients.
+        patients: whose each training film is; by default each is another's.
+        false_alarm_rate: share of suitable films that all checks together may put above the limit.
 
     Returns:
         the description for bundle.json, and the arrays for `save`.
@@ -180,26 +211,56 @@ def fit(
     Raises:
         DataError: fewer than two training films or no validation film.
     """
+    held, validation, models = _distances(pixels, embeddings, validation_pixels, validation_embeddings, patients)
+    scales, train_strange, validation_strange = {}, {}, {}
+    for name, values in held.items():
+        others = validation[name]
+        centres = (np.median(values), np.median(others))
+        if name in _PICTURE:
+            centres = (np.median(np.concatenate([values, others])),) * 2
+        above = np.concatenate([values - centres[0], others - centres[1]])
+        spread = max(float(np.quantile(above, _UPPER)) / _UPPER_DEVIATIONS, _NARROWEST)
+        scales[name] = layout.OutOfDistributionCheck(centre=float(centres[1]), spread=spread)
+        train_strange[name], validation_strange[name] = (values - centres[0]) / spread, (others - centres[1]) / spread
+    together = {name: np.concatenate([train_strange[name], validation_strange[name]]) for name in scales}
+    film = {name: together[name] for name in _PICTURE}
+    limits = {
+        which: max(tail_quantile(combined(strange), 1 - false_alarm_rate), _NARROWEST)
+        for which, strange in ((_ALL, together), (_FILM, film))
+    }
+    description = layout.OutOfDistribution(false_alarm_rate=false_alarm_rate, limits=limits, checks=scales)
+    arrays: Arrays = {"template": models.template, **models.edges.arrays("edges")}
+    return description, arrays | ({} if models.network is None else models.network.arrays("network"))
+
+
+def _distances(
+    pixels: Pixels,
+    embeddings: npt.NDArray[np.floating] | None,
+    validation_pixels: Pixels,
+    validation_embeddings: npt.NDArray[np.floating] | None,
+    patients: Sequence[str] | npt.NDArray[Any] | None,
+) -> tuple[dict[str, Floats], dict[str, Floats], _Models]:
+    """Distances of training films to those of other patients and of validation films to all; and what they are like."""
     if len(pixels) < 2 or len(validation_pixels) < 1:
         raise DataError("out of distribution: at least two training films and one validation film are needed")
-    small = thumbnails(pixels)
-    mean = small.mean(axis=0)
-    arrays: Arrays = {"template": mean / np.linalg.norm(mean), "mean": mean, "components": _components(small - mean)}
-    if embeddings is not None:
-        chosen = np.linspace(0, len(embeddings) - 1, min(len(embeddings), MAX_EMBEDDINGS)).astype(int)
-        arrays["embeddings"] = np.asarray(embeddings)[chosen].astype(np.float16)
-    draft = layout.OutOfDistribution(neighbours=neighbours, false_alarm_rate=false_alarm_rate, limits={})
-    scores = Reference.from_arrays(draft, arrays).scores(validation_pixels, validation_embeddings)
-    limits = {name: float(np.quantile(values, 1 - false_alarm_rate)) for name, values in scores.items()}
-    return draft.model_copy(update={"limits": limits}), arrays
+    whose = np.arange(len(pixels)) if patients is None else np.asarray(patients)
+    rows = np.linspace(0, len(pixels) - 1, min(len(pixels), MAX_FILMS)).astype(int)
+    films = _Films.of(pixels[rows], None if embeddings is None else np.asarray(embeddings)[rows])
+    models = _Models.fit(films)
+    others = _Films.of(validation_pixels, None if embeddings is None else validation_embeddings)
+    parts = [(part, _Models.fit(films[~part]).distances(films[part])) for part in _folds(whose[rows])]
+    found = models.distances(films)  # where one patient has all films, there is nobody else to compare with
+    for part, distances in parts:
+        for name, values in distances.items():
+            found[name][part] = values
+    return found, models.distances(others), models
 
 
-def _components(centred: Floats) -> Floats:
-    """Leading principal components (C, 1024) by the covariance, whose size does not grow with the films."""
-    covariance = centred.T.astype(np.float64) @ centred.astype(np.float64)
-    _, vectors = np.linalg.eigh(covariance)  # ascending
-    count = min(COMPONENTS, max(1, len(centred) // 4))
-    return np.ascontiguousarray(vectors[:, ::-1][:, :count].T.astype(np.float32))
+def _folds(patients: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.bool_]]:
+    """Parts of the films such that no patient stands in two."""
+    names, number = np.unique(patients, return_inverse=True)
+    if len(names) > 1:
+        yield from (number % FOLDS == fold for fold in range(min(FOLDS, len(names))))
 
 
 def save(path: Path, arrays: Arrays) -> None:
@@ -209,7 +270,7 @@ def save(path: Path, arrays: Arrays) -> None:
     save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, str(path))
 
 
-def load(bundle: layout.Bundle) -> Reference | None:
+def load(bundle: layout.Bundle) -> Reference | EarlyReference | None:
     """The reference that the bundle carries, or None where it carries none.
 
     Raises:
@@ -226,7 +287,8 @@ def load(bundle: layout.Bundle) -> Reference | None:
         arrays = load_file(str(path))
     except (OSError, SafetensorError) as error:
         raise BundleError(f"{path}: cannot be read ({type(error).__name__}); copy the whole bundle again") from None
-    reference = Reference.from_arrays(description, arrays)
-    if reference.embeddings is not None and reference.embeddings.shape[1] != bundle.description.embedding_size:
+    kind = Reference if description.checks else EarlyReference
+    reference = kind.from_arrays(description, arrays)
+    if reference.embedding_size not in (None, bundle.description.embedding_size):
         raise BundleError(f"{path}: embeddings are not of the bundle's size; export again")
     return reference

@@ -19,10 +19,10 @@ from medsd.dicom.policy import concern
 from medsd.inference import out_of_distribution
 from medsd.inference.film import Film, Source, named, read_film
 from medsd.inference.note import NoteTokenizer, clean_note
-from medsd.inference.out_of_distribution import Verdict
 from medsd.inference.prediction import Prediction, Status
 from medsd.inference.preprocess import to_batch
 from medsd.inference.session import ModelSession, Outputs, ProviderChoice
+from medsd.inference.verdict import Verdict
 
 if TYPE_CHECKING:
     from medsd.privacy import KeyedHasher
@@ -199,11 +199,12 @@ class Predictor:
         action = self.policy.action(verdict.reason)
         if action == "accept":
             return status, reason, message
-        sentence = named(film.name if film else "", REASONS[verdict.reason])
+        said = concern(verdict.reason, detail=verdict.detail).message
+        sentence = named(film.name if film else "", said)
         far = verdict.far and reason != "inverted_look"  # a negative is far from everything, and known for what it is
-        if action == "refuse" or far:
+        if (action == "refuse" and verdict.firm) or far:
             return "refused", verdict.reason, f"{sentence} {_FAR}" if far else sentence
-        return "warned", reason or verdict.reason, f"{message} Also: {REASONS[verdict.reason]}" if message else sentence
+        return "warned", reason or verdict.reason, f"{message} Also: {said}" if message else sentence
 
     def _calls(self, values: npt.NDArray[np.float32]) -> dict[str, Call]:
         points = self.bundle.description.operating_points

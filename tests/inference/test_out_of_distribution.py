@@ -12,8 +12,9 @@ from medsd.bundle.layout import Bundle
 from medsd.dicom.gate import GatePolicy, admit
 from medsd.errors import BundleError, DataError
 from medsd.inference import out_of_distribution
-from medsd.inference.out_of_distribution import Reference, fit, thumbnails
+from medsd.inference.out_of_distribution import CHECKS, Reference, fit
 from medsd.inference.preprocess import to_pixels
+from medsd.inference.verdict import WORDS
 from medsd.settings import PixelSpec
 
 Films = npt.NDArray[np.uint8]
@@ -32,70 +33,94 @@ def reference(films: Films) -> Reference:
     return Reference.from_arrays(*fit(films[:60], None, films[60:], None))
 
 
-def test_a_thumbnail_has_no_mean_and_unit_length(films: Films):
-    small = thumbnails(films)
-    np.testing.assert_allclose(small.mean(axis=1), 0, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(small, axis=1), 1, rtol=1e-5)
+def unit(rows: int, size: int, seed: int = 3) -> npt.NDArray[np.float32]:
+    vectors = np.random.default_rng(seed).normal(size=(rows, size)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_brightness_and_contrast_change_nothing(reference: Reference, films: Films):
+def test_brightness_and_contrast_change_little(reference: Reference, films: Films):
     darker = (films[:1] // 2 + 20).astype(np.uint8)
-    np.testing.assert_allclose(reference.look(thumbnails(darker)), reference.look(thumbnails(films[:1])), atol=1e-3)
+    for name, strange in reference.strangeness(darker, None).items():
+        assert strange[0] == pytest.approx(reference.strangeness(films[:1], None)[name][0], abs=0.4)
 
 
-def test_a_flat_film_correlates_with_nothing(reference: Reference):
+def test_the_value_is_the_length_of_what_speaks_over_its_limit(films: Films):
+    embeddings = unit(90, 16)
+    reference = Reference.from_arrays(*fit(films[:60], embeddings[:60], films[60:], embeddings[60:]))
+    strange = reference.strangeness(films[60:], embeddings[60:])
+    assert tuple(strange) == CHECKS
+    above = np.stack([np.maximum(strange[name], 0) for name in CHECKS])
+    expected = np.linalg.norm(above, axis=0) / reference.description.limits["all"]
+    np.testing.assert_allclose(reference.values(films[60:], embeddings[60:]), expected, rtol=1e-5)
+
+
+def test_a_flat_film_is_out_of_distribution(reference: Reference):
     flat = np.full((1, 64, 64), 90, np.uint8)
-    assert reference.look(thumbnails(flat)) == pytest.approx(1)
     assert reference.judge(flat, None)[0].reason == "out_of_distribution"
 
 
-def test_limits_are_the_validation_quantiles(films: Films):
-    description, arrays = fit(films[:60], None, films[60:], None, false_alarm_rate=0.1)
-    scores = Reference.from_arrays(description, arrays).scores(films[60:], None)
-    for name, limit in description.limits.items():
-        assert limit == pytest.approx(np.quantile(scores[name], 0.9))
-        assert (scores[name] > limit).mean() == pytest.approx(0.1, abs=0.01)
+def test_as_many_films_lie_beyond_the_limit_as_the_rate_says(films: Films):
+    rng = np.random.default_rng(5)
+    many = np.concatenate([films[rng.permutation(90)] // np.uint8(rng.integers(1, 3)) for _ in range(5)])
+    noise = rng.integers(0, 12, many.shape, dtype=np.uint8)
+    many, embeddings = many // 2 + noise, unit(450, 16)
+    description, arrays = fit(many[:300], embeddings[:300], many[300:], embeddings[300:], false_alarm_rate=0.1)
+    beyond = Reference.from_arrays(description, arrays).values(many[300:], embeddings[300:]) > 1
+    assert description.false_alarm_rate == 0.1
+    assert beyond.mean() == pytest.approx(0.1, abs=0.06)
 
 
-def test_residual_is_what_the_components_leave(reference: Reference, films: Films):
-    small = thumbnails(films[:5])
-    centred = small - reference.mean
-    rebuilt = centred @ reference.components.T @ reference.components
-    expected = np.linalg.norm(centred - rebuilt, axis=1)
-    np.testing.assert_allclose(reference.residual(small), expected, rtol=1e-3)
+def test_the_limit_hangs_on_no_single_film(films: Films):
+    embeddings = unit(90, 16)
+    limits = [
+        fit(films[:60], embeddings[:60], np.delete(films[60:], row, 0), np.delete(embeddings[60:], row, 0))[0].limits
+        for row in range(8)
+    ]
+    found = np.array([one["all"] for one in limits])
+    assert found.std() / found.mean() < 0.03
 
 
-def test_distance_is_the_mean_over_the_nearest(films: Films):
-    rng = np.random.default_rng(3)
-    embeddings = rng.normal(size=(90, 16)).astype(np.float32)
-    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    reference = Reference.from_arrays(*fit(films[:60], embeddings[:60], films[60:], embeddings[60:], neighbours=4))
-    expected = [np.sort(1 - embeddings[:60] @ query)[:4].mean() for query in embeddings[60:]]
-    np.testing.assert_allclose(reference.distance(embeddings[60:]), expected, atol=2e-3)  # stored as float16
-    assert set(reference.description.limits) == {"look", "residual", "neighbours"}
+def test_a_patients_films_are_never_measured_against_each_other(films: Films):
+    twice, whose = np.repeat(films[:30], 2, axis=0), np.repeat(np.arange(30), 2)
+    apart, together = (fit(twice, None, films[60:], None, patients=p)[0] for p in (whose, None))
+    assert apart.checks["edges"].centre > together.checks["edges"].centre
 
 
 def test_a_negative_is_told_from_a_stranger(reference: Reference, films: Films):
     negative, turned = 255 - films[60:], np.ascontiguousarray(np.rot90(films[60:], 1, (1, 2)))
-    usual = [not verdict.reason for verdict in reference.judge(films[60:], None)]
     inverted = [verdict.reason == "inverted_look" for verdict in reference.judge(negative, None)]
-    assert inverted == usual
-    assert sum(usual) > 25
+    assert np.mean(inverted) > 0.9
     assert {verdict.reason for verdict in reference.judge(turned, None)} == {"out_of_distribution"}
 
 
-def test_a_strange_embedding_alone_is_never_far(films: Films):
+@pytest.mark.parametrize(("turn", "said"), [(1, "90° to the right"), (2, "upside down"), (3, "90° to the left")])
+def test_a_turned_film_is_told_how_to_turn_it(reference: Reference, films: Films, turn: int, said: str):
+    turned = np.ascontiguousarray(np.rot90(films[60:], turn, (1, 2)))
+    assert np.mean([said in verdict.detail for verdict in reference.judge(turned, None)]) > 0.9
+
+
+def test_the_check_that_speaks_is_named(films: Films):
     base = np.zeros((90, 8), np.float32)
     base[:, 0] = 1
     reference = Reference.from_arrays(*fit(films[:60], base[:60], films[60:], base[60:]))
     verdict = reference.judge(films[:1], -base[:1])[0]
-    assert verdict.value > 100
-    assert (verdict.reason, verdict.far) == ("out_of_distribution", False)
+    assert verdict.value > 1
+    assert (verdict.reason, verdict.detail) == ("out_of_distribution", WORDS["network"])
+
+
+def test_a_film_is_judged_alone_as_among_others(reference: Reference, films: Films):
+    alone = [reference.judge(films[row : row + 1], None)[0].value for row in range(3)]
+    np.testing.assert_allclose(alone, [verdict.value for verdict in reference.judge(films[:3], None)], rtol=1e-4)
 
 
 def test_too_few_films_are_an_error(films: Films):
     with pytest.raises(DataError, match="at least two training films"):
         fit(films[:1], None, films, None)
+
+
+def test_one_patient_alone_can_be_learned_from(films: Films):
+    description, _ = fit(films[:4], None, films[60:], None, patients=["one"] * 4)
+    assert set(description.checks) == {"greys", "edges"}
 
 
 def test_the_arrays_survive_the_bundle(image_bundle: Bundle, films: Films, reference: Reference, tmp_path: Path):
@@ -107,6 +132,29 @@ def test_the_arrays_survive_the_bundle(image_bundle: Bundle, films: Films, refer
     loaded = out_of_distribution.load(bundle)
     assert loaded is not None
     assert loaded.judge(films, None) == reference.judge(films, None)
+
+
+@pytest.mark.parametrize(("name", "said"), [("template", "template"), ("edges_noise", "edges_noise")])
+def test_a_missing_array_is_one_clear_error(films: Films, name: str, said: str):
+    description, arrays = fit(films[:60], None, films[60:], None)
+    arrays.pop(name)
+    with pytest.raises(BundleError, match=f"{said}.* is missing; export again"):
+        Reference.from_arrays(description, arrays)
+
+
+def test_embeddings_of_another_size_are_an_error(image_bundle: Bundle, films: Films, tmp_path: Path):
+    embeddings = unit(90, image_bundle.description.embedding_size + 8)
+    description, arrays = fit(films[:60], embeddings[:60], films[60:], embeddings[60:])
+    out_of_distribution.save(tmp_path / layout.OUT_OF_DISTRIBUTION, arrays)
+    bundle = Bundle(tmp_path, image_bundle.description.model_copy(update={"out_of_distribution": description}))
+    with pytest.raises(BundleError, match="embeddings are not of the bundle's size"):
+        out_of_distribution.load(bundle)
+
+
+def test_limits_without_their_checks_are_no_description(films: Films):
+    tree = fit(films[:60], None, films[60:], None)[0].model_dump() | {"limits": {"all": 1.0}}
+    with pytest.raises(ValueError, match="«film»"):
+        layout.OutOfDistribution.model_validate(tree)
 
 
 @pytest.fixture(scope="module")

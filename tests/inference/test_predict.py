@@ -15,6 +15,7 @@ from medsd.errors import BundleError, DataError
 from medsd.inference import out_of_distribution
 from medsd.inference.film import read_film
 from medsd.inference.predict import Predictor
+from medsd.inference.verdict import Verdict
 from medsd.privacy import KeyedHasher
 from tests.bundles import tiny_bundle
 
@@ -166,6 +167,12 @@ def test_a_missing_bundle_is_one_clear_error(tmp_path: Path):
         Predictor(tmp_path / "nothing")
 
 
+def usual(chest: Chest, rng: np.random.Generator, shift: int | None = None) -> Chest:
+    """A chest in its own exposure and place, or `shift` pixels down."""
+    moved = np.roll(chest, rng.integers(-4, 5, 2) if shift is None else (shift, 0), axis=(0, 1))
+    return np.clip(moved * rng.uniform(0.6, 1) + rng.normal(0, 0.03, chest.shape), 0, 1)
+
+
 @pytest.fixture(scope="module")
 def wary(tmp_path_factory: pytest.TempPathFactory, chest: Chest) -> Bundle:
     """A tiny bundle that knows what chests look like."""
@@ -173,7 +180,7 @@ def wary(tmp_path_factory: pytest.TempPathFactory, chest: Chest) -> Bundle:
     bundle = tiny_bundle(folder)
     predictor = Predictor(bundle, provider="cpu")
     rng = np.random.default_rng(0)
-    chests = [np.clip(chest * rng.uniform(0.6, 1) + rng.normal(0, 0.03, chest.shape), 0, 1) for _ in range(60)]
+    chests = [usual(chest, rng) for _ in range(60)]
     pixels = np.stack([read_film(one, bundle.description.pixels).pixels for one in chests])
     embeddings = np.stack([p.embedding for p in predictor.batch([(one, None) for one in chests])])
     limits, arrays = out_of_distribution.fit(pixels[:40], embeddings[:40], pixels[40:], embeddings[40:])
@@ -182,31 +189,54 @@ def wary(tmp_path_factory: pytest.TempPathFactory, chest: Chest) -> Bundle:
     return Bundle.open(folder)
 
 
+@pytest.fixture
+def shifted(chest: Chest) -> Chest:
+    return usual(chest, np.random.default_rng(7), 6)
+
+
 def test_a_usual_film_is_in_distribution(wary: Bundle, chest: Chest):
-    prediction = Predictor(wary, provider="cpu")(chest * 0.8)
+    prediction = Predictor(wary, provider="cpu")(usual(chest, np.random.default_rng(7), 3))
     assert prediction.status == "scored"
-    assert 0 < prediction.out_of_distribution < 1
+    assert 0 <= prediction.out_of_distribution < 1
 
 
-def test_a_strange_film_is_warned_about_and_a_very_strange_one_refused(wary: Bundle, chest: Chest):
-    predictor = Predictor(wary, provider="cpu")
-    shifted, noise = predictor(np.roll(chest, 14, axis=0)), predictor(np.random.default_rng(1).random((90, 80)))
-    assert (shifted.status, shifted.reason) == ("warned", "out_of_distribution")
+def test_a_strange_film_has_no_findings_and_is_told_why(wary: Bundle, shifted: Chest):
+    prediction = Predictor(wary, provider="cpu")(shifted, name="film.dcm")
+    assert (prediction.status, prediction.reason) == ("refused", "out_of_distribution")
+    assert (prediction.values, prediction.calls, prediction.embedding, prediction.evidence_maps) == (
+        None,
+        {},
+        None,
+        None,
+    )
+    assert prediction.out_of_distribution > 1
+    assert prediction.message.startswith("film.dcm: the image is unlike the radiographs that the model learned from (")
+    assert "light and dark do not lie as in a frontal chest" in prediction.message
+
+
+def test_where_the_policy_warns_a_very_strange_film_is_refused_all_the_same(wary: Bundle, shifted: Chest):
+    predictor = Predictor(wary, provider="cpu", policy=GatePolicy(out_of_distribution="warn"))
+    warned, noise = predictor(shifted), predictor(np.random.default_rng(1).random((90, 80)))
+    assert (warned.status, warned.reason) == ("warned", "out_of_distribution")
     assert (noise.status, noise.reason) == ("refused", "out_of_distribution")
-    assert noise.out_of_distribution > shifted.out_of_distribution > 1
-    assert noise.values is None
+    assert noise.out_of_distribution > warned.out_of_distribution > 1
     assert noise.message.endswith("is not scored.")
 
 
-def test_the_policy_decides_what_strangeness_leads_to(wary: Bundle, chest: Chest):
-    shifted = np.roll(chest, 14, axis=0)
-    found = {
-        action: Predictor(wary, provider="cpu", policy=GatePolicy(out_of_distribution=action))(shifted)
-        for action in ("accept", "warn", "refuse")
-    }
-    assert found["warn"].out_of_distribution > 1
-    assert {action: p.status for action, p in found.items()} == {
-        "accept": "scored",
-        "warn": "warned",
-        "refuse": "refused",
-    }
+@pytest.mark.parametrize(("action", "status"), [("accept", "scored"), ("warn", "warned"), ("refuse", "refused")])
+def test_the_policy_decides_what_strangeness_leads_to(wary: Bundle, shifted: Chest, action: str, status: str):
+    policy = GatePolicy(out_of_distribution=action)  # type: ignore[arg-type]
+    prediction = Predictor(wary, provider="cpu", policy=policy)(shifted)
+    assert (prediction.status, prediction.values is None) == (status, status == "refused")
+    assert prediction.out_of_distribution > 1
+
+
+@pytest.mark.parametrize(("far", "status"), [(False, "warned"), (True, "refused")])
+def test_a_limit_that_is_not_firm_is_only_warned_about(image_bundle: Bundle, chest: Chest, far: bool, status: str):
+    class Early:
+        def judge(self, pixels: object, embeddings: object) -> list[Verdict]:
+            return [Verdict(1.5, "out_of_distribution", far, "because", firm=False)]
+
+    predictor = Predictor(image_bundle, provider="cpu")
+    predictor._reference = Early()
+    assert predictor(chest).status == status
