@@ -131,10 +131,9 @@ def _opened(archive: str, size: int, changed_ns: int) -> zipfile.ZipFile:
     members = files.infolist()
     if len(members) > MOST_MEMBERS:
         raise _too_many(archive, len(members))
-    inflated = sum(info.file_size for info in members)
-    if inflated > max(_FREE * len(members), MOST_RATIO * size):  # members that overlap, each counting the same bytes
-        value = f"the archive of {size} bytes inflates to {inflated}"
-        raise concern("too_large", value=value, accepted=f"{MOST_RATIO} times").error(Path(archive).name)
+    if sum(info.compress_size for info in members) > size:  # a bomb of members that overlap
+        value = "the archive's members are larger than itself"
+        raise concern("too_large", value=value, accepted=f"{size} bytes").error(Path(archive).name)
     return files
 
 

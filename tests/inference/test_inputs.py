@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
 from medsd.errors import DataError
-from medsd.inference.inputs import expand_inputs
-from medsd.inference.note_files import Notes
+from medsd.inference import inputs as inputs_module
+from medsd.inference.inputs import expand_inputs, name_inputs
 
 
 def _names(paths: list[Path]) -> list[str]:
@@ -71,45 +72,65 @@ def test_nothing_at_all_is_an_error():
         expand_inputs([])
 
 
-def test_notes_are_found_by_path_or_by_name(tmp_path: Path):
-    table = tmp_path / "notes.csv"
-    table.write_text('path,note\nfilms/a.png,"cough,\nfever"\nb.png,known\n', encoding="utf-8-sig")
-    notes = Notes.read(table)
-    assert notes.of(Path("films/a.png")) == "cough,\nfever"
-    assert notes.of(Path("elsewhere/b.png")) == "known"
-    assert notes.of(Path("other/a.png")) is None
-
-
-def test_a_very_long_note_is_read(tmp_path: Path):
-    table = tmp_path / "notes.csv"
-    table.write_text("file,note\na.png," + "x" * 300_000 + "\n")
-    assert len(Notes.read(table).of(Path("a.png")) or "") == 300_000
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("name,text\na,b\n", r"needs the columns 'path' and 'note'; it has name, text"),
-        ("", "it has none"),
-        ("path,note\na,one\na,two\n", r"notes.csv:3: a second, different note"),
-    ],
-)
-def test_unusable_notes_are_named(tmp_path: Path, content: str, message: str):
-    table = tmp_path / "notes.csv"
-    table.write_text(content)
-    with pytest.raises(DataError, match=message):
-        Notes.read(table)
-
-
-def test_notes_that_are_not_text_are_named(tmp_path: Path):
-    table = tmp_path / "notes.csv"
-    table.write_bytes(b"\xff\xfe\x00path")
-    with pytest.raises(DataError, match="cannot be read as a CSV of notes"):
-        Notes.read(table)
-
-
 def test_tables_and_texts_beside_films_are_no_inputs_unless_they_are_named(tmp_path: Path):
     for name in ("film.dcm", "IM0001", "cases.csv", "readme.TXT", "report.xml", "DICOMDIR"):
         (tmp_path / name).write_bytes(b"x")
     assert _names(expand_inputs([tmp_path])) == ["IM0001", "film.dcm"]
     assert _names(expand_inputs([tmp_path / "cases.csv"])) == ["cases.csv"]
+
+
+def test_a_list_may_have_any_name_behind_its_mark_and_be_given_apart(films: Path, monkeypatch):
+    monkeypatch.chdir(films.parent)
+    Path("chosen").write_text("films/film_3.png\n")
+    assert name_inputs([Path("@chosen")]).names == ["films/film_3.png"]
+    assert name_inputs([Path("films/film_1.png")], lists=[Path("chosen")]).names == [
+        "films/film_1.png",
+        "films/film_3.png",
+    ]
+
+
+def test_a_table_is_a_list_with_notes(films: Path):
+    listed = films.parent / "list.csv"
+    listed.write_text("note,file\nfever,films/film_2.png\n,films/film_1.png\n")
+    found = name_inputs([Path(f"@{listed}")])
+    assert _names([Path(name) for name in found.names]) == ["film_2.png", "film_1.png"]
+    assert list(found.notes.values()) == ["fever"]
+    listed.write_text("file,note\nfilms/film_2.png,fever\nfilms/film_2.png,none\n")
+    with pytest.raises(DataError, match=r"list\.csv:3: a second, different note"):
+        name_inputs([], lists=[listed])
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\0"])
+def test_paths_come_on_standard_input(films: Path, end: bytes):
+    paths = [films / "film_2.png", films / "a b\u00e9.png", films / "deeper"]
+    stdin = io.BytesIO(b"".join(str(path).encode() + end for path in paths))
+    found = name_inputs([Path("-")], stdin=stdin).names
+    assert _names([Path(name) for name in found]) == ["film_2.png", "a b\u00e9.png", "film_5.png", "film_6.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "standard input: the list names no files"),
+        (bytes(128) + b"DICM" + bytes(10), "standard input: holds a film, not a list of paths"),
+        (b"x" * 9000, "a line of more than 8192 bytes"),
+    ],
+)
+def test_standard_input_that_is_no_list_is_named(content: bytes, message: str):
+    with pytest.raises(DataError, match=message):
+        name_inputs([Path("-")], stdin=io.BytesIO(content))
+
+
+def test_the_parts_of_a_run_are_no_inputs(films: Path):
+    (films / "out.csv.parts").mkdir()
+    (films / "out.csv.parts" / "lock").write_text("")
+    assert "lock" not in _names(expand_inputs([films]))
+
+
+def test_the_order_is_the_same_whatever_the_file_system_says(films: Path, monkeypatch):
+    straight = expand_inputs([films, films / "deeper"])
+    walk = inputs_module.os.walk
+    monkeypatch.setattr(inputs_module.os, "walk", lambda *a, **k: (
+        (parent, folders, files[::-1]) for parent, folders, files in walk(*a, **k)
+    ))  # fmt: skip
+    assert expand_inputs([films, films / "deeper"]) == straight
