@@ -98,7 +98,7 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
     outputs = load_file(run.outputs)
     distribution = None
     if model.image is not None:
-        distribution = _fit_distribution(folder, manifest, arrays, outputs["embeddings"])
+        distribution = _fit_distribution(folder, manifest, arrays, outputs)
     weights = {
         name: value.contiguous() for name, value in model.state_dict().items() if not name.startswith("projection.")
     }
@@ -224,13 +224,20 @@ def _thumbnail(manifest: Manifest, path: object, policy: GatePolicy) -> bytes | 
 
 
 def _fit_distribution(
-    folder: Path, manifest: Manifest, arrays: StudyArrays, embeddings: npt.NDArray[np.float32]
+    folder: Path, manifest: Manifest, arrays: StudyArrays, outputs: dict[str, npt.NDArray[np.float32]]
 ) -> layout.OutOfDistribution:
     """Limits on how unlike the training films a film may be."""
     assert arrays.pixels is not None, "only a model of images has looks to compare"
     train, validation = (rows[arrays.has_image[rows]] for rows in (manifest.rows("train"), manifest.rows("validation")))
+    embeddings = outputs["embeddings"]
+    if "embeddings_image" in outputs:  # films come with a note and without: every second one is taken without
+        embeddings = np.where(np.arange(len(embeddings))[:, None] % 2, outputs["embeddings_image"], embeddings)
     distribution, statistics = out_of_distribution.fit(
-        arrays.pixels[train], embeddings[train], arrays.pixels[validation], embeddings[validation]
+        arrays.pixels[train],
+        embeddings[train],
+        arrays.pixels[validation],
+        embeddings[validation],
+        patients=manifest.patients[train],
     )
     out_of_distribution.save(folder / layout.OUT_OF_DISTRIBUTION, statistics)
     return distribution
