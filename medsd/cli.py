@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from medsd.cli_cases import cases as cases_app
 from medsd.errors import DependencyError, MedsdError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
+app.add_typer(cases_app, name="cases")
 
 _INTERRUPTED, _SOME_REFUSED = 130, 1
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -236,31 +237,52 @@ def similar(
     path: Annotated[Path | None, typer.Argument(help="DICOM file or image; leave out to read a note alone")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="how many cases")] = 8,
     note: Annotated[str | None, typer.Option(help="the clinical note")] = None,
+    words: Annotated[str | None, typer.Option(help="a sentence: «effusion without cardiomegaly»")] = None,
+    with_: Annotated[list[str] | None, typer.Option("--with", help="a finding that the cases have")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="a finding that the cases are known not to have")] = None,
+    view: Annotated[list[str] | None, typer.Option(help="PA, AP, LATERAL")] = None,
+    sex: Annotated[list[str] | None, typer.Option(help="F, M, O")] = None,
+    age: Annotated[list[str] | None, typer.Option(help="age band: 60-69, 90+")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="data set that the cases come from")] = None,
+    index: Annotated[str | None, typer.Option("--index", help="the index, where it is not in the bundle")] = None,
     provider: Where = Provider.auto,
     gate: Gate = None,
     set_: GateSet = None,
     as_json: Json = False,
 ) -> None:
-    """The nearest earlier cases, and how each resembles this study.
+    """The nearest earlier cases, and how each resembles this study; or the cases that fit findings or a sentence.
 
     Example: medsd similar models/nih14 film.dcm -k 8
+
+    Example: medsd similar models/nih14 --with Effusion --without Cardiomegaly
     """
-    from medsd.cases.explain import as_records, as_text
-    from medsd.cases.index import CaseIndex
+    from medsd.bundle.layout import Bundle
+    from medsd.cases import ask
+    from medsd.cases.index import CaseFilter, CaseIndex
     from medsd.inference.predict import Predictor
     from medsd.settings import load_gate
 
-    predictor = Predictor(bundle, provider=provider.value, policy=load_gate(gate, set_ or ()))
-    prediction = predictor(path, note, name=str(path or ""))
+    opened = Bundle.open(bundle)
+    cases = CaseIndex.open(index or opened.cases_path, model_sha256=opened.model_sha256)
+    filters = CaseFilter(view=view or (), sex=sex or (), age_band=age or (), source=source or ())
+    asked = ask.question(cases, with_, without, words, filters, k)
+
+    def predictor() -> Predictor:
+        return Predictor(opened, provider=provider.value, policy=load_gate(gate, set_ or ()))
+
+    if path is None and note is None and (asked.query or words):
+        answer = ask.ask(cases, asked, lambda: predictor() if opened.description.note else None)
+        print(json.dumps(answer.as_dict(), indent=2) if as_json else answer.text(cases))
+        return
+    prediction = predictor()(path, note, name=str(path or ""))
     if prediction.refused:
         raise MedsdError(prediction.message)
-    cases = CaseIndex.open(predictor.bundle.cases_path, model_sha256=predictor.bundle.model_sha256)
-    found = cases.similar(prediction, k=k)
+    answer = ask.ask_study(cases, prediction, asked)
     if as_json:
-        print(json.dumps({"prediction": _as_record(prediction, path), "cases": as_records(found)}, indent=2))
+        print(json.dumps({"prediction": _as_record(prediction, path), **answer.as_dict()}, indent=2))
         return
     print(_in_words(prediction))
-    print(as_text(found, prediction.findings))
+    print(answer.text(cases))
 
 
 @app.command()

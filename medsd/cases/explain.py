@@ -167,11 +167,13 @@ def as_records(similar: Sequence[SimilarCase]) -> list[dict[str, Any]]:
     ]
 
 
-def as_text(similar: Sequence[SimilarCase], findings: FindingSet | None = None) -> str:
+def as_text(
+    similar: Sequence[SimilarCase], findings: FindingSet | None = None, asked: str = "what was predicted"
+) -> str:
     """The cases as a table for a terminal, one line each under a header; a sentence where there is none."""
     if not similar:
         return "no similar case"
-    header = ("#", "case", "cosine", "pct", "view", "sex", "age", "relation to what was predicted")
+    header = ("#", "case", "cosine", "pct", "view", "sex", "age", f"relation to {asked}")
     rows = [
         (
             str(rank),

@@ -1,0 +1,310 @@
+"""What is done with an index after it was made: say what is in it, add films, embed again, hand out a table.
+
+Begin at `open_cases`, which takes a bundle, an index or a URI alike. Removing a patient and compacting are methods of
+`CaseIndex` itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medsd.bundle.layout import DESCRIPTION, Bundle
+from medsd.cases.case import FILTER_COLUMNS, FloatArray
+from medsd.cases.index import CaseIndex, create_index
+from medsd.cases.pictures import PictureFolder, encode_thumbnail
+from medsd.errors import DataError
+from medsd.privacy import KeyedHasher, public_hasher, scrub_note
+
+if TYPE_CHECKING:
+    from medsd.cases.table import FilmRow
+    from medsd.inference.note_files import Notes
+    from medsd.inference.predict import Predictor
+    from medsd.inference.prediction import Prediction
+
+log = logging.getLogger(__name__)
+
+_PORTION = 16
+EXCERPT = 160  # characters of a note that are kept
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What became of the films of `add_films` or the cases of `rebuild`.
+
+    Attributes:
+        cases: in the index afterwards.
+        written: cases added, or embedded again.
+        known: films whose study is a case already, and which were left alone.
+        missing: cases without a film, which were dropped.
+        refused: films that must not be scored.
+    """
+
+    cases: int
+    written: int
+    known: int = 0
+    missing: int = 0
+    refused: int = 0
+
+    def line(self) -> str:
+        """As a sentence."""
+        others = ((self.known, "known before"), (self.missing, "without a film dropped"), (self.refused, "refused"))
+        rest = "".join(f", {count} {word}" for count, word in others if count)
+        return f"{self.written} cases written{rest}; {self.cases} in the index"
+
+    def as_dict(self) -> dict[str, int]:
+        """For a program."""
+        return asdict(self)
+
+
+def is_bundle(target: str | Path) -> bool:
+    """Whether `target` is the folder of a bundle, not an index by itself."""
+    return "://" not in str(target) and (Path(target) / DESCRIPTION).is_file()
+
+
+def open_cases(target: str | Path) -> CaseIndex:
+    """The index of a bundle, checked against its model, or an index anywhere.
+
+    Raises:
+        BundleError: there is none, it cannot be read, or another model made it.
+    """
+    if not is_bundle(target):
+        return CaseIndex.open(target if "://" in str(target) else Path(target))
+    bundle = Bundle.open(target)
+    return CaseIndex.open(bundle.cases_path, model_sha256=bundle.model_sha256)
+
+
+def hasher_of(bundle: Bundle) -> KeyedHasher:
+    """Makes the keys of a bundle's cases: by its name where its data are public, else by this site's secret."""
+    description = bundle.description
+    return public_hasher(description.name) if description.public else KeyedHasher.from_environment()
+
+
+def patient_keys(target: str | Path, ids: Path) -> list[str]:
+    """The keys of patients whose identifiers stand in a file, one a line, under the secret that made the index's keys.
+
+    Raises:
+        DataError: the file cannot be read or names nobody.
+    """
+    try:
+        lines = [line.strip() for line in ids.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{ids}: cannot be read as a list of identifiers ({type(error).__name__})") from None
+    if not lines:
+        raise DataError(f"{ids}: names no patient")
+    hasher = hasher_of(Bundle.open(target)) if is_bundle(target) else KeyedHasher.from_environment()
+    return [hasher.patient_key(line) for line in dict.fromkeys(lines)]
+
+
+def summary(index: CaseIndex) -> dict[str, Any]:
+    """What is in an index, as JSON takes it."""
+    table, about = index.table(), index.description
+    named = table["patient_key"][table["patient_key"] != ""]
+    return {
+        "cases": len(table),
+        "patients": int(named.nunique()),
+        "model": about.model,
+        "model_sha256": about.model_sha256,
+        "finding_set": about.finding_set,
+        "findings": {name: int((table[name] == 1).sum()) for name in index.findings},
+        "embedding_size": about.embedding_size,
+        "created": about.created,
+        "public": about.public,
+        **{column: {str(k): int(n) for k, n in table[column].value_counts().items()} for column in FILTER_COLUMNS},
+        "percentiles": sorted(about.scale.quantiles) if about.scale else [],
+        "vote": about.vote.k if about.vote else None,
+        "approximate": bool(getattr(index.store, "approximate", False)),
+    }
+
+
+def summary_text(said: dict[str, Any]) -> str:
+    """`summary` for a terminal."""
+    rows = {
+        "cases": f"{said['cases']} of {said['patients']} patients",
+        "model": f"{said['model'] or 'unnamed'} ({said['model_sha256'][:12]})",
+        "findings": ", ".join(f"{name} {count}" for name, count in said["findings"].items()),
+        **{c: ", ".join(f"{value or 'unknown'} {n}" for value, n in said[c].items()) for c in FILTER_COLUMNS},
+        "search": "approximate" if said["approximate"] else "exact",
+        "percentiles": ", ".join(said["percentiles"]) or "none: rebuild the index to have them",
+        "vote": f"of the {said['vote']} nearest" if said["vote"] else "no thresholds: nothing is flagged",
+        "created": said["created"],
+    }
+    return "\n".join(f"{name:<12} {value}" for name, value in rows.items())
+
+
+def add_films(
+    index: CaseIndex,
+    predictor: Predictor,
+    rows: Sequence[FilmRow],
+    hasher: KeyedHasher,
+    *,
+    thumbnails: bool = False,
+    excerpts: bool = False,
+) -> Changes:
+    """Read films with the index's own model and add them as cases, in one new version.
+
+    Args:
+        index: of the predictor's model.
+        predictor: reads the films.
+        rows: the films with what is known of them (`medsd.cases.table.read_films`).
+        hasher: makes the keys, see `hasher_of`.
+        thumbnails: keep a small picture of each film.
+        excerpts: keep the beginning of each note, scrubbed of identities.
+
+    Raises:
+        BundleError: another model made the index.
+    """
+    bundle = predictor.bundle
+    index.check_model(bundle.model_sha256, bundle.label)
+    before = set(index.table()["study_key"])
+    keyed = [(hasher.study_key(row.study or row.path.stem), row) for row in rows]
+    new = list({key: (key, row) for key, row in keyed if key not in before}.values())
+    cases, vectors, refused = [], [], 0
+    readings = _read(predictor, [(row.path, row.note) for _, row in new])
+    for (key, row), prediction in zip(new, readings, strict=True):
+        if prediction.refused or prediction.embedding is None:
+            log.warning("not added: %s", prediction.message)
+            refused += 1
+            continue
+        patient = hasher.patient_key(row.patient) or prediction.patient_key
+        cases.append(row.case(key, patient, _media(prediction, row, thumbnails, excerpts)))
+        vectors.append(prediction.embedding)
+    if cases:
+        index.add(cases, np.stack(vectors))
+    return Changes(len(index), len(cases), known=len(rows) - len(new), refused=refused)
+
+
+def rebuild(
+    index_path: str | Path,
+    predictor: Predictor,
+    images: Path,
+    hasher: KeyedHasher,
+    *,
+    notes: Notes | None = None,
+    drop_missing: bool = False,
+) -> Changes:
+    """Embed every case again from its film, with another model or the same; the index is exchanged in one step.
+
+    The percentiles are measured anew. The vote's thresholds belong to a model: they stay if it is the same.
+
+    Args:
+        index_path: of the index; whichever model made it.
+        predictor: of the model that is to read the films; its findings must be the index's.
+        images: folder with the films, found by their keys (`PictureFolder`).
+        hasher: made with the key that made the index, see `hasher_of`.
+        notes: by file name, for a model that reads them beside the films.
+        drop_missing: leave out cases whose film is not there or must not be scored; otherwise they end the rebuild.
+
+    Raises:
+        DataError: films are missing, or the model has other findings than the index.
+        BundleError: there is no index.
+    """
+    old, bundle = CaseIndex.open(index_path), predictor.bundle
+    if bundle.findings.names != old.findings.names:
+        raise DataError(f"{bundle.label} has other findings than the case index; make one with `medsd index`")
+    if not predictor.takes_images:
+        raise DataError(f"{bundle.label} reads notes alone, which an index does not hold; use `medsd index`")
+    pictures = PictureFolder(images, hasher)
+    records = [(case, pictures.path(case.study_key)) for case, _ in old.records()]
+    found = [(case, path) for case, path in records if path is not None]
+    if len(found) < len(records) and not drop_missing:
+        raise DataError(
+            f"{images}: {len(records) - len(found)} of {len(records)} cases have no film here; "
+            "give the folder that holds them, or --drop-missing to leave them out"
+        )
+    readings = _read(predictor, [(path, notes.of(path) if notes else None) for _, path in found])
+    kept = [
+        (case, said.embedding)
+        for (case, _), said in zip(found, readings, strict=True)
+        if not said.refused and said.embedding is not None
+    ]
+    if len(kept) < len(found) and not drop_missing:
+        raise DataError(
+            f"{images}: {len(found) - len(kept)} of {len(found)} films must not be scored; --drop-missing leaves them "
+            "out"
+        )
+    same = old.description.model_sha256 == bundle.model_sha256
+    size = bundle.description.embedding_size
+    made = create_index(
+        index_path,
+        [case for case, _ in kept],
+        np.stack([vector for _, vector in kept]) if kept else np.zeros((0, size), np.float32),
+        model_sha256=bundle.model_sha256,
+        findings=bundle.findings,
+        model=bundle.label,
+        public=old.description.public,
+        replace=True,
+        vote=old.description.vote if same else None,
+        approximate_above=old.description.approximate_above,
+    )
+    return Changes(len(made), len(kept), missing=len(records) - len(found), refused=len(found) - len(kept))
+
+
+def export(index: CaseIndex, out: Path) -> int:
+    """Write labels, attributes and embeddings as Parquet, without identities.
+
+    There are no keys, pictures and notes in it: studies and patients are numbered, in an order drawn anew each time,
+    so that the rows cannot be laid beside those of the index.
+
+    Args:
+        index: to write.
+        out: a file that ends in .parquet.
+
+    Returns:
+        the number of rows.
+
+    Raises:
+        DataError: the output has another ending or cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if out.suffix.lower() != ".parquet":
+        raise DataError(f"{out}: cases are written as Parquet; give the output the ending .parquet")
+    records = list(index.records())
+    order = np.random.default_rng().permutation(len(records))
+    cases, vectors = [records[row][0] for row in order], [records[row][1] for row in order]
+    numbers: dict[str, int] = {}
+    patients = [
+        numbers.setdefault(case.patient_key or f"unknown {row}", len(numbers) + 1) for row, case in enumerate(cases)
+    ]
+    labels = np.stack([case.labels for case in cases]) if cases else np.zeros((0, len(index.findings)), np.float32)
+    size = index.description.embedding_size
+    flat = np.stack(vectors).ravel() if cases else np.zeros(0, np.float32)
+    columns: dict[str, Any] = {
+        "study": pa.array(range(1, len(cases) + 1), pa.int64()),
+        "patient": pa.array(patients, pa.int64()),
+        **{name: pa.array([getattr(case, name) for case in cases], pa.string()) for name in (*FILTER_COLUMNS, "split")},
+        **{name: pa.array(labels[:, column], from_pandas=True) for column, name in enumerate(index.findings)},
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(flat.astype(np.float32)), size),
+    }
+    about = index.description.model_dump_json(include={"model", "model_sha256", "finding_set", "embedding_size"})
+    temporary = out.with_name(f".{out.name}.part")
+    try:
+        pq.write_table(pa.table(columns, metadata={"medsd": about}), temporary)
+        temporary.replace(out)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror or type(error).__name__})") from None
+    return len(cases)
+
+
+def _read(predictor: Predictor, studies: Sequence[tuple[Path, str | None]]) -> Iterator[Prediction]:
+    """The films one portion after the other, so that few are in memory."""
+    rest = iter(studies)
+    while portion := list(islice(rest, _PORTION)):
+        yield from (replace(said, evidence_maps=None, regions=None) for said in predictor.batch(portion))
+
+
+def _media(prediction: Prediction, row: FilmRow, thumbnails: bool, excerpts: bool) -> dict[str, Any]:
+    note = scrub_note(row.note, (row.patient, row.study)) if excerpts else ""
+    picture: FloatArray | None = prediction.image if thumbnails else None
+    return {
+        "thumbnail": None if picture is None else encode_thumbnail(picture),
+        "note_excerpt": note[:EXCERPT] if note.strip() else None,
+    }

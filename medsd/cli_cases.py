@@ -1,0 +1,150 @@
+"""`medsd cases`: a short function a verb for what is done with an index; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+cases = typer.Typer(
+    help="The index of cases of a bundle, or one anywhere: a folder, s3://…, qdrant+http://host:6333/NAME.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Target = Annotated[str, typer.Argument(help="folder of a bundle, folder of an index, or its URI")]
+BundleFolder = Annotated[Path, typer.Argument(help="folder of a bundle, for instance models/nih14")]
+Elsewhere = Annotated[str | None, typer.Option("--index", help="the index, where it is not in the bundle")]
+Images = Annotated[Path, typer.Option(help="folder with the films")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@cases.command()
+def info(target: Target, as_json: Json = False) -> None:
+    """What is in the index: cases, patients, findings, model.
+
+    Example: medsd cases info models/nih14
+    """
+    from medsd.cases.manage import open_cases, summary, summary_text
+
+    said = summary(open_cases(target))
+    print(json.dumps(said, indent=2) if as_json else summary_text(said))
+
+
+@cases.command()
+def add(
+    bundle: BundleFolder,
+    table: Annotated[
+        Path, typer.Argument(help="CSV: path, a column a finding; study patient view sex age source note")
+    ],
+    images: Images,
+    index: Elsewhere = None,
+    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="keep a small picture of each film")] = False,
+    excerpts: Annotated[bool, typer.Option("--excerpts", help="keep the beginning of each note, scrubbed")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read films with the bundle's model and add them as cases.
+
+    Example: medsd cases add models/nih14 new.csv --images /data/films
+    """
+    from medsd.cases.index import CaseIndex
+    from medsd.cases.manage import add_films, hasher_of
+    from medsd.cases.table import read_films
+    from medsd.inference.predict import Predictor
+
+    predictor = Predictor(bundle)
+    hasher = hasher_of(predictor.bundle)
+    predictor.hasher = hasher
+    opened = CaseIndex.open(index or predictor.bundle.cases_path)
+    rows = read_films(table, images, predictor.bundle.findings)
+    said = add_films(opened, predictor, rows, hasher, thumbnails=thumbnails, excerpts=excerpts)
+    print(json.dumps(said.as_dict()) if as_json else said.line())
+
+
+@cases.command()
+def remove(
+    target: Target,
+    patient: Annotated[list[str] | None, typer.Option(help="the patient's key, as the index has it")] = None,
+    ids: Annotated[
+        Path | None, typer.Option(help="file of patient identifiers, one a line; made keys with this site's secret")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Remove patients who withdraw, from every answer and every file.
+
+    Example: medsd cases remove models/mine --ids withdrawn.txt
+    """
+    from medsd.cases.manage import open_cases, patient_keys
+
+    opened = open_cases(target)
+    keys = [*(patient or ()), *(patient_keys(target, ids) if ids else ())]
+    if not keys:
+        raise typer.BadParameter("give --patient KEY or --ids FILE")
+    removed = sum(opened.remove_patient(key) for key in keys)
+    said = {"patients": len(keys), "removed": removed, "cases": len(opened)}
+    print(json.dumps(said) if as_json else f"{removed} cases removed; {len(opened)} in the index")
+
+
+@cases.command()
+def rebuild(
+    bundle: BundleFolder,
+    images: Images,
+    index: Elsewhere = None,
+    notes: Annotated[Path | None, typer.Option(help="CSV with the columns path (or file name) and note")] = None,
+    drop_missing: Annotated[bool, typer.Option("--drop-missing", help="leave out cases without a film")] = False,
+    as_json: Json = False,
+) -> None:
+    """Embed every case again from its film, with the bundle's model, whichever model made the index.
+
+    Example: medsd cases rebuild models/mine --images /data/films
+    """
+    from medsd.cases import manage
+    from medsd.inference.note_files import Notes
+    from medsd.inference.predict import Predictor
+
+    predictor = Predictor(bundle)
+    said = manage.rebuild(
+        index or predictor.bundle.cases_path,
+        predictor,
+        images,
+        manage.hasher_of(predictor.bundle),
+        notes=Notes.read(notes) if notes else None,
+        drop_missing=drop_missing,
+    )
+    print(json.dumps(said.as_dict()) if as_json else said.line())
+
+
+@cases.command()
+def compact(
+    target: Target,
+    approximate_above: Annotated[
+        int | None, typer.Option(min=1, help="search approximately above this many cases, exactly below")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Merge small files, drop older versions, bring an approximate index up to date and measure it.
+
+    Example: medsd cases compact models/mine --approximate-above 1000000
+    """
+    from medsd.cases.manage import open_cases
+
+    opened = open_cases(target)
+    recall = opened.compact(approximate_above=approximate_above)
+    how = "exact search" if recall is None else f"approximate search, recall@10 {recall:.4f}"
+    print(json.dumps({"cases": len(opened), "recall": recall}) if as_json else f"{len(opened)} cases; {how}")
+
+
+@cases.command()
+def export(
+    target: Target, out: Annotated[Path, typer.Option(help="the table, .parquet")], as_json: Json = False
+) -> None:
+    """Write labels, attributes and embeddings as Parquet, without keys, pictures and notes.
+
+    Example: medsd cases export models/nih14 --out cases.parquet
+    """
+    from medsd.cases import manage
+
+    count = manage.export(manage.open_cases(target), out)
+    print(json.dumps({"cases": count, "out": str(out)}) if as_json else f"{count} cases; {out}")
