@@ -93,9 +93,9 @@ class GatePolicy(Strict):
         not_a_chest: what a picture leads to that does not look like a frontal chest.
         not_a_radiograph: what colour or palette images lead to; grey pictures saved as RGB are grey.
         for_processing, burned_in, inverted_look: what each of these leads to.
-        out_of_distribution: what a film leads to that lies beyond the limit of the bundle, as about one suitable film in
-            a hundred does (`false_alarm_rate` in bundle.json). Where it is ``"warn"``, films beyond twice the limit are
-            refused all the same. The limits of bundles of medsd 0.1 are only warned about.
+        out_of_distribution: what a film leads to that lies beyond the limit of the bundle, as about one suitable film
+            in a hundred does (`false_alarm_rate` in bundle.json). Where it is ``"warn"``, films beyond twice the limit
+            are refused all the same. The limits of bundles of medsd 0.1 are only warned about.
     """
 
     modalities: tuple[str, ...] = ("CR", "DX", "RG")
