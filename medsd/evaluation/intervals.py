@@ -124,6 +124,7 @@ def bootstrap(
     resamples: Resamples,
     confidence: float = 0.95,
     bounds: tuple[float, float] = (-np.inf, np.inf),
+    cases: int | None = None,
 ) -> tuple[Interval, ...]:
     """Intervals of the K values that `statistic` gives for image weights.
 
@@ -132,10 +133,11 @@ def bootstrap(
         resamples: of the N images' patients.
         confidence: the share of the interval, for instance 0.95.
         bounds: what the values can be; the interval does not leave them.
+        cases: how many patients the values hang on, for `expanded`; all of them when None.
     """
     value = statistic(np.ones((1, resamples.patient_of.size)))[0]
     samples = np.concatenate([statistic(weights) for weights in resamples.blocks()])
-    share = expanded(confidence, resamples.patients)
+    share = expanded(confidence, resamples.patients if cases is None else cases)
     return tuple(_interval(value[k], samples[:, k], share, bounds) for k in range(value.size))
 
 

@@ -1,0 +1,252 @@
+"""How groups of patients are read, each against all the others: sex, age band, view and source, or any attribute.
+
+Start at `measure_subgroups`. A group is compared with the rest on the findings that both can tell, and on the same
+resamples of the same patients, so that a gap has an interval of its own. Where a group is too small, or reads worse by
+more than a margin and more than chance, the report has a sentence for the card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from medsd.errors import DataError
+from medsd.evaluation.intervals import Interval, Resamples, bootstrap, rarer_patients, weighted_metrics
+from medsd.evaluation.metrics import BoolArray, FloatArray, checked, enough
+
+NOT_STATED = "not stated"
+# Means over findings that are compared, and whether more of it is better.
+COMPARED: dict[str, bool] = {"auroc": True, "sensitivity": True, "specificity": True, "calibration_error": False}
+_WORDS = {
+    "auroc": "AUROC",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "calibration_error": "calibration error",
+}
+_AGES = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (121, "60 and over"))
+
+
+class Part(BaseModel):
+    """Base of the parts of the report."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FindingGap(Part):
+    """The AUROC of one finding in a group, and what it is above that of the rest."""
+
+    name: str
+    positives: int
+    auroc: Interval
+    gap: Interval
+
+
+class Compared(Part):
+    """One figure of a group, a mean over findings, and what it is above that of the rest."""
+
+    value: Interval
+    gap: Interval
+
+
+class GroupReport(Part):
+    """One group against the rest.
+
+    Attributes:
+        attribute, value: for instance «sex» and «F».
+        images, patients: in the group.
+        over: findings that group and rest can both tell, and over which the means go.
+        figures: by name, those of `COMPARED`; without values where `over` is 0.
+        findings: those that both can tell.
+    """
+
+    attribute: str
+    value: str
+    images: int
+    patients: int
+    over: int
+    figures: dict[str, Compared]
+    findings: tuple[FindingGap, ...]
+
+    @property
+    def too_few(self) -> bool:
+        """Whether nothing can be told of this group."""
+        return self.over == 0
+
+
+class SubgroupReport(Part):
+    """All groups of one split.
+
+    Attributes:
+        margin: gaps above it, whose interval leaves out 0, are warned of.
+        groups: attribute by attribute.
+        not_compared: attributes of which all studies have the same value, or none.
+        warnings: sentences, for groups too small to tell and groups that read worse.
+    """
+
+    margin: float
+    groups: tuple[GroupReport, ...]
+    not_compared: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def measure_subgroups(
+    findings: Sequence[str],
+    target: npt.ArrayLike,
+    probs: npt.ArrayLike,
+    patients: Sequence[str] | npt.NDArray[np.str_],
+    groups: Mapping[str, npt.ArrayLike],
+    *,
+    thresholds: npt.ArrayLike,
+    margin: float = 0.05,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    few: int = 10,
+    seed: int = 0,
+) -> SubgroupReport:
+    """Measure every group against all other studies.
+
+    Args:
+        findings: F names, in column order.
+        target: (N, F) 1, 0 or NaN for unknown.
+        probs: (N, F) in 0…1.
+        patients: (N,) patient keys.
+        groups: by attribute (N,) values; an empty one is «not stated», a group of its own.
+        thresholds: (F,) operating points, NaN where there is none.
+        margin: see `SubgroupReport`.
+        resamples, confidence, few, seed: as for `medsd.evaluation.intervals.metric_intervals`.
+
+    Raises:
+        DataError: shapes or values that do not fit.
+    """
+    target, probs = checked(target, probs)
+    limits = np.asarray(thresholds, dtype=np.float64)
+    keys = np.asarray(patients, dtype=np.str_)
+    if keys.shape != target.shape[:1]:
+        raise DataError(f"patients has shape {keys.shape} for {len(target)} images; give one patient key for each")
+    study = _Study(tuple(findings), target, probs, limits, keys, Resamples.draw(keys, resamples, seed), confidence, few)
+    reports, not_compared = [], []
+    for attribute, given in groups.items():
+        values = np.array([str(value).strip() or NOT_STATED for value in np.asarray(given).tolist()])
+        if values.shape != keys.shape:
+            raise DataError(f"{attribute} has {len(values)} values for {len(target)} images; give one for each")
+        names = sorted(set(values.tolist()), key=lambda name: (name == NOT_STATED, name))
+        if len(names) < 2:
+            not_compared.append(attribute)
+            continue
+        reports += [study.report(attribute, name, values == name) for name in names]
+    warnings = [sentence for report in reports for sentence in warnings_of(report, margin, few)]
+    return SubgroupReport(
+        margin=margin, groups=tuple(reports), not_compared=tuple(not_compared), warnings=tuple(warnings)
+    )
+
+
+def warnings_of(report: GroupReport, margin: float, few: int) -> list[str]:
+    """What to say of a group: that it is too small, or that it reads worse by more than `margin` and than chance."""
+    who = f"{report.attribute} {report.value}"
+    if report.too_few:
+        return [
+            f"{who}: {report.patients} patients, too few to tell how they are read "
+            f"(no finding has {few} positives and negatives both here and among the others)."
+        ]
+    return [
+        f"{who}: {_WORDS[name]} {compared.value.value:.3f}, {abs(compared.gap.value):.3f} "
+        f"{'below' if more_is_better else 'above'} that of the others "
+        f"({compared.gap.low:+.3f} to {compared.gap.high:+.3f}), over {report.over} findings."
+        for name, more_is_better in COMPARED.items()
+        if (compared := report.figures[name]).value.value is not None
+        and compared.gap.value is not None
+        and compared.gap.low is not None
+        and compared.gap.high is not None
+        and _worse(compared.gap.value, compared.gap.low, compared.gap.high, margin, more_is_better)
+    ]
+
+
+def age_group(years: float) -> str:
+    """Four bands of age, each wide enough to have cases; empty where it is unknown or no age."""
+    if not 0 <= years <= 120:  # False for NaN, too
+        return ""
+    return next(name for limit, name in _AGES if years < limit)
+
+
+def _worse(value: float, low: float, high: float, margin: float, more_is_better: bool) -> bool:
+    return (value < -margin and high < 0) if more_is_better else (value > margin and low > 0)
+
+
+@dataclass(frozen=True)
+class _Study:
+    findings: tuple[str, ...]
+    target: FloatArray
+    probs: FloatArray
+    limits: FloatArray
+    keys: npt.NDArray[np.str_]
+    drawn: Resamples
+    confidence: float
+    few: int
+
+    def report(self, attribute: str, value: str, members: BoolArray) -> GroupReport:
+        told = enough(self.target[members], self.few) & enough(self.target[~members], self.few)
+        columns = np.flatnonzero(told)
+        figures = {name: Compared(value=Interval(), gap=Interval()) for name in COMPARED}
+        gaps: tuple[FindingGap, ...] = ()
+        if columns.size:
+            figures, gaps = self._compare(members, columns)
+        return GroupReport(
+            attribute=attribute,
+            value=value,
+            images=int(members.sum()),
+            patients=len(set(self.keys[members])),
+            over=int(columns.size),
+            figures=figures,
+            findings=gaps,
+        )
+
+    def _compare(
+        self, members: BoolArray, columns: npt.NDArray[np.int64]
+    ) -> tuple[dict[str, Compared], tuple[FindingGap, ...]]:
+        target, probs, limits = self.target[:, columns], self.probs[:, columns], self.limits[columns]
+
+        def statistic(weights: FloatArray) -> FloatArray:
+            inside, outside = (
+                weighted_metrics(target[rows], probs[rows], weights[:, rows], thresholds=limits)
+                for rows in (members, ~members)
+            )
+            both = [(inside[name], inside[name] - outside[name]) for name in COMPARED]
+            means = [_mean(values) for pair in both for values in pair]  # value and gap of each figure
+            return np.column_stack([*means, inside["auroc"], inside["auroc"] - outside["auroc"]])
+
+        rarest = min(
+            int(rarer_patients(target[rows], self.drawn.patient_of[rows]).min()) for rows in (members, ~members)
+        )
+        found = bootstrap(statistic, self.drawn, self.confidence, (-1, 1), cases=rarest)
+        figures = {
+            name: Compared(value=_within(found[2 * i], 0, 1), gap=found[2 * i + 1]) for i, name in enumerate(COMPARED)
+        }
+        aurocs, gaps = np.split(np.arange(2 * len(COMPARED), len(found)), 2)
+        positives = (target[members] == 1).sum(0)
+        return figures, tuple(
+            FindingGap(
+                name=self.findings[column],
+                positives=int(positives[i]),
+                auroc=_within(found[aurocs[i]], 0, 1),
+                gap=found[gaps[i]],
+            )
+            for i, column in enumerate(columns)
+        )
+
+
+def _mean(values: FloatArray) -> FloatArray:
+    """The mean of each row (R, K) over what is defined, NaN where nothing is."""
+    defined = ~np.isnan(values)
+    total = np.where(defined, values, 0).sum(1)
+    return np.divide(total, defined.sum(1), out=np.full(len(values), np.nan), where=defined.any(1))
+
+
+def _within(interval: Interval, low: float, high: float) -> Interval:
+    """`interval` with its ends inside what the figure can be."""
+    if interval.low is None or interval.high is None:
+        return interval
+    return interval.model_copy(update={"low": max(interval.low, low), "high": min(interval.high, high)})
