@@ -31,6 +31,7 @@ from medsd.training import pretrain as pretraining
 from medsd.training import publish as publishing
 from medsd.training import self_training
 from medsd.training.across import read_sentences
+from medsd.training.case_index import index_cases
 from medsd.training.checkpoints import load_checkpoint, restore_model, save_checkpoint
 from medsd.training.distributed import is_first, wait_for_all
 from medsd.training.engine import StageResult, keep_freed_memory
@@ -121,7 +122,7 @@ def export(run: Run) -> None:
 
 def index(run: Run) -> None:
     """The training cases, with the bundle's embeddings of them."""
-    publishing.index_cases(run, Manifest.read(run.manifest), load_file(run.outputs)["embeddings"])
+    index_cases(run, Manifest.read(run.manifest))
 
 
 def _measure(run: Run, reading: str) -> EvaluationReport:
