@@ -70,7 +70,7 @@ STEPS = (
         ("finetune.safetensors", self_training.FOLDER),
         shared=True,
     ),
-    Step("calibrate", ("evaluation.few", "evaluation.operating_points"), work.calibrate),
+    Step("calibrate", ("evaluation.few", "evaluation.operating_points", "evaluation.calibration"), work.calibrate),
     Step("evaluate", ("evaluation",), work.evaluate),
     Step("export", ("name", "bundle"), work.export),
     Step("index", (), work.index),
@@ -164,8 +164,9 @@ def fingerprint_of(settings: Settings, until: str) -> str:
 def _fingerprint(step: Step, settings: Settings, before: str) -> str:
     """sha256 over the sections that the step depends on and the fingerprint of the step before."""
     tree = settings.model_dump(mode="json")
-    # What the gate refuses by default is no reason to read films again, nor is a default that changes later.
-    tree["gate"] = settings.gate.model_dump(mode="json", exclude_defaults=True)
+    # What the gate refuses by default is no reason to read films again, nor is a default that changes later; what a
+    # bundle finds strange concerns serving alone.
+    tree["gate"] = settings.gate.model_dump(mode="json", exclude_defaults=True, exclude={"out_of_distribution"})
     _forget_added(tree)
     # Which films are decoded does not hang on the network, unless it reads none.
     tree["reads"] = {} if settings.network.image is not None else {"image": False}
@@ -173,7 +174,7 @@ def _fingerprint(step: Step, settings: Settings, before: str) -> str:
     for path in step.depends:
         section = tree
         for key in path.split("."):
-            section = section[key]
+            section = section.get(key, {})  # a key of `_ADDED` may be gone
         if section != {}:
             sections.append(section)
     text = json.dumps([step.name, sections, before], sort_keys=True)
@@ -195,6 +196,7 @@ _ADDED: dict[str, dict[str, object]] = {
         "modality_weight": 0.0,
         "objective": ObjectiveSettings().model_dump(mode="json"),
     },
+    "evaluation": {"calibration": "by_size", "conformal": 0.9, "subgroup_margin": 0.05},
 }
 
 
