@@ -1,9 +1,9 @@
 """Out of distribution: how well a bundle tells chest radiographs from everything else, beside published scores.
 
 Run `python -m tests.bench.bench_distribution models/nih14 --data FOLDER`; it prints Markdown. The films are those of
-the bundle's own test patients. Checks, weights and limits were chosen on validation films and on other pictures than these:
-drawn hands and skulls, noise, generated laterals (`tests/dicom/films.py`), other photographs, films turned by other
-angles, mirrored top to bottom, and cut to a part.
+the bundle's own test patients. Checks, weights and limits were chosen on validation films and on other pictures than
+these: drawn hands and skulls, noise, generated laterals (`tests/dicom/films.py`), other photographs, films turned by
+other angles, mirrored top to bottom, and cut to a part.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def groups(predictor: Predictor, test: Read, data: Path) -> Iterator[tuple[str, 
         yield name, read_pictures(predictor, np.stack([change(film) for film in test.pixels]), test.patients)
 
 
-def photographs() -> Iterator[npt.NDArray[np.float32]]:
+def photographs() -> Iterator[npt.NDArray[np.floating]]:
     """The pictures that scikit-image and scikit-learn bring, in grey; scikit-image is left out where it is missing."""
     for package, folder in (("skimage", "data"), ("sklearn", "datasets/images")):
         spec = find_spec(package)
