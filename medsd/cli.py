@@ -58,6 +58,10 @@ Gate = Annotated[Path | None, typer.Option("--gate", help="what the gate refuses
 GateSet = Annotated[list[str] | None, typer.Option("--set", help="override the gate: --set gate.view=warn")]
 BundleFolder = Annotated[Path, typer.Argument(help="folder of a bundle, for instance models/nih14")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Coverage = Annotated[
+    float | None,
+    typer.Option(help="conformal calls that hold the truth of this share, e.g. 0.9; else operating points"),
+]
 Where = Annotated[Provider, typer.Option(help="where the model runs")]
 
 
@@ -192,6 +196,7 @@ def score(
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Prometheus metrics on this port of the loopback address")
     ] = None,
+    coverage: Coverage = None,
     provider: Where = Provider.auto,
     require_gpu: Annotated[bool, typer.Option("--require-gpu", help="fail rather than run on the CPU")] = False,
     gate: Gate = None,
@@ -222,6 +227,7 @@ def score(
         provider=provider.value,
         require_gpu=require_gpu,
         policy=load_gate(gate, set_ or ()),
+        coverage=coverage,
         metrics=metrics,
         metrics_port=metrics_port,
         progress=True,
@@ -245,6 +251,7 @@ def similar(
     age: Annotated[list[str] | None, typer.Option(help="age band: 60-69, 90+")] = None,
     source: Annotated[list[str] | None, typer.Option(help="data set that the cases come from")] = None,
     index: Annotated[str | None, typer.Option("--index", help="the index, where it is not in the bundle")] = None,
+    coverage: Coverage = None,
     provider: Where = Provider.auto,
     gate: Gate = None,
     set_: GateSet = None,
@@ -268,7 +275,7 @@ def similar(
     asked = ask.question(cases, with_, without, words, filters, k)
 
     def predictor() -> Predictor:
-        return Predictor(opened, provider=provider.value, policy=load_gate(gate, set_ or ()))
+        return Predictor(opened, provider=provider.value, policy=load_gate(gate, set_ or ()), coverage=coverage)
 
     if path is None and note is None and (asked.query or words):
         answer = ask.ask(cases, asked, lambda: predictor() if opened.description.note else None)
@@ -415,6 +422,8 @@ def _as_record(prediction: Prediction, path: Path | None) -> dict[str, object]:
         "message": prediction.message.removeprefix(f"{path}: "),  # the name of a file may be a patient's
         "probabilities": prediction.probabilities,
         "calls": dict(prediction.calls),
+        "coverage": prediction.coverage,
+        "neither": list(prediction.neither),
         "out_of_distribution": prediction.out_of_distribution,
         "model": prediction.model,
     }

@@ -16,12 +16,15 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.special import expit
 
-from medsd.bundle.layout import OperatingPoint, PlattCalibration, write_json
+from medsd.bundle.conformal import ConformalScores
+from medsd.bundle.layout import Calibration, CalibrationChoice, OperatingPoint, write_json
 from medsd.errors import DataError
 from medsd.evaluation import metrics
 from medsd.evaluation.calibration import calibrated, log_loss, reliability, thresholds_of
+from medsd.evaluation.conformal import ConformalReport, measure_conformal
 from medsd.evaluation.intervals import AT_THRESHOLD, THRESHOLD_FREE, Interval, MetricIntervals, metric_intervals
 from medsd.evaluation.retrieval import Cases, RetrievalReport, measure_retrieval
+from medsd.evaluation.subgroups import SubgroupReport, measure_subgroups
 from medsd.findings import FindingSet
 from medsd.settings import EvaluationSettings
 
@@ -49,6 +52,7 @@ class FindingReport(Part):
     unknown: int
     too_few: bool
     threshold: float | None
+    calibration: CalibrationChoice | None = None
     auroc: Interval
     average_precision: Interval
     brier: Interval
@@ -107,6 +111,8 @@ class EvaluationReport(Part):
     macro: dict[str, MacroReport] = Field(description="by metric, and micro_f1")
     calibration: CalibrationReport
     retrieval: RetrievalReport | None = None
+    conformal: ConformalReport | None = None
+    subgroups: SubgroupReport | None = None
 
     def write(self, path: Path) -> None:
         """Write the report as JSON, atomically."""
@@ -136,7 +142,7 @@ def evaluate(
     target: npt.ArrayLike,
     patients: Sequence[str] | npt.NDArray[np.str_],
     *,
-    calibration: Mapping[str, PlattCalibration],
+    calibration: Mapping[str, Calibration],
     operating_points: Mapping[str, OperatingPoint],
     embeddings: npt.NDArray[np.floating] | None = None,
     index: Cases | None = None,
@@ -144,6 +150,9 @@ def evaluate(
     neighbours: int = 10,
     seed: int = 0,
     split: str = "test",
+    choices: Mapping[str, CalibrationChoice] | None = None,
+    conformal: Mapping[str, ConformalScores] | None = None,
+    groups: Mapping[str, npt.ArrayLike] | None = None,
 ) -> EvaluationReport:
     """Measure one split.
 
@@ -159,6 +168,9 @@ def evaluate(
         neighbours: k of nDCG@k and recall@k.
         seed: of the bootstrap.
         split: the name of the split, for the record.
+        choices: why each finding has the calibration that it has, for the record.
+        conformal: scores of each finding, from the validation split; None leaves conformal calls out.
+        groups: (N,) values by attribute, for instance ``{"sex": …}``; None leaves subgroups out.
 
     Raises:
         DataError: shapes or values that do not fit, a finding without calibration or operating point.
@@ -184,17 +196,38 @@ def evaluate(
     if embeddings is not None and index is not None:
         queries = Cases(embeddings, target, patients)
         retrieval = measure_retrieval(queries, index, k=neighbours, **bootstrap)
+    called = None
+    if conformal is not None:
+        level, names = settings.conformal, findings.names
+        called = measure_conformal(
+            probs, target, patients, conformal, names, coverage=level, groups=groups, few=settings.few, **bootstrap
+        )
+    subgroups = None
+    if groups is not None:
+        subgroups = measure_subgroups(
+            findings.names,
+            target,
+            probs,
+            patients,
+            groups,
+            thresholds=thresholds,
+            margin=settings.subgroup_margin,
+            few=settings.few,
+            **bootstrap,
+        )
     report = EvaluationReport(
         split=split,
         images=len(target),
         patients=len(set(patients)),
         few=settings.few,
         **bootstrap,
-        findings=_finding_reports(findings, target, thresholds, intervals, settings.few),
+        findings=_finding_reports(findings, target, thresholds, intervals, settings.few, choices or {}),
         too_few=tuple(n for n, told in zip(findings, metrics.enough(target, settings.few), strict=True) if not told),
         macro={name: MacroReport(interval=m.macro, over=m.over) for name, m in intervals.items()},
         calibration=_calibration_report(target, logits, probs, settings.few),
         retrieval=retrieval,
+        conformal=called,
+        subgroups=subgroups,
     )
     return EvaluationReport.model_validate(_rounded(report.model_dump()))
 
@@ -205,6 +238,7 @@ def _finding_reports(
     thresholds: metrics.FloatArray,
     intervals: Mapping[str, MetricIntervals],
     few: int,
+    choices: Mapping[str, CalibrationChoice],
 ) -> tuple[FindingReport, ...]:
     positives, negatives = metrics.class_counts(target)
     told = metrics.enough(target, few)
@@ -217,6 +251,7 @@ def _finding_reports(
             unknown=int(np.isnan(target[:, f]).sum()),
             too_few=not told[f],
             threshold=None if np.isnan(thresholds[f]) else float(thresholds[f]),
+            calibration=choices.get(finding.name),
             **{name: intervals[name].findings[f] for name in THRESHOLD_FREE + AT_THRESHOLD},
         )
         for f, finding in enumerate(findings.findings)

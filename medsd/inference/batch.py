@@ -105,6 +105,7 @@ def score(
     require_gpu: bool = False,
     policy: GatePolicy | None = None,
     hasher: KeyedHasher | None = None,
+    coverage: float | None = None,
     metrics: Path | None = None,
     metrics_port: int | None = None,
     progress: bool = False,
@@ -128,6 +129,7 @@ def score(
         provider, require_gpu: as for `Predictor`.
         policy: of the gate.
         hasher: makes the keys; this user's own by default (`KeyedHasher.from_environment`).
+        coverage: None for calls at the operating points, a share for conformal ones, see `Predictor`.
         metrics, metrics_port: where Prometheus reads how far it is, see `medsd.inference.metrics.Metrics`.
         progress: a bar on a terminal, plain lines elsewhere, on stderr.
         each: called with every prediction once its row is safe; what it raises as a `MedsdError` is logged.
@@ -147,7 +149,12 @@ def score(
     ways = min(processors(), _MOST_WAYS)
     # A thread for each of several batches at a time: shared out within one batch they would wait for each other.
     predictor = Predictor(
-        opened, provider=provider, require_gpu=require_gpu, policy=policy, threads=max(1, processors() // ways)
+        opened,
+        provider=provider,
+        require_gpu=require_gpu,
+        policy=policy,
+        coverage=coverage,
+        threads=max(1, processors() // ways),
     )
     ways = ways if predictor.session.provider == CPU else 1
     if known and not predictor.takes_notes:
@@ -229,6 +236,7 @@ def _made_with(predictor: Predictor, hasher: KeyedHasher, notes: Notes, embeddin
         "key of studies and patients": hasher.study_key("medsd score"),  # two secrets give two
         "set of notes": notes.digest() if predictor.takes_notes else "",
         "choice of --embeddings": embeddings,
+        "coverage": predictor.coverage,
     }
 
 

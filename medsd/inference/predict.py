@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from medsd.bundle.layout import Bundle, Call, call
+from medsd.bundle.conformal import call_of, conformal_limits
+from medsd.bundle.layout import Bundle, call
 from medsd.dicom.gate import REASONS, GatePolicy
 from medsd.dicom.policy import concern
 from medsd.inference import out_of_distribution
@@ -48,6 +49,9 @@ class Predictor:
         require_gpu: make a fall to the CPU an error.
         policy: what the gate refuses, warns about and accepts; frontal chest radiographs by default.
         hasher: makes `study_key` and `patient_key`; without it they stay empty.
+        coverage: None for calls at the operating points; a share, for instance 0.9, for conformal calls, of which the
+            truth is in the set of at least that share of patients, for those who have a finding and those who do not
+            (see `medsd.bundle.conformal`).
         threads: of the CPU provider; 0 takes the processors that this process may use.
         decode: reads paths and contents of files, ``decode(source, name) -> Film``; for instance
             `medsd.inference.decode.Decoder.helper`, a process that the policy's `max_seconds` and `max_memory` bound.
@@ -66,12 +70,15 @@ class Predictor:
         require_gpu: bool = False,
         policy: GatePolicy | None = None,
         hasher: KeyedHasher | None = None,
+        coverage: float | None = None,
         threads: int = 0,
         decode: Callable[[Path | bytes, str], Film] | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.policy = policy or GatePolicy()
         self.hasher = hasher
+        self.coverage = coverage
+        self._limits = None if coverage is None else conformal_limits(self.bundle, coverage)
         self._decode = decode
         self.session = ModelSession(self.bundle, provider=provider, require_gpu=require_gpu, threads=threads)
         spec = self.bundle.description.note
@@ -184,7 +191,7 @@ class Predictor:
             out_of_distribution=value,
             logits=outputs.logits[row],
             values=values,
-            calls=self._calls(values),
+            **self._calls(values),
             embedding=outputs.embedding[row],
             evidence_maps=outputs.evidence[row] if study.film and outputs.evidence is not None else None,
             regions=outputs.regions[row] if study.film and outputs.regions is not None else None,
@@ -206,12 +213,16 @@ class Predictor:
             return "refused", verdict.reason, f"{sentence} {_FAR}" if far else sentence
         return "warned", reason or verdict.reason, f"{message} Also: {said}" if message else sentence
 
-    def _calls(self, values: npt.NDArray[np.float32]) -> dict[str, Call]:
-        points = self.bundle.description.operating_points
-        return {
-            name: call(float(value), points[name]) if name in points else "undecided"
-            for name, value in zip(self.bundle.findings, values, strict=True)
-        }
+    def _calls(self, values: npt.NDArray[np.float32]) -> dict[str, Any]:
+        """Calls by the one rule: at the operating points, or conformal where a coverage is named."""
+        named = list(zip(self.bundle.findings, values.astype(float), strict=True))
+        if self._limits is None:
+            points = self.bundle.description.operating_points
+            return {"calls": {n: call(value, points[n]) if n in points else "undecided" for n, value in named}}
+        limits = self._limits
+        sets = {n: "both" if (limit := limits[n]) is None else limit.set_of(value) for n, value in named}
+        calls = {n: call_of(found) for n, found in sets.items()}
+        return {"calls": calls, "conformal_sets": sets, "coverage": self.coverage}
 
     def _prediction(self, film: Film | None, status: Status, reason: str, message: str, **found: Any) -> Prediction:
         return Prediction(

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from medsd.bundle.conformal import ConformalSet
 from medsd.bundle.layout import Call
 from medsd.errors import DataError
 from medsd.findings import FindingSet
@@ -33,7 +34,10 @@ class Prediction:
         provider: the ONNX Runtime execution provider that computed it.
         study_key, patient_key: keyed hashes, never identifiers; empty where the input carries none.
         logits, values: float32 (F,); `values` are the calibrated probabilities.
-        calls: present, absent or undecided, by finding.
+        calls: present, absent or undecided, by finding; at the operating points, or conformal where `coverage` is set.
+        coverage: what the conformal calls promise; None for calls at the operating points.
+        conformal_sets: by finding, where `coverage` is set: «present», «absent», «both» (undecided for want of
+            certainty) or «neither» (undecided, because it is unlike the validation films of either class).
         embedding: float32 (D,) of unit length.
         evidence_maps: float32 (F, h, w) in the model's grid; class activation, in logits, before pooling.
         regions: float32 (D, h, w), what each place of the film adds to the embedding: it is their mean and the note's
@@ -55,6 +59,8 @@ class Prediction:
     logits: npt.NDArray[np.float32] | None = None
     values: npt.NDArray[np.float32] | None = None
     calls: Mapping[str, Call] = field(default_factory=dict)
+    coverage: float | None = None
+    conformal_sets: Mapping[str, ConformalSet] = field(default_factory=dict)
     embedding: npt.NDArray[np.float32] | None = None
     evidence_maps: npt.NDArray[np.float32] | None = None
     regions: npt.NDArray[np.float32] | None = field(default=None, repr=False)
@@ -78,6 +84,11 @@ class Prediction:
     def present(self) -> tuple[str, ...]:
         """The findings called present."""
         return tuple(name for name in self.findings if self.calls.get(name) == "present")
+
+    @property
+    def neither(self) -> tuple[str, ...]:
+        """The findings of which neither presence nor absence conforms with this study, at the named coverage."""
+        return tuple(name for name in self.findings if self.conformal_sets.get(name) == "neither")
 
     def evidence(self, name: str) -> npt.NDArray[np.float32]:
         """Where in the film the evidence for a finding lies: its class activation map laid over `image`.

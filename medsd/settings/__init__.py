@@ -95,6 +95,17 @@ class EvaluationSettings(Strict):
         description="how thresholds are chosen on validation: f1, youden, sensitivity:0.9 or specificity:0.9",
     )
     few: int = Field(10, ge=1, description="fewer positives or negatives than this: too few to tell")
+    calibration: str = Field(
+        "by_size",
+        pattern="^(by_size|platt)$",
+        description="by_size: temperature, Platt or isotonic, by the validation cases of each finding; or platt",
+    )
+    conformal: float = Field(
+        0.9, gt=0, lt=1, description="coverage at which conformal calls are measured; a bundle serves any"
+    )
+    subgroup_margin: float = Field(
+        0.05, ge=0, lt=1, description="a group that reads worse than the others by more is warned of"
+    )
 
 
 class BundleSettings(Strict):

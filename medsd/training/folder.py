@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medsd.bundle.layout import OperatingPoint, PlattCalibration
+from pydantic import TypeAdapter
+
+from medsd.bundle.conformal import CONFORMAL, ConformalScores, read_conformal
+from medsd.bundle.layout import Calibration, CalibrationChoice, OperatingPoint
 from medsd.errors import DataError
 from medsd.settings import Settings
+
+_CALIBRATION: TypeAdapter[dict[str, Calibration]] = TypeAdapter(dict[str, Calibration])
 
 
 @dataclass(frozen=True)
@@ -61,18 +66,39 @@ class Run:
     def bundle(self) -> Path:
         return self.folder / "bundle"
 
-    def read_calibration(self) -> tuple[dict[str, PlattCalibration], dict[str, OperatingPoint]]:
+    @property
+    def conformal(self) -> Path:
+        return self.folder / CONFORMAL
+
+    def read_calibration(self) -> tuple[dict[str, Calibration], dict[str, OperatingPoint]]:
         """What `calibrate` chose, by finding.
 
         Raises:
             DataError: the file is missing or damaged.
         """
+        tree = self._calibration_tree()
+        calibration = _CALIBRATION.validate_python(tree["calibration"])
+        return calibration, {name: OperatingPoint(**value) for name, value in tree["operating_points"].items()}
+
+    def read_choices(self) -> dict[str, CalibrationChoice]:
+        """Which calibration each finding has, and why; empty in a run of before there was a choice.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
+        found = self._calibration_tree().get("choices", {})
+        return {name: CalibrationChoice(**value) for name, value in found.items()}
+
+    def read_conformal(self) -> dict[str, ConformalScores] | None:
+        """The conformal scores of each finding; None in a run of before there were any."""
+        return read_conformal(self.conformal) if self.conformal.exists() else None
+
+    def _calibration_tree(self) -> dict[str, Any]:
         try:
-            tree = json.loads(self.calibration.read_text(encoding="utf-8"))
+            tree: dict[str, Any] = json.loads(self.calibration.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise DataError(f"{self.calibration}: missing or damaged; run `medsd calibrate` again") from None
-        calibration = {name: PlattCalibration(**value) for name, value in tree["calibration"].items()}
-        return calibration, {name: OperatingPoint(**value) for name, value in tree["operating_points"].items()}
+        return tree
 
 
 def public_settings(settings: Settings) -> dict[str, Any]:

@@ -175,14 +175,14 @@ def suggest_studies(
     """
     from safetensors.numpy import load_file
 
+    from medsd.evaluation.calibration import calibrated
+
     _check_output(out)
     run = Run(settings)
     manifest, (calibration, points) = Manifest.read(run.manifest), run.read_calibration()
     outputs = load_file(run.outputs)
     names = manifest.findings.names
-    slope = np.array([calibration[name].slope for name in names])
-    intercept = np.array([calibration[name].intercept for name in names])
-    probs = 1 / (1 + np.exp(-(outputs["logits"].astype(np.float64) * slope + intercept)))
+    probs = calibrated(outputs["logits"], calibration, names)
     rows = manifest.rows("train")
     known = is_labelled(manifest.labels[rows])
     table, taught = manifest.table, rows[known]

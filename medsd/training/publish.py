@@ -104,7 +104,7 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
     }
     (folder / "weights").mkdir()
     save_file(weights, folder / "weights" / "model.safetensors")
-    for path in run.folder.glob("evaluation*.json"):
+    for path in (*run.folder.glob("evaluation*.json"), *run.folder.glob(run.conformal.name)):
         shutil.copyfile(path, folder / path.name)
     if settings.data.source == "phantom":
         _write_examples(folder / "examples", manifest)
@@ -121,6 +121,7 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
         findings=layout.finding_entries(manifest.findings),
         image=model.image is not None,
         note=note,
+        calibration_choices=run.read_choices(),
         pixels=settings.pixels,
         embedding_size=settings.network.embedding,
         evidence_grid=_grid(model, settings),

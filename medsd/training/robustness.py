@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from medsd.bundle.layout import PlattCalibration
+from medsd.bundle.layout import Calibration
 from medsd.dicom.read import read_radiograph
 from medsd.errors import ImageError
 from medsd.evaluation.calibration import calibrated
@@ -31,7 +31,7 @@ def judge_robustness(
     manifest: Manifest,
     arrays: StudyArrays,
     model: StudyModel,
-    calibration: dict[str, PlattCalibration],
+    calibration: dict[str, Calibration],
     thresholds: npt.NDArray[np.float64],
     split: str = "test",
 ) -> RobustnessReport | None:

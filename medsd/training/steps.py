@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,18 @@ import torch
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
-from medsd.bundle.layout import write_json
+from medsd.bundle.conformal import write_conformal
+from medsd.bundle.layout import Described, write_json
 from medsd.errors import DataError
 from medsd.evaluation import modalities
-from medsd.evaluation.calibration import calibrated, choose_operating_points, fit_platt, thresholds_of
+from medsd.evaluation.calibration import calibrated, choose_calibration, choose_operating_points, thresholds_of
+from medsd.evaluation.conformal import conformal_scores
 from medsd.evaluation.evidence import EVIDENCE
 from medsd.evaluation.report import EvaluationReport
 from medsd.evaluation.report import evaluate as measure
 from medsd.evaluation.retrieval import Cases, measure_retrieval
 from medsd.evaluation.robustness import ROBUSTNESS
+from medsd.evaluation.subgroups import age_group
 from medsd.findings import finding_set
 from medsd.networks.fusion import StudyModel
 from medsd.settings import Settings
@@ -85,17 +89,21 @@ def finetune(run: Run) -> None:
 
 
 def calibrate(run: Run) -> None:
-    """Platt calibration and operating points, both chosen on the validation patients."""
-    manifest = Manifest.read(run.manifest)
-    rows, few, rule = manifest.rows("validation"), run.settings.evaluation.few, run.settings.evaluation.operating_points
+    """Calibration, operating points and conformal scores, all chosen on the validation patients."""
+    manifest, settings = Manifest.read(run.manifest), run.settings.evaluation
+    rows, few, names = manifest.rows("validation"), settings.few, manifest.findings.names
     logits, labels = load_file(run.outputs)["logits"][rows], manifest.labels[rows]
-    calibration = fit_platt(logits, labels, manifest.findings.names, few=few)
-    probabilities = calibrated(logits, calibration, manifest.findings.names)
-    points = choose_operating_points(probabilities, labels, manifest.findings.names, few=few, rule=rule)
-    tree = {
-        "calibration": {name: value.model_dump() for name, value in calibration.items()},
-        "operating_points": {name: value.model_dump() for name, value in points.items()},
+    calibration, choices = choose_calibration(logits, labels, names, few=few, method=settings.calibration)
+    probabilities = calibrated(logits, calibration, names)
+    points = choose_operating_points(probabilities, labels, names, few=few, rule=settings.operating_points)
+    scores = conformal_scores(probabilities, labels, manifest.patients[rows], names, seed=run.settings.seed)
+    write_conformal(run.conformal, scores)
+    parts: dict[str, Mapping[str, Described]] = {
+        "calibration": calibration,
+        "choices": choices,
+        "operating_points": points,
     }
+    tree = {part: {name: value.model_dump() for name, value in found.items()} for part, found in parts.items()}
     write_json(run.calibration, tree)
 
 
@@ -130,6 +138,7 @@ def _measure(run: Run, reading: str) -> EvaluationReport:
     train, test = manifest.rows("train"), manifest.rows("test")
     calibration, points = run.read_calibration()
     cases = Cases(outputs["embeddings"][train], manifest.labels[train], manifest.patients[train])
+    whole = not reading  # conformal scores are those of whole studies
     return measure(
         manifest.findings,
         outputs[f"logits{reading}"][test],
@@ -141,7 +150,19 @@ def _measure(run: Run, reading: str) -> EvaluationReport:
         index=cases,
         settings=run.settings.evaluation,
         seed=run.settings.seed,
+        choices=run.read_choices(),
+        conformal=run.read_conformal() if whole else None,
+        groups=groups_of(manifest, test) if whole else None,
     )
+
+
+def groups_of(manifest: Manifest, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.str_]]:
+    """Sex, age band, view and source of some studies; empty where it is unknown."""
+    table = manifest.table.iloc[rows]
+    ages = [age_group(float(age)) for age in table["age"].astype("float64")]
+    texts = {name: table[name].fillna("").astype(str) for name in ("sex", "view", "source")}
+    groups = {"sex": texts["sex"], "age": ages, "view": texts["view"], "source": texts["source"]}
+    return {name: np.asarray(values, dtype=np.str_) for name, values in groups.items()}
 
 
 def _measure_modalities(run: Run) -> None:
