@@ -50,3 +50,16 @@ def test_bad_usage_is_status_two(folder: Path, capsys):
         main(_arguments(folder, "--workers", "0"))
     assert stopped.value.code == 2
     assert "give 1 or more" in capsys.readouterr().err
+
+
+def test_the_gate_is_given_as_a_file_or_a_word(folder: Path, capsys):
+    (folder / "gate.yaml").write_text("gate: {min_side: 5000}\n")
+    assert main(_arguments(folder, "--gate", str(folder / "gate.yaml"), "--json", "--quiet")) == 0
+    assert json.loads(capsys.readouterr().out)["reasons"] == {"too_small": 1}
+    assert main(_arguments(folder, "--set", "gate.min_side=5000", "--strict", "--quiet")) == 1
+    assert "1 refused" in capsys.readouterr().out
+
+
+def test_a_wrong_gate_is_one_line_and_status_two(folder: Path, capsys):
+    assert main(_arguments(folder, "--set", "gate.veiw=warn", "--quiet")) == 2
+    assert capsys.readouterr().err == "score_dicom: --set: unknown key 'gate.veiw'; did you mean 'view'?\n"
