@@ -226,7 +226,8 @@ def scorer(folder: Path, bundle: Path, out: Path, workers: int, size: int) -> No
     begun = time.perf_counter()
     score(bundle, [folder], out, workers=workers, batch_size=size, policy=GatePolicy(max_seconds=60), each=note)
     whole = time.perf_counter() - begun
-    (first, before), (last, after) = rows[0], rows[-1]
+    (first, before), last = rows[0], rows[-1][0]
+    after = max(cost for _, cost in rows)  # processes that have ended are counted no more
     timed = sum(moment > first for moment, _ in rows)
     rate = timed / (last - first)
     start = whole - len(rows) / rate
