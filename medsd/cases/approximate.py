@@ -50,7 +50,7 @@ def question(table: Any, embedding: FloatArray, count: int, *, exact: bool) -> A
     query = table.search(embedding, vector_column_name="embedding", query_type="vector").distance_type("dot")
     if exact:
         return query.bypass_vector_index().limit(count)
-    return query.nprobes(PROBES).refine_factor(REFINE).ef(max(256, 4 * count)).limit(count)
+    return query.nprobes(PROBES).refine_factor(REFINE).ef(max(256, REFINE * count)).limit(count)
 
 
 def measure_recall(table: Any, size: int, *, seed: int = 0) -> float:
@@ -96,4 +96,4 @@ def keep_up(table: Any, size: int, above: int, *, wanted: bool | None = None) ->
 
 
 def _row_ids(query: Any) -> list[int]:
-    return query.select(["study_key"]).with_row_id(True).to_arrow()["_rowid"].to_pylist()
+    return query.select(["study_key", "_distance"]).with_row_id(True).to_arrow()["_rowid"].to_pylist()

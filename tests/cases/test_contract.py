@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from medsd.cases.rows import describe
 from medsd.errors import BundleError, DataError
 from tests.cases.conftest import MODEL, N, predict
 from tests.cases.test_index import FILTERS, keys, may_be_found
+from tests.cases.test_lance import CANARY, PICTURE, canary_case
 
 URL = "MEDSD_QDRANT_URL"
 STORES = ("lance", "lance-uri", "lance-scan", "qdrant-memory", "qdrant-path", "qdrant-url")
@@ -209,3 +211,42 @@ def test_an_empty_index_finds_nothing(make, findings):
 def test_a_filter_that_asks_for_what_is_not_there_is_refused(make, cases, embeddings, filters):
     with pytest.raises(DataError, match="filter"):
         make(cases, embeddings).nearest(embeddings[0], filters=filters)
+
+
+def test_qdrant_keeps_no_file_of_a_removed_patient(tmp_path, cases, embeddings, findings):
+    qdrant = pytest.importorskip("qdrant_client", reason="qdrant-client is not installed: pip install 'medsd[qdrant]'")
+    client = qdrant.QdrantClient(path=str(tmp_path / "q"))
+    index = _qdrant(client, "removal", findings)([*cases[:5], canary_case(findings)], embeddings[:6])
+
+    def left() -> list[str]:
+        words = (b"canarystudy", b"canarypatient", CANARY.encode(), base64.b64encode(b"canarypixels" + PICTURE)[:40])
+        contents = [path.read_bytes() for path in (tmp_path / "q").rglob("*") if path.is_file()]
+        return [str(word) for word in words for content in contents if word in content]
+
+    assert len(left()) >= 4
+    assert index.remove_patient("canarypatient") == 1
+    assert left() == [] and len(index) == 5
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("qdrant+ftp://host/cases", "a Qdrant index is named"),
+        ("qdrant+http://host", "a Qdrant index is named"),
+        ("qdrant+http://me:secret@host/cases", "a Qdrant index is named"),
+        ("qdrant+http://127.0.0.1:9/cases", "does not answer"),
+    ],
+)
+def test_a_qdrant_address_that_cannot_be_used_is_refused_in_a_sentence(uri, message):
+    pytest.importorskip("qdrant_client", reason="qdrant-client is not installed: pip install 'medsd[qdrant]'")
+    with pytest.raises(BundleError, match=message) as caught:
+        CaseIndex.open(uri)
+    assert "secret@" not in str(caught.value)
+
+
+def test_a_secret_is_not_sent_in_the_open(monkeypatch):
+    pytest.importorskip("qdrant_client", reason="qdrant-client is not installed: pip install 'medsd[qdrant]'")
+    monkeypatch.setenv("MEDSD_QDRANT_API_KEY", "s3cret")
+    with pytest.raises(BundleError, match=r"in the open; use qdrant\+https"):
+        CaseIndex.open("qdrant+http://cases.example:6333/cases")

@@ -1,16 +1,15 @@
-"""Relations, differences and the vote against brute force over Python sets."""
+"""Relations, differences, soft factors and chances against brute force over Python sets."""
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
 
 import numpy as np
 import pytest
 
 from medsd.cases.case import Case, Hit, SimilarCase
-from medsd.cases.explain import as_records, as_text, explain, sentence
-from medsd.cases.vote import vote
+from medsd.cases.explain import as_records, as_text, explain, explain_query, relation_chances, sentence
 from tests.cases.conftest import predict
 
 EMBEDDING = np.eye(1, 16, dtype=np.float32)[0]
@@ -68,37 +67,62 @@ def test_the_soft_factors_are_taken_over_the_probabilities(findings):
     assert case.k_d == pytest.approx(1 / (1 + 0.2 + 1))
 
 
-def similar(labels, similarity=0.5, k_s=1.0, k_d=1.0) -> SimilarCase:
-    return SimilarCase(Case("k", labels=np.array(labels, np.float32)), similarity, "equal", (), (), (), k_s, k_d)
+def test_soft_factors_are_those_of_fuzzy_sets_on_1000_random_pairs(findings):
+    """Σ min, Σ max(t − s, 0) and Σ s by plain loops, over the findings that the case knows."""
+    rng = np.random.default_rng(1)
+    for _ in range(1000):
+        s = rng.choice([0.0, 1.0, -1.0], len(findings), p=[0.2, 0.1, 0.7]).astype(np.float32)
+        s = np.where(s < 0, rng.random(len(findings)), s).astype(np.float32)
+        t = rng.choice([0, 1, np.nan], len(findings), p=[0.6, 0.3, 0.1]).astype(np.float32)
+        (case,) = explain(predict(findings, EMBEDDING, values=s), [Hit(Case("k", labels=t), 0.5, EMBEDDING)])
+        known = [(float(a), float(b)) for a, b in zip(s, t, strict=True) if not np.isnan(b)]
+        shared, size = sum(min(a, b) for a, b in known), sum(a for a, _ in known)
+        if not known:
+            assert (case.k_s, case.k_d) == (0, 0)
+        elif size > 0:
+            assert case.k_s == pytest.approx(shared / size, abs=1e-5)
+            assert case.k_d == pytest.approx(1 / (1 + sum(max(b - a, 0) for a, b in known)), abs=1e-5)
 
 
-def test_the_vote_is_the_weighted_share_of_those_who_know(findings):
-    nothing = [np.nan] * 5
-    votes = vote(
-        [
-            similar([1, 0, np.nan, *nothing], similarity=0.8, k_s=0.5, k_d=0.5),
-            similar([0, 0, 1, *nothing], similarity=0.4, k_s=1, k_d=0.25),
-            similar([1, 1, np.nan, *nothing], similarity=-0.9),
-        ],
-        findings,
-    )
-    by_position = list(votes.values())
-    assert by_position[:3] == pytest.approx([0.2 / 0.3, 0.0, 1.0])
-    assert all(map(math.isnan, by_position[3:]))
-    assert list(votes) == list(findings)
+def test_the_chances_of_the_relations_are_those_of_all_sets_counted_out(findings):
+    """Every set of true findings, weighted by its probability, related to the case by the words of the design."""
+    rng = np.random.default_rng(2)
+    subsets = list(itertools.product([False, True], repeat=len(findings)))
+    seen = set()
+    for turn in range(12):
+        known = 1.0 if turn % 3 else 0.6
+        t = [None if rng.random() > known else bool(rng.random() < 0.3 * (turn % 4)) for _ in findings]
+        t = [None] * len(findings) if turn == 9 else t
+        p = rng.random(len(findings)) ** 2
+        expected = dict.fromkeys(("equal", "overlap", "superset", "subset", "disjoint", "undetermined"), 0.0)
+        for s in subsets:
+            word = by_sets(dict(zip(findings, s, strict=True)), dict(zip(findings, t, strict=True)))[0]
+            expected[word] += float(np.prod(np.where(s, p, 1 - p)))
+        labels = np.array([np.nan if v is None else float(v) for v in t], np.float32)
+        found = relation_chances(p, labels)
+        assert found == pytest.approx(expected, abs=1e-9)
+        seen |= {word for word, chance in found.items() if chance > 0.01}
+    assert len(seen) == 6
 
 
-def test_the_vote_of_cases_without_weight_is_the_plain_share(findings):
-    votes = vote([similar([1] * 8, k_s=0), similar([0] * 8, k_s=0), similar([1] * 8, k_s=0)], findings)
-    assert votes["Effusion"] == pytest.approx(2 / 3)
-    assert all(map(math.isnan, vote([], findings).values()))
+def test_certain_probabilities_leave_one_relation(findings):
+    hit = Hit(Case("k", labels=findings.encode(["Effusion", "Edema"])), 0.5, EMBEDDING)
+    (case,) = explain(predict(findings, EMBEDDING, ("Effusion",), values=findings.encode(["Effusion"])), [hit])
+    assert case.chances["superset"] == 1 == sum(case.chances.values())
+    assert case.relation == "superset" and case.embedding is EMBEDDING
+
+
+def test_a_query_is_explained_like_a_prediction(findings):
+    labels = findings.encode(["Effusion", "Edema"])
+    (case,) = explain_query(findings.encode(["Effusion"]), [Hit(Case("k", labels=labels), 0.5, EMBEDDING)], findings)
+    assert (case.relation, case.extra, case.k_s, case.k_d, case.chances) == ("superset", ("Edema",), 1, 0.5, {})
 
 
 def test_a_case_in_one_line(findings):
     case = SimilarCase(Case("k"), 0.5, "overlap", ("Effusion",), ("Edema",), ("Mass",), 0.5, 0.5)
     assert sentence(case) == "overlap: shares Effusion; also Edema; without Mass"
     assert sentence(case, findings) == "overlap: shares Pleural effusion; also Pulmonary oedema; without Mass"
-    assert sentence(similar([0] * 8)) == "equal: no finding in either"
+    assert sentence(SimilarCase(Case("k"), 0.5, "equal", (), (), (), 1, 1)) == "equal: no finding in either"
 
 
 def test_cases_as_a_text_table_and_as_json(index, embeddings, findings):

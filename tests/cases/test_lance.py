@@ -25,23 +25,30 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+PICTURE = np.random.default_rng(9).bytes(3000)  # as little compressible as a WebP
+VECTOR = np.random.default_rng(8).normal(size=16).astype(np.float32)
+VECTOR /= np.linalg.norm(VECTOR)
+
+
 def canary_case(findings) -> Case:
     labels = np.zeros(len(findings), np.float32)
-    return Case("canarystudy", "canarypatient", labels, thumbnail=b"canarypixels", note_excerpt=CANARY)
+    return Case("canarystudy", "canarypatient", labels, thumbnail=b"canarypixels" + PICTURE, note_excerpt=CANARY)
 
 
 def remains(folder: Path) -> list[str]:
-    words = (CANARY.encode(), b"canarystudy", b"canarypatient", b"canarypixels")
+    """Words, any 16 bytes of the picture and any number of the embedding, wherever they stand."""
+    pieces = [PICTURE[i : i + 16] for i in range(0, 2992, 400)] + [VECTOR[i : i + 2].tobytes() for i in range(0, 16, 2)]
+    words = (CANARY.encode(), b"canarystudy", b"canarypatient", b"canarypixels", *pieces)
     return [f"{word!r} in {path.name}" for path in files(folder) for word in words if word in path.read_bytes()]
 
 
 def test_a_removed_patient_leaves_no_byte_in_any_file(tmp_path, cases, embeddings, findings):
     """One file with one marked row in 120 is what LanceDB's own compaction would leave as it is."""
     stored = [*cases[:60], canary_case(findings), *cases[60:]]
-    vectors = np.insert(embeddings, 60, np.eye(1, 16, dtype=np.float32), axis=0)
+    vectors = np.insert(embeddings, 60, VECTOR, axis=0)
     index = create_index(tmp_path / "c", stored, vectors, model_sha256=MODEL, findings=findings)
     index.nearest(vectors[60], 1)
-    assert len(remains(tmp_path)) >= 4
+    assert len(remains(tmp_path)) == 4 + 8 + 8  # what is looked for is there before, uncompressed
     assert index.remove_patient("canarypatient") == 1
     assert remains(tmp_path) == []
     assert len(index) == N
