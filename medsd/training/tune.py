@@ -82,7 +82,7 @@ def tune(config: Path, overrides: Sequence[str] = ()) -> Path:
         if not study.get_trials(deepcopy=False) and (start := search.base_values()):
             study.enqueue_trial(dict(start))  # what is found is then no worse than the base
         run_trials(study, settings, search)
-        best = search.settings_of(best_of(study), search.base.name, search.base.output)
+        best = search.settings_of(best_of(study), f"{search.base.name}-tuned", search.base.output)
         return write_report(settings, study, best, exact_command(config, overrides, "tune"))
 
 
@@ -113,6 +113,7 @@ class Search:
 
     def __init__(self, config: Path, settings: TuneSettings, everyone: Sequence[str]) -> None:
         self.config, self.settings, self.everyone = config, settings, everyone
+        self._made: dict[str, Run] = {}  # the shared runs of this session
         self.base = self.settings_of({})
         self._whole = {key: self._is_whole(key) for key in settings.space}
         self.epochs = self.base.training.finetune.epochs
@@ -200,26 +201,32 @@ class Search:
 
     def _shared(self, found: Found, step: str) -> Run:
         """A run up to `step`, made once for all trials in which that comes to the same."""
-        settings = self.settings_of(found, "shared")
-        name = f"{step}-{fingerprint_of(settings, step)[:12]}"
-        run = Run(self._placed(found, name))
-        if step == "pretrain":
-            _lend(self._shared(found, "prepare"), run, "prepare")
-        return run_steps(run.settings, until=step)
+        name = f"{step}-{fingerprint_of(self.settings_of(found), step)[:12]}"
+        if name not in self._made:
+            run = Run(self._placed(found, name))
+            if step == "pretrain":
+                _lend(self._shared(found, "prepare"), run, "prepare")
+            self._made[name] = run_steps(run.settings, until=step)
+        return self._made[name]
 
     def _is_whole(self, key: str) -> bool:
-        """Whether a setting takes whole numbers alone; known of its value once it is loaded.
+        """Whether a setting takes whole numbers alone, known of its value once it is loaded.
 
         Raises:
-            SettingsError: neither end of its values is allowed.
+            SettingsError: a choice, or an end of the range, is not allowed beside any values of the others.
         """
-        first = {each: dimension.ends[0] for each, dimension in self.settings.space.items()}
-        for end in self.settings.space[key].ends:
-            try:
-                return isinstance(_value_of(self.settings_of({**first, key: end}), key), int)
-            except SettingsError as error:
-                wrong = error
-        raise wrong
+        each = self.settings.space[key]
+        loaded = [self._loaded(key, value) for value in each.choices or each.ends]
+        return isinstance(_value_of(loaded[0], key), int)
+
+    def _loaded(self, key: str, value: Value) -> Settings:
+        """The base with one value, alone or where need be with the first or the last of the other settings."""
+        others = self.settings.space.items()
+        firsts, lasts = ({name: each.ends[end] for name, each in others} for end in (0, 1))
+        for beside in (firsts, lasts):
+            with suppress(SettingsError):
+                return self.settings_of({**beside, key: value})
+        return self.settings_of({key: value})
 
 
 def run_trials(study: optuna.Study, settings: TuneSettings, trainings: Trainings) -> None:

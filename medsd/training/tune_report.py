@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from medsd.bundle.layout import write_json
 from medsd.errors import MedsdError
 from medsd.settings import Settings, save_settings
-from medsd.settings.tuning import TuneSettings
+from medsd.settings.tuning import TuneSettings, Value
 from medsd.strict import as_yaml
 from medsd.training.recipes_report import TITLES as FIGURES
 
@@ -28,7 +28,7 @@ def write_report(settings: TuneSettings, study: optuna.Study, best: Settings, co
     Args:
         settings: of the search.
         study: with at least one finished trial.
-        best: the settings of its best trial, under the base's own name.
+        best: the settings of its best trial, under a name of their own.
         command: that gives these figures.
 
     Returns:
@@ -111,11 +111,15 @@ def _first_and_best(settings: TuneSettings, study: optuna.Study) -> list[str]:
 
 def _row(settings: TuneSettings, trial: FrozenTrial, shown: list[str]) -> str:
     figures = trial.user_attrs.get("figures")
-    values = [as_yaml(trial.params[key]) if key in trial.params else "" for key in settings.space]
+    values = [_short(trial.params[key]) if key in trial.params else "" for key in settings.space]
     told = [_STATES[trial.state], *[""] * (len(shown) - 1), ""]
     if figures:
         told = [*(f"{figures[name]:.4f}" for name in shown), f"{figures['seconds'] / 60:.1f}"]
     return f"| {trial.number + 1} | {' | '.join([*told, *values])} |"
+
+
+def _short(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else as_yaml(value)
 
 
 def _sorted(study: optuna.Study) -> list[FrozenTrial]:

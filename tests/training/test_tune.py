@@ -160,6 +160,12 @@ def test_values_that_cannot_be_searched_are_named(values: dict[str, object], mes
         ("{training.finetune.epochs: {low: 2, high: 9}}", "", "pruning: epochs of schedules of different lengths"),
         ("{loss.nmae: {choices: [sd, any]}}", "", "unknown key 'loss.nmae'; did you mean 'name'"),
         ("{loss.temperature: {low: -2.0, high: -1.0}}", "", "'loss.temperature': input should be greater than 0"),
+        (
+            f"{{{SIZE}: {{low: 1, high: 9}}}}",
+            "",
+            "'training.finetune.batch_size': input should be greater",
+        ),
+        ("{training.finetune.objective.name: {choices: [bce, asl, fokal]}}", "", "not 'fokal'"),
         ("{loss.temperature: {lwo: 0.1, high: 1.0}}", "", "did you mean 'low'"),
         (SPACE, "objective: f1\n", "'objective'"),
     ],
@@ -178,6 +184,13 @@ def test_whole_numbers_are_proposed_where_the_setting_takes_no_others(tmp_path: 
     found = [search.suggest(study.ask()) for _ in range(8)]
     assert all(isinstance(each[SIZE], int) for each in found)
     assert any(0 < float(each["training.finetune.weight_decay"] or 0) < 1 for each in found)
+
+
+def test_settings_that_only_fit_together_can_be_searched(tmp_path: Path) -> None:
+    note = "network.note"
+    space = f"{{{note}.window: {{choices: [16, 24]}}, {note}.stride: {{low: 8, high: 14}}}}"
+    config = write_config(tmp_path, space)  # a stride needs a window, which the base has not
+    assert Search(config, load_as(TuneSettings, config), ()).base_values() == {}
 
 
 @pytest.mark.parametrize("value", [1e-5, 0.25, 3, True, None, "sd", "null", "a: b, [c]"])
@@ -241,7 +254,7 @@ def test_a_search_trains_reports_and_leaves_the_best_settings(searched: tuple[Pa
     assert "The test patients were not looked at" in report.read_text()
     best = load_settings(report.with_name("best.yaml"))
     assert best.training.finetune.learning_rate == tree["best"][RATE]
-    assert best.name == "phantom" and best.pixels.size == 32
+    assert best.name == "phantom-tuned" and best.pixels.size == 32
 
 
 def test_films_and_pretraining_are_made_once_and_what_is_large_is_removed(searched: tuple[Path, Path]) -> None:
