@@ -25,7 +25,7 @@ from medsd.bundle.layout import DESCRIPTION, Bundle
 from medsd.dicom.gate import GatePolicy
 from medsd.dicom.policy import concern
 from medsd.errors import DataError, ImageError, MedsdError
-from medsd.inference.decode import Decoder, decode_all
+from medsd.inference.decode import Decoder, Decoders
 from medsd.inference.film import Film, named
 from medsd.inference.inputs import Inputs, name_inputs
 from medsd.inference.metrics import Metrics
@@ -146,55 +146,44 @@ def score(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     ours = [path for path in (out, out.with_name(out.name + RECORD), embeddings, notes, metrics) if path]
     names, known = _inputs(opened, inputs, lists, ours, notes, side_notes)
-    ways = min(processors(), _MOST_WAYS)
-    # A thread for each of several batches at a time: shared out within one batch they would wait for each other.
-    predictor = Predictor(
-        opened,
-        provider=provider,
-        require_gpu=require_gpu,
-        policy=policy,
-        coverage=coverage,
-        threads=max(1, processors() // ways),
-    )
-    ways = ways if predictor.session.provider == CPU else 1
-    if known and not predictor.takes_notes:
-        log.warning("%s reads no notes; they are ignored", opened.label)
-    hasher = hasher or KeyedHasher.from_environment()
-    decoder = Decoder(opened.description.pixels, predictor.policy, hasher)
+    policy, hasher = policy or GatePolicy(), hasher or KeyedHasher.from_environment()
     size = max(1, min(batch_size, len(names)))
     with Parts(
         out,
         table.columns(opened.findings),
-        _made_with(predictor, hasher, known, embeddings is not None),
+        _made_with(opened, policy, hasher, coverage, known, embeddings is not None),
         resume=resume,
         embeddings_out=embeddings,
         dimensions=opened.description.embedding_size,
     ) as parts:
         waiting = [name for name in names if table.printable(name) not in parts.done]
         reused = sum(parts.counts.values())
-        told = Metrics(
-            len(names),
-            len(names) - len(waiting),
-            model=opened.label,
-            provider=predictor.session.provider,
-            file=metrics,
-            port=metrics_port,
-        )
-        with (
-            told,
-            Progress(len(names), len(names) - len(waiting), wanted=progress) as shown,
-            closing(_films(opened, waiting, decoder, workers, ahead=(ways + 1) * size)) as films,
-            closing(_read_all(predictor, _batches(films, known, size), size, ways)) as read,
-        ):
-            for batch, predictions in read:
-                _keep(parts, batch, predictions, embeddings is not None)
-                told.advance([(prediction.status, prediction.reason) for prediction in predictions])
-                shown.advance(len(batch), f"{parts.counts['refused']} refused")
-                for name, prediction in zip(batch.names, predictions, strict=True):
-                    _tell(each, name, prediction)
-            summary = _summary(out, parts, reused, time.monotonic() - started, predictor.session.provider)
-            parts.finish({"summary": summary.as_dict()})
-            told.complete()
+        decoder = Decoder(opened.description.pixels, policy, hasher)
+        films_left = len(waiting) if inputs or lists else 0  # a fused model reads notes alone, too
+        with Decoders(decoder, workers, films=films_left) as decoders:
+            predictor = Predictor(
+                opened, provider=provider, require_gpu=require_gpu, policy=policy, coverage=coverage, threads=_threads()
+            )
+            if known and not predictor.takes_notes:
+                log.warning("%s reads no notes; they are ignored", opened.label)
+            done, running = len(names) - len(waiting), predictor.session.provider
+            with (
+                Metrics(
+                    len(names), done, model=opened.label, provider=running, file=metrics, port=metrics_port
+                ) as told,
+                Progress(len(names), done, wanted=progress) as shown,
+                closing(_films(waiting, decoders if films_left else None, ahead=(_ways() + 1) * size)) as films,
+                closing(_read_all(predictor, _batches(films, known, size), size)) as read,
+            ):
+                for batch, predictions in read:
+                    _keep(parts, batch, predictions, embeddings is not None)
+                    told.advance([(prediction.status, prediction.reason) for prediction in predictions])
+                    shown.advance(len(batch), f"{parts.counts['refused']} refused")
+                    for name, prediction in zip(batch.names, predictions, strict=True):
+                        _tell(each, name, prediction)
+                summary = _summary(out, parts, reused, time.monotonic() - started, running)
+                parts.finish({"summary": summary.as_dict()})
+                told.complete()
     return summary
 
 
@@ -226,28 +215,30 @@ def _inputs(
     return known.names, known
 
 
-def _made_with(predictor: Predictor, hasher: KeyedHasher, notes: Notes, embeddings: bool) -> dict[str, Any]:
+def _made_with(
+    bundle: Bundle, policy: GatePolicy, hasher: KeyedHasher, coverage: float | None, notes: Notes, embeddings: bool
+) -> dict[str, Any]:
     """What decides the rows, by the words that a refusal to mix them uses."""
-    description = (predictor.bundle.folder / DESCRIPTION).read_bytes()
     return {
-        "model": predictor.bundle.model_sha256,
-        "bundle": hashlib.sha256(description).hexdigest(),
-        "gate policy": predictor.policy.model_dump(mode="json"),
+        "model": bundle.model_sha256,
+        "bundle": hashlib.sha256((bundle.folder / DESCRIPTION).read_bytes()).hexdigest(),
+        "gate policy": policy.model_dump(mode="json"),
         "key of studies and patients": hasher.study_key("medsd score"),  # two secrets give two
-        "set of notes": notes.digest() if predictor.takes_notes else "",
+        "set of notes": notes.digest() if bundle.description.note is not None else "",
         "choice of --embeddings": embeddings,
-        "coverage": predictor.coverage,
+        "coverage": coverage,
     }
 
 
 Films = Generator[tuple[str, Film | None], None, None]
 
 
-def _films(bundle: Bundle, names: list[str], decoder: Decoder, workers: int, ahead: int) -> Films:
-    if not bundle.description.image:
+def _films(names: list[str], decoders: Decoders | None, ahead: int) -> Films:
+    """The films of `names` in order; None for each where notes are read alone."""
+    if decoders is None:
         yield from ((name, None) for name in names)
         return
-    with closing(decode_all(map(Path, names), decoder, workers=workers, ahead=ahead)) as decoded:
+    with closing(decoders.decode(map(Path, names), ahead)) as decoded:
         for name, (_, film) in zip(names, decoded, strict=True):
             yield name, film
 
@@ -299,10 +290,23 @@ def _study(name: str, film: Film | None, notes: Notes) -> Study:
         return Study(Film("refused", error.reason, str(error), Path(name).name))
 
 
+def _ways() -> int:
+    """How many batches the CPU reads at a time."""
+    return min(processors(), _MOST_WAYS)
+
+
+def _threads() -> int:
+    """Threads within a batch: one, on few processors, as those of one batch wait for each other and those of several
+    do not.
+    """
+    return max(1, processors() // _ways())
+
+
 def _read_all(
-    predictor: Predictor, batches: Iterable[Batch], size: int, ways: int
+    predictor: Predictor, batches: Iterable[Batch], size: int
 ) -> Generator[tuple[Batch, list[Prediction]], None, None]:
-    """Read batches in order, `ways` of them at a time."""
+    """Read batches in order, several at a time where a CPU computes."""
+    ways = _ways() if predictor.session.provider == CPU else 1
     pending: deque[tuple[Batch, Future[list[Prediction]]]] = deque()
     with ThreadPoolExecutor(ways, thread_name_prefix="read") as threads:
         try:

@@ -6,9 +6,11 @@ A film that brings its process down, or takes it longer than the policy's `max_s
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -72,25 +74,59 @@ class Decoder:
         return Helper(self, self.policy.max_seconds, self.policy.max_memory)
 
 
-def decode_all(paths: Iterable[Path], decoder: Decoder, *, workers: int, ahead: int) -> Decoded:
-    """Decode `paths` in order.
+class Decoders:
+    """Processes that decode; a context manager that ends them.
+
+    They start at once and in the background, so that a caller can load its model meanwhile.
 
     Args:
-        paths: the files.
-        decoder: how to read them.
+        decoder: how to read films.
         workers: processes, each within the policy's `max_seconds` and `max_memory`; 1 decodes in this one, which
             only the policy's limits of size bound.
-        ahead: films that may wait decoded; bounds the memory.
+        films: how many there are at most; no more processes start.
+    """
+
+    def __init__(self, decoder: Decoder, workers: int, *, films: int | None = None) -> None:
+        self._decoder = decoder
+        count = workers if films is None else min(workers, films)
+        self._helpers = [decoder.helper() for _ in range(count)] if workers > 1 else []
+        for helper in self._helpers:
+            threading.Thread(target=helper.start, name="start", daemon=True).start()
+
+    def __enter__(self) -> Decoders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes at once."""
+        for helper in self._helpers:
+            helper.close()
+
+    def decode(self, paths: Iterable[Path], ahead: int) -> Decoded:
+        """Decode `paths` in order; `ahead` films may wait decoded, which bounds the memory.
+
+        Raises:
+            DependencyError: a process that broke cannot be replaced.
+        """
+        if self._helpers and not self._helpers[0].start():
+            log.warning("worker processes do not start; films are decoded in this one. %s", _GUARD)
+            self.close()
+            self._helpers = []
+        if not self._helpers:
+            return ((path, self._decoder(path)) for path in paths)
+        return _decode_in(self._helpers, iter(paths), ahead + len(self._helpers))
+
+
+def decode_all(paths: Iterable[Path], decoder: Decoder, *, workers: int, ahead: int) -> Decoded:
+    """Decode `paths` in order, see `Decoders`.
 
     Raises:
         DependencyError: a process that broke cannot be replaced.
     """
-    if workers > 1:
-        helpers = [decoder.helper() for _ in range(workers)]
-        if helpers[0].start():
-            return _decode_in(helpers, iter(paths), ahead + workers)
-        log.warning("worker processes do not start; films are decoded in this one. %s", _GUARD)
-    return ((path, decoder(path)) for path in paths)
+    with Decoders(decoder, workers) as decoders, closing(decoders.decode(paths, ahead)) as films:
+        yield from films
 
 
 def _decode_in(helpers: list[Helper], paths: Iterator[Path], window: int) -> Decoded:

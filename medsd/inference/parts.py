@@ -91,6 +91,9 @@ class Parts:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self.done:  # nothing to go on with
+            with contextlib.suppress(OSError):
+                self._remove()
         self.close()
 
     def _give_up(self) -> None:
