@@ -222,3 +222,11 @@ def test_every_real_file_is_a_row_with_its_reason(image_bundle: Bundle, data_roo
     assert all(row["message"] and name not in row["message"] for name, row in found.items() if row["reason"])
     lossy, near_lossless = found["cr_chest_mono1_j2k_lossy.dcm"], found["cr_chest_mono1_jpegls.dcm"]
     assert float(lossy["probability_Mass"]) == pytest.approx(float(near_lossless["probability_Mass"]), abs=0.01)
+
+
+def test_a_fused_model_reads_a_table_of_notes_alone(fused_bundle: Bundle, tmp_path: Path):
+    (tmp_path / "notes.csv").write_text("path,note\na,fever and cough\nb,\n")
+    score(fused_bundle, [], tmp_path / "out.csv", notes=tmp_path / "notes.csv", workers=2)
+    assert [(row["path"], row["status"], row["reason"]) for row in _rows(tmp_path / "out.csv")] == [
+        ("a", "scored", ""), ("b", "refused", "no_image"),
+    ]  # fmt: skip
