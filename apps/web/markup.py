@@ -114,6 +114,8 @@ def notice(reading: Reading | None) -> str:
         return ""
     refused = reading.prediction.refused
     kind, title = ("refused", "Not read") if refused else ("warned", "Read with care")
+    if refused and reading.prediction.reason == "out_of_distribution":
+        title = "Findings withheld"
     message = escape(_sentence(reading.prediction.message))
     after = " No findings are given for this film." if refused else ""
     return f'<div class="notice {kind}" role="alert"><strong>{title}.</strong> <span>{message}{after}</span></div>'

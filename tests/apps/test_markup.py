@@ -63,6 +63,24 @@ def test_a_refused_film_shows_the_notice_instead_of_findings(bundle: Bundle) -> 
     assert markup.findings(refused, _points(bundle), None) == "" and markup.cases(refused) == ""
 
 
+def test_of_a_film_unlike_the_training_films_findings_and_cases_are_withheld_and_the_film_is_shown(
+    bundle: Bundle, reading: Reading
+) -> None:
+    sentence = (
+        "the image is unlike the radiographs that the model learned from (its outlines are not those of a chest)."
+    )
+    strange = Prediction(
+        bundle.findings, "refused", "out_of_distribution", sentence, out_of_distribution=1.7, image=reading.display
+    )
+    withheld = Reading(strange, reading.display)
+    told = markup.notice(withheld)
+    assert "Findings withheld." in told and "its outlines are not those of a chest" in told and "No findings" in told
+    assert 'class="film"' in markup.film(withheld, Window(), "Mass") and "Evidence" not in markup.film(
+        withheld, Window(), "Mass"
+    )
+    assert markup.findings(withheld, _points(bundle), None) == "" and markup.cases(withheld) == ""
+
+
 def test_a_warning_stands_above_the_findings(bundle: Bundle, reading: Reading) -> None:
     warned = replace(reading, prediction=replace(reading.prediction, status="warned", message="bright and dark"))
     assert 'class="notice warned"' in markup.notice(warned)

@@ -17,6 +17,7 @@ from medsd.inference.film import read_film
 from medsd.inference.predict import Predictor
 from medsd.inference.verdict import Verdict
 from medsd.privacy import KeyedHasher
+from medsd.results.table import row
 from tests.bundles import tiny_bundle
 
 Chest = npt.NDArray[np.float64]
@@ -212,6 +213,15 @@ def test_a_strange_film_has_no_findings_and_is_told_why(wary: Bundle, shifted: C
     assert prediction.out_of_distribution > 1
     assert prediction.message.startswith("film.dcm: the image is unlike the radiographs that the model learned from (")
     assert "light and dark do not lie as in a frontal chest" in prediction.message
+
+
+def test_the_table_withholds_what_a_strange_film_would_have_been_given(wary: Bundle, shifted: Chest):
+    prediction = Predictor(wary, provider="cpu")(shifted)
+    found = row("film.dcm", prediction)
+    assert {found[name] for name in found if name.startswith("probability_")} == {None}
+    assert {found[name] for name in found if name.startswith("call_")} == {""}
+    assert (found["status"], found["reason"]) == ("refused", "out_of_distribution")
+    assert found["out_of_distribution"] == pytest.approx(prediction.out_of_distribution, abs=1e-3)
 
 
 def test_where_the_policy_warns_a_very_strange_film_is_refused_all_the_same(wary: Bundle, shifted: Chest):
