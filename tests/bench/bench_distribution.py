@@ -9,6 +9,7 @@ other angles, mirrored top to bottom, and cut to a part.
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -251,6 +252,18 @@ def share_refused(values: Doubles, patients: npt.NDArray[Any]) -> str:
     return f"{np.mean(values > 1):.1%} ({low:.1%} to {high:.1%})"
 
 
+def read_elsewhere(predictor: Predictor, data: Path) -> Read:
+    """The films of other hospitals, the COVID-19 image data collection."""
+    with (data / "covid_pairs" / "metadata.csv").open(encoding="utf-8-sig", newline="") as lines:
+        listed = [
+            (row["patientid"], data / "covid_pairs" / "images" / row["filename"]) for row in csv.DictReader(lines)
+        ]
+    spec = predictor.bundle.description.pixels
+    films = [(patient, read_film(path, spec, keep_image=False).pixels) for patient, path in listed]
+    kept = [(patient, pixels) for patient, pixels in films if pixels is not None]
+    return read_pictures(predictor, np.stack([p for _, p in kept]), np.array([patient for patient, _ in kept]))
+
+
 def print_files(predictor: Predictor, data: Path) -> None:
     """What becomes of the DICOM files, gate and checks together."""
     print("\n| DICOM file | value | status | reason |\n|---|---|---|---|")
@@ -313,6 +326,9 @@ def measure(bundle: Bundle, data: Path, stability: int) -> None:
         print(f"| {name} | {len(group.pixels)} | {beyond:.0%} | {' | '.join(cells)} |", flush=True)
     values = usual["**medsd**"]
     print(f"\n- test radiographs beyond the limit: {share_refused(values, test.patients)}")
+    other = read_elsewhere(predictor, data)
+    beyond = share_refused(chosen["**medsd**"](other), other.patients)
+    print(f"- {len(other.pixels)} radiographs of other hospitals beyond it: {beyond}")
     print_files(predictor, data)
     if stability:
         print_stability(train, read_split(predictor, manifest, "validation"), stability)
