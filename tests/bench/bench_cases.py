@@ -1,4 +1,5 @@
-"""The case index at 200,000 × 128: its search against NumPy's matrix product with argpartition, and opening it.
+"""The case index at 200,000 × 128: its search against NumPy's matrix product with argpartition, opening it, two
+processes that read while one writes, a writer that is killed, and the approximate index.
 
 Run `python -m tests.bench.bench_cases`; it prints a Markdown table. The contenders take turns query by query, and
 the ratio is the median of the ratios of neighbours in time, so that another program on the machine slows both alike.
@@ -34,6 +35,29 @@ index = CaseIndex.open(sys.argv[1])
 opened = time.perf_counter() - start
 index.nearest(numpy.ones(index.description.embedding_size))
 print(opened, time.perf_counter() - start)
+"""
+READ = """
+import sys, time, numpy
+from medsd.cases.index import CaseIndex
+index = CaseIndex.open(sys.argv[1])
+query, answers = numpy.ones(index.description.embedding_size), 0
+print("ready", flush=True)
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    assert len(index.nearest(query, 5)) == 5
+    answers += 1
+print(answers)
+"""
+WRITE = """
+import sys, numpy
+from medsd.cases.index import Case, CaseIndex
+index = CaseIndex.open(sys.argv[1])
+labels, size = numpy.zeros(len(index.findings), numpy.float32), index.description.embedding_size
+vectors = numpy.repeat(numpy.eye(1, size, dtype=numpy.float32), 1000, 0)
+print("ready", flush=True)
+for turn in range(int(sys.argv[2])):
+    index.add([Case(f"k{turn}-{i}", "k", labels, note_excerpt="x" * 2000) for i in range(1000)], vectors)
+print("done")
 """
 
 
@@ -108,7 +132,49 @@ def measure(folder: Path, count: int, size: int, turns: int) -> list[tuple[str, 
     command = [sys.executable, "-c", OPEN, str(folder)]
     times = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(3)]
     opened, first = np.median(np.array(times, float), axis=0) * 1e3
-    return [*rows, ("open", f"{opened:.1f}", ""), ("open and first answer (reads the vectors)", f"{first:.1f}", "")]
+    rows += [("open", f"{opened:.1f}", ""), ("open and first answer (reads the vectors)", f"{first:.1f}", "")]
+    return [*rows, *together(folder, count), *approximate(folder, queries)]
+
+
+def together(folder: Path, count: int) -> list[tuple[str, str, str]]:
+    """Two processes read for half a minute while a third writes; then a writer is killed in the middle."""
+
+    def start(code: str, value: int) -> subprocess.Popen[str]:
+        process = subprocess.Popen([sys.executable, "-c", code, folder, str(value)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        return process
+
+    readers = [start(READ, 30) for _ in range(2)]
+    writer = start(WRITE, 5)
+    said = [process.communicate()[0].strip() for process in (*readers, writer)]
+    failed = sum(process.returncode != 0 for process in (*readers, writer))
+    added = len(CaseIndex.open(folder)) - count
+    killed = start(WRITE, 1000)
+    time.sleep(2)
+    killed.kill()
+    killed.wait()
+    again = CaseIndex.open(folder)
+    left, found = (
+        len(again) - count - added,
+        len(again.nearest(np.ones(again.description.embedding_size, np.float32), K)),
+    )
+    whole = "whole writes only" if left % 1000 == 0 and found == K else "DAMAGED"
+    return [
+        (f"two readers while one adds {added:,} cases", "", f"{said[0]} and {said[1]} answers, {failed} failures"),
+        ("a writer killed with -9", "", f"readable, {left:,} more cases: {whole}"),
+    ]
+
+
+def approximate(folder: Path, queries: npt.NDArray[np.float32]) -> list[tuple[str, str, str]]:
+    """The approximate index over the same cases, asked for below its usual size."""
+    index = CaseIndex.open(folder)
+    index.remove_patient("k")  # what `together` has added
+    found = index.compact(approximate_above=1)
+    taken = take_turns(
+        {"exact": lambda q: index.nearest(q, K, exact=True), "approximate": lambda q: index.nearest(q, K)}, queries[:10]
+    )
+    against = row("", taken["approximate"], taken["exact"], "LanceDB's flat scan")
+    return [("approximate index", *against[1:]), (f"recall@{K} of the approximate index", "", f"{found:.4f}")]
 
 
 def row(
