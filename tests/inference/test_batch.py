@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 
 from medsd.bundle.layout import Bundle
-from medsd.errors import BundleError, DataError
+from medsd.errors import BundleError, DataError, DependencyError
 from medsd.inference import batch
 from medsd.inference.batch import score
+from medsd.inference.film import Film
 from medsd.inference.predict import Predictor
 from medsd.privacy import KeyedHasher
 from medsd.results import table
@@ -111,6 +112,7 @@ import sys, time
 from pathlib import Path
 from medsd.inference import decode
 from medsd.inference.batch import score
+from medsd.inference.film import Film
 read = decode.read_film
 def slow(*arguments, **options):
     time.sleep(0.25)
@@ -230,3 +232,32 @@ def test_a_fused_model_reads_a_table_of_notes_alone(fused_bundle: Bundle, tmp_pa
     assert [(row["path"], row["status"], row["reason"]) for row in _rows(tmp_path / "out.csv")] == [
         ("a", "scored", ""), ("b", "refused", "no_image"),
     ]  # fmt: skip
+
+
+def test_batches_are_filled_up_so_that_no_row_depends_on_its_mates(
+    image_bundle: Bundle, films: Path, tmp_path: Path, monkeypatch
+):
+    sizes: list[int] = []
+    run = batch.Predictor.read
+
+    def noted(self, studies):
+        sizes.append(sum(batch.is_scorable(study) for study in studies))
+        return run(self, studies)
+
+    monkeypatch.setattr(batch.Predictor, "read", noted)
+    summary = score(image_bundle, [films], tmp_path / "out.csv", batch_size=3)
+    assert (summary.inputs, sizes) == (8, [3, 3, 3])
+
+
+def test_a_batch_of_refused_films_does_not_wait_for_one_that_can_be_scored():
+    refused, film = Film("refused", "view"), Film("scored", pixels=np.zeros((4, 4), np.uint8))
+    films = [("a", refused), ("b", film), *((f"{n}", refused) for n in range(20)), ("c", film)]
+    made = list(batch._batches(iter(films), batch.Notes(), 2))
+    assert [batch_.names for batch_ in made[:1]] == [["a"]]
+    assert [len(batch_) for batch_ in made[1:3]] == [16, 1] and sum(map(len, made)) == len(films)
+
+
+def test_a_run_that_could_not_begin_leaves_nothing_behind(image_bundle: Bundle, films: Path, tmp_path: Path):
+    with pytest.raises(DependencyError, match="a GPU is required"):
+        score(image_bundle, [films], tmp_path / "out.csv", provider="cpu", require_gpu=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["films"]

@@ -17,7 +17,7 @@ from medsd.dicom.gate import REASONS, GatePolicy
 from medsd.errors import DependencyError
 from medsd.inference import decode
 from medsd.inference import helper as helper_module
-from medsd.inference.decode import Decoder, decode_all
+from medsd.inference.decode import Decoder, Decoders, decode_all
 from medsd.inference.film import Film
 from medsd.privacy import KeyedHasher
 from medsd.settings import PixelSpec
@@ -166,3 +166,15 @@ def test_only_so_many_films_are_taken_ahead(films: Path, workers: int):
     next(iter(decoded))
     assert len(taken) <= 3 + workers
     decoded.close()
+
+
+def test_a_single_film_is_decoded_elsewhere_too(films: Path):
+    with Decoders(_fragile(), 4, films=1) as decoders:
+        ((_, film),) = decoders.decode([films / "film_3.png"], ahead=2)
+        assert len(decoders._helpers) == 1
+    assert (film.reason, "the decoder crashed" in film.message) == ("cannot_decode", True)
+
+
+def test_no_process_starts_where_there_is_nothing_to_decode():
+    with Decoders(DECODER, 4, films=0) as decoders:
+        assert list(decoders.decode([], ahead=2)) == decoders._helpers == []
