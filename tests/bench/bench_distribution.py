@@ -327,8 +327,8 @@ def measure(bundle: Bundle, data: Path, stability: int) -> None:
     values = usual["**medsd**"]
     print(f"\n- test radiographs beyond the limit: {share_refused(values, test.patients)}")
     other = read_elsewhere(predictor, data)
-    beyond = share_refused(chosen["**medsd**"](other), other.patients)
-    print(f"- {len(other.pixels)} radiographs of other hospitals beyond it: {beyond}")
+    elsewhere = share_refused(chosen["**medsd**"](other), other.patients)
+    print(f"- {len(other.pixels)} radiographs of other hospitals beyond it: {elsewhere}")
     print_files(predictor, data)
     if stability:
         print_stability(train, read_split(predictor, manifest, "validation"), stability)
