@@ -77,6 +77,8 @@ def write_card(
         _discrimination(report),
         _calls(report),
         _calibration(report),
+        _conformal(report),
+        _subgroups(report),
         _retrieval(report),
         _readings(report, readings or {}),
         _modalities(modalities),
@@ -226,7 +228,8 @@ def _calibration(r: EvaluationReport) -> str:
     return "\n\n".join(
         [
             "### Calibration",
-            "A slope and an intercept for each finding (one pair for all findings with too few cases), fitted on the "
+            "A slope and an intercept for each finding (one pair for all findings with too few cases; a rising curve "
+            "where there are very many), fitted on the "
             f"validation split and built into the ONNX graph; here on the {r.split} split. Lower is better.",
             _table(header, [row("before", r.calibration.before), row("after", r.calibration.after)]),
         ]
@@ -240,10 +243,73 @@ def _retrieval(r: EvaluationReport) -> str:
     rows = [
         [f"nDCG@{t.k}", _told(t.ndcg), _told(t.random_ndcg)],
         [f"Recall@{t.k}", _told(t.recall), _told(t.random_recall)],
+            *_chosen(r),
     ]
     left_out = f" {t.without_relevant} queries have nothing relevant in the index and are left out." * bool(
         t.without_relevant
     )
+def _chosen(r: EvaluationReport) -> list[str]:
+    chosen = [(f.title, f.calibration) for f in r.findings if f.calibration is not None]
+    if not chosen:
+        return []
+    return [_table(["Finding", "Calibration", "Why"], [[title, c.method, c.reason] for title, c in chosen])]
+
+
+def _conformal(r: EvaluationReport) -> str:
+    c = r.conformal
+    if c is None:
+        return ""
+    titles = {f.name: f.title for f in r.findings}
+    rows = [
+        [titles[f.name], _told(f.covered), _told(f.present.covered), _told(f.absent.covered), f"{f.decided:.0%}"]
+        for f in c.findings
+        if f.enough
+    ]
+    silent = [titles[f.name] for f in c.findings if not f.enough]
+    groups = [
+        [f"{g.attribute} {g.value}", str(g.patients), _told(g.covered), _told(g.covered_present)] for g in c.groups
+    ]
+    return "\n\n".join(
+        [
+            "### Conformal calls",
+            f"Where a coverage is named (`medsd score --coverage {c.coverage:g}`), a call is present or absent only "
+            "where the other does not conform with the validation patients; else it is undecided. The truth is then in "
+            f"the set of at least that share of patients, of those with a finding and of those without; here of "
+            f"{c.coverage:.0%}, counted by patients of the {r.split} split with exact binomial intervals.",
+            _table(["Finding", "Covered", "… where present", "… where absent", "Films decided"], rows) if rows else "",
+            f"Always undecided, for want of validation patients: {', '.join(silent)}." if silent else "",
+            _table(["Group", "Patients", "Covered", "… where present"], groups) if groups else "",
+        ]
+    ).replace("\n\n\n\n", "\n\n")
+
+
+def _subgroups(r: EvaluationReport) -> str:
+    s = r.subgroups
+    if s is None or not s.groups:
+        return ""
+    rows = [
+        [
+            f"{g.attribute} {g.value}",
+            str(g.patients),
+            str(g.over),
+            *(
+                f"{_told(g.figures[name].value)}; {_told(g.figures[name].gap)}"
+                for name in ("auroc", "calibration_error")
+            ),
+        ]
+        for g in s.groups
+    ]
+    header = ["Group", "Patients", "Findings", "AUROC; gap", "Calibration error; gap"]
+    parts = [
+        "### Groups of patients",
+        "Each group against all others, on the findings that both can tell; the gap is the group's mean less that of "
+        "the others, on the same resamples. All figures, by finding, are in evaluation.json.",
+        _table(header, rows),
+        *(f"> **Warning.** {sentence}" for sentence in s.warnings),
+    ]
+    return "\n\n".join(parts)
+
+
     return "\n\n".join(
         [
             "### Similar cases",
@@ -368,7 +434,12 @@ def _limits(d: layout.Description, r: EvaluationReport) -> str:
     limits = [
         f"Measured on {r.patients} patients of the source that it learned from: how it does elsewhere is not known.",
         "The labels are those of the source, with their errors; the figures measure agreement with these labels.",
-        "Not measured here: differences between groups of patients (age, sex, view, machine).",
+        "Not measured here: differences between groups of patients "
+        + (
+            "(age, sex, view, machine)."
+            if r.subgroups is None
+            else "by machine, by origin, or by several traits at once."
+        ),
     ]
     if d.synthetic:
         limits.insert(0, "Synthetic: learned from and measured on phantoms only.")

@@ -11,7 +11,8 @@ from scipy.special import expit
 
 from medsd.bundle import layout
 from medsd.bundle.card import CARD, without_machine_paths, write_card
-from medsd.evaluation.calibration import calibrated, choose_operating_points, fit_platt
+from medsd.evaluation.calibration import calibrated, choose_calibration, choose_operating_points
+from medsd.evaluation.conformal import conformal_scores
 from medsd.evaluation.report import EvaluationReport, evaluate
 from medsd.evaluation.retrieval import Cases
 from medsd.findings import finding_set
@@ -38,7 +39,10 @@ def split(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
 def measured() -> tuple[layout.Description, EvaluationReport]:
     """A description and an evaluation, with a configuration full of machine paths."""
     logits, target = split(1, 120)
-    calibration = fit_platt(logits, target, FINDINGS.names)
+    calibration, choices = choose_calibration(logits, target, FINDINGS.names)
+    scores = conformal_scores(
+        calibrated(logits, calibration, FINDINGS.names), target, [f"v{i}" for i in range(120)], FINDINGS.names
+    )
     points = choose_operating_points(calibrated(logits, calibration, FINDINGS.names), target, FINDINGS.names)
     logits, target = split(2, 100)
     patients = [f"p{i // 2}" for i in range(100)]
@@ -53,6 +57,9 @@ def measured() -> tuple[layout.Description, EvaluationReport]:
         embeddings=np.random.default_rng(1).normal(size=(100, 4)),
         index=index,
         settings=EvaluationSettings(bootstrap=30),
+        choices=choices,
+        conformal=scores,
+        groups={"sex": np.array(["F", "M", "M", "F"] * 25), "view": np.array(["PA"] * 98 + ["AP"] * 2)},
     )
     provenance = layout.Provenance(
         data="NIH ChestX-ray14",
@@ -115,6 +122,24 @@ def test_the_card_of_a_synthetic_bundle_says_so_before_anything_else(
     assert "Nothing here is a medical result" in beginning
 
 
+@pytest.mark.parametrize(
+    ("note", "said"),
+    [
+        (layout.NoteInput(max_tokens=96), "a clinical note (up to 96 tokens)"),
+        (
+            layout.NoteInput(max_tokens=512, window=128, stride=64),
+            "windows of 128 tokens, a new one every 64 tokens, 4 at most",
+        ),
+        (layout.NoteInput(max_tokens=256, window=128), "a new one after half of the text of the one before, 2 at most"),
+    ],
+)
+def test_the_card_says_how_much_of_a_note_is_read(
+    note: layout.NoteInput, said: str, measured: tuple[layout.Description, EvaluationReport], tmp_path: Path
+) -> None:
+    write_card(tmp_path, measured[0].model_copy(update={"note": note}), measured[1], PARITY)
+    assert said in (tmp_path / CARD).read_text(encoding="utf-8").split("## ", 1)[0]
+
+
 def test_every_finding_has_its_row_with_the_figures_of_the_report(
     card: str, measured: tuple[layout.Description, EvaluationReport]
 ) -> None:
@@ -144,6 +169,21 @@ def test_means_retrieval_and_calibration_are_those_of_the_report(
     assert row(card, "### Similar cases", "nDCG@10")[2] == str(report.retrieval.random_ndcg)
     assert row(card, "### Calibration", "before")[1] == f"{report.calibration.before.log_loss:.3f}"
     assert row(card, "### Calibration", "after")[3] == f"{report.calibration.after.calibration_error:.3f}"
+
+
+def test_conformal_calls_and_groups_are_shown_and_what_cannot_be_told_is_said(
+    card: str, measured: tuple[layout.Description, EvaluationReport]
+) -> None:
+    _, report = measured
+    finding = report.conformal.findings[0]
+    assert finding.enough
+    title = report.findings[0].title
+    assert row(card, "### Conformal calls", title)[1:3] == [str(finding.covered), str(finding.present.covered)]
+    assert re.search(r"Always undecided, for want of validation patients: Hiatal hernia", card)
+    women = report.subgroups.groups[0]
+    assert str(women.figures["auroc"].gap) in row(card, "### Groups of patients", "sex F")[3]
+    assert "> **Warning.** view AP: 1 patients, too few to tell" in card
+    assert row(card, "### Calibration", title)[1] == report.findings[0].calibration.method
 
 
 def test_data_splits_and_provenance_are_named(card: str) -> None:

@@ -10,6 +10,7 @@ from sklearn import metrics as sk
 
 from medsd.errors import DataError
 from medsd.evaluation import metrics
+from medsd.evaluation.intervals import AT_THRESHOLD, THRESHOLD_FREE, metric_intervals
 
 
 def random_case(seed: int, n: int = 120, f: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -120,6 +121,59 @@ def test_findings_of_one_class_only_leave_a_mean_over_none() -> None:
     assert np.isnan(result.macro("auroc").value)
     assert result.macro("auroc").over == 0
     assert np.isnan(result.micro_f1)
+
+
+Column = list[tuple[float, int]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0.0, 1.0, float("nan")]), st.integers(0, 4)), min_size=1, max_size=25))
+def test_every_metric_equals_scikit_learns_whatever_is_unknown_tied_or_of_one_class(column: Column) -> None:
+    target, probs = np.array(column).T[:, :, None] / [
+        [[1]],
+        [[4]],
+    ]  # one study, all unknown, constant scores: all occur
+    result = metrics.measure(target, probs, [0.5], few=1)
+    known = ~np.isnan(target[:, 0])
+    truth, probability = target[known, 0], probs[known, 0]
+    called = probability >= 0.5
+    assert (result.positives[0], result.negatives[0]) == ((truth == 1).sum(), (truth == 0).sum())
+    if len(np.unique(truth)) < 2:
+        assert result.too_few[0]
+        assert all(np.isnan(getattr(result, name)[0]) for name in THRESHOLD_FREE + AT_THRESHOLD)
+        return
+    expected = {
+        "auroc": sk.roc_auc_score(truth, probability),
+        "average_precision": sk.average_precision_score(truth, probability),
+        "brier": sk.brier_score_loss(truth, probability),
+        "sensitivity": sk.recall_score(truth, called),
+        "specificity": sk.recall_score(truth, called, pos_label=0),
+        "ppv": sk.precision_score(truth, called, zero_division=np.nan),
+        "npv": sk.precision_score(truth, called, pos_label=0, zero_division=np.nan),
+        "f1": sk.f1_score(truth, called),
+    }
+    for name, value in expected.items():
+        assert getattr(result, name)[0] == pytest.approx(value, nan_ok=True), name
+    assert result.micro_f1 == pytest.approx(expected["f1"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0.0, 1.0, float("nan")]), st.integers(0, 4)), min_size=1, max_size=12))
+def test_intervals_of_degenerate_sets_are_too_few_to_tell_or_hold_their_value(column: Column) -> None:
+    target, probs = np.array(column).T[:, :, None] / [[[1]], [[4]]]
+    found = metric_intervals(target, probs, np.arange(len(target)).astype(str), thresholds=[0.5], resamples=30, few=2)
+    too_few = not metrics.enough(target, 2)[0]
+    for name in ("auroc", "average_precision", "brier", "sensitivity", "specificity", "f1"):
+        interval = found[name].findings[0]
+        assert (interval.value is None) == too_few, name
+        if interval.low is not None:
+            assert 0 <= interval.low <= interval.high <= 1
+
+
+def test_a_constant_score_has_the_prevalence_as_its_average_precision_and_calibration_error() -> None:
+    target = np.array([[1.0], [0.0], [0.0], [0.0], [np.nan]])
+    assert metrics.average_precision(target, np.full((5, 1), 0.9))[0] == 0.25
+    assert metrics.calibration_error(target, np.full((5, 1), 0.9))[0] == pytest.approx(0.65)
 
 
 def test_equal_probabilities_give_half_an_area() -> None:

@@ -13,7 +13,8 @@ from scipy.special import expit
 
 from medsd.errors import DataError
 from medsd.evaluation import metrics
-from medsd.evaluation.calibration import calibrated, choose_operating_points, fit_platt, thresholds_of
+from medsd.evaluation.calibration import calibrated, choose_calibration, choose_operating_points, thresholds_of
+from medsd.evaluation.conformal import conformal_scores, measure_conformal
 from medsd.evaluation.report import EvaluationReport, evaluate
 from medsd.evaluation.retrieval import Cases, measure_retrieval
 from medsd.findings import finding_set
@@ -35,8 +36,10 @@ def split(seed: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
 
 def inputs() -> tuple[tuple[Any, ...], dict[str, Any]]:
     logits, target, _, _ = split(1, 120)
-    calibration = fit_platt(logits, target, FINDINGS.names)
-    points = choose_operating_points(calibrated(logits, calibration, FINDINGS.names), target, FINDINGS.names)
+    calibration, choices = choose_calibration(logits, target, FINDINGS.names)
+    probs = calibrated(logits, calibration, FINDINGS.names)
+    points = choose_operating_points(probs, target, FINDINGS.names)
+    scores = conformal_scores(probs, target, np.arange(120).astype(str), FINDINGS.names)
     logits, target, patients, embeddings = split(2, 150)
     _, index_target, index_patients, index_embeddings = split(3, 90)
     return (FINDINGS, logits, target, patients), {
@@ -45,6 +48,9 @@ def inputs() -> tuple[tuple[Any, ...], dict[str, Any]]:
         "embeddings": embeddings,
         "index": Cases(index_embeddings, index_target, index_patients),
         "settings": FEW,
+        "choices": choices,
+        "conformal": scores,
+        "groups": {"sex": np.where(np.arange(150) % 3, "F", "M"), "source": np.full(150, "here")},
     }
 
 
@@ -102,6 +108,29 @@ def test_calibration_is_shown_before_and_after(report: EvaluationReport) -> None
         metrics.macro(metrics.brier(target, expit(logits), few=10)).value, abs=1e-6
     )
     assert sum(report.calibration.after.curve.counts) == (~np.isnan(target)).sum()
+
+
+def test_conformal_calls_and_groups_are_those_of_their_modules(report: EvaluationReport) -> None:
+    (_, logits, target, patients), named = inputs()
+    probs = calibrated(logits, named["calibration"], FINDINGS.names)
+    expected = measure_conformal(probs, target, patients, named["conformal"], FINDINGS.names, coverage=0.9)
+    assert report.conformal.coverage == 0.9
+    for mine, theirs in zip(report.conformal.findings, expected.findings, strict=True):
+        assert mine.covered.value == pytest.approx(theirs.covered.value, abs=1e-6)
+    assert [g.value for g in report.conformal.groups] == ["F", "M", "here"]
+    assert [(g.attribute, g.value) for g in report.subgroups.groups] == [("sex", "F"), ("sex", "M")]
+    assert report.subgroups.not_compared == ("source",)
+    assert report.findings[0].calibration == named["choices"][FINDINGS.names[0]]
+
+
+def test_an_evaluation_of_before_these_parts_is_still_read(report: EvaluationReport, tmp_path: Path) -> None:
+    tree = report.model_dump(mode="json")
+    del tree["conformal"], tree["subgroups"]
+    for finding in tree["findings"]:
+        del finding["calibration"]
+    (tmp_path / "evaluation.json").write_text(json.dumps(tree))
+    old = EvaluationReport.read(tmp_path / "evaluation.json")
+    assert (old.conformal, old.subgroups, old.findings[0].calibration) == (None, None, None)
 
 
 def test_retrieval_is_that_of_the_retrieval_module_and_absent_without_embeddings(report: EvaluationReport) -> None:
