@@ -157,7 +157,7 @@ def score(
         dimensions=opened.description.embedding_size,
     ) as parts:
         waiting = [name for name in names if table.printable(name) not in parts.done]
-        reused = sum(parts.counts.values())
+        reused = parts.counts.total()
         decoder = Decoder(opened.description.pixels, policy, hasher)
         films_left = len(waiting) if inputs or lists else 0  # a fused model reads notes alone, too
         with Decoders(decoder, workers, films=films_left) as decoders:
@@ -360,7 +360,7 @@ def _summary(out: Path, parts: Parts, reused: int, seconds: float, provider: str
     counts = parts.counts
     return Summary(
         out=str(out),
-        inputs=sum(counts.values()),
+        inputs=counts.total(),
         scored=counts["scored"],
         warned=counts["warned"],
         refused=counts["refused"],

@@ -80,9 +80,10 @@ class Parts:
         self._file: BinaryIO | None = None
         self._vectors: BinaryIO | None = None
         self._synced = time.monotonic()
-        self._lock = open_locked(self.folder, out)
+        self._lock, self._beginning = open_locked(self.folder, out), True
         try:
             self._begin(resume)
+            self._beginning = False
         except BaseException:
             self._give_up()
             raise
@@ -91,7 +92,7 @@ class Parts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.done:  # nothing to go on with
+        if not self.counts:  # nothing to go on with
             with contextlib.suppress(OSError):
                 self._remove()
         self.close()
@@ -154,9 +155,9 @@ class Parts:
 
     def _adopt_finished(self) -> None:
         """Go on behind a table that an earlier run completed."""
-        found = _read_json(self.record)
-        if found is not None:
-            self._compare(found["made_with"], "its rows")
+        found = (_read_json(self.record) or {}).get("made_with")
+        if isinstance(found, dict):
+            self._compare(found, "its rows")
         vectors = self._finished_vectors()
         batch: list[Row] = []
         for row in read_table(self.out):
@@ -204,7 +205,7 @@ class Parts:
             self._write(rows, vectors)
         except OSError as error:
             what = f"{self.folder}: cannot be written ({error.strerror})"
-            raise DataError(f"{what}; {len(self.done):,} finished rows are safe: {_GO_ON}") from None
+            raise DataError(f"{what}; {self.counts.total():,} finished rows are safe: {_GO_ON}") from None
         self._count(rows)
         self._rows += len(rows)
 
@@ -225,7 +226,8 @@ class Parts:
         return full.tobytes()
 
     def _count(self, rows: Sequence[Row]) -> None:
-        self.done.update(row["path"] for row in rows)
+        if self._beginning:  # nobody asks for the names of later ones, and there may be millions
+            self.done.update(row["path"] for row in rows)
         self.counts.update(row["status"] for row in rows)
         self.reasons.update(row["reason"] for row in rows if row["reason"])
 
@@ -270,7 +272,7 @@ class Parts:
             if self._embeddings_out is not None:
                 chunks = (self._read_vectors(number) for number in self._numbers())
                 paths = (row["path"] for row in self.rows())
-                embeddings.write(self._embeddings_out, chunks, paths, sum(self.counts.values()), self._dimensions)
+                embeddings.write(self._embeddings_out, chunks, paths, self.counts.total(), self._dimensions)
             write_table(self.out, self.rows(), self.names)
             _write_json(self.record, {"made_with": self._facts, **(summary or {})})
         except (OSError, DataError) as error:
