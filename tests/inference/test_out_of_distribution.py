@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from medsd.inference.out_of_distribution import CHECKS, Reference, fit
 from medsd.inference.preprocess import to_pixels
 from medsd.inference.verdict import WORDS
 from medsd.settings import PixelSpec
+from tests.bench.generated_bodies import hand, skull
 
 Films = npt.NDArray[np.uint8]
 SPEC = PixelSpec(size=64)
@@ -191,6 +193,12 @@ def test_real_chests_wrongly_presented_are_noticed(real: Reference, nih, name: s
     assert np.mean([bool(verdict.reason) for verdict in verdicts]) > least
     if name == "negative":
         assert np.mean([verdict.reason == "inverted_look" for verdict in verdicts]) > least
+
+
+@pytest.mark.parametrize("draw", [hand, skull])
+def test_generated_films_of_another_body_part_are_noticed(real: Reference, draw: Callable[[int, int], Films]):
+    films = np.stack([to_pixels(draw(index, 40), SPEC) for index in range(12)])
+    assert {verdict.reason for verdict in real.judge(films, None)} == {"out_of_distribution"}
 
 
 def test_real_dicom_films_are_judged_as_a_person_would(real: Reference, data_root: Path):
