@@ -57,15 +57,15 @@ def names_in(archive: str) -> list[str]:
         ImageError: it is no ZIP archive, it is damaged, or it is built to overwhelm (`too_large`).
     """
     try:
-        return sorted({info.filename for info in _open(archive).infolist() if not info.is_dir()})
+        return sorted({info.filename for info in _open(archive, Path(archive).name).infolist() if not info.is_dir()})
     except _DAMAGED as error:
-        raise _unreadable(archive, error) from None
+        raise _unreadable(Path(archive).name, error) from None
 
 
 def holds(archive: str, member: str) -> bool:
     """Whether an archive can be read and has this member."""
     try:
-        _open(archive).getinfo(member)
+        _open(archive, "").getinfo(member)
     except (KeyError, ImageError, *_DAMAGED):
         return False
     return True
@@ -80,7 +80,7 @@ def read_member(archive: str, member: str, policy: GatePolicy, name: str = "") -
     try:
         content = _inflate(archive, member, policy, name)
     except KeyError:
-        raise concern("file_error", detail=f"{Path(archive).name} holds no such member").error(name) from None
+        raise concern("file_error", detail="the archive holds no such member").error(name) from None
     except _DAMAGED as error:
         raise _unreadable(name, error) from None
     if content.startswith(_MAGIC):
@@ -107,7 +107,7 @@ def refuse_archive(path: Path, name: str) -> None:
 
 
 def _inflate(archive: str, member: str, policy: GatePolicy, name: str) -> bytes:
-    files = _open(archive)
+    files = _open(archive, name)
     info = files.getinfo(member)
     if info.flag_bits & 0x1:
         raise concern("file_error", detail="it is encrypted; unpack the archive with its password first").error(name)
@@ -126,20 +126,24 @@ def _opened(archive: str, size: int, changed_ns: int) -> zipfile.ZipFile:
     """An archive stays open, so that its list of members is read once and not for every member."""
     entries, directory = _directory(archive, size)
     if directory > _MOST_DIRECTORY or entries > MOST_MEMBERS:
-        raise _too_many(archive, entries)
+        raise _too_many(entries)
     files = zipfile.ZipFile(archive)
     members = files.infolist()
     if len(members) > MOST_MEMBERS:
-        raise _too_many(archive, len(members))
+        raise _too_many(len(members))
     if sum(info.compress_size for info in members) > size:  # a bomb of members that overlap
         value = "the archive's members are larger than itself"
-        raise concern("too_large", value=value, accepted=f"{size} bytes").error(Path(archive).name)
+        raise concern("too_large", value=value, accepted=f"{size} bytes").error("")
     return files
 
 
-def _open(archive: str) -> zipfile.ZipFile:
+def _open(archive: str, name: str) -> zipfile.ZipFile:
+    """The archive, its list of members read and bounded; refusals speak of `name`."""
     status = Path(archive).stat()
-    return _opened(archive, status.st_size, status.st_mtime_ns)
+    try:
+        return _opened(archive, status.st_size, status.st_mtime_ns)
+    except ImageError as error:
+        raise ImageError(error.reason, f"{name}: {error}" if name else str(error)) from None
 
 
 def _directory(archive: str, size: int) -> tuple[int, int]:
@@ -159,15 +163,15 @@ def _directory(archive: str, size: int) -> tuple[int, int]:
     return entries, directory
 
 
-def _too_many(archive: str, entries: int) -> ImageError:
+def _too_many(entries: int) -> ImageError:
     value = f"the archive lists {entries} members"
-    return concern("too_large", value=value, accepted=f"{MOST_MEMBERS}").error(Path(archive).name)
+    return concern("too_large", value=value, accepted=f"{MOST_MEMBERS}").error("")
 
 
 def _unreadable(name: str, error: BaseException) -> ImageError:
     """One line for what zipfile and its decompressors raise; their words may quote the names of members."""
     if isinstance(error, OSError) and error.strerror:
-        return concern("file_error", detail=error.strerror).error(Path(name).name)
+        return concern("file_error", detail=error.strerror).error(name)
     if isinstance(error, NotImplementedError):
-        return concern("not_an_image", detail="a ZIP compression that is not read").error(Path(name).name)
-    return concern("cannot_decode", detail="the ZIP archive is damaged").error(Path(name).name)
+        return concern("not_an_image", detail="a ZIP compression that is not read").error(name)
+    return concern("cannot_decode", detail="the ZIP archive is damaged").error(name)

@@ -129,7 +129,7 @@ def _beside(path: str) -> str | None:
 def _side_content(path: str) -> bytes | None:
     inside = split_member(path)
     if inside is not None:
-        return _side_member(*inside)
+        return _side_member(*inside, name=Path(path).name)
     for place in _side_names(path):
         try:
             with Path(place).open("rb") as file:
@@ -140,10 +140,10 @@ def _side_content(path: str) -> bytes | None:
     return None
 
 
-def _side_member(archive: str, member: str) -> bytes | None:
+def _side_member(archive: str, member: str, name: str) -> bytes | None:
     for place in _side_names(member):
         if holds(archive, place):
-            return read_member(archive, place, GatePolicy(max_file_bytes=_MOST_SIDE_BYTES), Path(place).name)
+            return read_member(archive, place, GatePolicy(max_file_bytes=_MOST_SIDE_BYTES), name)
     return None
 
 

@@ -148,5 +148,18 @@ def test_a_member_that_is_not_there_is_said_so(tmp_path: Path):
     path = _zip(tmp_path / "a.zip", {"film.dcm": b"x"})
     assert _refusal(path, "gone.dcm") == (
         "file_error",
-        "gone.dcm: the file cannot be opened (a.zip holds no such member). Check that it exists and may be read.",
+        "gone.dcm: the file cannot be opened (the archive holds no such member). Check that it exists and may be read.",
     )
+
+
+def test_no_name_stands_in_a_message_of_the_table(image_bundle: Bundle, tmp_path: Path):
+    """The name of a file may be a patient's; `path` alone has it."""
+    path = _zip(tmp_path / "Phantom_Thora.zip", {"Phantom.dcm": bytes(5_000_000), "in/Phantom.zip": b"PK\x03\x04"})
+    (tmp_path / "Phantom_torn.zip").write_bytes(path.read_bytes()[:-40])
+    lost = tmp_path / "list.txt"
+    lost.write_text(f"{path}!gone/Phantom.dcm\n")
+    score(image_bundle, [tmp_path / "*.zip", lost], tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 and all(row["reason"] for row in rows)
+    assert not [row["message"] for row in rows if "Phantom" in row["message"]]
