@@ -1,0 +1,101 @@
+"""The steps `calibrate` and `evaluate` on a run's outputs: what they choose, keep and report, and runs of before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import save_file
+from scipy.special import expit
+
+from medsd.bundle.layout import PlattCalibration
+from medsd.findings import finding_set
+from medsd.settings import load_settings
+from medsd.studies.manifest import Manifest, complete
+from medsd.training import steps
+from medsd.training.folder import Run
+from medsd.training.run import STEPS, _fingerprint
+
+CONFIG = Path(__file__).parents[2] / "configs" / "nih14.yaml"
+ROWS = {"train": 40, "validation": 120, "test": 120}
+FINDINGS = finding_set("nih14")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run that has come as far as its outputs, with random logits; Hernia is never seen."""
+    settings = load_settings(CONFIG, [f"output={tmp_path}", "data.root=nowhere", "evaluation.bootstrap=20"])
+    made, rng, count = Run(settings), np.random.default_rng(0), sum(ROWS.values())
+    split = [name for name, rows in ROWS.items() for _ in range(rows)]
+    columns = {
+        "study": [f"s{row}" for row in range(count)],
+        "patient": [f"p{row // 2}" for row in range(count)],
+        "path": [f"s{row}.png" for row in range(count)],
+        "split": split,
+        "sex": ["F", "F", "M", "M"] * (count // 4),
+        "age": np.where(np.arange(count) % 4 < 2, 30.0, 70.0),
+    }
+    table = complete(pd.DataFrame(columns), FINDINGS)
+    logits = rng.normal(-1, 1.5, (count, len(FINDINGS)))
+    labels = (rng.random(logits.shape) < expit(logits)).astype(np.float32)
+    labels[:, FINDINGS.names.index("Hernia")] = 0
+    table[list(FINDINGS)] = labels
+    Manifest(table, FINDINGS, tmp_path).write(made.manifest)
+    embeddings = rng.normal(size=(count, 5)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    save_file({"logits": logits.astype(np.float32), "embeddings": embeddings}, made.outputs)
+    return made
+
+
+def test_calibrate_keeps_calibration_choices_thresholds_and_conformal_scores_of_every_finding(run: Run) -> None:
+    steps.calibrate(run)
+    calibration, points = run.read_calibration()
+    choices, scores = run.read_choices(), run.read_conformal()
+    assert scores is not None
+    assert set(calibration) == set(points) == set(choices) == set(scores) == set(FINDINGS)
+    assert (choices["Hernia"].method, points["Hernia"].threshold, scores["Hernia"].present) == ("pooled", None, ())
+    assert choices["Mass"].method == "platt" and scores["Mass"].limits(0.9) is not None
+    assert scores["Mass"].present_patients + scores["Mass"].absent_patients <= 120  # a film of each patient and class
+
+
+def test_the_report_of_a_calibrated_run_has_coverage_and_groups(run: Run) -> None:
+    steps.calibrate(run)
+    report = steps._measure(run, "")
+    assert report.conformal is not None and report.subgroups is not None
+    assert {(g.attribute, g.value) for g in report.subgroups.groups} == {
+        ("sex", "F"),
+        ("sex", "M"),
+        ("age", "18-39"),
+        ("age", "60 and over"),
+    }
+    assert set(report.subgroups.not_compared) == {"view", "source"}
+    covered = [f.covered.value for f in report.conformal.findings if f.enough]
+    assert len(covered) == 13 and np.mean(covered) == pytest.approx(0.9, abs=0.05)
+
+
+def test_a_run_calibrated_before_there_were_choices_and_scores_is_still_measured(run: Run) -> None:
+    steps.calibrate(run)
+    tree = json.loads(run.calibration.read_text(encoding="utf-8"))
+    old = {name: {"slope": 1.1, "intercept": -0.2} for name in FINDINGS}
+    run.calibration.write_text(json.dumps({"calibration": old, "operating_points": tree["operating_points"]}))
+    run.conformal.unlink()
+    assert run.read_calibration()[0]["Mass"] == PlattCalibration(slope=1.1, intercept=-0.2)
+    report = steps._measure(run, "")
+    assert report.conformal is None and report.findings[0].calibration is None
+    assert report.subgroups is not None
+
+
+def test_settings_that_came_later_leave_older_fingerprints_as_they_were_until_they_ask_for_more(run: Run) -> None:
+    def prints(*overrides: str) -> dict[str, str]:
+        settings = load_settings(CONFIG, list(overrides))
+        return {step.name: _fingerprint(step, settings, "") for step in STEPS}
+
+    plain = prints()
+    assert prints("evaluation.calibration=by_size", "evaluation.conformal=0.9") == plain
+    changed = {name for name, value in prints("evaluation.calibration=platt").items() if value != plain[name]}
+    assert changed == {"calibrate", "evaluate"}
+    changed = {name for name, value in prints("evaluation.conformal=0.8").items() if value != plain[name]}
+    assert changed == {"evaluate"}
