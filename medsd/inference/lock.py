@@ -6,6 +6,7 @@ The system takes the lock back when a process dies, so that a stale one never ha
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 from pathlib import Path
@@ -17,6 +18,8 @@ try:
     import fcntl
 except ImportError:  # Windows: no lock there
     fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
 
 LOCK = "lock"
 
@@ -33,6 +36,8 @@ def open_locked(folder: Path, out: Path) -> TextIO:
                 raise IsADirectoryError(0, "it is a folder")
             folder.mkdir(parents=True, exist_ok=True)
             file = (folder / LOCK).open("a+", encoding="utf-8")
+        except FileNotFoundError:
+            continue  # the run before us removed the folder between its making and our opening
         except OSError as error:
             raise DataError(f"{out}: cannot be written ({error.strerror}); choose another output") from None
         if not _lock(file):
@@ -65,8 +70,10 @@ def _lock(file: TextIO) -> bool:
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError as error:  # some network file systems
+        log.warning("%s keeps no locks (%s); see to it that no second run writes here", file.name, error.strerror)
     return True
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from medsd.errors import DataError
+from medsd.inference import lock
 from medsd.inference import parts as parts_module
 from medsd.inference.parts import Parts
 from medsd.results import embeddings
@@ -121,3 +123,15 @@ def test_two_runs_exclude_each_other_until_the_first_ends(tmp_path: Path):
             _parts(tmp_path / "out.csv", resume=True)
     with _parts(tmp_path / "out.csv", resume=True) as parts:
         assert parts.done == {"a.png"}
+
+
+def test_a_file_system_without_locks_is_told_of(tmp_path: Path, monkeypatch, caplog):
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+    with _parts(tmp_path / "out.csv") as parts:
+        parts.append([_row("a.png")])
+        parts.finish()
+    assert "keeps no locks (Operation not supported)" in caplog.text
+    assert (tmp_path / "out.csv").exists()
