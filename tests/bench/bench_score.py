@@ -215,11 +215,12 @@ def scorer(folder: Path, bundle: Path, out: Path, workers: int, size: int) -> No
     from medsd.inference.batch import score
 
     rows: list[tuple[float, float]] = []  # moment of each, and what all processes had cost by then
+    costs: dict[int, float] = {}  # of processes that have ended, too
 
     def note(*_: object) -> None:
         if not rows or time.perf_counter() - rows[-1][0] > 1e-2:
-            cost = sum(_cost_of(pid) for pid in _tree(os.getpid()))
-            rows.append((time.perf_counter(), cost))
+            costs.update((pid, _cost_of(pid)) for pid in _tree(os.getpid()))
+            rows.append((time.perf_counter(), sum(costs.values())))
         else:  # of the same batch
             rows.append(rows[-1])
 
@@ -227,8 +228,7 @@ def scorer(folder: Path, bundle: Path, out: Path, workers: int, size: int) -> No
     score(bundle, [folder], out, workers=workers, batch_size=size, policy=GatePolicy(max_seconds=60), each=note)
     whole = time.perf_counter() - begun
     skipped = min(4 * size, len(rows) // 2)  # decoded ahead before the first was read
-    (first, before), last = rows[skipped], rows[-1][0]
-    after = max(cost for _, cost in rows)  # processes that have ended are counted no more
+    (first, before), (last, after) = rows[skipped], rows[-1]
     timed = sum(moment > first for moment, _ in rows)
     rate = timed / (last - first)
     start = whole - len(rows) / rate
