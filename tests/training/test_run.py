@@ -18,14 +18,14 @@ from medsd.cases.index import CaseIndex
 from medsd.errors import BundleError, DataError
 from medsd.inference.predict import Predictor
 from medsd.privacy import KeyedHasher
-from medsd.settings import load_settings, save_settings
+from medsd.settings import MergeSource, load_settings, save_settings
 from medsd.studies.manifest import Manifest
 from medsd.studies.protect import protect
 from medsd.training import run as running
 from medsd.training.checkpoints import load_checkpoint
 from medsd.training.folder import Run
 from medsd.training.publish import check_protected
-from medsd.training.run import run_steps
+from medsd.training.run import fingerprint_of, run_steps
 from tests.training.conftest import small_settings
 
 STEPS_OF_AN_EPOCH = 5  # 42 of 60 phantoms train, 8 in a batch
@@ -110,7 +110,7 @@ MORTAL = """
 import os, signal, sys
 from medsd.settings import load_settings
 from medsd.training.engine import Stage
-from medsd.training.run import run_steps
+from medsd.training.run import fingerprint_of, run_steps
 
 config, stage, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
 take = Stage._step
@@ -189,3 +189,14 @@ def test_studies_prepared_for_one_kind_of_bundle_are_not_published_as_the_other(
     check_protected(private, keyed)
     with pytest.raises(DataError, match="public is set"):
         check_protected(settings, keyed)
+
+
+def test_keys_that_came_later_leave_the_fingerprint_of_an_older_merged_run_as_it_was() -> None:
+    settings = load_settings(Path(__file__).parents[2] / "configs" / "merge.yaml")
+    # As computed before Open-i had the key `note`.
+    assert fingerprint_of(settings, "prepare").startswith("6fe6026d1ccbe5b4")
+    assert isinstance(settings.data, MergeSource)
+    *others, openi = settings.data.sources
+    data = settings.data.model_copy(update={"sources": [*others, openi.model_copy(update={"note": "report"})]})
+    changed = settings.model_copy(update={"data": data})
+    assert fingerprint_of(changed, "prepare") != fingerprint_of(settings, "prepare")
