@@ -110,7 +110,7 @@ MORTAL = """
 import os, signal, sys
 from medsd.settings import load_settings
 from medsd.training.engine import Stage
-from medsd.training.run import fingerprint_of, run_steps
+from medsd.training.run import run_steps
 
 config, stage, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
 take = Stage._step
