@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             provider=arguments.provider,
             require_gpu=arguments.require_gpu,
             policy=load_gate(arguments.gate, arguments.set or ()),
+            coverage=arguments.coverage,
             progress=not arguments.quiet,
         )
     except MedsdError as error:
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--notes", type=Path, help="CSV with the columns path (or file name) and note")
     parser.add_argument("--workers", type=_positive, default=2, help="processes that decode (default 2)")
     parser.add_argument("--batch-size", type=_positive, default=8, help="films in one run of the model (default 8)")
+    parser.add_argument("--coverage", type=float, help="conformal calls that hold the truth of this share, e.g. 0.9")
     parser.add_argument("--resume", action="store_true", help="keep the rows that an earlier run finished")
     parser.add_argument("--provider", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs")
     parser.add_argument("--require-gpu", action="store_true", help="fail rather than run on the CPU")
