@@ -30,6 +30,7 @@ from medsd.results.table import Row, json_line, read_table, write_table
 SUFFIX = ".parts"
 RECORD = ".run.json"
 ROWS = 10_000  # of a part; a kilobyte each, and a part is held in memory when it is taken up
+_ADOPTED = 1000  # rows taken over at a time
 _MADE_WITH = "run.json"
 _GO_ON = "make room, then go on with --resume"
 _SYNC_S = 1.0  # rows outlive a kill at once, and a power cut after so long
@@ -164,7 +165,7 @@ class Parts:
             if list(row) != self.names or row["model_sha256"] != self._facts["model"]:
                 raise DataError(f"{self.out}: its rows are another model's; leave --resume out to write it anew")
             batch.append(row)
-            if len(batch) == 1000:
+            if len(batch) == _ADOPTED:
                 self._adopt(batch, vectors)
                 batch = []
         self._adopt(batch, vectors)
@@ -180,7 +181,7 @@ class Parts:
         if vectors is None:
             self.append(rows)
             return
-        taken = [vector for vector, _ in zip(vectors, rows, strict=False)]
+        taken = [vector for _, vector in zip(rows, vectors, strict=False)]  # rows end first: no vector is lost
         if len(taken) < len(rows):
             raise DataError(f"{self._embeddings_out}: has fewer rows than {self.out}; leave --resume out")
         self.append(rows, taken)

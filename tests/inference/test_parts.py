@@ -107,13 +107,15 @@ def test_a_finished_table_is_gone_on_with_even_without_its_record(tmp_path: Path
         _parts(tmp_path / "out.csv", resume=True, made_with=MADE_WITH | {"model": "xyz"})
 
 
-def test_a_finished_run_is_gone_on_with_together_with_its_embeddings(tmp_path: Path):
+def test_a_finished_run_is_gone_on_with_together_with_its_embeddings(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(parts_module, "_ADOPTED", 2)
     options = {"embeddings_out": tmp_path / "out.parquet", "dimensions": 2}
-    for name, resume in (("a.png", False), ("b.png", True)):
+    for names, resume in (("abcde", False), ("fg", True)):
         with _parts(tmp_path / "out.csv", resume=resume, **options) as parts:
-            parts.append([_row(name)], [np.full(2, ord(name[0]), np.float32)])
+            parts.append([_row(name) for name in names], [np.full(2, ord(name), np.float32) for name in names])
             parts.finish()
-    assert [vector.tolist() for vector in embeddings.read(tmp_path / "out.parquet", 2)] == [[97, 97], [98, 98]]
+    found = [vector.tolist() for vector in embeddings.read(tmp_path / "out.parquet", 2)]
+    assert found == [[ord(name)] * 2 for name in "abcdefg"]
 
 
 def test_two_runs_exclude_each_other_until_the_first_ends(tmp_path: Path):
