@@ -8,20 +8,17 @@ making maps is judged on the same films, so that differences have intervals of t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medsd.bundle.layout import write_json
 from medsd.errors import DataError
 from medsd.evaluation.intervals import Interval, Resamples, bootstrap
 from medsd.evaluation.metrics import FloatArray
+from medsd.evaluation.saved import Part, Saved
 from medsd.settings import EvaluationSettings
 from medsd.studies.boxes import Box
 
@@ -32,11 +29,7 @@ CENTRE_SPREAD = 0.25  # standard deviation of the centre prior, in sides
 Maps = npt.NDArray[np.floating]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FindingEvidence(_Part):
+class FindingEvidence(Part):
     """One finding: films with a box of it, and the share whose map points into it."""
 
     name: str
@@ -44,7 +37,7 @@ class FindingEvidence(_Part):
     pointing: Interval
 
 
-class MethodReport(_Part):
+class MethodReport(Part):
     """One way of making maps.
 
     Attributes:
@@ -61,7 +54,7 @@ class MethodReport(_Part):
     findings: tuple[FindingEvidence, ...]
 
 
-class EvidenceReport(_Part):
+class EvidenceReport(Saved):
     """The whole of evaluation_evidence.json.
 
     Attributes:
@@ -80,24 +73,6 @@ class EvidenceReport(_Part):
     confidence: float
     methods: tuple[MethodReport, ...]
     randomised: dict[str, float]
-
-    def write(self, path: Path) -> None:
-        """Write it atomically."""
-        write_json(path, json.loads(self.model_dump_json()))
-
-    @classmethod
-    def read(cls, path: Path) -> EvidenceReport:
-        """Read what `write` wrote.
-
-        Raises:
-            DataError: no such file, or it is none.
-        """
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({type(error).__name__}); run the evaluation again") from None
-        except ValidationError:
-            raise DataError(f"{path}: is no report of evidence maps; run the evaluation again") from None
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,17 @@ Start at `measure_reliance`; `score_sentences` measures whether a sentence finds
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from medsd.bundle.layout import write_json
 from medsd.errors import DataError
 from medsd.evaluation.intervals import Interval, Resamples, bootstrap, weighted_macro_auroc
 from medsd.evaluation.metrics import FloatArray, enough
 from medsd.evaluation.retrieval import RetrievalReport
+from medsd.evaluation.saved import Part, Saved
 from medsd.findings import FindingSet
 from medsd.settings import EvaluationSettings
 
@@ -29,11 +27,7 @@ SHUFFLES = 10  # permutations among patients, over which the loss is a mean
 NEARLY_ALL = 0.95  # of what both gain over chance, that the note alone reaches where it gives the answer away
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Reliance(_Part):
+class Reliance(Part):
     """What hangs on one modality.
 
     Attributes:
@@ -50,7 +44,7 @@ class Reliance(_Part):
     lost_when_shuffled: Interval
 
 
-class SentenceScore(_Part):
+class SentenceScore(Part):
     """Of the first `k` images that a sentence finds, the share that has the finding; and that share at random."""
 
     name: str
@@ -60,7 +54,7 @@ class SentenceScore(_Part):
     at_random: float
 
 
-class SentencesReport(_Part):
+class SentencesReport(Part):
     """Sentences that name a finding, against images alone.
 
     Attributes:
@@ -77,7 +71,7 @@ class SentencesReport(_Part):
     findings: tuple[SentenceScore, ...]
 
 
-class ModalityReport(_Part):
+class ModalityReport(Saved):
     """Studies with both image and note, read with both and with less.
 
     Attributes:
@@ -101,24 +95,6 @@ class ModalityReport(_Part):
     note_gives_away: bool
     note_to_image: RetrievalReport | None = Field(None)
     sentences: SentencesReport | None = Field(None)
-
-    def write(self, path: Path) -> None:
-        """Write it atomically."""
-        write_json(path, json.loads(self.model_dump_json()))
-
-    @classmethod
-    def read(cls, path: Path) -> ModalityReport:
-        """Read what `write` wrote.
-
-        Raises:
-            DataError: no such file, or it is none.
-        """
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({type(error).__name__}); run the evaluation again") from None
-        except ValidationError:
-            raise DataError(f"{path}: is no report of modalities; run the evaluation again") from None
 
 
 @dataclass(frozen=True)

@@ -6,24 +6,23 @@ the arrays by `medsd.evaluation.plots`, and the words around the numbers by `med
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 from scipy.special import expit
 
 from medsd.bundle.conformal import ConformalScores
-from medsd.bundle.layout import Calibration, CalibrationChoice, OperatingPoint, write_json
+from medsd.bundle.layout import Calibration, CalibrationChoice, OperatingPoint
 from medsd.errors import DataError
 from medsd.evaluation import metrics
 from medsd.evaluation.calibration import calibrated, log_loss, reliability, thresholds_of
 from medsd.evaluation.conformal import ConformalReport, measure_conformal
 from medsd.evaluation.intervals import AT_THRESHOLD, THRESHOLD_FREE, Interval, MetricIntervals, metric_intervals
 from medsd.evaluation.retrieval import Cases, RetrievalReport, measure_retrieval
+from medsd.evaluation.saved import Part, Saved
 from medsd.evaluation.subgroups import SubgroupReport, measure_subgroups
 from medsd.findings import FindingSet
 from medsd.settings import EvaluationSettings
@@ -31,12 +30,6 @@ from medsd.settings import EvaluationSettings
 SCHEMA_VERSION = 1
 EVALUATION = "evaluation.json"
 _DECIMALS = 6
-
-
-class Part(BaseModel):
-    """Base of the parts of evaluation.json."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class FindingReport(Part):
@@ -95,7 +88,7 @@ class CalibrationReport(Part):
     after: CalibrationState
 
 
-class EvaluationReport(Part):
+class EvaluationReport(Saved):
     """The whole of evaluation.json."""
 
     schema_version: int = SCHEMA_VERSION
@@ -113,27 +106,6 @@ class EvaluationReport(Part):
     retrieval: RetrievalReport | None = None
     conformal: ConformalReport | None = None
     subgroups: SubgroupReport | None = None
-
-    def write(self, path: Path) -> None:
-        """Write the report as JSON, atomically."""
-        write_json(path, self.model_dump(mode="json"))
-
-    @classmethod
-    def read(cls, path: Path) -> EvaluationReport:
-        """Read what `write` wrote; the result is equal to the report that was written.
-
-        Raises:
-            DataError: the file is missing, or no evaluation of this version.
-        """
-        try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({type(error).__name__}); run the evaluation again") from None
-        except ValidationError as error:
-            key = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise DataError(f"{path}: '{key}' is not as this medsd writes it; run the evaluation again") from None
-        except ValueError:
-            raise DataError(f"{path}: not valid JSON; run the evaluation again") from None
 
 
 def evaluate(

@@ -7,21 +7,17 @@ before and after, on the same films, with intervals over patients.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medsd.bundle.layout import write_json
-from medsd.errors import DataError
 from medsd.evaluation.intervals import Interval, Resamples, bootstrap, weighted_macro_auroc
 from medsd.evaluation.metrics import FloatArray, enough
+from medsd.evaluation.saved import Part, Saved
 from medsd.findings import FindingSet
 from medsd.settings import EvaluationSettings
 
@@ -31,11 +27,7 @@ Grey = npt.NDArray[np.float32]  # (H, W) in 0…1
 Change = Callable[[Grey], Grey]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ChangeReport(_Part):
+class ChangeReport(Part):
     """One change.
 
     Attributes:
@@ -54,7 +46,7 @@ class ChangeReport(_Part):
     likeness: Interval
 
 
-class RobustnessReport(_Part):
+class RobustnessReport(Saved):
     """The whole of evaluation_robustness.json."""
 
     split: str
@@ -64,24 +56,6 @@ class RobustnessReport(_Part):
     resamples: int
     confidence: float
     changes: tuple[ChangeReport, ...]
-
-    def write(self, path: Path) -> None:
-        """Write it atomically."""
-        write_json(path, json.loads(self.model_dump_json()))
-
-    @classmethod
-    def read(cls, path: Path) -> RobustnessReport:
-        """Read what `write` wrote.
-
-        Raises:
-            DataError: no such file, or it is none.
-        """
-        try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({type(error).__name__}); run the evaluation again") from None
-        except ValidationError:
-            raise DataError(f"{path}: is no report of robustness; run the evaluation again") from None
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
 from medsd.errors import DataError
 from medsd.evaluation.intervals import Interval, Resamples, bootstrap, rarer_patients, weighted_metrics
 from medsd.evaluation.metrics import BoolArray, FloatArray, checked, enough
+from medsd.evaluation.saved import Part
 
 NOT_STATED = "not stated"
 # Means over findings that are compared, and whether more of it is better.
@@ -28,12 +28,6 @@ _WORDS = {
     "calibration_error": "calibration error",
 }
 _AGES = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (121, "60 and over"))
-
-
-class Part(BaseModel):
-    """Base of the parts of the report."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class FindingGap(Part):

@@ -81,5 +81,5 @@ def test_a_report_is_read_as_it_was_written_and_anything_else_refused(tmp_path: 
     report.write(tmp_path / "e.json")
     assert EvidenceReport.read(tmp_path / "e.json") == report
     (tmp_path / "e.json").write_text("{}")
-    with pytest.raises(DataError, match="no report of evidence maps"):
+    with pytest.raises(DataError, match="is not as this medsd writes it"):
         EvidenceReport.read(tmp_path / "e.json")

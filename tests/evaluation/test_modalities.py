@@ -68,7 +68,7 @@ def test_a_report_is_read_as_it_was_written_and_anything_else_refused(tmp_path: 
     found.write(tmp_path / "m.json")
     assert ModalityReport.read(tmp_path / "m.json") == found
     (tmp_path / "m.json").write_text("{}")
-    with pytest.raises(DataError, match="no report of modalities"):
+    with pytest.raises(DataError, match="is not as this medsd writes it"):
         ModalityReport.read(tmp_path / "m.json")
 
 

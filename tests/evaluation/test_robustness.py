@@ -70,5 +70,5 @@ def test_a_report_is_read_as_it_was_written_and_anything_else_refused(tmp_path: 
     report.write(tmp_path / "r.json")
     assert RobustnessReport.read(tmp_path / "r.json") == report
     (tmp_path / "r.json").write_text("{}")
-    with pytest.raises(DataError, match="no report of robustness"):
+    with pytest.raises(DataError, match="is not as this medsd writes it"):
         RobustnessReport.read(tmp_path / "r.json")
