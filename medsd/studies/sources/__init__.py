@@ -116,4 +116,4 @@ def _read(settings: Settings) -> Manifest:
         case DicomSource():
             from medsd.studies.sources import dicom
 
-            return dicom.read(settings.data, settings.splits, finding_set(settings.findings))
+            return dicom.read(settings.data, settings.splits, finding_set(settings.findings), settings.gate)

@@ -29,8 +29,16 @@ from medsd.studies.sources.tables import limited, manifest_of
 log = logging.getLogger(__name__)
 
 
-def read(settings: DicomSource, splits: SplitSettings, findings: FindingSet) -> Manifest:
+def read(
+    settings: DicomSource, splits: SplitSettings, findings: FindingSet, policy: GatePolicy | None = None
+) -> Manifest:
     """List the radiographs below `settings.root`; all of `findings` are unknown.
+
+    Args:
+        settings: where they lie.
+        splits: shares of the patients.
+        findings: of the manifest.
+        policy: whose modalities are radiographs; where it does not refuse others, every image is listed.
 
     Raises:
         DataError: the folder is missing or has no radiograph with a patient and a study.
@@ -38,7 +46,7 @@ def read(settings: DicomSource, splits: SplitSettings, findings: FindingSet) -> 
     root = settings.root
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; set data.root to the folder of your DICOM files")
-    table = pd.DataFrame(_rows(root), columns=["study", "patient", "path", "view", "age", "sex", "source"])
+    table = pd.DataFrame(_rows(root, policy or GatePolicy()), columns=["study", "patient", "path", "view", "age", "sex", "source"])
     nameless = (table["patient"] == "") | (table["study"] == "")
     if nameless.any():
         log.warning("%s: %d films name no patient or no study and are left out", root, int(nameless.sum()))
@@ -50,14 +58,13 @@ def read(settings: DicomSource, splits: SplitSettings, findings: FindingSet) -> 
     return manifest_of(limited(table, settings.limit), findings, root, splits)
 
 
-def _rows(root: Path) -> Iterator[tuple[str, str, str, str, float | None, str, str]]:
-    modalities = set(GatePolicy().modalities)
+def _rows(root: Path, policy: GatePolicy) -> Iterator[tuple[str, str, str, str, float | None, str, str]]:
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         ds = _header(path)
         if ds is None or "Rows" not in ds:
             continue
         header = read_header(ds)
-        if header.modality not in modalities:
+        if policy.modality == "refuse" and header.modality not in policy.modalities:
             continue
         register_identities(identities(ds))
         study, patient = identifier(ds, "StudyInstanceUID"), identifier(ds, "PatientID")

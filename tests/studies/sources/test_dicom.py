@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medsd.dicom.policy import GatePolicy
 from medsd.errors import DataError
 from medsd.findings import finding_set
 from medsd.settings import DicomSource, SplitSettings
@@ -57,3 +58,11 @@ def test_films_without_a_patient_are_left_out_and_counted(tree: Path, caplog: py
 def test_a_folder_without_radiographs_is_said_to_be_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no DICOM radiograph with a patient and a study"):
         _read(tmp_path)
+
+
+def test_which_modalities_are_radiographs_is_the_gate_s_to_say(tree: Path, build_dx: BuildDx) -> None:
+    (tree / "ct").write_bytes(build_dx(STORED, Modality="CT", PatientID="PH-99", StudyInstanceUID="1.2.3.99"))
+    source, findings = DicomSource(source="dicom", root=tree), finding_set("nih14")
+    for policy in (GatePolicy(modalities=("CR", "DX", "CT")), GatePolicy(modality="accept")):
+        assert "ct" in set(dicom.read(source, SplitSettings(), findings, policy).table["path"])
+    assert "ct" not in set(dicom.read(source, SplitSettings(), findings, GatePolicy()).table["path"])
