@@ -46,7 +46,9 @@ def read(
     root = settings.root
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; set data.root to the folder of your DICOM files")
-    table = pd.DataFrame(_rows(root, policy or GatePolicy()), columns=["study", "patient", "path", "view", "age", "sex", "source"])
+    table = pd.DataFrame(
+        _rows(root, policy or GatePolicy()), columns=["study", "patient", "path", "view", "age", "sex", "source"]
+    )
     nameless = (table["patient"] == "") | (table["study"] == "")
     if nameless.any():
         log.warning("%s: %d films name no patient or no study and are left out", root, int(nameless.sum()))
