@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from medsd import cli_bundles
 from medsd.cli_cases import cases as cases_app
 from medsd.errors import DependencyError, MedsdError
 
@@ -111,12 +112,33 @@ def calibrate(config: Config, set_: Set = None) -> None:
 
 
 @app.command()
-def evaluate(config: Config, set_: Set = None) -> None:
-    """Measure the test patients, with intervals.
+def evaluate(
+    config: Annotated[Path, typer.Argument(help="configuration of a run; or the folder of a bundle, with --studies")],
+    studies: cli_bundles.Studies = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the report on a bundle")] = None,
+    split: cli_bundles.Split = None,
+    workers: cli_bundles.Workers = 1,
+    provider: Where = Provider.auto,
+    set_: Set = None,
+) -> None:
+    """Measure the test patients of a run, with intervals; or a bundle on other studies, and say what has moved.
 
     Example: medsd evaluate configs/phantom.yaml
+
+    Example: medsd evaluate models/nih14 --studies configs/covid.yaml --set data.root=/data/covid --out report
     """
+    if cli_bundles.is_bundle(config):
+        cli_bundles.evaluate_elsewhere(
+            config, studies, out, set_ or (), split=split, provider=provider.value, workers=workers
+        )
+        return
+    if studies is not None or out is not None or split is not None:
+        raise MedsdError(f"{config} is no bundle; --studies, --out and --split belong to the folder of a bundle")
     _run(config, set_, "evaluate")
+
+
+app.command()(cli_bundles.recalibrate)
+app.command()(cli_bundles.card)
 
 
 @app.command()
@@ -374,6 +396,7 @@ def app_(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 7860,
     images: Annotated[Path | None, typer.Option(help="folder with the films of the cases")] = None,
     auth: Annotated[Path | None, typer.Option(help="file with user:password on each line")] = None,
+    feedback: Annotated[Path | None, typer.Option(help="folder that keeps what readers say of the calls")] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="open the page in the browser")] = False,
     gate: Gate = None,
     set_: GateSet = None,
@@ -386,7 +409,16 @@ def app_(
     from medsd.settings import load_gate
 
     policy = load_gate(gate, set_ or ())
-    serve(bundle, host=host, port=port, images=images, auth=auth, open_browser=open_browser, policy=policy)
+    serve(
+        bundle,
+        host=host,
+        port=port,
+        images=images,
+        auth=auth,
+        feedback=feedback,
+        open_browser=open_browser,
+        policy=policy,
+    )
 
 
 @app.command()

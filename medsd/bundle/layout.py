@@ -129,7 +129,8 @@ def as_hinges(calibration: Calibration) -> Hinges:
     return Hinges(calibration.slope, intercept, calibration.knots, tuple(b - a for a, b in pairwise(slopes)))
 
 
-CalibrationMethod = Literal["none", "pooled", "temperature", "platt", "isotonic"]
+# The last two are a recalibration's (`medsd.bundle.recalibrate`).
+CalibrationMethod = Literal["none", "pooled", "temperature", "platt", "isotonic", "intercept", "kept"]
 
 
 class CalibrationChoice(Described):
@@ -198,6 +199,16 @@ class Provenance(Described):
     training_seconds: float = 0.0
 
 
+class Recalibrated(Described):
+    """What a bundle was made from whose calibration alone is new (`medsd.bundle.recalibrate`)."""
+
+    bundle: str = Field(description="name and version")
+    model_sha256: str
+    studies: str = Field(description="the set that it was fitted on")
+    data_hash: str = Field(description="sha256 over the set's rows")
+    patients: int = Field(description="that it was fitted on")
+
+
 class Description(Described):
     """The whole of bundle.json."""
 
@@ -222,6 +233,7 @@ class Description(Described):
     operating_points: dict[str, OperatingPoint]
     out_of_distribution: OutOfDistribution | None = None
     provenance: Provenance
+    recalibrated: Recalibrated | None = None
     files: dict[str, str] = Field(default_factory=dict, description="sha256 of each file, by its path in the bundle")
 
     @model_validator(mode="after")

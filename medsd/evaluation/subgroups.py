@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from medsd.errors import DataError
 from medsd.evaluation.intervals import Interval, Resamples, bootstrap, rarer_patients, weighted_metrics
@@ -164,6 +165,14 @@ def age_group(years: float) -> str:
     if not 0 <= years <= 120:  # False for NaN, too
         return ""
     return next(name for limit, name in _AGES if years < limit)
+
+
+def groups_of(table: pd.DataFrame) -> dict[str, npt.NDArray[np.str_]]:
+    """Sex, age band, view and source of the rows of a manifest's table; empty where it is unknown."""
+    ages = [age_group(float(age)) for age in table["age"].astype("float64")]
+    texts = {name: table[name].fillna("").astype(str) for name in ("sex", "view", "source")}
+    groups = {"sex": texts["sex"], "age": ages, "view": texts["view"], "source": texts["source"]}
+    return {name: np.asarray(values, dtype=np.str_) for name, values in groups.items()}
 
 
 def _worse(value: float, low: float, high: float, margin: float, more_is_better: bool) -> bool:

@@ -1,4 +1,4 @@
-"""The last steps of a run: put a bundle together, check it, move it into place, fill its case index.
+"""The last steps of a run: put a bundle together, check it, move it into place.
 
 A bundle is written beside its final place and renamed when everything in it holds, so that nobody meets a half.
 """
@@ -9,7 +9,6 @@ import json
 import logging
 import shutil
 import subprocess
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,21 +25,15 @@ from medsd.bundle import layout
 from medsd.bundle.card import write_card
 from medsd.bundle.export import ServingModel, export_onnx, input_names
 from medsd.bundle.parity import check_parity
-from medsd.cases import pictures
-from medsd.cases.case import Case, age_band
-from medsd.cases.index import create_index
-from medsd.dicom.gate import GatePolicy, admit
 from medsd.errors import DataError
 from medsd.evaluation.calibration import calibrated
-from medsd.evaluation.modalities import MODALITIES, ModalityReport
 from medsd.evaluation.plots import project, write_plots
-from medsd.evaluation.report import EvaluationReport
 from medsd.inference import out_of_distribution
 from medsd.networks.fusion import StudyModel
-from medsd.privacy import KeyedHasher, public_hasher
 from medsd.settings import Settings
 from medsd.studies.manifest import SPLITS, Manifest
-from medsd.studies.protect import protect
+from medsd.training.distribution import image_embeddings, judge_distribution
+from medsd.training.evidence import average_evidence
 from medsd.training.folder import Run, public_settings
 from medsd.training.loaders import StudyArrays, plain_batches
 from medsd.training.prepare import note_input
@@ -59,9 +52,7 @@ PACKAGES = (
     "numpy",
     "pydicom",
 )
-EXCERPT = 160  # characters of a note kept with a case
 EXAMPLES = 6
-THUMBNAIL = 256  # pixels
 
 
 def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel) -> None:
@@ -76,7 +67,9 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     calibration, points = run.read_calibration()
-    serving = ServingModel(model.cpu(), manifest.findings, calibration)
+    model = model.cpu()
+    average = None if model.image is None else average_evidence(model, arrays, manifest.rows("train"))
+    serving = ServingModel(model, manifest.findings, calibration, average)
     note = None
     if settings.network.note is not None:
         note = note_input(settings.network.note, run.tokenizer, manifest.findings)
@@ -99,6 +92,7 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
     distribution = None
     if model.image is not None:
         distribution = _fit_distribution(folder, manifest, arrays, outputs)
+        judge_distribution(run, folder, distribution, manifest, arrays, serving, outputs)
     weights = {
         name: value.contiguous() for name, value in model.state_dict().items() if not name.startswith("projection.")
     }
@@ -121,24 +115,17 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
         findings=layout.finding_entries(manifest.findings),
         image=model.image is not None,
         note=note,
-        calibration_choices=run.read_choices(),
         pixels=settings.pixels,
         embedding_size=settings.network.embedding,
         evidence_grid=_grid(model, settings),
         calibration=calibration,
+        calibration_choices=run.read_choices(),
         operating_points=points,
         out_of_distribution=distribution,
         provenance=_provenance(run, manifest),
         files=layout.hash_files(folder),
     )
-    readings = {
-        f"{kind} alone": EvaluationReport.read(run.evaluation.with_stem(f"evaluation_{kind}"))
-        for kind in (("image", "note") if model.image is not None and note else ())
-    }
-    path = run.folder / MODALITIES
-    reliance = ModalityReport.read(path) if path.exists() else None
-    report = EvaluationReport.read(run.evaluation)
-    write_card(folder, description, report, parity, readings=readings, modalities=reliance)
+    write_card(folder, description)
     layout.write_description(folder, description)
     layout.Bundle.open(folder)  # what is published can be opened
     shutil.rmtree(run.bundle, ignore_errors=True)
@@ -176,63 +163,13 @@ def _readings(
     return feed, np.tile(arrays.labels[rows], (len(modes), 1))
 
 
-def index_cases(run: Run, manifest: Manifest, embeddings: npt.NDArray[np.float32]) -> None:
-    """Write the training studies as cases into the bundle's index."""
-    check_protected(run.settings, manifest)
-    bundle = layout.Bundle.open(run.bundle)
-    rows = manifest.rows("train")
-    create_index(
-        bundle.cases_path,
-        _cases(run.settings, manifest, rows),
-        embeddings[rows],
-        model_sha256=bundle.model_sha256,
-        findings=manifest.findings,
-        model=bundle.label,
-        public=run.settings.bundle.public,
-        replace=True,
-    )
-    log.info("cases: %d in %s", len(rows), bundle.cases_path)
-
-
-def _cases(settings: Settings, manifest: Manifest, rows: npt.NDArray[np.int64]) -> Iterator[Case]:
-    # A manifest of before keys were in it is protected now.
-    manifest = manifest if settings.bundle.public else protect(manifest, KeyedHasher.from_environment())
-    public = public_hasher(settings.name)
-    table, labels = manifest.table, manifest.labels
-    for row in rows:
-        study = table.iloc[int(row)]
-        note = None if pd.isna(study["note"]) else str(study["note"])
-        yield Case(
-            study_key=study["study"] if manifest.keyed else public.study_key(str(study["study"])),
-            patient_key=study["patient"] if manifest.keyed else public.patient_key(str(study["patient"])),
-            labels=labels[row],
-            view=study["view"] or "",
-            sex=study["sex"] or "",
-            age_band=age_band(float(study["age"])),
-            source=study["source"] or "",
-            split=study["split"],
-            thumbnail=_thumbnail(manifest, study["path"], settings.gate) if settings.bundle.thumbnails else None,
-            note_excerpt=note[:EXCERPT] if note and settings.bundle.note_excerpts else None,
-        )
-
-
-def _thumbnail(manifest: Manifest, path: object, policy: GatePolicy) -> bytes | None:
-    """The film of a case, small but sharper than the model's pixels."""
-    if not isinstance(path, str):
-        return None
-    film = admit(manifest.root / path, policy).radiograph
-    return pictures.encode_thumbnail(film.pixels, THUMBNAIL) if film is not None else None
-
-
 def _fit_distribution(
     folder: Path, manifest: Manifest, arrays: StudyArrays, outputs: dict[str, npt.NDArray[np.float32]]
 ) -> layout.OutOfDistribution:
     """Limits on how unlike the training films a film may be."""
     assert arrays.pixels is not None, "only a model of images has looks to compare"
     train, validation = (rows[arrays.has_image[rows]] for rows in (manifest.rows("train"), manifest.rows("validation")))
-    embeddings = outputs["embeddings"]
-    if "embeddings_image" in outputs:  # films come with a note and without: every second one is taken without
-        embeddings = np.where(np.arange(len(embeddings))[:, None] % 2, outputs["embeddings_image"], embeddings)
+    embeddings = image_embeddings(outputs)
     distribution, statistics = out_of_distribution.fit(
         arrays.pixels[train],
         embeddings[train],

@@ -24,7 +24,7 @@ from medsd.evaluation.report import EvaluationReport
 from medsd.evaluation.report import evaluate as measure
 from medsd.evaluation.retrieval import Cases, measure_retrieval
 from medsd.evaluation.robustness import ROBUSTNESS
-from medsd.evaluation.subgroups import age_group
+from medsd.evaluation.subgroups import groups_of
 from medsd.findings import finding_set
 from medsd.networks.fusion import StudyModel
 from medsd.settings import Settings
@@ -152,17 +152,8 @@ def _measure(run: Run, reading: str) -> EvaluationReport:
         seed=run.settings.seed,
         choices=run.read_choices(),
         conformal=run.read_conformal() if whole else None,
-        groups=groups_of(manifest, test) if whole else None,
+        groups=groups_of(manifest.table.iloc[test]) if whole else None,
     )
-
-
-def groups_of(manifest: Manifest, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.str_]]:
-    """Sex, age band, view and source of some studies; empty where it is unknown."""
-    table = manifest.table.iloc[rows]
-    ages = [age_group(float(age)) for age in table["age"].astype("float64")]
-    texts = {name: table[name].fillna("").astype(str) for name in ("sex", "view", "source")}
-    groups = {"sex": texts["sex"], "age": ages, "view": texts["view"], "source": texts["source"]}
-    return {name: np.asarray(values, dtype=np.str_) for name, values in groups.items()}
 
 
 def _measure_modalities(run: Run) -> None:

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import expit
 
 from medsd.bundle import layout
-from medsd.bundle.card import CARD, without_machine_paths, write_card
+from medsd.bundle.card import CARD, PAGE, PARITY, without_machine_paths, write_card
 from medsd.evaluation.calibration import calibrated, choose_calibration, choose_operating_points
 from medsd.evaluation.conformal import conformal_scores
 from medsd.evaluation.report import EvaluationReport, evaluate
@@ -20,7 +20,7 @@ from medsd.settings import EvaluationSettings
 from tests.bundles import tiny_bundle
 
 FINDINGS = finding_set("nih14")
-PARITY = {
+AGREEMENT = {
     "provider": "CPUExecutionProvider",
     "studies": 64,
     "largest_difference": {"1": {"logits": 2e-6, "embedding": 3e-7}, "7": {"logits": 4e-6, "embedding": 3e-7}},
@@ -91,13 +91,22 @@ def measured() -> tuple[layout.Description, EvaluationReport]:
     return description, report
 
 
+def write(folder: Path, description: layout.Description, report: EvaluationReport, **readings: EvaluationReport) -> str:
+    """The card of a folder that holds these JSON files."""
+    report.write(folder / "evaluation.json")
+    layout.write_json(folder / PARITY, AGREEMENT)
+    for kind, other in readings.items():
+        other.write(folder / f"evaluation_{kind}.json")
+    write_card(folder, description)
+    return (folder / CARD).read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def card(measured: tuple[layout.Description, EvaluationReport], tmp_path: Path) -> str:
     tiny_bundle(tmp_path)
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "roc.png").write_bytes(b"png")
-    write_card(tmp_path, measured[0], measured[1], PARITY)
-    return (tmp_path / CARD).read_text(encoding="utf-8")
+    return write(tmp_path, *measured)
 
 
 def row(card: str, section: str, title: str) -> list[str]:
@@ -116,8 +125,7 @@ def test_the_card_says_what_the_model_is_not_for(card: str) -> None:
 def test_the_card_of_a_synthetic_bundle_says_so_before_anything_else(
     measured: tuple[layout.Description, EvaluationReport], tmp_path: Path
 ) -> None:
-    write_card(tmp_path, measured[0].model_copy(update={"synthetic": True}), measured[1], PARITY)
-    beginning = (tmp_path / CARD).read_text(encoding="utf-8")[:400]
+    beginning = write(tmp_path, measured[0].model_copy(update={"synthetic": True}), measured[1])[:400]
     assert "Synthetic" in beginning
     assert "Nothing here is a medical result" in beginning
 
@@ -136,8 +144,8 @@ def test_the_card_of_a_synthetic_bundle_says_so_before_anything_else(
 def test_the_card_says_how_much_of_a_note_is_read(
     note: layout.NoteInput, said: str, measured: tuple[layout.Description, EvaluationReport], tmp_path: Path
 ) -> None:
-    write_card(tmp_path, measured[0].model_copy(update={"note": note}), measured[1], PARITY)
-    assert said in (tmp_path / CARD).read_text(encoding="utf-8").split("## ", 1)[0]
+    text = write(tmp_path, measured[0].model_copy(update={"note": note}), measured[1])
+    assert said in text.split("## ", 1)[0]
 
 
 def test_every_finding_has_its_row_with_the_figures_of_the_report(
@@ -202,8 +210,7 @@ def test_readings_with_a_part_missing_stand_beside_the_whole(
     assert "part of the study missing" not in card
     report = measured[1]
     alone = report.model_copy(update={"macro": report.macro | {"auroc": report.macro["brier"]}, "retrieval": None})
-    write_card(tmp_path, measured[0], report, PARITY, readings={"image alone": alone})
-    text = (tmp_path / CARD).read_text(encoding="utf-8")
+    text = write(tmp_path, measured[0], report, image=alone)
     assert row(text, "part of the study missing", "everything")[1] == str(report.macro["auroc"].interval)
     assert row(text, "part of the study missing", "image alone")[1] == str(report.macro["brier"].interval)
     assert row(text, "part of the study missing", "image alone")[3] == "not measured"
@@ -226,7 +233,7 @@ def test_the_hashes_are_those_of_the_bundle(
     files = layout.write_description(tmp_path, measured[0]).files
     assert CARD in files
     listed = dict(re.findall(r"^\| `([^`]+)` \| `([0-9a-f]{64})` \|$", card, re.MULTILINE))
-    assert listed == {name: digest for name, digest in files.items() if name != CARD}
+    assert listed == {name: digest for name, digest in files.items() if name not in (CARD, PAGE)}
 
 
 def test_no_path_of_the_machine_is_in_the_card(card: str) -> None:
@@ -253,5 +260,4 @@ def test_paths_keep_their_last_part_and_addresses_stay(text: str, expected: str 
 def test_the_same_inputs_give_the_same_card(
     card: str, measured: tuple[layout.Description, EvaluationReport], tmp_path: Path
 ) -> None:
-    write_card(tmp_path, measured[0], measured[1], PARITY)
-    assert (tmp_path / CARD).read_text(encoding="utf-8") == card
+    assert write(tmp_path, *measured) == card

@@ -1,0 +1,129 @@
+"""The verbs of `medsd` that take a finished bundle to other studies, or write its card: measure, recalibrate, card.
+
+`evaluate` itself stands in `medsd.cli`, because it is also a step of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medsd.errors import DependencyError, MedsdError, SettingsError
+
+if TYPE_CHECKING:
+    from medsd.bundle.layout import Bundle
+    from medsd.inference.session import ProviderChoice
+    from medsd.settings import Settings
+
+Studies = Annotated[
+    Path | None, typer.Option(help="other studies: a configuration with `data`, or a table as in configs/own.yaml")
+]
+Split = Annotated[str | None, typer.Option(help="only this part of the studies: train, validation or test")]
+Workers = Annotated[int, typer.Option(min=1, help="processes that decode; 1 is this one")]
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether the argument of `evaluate` is a bundle, not a configuration."""
+    return path.is_dir()
+
+
+def evaluate_elsewhere(
+    folder: Path,
+    studies: Path | None,
+    out: Path | None,
+    overrides: Sequence[str],
+    *,
+    split: str | None,
+    provider: ProviderChoice,
+    workers: int,
+) -> None:
+    """`medsd evaluate BUNDLE --studies …`."""
+    if studies is None or out is None:
+        raise SettingsError(f"{folder} is a bundle; say on what to measure it and where to: --studies … --out FOLDER")
+    with _measuring():
+        from medsd.evaluation.external import evaluate_bundle
+
+        bundle, settings = _opened(folder, studies, overrides)
+        shift = evaluate_bundle(bundle, settings, out, split=split, provider=provider, workers=workers, progress=True)
+    print(f"evaluate: done, see {out / 'report.html'}")
+    if shift is not None:
+        print(shift.sentence)
+
+
+def recalibrate(
+    bundle: Annotated[Path, typer.Argument(help="folder of a bundle, for instance models/nih14")],
+    studies: Annotated[
+        Path, typer.Option(help="studies to fit: a configuration with `data`, or a table as in configs/own.yaml")
+    ],
+    out: Annotated[Path, typer.Option(help="folder of the new bundle")],
+    everyone: Annotated[bool, typer.Option("--all", help="fit all patients, not a half")] = False,
+    version: Annotated[str | None, typer.Option(help="of the new bundle; by default 1 becomes 1.1")] = None,
+    split: Split = None,
+    workers: Workers = 1,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="override a setting: --set data.root=FOLDER")] = None,
+) -> None:
+    """Fit calibration and operating points to other studies: a new bundle, measured on patients that were held back.
+
+    Example: medsd recalibrate models/nih14 --studies configs/covid.yaml --set data.root=/data/covid --out models/ours
+    """
+    with _measuring():
+        from medsd.bundle.recalibrate import recalibrate as run
+        from medsd.evaluation.external import read_studies
+
+        opened, settings = _opened(bundle, studies, set_ or ())
+        if out.exists():
+            raise SettingsError(f"{out}: is there already; a recalibrated bundle is a new folder")
+        reading = read_studies(opened, settings, split=split, workers=workers, progress=True)
+        report = run(opened, reading, out, everyone=everyone, version=version)
+    for name, figure in report.figures.items():
+        print(f"{name.replace('_', ' ')}: {figure.before} before, {figure.after} after; gain {figure.gain}")
+    print(f"recalibrate: {', '.join(report.findings)}; done, see {out / 'card.html'}")
+
+
+def card(
+    bundle: Annotated[Path, typer.Argument(help="folder of a bundle, for instance models/nih14")],
+    out: Annotated[Path | None, typer.Option(help="write the pages here, not into the bundle")] = None,
+    check: Annotated[bool, typer.Option("--check", help="write nothing; fail if a page is not what is made")] = False,
+) -> None:
+    """Write README.md and card.html again from the bundle's own JSON files, or check that they are made of them.
+
+    Example: medsd card models/nih14 --check
+    """
+    with _measuring():
+        from medsd.bundle import card as making
+        from medsd.bundle import layout
+
+        opened = layout.Bundle.open(bundle)
+        if check:
+            if different := making.different_pages(opened):
+                raise MedsdError(f"{bundle}: {', '.join(different)} is not what the JSON files of the bundle make")
+            print("card: README.md and card.html are what the JSON files make")
+            return
+        for name, text in making.pages(opened.folder, opened.description).items():
+            target = (out or opened.folder) / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+        if out is None:
+            layout.write_description(opened.folder, opened.description)
+    print(f"card: done, see {(out or bundle) / making.PAGE}")
+
+
+def _opened(folder: Path, studies: Path, overrides: Sequence[str]) -> tuple[Bundle, Settings]:
+    from medsd.bundle.layout import Bundle
+    from medsd.evaluation.external import load_studies
+
+    bundle = Bundle.open(folder)
+    return bundle, load_studies(studies, bundle, overrides)
+
+
+@contextmanager
+def _measuring() -> Iterator[None]:
+    """Say which package is missing, and how to install it: scikit-learn and ONNX are in the extra `train`."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise DependencyError(f"measuring needs {error.name}; install it with: pip install 'medsd[train]'") from None

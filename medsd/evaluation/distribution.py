@@ -1,0 +1,109 @@
+"""How the out-of-distribution check works on test films and on the same films made unsuitable.
+
+Start at `measure_distribution`; the report is `evaluation_distribution.json` of a bundle. It is made at export, where
+the check is fitted, of films that neither the network nor the check has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from medsd.evaluation.conformal import clopper_pearson
+from medsd.evaluation.intervals import Interval, Resamples, bootstrap, weighted_auroc
+from medsd.evaluation.metrics import FloatArray
+from medsd.evaluation.saved import Part, Saved
+
+DISTRIBUTION = "evaluation_distribution.json"
+AS_THEY_ARE = "as they are"
+Films = npt.NDArray[np.uint8]  # (N, S, S)
+
+
+class GroupBeyond(Part):
+    """One group of films.
+
+    Attributes:
+        films: how many.
+        beyond: the share of patients' films above the limit, each patient weighing the same (Clopper and Pearson).
+        auroc: of telling them from the films as they are by the check's value; None of those themselves.
+    """
+
+    name: str
+    films: int
+    beyond: Interval
+    auroc: Interval | None
+
+
+class DistributionReport(Saved):
+    """The whole of evaluation_distribution.json.
+
+    Attributes:
+        told_apart: AUROC with which a classifier tells embeddings of test films from those of training films, patients
+            apart: what the network's memory of the latter amounts to (`medsd.evaluation.two_samples.tell_apart`).
+    """
+
+    WAY_OUT: ClassVar[str] = "export the bundle again"
+
+    split: str
+    films: int
+    patients: int
+    confidence: float
+    resamples: int
+    groups: tuple[GroupBeyond, ...]
+    told_apart: Interval | None
+
+
+def unsuitable(films: Films) -> dict[str, Films]:
+    """The same films (N, S, S) as nobody should read them, by what was done."""
+    blank = np.empty_like(films)
+    blank[:] = np.median(films, axis=(1, 2)).astype(np.uint8)[:, None, None]
+    return {
+        "as their negative": 255 - films,
+        "turned by 90°": np.ascontiguousarray(np.rot90(films, axes=(1, 2))),
+        "upside down": np.ascontiguousarray(films[:, ::-1, ::-1]),
+        "blank": blank,
+    }
+
+
+def measure_distribution(
+    values: Mapping[str, FloatArray],
+    patients: npt.NDArray[np.str_],
+    *,
+    split: str = "test",
+    told_apart: Interval | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> DistributionReport:
+    """What the check makes of films and of what was made of them.
+
+    Args:
+        values: by group, `AS_THEY_ARE` among them, (N,) values of the check as shares of its limit, of the same films.
+        patients: (N,) patient keys.
+        split, told_apart: for the record.
+        confidence, resamples, seed: of the intervals, over patients.
+    """
+    drawn = Resamples.draw(np.tile(patients, 2), resamples, seed)
+    truth = np.repeat([0.0, 1.0], len(patients))
+    _, patient_of = np.unique(patients, return_inverse=True)
+
+    def group(name: str, value: FloatArray) -> GroupBeyond:
+        means = np.bincount(patient_of, value > 1) / np.bincount(patient_of)
+        both = np.concatenate([values[AS_THEY_ARE], value]).astype(np.float64)
+        area = None
+        if name != AS_THEY_ARE:
+            (area,) = bootstrap(lambda w: weighted_auroc(truth, both, w)[:, None], drawn, confidence, (0, 1))
+        return GroupBeyond(name=name, films=len(value), beyond=clopper_pearson(means, confidence), auroc=area)
+
+    return DistributionReport(
+        split=split,
+        films=len(patients),
+        patients=int(patient_of.max()) + 1,
+        confidence=confidence,
+        resamples=resamples,
+        groups=tuple(group(name, value) for name, value in values.items()),
+        told_apart=told_apart,
+    )

@@ -1,0 +1,403 @@
+"""What has moved between the cases that a bundle learned from and another set of studies, and what has not.
+
+Start at `measure_shift`. Three things may move: how the films look to the network, how often each finding occurs, and
+who is examined how (view, sex, age). Each is tested on one film a patient, because films of a patient are not
+independent, and all tests together are held to one level (Holm, Scand. J. Statist. 6, 1979). With many patients every
+difference is significant; «moved» is therefore what is significant and larger than a named margin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest, chi2_contingency, fisher_exact, ks_2samp
+
+from medsd.evaluation.conformal import clopper_pearson
+from medsd.evaluation.intervals import Interval, Resamples
+from medsd.evaluation.metrics import FloatArray
+from medsd.evaluation.saved import Part, Saved
+from medsd.evaluation.two_samples import FEW, discrepancy, estimated_prevalence, holm, tell_apart
+
+SHIFT = "shift.json"
+# Margins below which a significant difference is not called one.
+PREVALENCE_MARGIN = 0.02
+ATTRIBUTE_MARGIN = 0.1  # of Cramér's V, and of Kolmogorov and Smirnov's distance
+FILMS_MARGIN = 0.6  # AUROC of telling films apart, where the bundle does not say what its own test films give
+_MOST = 2000  # patients of each side that the tests of films take
+_NAMED = 4  # findings in the sentence
+_AGES, _ATTRIBUTES = "age", ("view", "sex")
+_DECIMALS = 6
+
+Strings = npt.NDArray[np.str_]
+Moved = bool | None  # None: too few to tell
+
+
+class FilmShift(Part):
+    """How films look to the network.
+
+    Attributes:
+        told_apart: AUROC of a logistic regression that tells embeddings of the two sides apart, on patients that it
+            was not fitted on (Lopez-Paz and Oquab, ICLR 2017).
+        own: the same for the bundle's own test films, which the network has not seen either; None where the bundle
+            does not say it (`medsd.evaluation.distribution`).
+        discrepancy, p: squared maximum mean discrepancy (Gretton et al., JMLR 13, 2012; Gaussian kernel of the median
+            distance), and its chance when patients are exchanged.
+        beyond: share of films above the limit of the out-of-distribution check; None without one.
+        false_alarm_rate: what that share is on films like those of the training.
+        beyond_p: chance of so many, or more, at that rate.
+    """
+
+    told_apart: Interval
+    own: Interval | None
+    discrepancy: float | None
+    p: float | None
+    adjusted: float | None = None
+    beyond: Interval | None
+    false_alarm_rate: float | None
+    beyond_p: float | None
+    moved: Moved = None
+
+
+class PrevalenceShift(Part):
+    """How often one finding occurs among the images in which it is known.
+
+    Attributes:
+        labelled, positives: images of the new set.
+        before, after: prevalence among the bundle's cases and in the new set.
+        difference: after minus before.
+        estimated: what the model's probabilities alone say of the new prevalence (Saerens, Latinne and Decaestecker,
+            Neural Computation 14, 2002); right only if films with the finding, and films without it, look as before.
+    """
+
+    name: str
+    title: str
+    labelled: int
+    positives: int
+    before: Interval
+    after: Interval
+    difference: Interval
+    estimated: float | None
+    p: float | None
+    adjusted: float | None = None
+    moved: Moved = None
+
+
+class AttributeShift(Part):
+    """View, sex or age of one film a patient.
+
+    Attributes:
+        patients: with a value, of the bundle's cases and of the new set.
+        shares: by value, before and after.
+        test: χ² with Cramér's V as its size, or Kolmogorov-Smirnov (on decades of age) with its distance.
+    """
+
+    attribute: str
+    patients: tuple[int, int]
+    shares: dict[str, tuple[float, float]]
+    test: Literal["chi2", "kolmogorov-smirnov"]
+    size: float | None
+    p: float | None
+    adjusted: float | None = None
+    moved: Moved = None
+
+
+class ShiftReport(Saved):
+    """The whole of shift.json.
+
+    Attributes:
+        images, patients: of the bundle's cases, and of the new set.
+        sentence: which of all these moved and which not, for a person.
+    """
+
+    images: tuple[int, int]
+    patients: tuple[int, int]
+    confidence: float
+    resamples: int
+    seed: int
+    films: FilmShift | None
+    prevalences: tuple[PrevalenceShift, ...]
+    attributes: tuple[AttributeShift, ...]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Side:
+    """The cases of a bundle, or the studies of another set.
+
+    Attributes:
+        labels: (N, F) 1, 0 or NaN.
+        patients: (N,) keys; an empty one is a patient of its own.
+        embeddings: (N, D).
+        attributes: (N,) by name: view, sex, and age as a decade («60-69»); "" where it is unknown.
+    """
+
+    labels: FloatArray
+    patients: Strings
+    embeddings: npt.NDArray[np.floating]
+    attributes: Mapping[str, Strings]
+
+    def one_a_patient(self, seed: int) -> npt.NDArray[np.int64]:
+        """Rows, one drawn from each patient."""
+        order = np.random.default_rng(seed).permutation(len(self.patients))
+        keys = np.array([key or f"\0{row}" for row, key in enumerate(self.patients.tolist())], dtype=np.str_)
+        return order[np.unique(keys[order], return_index=True)[1]]
+
+
+def measure_shift(
+    before: Side,
+    after: Side,
+    findings: Sequence[tuple[str, str]],
+    *,
+    probabilities: FloatArray,
+    priors: Mapping[str, float],
+    beyond: npt.NDArray[np.bool_] | None = None,
+    false_alarm_rate: float | None = None,
+    own: Interval | None = None,
+    images: bool = True,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> ShiftReport:
+    """Compare two sides.
+
+    Args:
+        before: the cases that the bundle learned from.
+        after: studies of another set, read by the bundle.
+        findings: F names with their titles, in column order.
+        probabilities: (N, F) calibrated, of `after`.
+        priors: prevalences at which the probabilities were calibrated, by name; others are not estimated.
+        beyond: (N',) True for the films of `after`, refused ones among them, above the out-of-distribution limit.
+        false_alarm_rate: of that limit.
+        own: see `FilmShift`.
+        images: whether the model reads films; else there is no section of films.
+        confidence, resamples, seed: of intervals, tests and draws.
+    """
+    rows = before.one_a_patient(seed), after.one_a_patient(seed)
+    films = None
+    if images:
+        films = _films(before, after, rows, own, beyond, false_alarm_rate, confidence, resamples, seed)
+    draws = tuple(Resamples.draw(side.patients, resamples, seed + i) for i, side in enumerate((before, after)))
+    prevalences = [
+        _prevalence(column, name, title, before, after, rows, draws, probabilities, priors.get(name), confidence)
+        for column, (name, title) in enumerate(findings)
+    ]
+    attributes = [_attribute(name, before, after, rows) for name in (*_ATTRIBUTES, _AGES)]
+    films, prevalences, attributes = _adjusted(films, prevalences, attributes, 1 - confidence)
+    report = ShiftReport(
+        images=(len(before.labels), len(after.labels)),
+        patients=(len(rows[0]), len(rows[1])),
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+        films=films,
+        prevalences=tuple(prevalences),
+        attributes=tuple(attributes),
+        sentence="",
+    )
+    return ShiftReport.model_validate(_rounded(report.model_dump() | {"sentence": sentence_of(report)}))
+
+
+def sentence_of(report: ShiftReport) -> str:
+    """Which things moved and which not, in one sentence."""
+    parts = [*_prevalences_told(report), *([] if report.films is None else [_films_told(report.films)])]
+    names = {"view": "views", "sex": "sexes", "age": "ages"}
+    moved = [a for a in report.attributes if a.moved]
+    parts += [f"{names[a.attribute]} differ ({_largest(a)})" for a in moved]
+    if alike := [names[a.attribute] for a in report.attributes if a.moved is False]:
+        parts.append(f"{_and(alike)} alike")
+    if unknown := [names[a.attribute] for a in report.attributes if a.moved is None]:
+        parts.append(f"{_and(unknown)} too few to tell")
+    return "; ".join(parts)[:1].upper() + "; ".join(parts)[1:] + "."
+
+
+def _films(
+    before: Side,
+    after: Side,
+    rows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    own: Interval | None,
+    beyond: npt.NDArray[np.bool_] | None,
+    rate: float | None,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> FilmShift:
+    rng = np.random.default_rng(seed)
+    first, second = (
+        side.embeddings[rng.permutation(chosen)[:_MOST]] for side, chosen in zip((before, after), rows, strict=True)
+    )
+    area = tell_apart(first, second, confidence=confidence, resamples=resamples, seed=seed)
+    distance, p = discrepancy(first, second, seed=seed) if area.value is not None else (None, None)
+    share, beyond_p = None, None
+    if beyond is not None and len(beyond) and rate is not None:
+        share = clopper_pearson(beyond.astype(np.float64), confidence)
+        beyond_p = float(binomtest(int(beyond.sum()), len(beyond), rate, alternative="greater").pvalue)
+    return FilmShift(
+        told_apart=area,
+        own=own,
+        discrepancy=distance,
+        p=p,
+        beyond=share,
+        false_alarm_rate=rate if share is not None else None,
+        beyond_p=beyond_p,
+    )
+
+
+def _prevalence(
+    column: int,
+    name: str,
+    title: str,
+    before: Side,
+    after: Side,
+    rows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    draws: tuple[Resamples, ...],
+    probabilities: FloatArray,
+    prior: float | None,
+    confidence: float,
+) -> PrevalenceShift:
+    columns = [side.labels[:, column] for side in (before, after)]
+    known = [~np.isnan(values) for values in columns]
+    empty, p = Interval(), None
+    first, second, difference = empty, empty, empty
+    if all(mask.any() for mask in known):
+        shares = [_share(values, drawn) for values, drawn in zip(columns, draws, strict=True)]
+        first, second = (_percentiles(values, confidence, (0, 1)) for values in shares)
+        difference = _percentiles(shares[1] - shares[0], confidence, (-1, 1))
+        # Positives and negatives among one film of each patient in whom it is known.
+        counts = [_counts(values[chosen]) for values, chosen in zip(columns, rows, strict=True)]
+        if min(sum(each) for each in counts) >= FEW:
+            p = float(fisher_exact(counts).pvalue)
+    return PrevalenceShift(
+        name=name,
+        title=title,
+        labelled=int(known[1].sum()),
+        positives=int((columns[1] == 1).sum()),
+        before=first,
+        after=second,
+        difference=difference,
+        estimated=None if prior is None else estimated_prevalence(probabilities[:, column], prior),
+        p=p,
+    )
+
+
+def _share(values: FloatArray, drawn: Resamples) -> FloatArray:
+    """(1 + R,) the share of positives among the known, of the set itself and then of each resample."""
+    known, positive = (~np.isnan(values)).astype(np.float64), (values == 1).astype(np.float64)
+    weights = [np.ones((1, len(values))), *drawn.blocks()]
+    parts = [(w @ positive, w @ known) for w in weights]
+    numerators, wholes = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return np.divide(numerators, wholes, out=np.full(len(wholes), np.nan), where=wholes > 0)
+
+
+def _percentiles(values: FloatArray, confidence: float, bounds: tuple[float, float]) -> Interval:
+    """The first value with the percentiles of the others."""
+    samples = values[1:][~np.isnan(values[1:])]
+    if 2 * samples.size < values.size - 1 or not samples.size:
+        return Interval(value=float(values[0]))
+    low, high = np.clip(np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2]), *bounds)
+    value = float(values[0])
+    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
+
+
+def _counts(values: FloatArray) -> tuple[int, int]:
+    return int((values == 1).sum()), int((values == 0).sum())
+
+
+def _attribute(
+    name: str, before: Side, after: Side, rows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+) -> AttributeShift:
+    given = [side.attributes[name][chosen] for side, chosen in zip((before, after), rows, strict=True)]
+    values = [each[each != ""] for each in given]
+    names = sorted(set(values[0].tolist()) | set(values[1].tolist()))
+    counts = np.array([[int((each == value).sum()) for value in names] for each in values])  # (2, V)
+    size, p = None, None
+    if min(map(len, values)) >= FEW:
+        if name == _AGES:
+            found = ks_2samp(*([int(band.split("-")[0].rstrip("+")) for band in each.tolist()] for each in values))
+            size, p = float(found.statistic), float(found.pvalue)
+        elif len(names) > 1:
+            found = chi2_contingency(counts, correction=False)
+            size, p = float(np.sqrt(found.statistic / counts.sum())), float(found.pvalue)
+        else:
+            size, p = 0.0, 1.0
+    totals = np.maximum(counts.sum(1), 1)
+    return AttributeShift(
+        attribute=name,
+        patients=(len(values[0]), len(values[1])),
+        shares={value: (counts[0, i] / totals[0], counts[1, i] / totals[1]) for i, value in enumerate(names)},
+        test="kolmogorov-smirnov" if name == _AGES else "chi2",
+        size=size,
+        p=p,
+    )
+
+
+def _adjusted(
+    films: FilmShift | None, prevalences: list[PrevalenceShift], attributes: list[AttributeShift], level: float
+) -> tuple[FilmShift | None, list[PrevalenceShift], list[AttributeShift]]:
+    """The same with p values adjusted for all of them, and judged."""
+    everything: list[FilmShift | PrevalenceShift | AttributeShift] = [*prevalences, *attributes]
+    everything += [] if films is None else [films]
+    tested = [(place, part.p) for place, part in enumerate(everything) if part.p is not None]
+    for (place, _), adjusted in zip(tested, holm([p for _, p in tested]), strict=True):
+        part = everything[place]
+        moved = adjusted < level and _large(part)
+        everything[place] = part.model_copy(update={"adjusted": adjusted, "moved": moved})
+    return (
+        next((part for part in everything if isinstance(part, FilmShift)), None),
+        [part for part in everything if isinstance(part, PrevalenceShift)],
+        [part for part in everything if isinstance(part, AttributeShift)],
+    )
+
+
+def _large(part: FilmShift | PrevalenceShift | AttributeShift) -> bool:
+    if isinstance(part, PrevalenceShift):
+        return abs(part.difference.value or 0) >= PREVALENCE_MARGIN
+    if isinstance(part, AttributeShift):
+        return (part.size or 0) >= ATTRIBUTE_MARGIN
+    margin = FILMS_MARGIN if part.own is None else max(part.own.high or part.own.value or 0, 0.5)
+    return (part.told_apart.low or 0) > margin
+
+
+def _prevalences_told(report: ShiftReport) -> list[str]:
+    told = [p for p in report.prevalences if p.moved is not None]
+    moved = sorted((p for p in told if p.moved), key=lambda p: -abs(p.difference.value or 0))
+    if not told:
+        return ["prevalences too few to tell"]
+    if not moved:
+        return ["prevalences alike"]
+    named = ", ".join(f"of {p.title} {p.before.value:.2f} → {p.after.value:.2f}" for p in moved[:_NAMED])
+    more = f" and of {len(moved) - _NAMED} more findings" if len(moved) > _NAMED else ""
+    alike = "" if len(moved) == len(told) else f", of the other {len(told) - len(moved)} that can be told alike"
+    return [f"prevalence {named}{more}{alike}"]
+
+
+def _films_told(films: FilmShift) -> str:
+    if films.moved is None:
+        return "films too few to tell"
+    own = "" if films.own is None or films.own.value is None else f", {films.own.value:.2f} among its own test films"
+    beyond = "" if films.beyond is None else f"; {100 * (films.beyond.value or 0):.0f} % of them beyond the limit"
+    look = "films look different" if films.moved else "films look alike"
+    return f"{look} (AUC of telling them apart {films.told_apart.value:.2f}{own}{beyond})"
+
+
+def _largest(attribute: AttributeShift) -> str:
+    name, (before, after) = max(attribute.shares.items(), key=lambda item: abs(item[1][1] - item[1][0]))
+    return f"{name} {before:.2f} → {after:.2f}"
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _rounded(tree: object) -> object:
+    """Floats to six decimals, as in evaluation.json."""
+    if isinstance(tree, float):
+        return round(tree, _DECIMALS) + 0.0
+    if isinstance(tree, Mapping):
+        return {key: _rounded(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_rounded(value) for value in tree]
+    return tree

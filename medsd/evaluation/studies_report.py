@@ -1,0 +1,88 @@
+"""What was read of another set of studies, and what a recalibration on it changed: the records beside the figures."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from medsd.evaluation.intervals import Interval
+from medsd.evaluation.saved import Part, Saved
+
+STUDIES, RECALIBRATION = "studies.json", "recalibration.json"
+
+
+class StudiesReport(Saved):
+    """The whole of studies.json: which studies were measured, and what was left out.
+
+    Attributes:
+        bundle, model_sha256: name and version, and the sha256 of its model.onnx.
+        name, source: of the configuration, and of the data set in it.
+        split: the part of the patients that was taken; None for all of them.
+        data_hash: over the rows that were asked for.
+        finding_set: the vocabulary that the labels were carried to.
+        images, patients: asked for.
+        own: images left out because their studies are cases that the bundle learned from.
+        rejected: rows of the source that could not be used, by reason.
+        refused: films that the gate or the out-of-distribution check refused, by reason.
+        warned: films that were scored with a warning, by reason.
+        scored: images measured, of `scored_patients`.
+        unlabelled: findings that the set never labels.
+    """
+
+    bundle: str
+    model_sha256: str
+    name: str
+    source: str
+    split: str | None
+    data_hash: str
+    finding_set: str
+    images: int
+    patients: int
+    own: int
+    rejected: dict[str, int]
+    refused: dict[str, int]
+    warned: dict[str, int]
+    scored: int
+    scored_patients: int
+    unlabelled: tuple[str, ...]
+
+
+class Compared(Part):
+    """One figure before and after, over the same labels; `gain` is before minus after, with a paired interval."""
+
+    before: Interval
+    after: Interval
+    gain: Interval
+
+
+class RecalibrationReport(Saved):
+    """The whole of recalibration.json: from which bundle, on whom, and what came of it.
+
+    Attributes:
+        bundle, model_sha256: the bundle that it was made from.
+        version: of the new one.
+        studies: the name of the set, `data_hash` that of its rows.
+        fitted_patients, measured_patients: of those that were scored.
+        crossed: fitted on all patients; the figures are of halves, each with the fit of the other.
+        findings: those whose calibration is new; all others kept theirs.
+        labels: known labels of these findings among the measured patients.
+        figures: log_loss, brier and calibration_error over all these labels.
+        outputs: largest absolute difference of each output of the graph but the probabilities, old against new.
+        readings: studies on which the outputs were compared.
+    """
+
+    bundle: str
+    model_sha256: str
+    version: str
+    studies: str
+    data_hash: str
+    seed: int
+    confidence: float
+    resamples: int
+    fitted_patients: int
+    measured_patients: int
+    crossed: bool
+    findings: tuple[str, ...]
+    labels: int
+    figures: dict[str, Compared] = Field(default_factory=dict)
+    outputs: dict[str, float] = Field(default_factory=dict)
+    readings: int = 0
