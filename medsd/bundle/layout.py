@@ -25,6 +25,10 @@ from medsd.settings import PixelSpec
 SCHEMA_VERSION = 1
 DESCRIPTION = "bundle.json"
 MODEL = "model.onnx"
+Precision = Literal["float32", "float16", "int8"]
+# Graphs of other numbers have the same inputs and outputs as model.onnx, all float32 too, and are the same model:
+# `model_sha256`, and with it the case index, is that of model.onnx whichever of them computes.
+GRAPHS: dict[Precision, str] = {"float32": MODEL, "float16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 # The graph's inputs: pixels float32 [B,1,S,S] in 0…1 and, with a note encoder, has_image float32 [B], note_ids and
 # note_mask int64 [B,L], has_note float32 [B] (1 given, 0 missing); of a model of notes alone, note_ids and note_mask.
 # Its outputs: probabilities [B,F], logits [B,F], embedding [B,D] of unit length and, where it reads images, evidence
@@ -209,6 +213,14 @@ class Recalibrated(Described):
     patients: int = Field(description="that it was fitted on")
 
 
+class Variant(Described):
+    """A graph of other numbers beside model.onnx, and what they cost on the studies of parity.json."""
+
+    file: str
+    auroc_difference: float | None = Field(description="macro AUROC less that of PyTorch; null: too few labels")
+    embedding_cosine: float = Field(description="mean cosine of its embeddings and PyTorch's")
+
+
 class Description(Described):
     """The whole of bundle.json."""
 
@@ -234,6 +246,7 @@ class Description(Described):
     out_of_distribution: OutOfDistribution | None = None
     provenance: Provenance
     recalibrated: Recalibrated | None = None
+    variants: dict[Precision, Variant] = Field(default_factory=dict, description="graphs beside model.onnx, if any")
     files: dict[str, str] = Field(default_factory=dict, description="sha256 of each file, by its path in the bundle")
 
     @model_validator(mode="after")
@@ -289,6 +302,20 @@ class Bundle:
     @property
     def model_path(self) -> Path:
         return self.folder / MODEL
+
+    def graph_path(self, precision: Precision) -> Path:
+        """The graph of these numbers.
+
+        Raises:
+            BundleError: this bundle has none.
+        """
+        there: tuple[Precision, ...] = ("float32", *self.description.variants)
+        if precision not in there:
+            raise BundleError(
+                f"{self.folder}: no {precision} graph in this bundle, only {', '.join(there)}; export it again with "
+                f"--set 'bundle.precisions=[float32, {precision}]', or ask for another precision"
+            )
+        return self.folder / GRAPHS[precision]
 
     @property
     def tokenizer_path(self) -> Path:

@@ -103,6 +103,7 @@ def recalibrate(
         _copy(bundle, part)
         _write(bundle, reading, fit, report, part, halves, everyone)
         part.replace(out)
+        log.info("%s: %s %s, from %s", out, bundle.description.name, report.version, bundle.label)
     except OSError as error:
         raise BundleError(f"{out}: cannot be written ({error.strerror or type(error).__name__})") from None
     finally:
@@ -366,7 +367,6 @@ def _write(
     write_card(part, description)
     layout.write_description(part, description)
     Bundle.open(part)  # what is published can be opened
-    log.info("%s: %s, from %s", part, made.label, bundle.label)
 
 
 def _of_new(reading: Reading, made: Bundle, rows: npt.NDArray[np.int64], everyone: bool) -> Reading:

@@ -70,7 +70,8 @@ class PrevalenceShift(Part):
         before, after: prevalence among the bundle's cases and in the new set.
         difference: after minus before.
         estimated: what the model's probabilities alone say of the new prevalence (Saerens, Latinne and Decaestecker,
-            Neural Computation 14, 2002); right only if films with the finding, and films without it, look as before.
+            Neural Computation 14, 2002); right only if films with the finding, and films without it, look as before,
+            and so None where films have moved.
     """
 
     name: str
@@ -187,6 +188,8 @@ def measure_shift(
     ]
     attributes = [_attribute(name, before, after, rows) for name in (*_ATTRIBUTES, _AGES)]
     films, prevalences, attributes = _adjusted(films, prevalences, attributes, 1 - confidence)
+    if films is not None and films.moved is not False:  # what is estimated rests on films that look alike
+        prevalences = [each.model_copy(update={"estimated": None}) for each in prevalences]
     report = ShiftReport(
         images=(len(before.labels), len(after.labels)),
         patients=(len(rows[0]), len(rows[1])),
@@ -208,7 +211,7 @@ def sentence_of(report: ShiftReport) -> str:
     moved = [a for a in report.attributes if a.moved]
     parts += [f"{names[a.attribute]} differ ({_largest(a)})" for a in moved]
     if alike := [names[a.attribute] for a in report.attributes if a.moved is False]:
-        parts.append(f"{_and(alike)} alike")
+        parts.append(f"{_and(alike)} alike, as far as can be told")
     if unknown := [names[a.attribute] for a in report.attributes if a.moved is None]:
         parts.append(f"{_and(unknown)} too few to tell")
     return "; ".join(parts)[:1].upper() + "; ".join(parts)[1:] + "."
@@ -260,11 +263,14 @@ def _prevalence(
 ) -> PrevalenceShift:
     columns = [side.labels[:, column] for side in (before, after)]
     known = [~np.isnan(values) for values in columns]
-    empty, p = Interval(), None
-    first, second, difference = empty, empty, empty
-    if all(mask.any() for mask in known):
+    first, second, difference, p = Interval(), Interval(), Interval(), None
+    if all(len(set(side.patients[mask].tolist())) >= FEW for side, mask in zip((before, after), known, strict=True)):
         shares = [_share(values, drawn) for values, drawn in zip(columns, draws, strict=True)]
         first, second = (_percentiles(values, confidence, (0, 1)) for values in shares)
+        first, second = (
+            _never_or_always(found, side.patients[mask], confidence)
+            for found, side, mask in zip((first, second), (before, after), known, strict=True)
+        )
         difference = _percentiles(shares[1] - shares[0], confidence, (-1, 1))
         # Positives and negatives among one film of each patient in whom it is known.
         counts = [_counts(values[chosen]) for values, chosen in zip(columns, rows, strict=True)]
@@ -300,6 +306,13 @@ def _percentiles(values: FloatArray, confidence: float, bounds: tuple[float, flo
     low, high = np.clip(np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2]), *bounds)
     value = float(values[0])
     return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
+
+
+def _never_or_always(found: Interval, patients: Strings, confidence: float) -> Interval:
+    """An interval where no resample can differ: that of so many patients without one exception."""
+    if found.value not in (0.0, 1.0):
+        return found
+    return clopper_pearson(np.full(len(set(patients.tolist())), found.value), confidence)
 
 
 def _counts(values: FloatArray) -> tuple[int, int]:

@@ -71,8 +71,9 @@ def calls(r: EvaluationReport) -> str:
     """What the operating points make of the probabilities."""
     return joined(
         "### Calls at the operating points",
-        f"Thresholds were chosen on the validation split and are measured here on {_where(r)}. PPV and NPV hold at "
-        "this split's prevalence only. Where there is no threshold, every call is «undecided».",
+        "Thresholds were chosen on validation patients, or on those that a recalibration was fitted to, and are "
+        f"measured here on {_where(r)}. PPV and NPV hold at its prevalence only. Where there is no threshold, every "
+        "call is «undecided».",
         table(
             ["Finding", "Threshold", "Sensitivity", "Specificity", "PPV", "NPV", "F1"],
             [_call_row(f) for f in r.findings],

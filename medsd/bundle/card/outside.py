@@ -60,7 +60,7 @@ def shift(s: ShiftReport | None) -> str:
             ),
             "Estimated: what the probabilities alone say of the new prevalence (EM of Saerens et al.). It is right "
             "only where films with a finding, and films without it, look as they did"
-            + (": they look different here, so do not rely on it." if s.films and s.films.moved else "."),
+            + (", and is left out here, because they do not." if s.films and s.films.moved is not False else "."),
         ),
         joined(
             "### Who is examined, and how",
@@ -102,6 +102,8 @@ def recalibration(r: RecalibrationReport | None) -> str:
         "network is the same. Measured on " + measured + f", over {r.labels} labels; intervals "
         f"({100 * r.confidence:g} %) over patients, the gain on the same resamples.",
         table(["", "Before", "After", "Gain"], rows),
+        "Where the calibration of a finding is «intercept» (below), what is gained is the prevalence of this set: it "
+        "does not hold for patients among whom the finding is rarer or more frequent.",
         bullets(
             ("Made from the model with sha256", f"`{r.model_sha256}`"),
             ("Hash of the studies", f"`{r.data_hash}`"),
@@ -129,7 +131,7 @@ def _films(f: FilmShift | None) -> str:
 
 def _prevalence(p: PrevalenceShift) -> list[str]:
     if not p.labelled:
-        return [p.title, "0", "–", "–", "not labelled", "–", "–", "–", "unknown"]
+        return [p.title, "0", *["–"] * 6, "not labelled"]
     estimated = "–" if p.estimated is None else f"{p.estimated:.3f}"
     values = [told(p.before), told(p.after), told(p.difference)]
     return [p.title, str(p.labelled), str(p.positives), *values, estimated, chance(p.adjusted), _moved(p.moved)]
@@ -142,7 +144,7 @@ def _attribute(a: AttributeShift) -> list[str]:
 
 
 def _moved(moved: bool | None) -> str:
-    return "too few to tell" if moved is None else "moved" if moved else "alike"
+    return "too few to tell" if moved is None else "moved" if moved else "no sign of it"
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -1,0 +1,138 @@
+"""A bundle on another hospital's studies: labels mapped, refusals counted, and what has moved is said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from medsd.bundle.layout import Bundle
+from medsd.cli import app
+from medsd.errors import DataError, SettingsError
+from medsd.evaluation.external import evaluate_bundle, load_studies, measure, read_studies
+from medsd.evaluation.report import EvaluationReport
+from medsd.evaluation.shift import ShiftReport
+from medsd.evaluation.studies_report import StudiesReport
+from tests.card_numbers import unexplained_numbers
+from tests.elsewhere import bundle_with_cases, hospital
+
+QUICK = ("evaluation.bootstrap=30", "evaluation.few=3", "gate.out_of_distribution=accept")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return bundle_with_cases(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory, chest: np.ndarray) -> Path:
+    return hospital(tmp_path_factory.mktemp("hospital"), chest)
+
+
+@pytest.fixture(scope="module")
+def report(bundle: Bundle, table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report") / "there"
+    evaluate_bundle(bundle, load_studies(table, bundle, QUICK), out)
+    return out
+
+
+def test_every_patient_is_measured_and_what_cannot_be_read_is_counted(report: Path) -> None:
+    studies = StudiesReport.read(report / "studies.json")
+    assert (studies.images, studies.scored, studies.own) == (30, 29, 0)
+    assert sum(studies.refused.values()) == 1 and studies.split is None
+    assert EvaluationReport.read(report / "evaluation.json").images == 29
+
+
+def test_findings_that_the_set_never_labels_are_unknown(report: Path) -> None:
+    studies = StudiesReport.read(report / "studies.json")
+    assert "Hiatal hernia" in studies.unlabelled and "Pneumonia" not in studies.unlabelled
+    by_name = {f.name: f for f in EvaluationReport.read(report / "evaluation.json").findings}
+    assert by_name["Hernia"].unknown == 29 and by_name["Effusion"].positives == 9
+
+
+def test_the_shift_is_named(report: Path) -> None:
+    shift = ShiftReport.read(report / "shift.json")
+    assert "Pneumonia" in shift.sentence and "views differ" in shift.sentence and "ages differ" in shift.sentence
+    assert {a.attribute for a in shift.attributes if a.moved} == {"view", "sex", "age"}
+
+
+def test_the_report_is_a_page_whose_numbers_stand_in_its_files(report: Path) -> None:
+    text = (report / "report.md").read_text(encoding="utf-8")
+    assert ShiftReport.read(report / "shift.json").sentence in text
+    count, missing = unexplained_numbers(text, report)
+    assert count > 100 and missing == []
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64," in page and 'id="review"' in page and "http" not in page.split("</style>")[1]
+
+
+def test_no_identifier_of_the_set_is_in_the_report(report: Path) -> None:
+    for path in report.rglob("*.*"):
+        assert path.suffix == ".png" or b"other1" not in path.read_bytes(), path
+
+
+def test_studies_that_the_bundle_learned_from_are_left_out(bundle: Bundle, table: Path) -> None:
+    rows = pd.read_csv(table)
+    rows.loc[3, "study"] = "case7"
+    again = table.with_name("again.csv")
+    rows.to_csv(again, index=False)
+    reading = read_studies(bundle, load_studies(again, bundle, QUICK))
+    assert reading.report.own == 1 and len(reading.manifest) == 28
+
+
+def test_a_split_takes_its_patients_alone(bundle: Bundle, table: Path) -> None:
+    settings = load_studies(table, bundle, QUICK)
+    parts = [read_studies(bundle, settings, split=name).report.images for name in ("train", "validation", "test")]
+    assert sum(parts) == 30 and all(parts)
+    with pytest.raises(DataError, match="there is no split 'tests'"):
+        read_studies(bundle, settings, split="tests")
+
+
+def test_a_bundle_without_cases_is_measured_and_says_that_nothing_can_be_compared(
+    table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tests.bundles import tiny_bundle
+
+    alone = tiny_bundle(tmp_path / "alone")
+    assert evaluate_bundle(alone, load_studies(table, alone, QUICK), tmp_path / "out") is None
+    assert "has no cases" in caplog.text and not (tmp_path / "out" / "shift.json").exists()
+
+
+def test_figures_are_those_of_the_probabilities_that_the_bundle_serves(bundle: Bundle, table: Path) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    reading = read_studies(bundle, load_studies(table, bundle, QUICK))
+    column = bundle.findings.names.index("Effusion")
+    area = roc_auc_score(reading.manifest.labels[:, column], reading.logits[:, column])
+    assert measure(reading).findings[column].auroc.value == pytest.approx(area, abs=1e-6)
+
+
+def test_a_configuration_needs_no_more_than_data(bundle: Bundle, table: Path, tmp_path: Path) -> None:
+    config = tmp_path / "ours.yaml"
+    config.write_text(f"data: {{source: csv, root: {table.parent}}}\n", encoding="utf-8")
+    settings = load_studies(config, bundle)
+    assert (settings.name, settings.findings) == ("ours", "nih14")
+
+
+def test_the_verb_tells_a_bundle_from_a_run(bundle: Bundle, tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["evaluate", str(bundle.folder)])
+    assert isinstance(run.exception, SettingsError) and "--studies" in str(run.exception)
+    run = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run.yaml"), "--out", "x"])
+    assert "is no bundle" in str(run.exception)
+
+
+def test_measuring_elsewhere_needs_no_torch(bundle: Bundle, table: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules.update(torch=None, monai=None, transformers=None)\n"
+        "from medsd.cli import app\n"
+        f"app(['evaluate', {str(bundle.folder)!r}, '--studies', {str(table)!r}, '--out', {str(tmp_path / 'o')!r},"
+        "'--set', 'evaluation.bootstrap=20'], standalone_mode=False)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "o" / "shift.json").read_text(encoding="utf-8"))["sentence"] in done.stdout
