@@ -29,7 +29,7 @@ def unexplained_numbers(markdown: str, folder: Path) -> tuple[int, list[str]]:
         for cell in line.strip("|").split("|"):
             rest = cell.replace("below 0.001", "")
             for text in named:
-                rest = rest.replace(text, " ")
+                rest = re.sub(rf"(?<![\w.]){re.escape(text)}(?![\w.])", " ", rest)
             for found in _NUMBER.finditer(rest):
                 count += 1
                 if not _is_told(found, numbers):
