@@ -331,8 +331,12 @@ def _write(
 ) -> None:
     """Everything of the new bundle, the card last."""
     old = bundle.description
-    exchange_tail(bundle, part / layout.MODEL, fit.calibration, version=report.version)
-    differences, readings = compare_graphs(bundle, part / layout.MODEL, fit.calibration)
+    differences: dict[str, float] = {}
+    for precision in ("float32", *old.variants):
+        path = part / layout.GRAPHS[precision]
+        exchange_tail(bundle, path, fit.calibration, version=report.version, precision=precision)
+        found, readings = compare_graphs(bundle, path, fit.calibration, precision=precision)
+        differences = {name: max(value, differences.get(name, 0.0)) for name, value in found.items()}
     report = report.model_copy(update={"outputs": differences, "readings": readings})
     parity = part / PARITY
     told = json.loads(parity.read_text(encoding="utf-8")) if parity.is_file() else {}

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.bundle import layout
-from medsd.bundle.layout import Bundle, Calibration
+from medsd.bundle.layout import Bundle, Calibration, Precision
 from medsd.errors import BundleError, DependencyError
 from medsd.evaluation.calibration import calibrated
 
@@ -25,7 +25,14 @@ _READINGS = 16
 _OWN = "medsd_recalibrated"
 
 
-def exchange_tail(bundle: Bundle, path: Path, calibration: Mapping[str, Calibration], *, version: str) -> None:
+def exchange_tail(
+    bundle: Bundle,
+    path: Path,
+    calibration: Mapping[str, Calibration],
+    *,
+    version: str,
+    precision: Precision = "float32",
+) -> None:
     """Write the bundle's graph with another calibration.
 
     Args:
@@ -33,6 +40,7 @@ def exchange_tail(bundle: Bundle, path: Path, calibration: Mapping[str, Calibrat
         path: of the new graph.
         calibration: of every finding.
         version: for the graph's metadata.
+        precision: which of the bundle's graphs; all have a float32 tail.
 
     Raises:
         BundleError: the graph cannot be read, or breaks ONNX's rules afterwards.
@@ -42,14 +50,15 @@ def exchange_tail(bundle: Bundle, path: Path, calibration: Mapping[str, Calibrat
         import onnx
     except ImportError:
         raise DependencyError("recalibrating needs onnx; install it with: pip install 'medsd[train]'") from None
+    old = bundle.graph_path(precision)
     try:
-        model = onnx.load(bundle.model_path)
+        model = onnx.load(old)
     except Exception as error:  # protobuf's own classes
-        raise BundleError(f"{bundle.model_path}: cannot be read ({type(error).__name__}); copy it again") from None
+        raise BundleError(f"{old}: cannot be read ({type(error).__name__}); copy it again") from None
     graph = model.graph
     kept = [node for node in graph.node if "probabilities" not in node.output]
     if len(kept) != len(graph.node) - 1:
-        raise BundleError(f"{bundle.model_path}: no node makes the probabilities alone; this graph cannot be changed")
+        raise BundleError(f"{old}: no node makes the probabilities alone; this graph cannot be changed")
     own = f"{_OWN}_{sum(node.output[0].startswith(_OWN) for node in kept)}_"  # no name of an earlier recalibration
     nodes, constants = _tail(onnx, [calibration[name] for name in bundle.findings], own)
     del graph.node[:]
@@ -65,8 +74,10 @@ def exchange_tail(bundle: Bundle, path: Path, calibration: Mapping[str, Calibrat
     onnx.save(model, path)
 
 
-def compare_graphs(bundle: Bundle, path: Path, calibration: Mapping[str, Calibration]) -> tuple[dict[str, float], int]:
-    """Hold a changed graph against the bundle's on made-up studies.
+def compare_graphs(
+    bundle: Bundle, path: Path, calibration: Mapping[str, Calibration], *, precision: Precision = "float32"
+) -> tuple[dict[str, float], int]:
+    """Hold a changed graph against the bundle's of the same precision on made-up studies.
 
     Returns:
         the largest absolute difference of each output but the probabilities, and on how many readings.
@@ -79,7 +90,7 @@ def compare_graphs(bundle: Bundle, path: Path, calibration: Mapping[str, Calibra
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     feed, found = _studies(bundle), []
-    for model in (bundle.model_path, path):
+    for model in (bundle.graph_path(precision), path):
         session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         names = [entry.name for entry in session.get_outputs()]
         found.append(dict(zip(names, session.run(names, feed), strict=True)))

@@ -20,6 +20,7 @@ from tests.bundle.test_card import measured, write  # noqa: F401
 from tests.bundles import tiny_bundle
 from tests.card_numbers import unexplained_numbers
 
+MODELS = Path(__file__).parents[2] / "models"
 Measured = tuple[layout.Description, EvaluationReport]
 
 
@@ -107,3 +108,13 @@ def test_a_bundle_of_before_has_a_card_without_what_it_does_not_say(measured: Me
     assert "Not measured here: differences between groups of patients" in text
     write_card(tmp_path, measured[0])
     assert (tmp_path / PAGE).is_file()
+
+
+@pytest.mark.parametrize("name", ["nih14", "phantom"])
+def test_the_cards_that_ship_are_what_their_files_make(name: str) -> None:
+    folder = MODELS / name
+    if not (folder / PAGE).is_file():
+        pytest.skip(f"{folder} was exported before cards were pages")
+    assert different_pages(layout.Bundle.open(folder)) == []
+    count, missing = unexplained_numbers((folder / CARD).read_text(encoding="utf-8"), folder)
+    assert count > 200 and missing == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,15 @@ from typer.testing import CliRunner
 
 from medsd.bundle.card import CARD, different_pages
 from medsd.bundle.conformal import read_conformal
-from medsd.bundle.layout import Bundle, IsotonicCalibration, PlattCalibration, call
+from medsd.bundle.layout import (
+    GRAPHS,
+    Bundle,
+    IsotonicCalibration,
+    PlattCalibration,
+    Variant,
+    call,
+    write_description,
+)
 from medsd.bundle.recalibrate import compare_probabilities, fit_again, halves_of, next_version, recalibrate
 from medsd.cases.index import CaseIndex
 from medsd.cli import app
@@ -25,6 +34,7 @@ from medsd.evaluation.studies_report import RecalibrationReport, StudiesReport
 from medsd.inference.predict import Predictor
 from medsd.settings import EvaluationSettings
 from medsd.studies.manifest import Manifest, complete
+from tests.bundle.test_tail import outputs
 from tests.bundles import WIDTH
 from tests.card_numbers import unexplained_numbers
 from tests.elsewhere import bundle_with_cases, hospital
@@ -155,6 +165,17 @@ def test_the_new_bundle_serves_the_new_probabilities(
     )
     np.testing.assert_allclose(after.values, expected[0], atol=1e-5)
     assert after.model == "tiny 2" and after.probabilities["Pneumonia"] != before.probabilities["Pneumonia"]
+
+
+def test_every_graph_of_the_bundle_is_recalibrated(reading: Reading, tmp_path: Path) -> None:
+    old = bundle_with_cases(tmp_path / "old")
+    shutil.copyfile(old.model_path, old.folder / GRAPHS["int8"])
+    variant = Variant(file=GRAPHS["int8"], auroc_difference=0.0, embedding_cosine=1.0)
+    write_description(old.folder, old.description.model_copy(update={"variants": {"int8": variant}}))
+    recalibrate(Bundle.open(old.folder), reading, tmp_path / "new")
+    said = [outputs(tmp_path / "new" / name)["probabilities"] for name in (GRAPHS["float32"], GRAPHS["int8"])]
+    np.testing.assert_array_equal(*said)
+    assert np.abs(said[0] - outputs(old.model_path)["probabilities"]).max() > 0.01
 
 
 def test_the_card_of_the_new_bundle_says_what_was_done_and_invents_nothing(

@@ -16,9 +16,9 @@ def studies(s: StudiesReport | None) -> str:
     """Which studies were measured, and what was left out."""
     if s is None:
         return ""
-    part = "all of them" if s.split is None else f"those of the {s.split} split"
+    part = "" if s.split is None else f", the patients of its {s.split} split"
     lines = [
-        ("Set", f"{s.name} (source {s.source}), {part}"),
+        ("Set", f"{s.name}, source {s.source}{part}"),
         ("Images", f"{s.images} of {s.patients} patients"),
         ("Measured", f"{s.scored} of {s.scored_patients} patients"),
         ("Left out because the model learned from them", str(s.own)),
