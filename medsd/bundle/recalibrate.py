@@ -228,7 +228,7 @@ def compare(
     else:
         new[rows] = calibrated(reading.logits[rows], fit.calibration, names)
     labels, patients = reading.manifest.labels, reading.manifest.patients
-    settings, chosen = reading.evaluation, np.ix_(rows, columns)
+    settings, chosen = reading.evaluation, np.ix_(rows, np.array(columns))
     return RecalibrationReport(
         bundle=bundle.label,
         model_sha256=bundle.model_sha256,

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from medsd.evaluation.conformal import clopper_pearson
 from medsd.evaluation.intervals import Interval, Resamples, bootstrap, weighted_auroc
-from medsd.evaluation.metrics import FloatArray
 from medsd.evaluation.saved import Part, Saved
 
 DISTRIBUTION = "evaluation_distribution.json"
@@ -69,7 +68,7 @@ def unsuitable(films: Films) -> dict[str, Films]:
 
 
 def measure_distribution(
-    values: Mapping[str, FloatArray],
+    values: Mapping[str, npt.NDArray[np.floating]],
     patients: npt.NDArray[np.str_],
     *,
     split: str = "test",
@@ -90,7 +89,7 @@ def measure_distribution(
     truth = np.repeat([0.0, 1.0], len(patients))
     _, patient_of = np.unique(patients, return_inverse=True)
 
-    def group(name: str, value: FloatArray) -> GroupBeyond:
+    def group(name: str, value: npt.NDArray[np.floating]) -> GroupBeyond:
         means = np.bincount(patient_of, value > 1) / np.bincount(patient_of)
         both = np.concatenate([values[AS_THEY_ARE], value]).astype(np.float64)
         area = None

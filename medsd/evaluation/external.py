@@ -269,7 +269,7 @@ def shift_of(reading: Reading, cases: CaseIndex) -> ShiftReport:
     groups = groups_of(manifest.table)
     ages = np.array([age_band(float(age)) for age in manifest.table["age"].astype("float64")], dtype=np.str_)
     after = Side(
-        manifest.labels,
+        manifest.labels.astype(np.float64),
         manifest.patients,
         reading.embeddings,
         {"view": groups["view"], "sex": groups["sex"], "age": ages},

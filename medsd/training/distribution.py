@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,7 @@ def judge_distribution(
     """Write evaluation_distribution.json into the bundle that is made in `folder`; nothing without test films."""
     assert arrays.pixels is not None
     settings, seed = run.settings.evaluation, run.settings.seed
-    doubt = {"confidence": settings.confidence, "resamples": settings.bootstrap, "seed": seed}
+    doubt: dict[str, Any] = {"confidence": settings.confidence, "resamples": settings.bootstrap, "seed": seed}
     train, test = (rows[arrays.has_image[rows]] for rows in (manifest.rows("train"), manifest.rows("test")))
     if not len(test):
         return
