@@ -131,7 +131,9 @@ def agreement(parity: Mapping[str, Any]) -> str:
         return ""
     by_size = parity.get("largest_difference")
     lines = [
-        (key.replace("_", " ").capitalize(), scalars(v)) for key, v in parity.items() if key != "largest_difference"
+        (key.replace("_", " ").capitalize(), scalars(v))
+        for key, v in parity.items()
+        if key not in ("largest_difference", "variants") and v != {}  # variants have a table of their own
     ]
     parts = ["## Agreement of the exported graph with PyTorch", bullets(*lines)]
     if isinstance(by_size, Mapping) and by_size and all(isinstance(v, Mapping) for v in by_size.values()):
@@ -164,10 +166,11 @@ def making(d: layout.Description) -> str:
     name = p.config.get("name", d.name)
     packages = ", ".join(f"{package} {version}" for package, version in sorted(p.packages.items()))
     config = yaml.safe_dump(dict(p.config), sort_keys=False, allow_unicode=True).strip() if p.config else ""
+    again = f"\nmedsd recalibrate {d.name} --studies {d.recalibrated.studies}" if d.recalibrated else ""
     details = f"<details><summary>The resolved configuration</summary>\n\n```yaml\n{config}\n```\n\n</details>"
     return joined(
         "## How it was made",
-        f"```\nmedsd train configs/{name}.yaml\n```",
+        f"```\nmedsd train configs/{name}.yaml{again}\n```",
         bullets(
             ("Created", d.created),
             ("Git commit", f"`{p.git_commit}`" if p.git_commit else "not stated"),
@@ -175,8 +178,9 @@ def making(d: layout.Description) -> str:
             ("Packages", packages or "not stated"),
             ("Schema", f"bundle {d.schema_version}"),
         ),
-        "The figures of this page stand in the JSON files below, where `medsd evaluate` with the same configuration "
-        "puts them; `medsd card --check` with this bundle's folder makes the page again and compares.",
+        "The figures of this page stand in the JSON files below, which `medsd evaluate` and `medsd export` with the "
+        "same configuration compute again; `medsd card --check` with this bundle's folder makes the page from them and "
+        "compares it byte by byte.",
         details if config else "",
     )
 

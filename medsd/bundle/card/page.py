@@ -19,7 +19,7 @@ body { font: 16px/1.55 system-ui, sans-serif; color: var(--text); background: va
 h1, h2, h3 { line-height: 1.25; margin: 1.8em 0 .6em; }
 h1 { margin-top: .5em; }
 h2 { border-bottom: 1px solid var(--line); padding-bottom: .25em; }
-div.table { overflow-x: auto; }
+div.table { overflow-x: auto; margin: 1em 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { border: 1px solid var(--line); padding: .35em .6em; text-align: left; vertical-align: top; }
 th { background: var(--soft); }
