@@ -328,7 +328,12 @@ def _read_in_app(client: httpx.Client, config: dict, name: str, content: bytes) 
     session = hashlib.sha256(content).hexdigest()[:11]
     client.post(
         f"{prefix}/queue/join",
-        json={"data": [file, canary.NOTE], "fn_index": call["id"], "session_hash": session, "trigger_id": None},
+        json={
+            "data": [file, canary.NOTE, *[None] * (len(call["inputs"]) - 2)],
+            "fn_index": call["id"],
+            "session_hash": session,
+            "trigger_id": None,
+        },
     ).raise_for_status()
     events = client.get(f"{prefix}/queue/data", params={"session_hash": session}).text
     assert "process_completed" in events and '"success":true' in events, events[-500:]

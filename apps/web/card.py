@@ -20,7 +20,7 @@ _PICTURE = re.compile(r"!\[(?P<alt>[^\]]*)\]\((?P<target>[^)\s]+)(?:\s+\"[^\"]*\
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 
 
-def facts(bundle: Bundle, provider: str) -> str:
+def facts(bundle: Bundle, provider: str, precision: str = "") -> str:
     """Name, version, processor, data and hash of the model, as an HTML description list."""
     about = bundle.description
     studies = ", ".join(f"{split} {count:,}" for split, count in about.provenance.studies.items())
@@ -29,6 +29,7 @@ def facts(bundle: Bundle, provider: str) -> str:
         "Version": about.version,
         "Exported": about.created,
         "Computed by": provider or "not started",
+        "Precision": precision,
         "Trained on": about.provenance.data,
         "Films": studies,
         "Licence of the data": about.provenance.licence,

@@ -6,29 +6,17 @@ URIs from `apps.web.render`. Styles are in style.css.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from html import escape
 
 from apps.web.reading import Reading
-from apps.web.render import PREVIEW_SIDE, Window, evidence_uri, film_uri, fit_side, thumbnail_uri
+from apps.web.render import Window, evidence_uri, film_uri
 from medsd.bundle.layout import Bundle, OperatingPoint
-from medsd.cases.case import SimilarCase
-from medsd.findings import FindingSet
+from medsd.cases.vote import FindingVote
+from medsd.results.record import DISCLAIMER, SYNTHETIC
 
-# The relation of a case to the film, in words for the reading room, and what they mean.
-RELATION_TITLES: dict[str, tuple[str, str]] = {
-    "equal": ("Same findings", "The case has exactly the findings called present here."),
-    "superset": ("Same and more", "The case has all the findings called present here, and more."),
-    "subset": ("Part of these", "The case has some of the findings called present here, and no other."),
-    "overlap": ("Partly shared", "Case and film share some findings; each has some of its own."),
-    "disjoint": ("Nothing shared", "Case and film share no finding."),
-    "undetermined": ("Cannot tell", "Too little is known of the case, or decided for the film, to compare them."),
-}
-_CASES = "Nearest earlier cases"
-_DISCLAIMER = "Research software, no medical device. Not for diagnosis or treatment."
-_SYNTHETIC = "Trained on synthetic phantoms; not a medical result."
-_VIEWS = {"LATERAL": "lateral", "LL": "lateral"}
-_SEXES = {"F": "female", "M": "male"}
+_AGREE = {"present": "absent", "absent": "present"}  # what it means to disagree with a call
+_CALL_ORDER = {"present": 0, "undecided": 1, "absent": 2}
+_SETS = {"both": "both present and absent conform", "neither": "unlike the validation films of either"}
 
 
 def percent(probability: float) -> str:
@@ -38,14 +26,14 @@ def percent(probability: float) -> str:
     return "> 99 %" if probability > 0.99 else f"{probability * 100:.0f} %"
 
 
-def header(bundle: Bundle, provider: str) -> str:
+def header(bundle: Bundle, provider: str, precision: str = "") -> str:
     """The bar at the top: program, model and processor, disclaimer, and the switch of light and dark."""
-    synthetic = f'<strong class="synthetic">{_SYNTHETIC}</strong> ' if bundle.description.synthetic else ""
-    processor = f" · {escape(provider_words(provider))}" if provider else ""
+    synthetic = f'<strong class="synthetic">{SYNTHETIC}</strong> ' if bundle.description.synthetic else ""
+    processor = "".join(f" · {escape(part)}" for part in (provider_words(provider), precision) if part)
     return (
         '<header class="bar"><h1>medsd</h1>'
         f'<span class="model">{escape(bundle.label)}{processor}</span>'
-        f'<span class="disclaimer" role="note">{synthetic}{_DISCLAIMER}</span>'
+        f'<span class="disclaimer" role="note">{synthetic}{DISCLAIMER}</span>'
         '<button type="button" class="plain" aria-label="Switch between light and dark" title="Light or dark" '
         "onclick=\"document.body.classList.toggle('dark')\">◐</button></header>"
     )
@@ -125,44 +113,135 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def findings(reading: Reading | None, points: dict[str, OperatingPoint], shown: str | None) -> str:
-    """The findings, most probable first: title, probability as number and bar, threshold, call.
+def findings(
+    reading: Reading | None, points: dict[str, OperatingPoint], shown: str | None, *, feedback: bool = False
+) -> str:
+    """The findings, most probable first: title, probability as number and bar, threshold, call, vote of the cases.
 
     Args:
         reading: None before the first film.
         points: the bundle's operating points by finding.
         shown: the finding whose evidence lies over the film.
+        feedback: whether to ask what the person thinks of each.
     """
     if reading is None:
         return '<p class="quiet">The findings appear here, most probable first.</p>'
     if not reading.ranked:
         return ""
-    hint = "Choose a finding to see where its evidence lies." if reading.prediction.evidence_maps is not None else ""
-    rows = "".join(_finding_row(reading, name, points.get(name), name == shown) for name in reading.ranked)
+    votes = {vote.finding: vote for vote in reading.votes}
+    columns = [("probability", "Probability", "descending"), ("call", "Call", "none")]
+    columns += [("cases", "Cases", "none")] if votes else []
+    heads = _head("title", "Finding", "none") + "".join(_head(*column) for column in columns)
+    heads += '<th scope="col">Your view</th>' if feedback else ""
+    rows = "".join(
+        _finding_row(reading, name, points.get(name), votes.get(name), name == shown, feedback)
+        for name in reading.ranked
+    )
     return (
-        f'<table class="findings"><caption>Findings <span>{hint}</span></caption>'
-        '<thead><tr><th scope="col">Finding</th><th scope="col">Probability</th><th scope="col">Call</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table>"
+        f'<table class="findings"><caption>Findings <span>{_hint(reading)}</span></caption>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{_disagreement(reading)}"
     )
 
 
-def _finding_row(reading: Reading, name: str, point: OperatingPoint | None, shown: bool) -> str:
+def _head(key: str, title: str, order: str) -> str:
+    return (
+        f'<th scope="col" aria-sort="{order}"><button type="button" data-sort="{key}" title="Sort by {title.lower()}">'
+        f"{title}</button></th>"
+    )
+
+
+def _hint(reading: Reading) -> str:
+    hint = "Choose a finding to see where its evidence lies." if reading.prediction.evidence_maps is not None else ""
+    coverage = reading.prediction.coverage
+    return f"{hint} Calls cover {coverage * 100:g} % of patients." if coverage is not None else hint
+
+
+def _disagreement(reading: Reading) -> str:
+    """Where the cases contradict the model, in a sentence: a flag in a table is soon overlooked."""
+    against = [vote for vote in reading.votes if vote.disagrees]
+    if not against:
+        return ""
+    said = "; ".join(
+        f"{escape(reading.prediction.findings.title(vote.finding))} is {vote.call} for the model, "
+        f"{vote.share_call} by the cases"
+        for vote in against
+    )
+    return f'<p class="disagreement" role="note"><strong>⚑ Model and nearest cases disagree.</strong> {said}.</p>'
+
+
+def _finding_row(
+    reading: Reading,
+    name: str,
+    point: OperatingPoint | None,
+    vote: FindingVote | None,
+    shown: bool,
+    feedback: bool,
+) -> str:
     probability = reading.prediction.probabilities[name]
     call = reading.prediction.calls.get(name, "undecided")
     title = escape(reading.prediction.findings.title(name))
-    threshold = point.threshold if point else None
-    tick = "" if threshold is None else f'<i style="left: {threshold * 100:.1f}%" title="called present from here"></i>'
     button = (
         title
         if reading.prediction.evidence_maps is None
         else f'<button type="button" data-finding="{escape(name)}" aria-pressed="{str(shown).lower()}">{title}</button>'
     )
+    share = -1.0 if vote is None or vote.share != vote.share else vote.share
     return (
-        f'<tr class="{call}{" shown" if shown else ""}" data-name="{escape(name)}"><th scope="row">{button}</th>'
-        f'<td><span class="number">{percent(probability)}</span><span class="track">'
-        f'<b style="width: {probability * 100:.1f}%"></b>{tick}</span></td>'
-        f'<td><span class="call" title="{_operating_point(point)}">{call}</span></td></tr>'
+        f'<tr class="{call}{" shown" if shown else ""}" data-name="{escape(name)}" data-title="{title.lower()}" '
+        f'data-probability="{probability:.6f}" data-call="{_CALL_ORDER[call]}" data-cases="{share:.4f}">'
+        f'<th scope="row">{button}</th><td>{_bar(reading, probability, point)}</td>'
+        f"<td>{_call(reading, name, call, point)}</td>{_vote_cell(reading, vote)}"
+        f"{_opinion_cell(reading, name, call, title) if feedback else ''}</tr>"
     )
+
+
+def _bar(reading: Reading, probability: float, point: OperatingPoint | None) -> str:
+    threshold = point.threshold if point and reading.prediction.coverage is None else None
+    tick = "" if threshold is None else f'<i style="left: {threshold * 100:.1f}%" title="called present from here"></i>'
+    return (
+        f'<span class="number">{percent(probability)}</span><span class="track" aria-hidden="true">'
+        f'<b style="width: {probability * 100:.1f}%"></b>{tick}</span>'
+    )
+
+
+def _call(reading: Reading, name: str, call: str, point: OperatingPoint | None) -> str:
+    """The call, and below it where it comes from."""
+    coverage = reading.prediction.coverage
+    if coverage is not None:
+        found = reading.prediction.conformal_sets.get(name, "both")
+        why = _SETS.get(found, f"the other call does not conform at {coverage * 100:g} %")
+        return f'<span class="call" title="{why}">{call}</span>'
+    start = "" if point is None or point.threshold is None else f"<small>from {point.threshold * 100:.0f} %</small>"
+    return f'<span class="call" title="{_operating_point(point)}">{call}</span>{start}'
+
+
+def _vote_cell(reading: Reading, vote: FindingVote | None) -> str:
+    if not reading.votes:
+        return ""
+    if vote is None or vote.share != vote.share:
+        return '<td><span class="vote" title="no case near this film knows the finding">–</span></td>'
+    title = f"{percent(vote.share)} of the nearest cases have it, weighted by likeness"
+    share = f'<span class="vote" title="{title}">{vote.share * 100:.0f} %</span>'
+    if not vote.disagrees:
+        return f"<td>{share}</td>"
+    return f'<td class="against">{share} <span class="flag">⚑ {vote.share_call}</span></td>'
+
+
+def _opinion_cell(reading: Reading, name: str, call: str, title: str) -> str:
+    """Two buttons: agree or disagree with a call; where there is none, present or absent."""
+    pairs = (
+        (("present", "present", "+"), ("absent", "absent", "−"))
+        if call not in _AGREE
+        else ((call, "agree", "✓"), (_AGREE[call], "disagree", "✗"))
+    )
+    said = reading.opinions.get(name)
+    buttons = "".join(
+        f'<button type="button" class="opinion" data-opinion="{opinion}" data-on="{escape(name)}" '
+        f'aria-pressed="{str(said == opinion).lower()}" aria-label="{words}: {title} {call}" title="{words}">'
+        f"{sign}</button>"
+        for opinion, words, sign in pairs
+    )
+    return f'<td class="view">{buttons}</td>'
 
 
 def _operating_point(point: OperatingPoint | None) -> str:
@@ -178,125 +257,3 @@ def _operating_point(point: OperatingPoint | None) -> str:
 def busy_findings() -> str:
     """Placeholder rows while a study is being read."""
     return '<div class="skeleton" aria-hidden="true">' + "<span></span>" * 8 + "</div>"
-
-
-def cases(reading: Reading | None) -> str:
-    """The nearest earlier cases as cards; each opens larger, beside the film. Empty for a refused film."""
-    if reading is None:
-        return _no_cases("Earlier cases that resemble the film appear here, each with what it shares.")
-    if reading.prediction.refused:
-        return ""
-    if not reading.cases:
-        return _no_cases(reading.no_cases)
-    vocabulary = reading.prediction.findings
-    uris = [thumbnail_uri(content) for content in reading.pictures]
-    pairs = list(zip(reading.cases, uris, strict=True))
-    cards = "".join(_card(rank, case, uri, vocabulary) for rank, (case, uri) in enumerate(pairs, 1))
-    dialogs = "".join(_side_by_side(rank, case, uri, reading) for rank, (case, uri) in enumerate(pairs, 1))
-    against = f"<span>compared with what is called present in your film: {_present(reading)}</span>"
-    return (
-        f'<section class="cases" style="{_film_variable(reading)}"><h2>{_CASES} {against}</h2>'
-        f"<ol>{cards}</ol>{dialogs}</section>"
-    )
-
-
-def busy_cases() -> str:
-    """The cases while a study is being read."""
-    return _no_cases("Searching …")
-
-
-def _no_cases(text: str) -> str:
-    return f'<section class="cases"><h2>{_CASES}</h2><p class="quiet">{escape(text)}</p></section>'
-
-
-def _present(reading: Reading) -> str:
-    """The findings called present, in words."""
-    return _titles(reading.prediction.present, reading.prediction.findings)
-
-
-def _titles(names: Sequence[str], vocabulary: FindingSet) -> str:
-    return ", ".join(escape(vocabulary.title(name)) for name in names) or "no finding"
-
-
-def _film_variable(reading: Reading) -> str:
-    """The film as a CSS variable: sent once, shown beside every case."""
-    if reading.display is None:
-        return ""
-    return f"--this-film: url({film_uri(fit_side(reading.display, PREVIEW_SIDE), Window(), quality=82)})"
-
-
-def _badge(case: SimilarCase) -> str:
-    title, meaning = RELATION_TITLES[case.relation]
-    return f'<span class="badge {case.relation}" title="{meaning}">{title}</span>'
-
-
-def _picture(uri: str | None, alt: str) -> str:
-    if uri is None:
-        return '<span class="nopicture"><span>No picture of this case</span></span>'
-    return f'<img src="{uri}" alt="{alt}" draggable="false">'
-
-
-def _card(rank: int, case: SimilarCase, uri: str | None, vocabulary: FindingSet) -> str:
-    return (
-        f'<li class="case" data-relation="{case.relation}"><button type="button" popovertarget="case-{rank}" '
-        f'aria-label="Case {rank}: open beside this film">{_picture(uri, "")}'
-        f'<span class="rank">{rank}</span></button><div class="about">'
-        f'<p class="head">{_badge(case)}<span class="similarity">similarity {case.similarity:.2f}</span></p>'
-        f'{_differences(case, vocabulary)}<p class="meta">{_meta(case)}</p></div></li>'
-    )
-
-
-def _differences(case: SimilarCase, vocabulary: FindingSet) -> str:
-    """Shared, extra and missing findings, each line with its words: colour never says it alone."""
-    lines = (
-        ("shared", "In both", case.shared),
-        ("extra", "Only in this case", case.extra),
-        ("missing", "Only in your film", case.missing),
-    )
-    shown = "".join(_difference(kind, words, names, vocabulary) for kind, words, names in lines if names)
-    # A finding of the case that the model left undecided is in none of the three.
-    told = {*case.shared, *case.extra}
-    untold = tuple(name for name in case.case.findings if name not in told)
-    shown += _difference("untold", "In this case, undecided in your film", untold, vocabulary) if untold else ""
-    nothing = "" if case.case.findings else '<p class="none">This case has no finding.</p>'
-    return f'<div class="sets">{nothing}{shown}</div>'
-
-
-def _difference(kind: str, words: str, names: Sequence[str], vocabulary: FindingSet) -> str:
-    chips = "".join(f'<span class="chip">{escape(vocabulary.title(name))}</span>' for name in names)
-    return f'<p class="{kind}"><span class="what">{words}</span>{chips}</p>'
-
-
-def _meta(case: SimilarCase) -> str:
-    about = case.case
-    parts = (
-        _VIEWS.get(about.view, about.view),
-        _SEXES.get(about.sex, ""),
-        f"{about.age_band} years" if about.age_band else "",
-        about.source,
-    )
-    return " · ".join(escape(part) for part in parts if part)
-
-
-def _side_by_side(rank: int, case: SimilarCase, uri: str | None, reading: Reading) -> str:
-    """The dialog of one case: this film at the left, the case at the right."""
-    vocabulary = reading.prediction.findings
-    title = f"Case {rank} beside your film"
-    here = (
-        '<span class="thisfilm" role="img" aria-label="Your film"></span>'
-        if reading.display is not None
-        else '<span class="nopicture"><span>This reading is of a note alone</span></span>'
-    )
-    excerpt = case.case.note_excerpt
-    note = f'<blockquote class="excerpt">{escape(excerpt)}</blockquote>' if excerpt else ""
-    return (
-        f'<div class="pair" id="case-{rank}" popover role="dialog" aria-label="{title}"><div class="title">'
-        f'<strong>{title}</strong>{_badge(case)}<span class="similarity">similarity {case.similarity:.2f}</span>'
-        f'<button type="button" class="plain" popovertarget="case-{rank}" popovertargetaction="hide" autofocus>'
-        '✕ Close</button></div><div class="both">'
-        f"<figure>{here}<figcaption><b>Your film</b>, called present: {_present(reading)}</figcaption></figure>"
-        f"<figure>{_picture(uri, f'Case {rank}')}<figcaption><b>Case {rank}</b>: "
-        f"{_titles(case.case.findings, vocabulary)}"
-        f'<span class="meta">{_meta(case)}</span></figcaption></figure></div>'
-        f"<p>{RELATION_TITLES[case.relation][1]}</p>{_differences(case, vocabulary)}{note}</div>"
-    )

@@ -8,25 +8,34 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from apps.web.render import DETAIL_SIDE, DISPLAY_SIDE, PREVIEW_SIDE, GreyFilm, fit_side
 from medsd.bundle.layout import Bundle
-from medsd.errors import BundleError, MedsdError
+from medsd.cases.case import CaseFilter
+from medsd.errors import BundleError, DataError, MedsdError
+from medsd.inference.coverage import recalled
 from medsd.inference.prediction import Prediction
 
 if TYPE_CHECKING:
+    from medsd.cases.ask import Answer, Question
     from medsd.cases.case import SimilarCase
+    from medsd.cases.index import CaseIndex
+    from medsd.cases.vote import FindingVote
+    from medsd.results.feedback import FeedbackFolder, Opinion
 
 log = logging.getLogger(__name__)
 
 EXAMPLES = "examples"
 MAX_NOTE = 20_000  # characters; a long discharge letter has a quarter of it
 NEAREST = 8
+_NO_INDEX = "This model ships without earlier cases."
+_NO_SEARCH = "The earlier cases could not be searched. Check the case index with «medsd similar»."
 _UNREADABLE = "This file could not be read. Export the radiograph again as DICOM, PNG or JPEG."
 
 
@@ -46,6 +55,19 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Wish:
+    """How a person wants a study to be read.
+
+    Attributes:
+        coverage: None for calls at the operating points, a share for conformal ones.
+        filters: which cases may stand beside it.
+    """
+
+    coverage: float | None = None
+    filters: CaseFilter = field(default_factory=CaseFilter)
+
+
+@dataclass(frozen=True)
 class Reading:
     """One study on the page.
 
@@ -55,6 +77,9 @@ class Reading:
         cases: the nearest earlier cases, nearest first.
         pictures: the picture of each case, or None.
         no_cases: why there are none, "" when there are.
+        votes: what the nearest cases say of each finding, whatever the filters.
+        opinions: what the person said of findings, by name.
+        read: when, UTC, ISO 8601.
     """
 
     prediction: Prediction
@@ -62,6 +87,9 @@ class Reading:
     cases: tuple[SimilarCase, ...] = ()
     pictures: tuple[bytes | None, ...] = field(default=(), repr=False)
     no_cases: str = ""
+    votes: tuple[FindingVote, ...] = ()
+    opinions: Mapping[str, Opinion] = field(default_factory=dict)
+    read: str = ""
 
     @property
     def has_detail(self) -> bool:
@@ -88,39 +116,49 @@ class Reader:
         predict: ``predict(content, note) -> Prediction``, usually a `medsd.inference.predict.Predictor`.
         index: the cases, or None where the bundle has none.
         pictures: the films of the cases, where the person who runs the app holds them; they win over thumbnails.
-        provider: the execution provider in use, for display.
+        provider, precision: the execution provider in use and the numbers it computes with, for display.
+        score: ``score(path, name) -> Prediction`` for the files of a batch, one after another; None: no batches.
+        feedback: where opinions are kept; None: they are not asked for.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         predict: Callable[..., Prediction],
-        index: Any = None,
+        index: CaseIndex | None = None,
         pictures: Pictures | None = None,
         provider: str = "",
+        precision: str = "",
+        score: Callable[[Path, str], Prediction] | None = None,
+        feedback: FeedbackFolder | None = None,
     ) -> None:
         self.bundle = bundle
         self.examples = shipped_examples(bundle.folder)
         self.provider = provider
+        self.precision = precision
+        self.score = score
+        self.feedback = feedback
+        self.index = index
         self._predict = predict
-        self._index = index
         self._pictures = pictures
 
     @property
     def takes_notes(self) -> bool:
         return self.bundle.description.note is not None
 
-    def read(self, content: bytes | None, note: str = "") -> Reading:
+    def read(self, content: bytes | None, note: str = "", wish: Wish | None = None) -> Reading:
         """Read one study; bad input and failures become a refused reading with one sentence, never an exception.
 
         Args:
             content: the bytes of a DICOM, PNG or JPEG file, or None for the note alone.
             note: the clinical note.
+            wish: coverage of the calls, filters of the cases.
         """
+        wish = wish or Wish()
         if len(note) > MAX_NOTE:
             return self._refused(f"The note has {len(note):,} characters; at most {MAX_NOTE:,} are read. Shorten it.")
         try:
-            prediction = self._predict(content, note or None)
+            prediction = recalled(self._predict(content, note or None), self.bundle, wish.coverage)
         except MedsdError as error:
             return self._refused(str(error))
         except Exception as error:
@@ -128,28 +166,77 @@ class Reader:
             log.error("a study could not be read: %s", type(error).__name__)
             return self._refused(_UNREADABLE)
         display = None if prediction.image is None else fit_side(prediction.image, DISPLAY_SIDE)
-        if prediction.refused:
-            return Reading(prediction, display)
-        cases, why_not = self._similar(prediction)
-        return Reading(prediction, display, cases, tuple(self._picture(case) for case in cases), why_not)
+        return self._with_cases(Reading(prediction, display, read=_now()), wish.filters)
 
-    def _similar(self, prediction: Prediction) -> tuple[tuple[SimilarCase, ...], str]:
-        if self._index is None:
-            return (), "This model ships without earlier cases."
+    def again(self, reading: Reading, wish: Wish) -> Reading:
+        """The same study with other calls or other cases beside it; the model is not asked again."""
+        prediction = recalled(reading.prediction, self.bundle, wish.coverage)
+        return self._with_cases(replace(reading, prediction=prediction), wish.filters)
+
+    def find(self, question: Question) -> Answer:
+        """The cases that fit findings or a sentence.
+
+        Raises:
+            MedsdError: in words for the person who asked.
+        """
+        from medsd.cases.ask import ask
+
+        if self.index is None:
+            raise DataError(_NO_INDEX)
         try:
-            cases = tuple(self._index.similar(prediction, k=NEAREST))
+            return ask(self.index, question, lambda: self._predict if self.takes_notes else None)  # type: ignore[arg-type, return-value]
+        except MedsdError:
+            raise
         except Exception as error:
             log.error("the cases could not be searched: %s", type(error).__name__)
-            return (), "The earlier cases could not be searched. Check the case index with «medsd similar»."
-        return cases, "" if cases else "No earlier case is left to compare with."
+            raise DataError(_NO_SEARCH) from None
 
-    def _picture(self, case: SimilarCase) -> bytes | None:
+    def opine(self, reading: Reading, finding: str, opinion: Opinion, user: str = "") -> Reading:
+        """Keep what a person says of a finding.
+
+        Raises:
+            DataError: no feedback is kept here, or it cannot be.
+        """
+        if self.feedback is None:
+            raise DataError("no feedback is kept here; start the app with --feedback FOLDER")
+        self.feedback.add(reading.prediction, finding, opinion, reader=user)
+        return replace(reading, opinions={**reading.opinions, finding: opinion})
+
+    def picture(self, case: SimilarCase) -> bytes | None:
+        """The film of a case: from the person's own folder, else the thumbnail of the index."""
         path = self._pictures.path(case.case.study_key) if self._pictures else None
         return (case_picture(path) if path else None) or case.case.thumbnail
 
+    def _with_cases(self, reading: Reading, filters: CaseFilter) -> Reading:
+        if reading.prediction.refused:
+            return reading
+        try:
+            cases, votes = self._similar(reading.prediction, filters)
+            why_not = "" if cases else "No earlier case is left to compare with: widen the filters."
+        except MedsdError as error:
+            cases, votes, why_not = (), (), str(error)
+        except Exception as error:
+            log.error("the cases could not be searched: %s", type(error).__name__)
+            cases, votes, why_not = (), (), _NO_SEARCH
+        pictures = tuple(self.picture(case) for case in cases)
+        return replace(reading, cases=cases, pictures=pictures, no_cases=why_not, votes=votes)
+
+    def _similar(
+        self, prediction: Prediction, filters: CaseFilter
+    ) -> tuple[tuple[SimilarCase, ...], tuple[FindingVote, ...]]:
+        if self.index is None:
+            raise DataError(_NO_INDEX)
+        cases = self.index.similar(prediction, k=NEAREST, filters=filters or None)
+        # The thresholds of the vote were chosen without filters.
+        return tuple(cases), self.index.vote(prediction)
+
     def _refused(self, message: str) -> Reading:
         prediction = Prediction(self.bundle.findings, "refused", "not_read", message, model=self.bundle.label)
-        return Reading(prediction)
+        return Reading(prediction, read=_now())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @lru_cache(maxsize=256)

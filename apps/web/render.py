@@ -10,11 +10,14 @@ import base64
 import io
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+if TYPE_CHECKING:
+    from medsd.inference.prediction import Prediction
 
 GreyFilm = npt.NDArray[np.float32]
 Preset = Literal["As stored", "Contrast", "Lungs", "Mediastinum"]
@@ -126,6 +129,41 @@ def evidence_layer(evidence: GreyFilm) -> npt.NDArray[np.uint8] | None:
     # Below a fifth of the range the film stays untouched; above, the layer closes quickly, so a focus has an edge.
     layer[..., 3] = np.rint(np.clip((scaled - 0.2) / 0.5, 0, 1) * 255).astype(np.uint8)
     return layer
+
+
+def likeness_share(prediction: Prediction, embedding: GreyFilm, shape: tuple[int, ...]) -> GreyFilm:
+    """What each place of a film adds to its likeness with another study, as `evidence_layer` takes it.
+
+    Args:
+        prediction: of the film.
+        embedding: (D,) of the other study.
+        shape: (H, W) of the film as it is shown.
+
+    Raises:
+        DataError: the bundle does not say what each place adds.
+    """
+    from medsd.cases.likeness import region_shares
+    from medsd.inference.preprocess import evidence_to_image
+
+    shares = region_shares(prediction, embedding)
+    assert prediction.pixel_spec is not None
+    scale = min(1.0, EVIDENCE_SIDE / max(shape))
+    size = (max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale)))
+    return evidence_to_image(shares, size, prediction.pixel_spec)
+
+
+def film_jpeg(film: GreyFilm, window: Window, evidence: GreyFilm | None = None, opacity: float = 0.4) -> bytes:
+    """The windowed film (H, W) with evidence over it, as it stands on the page, as a JPEG of at most `PREVIEW_SIDE`."""
+    small = fit_side(film, PREVIEW_SIDE)
+    picture = Image.fromarray(apply_window(small, window)).convert("RGB")
+    layer = None if evidence is None else evidence_layer(evidence)
+    if layer is not None:
+        over = Image.fromarray(layer).resize(picture.size, Image.Resampling.BILINEAR)
+        mask = over.getchannel("A").point(lambda alpha: round(alpha * opacity))
+        picture.paste(over.convert("RGB"), (0, 0), mask)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
 
 
 def evidence_uri(evidence: GreyFilm) -> str | None:

@@ -16,6 +16,8 @@ import socket
 import tempfile
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +31,12 @@ from medsd.privacy import KeyedHasher, install_log_filter, public_hasher
 
 if TYPE_CHECKING:
     import gradio as gr
+
+    from medsd.inference.decode import Decoder
+    from medsd.inference.helper import Helper
+    from medsd.inference.predict import Predictor
+    from medsd.inference.prediction import Prediction
+    from medsd.inference.providers import PrecisionChoice
 
 LOGIN_VARIABLE = "MEDSD_APP_LOGIN"  # user:password, where a file is not at hand
 MAX_FILE_SIZE = "256mb"
@@ -55,8 +63,10 @@ def serve(
     port: int = 7860,
     images: Path | None = None,
     auth: Path | None = None,
+    feedback: Path | None = None,
     open_browser: bool = False,
     policy: GatePolicy | None = None,
+    precision: PrecisionChoice = "auto",
 ) -> None:
     """Serve the app until it is interrupted; prints the address as soon as it answers.
 
@@ -66,12 +76,14 @@ def serve(
         port: a free port; 0 takes any.
         images: a folder with pictures of the cases, for bundles that ship none.
         auth: a file with ``user:password`` on each line; else the environment variable `LOGIN_VARIABLE` is looked at.
+        feedback: a folder that keeps what readers say of the calls, with the films; None: nothing is kept.
         open_browser: open the page in the default browser.
         policy: what the gate refuses, warns about and accepts.
+        precision: of the model, as for `Predictor`.
 
     Raises:
         BundleError: there is no bundle, or it or its case index cannot be used.
-        DataError: there is no folder `images`.
+        DataError: there is no folder `images`, or `feedback` cannot be made.
         SettingsError: the port is in use, the address needs a login, or the login file is no such file.
     """
     install_log_filter()
@@ -82,7 +94,9 @@ def serve(
             f"or {LOGIN_VARIABLE}=user:password, or stay with 127.0.0.1"
         )
     port = free_port(host, port)
-    reader = open_reader(Bundle.open(bundle_folder), images=images, policy=policy)
+    reader = open_reader(
+        Bundle.open(bundle_folder), images=images, feedback=feedback, policy=policy, precision=precision
+    )
     page = launch(reader, host=host, port=port, logins=logins, open_browser=open_browser)
     print(f"medsd app: {reader.bundle.label} on {page.local_url}   (stop with Ctrl+C)", flush=True)
     with contextlib.suppress(ValueError):  # only a main thread may do this
@@ -91,25 +105,56 @@ def serve(
     page.block_thread()
 
 
-def open_reader(bundle: Bundle, *, images: Path | None = None, policy: GatePolicy | None = None) -> Reader:
-    """Everything that a page needs of a bundle: session, examples, cases and their pictures.
+def open_reader(
+    bundle: Bundle,
+    *,
+    images: Path | None = None,
+    feedback: Path | None = None,
+    policy: GatePolicy | None = None,
+    precision: PrecisionChoice = "auto",
+) -> Reader:
+    """Everything that a page needs of a bundle: session, examples, cases and their pictures, feedback.
 
     Raises:
         BundleError: the model or the case index cannot be used.
-        DataError: there is no folder `images`.
+        DataError: there is no folder `images`, or `feedback` cannot be made.
     """
     from medsd.cases.index import CaseIndex
     from medsd.cases.pictures import PictureFolder
     from medsd.inference.decode import Decoder
     from medsd.inference.predict import Predictor
+    from medsd.results.feedback import FeedbackFolder
 
     hasher = _hasher(bundle)
     # Uploads are strangers' files: a process of their own can be stopped, and may go down, without the page.
     decoder = Decoder(bundle.description.pixels, policy or GatePolicy(), hasher, keep_image=True)
-    predictor = Predictor(bundle, hasher=hasher, policy=policy, decode=decoder.helper())
+    predictor = Predictor(bundle, precision=precision, hasher=hasher, policy=policy, decode=decoder.helper())
     index = CaseIndex.open(bundle.cases_path, model_sha256=bundle.model_sha256) if bundle.cases_path.is_dir() else None
-    pictures = PictureFolder(images, hasher) if images else None
-    return Reader(bundle, predictor, index, pictures, predictor.session.provider)
+    return Reader(
+        bundle,
+        predictor,
+        index,
+        PictureFolder(images, hasher) if images else None,
+        predictor.session.provider,
+        str(getattr(predictor.session, "precision", "float32")),
+        _scorer(predictor, decoder) if bundle.description.image else None,
+        FeedbackFolder(feedback, KeyedHasher.from_environment()) if feedback else None,
+    )
+
+
+def _scorer(predictor: Predictor, decoder: Decoder) -> Callable[[Path, str], Prediction]:
+    """Reads a file of a batch into the row that `medsd score` would make of it: with this user's keys, and alone."""
+    from medsd.inference.batch import read_safely
+    from medsd.inference.predict import Study
+
+    @cache
+    def decode() -> Helper:  # a process of its own, so that a long batch does not keep single films waiting
+        return replace(decoder, hasher=KeyedHasher.from_environment(), keep_image=False).helper()
+
+    def score(path: Path, name: str) -> Prediction:
+        return read_safely(predictor, [Study(decode()(path, name))])[0]
+
+    return score
 
 
 def launch(
@@ -301,11 +346,12 @@ def main() -> None:
         port: Annotated[int, typer.Option(help="Port; 0 takes any free one.", min=0, max=65535)] = 7860,
         images: Annotated[Path | None, typer.Option(help="Folder with the films of the cases.")] = None,
         auth: Annotated[Path | None, typer.Option(help="File with user:password on each line.")] = None,
+        feedback: Annotated[Path | None, typer.Option(help="Folder that keeps what readers say of the calls.")] = None,
         open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     ) -> None:
         """Serve the web app of a bundle. Example: python -m apps.web models/nih14 --port 7860"""
         try:
-            serve(bundle, host=host, port=port, images=images, auth=auth, open_browser=open_browser)
+            serve(bundle, host=host, port=port, images=images, auth=auth, feedback=feedback, open_browser=open_browser)
         except MedsdError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2) from None

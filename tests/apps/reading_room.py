@@ -11,8 +11,10 @@ import numpy as np
 from PIL import Image
 
 from medsd.bundle import layout
+from medsd.bundle.conformal import CONFORMAL, ConformalScores, write_conformal
 from medsd.cases import index as case_index
 from medsd.cases.case import Case, age_band
+from medsd.cases.described import RELATION_WORDS, SimilarityScale, VoteRule
 from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction
 from medsd.studies.phantom import PhantomStudy, generate_study, write_dicom
@@ -24,7 +26,7 @@ KEY = "a key that only tests use"
 
 def furnish(folder: Path) -> layout.Bundle:
     """Write the bundle into `folder`: it reads notes, and knows the eight findings of the phantom."""
-    bundle = tiny_bundle(folder, findings="phantom8", fused=True)
+    bundle = tiny_bundle(folder, findings="phantom8", fused=True, regions=True)
     predictor = Predictor(bundle)
     studies = [generate_study(number, seed=SEED, size=SIDE) for number in range(CASES)]
     readings = [predictor(study.pixels, study.note) for study in studies]
@@ -39,7 +41,13 @@ def furnish(folder: Path) -> layout.Bundle:
         model_sha256=bundle.model_sha256,
         findings=bundle.findings,
         model=bundle.label,
+        scale=SimilarityScale(
+            pairs=dict.fromkeys(RELATION_WORDS.values(), 500),
+            quantiles=dict.fromkeys(RELATION_WORDS.values(), tuple(np.linspace(-1, 1, 33).tolist())),
+        ),
+        vote=VoteRule(k=5, thresholds=dict.fromkeys(bundle.findings, 0.5), rule="half of them"),
     )
+    _write_conformal(folder, bundle)
     _write_examples(folder / "examples")
     _write_card(folder)
     layout.write_description(folder, bundle.description)
@@ -69,6 +77,12 @@ def _thumbnail(study: PhantomStudy) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.uint8(study.pixels * 255)).resize((192, 192)).save(buffer, "WEBP")
     return buffer.getvalue()
+
+
+def _write_conformal(folder: Path, bundle: layout.Bundle) -> None:
+    present, absent = (tuple(np.linspace(*ends, 40).tolist()) for ends in ((0.95, 0.2), (0.05, 0.8)))
+    scores = ConformalScores(present=present, absent=absent, present_patients=40, absent_patients=40)
+    write_conformal(folder / CONFORMAL, dict.fromkeys(bundle.findings, scores))
 
 
 def _write_examples(folder: Path) -> None:

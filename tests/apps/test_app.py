@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from apps.web.case_cards import MOST_PINNED
 from apps.web.reading import Reader, Reading
 from apps.web.render import DISPLAY_SIDE
 from apps.web.server import open_reader, prepare_environment
+from medsd.bundle.layout import Bundle
 from tests.bundles import tiny_bundle
 
 prepare_environment()
 gr = pytest.importorskip("gradio")
 
-from apps.web.app import Desk, Scene, build_page, theme  # noqa: E402
+from apps.web.app import build_page, theme  # noqa: E402
+from apps.web.pins import Board  # noqa: E402
+from apps.web.read import Desk, Scene  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +129,61 @@ def test_no_handler_can_be_called_from_outside_of_the_page(reader: Reader) -> No
 
 def test_the_fonts_are_those_of_the_system() -> None:
     assert not theme()._stylesheets and not theme()._font_css and "url(http" not in theme()._get_theme_css()
+
+
+def test_other_cases_and_other_calls_stand_beside_the_same_film(desk: Desk, reading: Reading) -> None:
+    boxes = ([], [], ["PA"], [], [], [])
+    state, table, cases = desk.again(reading, None, 0, *boxes)
+    assert state.cases and {case.case.view for case in state.cases} == {"PA"} and cases != desk.again(reading, None)[2]
+    assert state.votes == reading.votes  # the vote's thresholds were chosen without filters
+    covered, table, _ = desk.again(reading, None, 90, *([[]] * 6))
+    assert covered.prediction.coverage == 0.9 and "90 %" in table
+
+
+def test_a_filter_that_leaves_no_case_says_so(desk: Desk, reading: Reading) -> None:
+    every = list(reading.prediction.findings)
+    state, _, cases = desk.again(reading, None, 0, every, [], [], [], [], [])
+    assert state.cases == () and "widen the filters" in cases
+
+
+def test_a_reading_is_saved_as_pdf_and_json_without_a_name(desk: Desk, reading: Reading) -> None:
+    look = (50, 100, False, reading.ranked[0], 40)
+    pdf, record = (desk.export(kind, reading, *look) for kind in ("PDF", "JSON"))
+    content = [base64.b64decode(re.findall(r'data-content="([^"]+)"', link)[0]) for link in (pdf, record)]
+    assert content[0].startswith(b"%PDF-") and 'download="medsd-reading.pdf"' in pdf
+    told = json.loads(content[1])
+    assert len(told["cases"]) == 8 and told["read"] == reading.read and b"short of breath" not in b"".join(content)
+
+
+def test_an_opinion_is_kept_where_a_folder_is_given(bundle: Bundle, film: bytes, tmp_path: Path) -> None:
+    desk = Desk(open_reader(bundle, feedback=tmp_path / "kept"))
+    reading = desk.reader.read(film)
+    name = reading.ranked[0]
+    event = gr.EventData(None, {"finding": name, "opinion": "absent"})
+    state, table = desk.opine(reading, None, event, gr.Request(username="anna"))
+    assert state.opinions == {name: "absent"} and 'aria-pressed="true"' in table
+    assert "anna" not in (tmp_path / "kept" / "opinions.csv").read_text()
+
+
+@pytest.mark.parametrize("said", [{}, {"finding": "x", "opinion": "absent"}, {"finding": "Mass", "opinion": "<b>"}])
+def test_what_is_no_opinion_changes_nothing(desk: Desk, reading: Reading, said: dict[str, str]) -> None:
+    assert desk.opine(reading, None, gr.EventData(None, said), gr.Request()) == (gr.skip(), gr.skip())
+
+
+def test_a_case_is_pinned_once_and_let_go(reader: Reader, reading: Reading) -> None:
+    with gr.Blocks():
+        board = Board(reader)
+    _, pins = board.pin((), reading, gr.EventData(None, {"pin": 2}))
+    assert pins[0].case == reading.cases[1]
+    assert board.pin(pins, reading, gr.EventData(None, {"pin": 2})) == (gr.skip(), gr.skip())
+    for rank in range(3, 9):
+        html, pins = board.pin(pins, reading, gr.EventData(None, {"pin": rank}))
+    assert len(pins) == MOST_PINNED == html.count("data-unpin") and pins[-1].case == reading.cases[7]
+    assert board.unpin(pins, gr.EventData(None, {"unpin": 0}))[1] == pins[1:]
+
+
+@pytest.mark.parametrize("rank", [None, 0, 9, "2", 99])
+def test_what_is_no_card_is_not_pinned(reader: Reader, reading: Reading, rank: object) -> None:
+    with gr.Blocks():
+        board = Board(reader)
+    assert board.pin((), reading, gr.EventData(None, {"pin": rank})) == (gr.skip(), gr.skip())

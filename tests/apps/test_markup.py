@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from apps.web import markup
-from apps.web.reading import Reader, Reading
+from apps.web import case_cards, markup
+from apps.web.reading import Reader, Reading, Wish
 from apps.web.render import Window
 from medsd.bundle.layout import Bundle
 from medsd.inference.prediction import Prediction
@@ -60,7 +60,7 @@ def test_the_film_carries_the_evidence_of_the_chosen_finding(reading: Reading) -
 def test_a_refused_film_shows_the_notice_instead_of_findings(bundle: Bundle) -> None:
     refused = Reading(Prediction(bundle.findings, "refused", "modality", "the modality is CT."))
     assert "Not read" in markup.notice(refused) and "The modality is CT." in markup.notice(refused)
-    assert markup.findings(refused, _points(bundle), None) == "" and markup.cases(refused) == ""
+    assert markup.findings(refused, _points(bundle), None) == "" and case_cards.cases(refused) == ""
 
 
 def test_of_a_film_unlike_the_training_films_findings_and_cases_are_withheld_and_the_film_is_shown(
@@ -78,7 +78,7 @@ def test_of_a_film_unlike_the_training_films_findings_and_cases_are_withheld_and
     assert 'class="film"' in markup.film(withheld, Window(), "Mass") and "Evidence" not in markup.film(
         withheld, Window(), "Mass"
     )
-    assert markup.findings(withheld, _points(bundle), None) == "" and markup.cases(withheld) == ""
+    assert markup.findings(withheld, _points(bundle), None) == "" and case_cards.cases(withheld) == ""
 
 
 def test_a_warning_stands_above_the_findings(bundle: Bundle, reading: Reading) -> None:
@@ -88,10 +88,10 @@ def test_a_warning_stands_above_the_findings(bundle: Bundle, reading: Reading) -
 
 
 def test_a_case_says_its_relation_and_the_findings_that_differ(bundle: Bundle, reading: Reading) -> None:
-    cards = re.split(r"(?=<li class=\"case\")", markup.cases(reading).split("</ol>")[0])[1:]
+    cards = re.split(r"(?=<li class=\"case\")", case_cards.cases(reading).split("</ol>")[0])[1:]
     assert len(cards) == len(reading.cases) == 8
     for card, case in zip(cards, reading.cases, strict=True):
-        assert f'data-relation="{case.relation}"' in card and markup.RELATION_TITLES[case.relation][0] in card
+        assert f'data-relation="{case.relation}"' in card and case_cards.RELATION_TITLES[case.relation][0] in card
         assert f"similarity {case.similarity:.2f}" in card
         for words, names in (
             ("In both", case.shared),
@@ -104,7 +104,7 @@ def test_a_case_says_its_relation_and_the_findings_that_differ(bundle: Bundle, r
 
 def test_a_case_without_a_picture_has_a_quiet_placeholder(reading: Reading) -> None:
     bare = replace(reading, pictures=(None,) * len(reading.cases))
-    assert markup.cases(bare).count("No picture of this case") == 2 * len(reading.cases)  # card and side by side
+    assert case_cards.cases(bare).count("No picture of this case") == 2 * len(reading.cases)  # card and side by side
 
 
 def test_text_from_files_never_becomes_markup(bundle: Bundle, reading: Reading) -> None:
@@ -116,7 +116,7 @@ def test_text_from_files_never_becomes_markup(bundle: Bundle, reading: Reading) 
         cases=(replace(case, case=about),),
         pictures=(b"<script>alert(1)</script>",),
     )
-    page = markup.cases(hostile) + markup.notice(hostile) + markup.header(bundle, HOSTILE)
+    page = case_cards.cases(hostile) + markup.notice(hostile) + markup.header(bundle, HOSTILE)
     assert "<img src=x" not in page and "<script>" not in page and page.count("&lt;img src=x") >= 5
 
 
@@ -127,7 +127,7 @@ def test_a_synthetic_bundle_says_so(bundle: Bundle) -> None:
 
 def test_a_reading_without_cases_says_why(reader: Reader, bundle: Bundle, film: bytes) -> None:
     alone = Reader(bundle, reader._predict).read(film)
-    assert "ships without earlier cases" in markup.cases(alone)
+    assert "ships without earlier cases" in case_cards.cases(alone)
 
 
 def test_no_identity_of_the_film_is_on_the_page(bundle: Bundle, reader: Reader, build_dx, chest) -> None:  # type: ignore[no-untyped-def]
@@ -136,6 +136,38 @@ def test_no_identity_of_the_film_is_on_the_page(bundle: Bundle, reader: Reader, 
         build_dx(stored, 12, PatientName="Canary^Carla", PatientID="CANARY-77", AccessionNumber="CANARY-A")
     )
     page = "".join(
-        (markup.film(read, Window(), None), markup.findings(read, {}, None), markup.cases(read), markup.notice(read))
+        (
+            markup.film(read, Window(), None),
+            markup.findings(read, {}, None),
+            case_cards.cases(read),
+            markup.notice(read),
+        )
     )
     assert read.prediction.values is not None and "canary" not in page.lower()
+
+
+def test_what_the_nearest_cases_say_stands_beside_and_disagreement_is_flagged(bundle: Bundle, reading: Reading) -> None:
+    table = markup.findings(reading, _points(bundle), None)
+    against = [vote for vote in reading.votes if vote.disagrees]
+    assert against and table.count('class="flag"') == len(against) and "Model and nearest cases disagree" in table
+    assert 'data-sort="cases"' in table
+    alone = markup.findings(replace(reading, votes=()), _points(bundle), None)
+    assert "disagree" not in alone and 'data-sort="cases"' not in alone
+
+
+def test_under_a_coverage_a_call_says_why_it_is_undecided(bundle: Bundle, reader: Reader, reading: Reading) -> None:
+    covered = reader.again(reading, Wish(coverage=0.95))
+    table = markup.findings(covered, _points(bundle), None)
+    assert "Calls cover 95 % of patients." in table and "called present from here" not in table
+    undecided = [name for name in bundle.findings if covered.prediction.calls[name] == "undecided"]
+    assert undecided and table.count("both present and absent conform") == len(undecided)
+
+
+def test_feedback_is_asked_for_only_where_it_is_kept(bundle: Bundle, reading: Reading) -> None:
+    assert "data-opinion" not in markup.findings(reading, _points(bundle), None)
+    name = reading.ranked[0]
+    call = reading.prediction.calls[name]
+    said = replace(reading, opinions={name: call})
+    table = markup.findings(said, _points(bundle), None, feedback=True)
+    assert table.count("data-opinion") == 2 * len(bundle.findings)
+    assert table.count('class="opinion"') and table.count('aria-pressed="true"') == 1

@@ -63,7 +63,8 @@ def test_a_broken_index_leaves_the_findings_standing(reader: Reader, bundle: Bun
         def similar(self, *_: object, **__: object) -> None:
             raise OSError("gone")
 
-    read = Reader(bundle, reader._predict, Broken()).read(film)
+    broken = Reader(bundle, reader._predict, Broken())  # type: ignore[arg-type]
+    read = broken.read(film)
     assert read.ranked and read.cases == () and "could not be searched" in read.no_cases
 
 
@@ -83,7 +84,7 @@ def test_pictures_come_from_the_folder_that_the_person_gives(
     study = generate_study(0, seed=SEED, size=128)
     write_png(study, tmp_path / f"{study.study}.png")
     folder = PictureFolder(tmp_path, NamesAsKeys(b"sixteen bytes or more"))
-    read = Reader(bundle, reader._predict, reader._index, folder).read(film)
+    read = Reader(bundle, reader._predict, reader.index, folder).read(film)
     keys = [case.case.study_key for case in read.cases]
     for key, picture, case in zip(keys, read.pictures, read.cases, strict=True):
         assert (picture != case.case.thumbnail) == (key == study.study)

@@ -1,0 +1,221 @@
+"""The tab «Batch»: many files at once, each a row, with progress, and the table to download.
+
+The rows are those of `medsd score`. Files are moved out of the upload folder under numbers as soon as they arrive, and
+are gone when the run ends, is stopped, or its visitor leaves; the table is handed over within the answer.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from apps.web import scripts
+from apps.web.export import link
+from apps.web.markup import percent
+from apps.web.reading import Reader
+from medsd.errors import DataError, MedsdError
+from medsd.findings import FindingSet
+from medsd.inference.inputs import name_inputs
+from medsd.inference.prediction import Prediction
+from medsd.results import table
+
+MOST_FILES = 500
+MOST_BYTES = 4_000_000_000
+_SHOWN = 200  # rows on the page; the table to download has all
+_EVERY_S = 0.5  # between two pictures of the progress
+
+
+class Film(NamedTuple):
+    """One input of a batch.
+
+    Attributes:
+        source: what is read: a file, or ``archive.zip!member``.
+        number: how the page calls it.
+        name: how its owner calls it.
+    """
+
+    source: Path
+    number: str
+    name: str
+
+
+class BatchDesk:
+    """What the tab does.
+
+    Args:
+        reader: scores one file after another; shared by all sessions.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def run(self, paths: list[str] | None, names: bool) -> Iterator[tuple[Any, Any, Any]]:
+        """Score what was dropped.
+
+        Args:
+            paths: Gradio's copies, which are moved away at once.
+            names: whether the table to download names the files; a name may be a patient's.
+
+        Yields:
+            progress and rows as HTML, the download, and what becomes of the drop zone.
+        """
+        if not paths or self.reader.score is None:
+            return
+        with tempfile.TemporaryDirectory(prefix="medsd-batch-", ignore_cleanup_errors=True) as folder:
+            given = _move(paths, Path(folder))
+            yield _progress(0, len(given), Counter()), "", gr.update(value=None)
+            try:
+                films = _films(given)
+            except MedsdError as error:
+                yield _refusal(str(error)), "", gr.skip()
+                return
+            yield from self._score(films, names)
+
+    def _score(self, films: Sequence[Film], names: bool) -> Iterator[tuple[Any, Any, Any]]:
+        findings, rows, seen = self.reader.bundle.findings, [], []
+        counts: Counter[str] = Counter()
+        drawn = 0.0
+        for done, film in enumerate(films, 1):
+            assert self.reader.score is not None
+            prediction = self.reader.score(film.source, film.number)
+            counts[prediction.status] += 1
+            rows.append(table.row(film.name if names else film.number, prediction))
+            seen.append(_row(film.number, prediction))
+            if time.monotonic() - drawn > _EVERY_S or done == len(films):
+                drawn = time.monotonic()
+                yield _progress(done, len(films), counts) + _table(seen), gr.skip(), gr.skip()
+        saved = link(_csv(rows, findings), "CSV", "medsd-batch.csv", wait=True)
+        yield _progress(len(films), len(films), counts) + _table(seen), saved, gr.skip()
+
+
+def _move(paths: Sequence[str], folder: Path) -> list[Film]:
+    """The uploads under numbers, in a folder that nobody else is served from."""
+    films = []
+    for number, path in enumerate(map(Path, paths), 1):
+        target = folder / f"{number:05d}{path.suffix.lower() if path.suffix.lower() == '.zip' else ''}"
+        shutil.move(path, target)
+        films.append(Film(target, f"Film {number}", path.name))
+    return films
+
+
+def _films(given: Sequence[Film]) -> list[Film]:
+    """The inputs of a batch, archives taken apart.
+
+    Raises:
+        DataError: an archive that cannot be listed, or more than a page should score.
+    """
+    size = sum(film.source.stat().st_size for film in given)
+    if size > MOST_BYTES:
+        raise _too_much(f"{size / 1e9:.1f} GB", f"{MOST_BYTES / 1e9:.0f} GB")
+    films: list[Film] = []
+    for film in given:
+        if film.source.suffix != ".zip":
+            films.append(film)
+            continue
+        for place, source in enumerate(name_inputs([film.source]).names, 1):
+            member = source.partition("!")[2]
+            films.append(Film(Path(source), f"{film.number}.{place}", f"{film.name}!{member}" if member else film.name))
+    if len(films) > MOST_FILES:
+        raise _too_much(f"{len(films):,} files", f"{MOST_FILES}")
+    return films
+
+
+def _too_much(given: str, most: str) -> DataError:
+    return DataError(f"{given} are too much for this page, which takes {most} at a time; use «medsd score» for more")
+
+
+def _csv(rows: Sequence[table.Row], findings: FindingSet) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, table.columns(findings), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8")
+
+
+def _refusal(sentence: str) -> str:
+    return f'<div class="notice refused" role="alert"><strong>Not read.</strong> <span>{escape(sentence)}</span></div>'
+
+
+def _progress(done: int, total: int, counts: Counter[str]) -> str:
+    said = ", ".join(f"{counts[status]} {status}" for status in ("scored", "warned", "refused") if counts[status])
+    words = f"{done} of {total}" + (f": {said}" if said else "")
+    return (
+        f'<div class="progress"><progress max="{max(total, 1)}" value="{done}" aria-label="Films read"></progress>'
+        f'<span role="status">{words}</span></div>'
+    )
+
+
+def _row(number: str, prediction: Prediction) -> str:
+    if prediction.refused:
+        found = f'<span class="why">{escape(prediction.message)}</span>'
+    else:
+        said = sorted(((prediction.probabilities[name], name) for name in prediction.present), reverse=True)
+        title = prediction.findings.title
+        found = " ".join(f'<span class="chip">{escape(title(name))} {percent(value)}</span>' for value, name in said)
+        found = found or '<span class="quiet">no finding</span>'
+    return (
+        f'<tr class="{prediction.status}"><th scope="row">{escape(number)}</th><td>{prediction.status}</td>'
+        f"<td>{found}</td></tr>"
+    )
+
+
+def _table(rows: Sequence[str]) -> str:
+    more = f'<p class="quiet">The last {_SHOWN} of {len(rows)}; the table has all.</p>' if len(rows) > _SHOWN else ""
+    return (
+        '<table class="batch"><caption>Films</caption><thead><tr><th scope="col">Film</th><th scope="col">Status</th>'
+        f'<th scope="col">Called present, or why not read</th></tr></thead><tbody>{"".join(rows[-_SHOWN:])}</tbody>'
+        f"</table>{more}"
+    )
+
+
+class BatchTab:
+    """The components of the tab, and their wiring.
+
+    Args:
+        reader: scores.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        desk = BatchDesk(reader)
+        self.files = gr.File(
+            label=f"Films: DICOM, PNG, JPEG or ZIP, up to {MOST_FILES} at a time",
+            file_count="multiple",
+            elem_id="batch-files",
+            height=90,
+            buttons=[],
+        )
+        with gr.Row(elem_id="batch-tools"):
+            names = gr.Checkbox(
+                False,
+                label="Names of the files in the table",
+                info="Off: films are numbered in the order of the drop. A file's name may be a patient's.",
+                elem_id="batch-names",
+            )
+            stop = gr.Button("Stop", size="sm", elem_id="batch-stop", scale=0, min_width=100)
+        saved = gr.HTML("", elem_id="batch-saved", js_on_load=scripts.SAVE, apply_default_css=False)
+        rows = gr.HTML(
+            '<p class="quiet">The rows appear here as the films are read.</p>',
+            elem_id="batch-rows",
+            js_on_load=None,
+            apply_default_css=False,
+        )
+        running = self.files.upload(
+            desk.run,
+            [self.files, names],
+            [rows, saved, self.files],
+            show_progress="hidden",
+            concurrency_limit=1,  # a batch is long: others' films are read beside it
+            concurrency_id="batch",
+            api_visibility="private",
+        )
+        stop.click(None, None, None, cancels=[running])

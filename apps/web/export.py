@@ -1,0 +1,60 @@
+"""A reading as a file to keep: JSON or PDF, handed to the browser within the answer and stored nowhere."""
+
+from __future__ import annotations
+
+import base64
+import json
+from html import escape
+from typing import Literal
+
+from apps.web.markup import percent
+from apps.web.reading import Reading
+from apps.web.render import PREVIEW_SIDE, Window, film_jpeg, fit_side
+from medsd.bundle.layout import Bundle
+from medsd.results.pdf import Figure, reading_pdf
+from medsd.results.record import reading_record
+
+Kind = Literal["PDF", "JSON"]
+_TYPES: dict[str, str] = {"PDF": "application/pdf", "JSON": "application/json", "CSV": "text/csv"}
+
+
+def link(content: bytes, kind: str, name: str, *, wait: bool = False) -> str:
+    """A download, as HTML for a component that runs `apps.web.scripts.SAVE`; it starts at once, unless `wait`."""
+    data = base64.b64encode(content).decode("ascii")
+    later = ' data-wait=""' if wait else ""
+    return (
+        f'<a class="save" download="{escape(name)}" type="{_TYPES[kind]}" data-content="{data}"{later}>'
+        f"Save {escape(name)}</a>"
+    )
+
+
+def export(
+    reading: Reading, bundle: Bundle, kind: Kind, window: Window, shown: str | None, opacity: float
+) -> tuple[bytes, str]:
+    """The content of the file and its name, which tells nothing of the study.
+
+    Args:
+        reading: what is on the page.
+        bundle: that read it.
+        kind: of the file.
+        window, shown, opacity: how the film stands on the page, and the finding whose evidence lies over it.
+    """
+    name = f"medsd-reading.{kind.lower()}"
+    about = (reading.prediction, bundle, reading.cases, reading.votes)
+    if kind == "JSON":
+        record = reading_record(*about, when=reading.read)
+        return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False).encode(), name
+    figures = _figures(reading, window, shown, opacity)
+    return reading_pdf(*about, figures=figures, pictures=reading.pictures, when=reading.read), name
+
+
+def _figures(reading: Reading, window: Window, shown: str | None, opacity: float) -> list[Figure]:
+    film, prediction = reading.display, reading.prediction
+    if film is None:
+        return []
+    figures = [Figure(film_jpeg(film, window), "The film")]
+    if shown is not None and prediction.evidence_maps is not None:
+        title = f"{prediction.findings.title(shown)} {percent(prediction.probabilities[shown])}"
+        evidence = fit_side(prediction.evidence(shown), PREVIEW_SIDE)
+        figures.append(Figure(film_jpeg(film, window, evidence, opacity), f"Evidence for {title}"))
+    return figures

@@ -1,0 +1,68 @@
+"""Pinned cases: they stay beside each other under every tab while other films are read; per session, in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from apps.web import case_cards, scripts
+from apps.web.case_cards import MOST_PINNED, Pinned
+from apps.web.reading import Reader
+
+Pins = tuple[Pinned, ...]
+
+
+class Board:
+    """The pinned cases of one visitor. Make it first, `show` it where it should stand.
+
+    Args:
+        reader: gives the vocabulary.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._findings = reader.bundle.findings
+        self.pins = gr.State((), time_to_live=3600)
+        self.html = gr.HTML("", elem_id="pinned", js_on_load=scripts.PINNED, apply_default_css=False, render=False)
+
+    def show(self) -> None:
+        """Put the board on the page."""
+        self.html.render()
+        self.html.select(self.unpin, [self.pins], [self.html, self.pins], **_QUICK)
+
+    def pin_from(self, gallery: Any, shown: Any) -> None:
+        """Let the pins of a gallery's cards work.
+
+        Args:
+            gallery: the component with the cards.
+            shown: the state with what it shows: something with `cases` and `pictures`.
+        """
+        gallery.select(self.pin, [self.pins, shown], [self.html, self.pins], **_QUICK)
+
+    def pin(self, pins: Pins, shown: Any, event: gr.EventData) -> tuple[Any, Any]:
+        """Keep the case of a card; the oldest goes where there are too many."""
+        rank = event._data.get("pin")
+        if shown is None or not isinstance(rank, int) or not 1 <= rank <= len(shown.cases):
+            return gr.skip(), gr.skip()
+        pin = Pinned(shown.cases[rank - 1], shown.pictures[rank - 1])
+        if any(kept.case.case.study_key == pin.case.case.study_key for kept in pins):
+            return gr.skip(), gr.skip()
+        return self._drawn((*pins, pin)[-MOST_PINNED:])
+
+    def unpin(self, pins: Pins, event: gr.EventData) -> tuple[Any, Any]:
+        """Let a case go."""
+        place = event._data.get("unpin")
+        if not isinstance(place, int) or not 0 <= place < len(pins):
+            return gr.skip(), gr.skip()
+        return self._drawn(pins[:place] + pins[place + 1 :])
+
+    def _drawn(self, pins: Pins) -> tuple[str, Pins]:
+        return case_cards.pinned(pins, self._findings), pins
+
+
+_QUICK: dict[str, Any] = {
+    "show_progress": "hidden",
+    "concurrency_limit": 4,
+    "concurrency_id": "look",
+    "api_visibility": "private",
+}

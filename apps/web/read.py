@@ -1,0 +1,342 @@
+"""The tab «Read»: a film and its note in, findings, evidence and cases out. `ReadTab` puts the components together.
+
+`Desk` holds the handlers. They are plain methods that take and return values, so tests call them without a browser;
+whatever belongs to one person is in `gr.State`, never in the desk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from apps.web import case_cards, markup, scripts
+from apps.web.export import Kind, export, link
+from apps.web.filters import FilterBoxes, to_filter
+from apps.web.pins import Board
+from apps.web.reading import MAX_NOTE, Reader, Reading, Wish
+from apps.web.render import PRESETS, Preset, Window, preset_window
+from medsd.errors import MedsdError
+from medsd.inference.coverage import offered
+
+Update = Any  # a value, or gr.update(...) / gr.skip()
+
+
+class Scene(NamedTuple):
+    """New values of the components of the reading tab, by their names in `ReadTab`; what is left out stays as it is."""
+
+    film: Update
+    notice: Update
+    findings: Update
+    cases: Update
+    note: Update = gr.skip()
+    upload: Update = gr.skip()
+    reading: Update = gr.skip()
+    content: Update = gr.skip()
+    shown: Update = gr.skip()
+    preset: Update = gr.skip()
+    level: Update = gr.skip()
+    width: Update = gr.skip()
+    inverted: Update = gr.skip()
+    zoom: Update = gr.skip()
+    controls: Update = gr.skip()
+    narrow: Update = gr.skip()
+    keep: Update = gr.skip()
+    saved: Update = gr.skip()
+
+
+class Desk:
+    """What the page does.
+
+    Args:
+        reader: reads studies; shared by all sessions.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self._points = dict(reader.bundle.description.operating_points)
+
+    def read_upload(self, path: str | None, note: str | None, *wish: Any) -> Iterator[Scene]:
+        """Read a dropped file. Its copy on the server is deleted as soon as its bytes are in memory."""
+        if path is None:
+            return
+        uploaded = Path(path)
+        try:
+            content = uploaded.read_bytes()
+        except OSError:
+            gr.Warning("The upload did not arrive whole. Drop the file again.")
+            return
+        finally:
+            uploaded.unlink(missing_ok=True)
+        yield from self._read(content, note, _wish(wish))
+
+    def read_example(self, position: int, *wish: Any) -> Iterator[Scene]:
+        """Read a film that ships with the bundle, with its note."""
+        example = self.reader.examples[position]
+        note = example.note if self.reader.takes_notes else ""
+        yield from self._read(example.path.read_bytes(), note, _wish(wish))
+
+    def read_again(self, content: bytes | None, note: str | None, *wish: Any) -> Iterator[Scene]:
+        """Read the film at hand once more, or the note alone where there is none."""
+        if content is None and not (note or "").strip():
+            gr.Warning("There is nothing to read yet: drop a film, or write a note.")
+            return
+        yield from self._read(content, note, _wish(wish))
+
+    def _read(self, content: bytes | None, note: str | None, wish: Wish) -> Iterator[Scene]:
+        """A busy page first, then the reading."""
+        busy = (markup.busy_film(), "", markup.busy_findings(), case_cards.busy_cases())
+        # The drop zone is emptied at once: the name of a file may be a patient's.
+        yield Scene(*busy, note=note, upload=None, saved="")
+        reading = self.reader.read(content, note or "", wish)  # a hidden textbox says None
+        shown = reading.ranked[0] if reading.ranked and reading.prediction.evidence_maps is not None else None
+        yield Scene(
+            markup.film(reading, Window(), shown),
+            markup.notice(reading),
+            self._findings(reading, shown),
+            case_cards.cases(reading),
+            reading=reading,
+            content=content if self.reader.takes_notes else None,  # only a note is a reason to read a film twice
+            shown=shown,
+            preset=PRESETS[0],
+            level=50,
+            width=100,
+            inverted=False,
+            zoom=1,
+            controls=gr.update(visible=reading.display is not None),
+            narrow=gr.update(visible=not reading.prediction.refused and self.reader.index is not None),
+            keep=gr.update(visible=True),
+        )
+
+    def again(self, reading: Reading | None, shown: str | None, *wish: Any) -> tuple[Update, Update, Update]:
+        """State, table and cases of the same study with other calls, or with other cases beside it."""
+        if reading is None or reading.prediction.refused:
+            return gr.skip(), gr.skip(), gr.skip()
+        reading = self.reader.again(reading, _wish(wish))
+        return reading, self._findings(reading, shown), case_cards.cases(reading)
+
+    def opine(
+        self, reading: Reading | None, shown: str | None, event: gr.EventData, request: gr.Request
+    ) -> tuple[Update, Update]:
+        """State and table after a person agreed or disagreed with a call; said again, it stays as it is."""
+        finding, opinion = event._data.get("finding"), event._data.get("opinion")
+        if reading is None or finding not in reading.ranked or opinion not in ("present", "absent"):
+            return gr.skip(), gr.skip()
+        try:
+            reading = self.reader.opine(reading, finding, opinion, getattr(request, "username", None) or "")
+        except MedsdError as error:
+            gr.Warning(str(error))
+            return gr.skip(), gr.skip()
+        return reading, self._findings(reading, shown)
+
+    def export(
+        self,
+        kind: Kind,
+        reading: Reading | None,
+        level: float,
+        width: float,
+        inverted: bool,
+        shown: str | None,
+        opacity: float,
+    ) -> Update:
+        """The reading as a download."""
+        if reading is None:
+            gr.Warning("There is nothing to save yet: read a film first.")
+            return gr.skip()
+        window = Window(level / 100, width / 100, inverted)
+        content, name = export(reading, self.reader.bundle, kind, window, shown, opacity / 100)
+        return link(content, kind, name)
+
+    def _findings(self, reading: Reading | None, shown: str | None) -> str:
+        return markup.findings(reading, self._points, shown, feedback=self.reader.feedback is not None)
+
+    def window(
+        self, reading: Reading | None, level: float, width: float, inverted: bool, zoom: float, shown: str | None
+    ) -> str:
+        """The film under a window. Level and width are in percent of the grey scale."""
+        return markup.film(reading, Window(level / 100, width / 100, inverted), shown, zoom)
+
+    def slide(self, reading: Reading | None, *look: Any) -> tuple[str, None]:
+        """The film after level or width moved, and no preset any more. `look` is as in `window`."""
+        return self.window(reading, *look), None
+
+    def zoom(self, reading: Reading | None, *look: Any) -> Update:
+        """The film in the detail of its zoom, where it has more than the page shows. `look` is as in `window`."""
+        return self.window(reading, *look) if reading is not None and reading.has_detail else gr.skip()
+
+    def preset(
+        self, reading: Reading | None, preset: Preset, inverted: bool, zoom: float, shown: str | None
+    ) -> tuple[str, Update, Update]:
+        """The film under a preset window, and where the sliders stand then."""
+        if reading is None or reading.display is None:
+            return markup.film(reading, Window(), shown), gr.skip(), gr.skip()
+        window = preset_window(preset, reading.display, inverted=inverted)
+        return markup.film(reading, window, shown, zoom), round(window.level * 100, 1), round(window.width * 100, 1)
+
+    def choose(
+        self, reading: Reading | None, level: float, width: float, inverted: bool, zoom: float, event: gr.EventData
+    ) -> tuple[str, str, Update]:
+        """Film and table after another finding was chosen by its row."""
+        name = str(event._data.get("finding", ""))
+        if reading is None or name not in reading.ranked:
+            return gr.skip(), gr.skip(), gr.skip()
+        film = self.window(reading, level, width, inverted, zoom, name)
+        return film, self._findings(reading, name), name
+
+
+def _wish(values: Sequence[Any]) -> Wish:
+    """What the boxes say: coverage in percent, 0 for operating points, then those of `FilterBoxes`; usual without."""
+    if not values:
+        return Wish()
+    return Wish(float(values[0]) / 100 if values[0] else None, to_filter(values[1:]))
+
+
+class ReadTab:
+    """The components of the tab, and their wiring.
+
+    Args:
+        reader: reads studies; shared by all sessions.
+        board: where cases are pinned.
+    """
+
+    def __init__(self, reader: Reader, board: Board) -> None:
+        self.desk = Desk(reader)
+        self.reading = gr.State(None, time_to_live=3600)
+        self.content = gr.State(None, time_to_live=3600)
+        self.shown = gr.State(None, time_to_live=3600)  # the finding whose evidence lies over the film
+        with gr.Row(elem_id="desk", equal_height=False):  # style.css makes it a grid: the film left, the rest right
+            with gr.Column(elem_id="viewer", min_width=0):
+                self._viewer()
+            with gr.Column(elem_id="intake", min_width=0):
+                self._intake()
+            with gr.Column(elem_id="results", min_width=0):
+                self._results()
+        self.narrow = gr.Accordion("Filter the cases", open=False, elem_id="narrow", visible=False)
+        with self.narrow, gr.Row(elem_classes="boxes"):
+            self.filters = FilterBoxes(reader, findings=True, key="narrow")
+        self.cases = gr.HTML(case_cards.cases(None), elem_id="cases", js_on_load=scripts.CASES, apply_default_css=False)
+        board.pin_from(self.cases, self.reading)
+        self._wire()
+        self._wire_viewer()
+        self._wire_results()
+
+    def _viewer(self) -> None:
+        self.film = gr.HTML(markup.film(None, Window(), None), elem_id="film", js_on_load=scripts.FILM)
+        with gr.Column(elem_id="controls", visible=False) as self.controls:
+            with gr.Row(elem_classes="tools"):
+                self.preset = gr.Radio(list(PRESETS), value=PRESETS[0], label="Window", elem_id="preset")
+                self.inverted = gr.Checkbox(False, label="Invert", elem_id="invert", container=False, scale=0)
+            bounds: dict[str, Any] = {"buttons": [], "min_width": 100}
+            with gr.Row(elem_classes="tools"):
+                self.level = gr.Slider(0, 100, 50, step=0.5, label="Level %", elem_id="level", **bounds)
+                self.width = gr.Slider(1, 150, 100, step=0.5, label="Width %", elem_id="width", **bounds)
+                self.zoom = gr.Slider(1, 4, 1, step=0.1, label="Zoom ×", **bounds)
+                self.opacity = gr.Slider(0, 100, 40, step=5, label="Evidence %", **bounds)
+
+    def _intake(self) -> None:
+        reader = self.desk.reader
+        # Any file name is taken, because DICOM files often have no ending: the content decides what is read.
+        self.upload = gr.File(label="Film: DICOM, PNG or JPEG", elem_id="upload", height=76, buttons=[])
+        with gr.Column(elem_id="note-box", visible=reader.takes_notes):
+            self.note = gr.Textbox(
+                label="Clinical note (optional)",
+                placeholder="Without names, please: it is read by the model and kept nowhere.",
+                lines=2,
+                max_lines=6,
+                max_length=MAX_NOTE,
+                elem_id="note",
+            )
+            self.again = gr.Button("Read with this note", size="sm", elem_id="again")
+        self.examples = []
+        if reader.examples:
+            with gr.Row(elem_id="examples"):
+                gr.HTML('<span class="label">Examples</span>', elem_id="examples-label", js_on_load=None, scale=0)
+                self.examples = [gr.Button(example.title, size="sm", min_width=80) for example in reader.examples]
+
+    def _results(self) -> None:
+        self.notice = gr.HTML("", elem_id="notice", js_on_load=None)
+        self.findings = gr.HTML(
+            markup.findings(None, {}, None), elem_id="findings", js_on_load=scripts.FINDINGS, apply_default_css=False
+        )
+        coverages = offered(self.desk.reader.bundle)
+        with gr.Row(elem_id="keep", visible=False) as self.keep:
+            # The values are whole percents: a share would come back as text where it is a radio's value.
+            self.coverage = gr.Radio(
+                [
+                    ("Operating points", 0),
+                    *((f"{share * 100:g} % coverage", round(share * 100)) for share in coverages),
+                ],
+                value=0,
+                label="Calls by",
+                elem_id="coverage",
+                visible=bool(coverages),
+                min_width=240,
+            )
+            self.save_pdf = gr.Button("Save PDF", size="sm", elem_id="save-pdf", min_width=90, scale=0)
+            self.save_json = gr.Button("Save JSON", size="sm", elem_id="save-json", min_width=90, scale=0)
+        self.saved = gr.HTML("", elem_id="saved", js_on_load=scripts.SAVE, apply_default_css=False)
+
+    @property
+    def _wishes(self) -> list[Any]:
+        return [self.coverage, *self.filters.inputs]
+
+    def _wire(self) -> None:
+        reading: dict[str, Any] = {
+            "outputs": [getattr(self, name) for name in Scene._fields],
+            "show_progress": "hidden",
+            "concurrency_limit": 2,
+            "concurrency_id": "read",
+            "api_visibility": "private",
+        }
+        desk, wishes = self.desk, self._wishes
+        self.upload.upload(desk.read_upload, [self.upload, self.note, *wishes], **reading)
+        self.again.click(desk.read_again, [self.content, self.note, *wishes], **reading)
+        for position, button in enumerate(self.examples):
+            button.click(partial(desk.read_example, position), wishes, **reading)
+
+    def _wire_viewer(self) -> None:
+        desk, look = self.desk, [self.reading, self.level, self.width, self.inverted, self.zoom, self.shown]
+        for slider in (self.level, self.width):
+            slider.input(desk.slide, look, [self.film, self.preset], **_QUICK)
+        self.inverted.input(desk.window, look, self.film, **_QUICK)
+        self.preset.input(
+            desk.preset,
+            [self.reading, self.preset, self.inverted, self.zoom, self.shown],
+            [self.film, self.level, self.width],
+            **_QUICK,
+        )
+        self.findings.select(desk.choose, look[:-1], [self.film, self.findings, self.shown], **_QUICK)
+        self.opacity.change(None, self.opacity, None, js=scripts.SET_OPACITY)
+        self.zoom.change(None, self.zoom, None, js=scripts.SET_ZOOM)
+        self.zoom.change(desk.zoom, look, self.film, **_QUICK)
+
+    def _wire_results(self) -> None:
+        desk = self.desk
+        for box in self._wishes:
+            box.input(
+                desk.again,
+                [self.reading, self.shown, *self._wishes],
+                [self.reading, self.findings, self.cases],
+                **_QUICK,
+            )
+        self.findings.like(desk.opine, [self.reading, self.shown], [self.reading, self.findings], **_QUICK)
+        kinds: tuple[tuple[Any, Kind], ...] = ((self.save_pdf, "PDF"), (self.save_json, "JSON"))
+        for button, kind in kinds:
+            button.click(
+                partial(desk.export, kind),
+                [self.reading, self.level, self.width, self.inverted, self.shown, self.opacity],
+                self.saved,
+                **_QUICK,
+            )
+
+
+_QUICK: dict[str, Any] = {
+    "show_progress": "hidden",
+    "concurrency_limit": 4,
+    "concurrency_id": "look",
+    "trigger_mode": "always_last",
+    "api_visibility": "private",
+}

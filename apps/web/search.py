@@ -1,0 +1,111 @@
+"""The tab «Findings search»: cases by the findings that they have and lack, or by a sentence."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from apps.web import case_cards, scripts
+from apps.web.case_cards import Gallery
+from apps.web.filters import FilterBoxes, finding_boxes, to_filter
+from apps.web.pins import Board
+from apps.web.reading import MAX_NOTE, Reader
+from medsd.cases.ask import Question
+from medsd.cases.case import SimilarCase
+from medsd.cases.query import FindingQuery
+from medsd.errors import MedsdError
+
+FOUND = 12
+_TITLE = "Cases"
+_EMPTY = "Say what the cases should have, or write a sentence: «effusion without cardiomegaly»."
+
+
+class Found(NamedTuple):
+    """What a search came to; belongs to one browser tab."""
+
+    cases: tuple[SimilarCase, ...] = ()
+    pictures: tuple[bytes | None, ...] = ()
+
+
+class SearchDesk:
+    """What the tab does.
+
+    Args:
+        reader: searches; shared by all sessions.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def find(
+        self, present: list[str] | None, absent: list[str] | None, words: str | None, *filters: list[str] | None
+    ) -> tuple[str, Found]:
+        """The cases that fit, as HTML and for pinning; what cannot be asked is said in a sentence in their place."""
+        words = (words or "").strip()
+        if not (present or absent or words):
+            return case_cards.no_cases(_EMPTY, _TITLE), Found()
+        if len(words) > MAX_NOTE:
+            sentence = f"The sentence has {len(words):,} characters; at most {MAX_NOTE:,} are read. Shorten it."
+            return case_cards.no_cases(sentence, _TITLE), Found()
+        query = FindingQuery(tuple(present or ()), tuple(absent or ()))
+        try:
+            answer = self.reader.find(Question(query, words, to_filter(filters), FOUND))
+        except MedsdError as error:
+            return case_cards.no_cases(str(error), _TITLE), Found()
+        if not answer.cases:
+            return case_cards.no_cases(f"No case fits: {answer.understood}. Ask for less.", _TITLE), Found()
+        pictures = tuple(self.reader.picture(case) for case in answer.cases)
+        return self._gallery(answer.cases, pictures, answer.understood), Found(answer.cases, pictures)
+
+    def _gallery(self, cases: tuple[SimilarCase, ...], pictures: tuple[bytes | None, ...], understood: str) -> str:
+        about = Gallery(
+            key="found-",
+            title=_TITLE,
+            against=escape(understood),
+            here="asked for",
+            only_here="Asked for, not in this case",
+            # Where nothing is wanted, a relation to it would say nothing.
+            related=any(case.shared or case.missing for case in cases),
+        )
+        return case_cards.gallery(about, cases, pictures, self.reader.bundle.findings)
+
+
+class SearchTab:
+    """The components of the tab, and their wiring.
+
+    Args:
+        reader: searches.
+        board: where cases are pinned.
+    """
+
+    def __init__(self, reader: Reader, board: Board) -> None:
+        desk = SearchDesk(reader)
+        found = gr.State(Found(), time_to_live=3600)
+        with gr.Row(elem_id="search-findings", elem_classes="boxes"):
+            boxes = finding_boxes(reader, "search-", "With these findings", "Without these")
+        with gr.Row(elem_id="search-words", elem_classes="boxes"):
+            words = gr.Textbox(
+                label="In words (optional)",
+                placeholder="effusion without cardiomegaly",
+                max_lines=1,
+                max_length=MAX_NOTE,
+                elem_id="search-sentence",
+                scale=3,
+            )
+            filters = FilterBoxes(reader, findings=False, key="search")
+            go = gr.Button("Search", variant="primary", size="sm", elem_id="search-go", scale=0, min_width=120)
+        html: dict[str, Any] = {"apply_default_css": False, "js_on_load": scripts.CASES}
+        shown = gr.HTML(case_cards.no_cases(_EMPTY, _TITLE), elem_id="found", **html)
+        asked: dict[str, Any] = {
+            "inputs": [*boxes, words, *filters.inputs],
+            "outputs": [shown, found],
+            "show_progress": "hidden",
+            "concurrency_limit": 2,
+            "concurrency_id": "read",
+            "api_visibility": "private",
+        }
+        go.click(desk.find, **asked)
+        words.submit(desk.find, **asked)
+        board.pin_from(shown, found)

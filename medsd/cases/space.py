@@ -1,0 +1,80 @@
+"""The cases in a plane, for a map of the learned space: the first two principal components of their embeddings.
+
+The projection is linear and deterministic, so a new study can be laid into it, and the same index gives the same map.
+It keeps what varies most, not who is whose neighbour: the nearest cases are found in the whole space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from medsd.cases.case import FloatArray
+from medsd.cases.index import CaseIndex
+from medsd.errors import DataError
+
+MOST_POINTS = 1500  # on a map; a browser draws no more with ease, and a person sees no more
+
+
+@dataclass(frozen=True)
+class CasePlane:
+    """A map of an index.
+
+    Attributes:
+        rows: int (P,) of the cases shown, in the order of `CaseIndex.table`; evenly spread where there are too many.
+        points: float32 (P, 2), their places.
+        embeddings: float32 (P, D) of the cases shown.
+        centre: float32 (D,), the mean of all embeddings.
+        axes: float32 (2, D), the components, of unit length; of each the largest number is positive.
+        explained: share of the variance that the two keep, 0…1.
+        total: cases in the index.
+    """
+
+    rows: npt.NDArray[np.int64]
+    points: FloatArray
+    embeddings: FloatArray
+    centre: FloatArray
+    axes: FloatArray
+    explained: float
+    total: int
+
+    def place(self, embedding: FloatArray) -> tuple[float, float]:
+        """Where a study of this embedding (D,) lies on the map."""
+        x, y = self.axes @ (np.asarray(embedding, np.float32) - self.centre)
+        return float(x), float(y)
+
+
+def lay_out(index: CaseIndex, most: int = MOST_POINTS) -> CasePlane:
+    """The map of an index.
+
+    Args:
+        index: with two cases or more.
+        most: cases on the map; all of them decide where its axes lie.
+
+    Raises:
+        DataError: there are too few cases.
+    """
+    embeddings = np.asarray(index.embeddings(), np.float32)  # (N, D)
+    if len(embeddings) < 2:
+        raise DataError(f"a map needs two cases or more; this index has {len(embeddings)}")
+    centre = embeddings.mean(axis=0, dtype=np.float64)
+    # The scatter matrix is D × D, however many cases there are.
+    scatter = embeddings.T.astype(np.float64) @ embeddings - len(embeddings) * np.outer(centre, centre)
+    variances, vectors = np.linalg.eigh(scatter)  # ascending
+    axes = vectors[:, ::-1][:, :2].T  # (2, D)
+    largest = axes[np.arange(2), np.abs(axes).argmax(axis=1)]
+    axes = (axes * np.sign(largest)[:, None]).astype(np.float32)
+    rows = np.unique(np.linspace(0, len(embeddings) - 1, min(most, len(embeddings))).round().astype(np.int64))
+    shown = embeddings[rows]
+    total = float(np.clip(variances, 0, None).sum())
+    return CasePlane(
+        rows=rows,
+        points=(shown - centre.astype(np.float32)) @ axes.T,
+        embeddings=shown,
+        centre=centre.astype(np.float32),
+        axes=axes,
+        explained=float(np.clip(variances[-2:], 0, None).sum()) / total if total > 0 else 0.0,
+        total=len(embeddings),
+    )

@@ -1,0 +1,60 @@
+"""The one rule of calls: at the operating points, or conformal where a coverage is named.
+
+`called` makes the calls of a new reading; `recalled` makes those of a reading that is there again, with another
+coverage, without running the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medsd.bundle.conformal import CONFORMAL, Limits, call_of, conformal_limits
+from medsd.bundle.layout import Bundle, call
+from medsd.inference.prediction import Prediction
+
+COVERAGES = (0.8, 0.9, 0.95)  # those that people are offered
+
+
+def offered(bundle: Bundle) -> tuple[float, ...]:
+    """The coverages that a bundle can promise; none where it was exported without conformal scores."""
+    return COVERAGES if CONFORMAL in bundle.description.files else ()
+
+
+def called(
+    bundle: Bundle,
+    values: npt.NDArray[np.float32],
+    coverage: float | None = None,
+    limits: Mapping[str, Limits | None] | None = None,
+) -> dict[str, Any]:
+    """The fields of a `Prediction` that say what is called.
+
+    Args:
+        bundle: gives the operating points.
+        values: float32 (F,), the calibrated probabilities.
+        coverage, limits: what is promised, and the limits that keep the promise (`conformal_limits`).
+    """
+    probabilities = list(zip(bundle.findings, values.astype(float), strict=True))
+    if limits is None:
+        points = bundle.description.operating_points
+        calls = {n: call(value, points[n]) if n in points else "undecided" for n, value in probabilities}
+        return {"calls": calls, "conformal_sets": {}, "coverage": None}
+    sets = {n: "both" if (limit := limits[n]) is None else limit.set_of(value) for n, value in probabilities}
+    return {"calls": {n: call_of(found) for n, found in sets.items()}, "conformal_sets": sets, "coverage": coverage}
+
+
+def recalled(prediction: Prediction, bundle: Bundle, coverage: float | None) -> Prediction:
+    """`prediction` with the calls of another coverage, None for the operating points.
+
+    Raises:
+        DataError: `coverage` is no share between 0 and 1.
+        BundleError: the bundle promises none.
+    """
+    if prediction.values is None or prediction.coverage == coverage:
+        return prediction
+    limits = None if coverage is None else conformal_limits(bundle, coverage)
+    return replace(prediction, **called(bundle, prediction.values, coverage, limits))

@@ -1,0 +1,81 @@
+"""A reading as JSON: what the model said, what it is, and the cases and their vote; nothing of who was examined.
+
+The note, the name of the file and the patient's key are left out; the study's key is a keyed hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from medsd.cases.explain import as_records
+from medsd.cases.vote import vote_records
+
+if TYPE_CHECKING:
+    from medsd.bundle.layout import Bundle
+    from medsd.cases.case import SimilarCase
+    from medsd.cases.vote import FindingVote
+    from medsd.inference.prediction import Prediction
+
+DISCLAIMER = "Research software, no medical device. Not for diagnosis or treatment."
+SYNTHETIC = "Trained on synthetic phantoms; not a medical result."
+_DECIMALS = 6
+
+
+def reading_record(
+    prediction: Prediction,
+    bundle: Bundle,
+    cases: Sequence[SimilarCase] = (),
+    votes: Sequence[FindingVote] = (),
+    *,
+    when: str = "",
+) -> dict[str, Any]:
+    """One reading as JSON takes it.
+
+    Args:
+        prediction: of `bundle`'s model.
+        bundle: gives the operating points.
+        cases: the nearest earlier cases.
+        votes: what they say of each finding.
+        when: the time of the reading, ISO 8601.
+
+    Returns:
+        plain values; ``findings`` in the order of falling probability, empty for a refused study.
+    """
+    return {
+        "disclaimer": f"{SYNTHETIC} {DISCLAIMER}" if bundle.description.synthetic else DISCLAIMER,
+        "read": when,
+        "model": prediction.model or bundle.label,
+        "model_sha256": prediction.model_sha256 or bundle.model_sha256,
+        "provider": prediction.provider,
+        "study_key": prediction.study_key,
+        "status": prediction.status,
+        "reason": prediction.reason,
+        "message": prediction.message,
+        "out_of_distribution": _rounded(prediction.out_of_distribution),
+        "coverage": prediction.coverage,
+        "findings": _findings(prediction, bundle),
+        "votes": vote_records(votes),
+        "cases": [{k: v for k, v in case.items() if k != "note_excerpt"} for case in as_records(cases)],
+    }
+
+
+def _findings(prediction: Prediction, bundle: Bundle) -> list[dict[str, Any]]:
+    records = []
+    for name, probability in sorted(prediction.probabilities.items(), key=lambda item: -item[1]):
+        point = bundle.description.operating_points.get(name)
+        records.append(
+            {
+                "name": name,
+                "title": prediction.findings.title(name),
+                "probability": _rounded(probability),
+                "call": prediction.calls.get(name, "undecided"),
+                "conformal_set": prediction.conformal_sets.get(name),
+                "operating_point": point.threshold if point else None,
+            }
+        )
+    return records
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(float(value), _DECIMALS)

@@ -1,0 +1,44 @@
+"""Cards of cases: where a similarity stands, what makes two films alike, and words that fit what was compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from apps.web import case_cards
+from apps.web.case_cards import Gallery, Pinned
+from apps.web.reading import Reading
+from medsd.bundle.layout import Bundle
+
+
+def test_a_similarity_says_where_it_stands_among_pairs_of_its_relation(reading: Reading) -> None:
+    html = case_cards.cases(reading)
+    for case in reading.cases:
+        assert case.percentile is not None
+        assert f"More alike than <b>{case.percentile:.0f} %</b> of training pairs with this relation" in html
+    bare = replace(reading, cases=tuple(replace(case, percentile=None) for case in reading.cases))
+    assert "More alike than" not in case_cards.cases(bare)
+
+
+def test_what_makes_two_films_alike_can_be_laid_over_the_film(reading: Reading) -> None:
+    html = case_cards.cases(reading)
+    assert html.count('class="likeness"') == html.count("Show what makes them alike") == len(reading.cases)
+    older = replace(reading, prediction=replace(reading.prediction, regions=None))
+    assert 'class="likeness"' not in case_cards.cases(older)
+
+
+def test_cases_that_were_searched_for_are_compared_with_what_was_asked(bundle: Bundle, reading: Reading) -> None:
+    about = Gallery("found-", "Cases", here="asked for", only_here="Asked for, not in this case")
+    html = case_cards.gallery(about, reading.cases, reading.pictures, bundle.findings)
+    assert "your film" not in html.replace("undecided in your film", "") and 'id="found-case-1"' in html
+    assert any(case.missing for case in reading.cases) and "Asked for, not in this case" in html
+
+
+def test_cases_without_a_relation_have_no_badge(bundle: Bundle, reading: Reading) -> None:
+    html = case_cards.gallery(Gallery("x-", "Cases", related=False), reading.cases, reading.pictures, bundle.findings)
+    assert 'class="badge' not in html and "Findings</span>" in html
+
+
+def test_pinned_cases_stand_side_by_side(bundle: Bundle, reading: Reading) -> None:
+    pins = [Pinned(case, picture) for case, picture in zip(reading.cases[:3], reading.pictures[:3], strict=True)]
+    html = case_cards.pinned(pins, bundle.findings)
+    assert html.count("<figure>") == html.count("data-unpin") == 3 and case_cards.pinned([], bundle.findings) == ""
