@@ -28,7 +28,7 @@ from medsd.cases.index import CaseIndex
 from medsd.cli import app
 from medsd.errors import BundleError, DataError
 from medsd.evaluation.calibration import calibrated
-from medsd.evaluation.external import Reading
+from medsd.evaluation.external import Reading, load_studies, read_studies, shift_of
 from medsd.evaluation.intervals import paired_difference
 from medsd.evaluation.studies_report import RecalibrationReport, StudiesReport
 from medsd.inference.predict import Predictor
@@ -226,3 +226,18 @@ def test_the_verb_makes_a_bundle_from_a_table(bundle: Bundle, chest: np.ndarray,
     assert "log loss:" in run.stdout
     found = RecalibrationReport.read(tmp_path / "new" / "recalibration.json")
     assert found.findings == ("Effusion", "Pneumonia") and found.studies == "studies"
+
+
+@pytest.mark.bench
+def test_on_real_films_of_another_source_the_shift_is_named_and_the_held_back_half_is_read_better(
+    data_root: Path, tmp_path: Path
+) -> None:
+    nih14 = Bundle.open(Path(__file__).parents[2] / "models" / "nih14")
+    config = Path(__file__).parents[2] / "configs" / "covid.yaml"
+    films = f"data.root={data_root / 'covid_pairs'}"
+    reading = read_studies(nih14, load_studies(config, nih14, [films, "evaluation.bootstrap=200"]))
+    shift = shift_of(reading, CaseIndex.open(nih14.cases_path))
+    assert [p.name for p in shift.prevalences if p.moved] == ["Pneumonia"] and shift.films.moved
+    assert "of Pneumonia" in shift.sentence and "films look different" in shift.sentence
+    report = recalibrate(nih14, reading, tmp_path / "new")
+    assert report.findings == ("Pneumonia",) and all(figure.gain.low > 0 for figure in report.figures.values())
