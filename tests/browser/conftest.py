@@ -48,6 +48,9 @@ class Visit:
         self.drop(file)
         self.page.wait_for_selector("table.findings tbody tr")
 
+    def open_tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name, exact=True).click()
+
     def picture(self, selector: str) -> str:
         return str(self.page.get_attribute(selector, "src"))
 
@@ -71,10 +74,10 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def address(chromium: Any, room: Bundle) -> Iterator[str]:
+def address(chromium: Any, room: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(KEY_VARIABLE, KEY)
-        reader = server.open_reader(room)
+        reader = server.open_reader(room, feedback=tmp_path_factory.mktemp("feedback"))
     page = server.launch(reader, port=server.free_port("127.0.0.1", 0))
     yield page.local_url
     page.close()
@@ -86,7 +89,8 @@ def visit(chromium: Any, address: str) -> Iterator[Callable[..., Visit]]:
     contexts: list[Any] = []
 
     def open_page(size: tuple[int, int] = (1280, 900), scheme: str = "dark") -> Visit:
-        contexts.append(chromium.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme))
+        viewport = {"width": size[0], "height": size[1]}
+        contexts.append(chromium.new_context(viewport=viewport, color_scheme=scheme, accept_downloads=True))
         here = Visit(contexts[-1].new_page())
         here.page.on("console", lambda said: here.errors.append(said.text) if said.type == "error" else None)
         here.page.on("pageerror", lambda error: here.errors.append(str(error)))

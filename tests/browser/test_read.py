@@ -105,7 +105,7 @@ def test_evidence_fades_with_its_slider(visit: Open, film: Path) -> None:
 def test_a_case_opens_beside_the_film_and_closes_by_keyboard(visit: Open, film: Path, shots: Path) -> None:
     here = visit()
     here.read(film)
-    here.page.click("li.case >> nth=0 >> button")
+    here.page.click("li.case >> nth=0 >> button.open")
     dialog = here.page.locator("#case-1")
     assert dialog.is_visible() and dialog.locator(".badge").is_visible() and dialog.locator(".thisfilm").is_visible()
     here.page.screenshot(path=shots / "side-by-side.png")
