@@ -106,7 +106,9 @@ def card(
         for name, text in making.pages(opened.folder, opened.description).items():
             target = (out or opened.folder) / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text, encoding="utf-8")
+            part = target.with_name(f".{name}.part")
+            part.write_text(text, encoding="utf-8")
+            part.replace(target)
         if out is None:
             layout.write_description(opened.folder, opened.description)
     print(f"card: done, see {(out or bundle) / making.PAGE}")

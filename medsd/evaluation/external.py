@@ -61,7 +61,8 @@ class Reading:
         manifest: the N studies that were scored, labelled in the bundle's vocabulary.
         logits: (N, F) before calibration.
         embeddings: (N, D) of unit length.
-        far: (M,) True for films beyond the out-of-distribution limit, of all M that have a value, refused ones too.
+        far: (P,) the share of each patient's films beyond the out-of-distribution limit, of all films that the check
+            has judged, refused ones too.
         report: what was read and what was left out.
         evaluation: how to measure.
         seed: of every draw.
@@ -71,7 +72,7 @@ class Reading:
     manifest: Manifest
     logits: npt.NDArray[np.float64]
     embeddings: npt.NDArray[np.float32]
-    far: npt.NDArray[np.bool_]
+    far: npt.NDArray[np.float64]
     report: StudiesReport
     evaluation: EvaluationSettings
     seed: int
@@ -216,13 +217,14 @@ def read_studies(
         unlabelled=tuple(f.title for i, f in enumerate(bundle.findings.findings) if np.isnan(labels[:, i]).all()),
     )
     told = [predictions[row] for row in scored]
-    values = [said.out_of_distribution for said in predictions if said.out_of_distribution is not None]
+    judged = [row for row, said in enumerate(predictions) if said.out_of_distribution is not None]
+    beyond = np.array([(predictions[row].out_of_distribution or 0) > 1 for row in judged], dtype=np.float64)
     return Reading(
         bundle,
         kept,
         np.stack([said.logits for said in told if said.logits is not None]).astype(np.float64),
         np.stack([said.embedding for said in told if said.embedding is not None]),
-        np.array(values, dtype=np.float64) > 1,
+        _by_patient(beyond, foreign.patients[judged]),
         report,
         settings.evaluation,
         settings.seed,
@@ -348,6 +350,14 @@ def _predictions(predictor: Predictor, manifest: Manifest, workers: int) -> Iter
         while chunk := list(islice(studies, _CHUNK)):
             for prediction in predictor.read(chunk):
                 yield replace(prediction, evidence_maps=None, regions=None)
+
+
+def _by_patient(values: npt.NDArray[np.float64], patients: npt.NDArray[np.str_]) -> npt.NDArray[np.float64]:
+    """The mean (P,) of each patient's values (N,)."""
+    if not len(values):
+        return values
+    _, patient_of = np.unique(patients, return_inverse=True)
+    return np.bincount(patient_of, values) / np.bincount(patient_of)
 
 
 def _priors(bundle: Bundle) -> dict[str, float]:

@@ -46,7 +46,8 @@ class FilmShift(Part):
             does not say it (`medsd.evaluation.distribution`).
         discrepancy, p: squared maximum mean discrepancy (Gretton et al., JMLR 13, 2012; Gaussian kernel of the median
             distance), and its chance when patients are exchanged.
-        beyond: share of films above the limit of the out-of-distribution check; None without one.
+        beyond: share of patients' films above the limit of the out-of-distribution check, each patient weighing the
+            same; None without one.
         false_alarm_rate: what that share is on films like those of the training.
         beyond_p: chance of so many, or more, at that rate.
     """
@@ -155,7 +156,7 @@ def measure_shift(
     *,
     probabilities: FloatArray,
     priors: Mapping[str, float],
-    beyond: npt.NDArray[np.bool_] | None = None,
+    beyond: npt.NDArray[np.floating] | None = None,
     false_alarm_rate: float | None = None,
     own: Interval | None = None,
     images: bool = True,
@@ -171,7 +172,7 @@ def measure_shift(
         findings: F names with their titles, in column order.
         probabilities: (N, F) calibrated, of `after`.
         priors: prevalences at which the probabilities were calibrated, by name; others are not estimated.
-        beyond: (N',) True for the films of `after`, refused ones among them, above the out-of-distribution limit.
+        beyond: (P,) the share of each patient's films above the out-of-distribution limit, refused ones among them.
         false_alarm_rate: of that limit.
         own: see `FilmShift`.
         images: whether the model reads films; else there is no section of films.
@@ -222,7 +223,7 @@ def _films(
     after: Side,
     rows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
     own: Interval | None,
-    beyond: npt.NDArray[np.bool_] | None,
+    beyond: npt.NDArray[np.floating] | None,
     rate: float | None,
     confidence: float,
     resamples: int,
@@ -237,7 +238,8 @@ def _films(
     share, beyond_p = None, None
     if beyond is not None and len(beyond) and rate is not None:
         share = clopper_pearson(beyond.astype(np.float64), confidence)
-        beyond_p = float(binomtest(int(beyond.sum()), len(beyond), rate, alternative="greater").pvalue)
+        # Whole patients: shares of those with several films are rounded down together.
+        beyond_p = float(binomtest(int(beyond.sum() + 1e-9), len(beyond), rate, alternative="greater").pvalue)
     return FilmShift(
         told_apart=area,
         own=own,

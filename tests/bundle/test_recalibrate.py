@@ -66,7 +66,7 @@ def reading(bundle: Bundle) -> Reading:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     manifest = Manifest(table, bundle.findings, Path())
     settings = EvaluationSettings(bootstrap=40)
-    return Reading(bundle, manifest, 2 * truth, vectors, np.zeros(count, dtype=bool), report, settings, 0)
+    return Reading(bundle, manifest, 2 * truth, vectors, np.zeros(200), report, settings, 0)
 
 
 def test_halves_share_no_patient_and_hold_as_many_of_each_kind(reading: Reading) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from medsd.bundle.layout import Bundle
 from medsd.cli import app
 from medsd.errors import DataError, SettingsError
-from medsd.evaluation.external import evaluate_bundle, load_studies, measure, read_studies
+from medsd.evaluation.external import _by_patient, evaluate_bundle, load_studies, measure, read_studies
 from medsd.evaluation.report import EvaluationReport
 from medsd.evaluation.shift import ShiftReport
 from medsd.evaluation.studies_report import StudiesReport
@@ -83,6 +83,11 @@ def test_studies_that_the_bundle_learned_from_are_left_out(bundle: Bundle, table
     rows.to_csv(again, index=False)
     reading = read_studies(bundle, load_studies(again, bundle, QUICK))
     assert reading.report.own == 1 and len(reading.manifest) == 28
+
+
+def test_films_beyond_the_limit_are_counted_by_patient() -> None:
+    shares = _by_patient(np.array([1.0, 0.0, 1.0, 0.0]), np.array(["a", "a", "b", "c"]))
+    assert shares.tolist() == [0.5, 1.0, 0.0]
 
 
 def test_a_split_takes_its_patients_alone(bundle: Bundle, table: Path) -> None:
