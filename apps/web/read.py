@@ -267,10 +267,10 @@ class ReadTab:
             self.coverage = gr.Radio(
                 [
                     ("Operating points", 0),
-                    *((f"{share * 100:g} % coverage", round(share * 100)) for share in coverages),
+                    *((f"{share * 100:g} %", round(share * 100)) for share in coverages),
                 ],
                 value=0,
-                label="Calls by",
+                label="Calls by, or with a coverage of",
                 elem_id="coverage",
                 visible=bool(coverages),
                 min_width=240,

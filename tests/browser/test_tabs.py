@@ -85,7 +85,7 @@ def test_another_coverage_calls_anew_and_disagreement_is_seen(visit: Open, film:
     here = visit()
     here.read(film)
     assert here.page.locator(".disagreement").is_visible() and here.page.locator("td.against .flag").count()
-    here.page.get_by_label("95 % coverage").check()
+    here.page.get_by_label("95 %", exact=True).check()
     here.page.wait_for_selector("table.findings caption:has-text('95 %')")
     assert here.page.locator("tr.undecided").count() and here.errors == []
 
