@@ -30,8 +30,6 @@ from medsd.training.loaders import StudyArrays
 BATCH = 32
 AVERAGED = 512  # training films in the average
 
-_Grouped = dict[tuple[int, str], list[Box]]
-
 
 class _ImageLogits(nn.Module):
     """Logits (B, F) of pixels (B, 1, S, S) alone, as MONAI's maps want their network."""
@@ -77,7 +75,7 @@ def judge_evidence(
     if not has_boxes(settings):
         return None
     boxes = read_boxes(manifest.root, manifest.findings)
-    grouped, known = _of_split(boxes, manifest, split), _of_split(boxes, manifest, "train")
+    grouped, known = (boxes_of_rows(boxes, manifest, manifest.rows(part)) for part in (split, "train"))
     if not grouped:
         return None
     names = np.array([name for _, name in grouped])
@@ -172,13 +170,15 @@ def _in_batches(
     return torch.cat([maps(part, findings).detach().float() for part, findings in parts]).numpy()
 
 
-def _of_split(boxes: tuple[Box, ...], manifest: Manifest, split: str) -> _Grouped:
-    """By row and finding, the boxes of the films of a split; the row is the manifest's."""
-    rows = {str(manifest.table["study"].iloc[row]): int(row) for row in manifest.rows(split)}
-    grouped: _Grouped = defaultdict(list)
+def boxes_of_rows(
+    boxes: tuple[Box, ...], manifest: Manifest, rows: npt.NDArray[np.int64]
+) -> dict[tuple[int, str], list[Box]]:
+    """By row of the manifest and finding, the boxes of these rows' films."""
+    place = {str(manifest.table["study"].iloc[row]): int(row) for row in rows}
+    grouped: dict[tuple[int, str], list[Box]] = defaultdict(list)
     for box in boxes:
-        if box.study in rows:
-            grouped[rows[box.study], box.finding].append(box)
+        if box.study in place:
+            grouped[place[box.study], box.finding].append(box)
     return dict(grouped)
 
 

@@ -18,6 +18,7 @@ from medsd.training.engine import Loss, Stage, StageResult
 from medsd.training.layers import freeze
 from medsd.training.loaders import Batch, StudyArrays, plain_batches
 from medsd.training.objectives import Objective, build_objective, masked_cross_entropy
+from medsd.training.pointing import BoxedFilms, with_boxes
 from medsd.training.pretrain import contrast, stage_batches
 
 STAGE = 2
@@ -42,8 +43,12 @@ def finetune(
     rows: npt.NDArray[np.int64],
     validation: npt.NDArray[np.int64],
     folder: Path,
+    boxed: BoxedFilms | None = None,
 ) -> StageResult:
-    """Fine-tune `model` in place on `rows`, keeping the epoch with the best macro AUROC on `validation`."""
+    """Fine-tune `model` in place on `rows`, keeping the epoch with the best macro AUROC on `validation`.
+
+    `boxed` films teach where evidence lies, at `training.finetune.box_weight`.
+    """
     stage = settings.training.finetune
     seed = sample_seed(settings.seed, STAGE)
     freeze(model, stage, "finetune")
@@ -61,6 +66,7 @@ def finetune(
     torch.manual_seed(seed)
     loss = classify_and_keep(objective, stage.sd_weight, contrast(settings.loss, known, arrays.sentences))
     loss = with_each_modality(loss, objective, stage.modality_weight)
+    loss = with_boxes(loss, boxed, stage.box_weight)
     return Stage(
         "finetune",
         model,

@@ -20,7 +20,7 @@ from typing import Any
 
 from medsd.bundle.layout import write_json
 from medsd.errors import DataError
-from medsd.settings import ObjectiveSettings, PseudoLabelSettings, Settings, save_settings
+from medsd.settings import BundleSettings, ObjectiveSettings, PseudoLabelSettings, Settings, save_settings
 from medsd.training import self_training
 from medsd.training import steps as work
 from medsd.training.distributed import as_the_first, is_first, joined, wait_for_all
@@ -168,6 +168,8 @@ def _fingerprint(step: Step, settings: Settings, before: str) -> str:
     # bundle finds strange concerns serving alone.
     tree["gate"] = settings.gate.model_dump(mode="json", exclude_defaults=True, exclude={"out_of_distribution"})
     _forget_added(tree)
+    if tree["bundle"]["parity_studies"] == BundleSettings().parity_studies:
+        tree["bundle"]["parity_studies"] = 64  # the default of before
     # Which films are decoded does not hang on the network, unless it reads none.
     tree["reads"] = {} if settings.network.image is not None else {"image": False}
     sections = []
@@ -194,8 +196,10 @@ _ADDED: dict[str, dict[str, object]] = {
         **_STAGE,
         "views": 1,
         "modality_weight": 0.0,
+        "box_weight": 0.0,
         "objective": ObjectiveSettings().model_dump(mode="json"),
     },
+    "bundle": {"precisions": ["float32"], "quantisation_studies": 128},
     "evaluation": {"calibration": "by_size", "conformal": 0.9, "subgroup_margin": 0.05},
 }
 

@@ -42,6 +42,7 @@ from medsd.training.engine import StageResult, keep_freed_memory
 from medsd.training.evidence import judge_evidence
 from medsd.training.folder import Run
 from medsd.training.loaders import StudyArrays
+from medsd.training.pointing import boxed_films
 from medsd.training.robustness import judge_robustness
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,8 @@ def finetune(run: Run) -> None:
         restore_model(model, load_checkpoint(path).part("best"), path)
     train, validation = manifest.rows("train"), manifest.rows("validation")
     labelled = self_training.labelled_rows(arrays.labels, train)
-    result = finetuning.finetune(run.settings, model, arrays, labelled, validation, run.folder)
+    boxed = boxed_films(run.settings, manifest, arrays, labelled)
+    result = finetuning.finetune(run.settings, model, arrays, labelled, validation, run.folder, boxed)
     _note_history(run, "finetune", result)
     rounds = self_training.self_train(run.settings, model, arrays, train, validation, run.folder, result)
     for number, each in enumerate(rounds, start=1):
