@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from medsd.bundle.conformal import call_of, conformal_limits
-from medsd.bundle.layout import Bundle, call
+from medsd.bundle.conformal import conformal_limits
+from medsd.bundle.layout import Bundle
 from medsd.dicom.gate import REASONS, GatePolicy
 from medsd.dicom.policy import concern
 from medsd.inference import out_of_distribution
+from medsd.inference.coverage import called
 from medsd.inference.film import Film, Source, named, read_film
 from medsd.inference.note import NoteTokenizer, clean_note
 from medsd.inference.prediction import Prediction, Status
 from medsd.inference.preprocess import to_batch
-from medsd.inference.session import ModelSession, Outputs, ProviderChoice
+from medsd.inference.session import ModelSession, Outputs, PrecisionChoice, ProviderChoice
 from medsd.inference.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class Predictor:
 
     Args:
         bundle: an opened bundle, or its folder.
-        provider: ``"auto"`` takes a GPU where one works, ``"cpu"`` or ``"cuda"``.
+        provider: ``"auto"`` takes a GPU where one works, else the CPU; or one by name, as for `ModelSession`.
+        precision: ``"auto"`` takes float16 on a GPU and float32 on a CPU; see `ModelSession`.
         require_gpu: make a fall to the CPU an error.
         policy: what the gate refuses, warns about and accepts; frontal chest radiographs by default.
         hasher: makes `study_key` and `patient_key`; without it they stay empty.
@@ -67,6 +69,7 @@ class Predictor:
         bundle: Bundle | Path | str,
         *,
         provider: ProviderChoice = "auto",
+        precision: PrecisionChoice = "auto",
         require_gpu: bool = False,
         policy: GatePolicy | None = None,
         hasher: KeyedHasher | None = None,
@@ -80,7 +83,9 @@ class Predictor:
         self.coverage = coverage
         self._limits = None if coverage is None else conformal_limits(self.bundle, coverage)
         self._decode = decode
-        self.session = ModelSession(self.bundle, provider=provider, require_gpu=require_gpu, threads=threads)
+        self.session = ModelSession(
+            self.bundle, provider=provider, precision=precision, require_gpu=require_gpu, threads=threads
+        )
         spec = self.bundle.description.note
         self._tokenizer = NoteTokenizer(self.bundle.tokenizer_path, spec) if spec else None
         self._reference = out_of_distribution.load(self.bundle)
@@ -214,15 +219,7 @@ class Predictor:
         return "warned", reason or verdict.reason, f"{message} Also: {said}" if message else sentence
 
     def _calls(self, values: npt.NDArray[np.float32]) -> dict[str, Any]:
-        """Calls by the one rule: at the operating points, or conformal where a coverage is named."""
-        named = list(zip(self.bundle.findings, values.astype(float), strict=True))
-        if self._limits is None:
-            points = self.bundle.description.operating_points
-            return {"calls": {n: call(value, points[n]) if n in points else "undecided" for n, value in named}}
-        limits = self._limits
-        sets = {n: "both" if (limit := limits[n]) is None else limit.set_of(value) for n, value in named}
-        calls = {n: call_of(found) for n, found in sets.items()}
-        return {"calls": calls, "conformal_sets": sets, "coverage": self.coverage}
+        return called(self.bundle, values, self.coverage, self._limits)
 
     def _prediction(self, film: Film | None, status: Status, reason: str, message: str, **found: Any) -> Prediction:
         return Prediction(

@@ -7,33 +7,43 @@ got, because ONNX Runtime falls to the CPU without an exception. Sessions are sa
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import io
 import logging
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from medsd.bundle import layout
-from medsd.bundle.layout import Bundle
-from medsd.errors import BundleError, DependencyError, SettingsError
+from medsd.bundle.layout import Bundle, Precision
+from medsd.errors import BundleError, DependencyError
+from medsd.inference.providers import (
+    CPU,
+    CUDA,
+    GPUS,
+    OPENVINO,
+    TENSORRT,
+    PrecisionChoice,
+    ProviderChoice,
+    choose_precision,
+    choose_providers,
+    cuda_driver_present,
+    preload_cuda,
+    provider_options,
+    providers_at_hand,
+)
+
+__all__ = ["CPU", "CUDA", "ModelSession", "Outputs", "PrecisionChoice", "ProviderChoice", "choose_providers",
+           "cuda_driver_present", "planned_precision", "preload_cuda", "processors", "providers_at_hand"]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
-ProviderChoice = Literal["auto", "cpu", "cuda"]
 Feeds = Mapping[str, npt.NDArray[Any]]
 
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
-_CUDA_OPTIONS = {
-    "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search at every new batch size costs seconds
-    "use_tf32": "0",  # TF32 would move probabilities in the third decimal against the CPU
-}
 # ONNX Runtime's severity scale: below errors the native stderr fills with notes about placement.
 _ERRORS_ONLY, _FATAL_ONLY = 3, 4
 _INSTALL_CUDA = "install the NVIDIA driver and `pip install medsd[gpu]`, or use provider 'cpu'"
@@ -58,62 +68,49 @@ class Outputs:
     regions: npt.NDArray[np.float32] | None = None
 
 
-def cuda_driver_present() -> bool:
-    """Whether the NVIDIA driver can be loaded; ONNX Runtime lists CUDA as available without it."""
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
-
-
-def choose_providers(choice: ProviderChoice, available: Sequence[str], driver: Callable[[], bool]) -> list[str]:
-    """The execution providers worth asking for, best first; the CPU is always the last.
-
-    Args:
-        choice: what the caller wants.
-        available: what this build of ONNX Runtime has (`onnxruntime.get_available_providers`).
-        driver: tells whether an NVIDIA driver is loadable.
-
-    Raises:
-        SettingsError: `choice` is none of auto, cpu, cuda.
-    """
-    if choice not in get_args(ProviderChoice):
-        raise SettingsError(f"provider '{choice}': choose one of {', '.join(get_args(ProviderChoice))}")
-    if choice != "cpu" and CUDA in available and driver():
-        return [CUDA, CPU]
-    return [CPU]
-
-
 class ModelSession:
     """The model of a bundle, ready to run.
 
     Args:
         bundle: the opened bundle.
-        provider: ``"auto"`` takes a GPU where one works, ``"cpu"`` or ``"cuda"``.
+        provider: ``"auto"`` takes a GPU where one works (CUDA), else the CPU; ``"cpu"``, ``"cuda"``, ``"tensorrt"``
+            (falls to CUDA) or ``"openvino"``.
+        precision: ``"auto"`` takes the float16 graph on a GPU where the bundle has one, else float32; ``"float32"``,
+            ``"float16"`` or ``"int8"``.
         require_gpu: make a fall to the CPU an error instead of a logged warning.
         threads: of the CPU provider; 0 takes the processors that this process may use.
 
+    Attributes:
+        asked: the provider that was asked for, as it was given.
+        provider: the one in use, by its name in ONNX Runtime.
+        precision: the numbers that the graph in use computes with.
+
     Raises:
-        BundleError: model.onnx cannot be loaded, or its inputs and outputs are not those of the bundle.
+        BundleError: the graph is missing or cannot be loaded, its inputs and outputs are not those of the bundle, or
+            the bundle has none of this precision.
         DependencyError: ONNX Runtime is missing, or `require_gpu` and no GPU computes.
-        SettingsError: an unknown `provider`.
+        SettingsError: an unknown `provider` or `precision`.
     """
 
     def __init__(
-        self, bundle: Bundle, *, provider: ProviderChoice = "auto", require_gpu: bool = False, threads: int = 0
+        self,
+        bundle: Bundle,
+        *,
+        provider: ProviderChoice = "auto",
+        precision: PrecisionChoice = "auto",
+        require_gpu: bool = False,
+        threads: int = 0,
     ) -> None:
         runtime = _onnxruntime()
         wanted = choose_providers(provider, runtime.get_available_providers(), cuda_driver_present)
-        self.bundle = bundle
-        self._session = _open(runtime, bundle, wanted, threads)
+        self.bundle, self.asked = bundle, provider
+        self._session, self.precision = _open(runtime, bundle, wanted, precision, threads)
         self.provider: str = self._session.get_providers()[0]
-        if self.provider != CUDA:
-            _report_missing_gpu(provider, wanted, require_gpu)
-        _check_graph(self._session, bundle)
+        _report_fall(provider, wanted, self.provider, require_gpu)
+        _check_graph(self._session, bundle, bundle.graph_path(self.precision))
         said = {entry.name for entry in self._session.get_outputs()}
         self._names = [*bundle.description.outputs, *(name for name in layout.OPTIONAL_OUTPUTS if name in said)]
+        self._host = _page_locked(runtime, self._session) if self.provider in GPUS else None
         self._warm_up()
 
     @property
@@ -123,26 +120,34 @@ class ModelSession:
 
     def run(self, feeds: Feeds) -> Outputs:
         """Compute `feeds` (see `medsd.bundle.layout`), by device buffers where a GPU computes."""
-        if self.provider == CUDA:
+        if self.provider in GPUS:
             return self.run_bound(feeds, "cuda")
         return Outputs(**dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True)))
 
     def run_bound(self, feeds: Feeds, device: Literal["cuda", "cpu"]) -> Outputs:
         """Compute with inputs and outputs bound to `device`: one copy there, one copy back.
 
-        A binding belongs to one call, so that threads share nothing.
+        Inputs go by page-locked memory where ONNX Runtime offers it, from which a GPU fetches them without the
+        processor. A binding belongs to one call, so that threads share nothing.
         """
         runtime = _onnxruntime()
         binding = self._session.io_binding()
         for name, value in feeds.items():
-            on_device = runtime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), device, 0)
-            binding.bind_ortvalue_input(name, on_device)
+            binding.bind_ortvalue_input(name, self._lent(runtime, value, device))
         for name in self._names:
             binding.bind_output(name, device)
         binding.synchronize_inputs()
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
         return Outputs(**dict(zip(self._names, binding.copy_outputs_to_cpu(), strict=True)))
+
+    def _lent(self, runtime: Any, value: npt.NDArray[Any], device: str) -> Any:
+        """An input as ONNX Runtime's own value, in page-locked memory or on `device`."""
+        if self._host is None or device == "cpu":
+            return runtime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), device, 0)
+        lent = runtime.OrtValue.ortvalue_from_shape_and_type(value.shape, value.dtype.type, memory_info=self._host)
+        lent.numpy()[...] = value  # a view: the memory is the host's, too
+        return lent
 
     def _warm_up(self) -> None:
         """Run one empty study: the first run allocates and picks kernels, and its shapes are checked."""
@@ -161,10 +166,17 @@ class ModelSession:
         for name, shape in expected.items():
             found = getattr(outputs, name).shape
             if found != shape:
+                path = self.bundle.graph_path(self.precision)
                 raise BundleError(
-                    f"{self.bundle.model_path}: output '{name}' has shape {found} for one study, {layout.DESCRIPTION} "
+                    f"{path}: output '{name}' has shape {found} for one study, {layout.DESCRIPTION} "
                     f"describes {shape}; export the bundle again"
                 )
+
+
+def planned_precision(bundle: Bundle, provider: ProviderChoice, precision: PrecisionChoice) -> Precision:
+    """The precision that a session on this machine takes; errors as `ModelSession`."""
+    wanted = choose_providers(provider, _onnxruntime().get_available_providers(), cuda_driver_present)
+    return choose_precision(precision, bundle, wanted[0])
 
 
 def _onnxruntime() -> Any:
@@ -182,28 +194,66 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def _open(runtime: Any, bundle: Bundle, wanted: list[str], threads: int) -> Any:
-    """A session with the best of `wanted` that starts; a GPU that does not start gives way to the CPU."""
-    if not bundle.model_path.is_file():
-        raise BundleError(f"{bundle.model_path}: is missing; copy the whole bundle again")
+def _open(
+    runtime: Any, bundle: Bundle, wanted: list[str], choice: PrecisionChoice, threads: int
+) -> tuple[Any, Precision]:
+    """A session with the best of `wanted` that starts, and its precision; one that does not gives way to the CPU."""
+    precision = choose_precision(choice, bundle, wanted[0])
+    threads = threads or processors()
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads or processors()  # set, or ONNX Runtime pins threads to cores it may not have
+    options.intra_op_num_threads = threads  # set, or ONNX Runtime pins threads to cores it may not have
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
-    if wanted[0] == CUDA:
-        _preload_cuda(runtime)
+    if wanted[0] != CPU:
+        if wanted[0] in GPUS:
+            preload_cuda(runtime)
+        cache = _engine_cache(bundle) if wanted[0] == TENSORRT else None
+        asked = [(name, provider_options(name, bundle, threads, cache)) for name in wanted[:-1]]
         try:
             with _silent(runtime):
-                return _start(runtime, bundle, options, [(CUDA, _CUDA_OPTIONS), CPU])
+                session = _start(runtime, _graph(bundle, precision), options, [*asked, CPU])
+            if session.get_providers()[0] != CPU or choose_precision(choice, bundle, CPU) == precision:
+                return session, precision
+        except BundleError:
+            raise
         except Exception as error:  # ONNX Runtime raises bare RuntimeErrors and classes of its own
-            log.debug("the GPU session did not start: %s", error)
+            log.debug("the session on %s did not start: %s", wanted[0], error)
+        precision = choose_precision(choice, bundle, CPU)
+    path = _graph(bundle, precision)
     try:
-        return _start(runtime, bundle, options, [CPU])
+        return _start(runtime, path, options, [CPU]), precision
     except Exception as error:
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BundleError(
-            f"{bundle.model_path}: ONNX Runtime cannot load it ({detail}); export the bundle again"
-        ) from None
+        raise BundleError(f"{path}: ONNX Runtime cannot load it ({detail}); export the bundle again") from None
+
+
+def _graph(bundle: Bundle, precision: Precision) -> Path:
+    path = bundle.graph_path(precision)
+    if not path.is_file():
+        raise BundleError(f"{path}: is missing; copy the whole bundle again")
+    return path
+
+
+def _engine_cache(bundle: Bundle) -> Path:
+    """This user's folder for TensorRT's engines of this model, outside of the bundle, whose files are hashed."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "medsd" / "tensorrt" / bundle.model_sha256[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="medsd-tensorrt-"))  # built anew each time, but built
+    return folder
+
+
+def _page_locked(runtime: Any, session: Any) -> Any | None:
+    """Where the GPU's page-locked host memory is; None where this ONNX Runtime does not tell."""
+    kinds = getattr(runtime, "OrtDeviceMemoryType", None)
+    if kinds is None or not hasattr(session, "get_input_epdevices"):
+        return None
+    for device in session.get_input_epdevices():
+        if device is not None and (found := device.memory_info(kinds.HOST_ACCESSIBLE)) is not None:
+            return found
+    return None
 
 
 @contextlib.contextmanager
@@ -216,29 +266,27 @@ def _silent(runtime: Any) -> Iterator[None]:
         runtime.set_default_logger_severity(_ERRORS_ONLY)
 
 
-def _start(runtime: Any, bundle: Bundle, options: Any, providers: list[Any]) -> Any:
+def _start(runtime: Any, graph: Path, options: Any, providers: list[Any]) -> Any:
     # enable_fallback=0: its fall-back prints to stdout and retries behind our back.
-    return runtime.InferenceSession(str(bundle.model_path), options, providers=providers, enable_fallback=0)
+    return runtime.InferenceSession(str(graph), options, providers=providers, enable_fallback=0)
 
 
-def _preload_cuda(runtime: Any) -> None:
-    """Load the CUDA libraries that PyPI brought; what it prints about missing ones goes to the debug log."""
-    if not hasattr(runtime, "preload_dlls"):
+def _report_fall(choice: ProviderChoice, wanted: list[str], provider: str, require_gpu: bool) -> None:
+    """Say once, visibly, that something else computes than what was asked for or is there."""
+    if provider in GPUS:
+        if choice == "tensorrt" and provider != TENSORRT:
+            log.warning("TensorRT does not load here: the model runs on %s. Install TensorRT, or use 'cuda'.", provider)
         return
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        runtime.preload_dlls()
-    if said.getvalue():
-        log.debug("preloading CUDA: %s", said.getvalue().strip())
-
-
-def _report_missing_gpu(choice: ProviderChoice, wanted: list[str], require_gpu: bool) -> None:
-    """Say once, visibly, that the CPU computes where a GPU was asked for or is there."""
-    reason = "the CUDA libraries do not load" if wanted[0] == CUDA else "no NVIDIA driver is loadable here"
+    if require_gpu and choice in ("cpu", "openvino"):
+        raise DependencyError(f"a GPU is required and provider '{choice}' was asked for; leave one of the two out")
+    reason = "the CUDA libraries do not load" if wanted[0] in GPUS else "no NVIDIA driver is loadable here"
     if require_gpu:
         raise DependencyError(f"a GPU is required and {reason}; {_INSTALL_CUDA}")
-    if choice == "cuda" or wanted[0] == CUDA:
+    if choice in ("cuda", "tensorrt") or wanted[0] in GPUS:
         log.warning("%s: the model runs on the CPU. To use a GPU, %s.", reason, _INSTALL_CUDA)
+    elif choice == "openvino" and provider != OPENVINO:
+        there = "OpenVINO does not load here" if wanted[0] == OPENVINO else "this ONNX Runtime has no OpenVINO"
+        log.warning("%s: the model runs on ONNX Runtime's own CPU kernels. Install onnxruntime-openvino.", there)
 
 
 _TYPES = {
@@ -250,9 +298,9 @@ _TYPES = {
 }
 
 
-def _check_graph(session: Any, bundle: Bundle) -> None:
+def _check_graph(session: Any, bundle: Bundle, path: Path) -> None:
     """Compare the graph's declared inputs and outputs with what the bundle describes."""
-    path, description = bundle.model_path, bundle.description
+    description = bundle.description
     expected = description.inputs
     inputs = {entry.name: entry for entry in session.get_inputs()}
     outputs = {entry.name for entry in session.get_outputs()}

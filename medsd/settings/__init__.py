@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -119,7 +119,12 @@ class BundleSettings(Strict):
         False, description="keep a picture of each case in the bundle; only where the licence allows"
     )
     note_excerpts: bool = Field(False, description="keep the beginning of each case's note")
-    parity_studies: int = Field(64, ge=2, description="test studies on which ONNX must agree with PyTorch")
+    parity_studies: int = Field(200, ge=2, description="test studies on which ONNX must agree with PyTorch")
+    precisions: list[Literal["float32", "float16", "int8"]] = Field(
+        ["float32"],
+        description="graphs to put in; float32 always is, the others only if they cost little (parity.json)",
+    )
+    quantisation_studies: int = Field(128, ge=2, description="training studies that the ranges of int8 are taken from")
     description: str = ""
     licence: str = Field("", description="of the data, as the card must name it")
     citation: str = ""

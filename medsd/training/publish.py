@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from medsd.bundle import layout
 from medsd.bundle.card import write_card
 from medsd.bundle.export import ServingModel, export_onnx, input_names
-from medsd.bundle.parity import check_parity
+from medsd.bundle.parity import check_parity, check_variant, torch_outputs
+from medsd.bundle.quantise import write_float16, write_int8
 from medsd.errors import DataError
 from medsd.evaluation.calibration import calibrated
 from medsd.evaluation.plots import project, write_plots
@@ -86,7 +87,9 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
     tokens = note.max_tokens if note else 0
     export_onnx(serving, onnx_path, size=settings.pixels.size, max_tokens=tokens, metadata=metadata)
     studies = manifest.rows("test")[: settings.bundle.parity_studies]
-    parity = check_parity(serving, onnx_path, *_readings(serving, arrays, studies))
+    feed, labels = _readings(serving, arrays, studies)
+    parity = check_parity(serving, onnx_path, feed, labels)
+    variants = _write_variants(folder, serving, manifest, arrays, settings, feed, labels, parity)
     layout.write_json(folder / "parity.json", parity)
     outputs = load_file(run.outputs)
     distribution = None
@@ -123,6 +126,7 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
         operating_points=points,
         out_of_distribution=distribution,
         provenance=_provenance(run, manifest),
+        variants=variants,
         files=layout.hash_files(folder),
     )
     write_card(folder, description)
@@ -144,6 +148,46 @@ def check_protected(settings: Settings, manifest: Manifest) -> None:
         raise DataError("bundle.public is set, but the studies bear the keys of this site; train under another name")
     if not settings.bundle.public and not manifest.keyed and settings.network.note is not None:
         raise DataError("the notes of this run were not scrubbed of identities; train under another name")
+
+
+def _write_variants(
+    folder: Path,
+    serving: ServingModel,
+    manifest: Manifest,
+    arrays: StudyArrays,
+    settings: Settings,
+    feed: dict[str, npt.NDArray[Any]],
+    labels: npt.NDArray[np.float32],
+    parity: dict[str, Any],
+) -> dict[layout.Precision, layout.Variant]:
+    """Make and measure the graphs of fewer bits that the settings ask for; those that cost too much are not kept.
+
+    What each costs is noted in `parity`, also of those that are left out.
+    """
+    wanted = [precision for precision in dict.fromkeys(settings.bundle.precisions) if precision != "float32"]
+    expected = torch_outputs(serving, feed) if wanted else {}
+    published: dict[layout.Precision, layout.Variant] = {}
+    for precision in wanted:
+        path = folder / layout.GRAPHS[precision]
+        if precision == "float16":
+            write_float16(folder / layout.MODEL, path)
+        else:
+            train = manifest.rows("train")
+            count = min(len(train), settings.bundle.quantisation_studies)
+            spread = train[np.linspace(0, len(train) - 1, count).astype(int)]
+            write_int8(folder / layout.MODEL, path, _readings(serving, arrays, spread)[0])
+        report = check_variant(precision, path, feed, labels, expected)
+        parity.setdefault("variants", {})[precision] = report
+        if not report["published"]:
+            path.unlink()
+            log.warning("%s is left out of the bundle: %s", path.name, report["reason"])
+            continue
+        published[precision] = layout.Variant(
+            file=path.name,
+            auroc_difference=report["auroc_difference"],
+            embedding_cosine=report["embedding_cosine"]["mean"],
+        )
+    return published
 
 
 def _readings(

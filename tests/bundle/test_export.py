@@ -17,6 +17,7 @@ from medsd.bundle.parity import check_parity
 from medsd.errors import BundleError
 from medsd.evaluation.calibration import calibrated
 from medsd.findings import finding_set
+from medsd.inference.session import cuda_driver_present
 from medsd.networks.fusion import StudyModel
 from medsd.settings import ImageSettings, NetworkSettings
 
@@ -102,3 +103,39 @@ def test_a_graph_with_two_findings_swapped_is_refused(
     onnx.save(model, tmp_path / "swapped.onnx")
     with pytest.raises(BundleError, match=r"swapped\.onnx: an output differs from PyTorch's"):
         check_parity(serving, tmp_path / "swapped.onnx", feed, LABELS)
+
+
+def test_a_graph_that_is_right_for_one_study_alone_is_refused(
+    serving: ServingModel, feed: dict[str, np.ndarray], tmp_path: Path, graph: Path
+) -> None:
+    model = onnx.load(graph)
+    for node in model.graph.node:  # the evidence of the first study for all
+        node.output[:] = ["every" if name == "evidence" else name for name in node.output]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0]), "first"))
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Gather", ["every", "first"], ["one"], axis=0),
+            onnx.helper.make_node("Sub", ["every", "every"], ["nothing"]),
+            onnx.helper.make_node("Add", ["nothing", "one"], ["evidence"]),
+        ]
+    )
+    onnx.save(model, tmp_path / "first.onnx")
+    with pytest.raises(BundleError, match=r"first\.onnx: an output differs from PyTorch's"):
+        check_parity(serving, tmp_path / "first.onnx", feed, LABELS)
+
+
+def test_metrics_of_both_sides_are_told(serving: ServingModel, graph: Path, feed: dict[str, np.ndarray]) -> None:
+    report = check_parity(serving, graph, feed, LABELS, providers=["CPUExecutionProvider"])
+    for metric in ("macro_auroc", "macro_average_precision", "mean_brier"):
+        assert report[metric]["pytorch"] == pytest.approx(report[metric]["onnxruntime"], abs=1e-4)
+    assert all(report["within_tolerance_unscaled"].values())
+    assert report["further_providers"] == {}
+
+
+def test_a_provider_that_does_not_start_is_no_silent_cpu(
+    serving: ServingModel, graph: Path, feed: dict[str, np.ndarray]
+) -> None:
+    if cuda_driver_present():
+        pytest.skip("here the GPU works")
+    with pytest.raises(BundleError, match="CUDAExecutionProvider is on this machine, but does not start"):
+        check_parity(serving, graph, feed, LABELS, providers=["CUDAExecutionProvider"])
