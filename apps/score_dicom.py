@@ -16,6 +16,9 @@ from medsd.errors import MedsdError
 
 _EXAMPLE = "example: python -m apps.score_dicom models/nih14 films/ 'more/*.dcm' --out results.parquet --workers 4"
 
+_PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino")
+_PRECISIONS = ("auto", "float32", "float16", "int8")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script.
@@ -42,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             batch_size=arguments.batch_size,
             resume=arguments.resume,
             provider=arguments.provider,
+            precision=arguments.precision,
             require_gpu=arguments.require_gpu,
             policy=load_gate(arguments.gate, arguments.set or ()),
             coverage=arguments.coverage,
@@ -70,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=_positive, default=8, help="films in one run of the model (default 8)")
     parser.add_argument("--coverage", type=float, help="conformal calls that hold the truth of this share, e.g. 0.9")
     parser.add_argument("--resume", action="store_true", help="keep the rows that an earlier run finished")
-    parser.add_argument("--provider", choices=("auto", "cpu", "cuda"), default="auto", help="where the model runs")
+    parser.add_argument("--provider", choices=_PROVIDERS, default="auto", help="where the model runs")
+    parser.add_argument("--precision", choices=_PRECISIONS, default="auto", help="its numbers")
     parser.add_argument("--require-gpu", action="store_true", help="fail rather than run on the CPU")
     parser.add_argument("--gate", type=Path, help="what the gate refuses: configs/gate/default.yaml, changed")
     parser.add_argument("--set", action="append", help="override the gate: --set gate.view=warn")

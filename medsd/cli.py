@@ -23,6 +23,7 @@ from medsd.errors import DependencyError, MedsdError
 
 if TYPE_CHECKING:
     from medsd.inference.prediction import Prediction
+    from medsd.training.folder import Run
 
 app = typer.Typer(
     help="Multi-label reading of chest radiographs with clinical notes. Research software, no medical device.",
@@ -43,6 +44,17 @@ class Provider(StrEnum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+    tensorrt = "tensorrt"
+    openvino = "openvino"
+
+
+class PrecisionOf(StrEnum):
+    """The numbers that the model computes with."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    int8 = "int8"
 
 
 class BurnedInChoice(StrEnum):
@@ -64,6 +76,7 @@ Coverage = Annotated[
     typer.Option(help="conformal calls that hold the truth of this share, e.g. 0.9; else operating points"),
 ]
 Where = Annotated[Provider, typer.Option(help="where the model runs")]
+Precision = Annotated[PrecisionOf, typer.Option(help="its numbers; auto: float16 on a GPU, else float32")]
 
 
 @app.command()
@@ -142,12 +155,41 @@ app.command()(cli_bundles.card)
 
 
 @app.command()
-def export(config: Config, set_: Set = None) -> None:
-    """Write the bundle, when ONNX agrees with PyTorch.
+def export(
+    config: Annotated[Path | None, typer.Argument(help="configuration; leave out with --bundle")] = None,
+    set_: Set = None,
+    bundle: Annotated[Path | None, typer.Option(help="a finished bundle to write in another form")] = None,
+    triton: Annotated[Path | None, typer.Option(help="also as a model repository of Triton, in this folder")] = None,
+    monai_bundle: Annotated[Path | None, typer.Option(help="also in MONAI's bundle form, in this folder")] = None,
+) -> None:
+    """Write the bundle, when ONNX agrees with PyTorch; or a finished one as Triton or MONAI take it.
 
     Example: medsd export configs/phantom.yaml --set bundle.version=2
+
+    Example: medsd export --bundle models/nih14 --triton /models
     """
-    _run(config, set_, "export")
+    if (config is None) == (bundle is None):
+        raise typer.BadParameter("give a configuration or --bundle FOLDER, one of the two")
+    if bundle is not None and not (triton or monai_bundle):
+        raise typer.BadParameter("--bundle needs --triton FOLDER or --monai-bundle FOLDER")
+    if config is not None:
+        bundle = _run(config, set_, "export").bundle
+    from medsd.bundle.layout import Bundle
+
+    if triton or monai_bundle:
+        opened = Bundle.open(bundle or "")
+        if triton:
+            from medsd.bundle.triton import write_repository
+
+            print(f"triton: {write_repository(opened, triton)}")
+        if monai_bundle:
+            try:
+                from medsd.bundle.monai_bundle import write_monai_bundle
+            except ModuleNotFoundError as error:
+                raise DependencyError(
+                    f"MONAI's form needs {error.name}; install it with: pip install 'medsd[train]'"
+                ) from None
+            print(f"monai bundle: {write_monai_bundle(opened, monai_bundle)}")
 
 
 @app.command()
@@ -220,6 +262,7 @@ def score(
     ] = None,
     coverage: Coverage = None,
     provider: Where = Provider.auto,
+    precision: Precision = PrecisionOf.auto,
     require_gpu: Annotated[bool, typer.Option("--require-gpu", help="fail rather than run on the CPU")] = False,
     gate: Gate = None,
     set_: GateSet = None,
@@ -247,6 +290,7 @@ def score(
         batch_size=batch_size,
         resume=resume,
         provider=provider.value,
+        precision=precision.value,
         require_gpu=require_gpu,
         policy=load_gate(gate, set_ or ()),
         coverage=coverage,
@@ -275,6 +319,7 @@ def similar(
     index: Annotated[str | None, typer.Option("--index", help="the index, where it is not in the bundle")] = None,
     coverage: Coverage = None,
     provider: Where = Provider.auto,
+    precision: Precision = PrecisionOf.auto,
     gate: Gate = None,
     set_: GateSet = None,
     as_json: Json = False,
@@ -297,7 +342,8 @@ def similar(
     asked = ask.question(cases, with_, without, words, filters, k)
 
     def predictor() -> Predictor:
-        return Predictor(opened, provider=provider.value, policy=load_gate(gate, set_ or ()), coverage=coverage)
+        policy = load_gate(gate, set_ or ())
+        return Predictor(opened, provider=provider.value, precision=precision.value, policy=policy, coverage=coverage)
 
     if path is None and note is None and (asked.query or words):
         answer = ask.ask(cases, asked, lambda: predictor() if opened.description.note else None)
@@ -398,6 +444,7 @@ def app_(
     auth: Annotated[Path | None, typer.Option(help="file with user:password on each line")] = None,
     feedback: Annotated[Path | None, typer.Option(help="folder that keeps what readers say of the calls")] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="open the page in the browser")] = False,
+    precision: Precision = PrecisionOf.auto,
     gate: Gate = None,
     set_: GateSet = None,
 ) -> None:
@@ -418,6 +465,7 @@ def app_(
         feedback=feedback,
         open_browser=open_browser,
         policy=policy,
+        precision=precision.value,
     )
 
 
@@ -433,7 +481,7 @@ def doctor(as_json: Json = False) -> None:
     print(json.dumps(report, indent=2) if as_json else in_words(report))
 
 
-def _run(config: Path, overrides: list[str] | None, until: str, *, again: bool = True) -> None:
+def _run(config: Path, overrides: list[str] | None, until: str, *, again: bool = True) -> Run:
     from medsd.settings import load_settings
 
     settings = load_settings(config, overrides or ())
@@ -442,9 +490,9 @@ def _run(config: Path, overrides: list[str] | None, until: str, *, again: bool =
     except ModuleNotFoundError as error:
         raise DependencyError(f"training needs {error.name}; install it with: pip install 'medsd[train]'") from None
     run = run_steps(settings, until, again=again)
-    if os.environ.get("RANK", "0") != "0":
-        return  # under torchrun the first process speaks
-    print(f"{until}: done, see {run.bundle if until in ('export', 'index') else run.folder}")
+    if os.environ.get("RANK", "0") == "0":  # under torchrun the first process speaks
+        print(f"{until}: done, see {run.bundle if until in ('export', 'index') else run.folder}")
+    return run
 
 
 def _as_record(prediction: Prediction, path: Path | None) -> dict[str, object]:

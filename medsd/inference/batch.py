@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medsd.bundle.layout import DESCRIPTION, Bundle
+from medsd.bundle.layout import DESCRIPTION, Bundle, Precision
 from medsd.dicom.gate import GatePolicy
 from medsd.dicom.policy import concern
 from medsd.errors import DataError, ImageError, MedsdError
@@ -34,7 +34,7 @@ from medsd.inference.note_files import Notes
 from medsd.inference.parts import RECORD, Parts
 from medsd.inference.predict import Predictor, Study
 from medsd.inference.prediction import Prediction
-from medsd.inference.session import CPU, ProviderChoice, processors
+from medsd.inference.session import CPU, PrecisionChoice, ProviderChoice, planned_precision, processors
 from medsd.privacy import KeyedHasher
 from medsd.progress import Progress
 from medsd.results import embeddings as embedding_files
@@ -102,6 +102,7 @@ def score(
     batch_size: int = 8,
     resume: bool = False,
     provider: ProviderChoice = "auto",
+    precision: PrecisionChoice = "auto",
     require_gpu: bool = False,
     policy: GatePolicy | None = None,
     hasher: KeyedHasher | None = None,
@@ -126,7 +127,7 @@ def score(
         workers: processes that decode; 1 decodes in this one.
         batch_size: films in one run of the model.
         resume: keep the rows that an earlier run on `out` finished.
-        provider, require_gpu: as for `Predictor`.
+        provider, precision, require_gpu: as for `Predictor`.
         policy: of the gate.
         hasher: makes the keys; this user's own by default (`KeyedHasher.from_environment`).
         coverage: None for calls at the operating points, a share for conformal ones, see `Predictor`.
@@ -148,10 +149,11 @@ def score(
     names, known = _inputs(opened, inputs, lists, ours, notes, side_notes)
     policy, hasher = policy or GatePolicy(), hasher or KeyedHasher.from_environment()
     size = max(1, min(batch_size, len(names)))
+    numbers = planned_precision(opened, provider, precision)
     with Parts(
         out,
         table.columns(opened.findings),
-        _made_with(opened, policy, hasher, coverage, known, embeddings is not None),
+        _made_with(opened, policy, hasher, coverage, known, embeddings is not None, numbers),
         resume=resume,
         embeddings_out=embeddings,
         dimensions=opened.description.embedding_size,
@@ -162,7 +164,13 @@ def score(
         films_left = len(waiting) if inputs or lists else 0  # a fused model reads notes alone, too
         with Decoders(decoder, workers, films=films_left) as decoders:
             predictor = Predictor(
-                opened, provider=provider, require_gpu=require_gpu, policy=policy, coverage=coverage, threads=_threads()
+                opened,
+                provider=provider,
+                precision=numbers,
+                require_gpu=require_gpu,
+                policy=policy,
+                coverage=coverage,
+                threads=_threads(),
             )
             if known and not predictor.takes_notes:
                 log.warning("%s reads no notes; they are ignored", opened.label)
@@ -216,7 +224,13 @@ def _inputs(
 
 
 def _made_with(
-    bundle: Bundle, policy: GatePolicy, hasher: KeyedHasher, coverage: float | None, notes: Notes, embeddings: bool
+    bundle: Bundle,
+    policy: GatePolicy,
+    hasher: KeyedHasher,
+    coverage: float | None,
+    notes: Notes,
+    embeddings: bool,
+    numbers: Precision,
 ) -> dict[str, Any]:
     """What decides the rows, by the words that a refusal to mix them uses."""
     return {
@@ -227,6 +241,7 @@ def _made_with(
         "set of notes": notes.digest() if bundle.description.note is not None else "",
         "choice of --embeddings": embeddings,
         "coverage": coverage,
+        "precision": None if numbers == "float32" else numbers,  # None: as in runs of before there was a choice
     }
 
 
