@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -55,6 +56,13 @@ class PrecisionOf(StrEnum):
     float32 = "float32"
     float16 = "float16"
     int8 = "int8"
+
+
+class Engine(StrEnum):
+    """What scores: the processes of this machine, or those of a Ray cluster."""
+
+    local = "local"
+    ray = "ray"
 
 
 class BurnedInChoice(StrEnum):
@@ -252,7 +260,14 @@ def score(
         bool, typer.Option("--side-notes", help="the note of film.dcm is film.txt beside it")
     ] = False,
     embeddings: Annotated[Path | None, typer.Option(help="also write embeddings, a row each: .npy or .parquet")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="processes that decode; 1 is this one, without limits")] = 2,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="processes that decode, 2 by default; 1 is this one, without limits. With --engine ray: in the whole "
+            "cluster, by default the processors that the model leaves, and always within limits",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="films in one run of the model")] = 8,
     resume: Annotated[bool, typer.Option("--resume", help="keep the rows that an earlier run finished")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="exit with 1 when an input was refused")] = False,
@@ -264,6 +279,16 @@ def score(
     provider: Where = Provider.auto,
     precision: Precision = PrecisionOf.auto,
     require_gpu: Annotated[bool, typer.Option("--require-gpu", help="fail rather than run on the CPU")] = False,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="ray: on a Ray cluster, an actor a GPU; paths, --out and --embeddings lie where every machine sees "
+            "them, or are URLs such as s3://bucket/films (not ZIP archives, --side-notes; no lock)"
+        ),
+    ] = Engine.local,
+    ray_address: Annotated[
+        str, typer.Option(help="of the cluster: HOST:6379, ray://HOST:10001; local starts Ray here, for this run")
+    ] = "local",
     gate: Gate = None,
     set_: GateSet = None,
     as_json: Json = False,
@@ -274,11 +299,18 @@ def score(
     could not be done (bad usage, a disk that is full); 130 interrupted. After 2 and 130, --resume goes on.
 
     Example: medsd score models/nih14 /archive/2026 --out results.parquet --workers 4
+
+    Example: medsd score models/nih14 s3://archive/2026 --out s3://results/2026.parquet --engine ray --ray-address
+    head:6379
     """
-    from medsd.inference import batch
+    from medsd.inference import batch, cluster
     from medsd.settings import load_gate
 
-    summary = batch.score(
+    on_ray = engine is Engine.ray
+    if ray_address != cluster.LOCAL and not on_ray:
+        raise typer.BadParameter("--ray-address needs --engine ray")
+    on_cluster = partial(cluster.score, address=ray_address, workers=workers)
+    summary = (on_cluster if on_ray else partial(batch.score, workers=workers or 2))(
         bundle,
         paths or [],
         out,
@@ -286,7 +318,6 @@ def score(
         notes=notes,
         side_notes=side_notes,
         embeddings=embeddings,
-        workers=workers,
         batch_size=batch_size,
         resume=resume,
         provider=provider.value,

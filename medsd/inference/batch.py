@@ -153,7 +153,7 @@ def score(
     with Parts(
         out,
         table.columns(opened.findings),
-        _made_with(opened, policy, hasher, coverage, known, embeddings is not None, numbers),
+        made_with(opened, policy, hasher, coverage, known, embeddings is not None, numbers),
         resume=resume,
         embeddings_out=embeddings,
         dimensions=opened.description.embedding_size,
@@ -181,7 +181,7 @@ def score(
                 ) as told,
                 Progress(len(names), done, wanted=progress) as shown,
                 closing(_films(waiting, decoders if films_left else None, ahead=(_ways() + 1) * size)) as films,
-                closing(_read_all(predictor, _batches(films, known, size), size)) as read,
+                closing(_read_all(predictor, batches(_studies(films, known), size), size)) as read,
             ):
                 for batch, predictions in read:
                     _keep(parts, batch, predictions, embeddings is not None)
@@ -223,7 +223,7 @@ def _inputs(
     return known.names, known
 
 
-def _made_with(
+def made_with(
     bundle: Bundle,
     policy: GatePolicy,
     hasher: KeyedHasher,
@@ -287,10 +287,15 @@ def is_scorable(study: Study) -> bool:
     return bool(clean_note(study.note)) if study.film is None else study.film.pixels is not None
 
 
-def _batches(films: Films, notes: Notes, size: int) -> Iterator[Batch]:
+def _studies(films: Films, notes: Notes) -> Iterator[tuple[str, Study]]:
+    return ((name, study_of(name, film, notes)) for name, film in films)
+
+
+def batches(studies: Iterable[tuple[str, Study]], size: int) -> Iterator[Batch]:
+    """Named studies in batches of `size` that can be scored, in order."""
     batch = Batch()
-    for name, film in films:
-        batch.add(name, _study(name, film, notes))
+    for name, study in studies:
+        batch.add(name, study)
         if batch.scorable == size or len(batch) == _REFUSED_A_BATCH * size or not batch.scorable:
             yield batch
             batch = Batch()
@@ -298,7 +303,8 @@ def _batches(films: Films, notes: Notes, size: int) -> Iterator[Batch]:
         yield batch
 
 
-def _study(name: str, film: Film | None, notes: Notes) -> Study:
+def study_of(name: str, film: Film | None, notes: Notes) -> Study:
+    """A film with its note; refused where the note cannot be read."""
     try:
         return Study(film, notes.of(name) or "")
     except ImageError as error:  # a film whose note cannot be read is not scored without it
@@ -326,7 +332,7 @@ def _read_all(
     with ThreadPoolExecutor(ways, thread_name_prefix="read") as threads:
         try:
             for batch in batches:
-                pending.append((batch, threads.submit(_read_padded, predictor, batch, size)))
+                pending.append((batch, threads.submit(read_padded, predictor, batch, size)))
                 while pending and (len(pending) > ways or pending[0][1].done()):
                     done, future = pending.popleft()
                     yield done, future.result()
@@ -337,7 +343,7 @@ def _read_all(
             threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _read_padded(predictor: Predictor, batch: Batch, size: int) -> list[Prediction]:
+def read_padded(predictor: Predictor, batch: Batch, size: int) -> list[Prediction]:
     """Read one batch, filled up to `size` by repeating a study, as sums may be taken in another order at another size.
 
     A GPU is spared to choose its kernels anew, too.

@@ -153,7 +153,7 @@ class _Reader:
         members: list[str] = []
         if self._archives and is_archive(name):
             try:
-                members = [member for member in names_in(name) if not _hidden_member(member)]
+                members = [member for member in names_in(name) if not hidden_member(member)]
             except ImageError:
                 members = []
         yield from (f"{name}{MARK}{member}" for member in members) if members else (name,)
@@ -186,7 +186,7 @@ def _beside_films(name: str) -> bool:
     return name.startswith(".") or name in _SIDE_NAMES or os.path.splitext(name)[1].lower() in SIDE_SUFFIXES  # noqa: PTH122
 
 
-def _hidden_member(member: str) -> bool:
+def hidden_member(member: str) -> bool:
     """What would not be read in a folder is not read in an archive; hidden folders such as macOS adds included."""
     *folders, name = member.split("/")
     return _beside_films(name) or any(folder.startswith(".") or folder == "__MACOSX" for folder in folders)

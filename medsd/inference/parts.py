@@ -31,7 +31,7 @@ SUFFIX = ".parts"
 RECORD = ".run.json"
 ROWS = 10_000  # of a part; a kilobyte each, and a part is held in memory when it is taken up
 _ADOPTED = 1000  # rows taken over at a time
-_MADE_WITH = "run.json"
+MADE_WITH = "run.json"
 _GO_ON = "make room, then go on with --resume"
 _SYNC_S = 1.0  # rows outlive a kill at once, and a power cut after so long
 Facts = Mapping[str, Any]
@@ -101,7 +101,7 @@ class Parts:
     def _give_up(self) -> None:
         """Leave no folder behind that nobody can go on with."""
         with contextlib.suppress(OSError):
-            if not (self.folder / _MADE_WITH).exists():
+            if not (self.folder / MADE_WITH).exists():
                 self._remove()
         self.close()
 
@@ -115,13 +115,14 @@ class Parts:
     # ---- beginning
 
     def _begin(self, resume: bool) -> None:
-        found = _read_json(self.folder / _MADE_WITH)
+        found = _read_json(self.folder / MADE_WITH)
         empty = not any(self._part(number).stat().st_size for number in self._numbers())
+        empty = empty and not any(self.folder.glob("block-*"))  # of `medsd.inference.blocks`
         if found is None or (empty and not resume):  # no run, or one that was killed before its first row
             self._clear()
             if resume and self.out.exists():
                 self._adopt_finished()
-            _write_json(self.folder / _MADE_WITH, self._facts)
+            _write_json(self.folder / MADE_WITH, self._facts)
             return
         if not resume:
             raise DataError(
@@ -133,7 +134,7 @@ class Parts:
 
     def _compare(self, found: Facts, what: str) -> None:
         """Refuse rows that were made with something else than what this run has."""
-        changed = [name for name in self._facts if found.get(name) != self._facts[name]]
+        changed = [name for name in {**self._facts, **found} if found.get(name) != self._facts.get(name)]
         if changed:
             names = ", ".join(changed)
             raise DataError(
@@ -294,7 +295,7 @@ class Parts:
                 file.close()
         self._file = self._vectors = None
         with contextlib.suppress(FileNotFoundError):
-            (self.folder / _MADE_WITH).unlink()
+            (self.folder / MADE_WITH).unlink()
         for path in self.folder.glob("part-*"):
             path.unlink()
         self._number = self._rows = 0

@@ -19,7 +19,7 @@ from medsd.errors import BundleError, DataError, DependencyError
 from medsd.inference import batch
 from medsd.inference.batch import score
 from medsd.inference.film import Film
-from medsd.inference.predict import Predictor
+from medsd.inference.predict import Predictor, Study
 from medsd.privacy import KeyedHasher
 from medsd.results import table
 from tests.dicom.test_gate import EXPECTED
@@ -252,7 +252,7 @@ def test_batches_are_filled_up_so_that_no_row_depends_on_its_mates(
 def test_a_batch_of_refused_films_does_not_wait_for_one_that_can_be_scored():
     refused, film = Film("refused", "view"), Film("scored", pixels=np.zeros((4, 4), np.uint8))
     films = [("a", refused), ("b", film), *((f"{n}", refused) for n in range(20)), ("c", film)]
-    made = list(batch._batches(iter(films), batch.Notes(), 2))
+    made = list(batch.batches([(name, Study(film)) for name, film in films], 2))
     assert [batch_.names for batch_ in made[:1]] == [["a"]]
     assert [len(batch_) for batch_ in made[1:3]] == [16, 1] and sum(map(len, made)) == len(films)
 
