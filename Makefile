@@ -49,5 +49,5 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing medsd with everything for training and tests"
-	@$(PIP) --editable '.[train,notes,pacs,deid,tune,mlflow,qdrant,dev]'
+	@$(PIP) --editable '.[train,notes,pacs,deid,tune,mlflow,qdrant,cluster,dev]'
 	@touch $@ $(VENV)/.core
