@@ -136,7 +136,7 @@ def open_reader(
         index,
         PictureFolder(images, hasher) if images else None,
         predictor.session.provider,
-        str(getattr(predictor.session, "precision", "float32")),
+        predictor.session.precision,
         _scorer(predictor, decoder) if bundle.description.image else None,
         FeedbackFolder(feedback, KeyedHasher.from_environment()) if feedback else None,
     )
