@@ -287,7 +287,8 @@ def connected(address: str, workers: int | None) -> Iterator[Any]:
         options |= {"num_cpus": count, "include_dashboard": False}
     try:
         _knock(address)
-        ray.init(**options)
+        with _native_stderr_held():
+            ray.init(**options)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         what = "Ray does not start here" if address == LOCAL else f"--ray-address {address}: no Ray cluster answers"
         raise DependencyError(
@@ -297,6 +298,19 @@ def connected(address: str, workers: int | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _native_stderr_held() -> Iterator[None]:
+    """Drop what Ray's native part prints while it starts, such as that its log level was set."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _knock(address: str) -> None:
