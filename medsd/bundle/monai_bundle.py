@@ -125,7 +125,10 @@ def load_network(bundle_root: str) -> ImageProbabilities:
     tokenizer = None if note is None else Tokenizer.from_file(str(root / "models" / layout.TOKENIZER))
     findings = FindingSet("bundle", tuple(Finding(name, name) for name in facts["findings"]))
     model = StudyModel(settings, len(findings), int(facts["pixels"]["size"]), tokenizer)
-    missing, unexpected = model.load_state_dict(load_file(root / WEIGHTS), strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(load_file(root / WEIGHTS), strict=False)
+    except RuntimeError:  # tensors of other shapes
+        missing, unexpected = [], ["shapes"]
     if unexpected or any(not name.startswith("projection.") for name in missing):  # that head is of the training alone
         raise BundleError(f"{root / WEIGHTS}: not the weights of {NETWORK}; write the bundle again")
     serving = ServingModel(model, findings, _CALIBRATION.validate_python(facts["calibration"]))
