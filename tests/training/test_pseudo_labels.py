@@ -115,7 +115,7 @@ def test_rounds_teach_from_unlabelled_studies_and_resume_to_the_same_weights(tmp
     from tests.training.conftest import small_settings
 
     rounds = ("training.pseudo_labels.rounds=2", "training.pseudo_labels.few=1", "training.pseudo_labels.epochs=1")
-    settings = small_settings(tmp_path, "network.note=null", *rounds)
+    settings = small_settings(tmp_path, "network.note=null", "loss.cross_modal_weight=0", *rounds)
     rng, count = np.random.default_rng(0), 40
     labels = rng.integers(0, 2, (count, 3)).astype(np.float32)
     labels[8:24] = np.nan
@@ -153,7 +153,12 @@ def test_a_run_labels_its_unlabelled_studies_keeps_the_manifest_and_suggests_amo
     from tests.training.conftest import small_settings
 
     monkeypatch.setenv("MEDSD_KEY", "a key for the tests of medsd")
-    more = ("network.note=null", "training.pretrain.epochs=1", "training.finetune.epochs=1")
+    more = (
+        "network.note=null",
+        "loss.cross_modal_weight=0",
+        "training.pretrain.epochs=1",
+        "training.finetune.epochs=1",
+    )
     settings = small_settings(tmp_path, *more, "training.pseudo_labels.rounds=1", "training.pseudo_labels.few=1")
     run = run_steps(settings, "prepare")
     manifest = Manifest.read(run.manifest)
