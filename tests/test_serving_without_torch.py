@@ -23,7 +23,8 @@ class Block(MetaPathFinder):
 sys.meta_path.insert(0, Block())
 """
 SERVE = """
-import medsd.cases.ask, medsd.cases.manage, medsd.cases.likeness, medsd.cases.qdrant, medsd.doctor, apps.web.server, apps.web.app
+import medsd.cases.ask, medsd.cases.manage, medsd.cases.likeness, medsd.cases.qdrant
+import medsd.doctor, apps.web.server, apps.web.app
 from medsd.cli import main
 sys.argv = ["medsd", "score", *sys.argv[1:]]
 main()
