@@ -7,8 +7,12 @@ The names are loaded when they are first used, so that `import medsd` costs noth
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# MONAI imports MLflow where it is installed, and MLflow reports its use to its makers unless it is told not to first.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 if TYPE_CHECKING:
     from medsd.bundle.layout import Bundle

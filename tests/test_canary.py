@@ -168,7 +168,6 @@ def _write_input(given: Path, runs: Path) -> Path:
             place[last] = yaml.safe_load(value)
     (given / "canary.yaml").write_text(yaml.safe_dump(settings))
     del settings["network"]["note"]
-    settings["loss"]["cross_modal_weight"] = 0  # there is nothing to contrast with
     tree = settings | {"name": "tree", "data": {"source": "dicom", "root": str(given / "files")}}
     (given / "tree.yaml").write_text(yaml.safe_dump(tree))
     _write_scans(given, given / table.loc[0, "path"], given / table.loc[1, "path"])

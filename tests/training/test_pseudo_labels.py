@@ -115,7 +115,7 @@ def test_rounds_teach_from_unlabelled_studies_and_resume_to_the_same_weights(tmp
     from tests.training.conftest import small_settings
 
     rounds = ("training.pseudo_labels.rounds=2", "training.pseudo_labels.few=1", "training.pseudo_labels.epochs=1")
-    settings = small_settings(tmp_path, "network.note=null", "loss.cross_modal_weight=0", *rounds)
+    settings = small_settings(tmp_path, "network.note=null", *rounds)
     rng, count = np.random.default_rng(0), 40
     labels = rng.integers(0, 2, (count, 3)).astype(np.float32)
     labels[8:24] = np.nan
