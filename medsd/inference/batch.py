@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -69,6 +69,23 @@ class Summary:
     seconds: float
     provider: str
     reasons: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, out: object, counts: Counter[str], reasons: Counter[str], *, reused: int, seconds: float, provider: str
+    ) -> Summary:
+        """The summary of a table whose rows were counted by status and, where warned or refused, by reason."""
+        return cls(
+            out=str(out),
+            inputs=counts.total(),
+            scored=counts["scored"],
+            warned=counts["warned"],
+            refused=counts["refused"],
+            reused=reused,
+            seconds=round(seconds, 3),
+            provider=provider,
+            reasons=dict(reasons.most_common()),
+        )
 
     @property
     def rate(self) -> float:
@@ -189,7 +206,14 @@ def score(
                     shown.advance(len(batch), f"{parts.counts['refused']} refused")
                     for name, prediction in zip(batch.names, predictions, strict=True):
                         _tell(each, name, prediction)
-                summary = _summary(out, parts, reused, time.monotonic() - started, running)
+                summary = Summary.of(
+                    out,
+                    parts.counts,
+                    parts.reasons,
+                    reused=reused,
+                    seconds=time.monotonic() - started,
+                    provider=running,
+                )
                 parts.finish({"summary": summary.as_dict()})
                 told.complete()
     return summary
@@ -375,21 +399,6 @@ def _model_failed(film: Film, detail: str) -> Film:
 def _keep(parts: Parts, batch: Batch, predictions: list[Prediction], embeddings: bool) -> None:
     rows = [table.row(name, prediction) for name, prediction in zip(batch.names, predictions, strict=True)]
     parts.append(rows, [prediction.embedding for prediction in predictions] if embeddings else ())
-
-
-def _summary(out: Path, parts: Parts, reused: int, seconds: float, provider: str) -> Summary:
-    counts = parts.counts
-    return Summary(
-        out=str(out),
-        inputs=counts.total(),
-        scored=counts["scored"],
-        warned=counts["warned"],
-        refused=counts["refused"],
-        reused=reused,
-        seconds=round(seconds, 3),
-        provider=provider,
-        reasons=dict(parts.reasons.most_common()),
-    )
 
 
 def _tell(each: Callable[[Path, Prediction], None] | None, name: str, prediction: Prediction) -> None:

@@ -127,7 +127,14 @@ def score(
                     told.advance(outcomes)
                     shown.advance(len(outcomes), f"{refused} refused")
                 kept.join(blocks)
-                summary = _summary(target, kept, reused, time.monotonic() - started, running)
+                summary = Summary.of(
+                    target,
+                    kept.counts,
+                    kept.reasons,
+                    reused=reused,
+                    seconds=time.monotonic() - started,
+                    provider=running,
+                )
                 kept.finish({"summary": summary.as_dict()})
                 told.complete()
     return summary
@@ -201,21 +208,6 @@ def _files(bundle: Bundle) -> dict[str, bytes]:
     """What a worker needs of a bundle, whose hashes were compared here."""
     listed = [name for name in bundle.description.files if not name.startswith(_WEIGHTS)]
     return {name: (bundle.folder / name).read_bytes() for name in (DESCRIPTION, *listed)}
-
-
-def _summary(out: Path | str, kept: Blocks, reused: int, seconds: float, provider: str) -> Summary:
-    counts = kept.counts
-    return Summary(
-        out=str(out),
-        inputs=counts.total(),
-        scored=counts["scored"],
-        warned=counts["warned"],
-        refused=counts["refused"],
-        reused=reused,
-        seconds=round(seconds, 3),
-        provider=provider,
-        reasons=dict(kept.reasons.most_common()),
-    )
 
 
 # ---- the cluster
