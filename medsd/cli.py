@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from medsd import cli_bundles
 from medsd.cli_cases import cases as cases_app
-from medsd.errors import DependencyError, MedsdError
+from medsd.cli_training import VERBS, Provider, Where
+from medsd.errors import MedsdError
 
 if TYPE_CHECKING:
     from medsd.inference.prediction import Prediction
-    from medsd.training.folder import Run
 
 app = typer.Typer(
     help="Multi-label reading of chest radiographs with clinical notes. Research software, no medical device.",
@@ -37,16 +36,6 @@ app.add_typer(cases_app, name="cases")
 
 _INTERRUPTED, _SOME_REFUSED = 130, 1
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-
-
-class Provider(StrEnum):
-    """Where the model runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    tensorrt = "tensorrt"
-    openvino = "openvino"
 
 
 class PrecisionOf(StrEnum):
@@ -73,8 +62,6 @@ class BurnedInChoice(StrEnum):
     keep = "keep"
 
 
-Config = Annotated[Path, typer.Argument(help="configuration, for instance configs/nih14.yaml")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="override a setting: --set data.root=FOLDER")]
 Gate = Annotated[Path | None, typer.Option("--gate", help="what the gate refuses: configs/gate/default.yaml, changed")]
 GateSet = Annotated[list[str] | None, typer.Option("--set", help="override the gate: --set gate.view=warn")]
 BundleFolder = Annotated[Path, typer.Argument(help="folder of a bundle, for instance models/nih14")]
@@ -83,161 +70,11 @@ Coverage = Annotated[
     float | None,
     typer.Option(help="conformal calls that hold the truth of this share, e.g. 0.9; else operating points"),
 ]
-Where = Annotated[Provider, typer.Option(help="where the model runs")]
 Precision = Annotated[PrecisionOf, typer.Option(help="its numbers; auto: float16 on a GPU, else float32")]
 
 
-@app.command()
-def train(config: Config, set_: Set = None) -> None:
-    """Every step from the data to a bundle; resumes where it stopped.
-
-    Example: medsd train configs/nih14.yaml --set data.root=/data/nih14
-    """
-    _run(config, set_, "index", again=False)
-
-
-@app.command()
-def prepare(config: Config, set_: Set = None) -> None:
-    """Read the data set, split it by patient, decode its films.
-
-    Example: medsd prepare configs/nih14.yaml --set data.root=/data/nih14
-    """
-    _run(config, set_, "prepare")
-
-
-@app.command()
-def pretrain(config: Config, set_: Set = None) -> None:
-    """Pretrain the encoders with the SD loss (after the steps before it).
-
-    Example: medsd pretrain configs/phantom.yaml --set training.pretrain.epochs=20
-    """
-    _run(config, set_, "pretrain", again=False)
-
-
-@app.command()
-def finetune(config: Config, set_: Set = None) -> None:
-    """Fine-tune the classifier (after the steps before it).
-
-    Example: medsd finetune configs/phantom.yaml
-    """
-    _run(config, set_, "finetune", again=False)
-
-
-@app.command()
-def calibrate(config: Config, set_: Set = None) -> None:
-    """Choose calibration and operating points on the validation patients.
-
-    Example: medsd calibrate configs/phantom.yaml
-    """
-    _run(config, set_, "calibrate")
-
-
-@app.command()
-def evaluate(
-    config: Annotated[Path, typer.Argument(help="configuration of a run; or the folder of a bundle, with --studies")],
-    studies: cli_bundles.Studies = None,
-    out: Annotated[Path | None, typer.Option(help="folder for the report on a bundle")] = None,
-    split: cli_bundles.Split = None,
-    workers: cli_bundles.Workers = 1,
-    provider: Where = Provider.auto,
-    set_: Set = None,
-) -> None:
-    """Measure the test patients of a run, with intervals; or a bundle on other studies, and say what has moved.
-
-    Example: medsd evaluate configs/phantom.yaml
-
-    Example: medsd evaluate models/nih14 --studies configs/covid.yaml --set data.root=/data/covid --out report
-    """
-    if cli_bundles.is_bundle(config):
-        cli_bundles.evaluate_elsewhere(
-            config, studies, out, set_ or (), split=split, provider=provider.value, workers=workers
-        )
-        return
-    if studies is not None or out is not None or split is not None:
-        raise MedsdError(f"{config} is no bundle; --studies, --out and --split belong to the folder of a bundle")
-    _run(config, set_, "evaluate")
-
-
-app.command()(cli_bundles.recalibrate)
-app.command()(cli_bundles.card)
-
-
-@app.command()
-def export(
-    config: Annotated[Path | None, typer.Argument(help="configuration; leave out with --bundle")] = None,
-    set_: Set = None,
-    bundle: Annotated[Path | None, typer.Option(help="a finished bundle to write in another form")] = None,
-    triton: Annotated[Path | None, typer.Option(help="also as a model repository of Triton, in this folder")] = None,
-    monai_bundle: Annotated[Path | None, typer.Option(help="also in MONAI's bundle form, in this folder")] = None,
-) -> None:
-    """Write the bundle, when ONNX agrees with PyTorch; or a finished one as Triton or MONAI take it.
-
-    Example: medsd export configs/phantom.yaml --set bundle.version=2
-
-    Example: medsd export --bundle models/nih14 --triton /models
-    """
-    if (config is None) == (bundle is None):
-        raise typer.BadParameter("give a configuration or --bundle FOLDER, one of the two")
-    if bundle is not None and not (triton or monai_bundle):
-        raise typer.BadParameter("--bundle needs --triton FOLDER or --monai-bundle FOLDER")
-    if config is not None:
-        bundle = _run(config, set_, "export").bundle
-    from medsd.bundle.layout import Bundle
-
-    if triton or monai_bundle:
-        opened = Bundle.open(bundle or "")
-        if triton:
-            from medsd.bundle.triton import write_repository
-
-            print(f"triton: {write_repository(opened, triton)}")
-        if monai_bundle:
-            try:
-                from medsd.bundle.monai_bundle import write_monai_bundle
-            except ModuleNotFoundError as error:
-                raise DependencyError(
-                    f"MONAI's form needs {error.name}; install it with: pip install 'medsd[train]'"
-                ) from None
-            print(f"monai bundle: {write_monai_bundle(opened, monai_bundle)}")
-
-
-@app.command()
-def index(config: Config, set_: Set = None) -> None:
-    """Fill the bundle's index with the training cases.
-
-    Example: medsd index configs/phantom.yaml
-    """
-    _run(config, set_, "index")
-
-
-@app.command()
-def compare(config: Config, set_: Set = None) -> None:
-    """Losses, or whole recipes, side by side under equal conditions: a report with intervals and tests; resumes.
-
-    Example: medsd compare configs/compare/yeast.yaml --set root=/data/mulan
-    """
-    from medsd.strict import top_level_keys
-
-    try:
-        if "arms" in top_level_keys(config):
-            from medsd.training.recipes import compare_recipes as run_comparison
-        else:
-            from medsd.evaluation.compare.run import compare as run_comparison
-    except ModuleNotFoundError as error:
-        raise DependencyError(f"comparing needs {error.name}; install it with: pip install 'medsd[train]'") from None
-    print(f"compare: done, see {run_comparison(config, set_ or ())}")
-
-
-@app.command()
-def tune(config: Config, set_: Set = None) -> None:
-    """Search for hyper-parameters, measured on the validation patients: a report and the best settings; resumes.
-
-    Example: medsd tune configs/tune/nih14.yaml --set data.root=/data/nih14
-    """
-    try:
-        from medsd.training.tune import tune as run_search
-    except ModuleNotFoundError as error:
-        raise DependencyError(f"tuning needs {error.name}; install it with: pip install 'medsd[train,tune]'") from None
-    print(f"tune: done, see {run_search(config, set_ or ())}")
+for _verb in VERBS:
+    app.command()(_verb)
 
 
 @app.command()
@@ -510,20 +347,6 @@ def doctor(as_json: Json = False) -> None:
 
     report = examine()
     print(json.dumps(report, indent=2) if as_json else in_words(report))
-
-
-def _run(config: Path, overrides: list[str] | None, until: str, *, again: bool = True) -> Run:
-    from medsd.settings import load_settings
-
-    settings = load_settings(config, overrides or ())
-    try:
-        from medsd.training.run import run_steps
-    except ModuleNotFoundError as error:
-        raise DependencyError(f"training needs {error.name}; install it with: pip install 'medsd[train]'") from None
-    run = run_steps(settings, until, again=again)
-    if os.environ.get("RANK", "0") == "0":  # under torchrun the first process speaks
-        print(f"{until}: done, see {run.bundle if until in ('export', 'index') else run.folder}")
-    return run
 
 
 def _as_record(prediction: Prediction, path: Path | None) -> dict[str, object]:
