@@ -25,7 +25,9 @@ check: $(VENV)/.dev ## formatting, types, and which room may import which
 
 bench: $(VENV)/.dev ## measurements on real data (MEDSD_DATA=folder); slow
 	$(BIN)/python -m pytest -m bench tests
-	@for script in tests/bench/bench_*.py; do echo "## $$script"; $(BIN)/python -m $$(echo $${script%.py} | tr / .) || exit 1; done
+	@missed=; for script in tests/bench/bench_*.py; do echo "## $$script"; \
+		$(BIN)/python -m $$(echo $${script%.py} | tr / .) || missed="$$missed $$script"; done; \
+		if [ -n "$$missed" ]; then echo "not kept, or stopped:$$missed" >&2; exit 1; fi
 
 # The browser tests want Chromium; where it may not be installed they are skipped, and say so.
 chromium:

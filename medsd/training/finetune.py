@@ -13,7 +13,7 @@ from medsd.evaluation.metrics import auroc, macro
 from medsd.networks.fusion import Outputs, StudyModel
 from medsd.settings import Settings
 from medsd.training.across import with_each_modality
-from medsd.training.augment import sample_seed
+from medsd.training.augment import Augmentation, sample_seed
 from medsd.training.engine import Loss, Stage, StageResult
 from medsd.training.layers import freeze
 from medsd.training.loaders import Batch, StudyArrays, plain_batches
@@ -66,7 +66,8 @@ def finetune(
     torch.manual_seed(seed)
     loss = classify_and_keep(objective, stage.sd_weight, contrast(settings.loss, known, arrays.sentences))
     loss = with_each_modality(loss, objective, stage.modality_weight)
-    loss = with_boxes(loss, boxed, stage.box_weight)
+    moving = None if boxed is None else Augmentation(settings.training.augment, boxed.pixels.shape[1])
+    loss = with_boxes(loss, boxed, stage.box_weight, moving)
     return Stage(
         "finetune",
         model,

@@ -1,9 +1,9 @@
 """Evidence maps that learn from boxes: where radiologists outlined a finding, the map is drawn there.
 
 Few films have boxes, and a classifier that sees labels alone learns from whatever goes with a finding. For a boxed film
-the map of the finding, beyond the average map of the batch, is turned into shares over its places (a softmax), and the
-loss is −log of the shares that lie in the boxes, each place counted by how much of it they cover. That asks the map to
-point into the boxes and leaves the logit's height to the labels. After Li et al., Thoracic Disease Identification and
+the map of the finding is turned into shares over its places (a softmax), and the loss is −log of the shares that lie in
+the boxes, each place counted by how much of it they cover. That asks the map to point into the boxes and leaves the
+logit's height to the labels. After Li et al., Thoracic Disease Identification and
 Localization with Limited Supervision, CVPR 2018, who learn from the same boxes with a likelihood of patches.
 """
 
@@ -21,9 +21,10 @@ from medsd.networks.fusion import Outputs, StudyModel
 from medsd.settings import Settings
 from medsd.studies.boxes import read_boxes
 from medsd.studies.manifest import Manifest
+from medsd.training.augment import Augmentation
 from medsd.training.evidence import boxes_of_rows, has_boxes, image_alone
 from medsd.training.loaders import Batch, StudyArrays
-from medsd.training.step import Loss
+from medsd.training.step import Loss, normalised_as_in_use
 
 FILMS = 16  # boxed films of a step, drawn with replacement
 _LEAST = 1e-6  # share of a map inside, below which the loss no longer grows
@@ -66,8 +67,12 @@ def boxed_films(
     return BoxedFilms(np.asarray(arrays.pixels[films]), columns, masks)
 
 
-def with_boxes(whole: Loss, boxed: BoxedFilms | None, weight: float) -> Loss:
-    """`whole` plus `weight` times the pointing loss of `FILMS` boxed films, drawn by torch's generator."""
+def with_boxes(whole: Loss, boxed: BoxedFilms | None, weight: float, augmentation: Augmentation | None = None) -> Loss:
+    """`whole` plus `weight` times the pointing loss of `FILMS` boxed films, drawn by torch's generator.
+
+    Films and boxes are turned, shifted and zoomed together. Batch normalisation reads these films with its running
+    statistics, as the finished network will: they are few, and chosen, and have no say in what is normal.
+    """
     if boxed is None or not weight:
         return whole
 
@@ -76,14 +81,18 @@ def with_boxes(whole: Loss, boxed: BoxedFilms | None, weight: float) -> Loss:
         if outputs.evidence is None:
             return total
         chosen = torch.randint(len(boxed), (FILMS,)).numpy()
+        films, masks = boxed.pixels[chosen], torch.from_numpy(boxed.masks[chosen])
+        if augmentation is None:
+            pixels = torch.from_numpy(films)[:, None].float().div(255)
+        else:
+            seeds = torch.randint(2**32, (FILMS,)).tolist()
+            pixels, masks = augmentation(films, seeds), augmentation.masks(masks, seeds)
         device = outputs.evidence.device
-        pixels = torch.from_numpy(boxed.pixels[chosen])[:, None].float().div(255)
-        evidence = model(image_alone(pixels).to(device)).evidence
+        with normalised_as_in_use(model):
+            evidence = model(image_alone(pixels).to(device)).evidence
         assert evidence is not None
         own = evidence[torch.arange(FILMS), torch.from_numpy(boxed.columns[chosen]).to(device)].float()
-        common = outputs.evidence.detach().float().mean(dim=0)[torch.from_numpy(boxed.columns[chosen]).to(device)]
-        masks = torch.from_numpy(boxed.masks[chosen]).to(device)
-        return total + weight * pointing_loss(own - common, masks)
+        return total + weight * pointing_loss(own, masks.to(device))
 
     return loss
 

@@ -295,7 +295,9 @@ def main() -> None:
     """Measure one bundle."""
     beside = Path(__file__).resolve().parents[3] / "shared" / "data"
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument(
+        "bundle", type=Path, nargs="?", default=Path(__file__).resolve().parents[2] / "models" / "nih14"
+    )
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("MEDSD_DATA") or beside))
     parser.add_argument("--stability", type=int, default=0, help="fit so many times over drawn patients")
     options = parser.parse_args()

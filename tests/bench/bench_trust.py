@@ -93,7 +93,9 @@ def subgroup_lines(report: EvaluationReport) -> Iterator[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path(__file__).resolve().parents[2] / "models" / "nih14"
+    )
     report = EvaluationReport.read(parser.parse_args().folder / EVALUATION)
     for lines in (calibration_lines, coverage_lines, subgroup_lines):
         print("\n".join(lines(report)), end="\n\n")

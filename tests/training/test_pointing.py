@@ -13,9 +13,10 @@ from torch import Tensor
 from medsd.evaluation.evidence import SIDE
 from medsd.findings import finding_set
 from medsd.networks.fusion import Outputs, StudyModel
-from medsd.settings import ImageSettings, NetworkSettings, load_settings
+from medsd.settings import AugmentSettings, ImageSettings, NetworkSettings, load_settings
 from medsd.studies.manifest import Manifest, complete
-from medsd.training.evidence import evidence_maps
+from medsd.training.augment import Augmentation
+from medsd.training.evidence import evidence_maps, image_alone
 from medsd.training.loaders import Batch, StudyArrays
 from medsd.training.pointing import BoxedFilms, boxed_films, pointing_loss, with_boxes
 from tests.training.test_evidence import FINDINGS, SIZE
@@ -79,8 +80,6 @@ def test_a_network_learns_to_point_where_the_boxes_are() -> None:
     pixels = torch.from_numpy(boxed.pixels)[:, None].float() / 255
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     batch = Batch(inputs=None, labels=torch.zeros(COUNT, len(FINDINGS)), rows=torch.arange(COUNT))  # type: ignore[arg-type]
-    from medsd.training.evidence import image_alone
-
     first = last = 0.0
     for step in range(25):
         model.train()
@@ -95,6 +94,21 @@ def test_a_network_learns_to_point_where_the_boxes_are() -> None:
     points = maps.reshape(COUNT, -1).argmax(axis=1)
     inside = [(point // maps.shape[2] < maps.shape[1] / 2) == (number % 2 == 0) for number, point in enumerate(points)]
     assert np.mean(inside) > 0.9
+
+
+def test_boxed_films_are_moved_and_leave_the_running_statistics_alone() -> None:
+    model, boxed = tiny(), films()
+    still = {name: value.clone() for name, value in model.named_buffers()}
+    batch = Batch(inputs=None, labels=torch.zeros(1, len(FINDINGS)), rows=torch.arange(1))  # type: ignore[arg-type]
+    outputs = model.eval()(image_alone(torch.from_numpy(boxed.pixels)[:, None].float() / 255))
+    model.train()
+    losses = []
+    for moving in (None, Augmentation(AugmentSettings(), SIZE)):
+        torch.manual_seed(1)
+        losses.append(float(with_boxes(nothing, boxed, 1.0, moving)(model, outputs, batch).detach()))
+    assert losses[0] != losses[1] and np.isfinite(losses).all()
+    assert all(torch.equal(value, still[name]) for name, value in model.named_buffers())
+    assert all(module.training for module in model.modules())
 
 
 def test_only_boxes_of_the_rows_given_teach_and_only_where_they_are_asked_for(tmp_path: Path) -> None:
