@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from medsd.bundle import layout
 from medsd.errors import BundleError
 from medsd.findings import FindingSet
+from medsd.networks.evidence import EvidenceHead
 from medsd.networks.fusion import Inputs, StudyModel
 
 OPSET = 20
@@ -32,13 +33,11 @@ class ServingModel(nn.Module):
         model: trained.
         findings: the order of the outputs.
         calibration: of each finding, Platt's or isotonic.
-        average: (F, h, w), the evidence of an average film (`medsd.training.evidence`), which is taken off every map so
-            that what all films share hides nothing; None takes nothing off.
+        head: of the evidence maps; None draws the class activation map as it is.
     """
 
     slope: Tensor
     intercept: Tensor
-    average: Tensor | None
     knots: Tensor | None
     bends: Tensor | None
 
@@ -47,11 +46,11 @@ class ServingModel(nn.Module):
         model: StudyModel,
         findings: FindingSet,
         calibration: Mapping[str, layout.Calibration],
-        average: Tensor | None = None,
+        head: EvidenceHead | None = None,
     ) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("average", average)
+        self.head = head
         hinges = [layout.as_hinges(calibration[name]) for name in findings]
         self.register_buffer("slope", torch.tensor([each.slope for each in hinges]))
         self.register_buffer("intercept", torch.tensor([each.intercept for each in hinges]))
@@ -74,8 +73,8 @@ class ServingModel(nn.Module):
         note_mask: Tensor | None = None,
         has_note: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Probabilities (B, F), logits (B, F), embedding (B, D) and, of a model of images, evidence (B, F, h, w) and
-        regions (B, D, h, w).
+        """Probabilities (B, F), logits (B, F), embedding (B, D) and, of a model of images, evidence (B, F, h, w), each
+        place's part of the logit, and regions (B, D, h, w).
         """
         outputs = self.model(Inputs(pixels, has_image, note_ids, note_mask, has_note))
         log_odds = self.slope * outputs.logits + self.intercept
@@ -85,9 +84,10 @@ class ServingModel(nn.Module):
         said = (probabilities, outputs.logits, outputs.embedding)
         if outputs.evidence is None or outputs.regions is None:
             return said
-        evidence = outputs.evidence
-        if self.average is not None:
-            evidence = evidence - self.average * _image_share(pixels, has_image, has_note)
+        if self.head is None:
+            evidence = outputs.evidence / (outputs.evidence.shape[2] * outputs.evidence.shape[3])
+        else:
+            evidence = self.head(outputs, _image_share(pixels, has_image, has_note))
         length = outputs.features.norm(dim=1).clamp_min(1e-12)  # as F.normalize divides
         return (*said, evidence, outputs.regions / length[:, None, None, None])
 

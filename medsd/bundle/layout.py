@@ -32,8 +32,9 @@ GRAPHS: dict[Precision, str] = {"float32": MODEL, "float16": "model.fp16.onnx", 
 # The graph's inputs: pixels float32 [B,1,S,S] in 0…1 and, with a note encoder, has_image float32 [B], note_ids and
 # note_mask int64 [B,L], has_note float32 [B] (1 given, 0 missing); of a model of notes alone, note_ids and note_mask.
 # Its outputs: probabilities [B,F], logits [B,F], embedding [B,D] of unit length and, where it reads images, evidence
-# [B,F,h,w]; all float32. A graph may also say regions [B,D,h,w]: its mean over h and w, with what the note adds, is the
-# embedding, so the product with another embedding says which places of the film make two studies alike.
+# [B,F,h,w], which adds up over h and w to the film's part of the logit, less what is the same for every film; all
+# float32. A graph may also say regions [B,D,h,w]: its mean over h and w, with what the note adds, is the embedding, so
+# the product with another embedding says which places of the film make two studies alike.
 INPUTS_IMAGE = ("pixels",)
 INPUTS_NOTE = ("note_ids", "note_mask")
 INPUTS_FUSED = ("pixels", "has_image", "note_ids", "note_mask", "has_note")
@@ -238,6 +239,9 @@ class Description(Described):
     pixels: PixelSpec
     embedding_size: int
     evidence_grid: tuple[int, int] | None = Field(description="h, w of the evidence maps; null without images")
+    evidence_from_boxes: tuple[str, ...] = Field(
+        (), description="findings whose maps learned from boxes that radiologists drew where the finding lies"
+    )
     calibration: dict[str, Calibration]
     calibration_choices: dict[str, CalibrationChoice] = Field(
         default_factory=dict, description="empty in bundles of before there was a choice: Platt, or pooled with too few"

@@ -60,8 +60,9 @@ class EvidenceReport(Saved):
     Attributes:
         films: pairs of film and finding that have a box.
         over: findings in the means.
-        randomised: rank correlation (Spearman) of the maps with those of the same network with random weights: the
-            classifier's alone, and all of them (Adebayo et al., NeurIPS 2018); near 0 where maps show what was learned.
+        randomised: rank correlation (Spearman) of the maps with those of the same network with random weights: what
+            stands behind the encoder alone (classifier, and what boxes taught), and all of them (Adebayo et al.,
+            NeurIPS 2018); near 0 where maps show what was learned.
     """
 
     split: str

@@ -39,7 +39,8 @@ class Prediction:
         conformal_sets: by finding, where `coverage` is set: «present», «absent», «both» (undecided for want of
             certainty) or «neither» (undecided, because it is unlike the validation films of either class).
         embedding: float32 (D,) of unit length.
-        evidence_maps: float32 (F, h, w) in the model's grid; class activation, in logits, before pooling.
+        evidence_maps: float32 (F, h, w) in the model's grid; what each place adds to the logit, beyond
+            an average film where the bundle has one.
         regions: float32 (D, h, w), what each place of the film adds to the embedding: it is their mean and the note's
             part; None where there is no film, or the bundle's graph is older than this.
         out_of_distribution: the largest ratio of a score to its limit; above 1 the film is unlike the training films.

@@ -121,13 +121,6 @@ class FinetuneSettings(StageSettings):
         description="of the classification term of image and note each read alone, beside that of the study: a fused "
         "model keeps up with one of images where a note is missing",
     )
-    box_weight: float = Field(
-        0.0,
-        ge=0,
-        le=10,
-        description="of a term that draws the evidence maps of boxed training films into their boxes (nih14 has some); "
-        "rounds of pseudo-labels leave it out",
-    )
     views: Literal[1, 2] = Field(
         1,
         description="of each study; 2 with pretrain.epochs: 0 and sd_weight: 1 is joint training from the start",

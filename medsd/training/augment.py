@@ -53,7 +53,7 @@ class Augmentation:
 
     def __init__(self, settings: AugmentSettings, size: int) -> None:
         self.settings, self.size = settings, size
-        self._places = _centres(size)
+        self._places = (2 * torch.arange(size, dtype=torch.float32) + 1) / size - 1  # centres of the pixels in −1…1
 
     def draw(self, rng: np.random.Generator) -> Change:
         """What to do to one picture."""
@@ -87,7 +87,8 @@ class Augmentation:
         Returns:
             float32 (N, 1, S, S) in 0…1.
         """
-        sources, changes = self._drawn(seeds)
+        sources = [np.random.default_rng([seed, _STREAM]) for seed in seeds]
+        changes = [self.draw(source) for source in sources]
         pictures = torch.from_numpy(pixels.astype(np.float32)).unsqueeze(1).mul_(1 / 255)
         pictures = moved(pictures, torch.from_numpy(np.stack([c.matrix for c in changes])), self._places)
         for picture, change, source in zip(pictures, changes, sources, strict=True):
@@ -98,15 +99,6 @@ class Augmentation:
             if change.erased:
                 picture[0][change.erased] = 0
         return pictures.clamp_(0, 1)
-
-    def masks(self, masks: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Masks float32 (N, H, H) over pictures, turned, shifted and zoomed as the pictures of these seeds are."""
-        matrices = torch.from_numpy(np.stack([change.matrix for change in self._drawn(seeds)[1]]))
-        return moved(masks.unsqueeze(1), matrices, _centres(masks.shape[-1])).squeeze(1)
-
-    def _drawn(self, seeds: Sequence[int]) -> tuple[list[np.random.Generator], list[Change]]:
-        sources = [np.random.default_rng([seed, _STREAM]) for seed in seeds]
-        return sources, [self.draw(source) for source in sources]
 
 
 def moved(pictures: Tensor, matrices: Tensor, places: Tensor) -> Tensor:
@@ -126,11 +118,6 @@ def moved(pictures: Tensor, matrices: Tensor, places: Tensor) -> Tensor:
         x, y, shift = (matrices[:, axis, column, None] for column in range(3))
         torch.add((x * places)[:, None, :], (y * places + shift)[:, :, None], out=grid[..., axis])
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def _centres(size: int) -> Tensor:
-    """(size,): the centres of a side's pixels, −1…1."""
-    return (2 * torch.arange(size, dtype=torch.float32) + 1) / size - 1
 
 
 def recolour(picture: Tensor, change: Change) -> None:

@@ -13,12 +13,11 @@ from medsd.evaluation.metrics import auroc, macro
 from medsd.networks.fusion import Outputs, StudyModel
 from medsd.settings import Settings
 from medsd.training.across import with_each_modality
-from medsd.training.augment import Augmentation, sample_seed
+from medsd.training.augment import sample_seed
 from medsd.training.engine import Loss, Stage, StageResult
 from medsd.training.layers import freeze
 from medsd.training.loaders import Batch, StudyArrays, plain_batches
 from medsd.training.objectives import Objective, build_objective, masked_cross_entropy
-from medsd.training.pointing import BoxedFilms, with_boxes
 from medsd.training.pretrain import contrast, stage_batches
 
 STAGE = 2
@@ -43,12 +42,8 @@ def finetune(
     rows: npt.NDArray[np.int64],
     validation: npt.NDArray[np.int64],
     folder: Path,
-    boxed: BoxedFilms | None = None,
 ) -> StageResult:
-    """Fine-tune `model` in place on `rows`, keeping the epoch with the best macro AUROC on `validation`.
-
-    `boxed` films teach where evidence lies, at `training.finetune.box_weight`.
-    """
+    """Fine-tune `model` in place on `rows`, keeping the epoch with the best macro AUROC on `validation`."""
     stage = settings.training.finetune
     seed = sample_seed(settings.seed, STAGE)
     freeze(model, stage, "finetune")
@@ -66,8 +61,6 @@ def finetune(
     torch.manual_seed(seed)
     loss = classify_and_keep(objective, stage.sd_weight, contrast(settings.loss, known, arrays.sentences))
     loss = with_each_modality(loss, objective, stage.modality_weight)
-    moving = None if boxed is None else Augmentation(settings.training.augment, boxed.pixels.shape[1])
-    loss = with_boxes(loss, boxed, stage.box_weight, moving)
     return Stage(
         "finetune",
         model,

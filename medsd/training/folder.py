@@ -59,6 +59,11 @@ class Run:
         return self.folder / "calibration.json"
 
     @property
+    def evidence_head(self) -> Path:
+        """What draws the evidence maps; of a model of images."""
+        return self.folder / "evidence_head.safetensors"
+
+    @property
     def evaluation(self) -> Path:
         return self.folder / "evaluation.json"
 

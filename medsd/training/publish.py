@@ -34,7 +34,7 @@ from medsd.networks.fusion import StudyModel
 from medsd.settings import Settings
 from medsd.studies.manifest import SPLITS, Manifest
 from medsd.training.distribution import image_embeddings, judge_distribution
-from medsd.training.evidence import average_evidence
+from medsd.training.evidence_head import read_evidence_head
 from medsd.training.folder import Run, public_settings
 from medsd.training.loaders import StudyArrays, plain_batches
 from medsd.training.prepare import note_input
@@ -69,8 +69,8 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
     folder.mkdir()
     calibration, points = run.read_calibration()
     model = model.cpu()
-    average = None if model.image is None else average_evidence(model, arrays, manifest.rows("train"))
-    serving = ServingModel(model, manifest.findings, calibration, average)
+    head, boxed = (None, ()) if model.image is None else read_evidence_head(run.evidence_head)
+    serving = ServingModel(model, manifest.findings, calibration, head)
     note = None
     if settings.network.note is not None:
         note = note_input(settings.network.note, run.tokenizer, manifest.findings)
@@ -121,6 +121,7 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
         pixels=settings.pixels,
         embedding_size=settings.network.embedding,
         evidence_grid=_grid(model, settings),
+        evidence_from_boxes=boxed,
         calibration=calibration,
         calibration_choices=run.read_choices(),
         operating_points=points,

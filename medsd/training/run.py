@@ -196,7 +196,6 @@ _ADDED: dict[str, dict[str, object]] = {
         **_STAGE,
         "views": 1,
         "modality_weight": 0.0,
-        "box_weight": 0.0,
         "objective": ObjectiveSettings().model_dump(mode="json"),
     },
     "bundle": {"precisions": ["float32"], "quantisation_studies": 128},

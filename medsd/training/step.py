@@ -179,19 +179,6 @@ def unchanged_statistics(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def normalised_as_in_use(module: nn.Module) -> Iterator[None]:
-    """Batch normalisation takes its running statistics in here, and leaves them as they are."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    for norm in norms:
-        norm.eval()
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.train()
-
-
-@contextmanager
 def recomputed_activations(model: StudyModel) -> Iterator[None]:
     """Keep only what enters each block of the image encoder, and compute the rest again in the pass back.
 

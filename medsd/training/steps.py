@@ -40,9 +40,9 @@ from medsd.training.checkpoints import load_checkpoint, restore_model, save_chec
 from medsd.training.distributed import is_first, wait_for_all
 from medsd.training.engine import StageResult, keep_freed_memory
 from medsd.training.evidence import judge_evidence
+from medsd.training.evidence_head import fit_evidence_head, read_evidence_head, write_evidence_head
 from medsd.training.folder import Run
 from medsd.training.loaders import StudyArrays
-from medsd.training.pointing import boxed_films
 from medsd.training.robustness import judge_robustness
 
 log = logging.getLogger(__name__)
@@ -78,8 +78,7 @@ def finetune(run: Run) -> None:
         restore_model(model, load_checkpoint(path).part("best"), path)
     train, validation = manifest.rows("train"), manifest.rows("validation")
     labelled = self_training.labelled_rows(arrays.labels, train)
-    boxed = boxed_films(run.settings, manifest, arrays, labelled)
-    result = finetuning.finetune(run.settings, model, arrays, labelled, validation, run.folder, boxed)
+    result = finetuning.finetune(run.settings, model, arrays, labelled, validation, run.folder)
     _note_history(run, "finetune", result)
     rounds = self_training.self_train(run.settings, model, arrays, train, validation, run.folder, result)
     for number, each in enumerate(rounds, start=1):
@@ -91,7 +90,7 @@ def finetune(run: Run) -> None:
 
 
 def calibrate(run: Run) -> None:
-    """Calibration, operating points and conformal scores, all chosen on the validation patients."""
+    """Calibration, operating points, conformal scores, the head of the evidence maps: chosen on validation patients."""
     manifest, settings = Manifest.read(run.manifest), run.settings.evaluation
     rows, few, names = manifest.rows("validation"), settings.few, manifest.findings.names
     logits, labels = load_file(run.outputs)["logits"][rows], manifest.labels[rows]
@@ -107,6 +106,10 @@ def calibrate(run: Run) -> None:
     }
     tree = {part: {name: value.model_dump() for name, value in found.items()} for part, found in parts.items()}
     write_json(run.calibration, tree)
+    run.evidence_head.unlink(missing_ok=True)
+    if run.settings.network.image is not None:
+        everything, arrays = _data(run)
+        write_evidence_head(run.evidence_head, *fit_evidence_head(run.settings, everything, arrays, _trained(run)))
 
 
 def evaluate(run: Run) -> None:
@@ -125,9 +128,7 @@ def evaluate(run: Run) -> None:
 def export(run: Run) -> None:
     """The bundle: graph, parity, statistics, card; moved into place when all of it holds."""
     manifest, arrays = _data(run)
-    model = _model(run.settings)
-    restore_model(model, load_checkpoint(run.model).part("model"), run.model)
-    publishing.publish(run, manifest, arrays, model)
+    publishing.publish(run, manifest, arrays, _trained(run))
 
 
 def index(run: Run) -> None:
@@ -210,12 +211,11 @@ def _judge_films(run: Run) -> None:
     if run.settings.network.image is None:
         return
     manifest, arrays = _data(run)
-    model = _model(run.settings)
-    restore_model(model, load_checkpoint(run.model).part("model"), run.model)
+    model, (head, _) = _trained(run), read_evidence_head(run.evidence_head)
     calibration, points = run.read_calibration()
     thresholds = thresholds_of(points, manifest.findings.names)
     reports = (
-        judge_evidence(run.settings, manifest, arrays, model),
+        judge_evidence(run.settings, manifest, arrays, model, head),
         judge_robustness(run.settings, manifest, arrays, model, calibration, thresholds),
     )
     for path, report in zip(paths, reports, strict=True):
@@ -233,6 +233,13 @@ def _data(run: Run) -> tuple[Manifest, StudyArrays]:
         torch.set_num_threads(run.settings.training.threads)
     manifest = Manifest.read(run.manifest)
     return manifest, preparing.load_arrays(run.settings, manifest, run.pixels, run.tokenizer)
+
+
+def _trained(run: Run) -> StudyModel:
+    """The fine-tuned model, on the CPU."""
+    model = _model(run.settings)
+    restore_model(model, load_checkpoint(run.model).part("model"), run.model)
+    return model
 
 
 def _model(settings: Settings) -> StudyModel:

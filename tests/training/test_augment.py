@@ -36,18 +36,6 @@ def test_without_changes_a_picture_stays_as_it_is(pictures: npt.NDArray[np.uint8
     np.testing.assert_allclose(same[:, 0].numpy() * 255, pictures, atol=1e-3)
 
 
-def test_masks_move_with_their_pictures() -> None:
-    change = Augmentation(AugmentSettings(**QUIET | {"rotation_degrees": 20, "translation": 0.1, "zoom": 0.2}), SIZE)
-    square = np.zeros((3, SIZE, SIZE), dtype=np.float32)
-    square[:, 8:24, 20:36] = 1
-    seeds = [1, 2, 3]
-    pictures = change((square * 255).astype(np.uint8), seeds)[:, 0]
-    torch.testing.assert_close(change.masks(torch.from_numpy(square), seeds), pictures, atol=1e-5, rtol=0)
-    finer = change.masks(torch.from_numpy(square.repeat(2, 1).repeat(2, 2)), seeds)  # of another grid over the film
-    torch.testing.assert_close(torch.nn.functional.avg_pool2d(finer, 2), pictures, atol=0.15, rtol=0)
-    assert not torch.allclose(pictures, torch.from_numpy(square))
-
-
 @pytest.mark.parametrize("angle,shift,zoom", [(0.15, (2.0, -3.0), (1.1, 0.92)), (-0.1, (0.0, 4.0), (0.95, 1.0))])
 def test_pictures_move_as_monai_moves_them(
     pictures: npt.NDArray[np.uint8], angle: float, shift: tuple[float, float], zoom: tuple[float, float]

@@ -12,10 +12,12 @@ import torch
 from medsd.bundle.export import ServingModel
 from medsd.bundle.layout import PlattCalibration
 from medsd.findings import finding_set
+from medsd.networks.evidence import EvidenceHead
 from medsd.networks.fusion import StudyModel
 from medsd.settings import ImageSettings, NetworkSettings, Settings, load_settings
 from medsd.studies.manifest import Manifest, complete
-from medsd.training.evidence import average_evidence, evidence_maps, grad_cam_maps, judge_evidence
+from medsd.training.evidence import evidence_maps, grad_cam_maps, judge_evidence
+from medsd.training.evidence_head import average_evidence, fit_evidence_head
 from medsd.training.loaders import StudyArrays
 
 FINDINGS = finding_set("nih14")
@@ -48,12 +50,13 @@ COLUMNS = np.arange(COUNT) % len(FINDINGS)
 def test_the_average_is_taken_off_and_logits_still_come_back(model: StudyModel, arrays: StudyArrays) -> None:
     average = average_evidence(model, arrays, np.arange(COUNT))
     calibration = {name: PlattCalibration(slope=1.0, intercept=0.0) for name in FINDINGS}
-    serving = ServingModel(model, FINDINGS, calibration, average).eval()
+    head = EvidenceHead(average, torch.zeros_like(model.classifier.weight))
+    serving = ServingModel(model, FINDINGS, calibration, head).eval()
     with torch.inference_mode():
         _, logits, _, evidence, _ = serving(pixels_of(arrays)[:8])
     start = average.mean(dim=(1, 2)) + model.classifier.bias
-    torch.testing.assert_close(evidence.mean(dim=(2, 3)) + start, logits, atol=1e-5, rtol=1e-4)
-    judged = evidence_maps(model, pixels_of(arrays)[:8], COLUMNS[:8], average)
+    torch.testing.assert_close(evidence.sum(dim=(2, 3)) + start, logits, atol=1e-5, rtol=1e-4)
+    judged = evidence_maps(model, pixels_of(arrays)[:8], COLUMNS[:8], head)
     np.testing.assert_allclose(judged, evidence.numpy()[np.arange(8), COLUMNS[:8]], atol=1e-6)
 
 
@@ -61,7 +64,8 @@ def test_over_the_films_that_it_was_made_of_nothing_is_left_of_the_average(
     model: StudyModel, arrays: StudyArrays
 ) -> None:
     average = average_evidence(model, arrays, np.arange(COUNT))
-    left = evidence_maps(model, pixels_of(arrays), np.zeros(COUNT, dtype=np.int64), average)
+    head = EvidenceHead(average, torch.zeros_like(model.classifier.weight))
+    left = evidence_maps(model, pixels_of(arrays), np.zeros(COUNT, dtype=np.int64), head)
     np.testing.assert_allclose(left.mean(axis=0), 0, atol=1e-5)
 
 
@@ -91,12 +95,15 @@ def test_only_films_of_the_split_are_judged_and_places_come_from_training_ones(
     manifest = Manifest(complete(table, FINDINGS), FINDINGS, tmp_path)
     rows = [f"{name}.png,Mass,100,100,300,300" for name in names]
     (tmp_path / "boxes.csv").write_text("\n".join(["Image Index,Finding Label,Bbox [x,y,w,h]", *rows]))
-    report = judge_evidence(fixed_settings(tmp_path), manifest, arrays, model)
+    head, boxed = fit_evidence_head(fixed_settings(tmp_path), manifest, arrays, model)
+    assert boxed == ("Mass",)
+    report = judge_evidence(fixed_settings(tmp_path), manifest, arrays, model, head)
     assert report is not None and report.films == report.patients == COUNT // 3
     assert [each.name for each in report.methods] == [
         "evidence", "activation map", "Grad-CAM", "usual place", "centre",
     ]  # fmt: skip
     assert report.methods[3].pointing.value == 1  # all boxes lie in one place
-    assert set(report.randomised) == {"classifier", "all weights"} and abs(report.randomised["classifier"]) < 0.6
+    assert set(report.randomised) == {"classifier", "all weights"}
+    assert all(value < 0.99 for value in report.randomised.values())  # other weights, other maps
     (tmp_path / "boxes.csv").unlink()
-    assert judge_evidence(fixed_settings(tmp_path), manifest, arrays, model) is None
+    assert judge_evidence(fixed_settings(tmp_path), manifest, arrays, model, head) is None

@@ -101,7 +101,7 @@ def pages(folder: Path, description: layout.Description) -> dict[str, str]:
         outside.recalibration(m.recalibration),
         outside.studies(m.studies),
         outside.shift(m.shift),
-        *_measured_sections(m),
+        *_measured_sections(m, description.evidence_from_boxes),
         films.distribution(description, m.distribution),
         films.plots(folder),
         about.limits(description, m.report),
@@ -143,7 +143,7 @@ def different_pages(bundle: layout.Bundle) -> list[str]:
     ]
 
 
-def _measured_sections(m: _Measured) -> list[str]:
+def _measured_sections(m: _Measured, boxed: tuple[str, ...] = ()) -> list[str]:
     return [
         measured.discrimination(m.report),
         measured.calls(m.report),
@@ -153,7 +153,7 @@ def _measured_sections(m: _Measured) -> list[str]:
         measured.retrieval(m.report),
         measured.readings(m.report, m.readings),
         measured.modalities(m.modalities),
-        films.evidence(m.evidence),
+        films.evidence(m.evidence, boxed),
         films.robustness(m.robustness),
     ]
 

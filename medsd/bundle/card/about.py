@@ -56,7 +56,7 @@ def use(d: layout.Description) -> str:
         "A probability is that of the *label* of this data set, at its prevalence; it is not the probability of "
         "disease in another population.",
         "«Absent» means that the probability is below the operating point. It does not rule a finding out.",
-        "The evidence map shows where the network looked. It does not outline the finding." if d.image else "",
+        _maps(d),
     ]
     return joined(
         "## Intended use and misuse",
@@ -64,6 +64,16 @@ def use(d: layout.Description) -> str:
         "used to diagnose, to treat, to triage, or to withhold a reading by a radiologist.",
         "\n".join(f"- {line}" for line in lines if line),
     )
+
+
+def _maps(d: layout.Description) -> str:
+    """What its evidence maps are, and are not."""
+    if not d.image:
+        return ""
+    shows = "The evidence map shows at which places the network's logit arises"
+    if d.evidence_from_boxes:
+        shows += f", drawn, for {len(d.evidence_from_boxes)} of the findings, where boxes taught it that they lie"
+    return f"{shows}. It does not outline the finding, and is drawn for absent findings as well."
 
 
 def data(d: layout.Description) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from medsd.bundle import layout
@@ -20,8 +21,8 @@ _CAPTIONS = {
 }
 
 
-def evidence(e: EvidenceReport | None) -> str:
-    """Evidence maps against boxes."""
+def evidence(e: EvidenceReport | None, boxed: Sequence[str] = ()) -> str:
+    """Evidence maps against boxes; `boxed` are the findings whose maps learned from some."""
     if e is None:
         return ""
     rows = [[m.name, told(m.pointing), told(m.lead), told(m.overlap), told(m.inside)] for m in e.methods]
@@ -30,9 +31,15 @@ def evidence(e: EvidenceReport | None) -> str:
     return joined(
         "### Where the evidence maps point",
         f"{e.films} pairs of a film and a finding with boxes, of {e.patients} patients of the {e.split} split; means "
-        f"over the {e.over} findings with {e.few} of them or more. «evidence» is what this bundle shows: the class "
-        "activation map beyond that of an average film; «activation map» is the same with the average left in; «usual "
-        "place» is where boxes of the finding lie on training films, «centre» the film's middle: neither looks at it.",
+        f"over the {e.over} findings with {e.few} of them or more. «evidence» is what this bundle shows; «activation "
+        "map» is the classifier's own; «usual place» is where boxes of the finding lie on training films, «centre» the "
+        "film's middle: neither looks at it.",
+        "Training films with boxes taught the maps of "
+        + ", ".join(boxed)
+        + " at which places to draw the logit; those "
+        "of other findings are the activation map beyond that of an average film."
+        if boxed
+        else "Maps are the activation map beyond that of an average film; no boxes taught them.",
         table(header, rows),
         f"Rank correlation of the maps with those of the same network: {likeness}." if likeness else "",
     )
