@@ -34,10 +34,8 @@ def evidence(e: EvidenceReport | None, boxed: Sequence[str] = ()) -> str:
         f"over the {e.over} findings with {e.few} of them or more. «evidence» is what this bundle shows; «activation "
         "map» is the classifier's own; «usual place» is where boxes of the finding lie on training films, «centre» the "
         "film's middle: neither looks at it.",
-        "Training films with boxes taught the maps of "
-        + ", ".join(boxed)
-        + " at which places to draw the logit; those "
-        "of other findings are the activation map beyond that of an average film."
+        f"Training films with boxes taught the maps of {', '.join(boxed)} at which places to draw the logit; those of "
+        "other findings are the activation map beyond that of an average film."
         if boxed
         else "Maps are the activation map beyond that of an average film; no boxes taught them.",
         table(header, rows),
