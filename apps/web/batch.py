@@ -10,6 +10,7 @@ import csv
 import io
 import shutil
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ from medsd.results import table
 MOST_FILES = 500
 MOST_BYTES = 4_000_000_000
 _SHOWN = 200  # rows on the page; the table to download has all
+_WAITING = '<p class="quiet" role="status">Another batch is being read. Yours begins when it has ended.</p>'
 _EVERY_S = 0.5  # between two pictures of the progress
 
 
@@ -58,6 +60,7 @@ class BatchDesk:
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
+        self._one = threading.Lock()  # a batch is long: one at a time, and others' films are read beside it
 
     def run(self, paths: list[str] | None, names: bool) -> Iterator[tuple[Any, Any, Any]]:
         """Score what was dropped.
@@ -79,7 +82,16 @@ class BatchDesk:
             except MedsdError as error:
                 yield _refusal(str(error)), "", gr.skip()
                 return
-            yield from self._score(films, names)
+            yield from self._wait()
+            try:
+                yield from self._score(films, names)
+            finally:
+                self._one.release()
+
+    def _wait(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Take the turn; says so while somebody else has it."""
+        while not self._one.acquire(timeout=_EVERY_S):
+            yield _WAITING, gr.skip(), gr.skip()
 
     def _score(self, films: Sequence[Film], names: bool) -> Iterator[tuple[Any, Any, Any]]:
         findings, rows, seen = self.reader.bundle.findings, [], []
@@ -214,7 +226,7 @@ class BatchTab:
             [self.files, names],
             [rows, saved, self.files],
             show_progress="hidden",
-            concurrency_limit=1,  # a batch is long: others' films are read beside it
+            concurrency_limit=16,  # one is read, the others are told that they wait
             concurrency_id="batch",
             api_visibility="private",
         )

@@ -52,6 +52,7 @@ class Gallery:
         film: the film that stands beside a case, as a data URI, or None.
         film_words: what that film is, as HTML.
         likeness: for each case, what makes the two alike, as a data URI over the film, or None.
+        case_likeness: the same over the picture of the case.
         related: whether the cases have a relation to something.
         pins: whether cases can be pinned.
     """
@@ -64,6 +65,7 @@ class Gallery:
     film: str | None = field(default=None, repr=False)
     film_words: str = ""
     likeness: Sequence[str | None] = field(default=(), repr=False)
+    case_likeness: Sequence[str | None] = field(default=(), repr=False)
     related: bool = True
     pins: bool = True
 
@@ -85,6 +87,7 @@ def cases(reading: Reading | None) -> str:
         film=None if film is None else film_uri(fit_side(film, PREVIEW_SIDE), Window(), quality=82),
         film_words=f"<b>Your film</b>, called present: {present}",
         likeness=[_likeness_uri(reading, case) for case in reading.cases],
+        case_likeness=reading.alike,
     )
     return gallery(here, reading.cases, reading.pictures, reading.prediction.findings)
 
@@ -222,15 +225,20 @@ def _side_by_side(about: Gallery, rank: int, case: SimilarCase, uri: str | None,
     """The dialog of one case: the film at the left where there is one, the case at the right."""
     key = f"{about.key}case-{rank}"
     title = f"Case {rank} beside your film" if about.film_words else f"Case {rank}"
-    layer = about.likeness[rank - 1] if rank <= len(about.likeness) else None
+    layer, layer_there = (
+        layers[rank - 1] if rank <= len(layers) else None for layers in (about.likeness, about.case_likeness)
+    )
     excerpt = case.case.note_excerpt
     note = f'<blockquote class="excerpt">{escape(excerpt)}</blockquote>' if excerpt else ""
     switch = (
         '<label class="alike"><input type="checkbox"> Show what makes them alike</label>' if layer is not None else ""
     )
     meaning = f"<p>{RELATION_TITLES[case.relation][1].format(here=about.here)}</p>" if about.related else ""
+    shown = _picture(uri, f"Case {rank}")
+    if uri is not None and layer_there is not None:
+        shown = f'<div class="stage">{shown}{_layer(layer_there)}</div>'
     there = (
-        f"<figure>{_picture(uri, f'Case {rank}')}<figcaption><b>Case {rank}</b>: "
+        f"<figure>{shown}<figcaption><b>Case {rank}</b>: "
         f"{titles(case.case.findings, vocabulary)}"
         f'<span class="meta">{_meta(case)}</span></figcaption></figure>'
     )
@@ -249,9 +257,13 @@ def _this_film(about: Gallery, layer: str | None) -> str:
     if about.film is None:
         shown = '<span class="nopicture"><span>This reading is of a note alone</span></span>'
     else:
-        over = f'<img class="likeness" src="{layer}" alt="Places that make the two alike">' if layer else ""
+        over = _layer(layer) if layer else ""
         shown = f'<span class="thisfilm" role="img" aria-label="Your film"></span>{over}'
     return f'<figure><div class="stage">{shown}</div><figcaption>{about.film_words}</figcaption></figure>'
+
+
+def _layer(uri: str) -> str:
+    return f'<img class="likeness" src="{uri}" alt="Places that make the two alike">'
 
 
 def pinned(pins: Sequence[Pinned], vocabulary: FindingSet) -> str:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -15,7 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from apps.web.render import DETAIL_SIDE, DISPLAY_SIDE, PREVIEW_SIDE, GreyFilm, fit_side
+from PIL import Image
+
+from apps.web.render import DETAIL_SIDE, DISPLAY_SIDE, PREVIEW_SIDE, GreyFilm, evidence_uri, fit_side, likeness_share
 from medsd.bundle.layout import Bundle
 from medsd.cases.case import CaseFilter
 from medsd.errors import BundleError, DataError, MedsdError
@@ -34,6 +37,7 @@ log = logging.getLogger(__name__)
 EXAMPLES = "examples"
 MAX_NOTE = 20_000  # characters; a long discharge letter has a quarter of it
 NEAREST = 8
+CASES_KEPT = 256  # films of cases, some 40 KB each, whose regions are remembered
 _NO_INDEX = "This model ships without earlier cases."
 _NO_SEARCH = "The earlier cases could not be searched. Check the case index with «medsd similar»."
 _UNREADABLE = "This file could not be read. Export the radiograph again as DICOM, PNG or JPEG."
@@ -76,6 +80,8 @@ class Reading:
         display: the film at the size of the page, float32 (h, w) in 0…1, or None.
         cases: the nearest earlier cases, nearest first.
         pictures: the picture of each case, or None.
+        alike: of each case, what each place of its own film adds to the likeness, as a layer over the picture (a data
+            URI); None where its film is not at hand.
         no_cases: why there are none, "" when there are.
         votes: what the nearest cases say of each finding, whatever the filters.
         opinions: what the person said of findings, by name.
@@ -86,6 +92,7 @@ class Reading:
     display: GreyFilm | None = field(default=None, repr=False)
     cases: tuple[SimilarCase, ...] = ()
     pictures: tuple[bytes | None, ...] = field(default=(), repr=False)
+    alike: tuple[str | None, ...] = field(default=(), repr=False)
     no_cases: str = ""
     votes: tuple[FindingVote, ...] = ()
     opinions: Mapping[str, Opinion] = field(default_factory=dict)
@@ -106,6 +113,14 @@ class Reading:
         """The findings, most probable first; empty when refused."""
         probabilities = self.prediction.probabilities
         return tuple(sorted(probabilities, key=lambda name: -probabilities[name]))
+
+
+@dataclass(frozen=True)
+class CaseFilm:
+    """What is kept of the film of a case: regions and how it became the model's square, and its height and width."""
+
+    prediction: Prediction
+    shape: tuple[int, ...]
 
 
 class Reader:
@@ -141,6 +156,7 @@ class Reader:
         self.index = index
         self._predict = predict
         self._pictures = pictures
+        self._read_case = lru_cache(maxsize=CASES_KEPT)(self._read_case_film)
 
     @property
     def takes_notes(self) -> bool:
@@ -219,7 +235,37 @@ class Reader:
             log.error("the cases could not be searched: %s", type(error).__name__)
             cases, votes, why_not = (), (), _NO_SEARCH
         pictures = tuple(self.picture(case) for case in cases)
-        return replace(reading, cases=cases, pictures=pictures, no_cases=why_not, votes=votes)
+        alike = tuple(self._alike(reading.prediction, case) for case in cases)
+        return replace(reading, cases=cases, pictures=pictures, alike=alike, no_cases=why_not, votes=votes)
+
+    def _alike(self, prediction: Prediction, case: SimilarCase) -> str | None:
+        """The layer over the case's own film."""
+        if prediction.embedding is None or prediction.regions is None:  # a note, or an older bundle
+            return None
+        path = self._pictures.path(case.case.study_key) if self._pictures else None
+        film = self._read_case(path, None if path else case.case.thumbnail)
+        if film is None:
+            return None
+        try:
+            return evidence_uri(likeness_share(film.prediction, prediction.embedding, film.shape))
+        except DataError:
+            return None
+
+    def _read_case_film(self, path: Path | None, thumbnail: bytes | None) -> CaseFilm | None:
+        """What the model says of a case's film: of the person's own file, else of a thumbnail that is fine enough."""
+        try:
+            if path is not None:
+                said = self._predict(path.read_bytes(), None)
+            elif thumbnail is not None and (picture := thumbnail_film(thumbnail, self.bundle.description.pixels.size)):
+                said = self._predict(picture, None)
+            else:
+                return None
+        except Exception as error:  # the case stays, without this layer
+            log.warning("the film of a case could not be read: %s", type(error).__name__)
+            return None
+        if said.regions is None or said.image is None:
+            return None
+        return CaseFilm(replace(said, image=None, evidence_maps=None), said.image.shape)
 
     def _similar(
         self, prediction: Prediction, filters: CaseFilter
@@ -250,6 +296,19 @@ def case_picture(path: Path) -> bytes | None:
     except (OSError, MedsdError) as error:
         log.warning("the picture of a case could not be read: %s", type(error).__name__)
         return None
+
+
+def thumbnail_film(thumbnail: bytes, least: int) -> bytes | None:
+    """A thumbnail as the PNG that a predictor reads; None where its shorter side is below `least` pixels."""
+    try:
+        picture = Image.open(io.BytesIO(thumbnail), formats=("WEBP",))
+        if min(picture.size) < least:
+            return None
+        buffer = io.BytesIO()
+        picture.convert("L").save(buffer, "PNG", compress_level=1)
+    except (OSError, ValueError):
+        return None
+    return buffer.getvalue()
 
 
 def shipped_examples(folder: Path) -> tuple[Example, ...]:

@@ -94,3 +94,25 @@ def test_a_visitor_who_leaves_leaves_nothing(reader: Reader, dropped: list[str],
     assert list((tmp_path / "made").iterdir())
     steps.close()  # as Gradio does when the page is gone, or «Stop» is pressed
     assert not list((tmp_path / "made").iterdir())
+
+
+def test_a_second_batch_waits_says_so_and_then_gets_its_own_rows(
+    reader: Reader, dropped: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "_EVERY_S", 0.01)
+    desk = BatchDesk(reader)
+    first, second = desk.run(dropped[:1], names=False), desk.run(dropped[1:], names=False)
+    assert "0 of 1" in next(first)[0] and "1 of 1" in next(first)[0]  # has its turn
+    assert "0 of 2" in next(second)[0]
+    for _ in range(2):
+        assert "Another batch is being read" in next(second)[0]
+    assert len(_rows(list(first)[-1][1])) == 1
+    assert [row["status"] for row in _rows(list(second)[-1][1])] == ["scored", "refused"]
+
+
+def test_a_visitor_who_leaves_while_another_waits_gives_the_turn_away(reader: Reader, dropped: list[str]) -> None:
+    desk = BatchDesk(reader)
+    first, second = desk.run(dropped[:2], names=False), desk.run(dropped[2:], names=False)
+    next(first), next(first)
+    first.close()  # type: ignore[attr-defined]
+    assert len(_rows(list(second)[-1][1])) == 1

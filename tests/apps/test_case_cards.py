@@ -20,10 +20,15 @@ def test_a_similarity_says_where_it_stands_among_pairs_of_its_relation(reading: 
 
 
 def test_what_makes_two_films_alike_can_be_laid_over_the_film(reading: Reading) -> None:
-    html = case_cards.cases(reading)
+    html = case_cards.cases(replace(reading, alike=()))
     assert html.count('class="likeness"') == html.count("Show what makes them alike") == len(reading.cases)
+
+    both, layers = case_cards.cases(reading), [layer for layer in reading.alike if layer]
+    assert len(layers) > len(reading.cases) / 2  # a thumbnail may be refused, as any film
+    assert both.count('class="likeness"') == len(reading.cases) + len(layers)
+    assert all(f'<img class="likeness" src="{layer}"' in both for layer in layers)
     older = replace(reading, prediction=replace(reading.prediction, regions=None))
-    assert 'class="likeness"' not in case_cards.cases(older)
+    assert 'class="likeness"' not in case_cards.cases(replace(older, alike=()))
 
 
 def test_cases_that_were_searched_for_are_compared_with_what_was_asked(bundle: Bundle, reading: Reading) -> None:

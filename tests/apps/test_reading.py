@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apps.web.reading import MAX_NOTE, Reader, Reading, shipped_examples
-from apps.web.render import DISPLAY_SIDE
+from apps.web.reading import MAX_NOTE, Reader, Reading, shipped_examples, thumbnail_film
+from apps.web.render import DISPLAY_SIDE, evidence_uri, likeness_share
 from medsd.bundle.layout import Bundle
 from medsd.cases.pictures import PictureFolder
 from medsd.privacy import KeyedHasher
@@ -88,6 +88,34 @@ def test_pictures_come_from_the_folder_that_the_person_gives(
     keys = [case.case.study_key for case in read.cases]
     for key, picture, case in zip(keys, read.pictures, read.cases, strict=True):
         assert (picture != case.case.thumbnail) == (key == study.study)
+
+
+def test_what_makes_a_case_alike_is_laid_over_its_own_film(reader: Reader, reading: Reading) -> None:
+    rank = next(rank for rank, layer in enumerate(reading.alike) if layer)
+    case, embedding = reading.cases[rank].case, reading.prediction.embedding
+    assert case.thumbnail is not None and embedding is not None
+    content = thumbnail_film(case.thumbnail, reader.bundle.description.pixels.size)
+    assert content is not None
+    said = reader._predict(content, None)
+    assert said.image is not None
+    assert reading.alike[rank] == evidence_uri(likeness_share(said, embedding, said.image.shape))
+    assert len({layer for layer in reading.alike if layer}) > 1
+
+
+def test_a_case_whose_film_is_not_at_hand_or_not_readable_stands_without_that_layer(
+    reader: Reader, bundle: Bundle, film: bytes, tmp_path: Path
+) -> None:
+    class NamesAsKeys(KeyedHasher):
+        def study_key(self, uid: str) -> str:
+            return uid
+
+    first = reader.read(film).cases[0].case.study_key
+    (tmp_path / f"{first}.png").write_bytes(b"torn")
+    torn = Reader(bundle, reader._predict, reader.index, PictureFolder(tmp_path, NamesAsKeys(b"sixteen bytes or more")))
+    assert torn.read(film).alike[0] is None and len(torn.read(film).cases) == 8
+    assert thumbnail_film(b"no picture", 1) is None
+    thumbnail = reader.read(film).cases[0].case.thumbnail
+    assert thumbnail is not None and thumbnail_film(thumbnail, 10_000) is None
 
 
 def test_examples_are_listed_in_their_order(bundle: Bundle) -> None:
