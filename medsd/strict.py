@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,19 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medsd.errors import SettingsError
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, for which 1e-5 is a number, as in YAML 1.2 (10.3.2) and everywhere else."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper, which puts a text that looks like such a number in quotes."""
+
+
+_EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
 class Strict(BaseModel):
@@ -59,7 +73,12 @@ def top_level_keys(path: Path | str) -> tuple[str, ...]:
 
 def as_yaml(value: bool | int | float | str | None) -> str:
     """A value as an override takes it: ``--set key=…`` with this reads back the same."""
-    return yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=math.inf).strip()[1:-1]
+    return yaml.dump([value], Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=math.inf).strip()[1:-1]
+
+
+def to_yaml(tree: Mapping[str, Any]) -> str:
+    """Plain data as the text of a configuration, keys in their order; `load_as` reads it back the same."""
+    return str(yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 Lines = dict[tuple[str | int, ...], int | None]
@@ -74,8 +93,8 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read as a configuration ({type(error).__name__})") from None
     try:
-        tree = yaml.safe_load(text)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        tree = yaml.load(text, Loader=_Loader)  # a child of the safe loader
+        root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -104,7 +123,7 @@ def _apply_override(tree: dict[str, Any], override: str, lines: Lines) -> None:
     if not separator or not all(parts):
         raise SettingsError(f"--set {override}: write it as key.subkey=value")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=_Loader)  # a child of the safe loader
     except yaml.YAMLError:
         raise SettingsError(f"--set {override}: the value is not valid YAML") from None
     branch = tree

@@ -9,6 +9,7 @@ import pytest
 from medsd.dicom.policy import GatePolicy
 from medsd.errors import SettingsError
 from medsd.settings import load_gate, load_settings, save_settings
+from medsd.strict import as_yaml
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))  # those of compare/ have a test of their own
 SMALL = """\
@@ -118,3 +119,22 @@ def test_a_gate_for_serving_needs_no_file(tmp_path: Path) -> None:
     (tmp_path / "gate.yaml").write_text("gate:\n  veiw: warn\n", encoding="utf-8")
     with pytest.raises(SettingsError, match=r"gate\.yaml:2: unknown key 'gate\.veiw'; did you mean 'view'"):
         load_gate(tmp_path / "gate.yaml")
+
+
+@pytest.mark.parametrize(
+    "text,value", [("1e-5", 1e-5), ("1E-3", 1e-3), ("2.5e+0", 2.5), (".5e-2", 5e-3), ("3e-4 ", 3e-4)]
+)
+def test_a_number_with_an_exponent_is_a_number(config: Path, text: str, value: float) -> None:
+    key = "training.finetune.learning_rate"
+    assert load_settings(config, [f"{key}={text}"]).training.finetune.learning_rate == value
+    written = config.with_name("exponent.yaml")
+    written.write_text(SMALL + f"  finetune:\n    learning_rate: {text}\n", encoding="utf-8")
+    assert load_settings(written).training.finetune.learning_rate == value
+
+
+def test_a_name_that_looks_like_a_number_survives_being_written(config: Path, tmp_path: Path) -> None:
+    settings = load_settings(config, ["name='1e5'"])
+    save_settings(settings, tmp_path / "again.yaml")
+    assert (
+        load_settings(tmp_path / "again.yaml") == settings and as_yaml("1e5") == "'1e5'" and as_yaml(1e-5) == "1.0e-05"
+    )

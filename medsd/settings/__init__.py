@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from medsd.dicom.policy import GatePolicy
@@ -45,7 +44,7 @@ from medsd.settings.training import (
     StageSettings,
     TrainingSettings,
 )
-from medsd.strict import Strict, load_as
+from medsd.strict import Strict, load_as, to_yaml
 
 __all__ = [
     "AugmentSettings",
@@ -202,6 +201,4 @@ def load_settings(path: Path | str, overrides: Sequence[str] = ()) -> Settings:
 def save_settings(settings: Settings, path: Path) -> None:
     """Write the resolved settings as YAML; `load_settings` reads them back equal."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
+    path.write_text(to_yaml(settings.model_dump(mode="json")), encoding="utf-8")

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from medsd.bundle import layout
 from medsd.bundle.card.markdown import bullets, figure, joined, scalars, table
 from medsd.evaluation.report import EvaluationReport
+from medsd.strict import to_yaml
 
 
 def head(d: layout.Description) -> str:
@@ -175,7 +174,7 @@ def making(d: layout.Description) -> str:
     p = d.provenance
     name = p.config.get("name", d.name)
     packages = ", ".join(f"{package} {version}" for package, version in sorted(p.packages.items()))
-    config = yaml.safe_dump(dict(p.config), sort_keys=False, allow_unicode=True).strip() if p.config else ""
+    config = to_yaml(p.config).strip() if p.config else ""
     again = f"\nmedsd recalibrate {d.name} --studies {d.recalibrated.studies}" if d.recalibrated else ""
     details = f"<details><summary>The resolved configuration</summary>\n\n```yaml\n{config}\n```\n\n</details>"
     return joined(
