@@ -91,6 +91,15 @@ def finetune(run: Run) -> None:
 
 def calibrate(run: Run) -> None:
     """Calibration, operating points, conformal scores, the head of the evidence maps: chosen on validation patients."""
+    _choose_calls(run)
+    run.evidence_head.unlink(missing_ok=True)
+    if run.settings.network.image is not None:
+        manifest, arrays = _data(run)
+        write_evidence_head(run.evidence_head, *fit_evidence_head(run.settings, manifest, arrays, _trained(run)))
+
+
+def _choose_calls(run: Run) -> None:
+    """What turns logits into probabilities and calls."""
     manifest, settings = Manifest.read(run.manifest), run.settings.evaluation
     rows, few, names = manifest.rows("validation"), settings.few, manifest.findings.names
     logits, labels = load_file(run.outputs)["logits"][rows], manifest.labels[rows]
@@ -106,10 +115,6 @@ def calibrate(run: Run) -> None:
     }
     tree = {part: {name: value.model_dump() for name, value in found.items()} for part, found in parts.items()}
     write_json(run.calibration, tree)
-    run.evidence_head.unlink(missing_ok=True)
-    if run.settings.network.image is not None:
-        everything, arrays = _data(run)
-        write_evidence_head(run.evidence_head, *fit_evidence_head(run.settings, everything, arrays, _trained(run)))
 
 
 def evaluate(run: Run) -> None:

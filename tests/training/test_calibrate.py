@@ -1,4 +1,4 @@
-"""The steps `calibrate` and `evaluate` on a run's outputs: what they choose, keep and report, and runs of before."""
+"""What the steps `calibrate` and `evaluate` make of a run's outputs, what they report, and runs of before."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_calibrate_keeps_calibration_choices_thresholds_and_conformal_scores_of_every_finding(run: Run) -> None:
-    steps.calibrate(run)
+    steps._choose_calls(run)
     calibration, points = run.read_calibration()
     choices, scores = run.read_choices(), run.read_conformal()
     assert scores is not None
@@ -62,7 +62,7 @@ def test_calibrate_keeps_calibration_choices_thresholds_and_conformal_scores_of_
 
 
 def test_the_report_of_a_calibrated_run_has_coverage_and_groups(run: Run) -> None:
-    steps.calibrate(run)
+    steps._choose_calls(run)
     report = steps._measure(run, "")
     assert report.conformal is not None and report.subgroups is not None
     assert {(g.attribute, g.value) for g in report.subgroups.groups} == {
@@ -77,7 +77,7 @@ def test_the_report_of_a_calibrated_run_has_coverage_and_groups(run: Run) -> Non
 
 
 def test_a_run_calibrated_before_there_were_choices_and_scores_is_still_measured(run: Run) -> None:
-    steps.calibrate(run)
+    steps._choose_calls(run)
     tree = json.loads(run.calibration.read_text(encoding="utf-8"))
     old = {name: {"slope": 1.1, "intercept": -0.2} for name in FINDINGS}
     run.calibration.write_text(json.dumps({"calibration": old, "operating_points": tree["operating_points"]}))

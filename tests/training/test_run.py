@@ -23,6 +23,7 @@ from medsd.studies.manifest import Manifest
 from medsd.studies.protect import protect
 from medsd.training import run as running
 from medsd.training.checkpoints import load_checkpoint
+from medsd.training.evidence_head import read_evidence_head
 from medsd.training.folder import Run
 from medsd.training.publish import check_protected
 from medsd.training.run import fingerprint_of, run_steps
@@ -200,3 +201,10 @@ def test_keys_that_came_later_leave_the_fingerprint_of_an_older_merged_run_as_it
     data = settings.data.model_copy(update={"sources": [*others, openi.model_copy(update={"note": "report"})]})
     changed = settings.model_copy(update={"data": data})
     assert fingerprint_of(changed, "prepare") != fingerprint_of(settings, "prepare")
+
+
+def test_calibrate_leaves_the_head_that_draws_the_evidence_maps_and_export_asks_for_it(finished: Run) -> None:
+    head, boxed = read_evidence_head(finished.evidence_head)
+    assert not boxed and head.average.any() and not head.pointer.any()  # phantoms have no boxes
+    description = Bundle.open(finished.bundle).description
+    assert description.evidence_from_boxes == () and head.average.shape[1:] == description.evidence_grid
