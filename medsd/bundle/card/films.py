@@ -12,6 +12,7 @@ from medsd.evaluation.evidence import EvidenceReport
 from medsd.evaluation.robustness import RobustnessReport
 
 PLOTS = "plots"
+_RANDOMISED = {"classifier": "where what stands behind the encoder is random", "all weights": "where all of them are"}
 _CAPTIONS = {
     "roc.png": "ROC curves",
     "precision_recall.png": "Precision-recall curves",
@@ -27,7 +28,7 @@ def evidence(e: EvidenceReport | None, boxed: Sequence[str] = ()) -> str:
         return ""
     rows = [[m.name, told(m.pointing), told(m.lead), told(m.overlap), told(m.inside)] for m in e.methods]
     header = ["Map", "Points into the box", "Evidence beyond it by", "Overlap", "Mass inside"]
-    likeness = ", ".join(f"{value:.2f} with other weights of {name}" for name, value in e.randomised.items())
+    likeness = ", ".join(f"{value:.2f} {_RANDOMISED.get(name, name)}" for name, value in e.randomised.items())
     return joined(
         "### Where the evidence maps point",
         f"{e.films} pairs of a film and a finding with boxes, of {e.patients} patients of the {e.split} split; means "
@@ -39,7 +40,7 @@ def evidence(e: EvidenceReport | None, boxed: Sequence[str] = ()) -> str:
         if boxed
         else "Maps are the activation map beyond that of an average film; no boxes taught them.",
         table(header, rows),
-        f"Rank correlation of the maps with those of the same network: {likeness}." if likeness else "",
+        f"Rank correlation of the maps with those of random weights: {likeness}." if likeness else "",
     )
 
 
