@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 EXAMPLES = "examples"
 MAX_NOTE = 20_000  # characters; a long discharge letter has a quarter of it
 NEAREST = 8
+ALIKE_S = 0.8  # films of cases are read for so long, nearest first; the rest are the next time that they are near
 CASES_KEPT = 256  # films of cases, some 40 KB each, whose regions are remembered
 _NO_INDEX = "This model ships without earlier cases."
 _NO_SEARCH = "The earlier cases could not be searched. Check the case index with «medsd similar»."
@@ -81,7 +83,7 @@ class Reading:
         cases: the nearest earlier cases, nearest first.
         pictures: the picture of each case, or None.
         alike: of each case, what each place of its own film adds to the likeness, as a layer over the picture (a data
-            URI); None where its film is not at hand.
+            URI); None where its film is not at hand, or there was no time left to read it.
         no_cases: why there are none, "" when there are.
         votes: what the nearest cases say of each finding, whatever the filters.
         opinions: what the person said of findings, by name.
@@ -235,7 +237,8 @@ class Reader:
             log.error("the cases could not be searched: %s", type(error).__name__)
             cases, votes, why_not = (), (), _NO_SEARCH
         pictures = tuple(self.picture(case) for case in cases)
-        alike = tuple(self._alike(reading.prediction, case) for case in cases)
+        end = time.monotonic() + ALIKE_S
+        alike = tuple(self._alike(reading.prediction, case) if time.monotonic() < end else None for case in cases)
         return replace(reading, cases=cases, pictures=pictures, alike=alike, no_cases=why_not, votes=votes)
 
     def _alike(self, prediction: Prediction, case: SimilarCase) -> str | None:

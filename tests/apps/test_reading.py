@@ -118,6 +118,14 @@ def test_a_case_whose_film_is_not_at_hand_or_not_readable_stands_without_that_la
     assert thumbnail is not None and thumbnail_film(thumbnail, 10_000) is None
 
 
+def test_large_films_of_cases_do_not_keep_a_reading_waiting(
+    reader: Reader, film: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apps.web.reading.ALIKE_S", 0.0)
+    quick = reader.read(film)
+    assert len(quick.cases) == 8 and quick.alike == (None,) * 8
+
+
 def test_examples_are_listed_in_their_order(bundle: Bundle) -> None:
     assert [example.title for example in shipped_examples(bundle.folder)] == ["First phantom", "Second phantom"]
 
