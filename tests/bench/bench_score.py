@@ -292,7 +292,7 @@ def bench(encoding: str, paths: list[Path], bundle: layout.Bundle, options: argp
     possible = min(1.0, max(costs) / sum(costs))
     print(f"decoding and inference on the same {processors()} processors cannot pass {possible:.2f}")
     missed = {
-        f"{encoding}: {of_limit:.2f} of the slower limit, these processors allow {possible:.2f}": of_limit < LEAST_OF_LIMIT,
+        f"{encoding}: {of_limit:.2f} of the slower limit ({possible:.2f} is possible)": of_limit < LEAST_OF_LIMIT,
         f"{encoding}: {of_loop:.2f} times the loop": of_loop < LEAST_OF_LOOP,
         f"{encoding}: {peak / 2**20:.0f} MB": peak > MOST_BYTES,
     }
