@@ -11,13 +11,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from medsd.errors import MedsdError
+from medsd.inference.providers import PrecisionChoice, ProviderChoice
 
 _EXAMPLE = "example: python -m apps.score_dicom models/nih14 films/ 'more/*.dcm' --out results.parquet --workers 4"
-
-_PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino")
-_PRECISIONS = ("auto", "float32", "float16", "int8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=_positive, default=8, help="films in one run of the model (default 8)")
     parser.add_argument("--coverage", type=float, help="conformal calls that hold the truth of this share, e.g. 0.9")
     parser.add_argument("--resume", action="store_true", help="keep the rows that an earlier run finished")
-    parser.add_argument("--provider", choices=_PROVIDERS, default="auto", help="where the model runs")
-    parser.add_argument("--precision", choices=_PRECISIONS, default="auto", help="its numbers")
+    parser.add_argument("--provider", choices=get_args(ProviderChoice), default="auto", help="where the model runs")
+    parser.add_argument("--precision", choices=get_args(PrecisionChoice), default="auto", help="its numbers")
     parser.add_argument("--require-gpu", action="store_true", help="fail rather than run on the CPU")
     parser.add_argument("--gate", type=Path, help="what the gate refuses: configs/gate/default.yaml, changed")
     parser.add_argument("--set", action="append", help="override the gate: --set gate.view=warn")

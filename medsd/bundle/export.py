@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from medsd.bundle import layout
 from medsd.errors import BundleError
 from medsd.findings import FindingSet
-from medsd.networks.evidence import EvidenceHead
+from medsd.networks.evidence import EvidenceHead, logit_parts
 from medsd.networks.fusion import Inputs, StudyModel
 
 OPSET = 20
@@ -85,7 +85,7 @@ class ServingModel(nn.Module):
         if outputs.evidence is None or outputs.regions is None:
             return said
         if self.head is None:
-            evidence = outputs.evidence / (outputs.evidence.shape[2] * outputs.evidence.shape[3])
+            evidence = logit_parts(outputs.evidence)
         else:
             evidence = self.head(outputs, _image_share(pixels, has_image, has_note))
         length = outputs.features.norm(dim=1).clamp_min(1e-12)  # as F.normalize divides

@@ -43,5 +43,9 @@ class EvidenceHead(nn.Module):
         assert outputs.evidence is not None and outputs.regions is not None
         drawn = F.conv2d(outputs.regions, self.pointer[:, :, None, None])
         drawn = drawn - drawn.mean(dim=(2, 3), keepdim=True)
-        parts: Tensor = outputs.evidence - self.average * share + drawn
-        return parts / (parts.shape[2] * parts.shape[3])  # of a sum, where the network takes a mean
+        return logit_parts(outputs.evidence - self.average * share + drawn)
+
+
+def logit_parts(maps: Tensor) -> Tensor:
+    """Maps (B, F, h, w) that add up to what `maps` has as its mean: parts of a sum, where the network takes a mean."""
+    return maps / (maps.shape[2] * maps.shape[3])

@@ -106,19 +106,18 @@ def read_evidence_head(path: Path) -> tuple[EvidenceHead, tuple[str, ...]]:
 def fit_pointer(weight: Tensor, teach: BoxedRegions, choose: BoxedRegions) -> Tensor:
     """(F, D): what to add to the classifier's weights (F, D) so that maps point into boxes.
 
-    Convex up to the covering of places, and solved as one problem (L-BFGS) for each decay; the one with the least loss
-    on the films of `choose` stays.
+    Solved as one problem (L-BFGS) for each decay; the one with the least loss on the films of `choose` stays. 0 for
+    findings with fewer than `FEW` films in `teach`, and for all where `choose` has none of the others.
     """
-    counts = torch.bincount(teach.columns, minlength=len(weight))
-    kept = (counts >= FEW)[teach.columns]
+    enough = torch.bincount(teach.columns, minlength=len(weight)) >= FEW  # (F,)
     pointer = torch.zeros_like(weight)
-    if not kept.any():
+    kept, judged = enough[teach.columns], enough[choose.columns]
+    if not (kept.any() and judged.any()):
         return pointer
     columns, masks = teach.columns[kept], teach.masks[kept]
     scale = teach.regions.std()
     regions = teach.regions[kept] / scale
-    judged = (counts >= FEW)[choose.columns]
-    best = np.inf
+    least = np.inf
     for decay in DECAYS:
         added = torch.zeros_like(weight, requires_grad=True)
         solver = torch.optim.LBFGS([added], max_iter=_STEPS, line_search_fn="strong_wolfe")
@@ -126,19 +125,16 @@ def fit_pointer(weight: Tensor, teach: BoxedRegions, choose: BoxedRegions) -> Te
         def closure(added: Tensor = added, solver: torch.optim.LBFGS = solver, decay: float = decay) -> Tensor:
             solver.zero_grad()
             maps = _maps(weight * scale + added, regions, columns)
-            loss = pointing_loss(maps, masks) + decay * added.square().sum() / int((counts >= FEW).sum())
+            loss = pointing_loss(maps, masks) + decay * added.square().sum() / int(enough.sum())
             loss.backward()
             return loss
 
-        with torch.inference_mode(False), torch.enable_grad():
-            solver.step(closure)
+        solver.step(closure)
         found = added.detach() / scale
-        value = np.inf
-        if judged.any():
-            maps = _maps(weight + found, choose.regions[judged], choose.columns[judged])
-            value = float(pointing_loss(maps, choose.masks[judged]))
-        if value < best or not pointer.any():
-            best, pointer = value, found
+        maps = _maps(weight + found, choose.regions[judged], choose.columns[judged])
+        loss = float(pointing_loss(maps, choose.masks[judged]))
+        if loss < least:
+            least, pointer = loss, found
     return pointer
 
 

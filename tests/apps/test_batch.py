@@ -8,6 +8,7 @@ import io
 import re
 import tempfile
 import zipfile
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ def test_a_second_batch_waits_says_so_and_then_gets_its_own_rows(
     for _ in range(2):
         assert "Another batch is being read" in next(second)[0]
     assert len(_rows(list(first)[-1][1])) == 1
-    assert [row["status"] for row in _rows(list(second)[-1][1])] == ["scored", "refused"]
+    assert [row["status"] for row in _rows(list(islice(second, 20))[-1][1])] == ["scored", "refused"]
 
 
 def test_a_visitor_who_leaves_while_another_waits_gives_the_turn_away(reader: Reader, dropped: list[str]) -> None:
@@ -115,4 +116,4 @@ def test_a_visitor_who_leaves_while_another_waits_gives_the_turn_away(reader: Re
     first, second = desk.run(dropped[:2], names=False), desk.run(dropped[2:], names=False)
     next(first), next(first)
     first.close()  # type: ignore[attr-defined]
-    assert len(_rows(list(second)[-1][1])) == 1
+    assert len(_rows(list(islice(second, 20))[-1][1])) == 1
