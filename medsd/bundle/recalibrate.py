@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import logit
 
 from medsd.bundle import layout
 from medsd.bundle.card import CARD, PAGE, PARITY, PLOTS, write_card
@@ -34,6 +33,7 @@ from medsd.evaluation.calibration import (
     calibrated,
     choose_calibration,
     choose_operating_points,
+    log_odds,
 )
 from medsd.evaluation.conformal import conformal_scores
 from medsd.evaluation.evidence import EVIDENCE
@@ -176,10 +176,10 @@ def fit_again(bundle: Bundle, reading: Reading, rows: npt.NDArray[np.int64]) -> 
 
 def _moved(old: Calibration, logits: FloatArray, truth: FloatArray) -> Calibration:
     """The old calibration with its log-odds moved by one number, which has a normal prior."""
-    log_odds = logit(np.clip(calibrated(logits[:, None], {"": old}, [""])[:, 0], 1e-12, 1 - 1e-12))
+    before = log_odds(logits, old)
 
     def loss(shift: float) -> float:
-        z = log_odds + shift
+        z = before + shift
         return float(np.logaddexp(0, z).sum() - (truth * z).sum() + (shift / _INTERCEPT_SPREAD) ** 2 / 2)
 
     shift = float(minimize_scalar(loss, bounds=(-20, 20), method="bounded").x)

@@ -40,6 +40,7 @@ PLATT_CASES = 25
 ISOTONIC_STUDIES, ISOTONIC_CASES = 1000, 100
 _SHORTEST = 0.02  # logits between two knots: a jump over less is steeper than single precision computes well
 _TILT = 0.01
+_SURE = 1e-12  # probabilities are kept this far off 0 and 1 where their logarithm is taken
 
 
 def choose_calibration(
@@ -165,17 +166,19 @@ def fit_isotonic(logits: FloatArray, truth: FloatArray, platt: PlattCalibration)
     for i in range(1, len(parts)):
         if centres[i] - centres[kept[-1]] >= _SHORTEST:
             kept.append(i)
-    rising = logit(pooled[kept]) + _TILT * platt.slope * (centres[kept] - centres.mean())
+    inside = np.clip(pooled[kept], _SURE, 1 - _SURE)  # a prior of 1 to the last digit leaves a share of 1
+    rising = logit(inside) + _TILT * platt.slope * (centres[kept] - centres.mean())
     return IsotonicCalibration(knots=tuple(centres[kept].tolist()), log_odds=tuple(rising.tolist()), slope=platt.slope)
 
 
 def calibrated(logits: npt.ArrayLike, calibration: Mapping[str, Calibration], findings: Sequence[str]) -> FloatArray:
     """Probabilities (N, F) of logits (N, F), as the exported graph computes them."""
     z = np.asarray(logits, dtype=np.float64)
-    return np.stack([expit(_log_odds(z[:, f], calibration[name])) for f, name in enumerate(findings)], axis=1)
+    return np.stack([expit(log_odds(z[:, f], calibration[name])) for f, name in enumerate(findings)], axis=1)
 
 
-def _log_odds(logits: FloatArray, calibration: Calibration) -> FloatArray:
+def log_odds(logits: FloatArray, calibration: Calibration) -> FloatArray:
+    """Calibrated log-odds (N,) of the logits (N,) of one finding."""
     hinges = as_hinges(calibration)
     straight = logits * hinges.slope + hinges.intercept
     if not hinges.knots:
@@ -269,7 +272,7 @@ def log_loss(target: npt.ArrayLike, probs: npt.ArrayLike) -> float:
     known = ~np.isnan(target)
     if not known.any():
         return float("nan")
-    p = np.clip(probs[known], 1e-12, 1 - 1e-12)
+    p = np.clip(probs[known], _SURE, 1 - _SURE)
     return float(-(target[known] * np.log(p) + (1 - target[known]) * np.log1p(-p)).mean())
 
 

@@ -55,7 +55,7 @@ def discrepancy(
     rng = np.random.default_rng(seed)
     rows = np.stack([weights, *(rng.permutation(weights) for _ in range(_PERMUTATIONS))])  # (1 + R, P)
     found = ((rows @ kernel) * rows).sum(1)
-    return float(found[0]), float((1 + (found[1:] >= found[0] - 1e-15).sum()) / (1 + _PERMUTATIONS))
+    return float(found[0]), float((1 + (found[1:] >= found[0] - 1e-12).sum()) / (1 + _PERMUTATIONS))
 
 
 def estimated_prevalence(probabilities: FloatArray, prior: float) -> float | None:

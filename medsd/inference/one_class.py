@@ -112,7 +112,8 @@ def tail_quantile(values: npt.NDArray[np.floating], probability: float, *, tail:
         return float(np.quantile(values, probability))
     shape, scale = _pareto(excess)
     beyond = (1 - probability) / (len(excess) / len(values))  # chance to exceed, of a value in the tail
-    return threshold + (-scale * np.log(beyond) if abs(shape) < 1e-6 else scale / shape * (beyond**-shape - 1))
+    rare = -float(np.log(beyond))
+    return threshold + scale * (rare if abs(shape) < 1e-6 else float(np.expm1(shape * rare)) / shape)
 
 
 def _pareto(excess: Doubles) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from medsd.evaluation.metrics import auroc, macro
@@ -55,7 +56,7 @@ def finetune(
         logits, _ = read_studies(current, arrays, validation)
         labels = arrays.labels[validation]
         loss = masked_cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
-        probs = 1 / (1 + np.exp(-logits))
+        probs = expit(logits.astype(np.float64))
         return {"validation_loss": float(loss), "validation_auroc": macro(auroc(labels, probs, few=FEW)).value}
 
     torch.manual_seed(seed)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from medsd.errors import DataError
 from medsd.evaluation.compare.statistics import Comparison, SeedMean, compare_paired, patient_intervals, seed_mean
@@ -49,7 +50,7 @@ class Trained:
 
     def figures(self, few: int) -> dict[str, float]:
         """The metrics, by name."""
-        probs = 1 / (1 + np.exp(-self.logits.astype(np.float64)))
+        probs = expit(self.logits.astype(np.float64))
         return {
             "auroc": macro(auroc(self.labels, probs, few=few)).value,
             "average_precision": macro(average_precision(self.labels, probs, few=few)).value,
@@ -69,7 +70,7 @@ def micro_f1(labels: npt.NDArray[np.floating], calls: npt.NDArray[np.bool_]) -> 
 def best_threshold(labels: npt.NDArray[np.floating], logits: npt.NDArray[np.floating]) -> float:
     """The probability that, as the one threshold of all findings, gives the highest micro-F1 on labels (N, F)."""
     known = ~np.isnan(labels)
-    target, probs = labels[known] == 1, 1 / (1 + np.exp(-logits[known].astype(np.float64)))
+    target, probs = labels[known] == 1, expit(logits[known].astype(np.float64))
     order = np.argsort(-probs, kind="stable")
     right, called = np.cumsum(target[order]), np.arange(1, len(order) + 1)
     last = np.append(np.diff(probs[order]) != 0, True)  # equal probabilities are called together
@@ -116,7 +117,7 @@ def _mean_f1(trained: Sequence[Trained], weights: npt.NDArray[np.float64]) -> np
     """(R,) micro-F1 of weighted studies, the mean over the trainings."""
     figures = []
     for one in trained:
-        calls = 1 / (1 + np.exp(-one.logits.astype(np.float64))) >= one.threshold
+        calls = expit(one.logits.astype(np.float64)) >= one.threshold
         known, present = ~np.isnan(one.labels), one.labels == 1
         right = weights @ (calls & present).sum(1)
         total = weights @ ((calls & known).sum(1) + present.sum(1))

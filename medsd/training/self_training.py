@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 from torch import Tensor
 
 from medsd.errors import DataError
@@ -103,7 +104,7 @@ def _pseudo_labelled(
     chosen, labels = settings.training.pseudo_labels, arrays.labels.copy()
     logits, _ = read_studies(model, arrays, rows)
     labels[rows] = pseudo_labelled(
-        1 / (1 + np.exp(-logits.astype(np.float64))),
+        expit(logits.astype(np.float64)),
         arrays.labels[rows],
         positive=chosen.positive,
         negative=chosen.negative,

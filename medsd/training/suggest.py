@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import entr
 
 from medsd.errors import DataError
 from medsd.sd.relations import LabelPairs, inverse_frequency_weights
@@ -155,10 +156,9 @@ def finding_uncertainty(
     Returns:
         (N, F) in 0…1.
     """
-    p = np.asarray(probs, dtype=np.float64)
+    p = np.asarray(probs, dtype=np.float64).clip(0, 1)
     if measure == "entropy":
-        inside = p.clip(_FEW, 1 - _FEW)
-        return np.asarray(-(inside * np.log2(inside) + (1 - inside) * np.log2(1 - inside)))
+        return np.asarray((entr(p) + entr(1 - p)) / np.log(2))
     points = np.full(p.shape[1], 0.5) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
     points = np.where(np.isnan(points), 0.5, points).clip(_FEW, 1 - _FEW)
     return np.where(p < points, p / points, (1 - p) / (1 - points))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy.special import expit
 
 Film = npt.NDArray[np.float32]
 Map = npt.NDArray[np.float64]
@@ -205,8 +206,8 @@ def _exposed(path: Map, rng: Generator) -> Film:
     low, high = np.quantile(density, [0.02, rng.uniform(0.985, 0.999)])
     shown = (density - low) / max(high - low, 1e-6)
     slope, middle = rng.uniform(2.5, 5), rng.uniform(0.3, 0.5)
-    ends = 1 / (1 + np.exp(-slope * (np.array([0.0, 1.0]) - middle)))
-    film = (1 / (1 + np.exp(-slope * (shown - middle))) - ends[0]) / (ends[1] - ends[0])
+    ends = expit(slope * (np.array([0.0, 1.0]) - middle))
+    film = (expit(slope * (shown - middle)) - ends[0]) / (ends[1] - ends[0])
     return np.asarray(np.clip(film, 0, 1) * rng.uniform(0.8, 1), dtype=np.float32)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
+from scipy.special import expit
 
 from medsd.studies.phantom import anatomy
 from medsd.studies.phantom.anatomy import LEFT, RIGHT, Body, Distortion, build_body, sample_habitus
@@ -127,7 +128,7 @@ def _developed(path: Film, inside: npt.NDArray[np.bool_], rng: Generator) -> Fil
     density = density - rng.uniform(0, 0.4) * np.clip(slow - (low + high) / 2, low - high, high - low)
     low, high = np.quantile(density[inside], [rng.uniform(0.02, 0.1), rng.uniform(0.85, 0.97)])
     shown = (density - low) / (high - low) - rng.uniform(0.3, 0.6)
-    return np.asarray(1 / (1 + np.exp(-rng.uniform(3, 5) * shown)), dtype=np.float32)
+    return np.asarray(expit(rng.uniform(3, 5) * shown), dtype=np.float32)
 
 
 def _framed(film: Film, inside: npt.NDArray[np.bool_], size: int, rng: Generator) -> Film:

@@ -194,6 +194,12 @@ def test_an_isotonic_curve_rises_everywhere_and_stays_inside(seed: int, n: int, 
     assert values.min() > 0 and values.max() < 1
 
 
+def test_an_isotonic_curve_of_logits_that_decide_everything_is_finite() -> None:
+    logits = np.linspace(-400, 400, 200)
+    curve = fit_isotonic(logits, (logits > 0).astype(float), PlattCalibration(slope=1.0, intercept=0.0))
+    assert np.isfinite(curve.log_odds).all() and curve.log_odds[0] < -20 and curve.log_odds[-1] > 20
+
+
 def test_the_hinges_of_an_isotonic_curve_are_its_interpolation() -> None:
     curve = IsotonicCalibration(knots=(-2.0, 0.5, 1.0), log_odds=(-3.0, -1.0, 2.0), slope=0.5)
     inside = np.linspace(-2, 1, 40)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy.special import expit
 
 from medsd.bundle import layout
 from medsd.bundle.layout import Bundle
@@ -27,7 +28,7 @@ def test_a_film_gives_every_number(predictor: Predictor, chest: Chest):
     prediction = predictor(chest)
     assert (prediction.status, prediction.reason, prediction.message) == ("scored", "", "")
     assert list(prediction.probabilities) == list(prediction.findings)
-    np.testing.assert_allclose(prediction.values, 1 / (1 + np.exp(-prediction.logits)), rtol=1e-5)
+    np.testing.assert_allclose(prediction.values, expit(prediction.logits), rtol=1e-5)
     assert np.linalg.norm(prediction.embedding) == pytest.approx(1, abs=1e-5)
     assert prediction.evidence_maps.shape == (14, 8, 8)
     assert (prediction.model, len(prediction.model_sha256)) == ("tiny 1", 64)

@@ -11,7 +11,7 @@ import pytest
 from medsd.errors import SettingsError
 from medsd.strict import load_as
 from medsd.training.recipes import RecipesSettings, compare_recipes, settings_of
-from medsd.training.recipes_report import Trained, patient_difference
+from medsd.training.recipes_report import Trained, best_threshold, patient_difference
 from tests.training.conftest import SMALL
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -74,3 +74,11 @@ def test_the_difference_over_patients_is_that_of_the_means_over_seeds() -> None:
     assert found["auroc"].value == pytest.approx(mean["good"] - mean["poor"])
     assert found["auroc"].low is not None and found["auroc"].low > 0
     assert found["ndcg"].low is not None and found["ndcg"].low < found["ndcg"].value < found["ndcg"].high
+
+
+def test_logits_of_any_size_have_figures() -> None:
+    labels = np.tile(np.float32([[1, 0], [0, 1]]), (10, 1))
+    sure = Trained(2000 * labels - 1000, np.ones(20), labels, np.arange(20).astype(str), 1.0)
+    assert sure.figures(1) == {"auroc": 1, "average_precision": 1, "micro_f1": 1, "ndcg": 1}
+    assert best_threshold(labels, sure.logits) == 1
+    assert patient_difference([sure], [sure], few=1, resamples=20, confidence=0.9)["micro_f1"].value == 0

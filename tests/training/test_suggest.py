@@ -39,6 +39,7 @@ def made_pool(count: int = 60, seed: int = 0) -> Pool:
 def test_entropy_is_highest_at_one_half_and_a_margin_at_the_operating_point() -> None:
     probs = np.array([[0.0, 0.1, 0.5, 1.0]]).T
     np.testing.assert_allclose(finding_uncertainty(probs)[:, 0], [0, 0.469, 1, 0], atol=1e-3)
+    assert finding_uncertainty(probs[[0, 3]]).tolist() == [[0], [0]]  # sure is sure: no last digit is left over
     margin = finding_uncertainty(probs, measure="margin", thresholds=[0.1])[:, 0]
     np.testing.assert_allclose(margin, [0, 1, 0.5 / 0.9, 0])
     np.testing.assert_allclose(finding_uncertainty(probs, measure="margin", thresholds=[np.nan])[:, 0], [0, 0.2, 1, 0])

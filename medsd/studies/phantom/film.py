@@ -6,6 +6,7 @@ coefficients are those near 60 keV, the effective energy of a chest film at 120 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -248,8 +249,8 @@ def develop(scene: Scene, total: Array, exposure: Exposure, rng: np.random.Gener
     density = density - np.float32(1 - exposure.equalise) * np.clip(slow - (low + high) / 2, low - high, high - low)
     low, high = _levels(scene, density)
     shown = (density - low) / max(1.12 * (high - low), 0.3) - np.float32(exposure.centre)
-    film = 1 / (1 + np.exp(np.float32(-exposure.contrast) * shown))
-    floor = 1 / (1 + np.exp(exposure.contrast * 1.1))
+    film = (1 + np.tanh(np.float32(exposure.contrast / 2) * shown)) / 2  # a sigmoid that cannot overflow
+    floor = (1 - math.tanh(exposure.contrast * 1.1 / 2)) / 2
     film = np.clip((film - floor) / (1 - 1.4 * floor), 0, 1).astype(np.float32)
     _collimate(film, projection, exposure)
     _mark(film, projection, exposure.marker)
