@@ -16,6 +16,10 @@ _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _META_BYTES = 2**20  # a file meta group has some 500
 
 
+class UnreadableError(ValueError):
+    """Why an image cannot be decoded, in words that may be shown: tags and numbers, never the text of a header."""
+
+
 def read_content(source: Path | bytes, policy: GatePolicy, name: str) -> bytes:
     """The content of a file of a size that the policy reads.
 
@@ -46,6 +50,20 @@ def looks_like_dicom(content: bytes) -> bool:
     return content[128:132] == b"DICM" or content[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
 
 
+def inner_file(content: bytes) -> bytes:
+    """The file behind a second preamble, where a whole file was put behind a file meta group; else `content`."""
+    if content[128:132] != b"DICM":
+        return content
+    stream = io.BytesIO(content)
+    read_preamble(stream, force=False)
+    try:
+        _read_file_meta_info(stream)
+    except Exception:  # a hostile group is for the parser to refuse
+        return content
+    end = stream.tell()
+    return content[end:] if content[end + 128 : end + 132] == b"DICM" else content
+
+
 def syntax_without_meta(ds: Dataset) -> UID:
     """The transfer syntax of a data set whose file names none, as pydicom found it to be encoded."""
     implicit, little = ds.original_encoding
@@ -71,7 +89,9 @@ def bound_inflation(content: bytes, policy: GatePolicy, name: str) -> None:
 
 
 def brief(error: BaseException) -> str:
-    """The kind of failure without its text, which may quote header values."""
+    """The kind of failure without its text, which may quote header values, unless the text is ours."""
+    if isinstance(error, UnreadableError):
+        return str(error)
     kinds: dict[type[BaseException], str]
     kinds = {RecursionError: "nested too deeply", EOFError: "it ends too early", NotImplementedError: "not supported"}
     return kinds.get(type(error), type(error).__name__)

@@ -44,11 +44,15 @@ class StoredGreys:
         stored: (H, W) integers of 16 bits at most.
         greys: float32 (N,) in 0…1, the grey of the stored values ``first``, ``first + 1``, …; covers all that occur.
         first: the stored value that ``greys[0]`` belongs to.
+        notes: what of the header was passed over or assumed.
+        coloured: whether a palette gives colours.
     """
 
     stored: Stored
     greys: Greys
     first: int
+    notes: tuple[str, ...] = ()
+    coloured: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:

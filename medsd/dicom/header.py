@@ -7,9 +7,10 @@ hold a patient's name.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydicom import Dataset
+from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.multival import MultiValue
 
 from medsd.dicom.policy import Concern, GatePolicy, concern
@@ -19,9 +20,11 @@ from medsd.dicom.terms import (
     body_parts_in,
     names_animal,
     names_human,
+    normalised,
     region_of_code,
     view_in,
     view_of_code,
+    words_of,
 )
 
 _NAMES = (
@@ -38,6 +41,12 @@ IDENTIFYING = (*_NAMES, *_NUMBERS)
 # What is said of the film itself, from the nearest to the farthest. The study's description names all of its views.
 _SERIES_TEXTS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
 _STUDY_TEXTS = (*_SERIES_TEXTS, "StudyDescription")
+_VIEW_TEXTS = (*_SERIES_TEXTS, "BodyPartExamined")
+_BODY_PART, _REGION = "(0018,0015) Body Part Examined", "(0008,2218) Anatomic Region Sequence"
+MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_PARTIAL_422", "YBR_ICT", "YBR_RCT")
+"""Photometric interpretations whose pictures may be grey."""
+_UNREAD_COLOUR = "no known"
 _AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25, "": 1.0}
 
 
@@ -63,14 +72,19 @@ class Header:
     for_processing: bool
     burned_in: bool
     animal: str = ""
+    body_element: str = ""
+    view_element: str = ""
+    body_words: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 def read_header(ds: Dataset) -> Header:
     """The facts of `ds`; an element that is absent or makes no sense counts as silent."""
+    body_part, body_element, body_words = _body_part(ds)
+    view, view_element = _view(ds)
     return Header(
         modality=_modality(ds),
-        body_part=_body_part(ds),
-        view=_view(ds),
+        body_part=body_part,
+        view=view,
         sex=_text(ds, "PatientSex") if _text(ds, "PatientSex") in ("F", "M", "O") else "",
         age_years=_age_years(ds),
         spacing_mm=_spacing_mm(ds),
@@ -82,23 +96,37 @@ def read_header(ds: Dataset) -> Header:
         for_processing=_text(ds, "PresentationIntentType") == "FOR PROCESSING",
         burned_in=_text(ds, "BurnedInAnnotation") == "YES",
         animal=_animal(ds),
+        body_element=body_element,
+        view_element=view_element,
+        body_words=body_words,
     )
 
 
 def costly_concerns(header: Header, policy: GatePolicy) -> list[Concern]:
-    """What speaks against even decoding the pixels: colour, another modality, an animal, many frames, sizes."""
+    """What speaks against even decoding the pixels: another modality, an animal, many frames, sizes, colour.
+
+    Of an image that is refused for something else, or whose colours are not read, the colour that its header declares
+    is said too. Whether there is any colour in other RGB, YBR and palette images, their pixels tell.
+    """
     found = []
-    if header.samples != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        found.append(concern("not_a_radiograph", detail=_colour_words(header)))
     if header.modality not in policy.modalities:
-        found.append(
-            concern("modality", value=_shown(header.modality), accepted=", ".join(filter(None, policy.modalities)))
-        )
+        said = "no code of the standard" if header.modality == "OTHER" else _shown(header.modality)
+        found.append(concern("modality", value=said, accepted=", ".join(filter(None, policy.modalities))))
     if header.animal:
         found.append(concern("not_human", value=header.animal))
     if header.frames > policy.max_frames:
         found.append(concern("frames", value=header.frames, accepted=policy.max_frames))
-    return found + size_concerns(header.rows, header.columns, header.frames, policy)
+    if header.rows and header.columns:
+        found += size_concerns(header.rows, header.columns, header.frames, policy)
+    colour = _colour_words(header)
+    if colour and (_UNREAD_COLOUR in colour or any(policy.action(item) == "refuse" for item in found)):
+        found.insert(0, colour_concern(header))
+    return found
+
+
+def colour_concern(header: Header) -> Concern:
+    """That the image is in colour, as its header words it."""
+    return concern("not_a_radiograph", detail=_colour_words(header))
 
 
 def size_concerns(rows: int, columns: int, frames: int, policy: GatePolicy) -> list[Concern]:
@@ -114,12 +142,14 @@ def size_concerns(rows: int, columns: int, frames: int, policy: GatePolicy) -> l
 def clinical_concerns(header: Header, policy: GatePolicy) -> list[Concern]:
     """What speaks against scoring an image that can be read: not a chest, not frontal, not meant for the eye."""
     found = []
-    if not _accepted_body_part(header.body_part, policy):
+    if not _accepted_body_part(header, policy):
+        known = f"{_shown(header.body_part)} by {header.body_element}" if header.body_part else "missing"
+        unknown = f"no word that medsd knows, by {header.body_element}; gate.body_parts may name it"
         accepted = ", ".join(filter(None, policy.body_parts))
-        found.append(concern("body_part", value=_shown(header.body_part), accepted=accepted))
+        found.append(concern("body_part", value=unknown if header.body_part == "OTHER" else known, accepted=accepted))
     if header.view in ("LATERAL", "OTHER"):
         words = {"LATERAL": "is lateral", "OTHER": "is neither frontal nor lateral"}
-        found.append(concern("view", value=words[header.view]))
+        found.append(concern("view", value=f"{words[header.view]} by {header.view_element}"))
     if header.for_processing:
         found.append(concern("for_processing"))
     if header.burned_in:
@@ -158,9 +188,11 @@ def identifier(ds: Dataset, keyword: str) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _accepted_body_part(body_part: str, policy: GatePolicy) -> bool:
-    words = body_part.split() or [""]
-    return any(word in policy.body_parts for word in words)
+def _accepted_body_part(header: Header, policy: GatePolicy) -> bool:
+    """Whether one of the known body parts is accepted, or what stands there is named by the policy in other words."""
+    known = header.body_part.split() or [""]
+    named = {normalised(word) for word in policy.body_parts if word}
+    return any(word in policy.body_parts for word in known) or bool(named & header.body_words)
 
 
 def _shown(value: str) -> str:
@@ -168,16 +200,34 @@ def _shown(value: str) -> str:
 
 
 def _colour_words(header: Header) -> str:
-    if header.photometric == "PALETTE COLOR":
+    """The colour that a header declares, "" for grey; what photometric interpretation is missing settles elsewhere."""
+    if header.photometric == "PALETTE COLOR" and header.samples == 1:
         return "palette colour"
-    if header.samples != 1 or header.photometric.startswith(("RGB", "YBR")):
+    if header.samples == 3 and header.photometric in (*MONOCHROME, *COLOURS):
         return "colour"
-    return "no MONOCHROME1 or MONOCHROME2 in (0028,0004) Photometric Interpretation"
+    if header.samples == 1 and header.photometric in (*MONOCHROME, "MONOCHROME", ""):
+        return ""
+    return f"{header.samples} samples per pixel, {_UNREAD_COLOUR} (0028,0004) Photometric Interpretation"
 
 
 def _text(ds: Dataset, keyword: str) -> str:
     """The first value of an element as upper-case text, "" where there is none."""
-    return identifier(ds, keyword).upper()
+    return _decoded(identifier(ds, keyword), ds).upper()
+
+
+def _decoded(text: str, ds: Dataset) -> str:
+    """`text` in the character set that it is in: code strings come as Latin-1 bytes, and UTF-8 often undeclared."""
+    if (text.isascii() and "\x1b" not in text) or any(ord(character) > 0xFF for character in text):
+        return text
+    raw = text.encode("latin-1")
+    declared = identifier(ds, "SpecificCharacterSet") and ds.SpecificCharacterSet
+    try:
+        if declared and declared != "ISO_IR 100":
+            encodings = convert_encodings(declared)
+            return decode_bytes(raw, encodings, set()) if len(encodings) > 1 else raw.decode(encodings[0])
+        return raw.decode("utf-8")
+    except Exception:  # foreign bytes under any declaration
+        return text
 
 
 def _integer(ds: Dataset, keyword: str, default: int) -> int:
@@ -190,24 +240,30 @@ def _modality(ds: Dataset) -> str:
     return value if value in MODALITIES or not value else "OTHER"
 
 
-def _body_part(ds: Dataset) -> str:
-    """Body Part Examined, else the anatomic region code, which DX requires instead, else the words of descriptions."""
-    value = _text(ds, "BodyPartExamined")
-    if value:
-        return body_parts_in(value)
+def _body_part(ds: Dataset) -> tuple[str, str, frozenset[str]]:
+    """Body Part Examined, else the anatomic region code, which DX requires instead, else the words of descriptions.
+
+    Returns:
+        the known body parts, the element that names them, and all words of that element, normalised.
+    """
     code, meaning = _code(ds, "AnatomicRegionSequence")
-    coded = region_of_code(code) or body_parts_in(meaning)
-    if coded:
-        return coded
-    return next(filter(None, (body_parts_in(_text(ds, keyword), free=True) for keyword in _STUDY_TEXTS)), "")
+    value = _text(ds, "BodyPartExamined")
+    for element, coded, text in ((_BODY_PART, value, value), (_REGION, code, meaning)):
+        found = region_of_code(coded) or body_parts_in(text)
+        if found:
+            return found, element, frozenset({coded, normalised(text), *words_of(text)})
+    found = next(filter(None, (body_parts_in(_text(ds, keyword), free=True) for keyword in _STUDY_TEXTS)), "")
+    return found, "a description" if found else "", frozenset()
 
 
-def _view(ds: Dataset) -> str:
-    """The first element that tells: view position, view code, the texts that describe the film, the orientation."""
+def _view(ds: Dataset) -> tuple[str, str]:
+    """The view and the first element that tells: view position, view code, texts about the image, orientation."""
     code, meaning = _code(ds, "ViewCodeSequence")
-    said = [view_in(_text(ds, "ViewPosition")), view_of_code(code) or view_in(meaning)]
-    said += [view_in(_text(ds, keyword), free=True) for keyword in _SERIES_TEXTS]
-    return next(filter(None, said), "") or _view_of_orientation(_values(ds, "PatientOrientation"))
+    said = [("(0018,5101) View Position", view_in(_text(ds, "ViewPosition")))]
+    said += [("(0054,0220) View Code Sequence", view_of_code(code) or view_in(meaning))]
+    said += [("a description", view_in(_text(ds, keyword), free=True)) for keyword in _VIEW_TEXTS]
+    said += [("(0020,0020) Patient Orientation", _view_of_orientation(_values(ds, "PatientOrientation")))]
+    return next(((view, element) for element, view in said if view), ("", ""))
 
 
 def _view_of_orientation(directions: list[str]) -> str:

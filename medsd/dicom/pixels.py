@@ -1,4 +1,4 @@
-"""From stored values to presentation-ready grey: modality, VOI and presentation look-up, by pydicom's own functions.
+"""From stored values to presentation-ready grey: modality, VOI and presentation look-up.
 
 The grey-scale pipeline of PS3.3 C.11 treats every stored value alike, so it is applied once to the list of stored
 values that occur (at most 65,536) and the image is looked up in the result: exact, and quicker than the decoding.
@@ -8,20 +8,32 @@ Start at `present`, or at `stored_greys` where the picture itself may not be nee
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
-from pydicom.pixels import apply_modality_lut, apply_presentation_lut, apply_voi, apply_windowing
+from pydicom.pixels import apply_color_lut
 
+from medsd.dicom.content import UnreadableError
 from medsd.dicom.greys import Stored, StoredGreys
+from medsd.dicom.tables import read_table
 
 Curve = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 
 DEFAULT_PERCENTILES = (0.5, 99.5)
-_SAMPLE_PIXELS = 500_000  # enough for percentiles; the pixels of a film are ten times as many
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+GREY_TOLERANCE = 3 / 255  # of full scale: channels of a grey picture differ by the rounding of a JPEG's colour space
+_SAMPLE_PIXELS = 500_000  # enough for percentiles; the pixels of an image are ten times as many
+_CHECK_PIXELS = 65_536
 _VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+# A window or VOI LUT that shows the middle 99 % of the pixels in less than an eighth of the greys, or more of them in
+# full white or black than any radiograph has, belongs to other pixel values.
+_LEAST_SPAN, _MOST_WHITE, _MOST_BLACK = 1 / 8, 0.8, 0.97
+_WINDOW = "(0028,1050) Window Center"
 
 
 def present(stored: Stored, ds: Dataset) -> npt.NDArray[np.float32]:
@@ -34,15 +46,16 @@ def stored_greys(stored: Stored, ds: Dataset) -> StoredGreys:
 
     In order: modality LUT or rescale (PS3.3 C.11.1), VOI LUT or window (C.11.2), presentation LUT (C.11.6), one
     inversion for MONOCHROME1 (C.7.6.3.1.2) or presentation LUT shape INVERSE, pixel padding to black (C.7.5.1.1.2).
-    Where the header gives neither VOI LUT nor window, values of up to 8 bits are taken as they are, like those of a
-    PNG, and deeper ones are shown between the percentiles 0.5 and 99.5 of the pixels that are not padding.
+    The first VOI LUT or window that shows the image is taken. Where there is none, values of up to 8 bits are shown
+    over their whole range, like those of a PNG, and deeper ones between the percentiles 0.5 and 99.5 of the pixels
+    that are not padding. A palette stands for all of these steps.
 
     Args:
         stored: (H, W) integers as decoded, 16 bits at most, bits in place; bits above Bits Stored are dropped.
         ds: the header.
 
     Returns:
-        the frame with its greys in 0…1, 0 black; `StoredGreys.picture` looks it up.
+        the frame with its greys in 0…1, 0 black; `StoredGreys.notes` say what was passed over or assumed.
 
     Raises:
         ValueError, KeyError, AttributeError, TypeError, IndexError: a look-up table that cannot be used.
@@ -50,14 +63,17 @@ def stored_greys(stored: Stored, ds: Dataset) -> StoredGreys:
     stored, lowest, highest = _within_bits(stored, ds)
     first = min(lowest, 0)
     domain = np.arange(first, highest + 1, dtype=np.int32)
-    padding = _padding_mask(domain, ds)
-    curve = _voi(domain, stored, padding, ds)
-    curve = _presentation(curve, ds)
-    if _shown_inverted(ds):
-        curve = 1.0 - curve
+    padding = _padding_mask(domain, ds, signed=stored.dtype.kind == "i")
+    notes: list[str] = []
+    coloured = False
+    if _photometric(ds) == "PALETTE COLOR":
+        curve, coloured = _palette(domain, stored, ds)
+    else:
+        curve = _presentation(_voi(domain, stored, padding, ds, notes), ds)
+        curve = 1.0 - curve if _shown_inverted(ds) else curve
     curve[padding] = 0.0
     greys = np.clip(np.nan_to_num(curve), 0.0, 1.0).astype(np.float32)
-    return StoredGreys(stored, greys, first)
+    return StoredGreys(stored, greys, first, tuple(notes), coloured)
 
 
 def align_bits(stored: Stored, ds: Dataset) -> Stored:
@@ -85,51 +101,135 @@ def _within_bits(stored: Stored, ds: Dataset) -> tuple[Stored, int, int]:
     return stored, int(stored.min()) if signed else 0, int(stored.max())
 
 
-def _padding_mask(domain: Stored, ds: Dataset) -> npt.NDArray[np.bool_]:
+def _padding_mask(domain: Stored, ds: Dataset, *, signed: bool) -> npt.NDArray[np.bool_]:
     low = ds.get("PixelPaddingValue")
     if not isinstance(low, int):
         return np.zeros(domain.shape, dtype=np.bool_)
     limit = ds.get("PixelPaddingRangeLimit")
-    high = limit if isinstance(limit, int) else low
-    return (domain >= min(low, high)) & (domain <= max(low, high))
+    ends = [low, limit if isinstance(limit, int) else low]
+    # Written with the other sign than the pixels have: the 16 bits are the same.
+    ends = [end - 2**16 if signed and end >= 2**15 else end + 2**16 if not signed and end < 0 else end for end in ends]
+    return (domain >= min(ends)) & (domain <= max(ends))
+
+
+def _photometric(ds: Dataset) -> str:
+    return str(ds.get("PhotometricInterpretation", "")).strip()
 
 
 def _shown_inverted(ds: Dataset) -> bool:
     # DX and MG write MONOCHROME1 and INVERSE together and mean one inversion (PS3.3 C.8.11.3.1.2), so: either, once.
     shape = str(ds.get("PresentationLUTShape") or "").strip().upper()
-    return str(ds.get("PhotometricInterpretation", "")).strip() == "MONOCHROME1" or shape == "INVERSE"
+    return _photometric(ds) == "MONOCHROME1" or shape == "INVERSE"
 
 
-def _voi(domain: Stored, stored: Stored, padding: npt.NDArray[np.bool_], ds: Dataset) -> Curve:
+def _voi(domain: Stored, stored: Stored, padding: npt.NDArray[np.bool_], ds: Dataset, notes: list[str]) -> Curve:
     """Grey 0…1 of every value in `domain` after modality and VOI step."""
-    steps = _pipeline_header(ds)
-    values = np.asarray(apply_modality_lut(domain, steps), dtype=np.float64)
-    if "VOILUTSequence" in steps:
-        shown = apply_voi(np.rint(values).astype(np.int64), steps).astype(np.float64)
-        return shown / _lut_top(ds.VOILUTSequence[0], steps.VOILUTSequence[0])
-    if "WindowWidth" in steps:
-        return _window(values, steps)
+    values = _modality(domain, ds, notes)
+    counts = _counts(stored, domain, padding, _CHECK_PIXELS)
+    for name, greys in _ways(values, ds, notes):
+        curve = greys(values)
+        if _shows(1.0 - curve if _shown_inverted(ds) else curve, counts):
+            return curve
+        seen = values[counts > 0]
+        span = f"{seen.min():g} to {seen.max():g}"
+        notes.append(f"{name} does not fit the pixel values, which are {span}, and is passed over")
     return _without_voi(domain, values, stored, padding, ds)
 
 
-def _window(values: Curve, steps: Dataset) -> Curve:
-    # The far ends come back as the least and the greatest output, whatever range pydicom derives from the header
-    # (which runs backwards for a negative rescale slope).
-    ends = np.array([-1e15, 1e15])
-    with np.errstate(over="ignore"):
-        shown = apply_windowing(np.concatenate([ends, values]), steps)
-    black, white = shown[0], shown[1]
-    return (shown[2:] - black) / (white - black)
+def _modality(domain: Stored, ds: Dataset, notes: list[str]) -> Curve:
+    """The values after modality LUT or rescale."""
+    if ds.get("ModalityLUTSequence"):
+        table = read_table(ds.ModalityLUTSequence[0], (int(domain[0]), int(domain[-1])), _little_endian(ds))
+        return table.at(domain)
+    slope, intercept = rescale(ds)
+    for keyword, name in (("RescaleSlope", "(0028,1053) Rescale Slope"), ("RescaleIntercept", "(0028,1052) Intercept")):
+        if ("RescaleSlope" in ds or "RescaleIntercept" in ds) and _number(ds.get(keyword)) is None:
+            notes.append(f"{name} is missing")
+    if _number(ds.get("RescaleSlope")) == 0.0:
+        notes.append("(0028,1053) Rescale Slope is 0 and is passed over")
+    return domain * slope + intercept
+
+
+def rescale(ds: Dataset) -> tuple[float, float]:
+    """Rescale Slope and Rescale Intercept, 1 and 0 where they are missing or of no use."""
+    slope, intercept = _number(ds.get("RescaleSlope")), _number(ds.get("RescaleIntercept"))
+    return (1.0, 0.0) if slope == 0.0 else (1.0 if slope is None else slope, intercept or 0.0)
+
+
+def voi_reach(ds: Dataset) -> float | None:
+    """The stored value at the upper end of the first VOI LUT or window, None where there is neither."""
+    slope, intercept = rescale(ds)
+    if ds.get("VOILUTSequence"):
+        descriptor = ds.VOILUTSequence[0].get("LUTDescriptor")
+        return (sum(int(part) for part in descriptor[:2]) - intercept) / slope if descriptor else None
+    center, width = _number(ds.get("WindowCenter")), _number(ds.get("WindowWidth"))
+    return None if center is None or width is None else (center + width / 2 - intercept) / slope
+
+
+def _ways(values: Curve, ds: Dataset, notes: list[str]) -> Iterator[tuple[str, Callable[[Curve], Curve]]]:
+    """The VOI LUTs and then the windows of the header that can be used, each with its name."""
+    span = float(values.min()), float(values.max())
+    for item in ds.get("VOILUTSequence") or ():
+        try:
+            table = read_table(item, span, _little_endian(ds))
+        except UnreadableError as error:
+            notes.append(f"an item of (0028,3010) VOI LUT Sequence is passed over: {error}")
+            continue
+        if table.note:
+            notes.append(f"(0028,3010) VOI LUT Sequence: {table.note}")
+        yield "(0028,3010) VOI LUT Sequence", table.greys
+    function = str(ds.get("VOILUTFunction") or "LINEAR").strip().upper()
+    function = function if function in _VOI_FUNCTIONS else "LINEAR"
+    for center, width in zip(_numbers(ds.get("WindowCenter")), _numbers(ds.get("WindowWidth")), strict=False):
+        if center is None or width is None:
+            continue
+        name = f"{_WINDOW} {center:g} with (0028,1051) Window Width {width:g}"
+        if width >= 1.0 or (width > 0.0 and function != "LINEAR"):
+            yield name, partial(_window, center=center, width=width, function=function)
+        else:
+            notes.append(f"{name} is no window and is passed over")
+
+
+def _window(values: Curve, center: float, width: float, function: str) -> Curve:
+    """The window functions of PS3.3 C.11.2.1.2 and C.11.2.1.3, from 0 to 1."""
+    if function == "SIGMOID":
+        with np.errstate(over="ignore"):
+            return 1.0 / (1.0 + np.exp(-4.0 * (values - center) / width))
+    if function == "LINEAR":
+        center, width = center - 0.5, width - 1.0
+    if width == 0.0:
+        return (values > center).astype(np.float64)
+    return np.clip((values - center) / width + 0.5, 0.0, 1.0)
+
+
+def _shows(curve: Curve, counts: Counts) -> bool:
+    """Whether a curve shows the pixels, of which `counts` are there of each stored value, by a usual part of greys."""
+    total = counts.sum()
+    share = np.cumsum(counts) / max(total, 1)
+    low, high = np.searchsorted(share, np.array(DEFAULT_PERCENTILES) / 100.0)
+    if not total or low == high:
+        return True  # nothing to see, whatever the curve
+    greys = np.clip(curve, 0.0, 1.0)
+    middle = greys[low : high + 1][counts[low : high + 1] > 0]
+    white, black = counts[greys >= 1.0].sum() / total, counts[greys <= 0.0].sum() / total
+    return bool(np.ptp(middle) >= _LEAST_SPAN and white <= _MOST_WHITE and black <= _MOST_BLACK)
+
+
+def _counts(stored: Stored, domain: Stored, padding: npt.NDArray[np.bool_], pixels: int) -> Counts:
+    """How often each value of `domain` occurs among about so many pixels; padding does not count."""
+    step = max(1, math.isqrt(stored.size // pixels))
+    counts = np.bincount(stored[::step, ::step].ravel().astype(np.int64) - int(domain[0]), minlength=domain.size)
+    counts[padding] = 0
+    return counts
 
 
 def _without_voi(domain: Stored, values: Curve, stored: Stored, padding: npt.NDArray[np.bool_], ds: Dataset) -> Curve:
     bits = int(ds.BitsStored)
     if bits <= 8 and not ds.get("ModalityLUTSequence") and ds.get("PresentationIntentType") != "FOR PROCESSING":
         floor = -(2 ** (bits - 1)) if int(ds.get("PixelRepresentation") or 0) else 0
-        return (domain - floor) / float(2**bits - 1)
-    step = max(1, math.isqrt(stored.size // _SAMPLE_PIXELS))
-    counts = np.bincount(stored[::step, ::step].ravel().astype(np.int64) - int(domain[0]), minlength=domain.size)
-    counts[padding] = 0
+        ends = _modality(np.array([floor, floor + 2**bits - 1]), ds, [])
+        return (values - ends.min()) / np.ptp(ends)
+    counts = _counts(stored, domain, padding, _SAMPLE_PIXELS)
     if not counts.any():
         return np.zeros(domain.shape)
     order = np.argsort(values, kind="stable")
@@ -142,72 +242,42 @@ def _presentation(curve: Curve, ds: Dataset) -> Curve:
     """Presentation LUT Sequence; a shape is a matter of `_shown_inverted`."""
     if not ds.get("PresentationLUTSequence"):
         return curve
-    steps = Dataset()
-    steps.PresentationLUTSequence = [_plain_lut(ds.PresentationLUTSequence[0], ds)]
-    # The two ends keep pydicom from stretching the values that happen to occur over the whole table.
-    ends = np.array([0.0, 1.0])
-    shown = apply_presentation_lut(np.concatenate([ends, np.clip(curve, 0.0, 1.0)]), steps)
-    return shown[2:].astype(np.float64) / _lut_top(ds.PresentationLUTSequence[0], steps.PresentationLUTSequence[0])
+    table = read_table(ds.PresentationLUTSequence[0], (0, 0), _little_endian(ds))
+    return table.greys(np.clip(curve, 0.0, 1.0) * (len(table.entries) - 1) + table.first)
 
 
-def _pipeline_header(ds: Dataset) -> Dataset:
-    """The elements that pydicom's functions read, with the oddities of real files put right.
+def _palette(domain: Stored, stored: Stored, ds: Dataset) -> tuple[Curve, bool]:
+    """Grey 0…1 of every index in `domain`, and whether colours occur."""
+    span = int(domain[0]), int(domain[-1])
+    if ds.get("RedPaletteColorLookupTableData"):
+        tables = [read_table(ds, span, _little_endian(ds), colour) for colour in ("Red", "Green", "Blue")]
+        white = max(table.white for table in tables)
+        colours = np.stack([table.at(domain) for table in tables], axis=-1) / white
+    else:
+        shown = apply_color_lut(domain, ds)[:, :3]
+        colours = shown / np.iinfo(shown.dtype).max
+    occurs = np.bincount(stored.ravel().astype(np.int64) - span[0], minlength=domain.size) > 0
+    return cast(Curve, colours @ LUMA), bool(np.ptp(colours[occurs], axis=-1).max() > GREY_TOLERANCE)
 
-    One window out of several; no window of impossible width; look-up tables in plain unsigned shorts, because pydicom
-    3.0 wraps 8-bit tables of more than 256 entries and knows no 12-bit modality table.
-    """
-    steps = Dataset()
-    steps.PhotometricInterpretation = "MONOCHROME2"  # inversion is ours, last and once
-    steps.BitsStored = int(ds.BitsStored)
-    steps.PixelRepresentation = int(ds.get("PixelRepresentation") or 0)
-    slope, intercept = _number(ds.get("RescaleSlope")), _number(ds.get("RescaleIntercept"))
-    if ds.get("ModalityLUTSequence"):
-        steps.ModalityLUTSequence = [_plain_lut(ds.ModalityLUTSequence[0], ds)]
-    elif slope and intercept is not None:
-        steps.RescaleSlope, steps.RescaleIntercept = slope, intercept
-    if ds.get("VOILUTSequence") and ds.VOILUTSequence[0].get("LUTData") is not None:
-        steps.VOILUTSequence = [_plain_lut(ds.VOILUTSequence[0], ds)]
-        return steps
-    function = str(ds.get("VOILUTFunction") or "LINEAR").strip().upper()
-    center, width = _number(ds.get("WindowCenter")), _number(ds.get("WindowWidth"))
-    smallest = 1.0 if function == "LINEAR" else 1e-12
-    if center is not None and width is not None and width >= smallest:
-        steps.WindowCenter, steps.WindowWidth = center, width
-        steps.VOILUTFunction = function if function in _VOI_FUNCTIONS else "LINEAR"
-    return steps
+
+def _little_endian(ds: Dataset) -> bool:
+    return ds.original_encoding[1] is not False
+
+
+def _numbers(value: object) -> list[float | None]:
+    """The numbers of a DS element; None where there is none."""
+    several = value is not None and not isinstance(value, (str, bytes, int, float)) and hasattr(value, "__getitem__")
+    return [_finite(part) for part in (cast(list[object], value) if several else [value])]
 
 
 def _number(value: object) -> float | None:
     """The first number of a DS element, or None where there is none."""
-    if value is not None and not isinstance(value, (str, bytes, int, float)) and hasattr(value, "__getitem__"):
-        value = value[0] if len(cast(list[object], value)) else None
+    return next(iter(_numbers(value)), None)
+
+
+def _finite(value: object) -> float | None:
     try:
         number = float(cast(float, value))
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
-
-
-def _plain_lut(item: Dataset, ds: Dataset) -> Dataset:
-    """A copy of one LUT item: entries as unsigned shorts, as many as there are, first value as it is."""
-    count, first, _ = (int(part) for part in item.LUTDescriptor)
-    data = item.LUTData
-    count = count or 2**16
-    if isinstance(data, (bytes, bytearray)):
-        word = "u1" if len(data) in (count, count + 1) else ">u2" if ds.original_encoding[1] is False else "<u2"
-        entries = np.frombuffer(data[: len(data) // 2 * 2], dtype=word)[:count].tolist()
-    else:
-        entries = [int(entry) & 0xFFFF for entry in ([data] if isinstance(data, int) else data)][:count]
-    if not entries:
-        raise ValueError("an empty look-up table")
-    plain = Dataset()
-    plain.add_new(0x00283002, "SL", [len(entries), first, 16])
-    plain.add_new(0x00283006, "US", entries)
-    return plain
-
-
-def _lut_top(original: Dataset, plain: Dataset) -> float:
-    """The output that is white: 2ⁿ − 1 of the declared depth, unless the entries go beyond."""
-    data = plain.LUTData
-    largest = int(data) if isinstance(data, int) else max(data)
-    return float(max(2 ** min(int(original.LUTDescriptor[2]), 16) - 1, largest, 1))

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from medsd.dicom.header import size_concerns
-from medsd.dicom.pixels import DEFAULT_PERCENTILES
+from medsd.dicom.pixels import DEFAULT_PERCENTILES, LUMA
 from medsd.dicom.policy import Concern, GatePolicy, concern
 
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
 _FOREIGN = {b"GIF8": "GIF", b"BM": "BMP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF", b"RIFF": "WebP", b"%PDF": "PDF"}
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+_ORIENTATION = 0x0112  # of EXIF 2.32, 1 upright to 8
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ def read_plain(content: bytes, policy: GatePolicy, name: str) -> PlainImage:
     """Decode a PNG or JPEG.
 
     8-bit values are taken as they are; 16-bit ones are shown between their percentiles 0.5 and 99.5, as a DICOM file
-    without a window is. Colour images whose channels are equal are grey.
+    without a window is. Colour images whose channels are equal are grey. What EXIF data say of the orientation is
+    done, also in a PNG, and warned about.
 
     Raises:
         ImageError: damaged, or larger than the policy allows.
@@ -52,13 +53,19 @@ def read_plain(content: bytes, policy: GatePolicy, name: str) -> PlainImage:
             found = size_concerns(image.height, image.width, 1, policy)
             if found:
                 raise found[0].error(name)
+            frames = getattr(image, "n_frames", 1) if image.format == "PNG" else 1  # more in a JPEG are previews
             image.load()
-            pixels, coloured = _grey(image)
+            turned = image.getexif().get(_ORIENTATION) in range(2, 9)
+            pixels, coloured = _grey(ImageOps.exif_transpose(image) if turned else image)
             mode = image.mode
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         detail = "it ends too early" if "truncated" in str(error) else type(error).__name__
         raise concern("cannot_decode", detail=detail).error(name) from None
     concerns = [concern("not_a_radiograph", detail="colour")] if coloured else []
+    if frames > policy.max_frames:
+        concerns.append(concern("frames", value=frames, accepted=policy.max_frames))
+    if turned:
+        concerns.append(concern("turned"))
     return PlainImage(pixels, mode, concerns)
 
 
@@ -74,7 +81,7 @@ def _grey(image: Image.Image) -> tuple[npt.NDArray[np.float32], bool]:
     # Equal but for the rounding of a JPEG's colour space.
     if int(np.ptp(channels, axis=-1).max()) <= 3:
         return channels[..., 0].astype(np.float32) / np.float32(255), False
-    return channels.astype(np.float32) @ _LUMA / np.float32(255), True
+    return channels.astype(np.float32) @ LUMA.astype(np.float32) / np.float32(255), True
 
 
 def _between_percentiles(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

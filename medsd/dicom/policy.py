@@ -20,7 +20,7 @@ REASONS: Mapping[str, str] = {
     "file_error": "the file cannot be opened ({detail}). Check that it exists and may be read.",
     "not_dicom": "this is neither a DICOM file nor a PNG or JPEG image. Export the radiograph as DICOM, PNG or JPEG.",
     "not_an_image": "this is not an image that medsd reads ({detail}). Convert it to DICOM, PNG or JPEG.",
-    "no_pixels": "the DICOM file holds no pixel data. Send the image object itself.",
+    "no_pixels": "the DICOM file holds no image ({detail}). Send the image object itself.",
     "cannot_decode": "the pixel data cannot be decoded ({detail}). The file is damaged or uses an encoding that is not "
     "installed; export it again, for instance uncompressed.",
     "not_a_radiograph": "this is no grey-scale radiograph ({detail}). Send the original radiograph.",
@@ -35,6 +35,8 @@ REASONS: Mapping[str, str] = {
     "settings if it is not.",
     "for_processing": "(0008,0068) Presentation Intent Type is FOR PROCESSING: raw detector values, shown here by "
     "their own range. Send the FOR PRESENTATION image where there is one.",
+    "odd_header": "the header is incomplete or contradicts itself ({detail}). Look at the image before you rely on it.",
+    "turned": "the EXIF data say that the picture is stored turned or mirrored; it is shown and scored upright.",
     "burned_in": "(0028,0301) Burned In Annotation is YES: text in the picture may name the patient.",
     "inverted_look": "bright and dark look exchanged (bright air, dark bone). Check (0028,0004) Photometric "
     "Interpretation, or invert the image.",
@@ -78,8 +80,9 @@ class GatePolicy(Strict):
     """Which images are scored, warned about or refused.
 
     Attributes:
-        modalities: accepted values of (0008,0060) Modality.
-        body_parts: accepted words of (0018,0015) Body Part Examined; the empty string accepts files that say nothing.
+        modalities: accepted values of (0008,0060) Modality; DR, XR and RX are what some makers write for DX.
+        body_parts: accepted words or phrases of (0018,0015) Body Part Examined, in any language and spelling; the empty
+            string accepts files that say nothing.
         min_side: shortest accepted side, pixels.
         max_pixels: most pixels that a file may declare, rows × columns × frames.
         max_frames: most frames.
@@ -92,13 +95,15 @@ class GatePolicy(Strict):
         not_human: what a header leads to that says that the patient is an animal.
         not_a_chest: what a picture leads to that does not look like a frontal chest.
         not_a_radiograph: what colour or palette images lead to; grey pictures saved as RGB are grey.
+        odd_header: what a header leads to in which something was assumed or passed over.
+        turned: what EXIF data lead to that turned a picture.
         for_processing, burned_in, inverted_look: what each of these leads to.
         out_of_distribution: what a film leads to that lies beyond the limit of the bundle, as about one suitable film
             in a hundred does (`false_alarm_rate` in bundle.json). Where it is ``"warn"``, films beyond twice the limit
             are refused all the same. The limits of bundles of medsd 0.1 are only warned about.
     """
 
-    modalities: tuple[str, ...] = ("CR", "DX", "RG")
+    modalities: tuple[str, ...] = ("CR", "DX", "RG", "DR", "XR", "RX")
     body_parts: tuple[str, ...] = ("CHEST", "THORAX", "LUNG", "LUNGS", "PULMONARY", "")
     min_side: int = Field(default=64, ge=1)
     max_pixels: int = Field(default=100_000_000, ge=1)
@@ -114,6 +119,8 @@ class GatePolicy(Strict):
     not_human: Action = "refuse"
     not_a_chest: Action = "warn"
     not_a_radiograph: Action = "refuse"
+    odd_header: Action = "warn"
+    turned: Action = "warn"
     for_processing: Action = "warn"
     burned_in: Action = "accept"
     inverted_look: Action = "warn"

@@ -17,16 +17,26 @@ import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from medsd.dicom.content import bound_inflation, brief, looks_like_dicom, read_content, syntax_without_meta
+from medsd.dicom.colour import grey_of_colours
+from medsd.dicom.content import (
+    UnreadableError,
+    bound_inflation,
+    brief,
+    inner_file,
+    looks_like_dicom,
+    read_content,
+    syntax_without_meta,
+)
 from medsd.dicom.greys import Stored, StoredGreys
-from medsd.dicom.header import clinical_concerns, costly_concerns, identifier, identities, read_header
+from medsd.dicom.header import clinical_concerns, colour_concern, costly_concerns, identifier, identities, read_header
 from medsd.dicom.look import sketch_step
 from medsd.dicom.pixels import align_bits, stored_greys
 from medsd.dicom.plain import is_plain_image, plain_format, read_plain
 from medsd.dicom.policy import Concern, GatePolicy, concern
 from medsd.dicom.quiet import quiet
+from medsd.dicom.settle import frame_stream, settle
 from medsd.dicom.view import look_concerns
 from medsd.errors import ImageError
 from medsd.privacy import register_identities
@@ -35,6 +45,7 @@ _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".w
 _MAX_BITS = 16
 _MOST_PIXELS_A_BYTE = 1000  # radiographs compressed with much loss hold some 50 pixels in a byte
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
+_KNOWN_BY = ("SOPClassUID", "Modality", "Rows", "PixelData", "StudyInstanceUID", "DirectoryRecordSequence")
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
@@ -143,14 +154,24 @@ def _from_plain(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
 
 def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
     ds, stored = _parse(content, policy, name)
-    header = read_header(ds)
     register_identities(identities(ds))
-    if stored is None and "PixelData" not in ds:
-        raise concern("no_pixels").error(name)
-    concerns = _admitted(costly_concerns(header, policy), policy, name)
-    greys = stored_greys(_decode(ds) if stored is None else stored, ds)
+    missing = None if stored is not None else _no_pixels(ds)
+    if missing:
+        raise missing.error(name)
+    notes, lacks = settle(ds)
+    header = read_header(ds)
+    concerns = _admitted(costly_concerns(header, policy) + lacks, policy, name)
+    stored, coloured = _decode(ds) if stored is None else stored, False
+    if stored.ndim == 3:
+        stored, coloured = grey_of_colours(stored, ds)
+    greys = stored_greys(stored, ds)
     look = _look_concerns(greys.every(sketch_step(greys.shape)), greys.is_flat, policy, header.view)
-    concerns += _admitted(clinical_concerns(header, policy) + look, policy, name)
+    found = clinical_concerns(header, policy) + look
+    if coloured or greys.coloured:
+        found.insert(0, colour_concern(header))
+    if notes or greys.notes:
+        found.append(concern("odd_header", detail="; ".join([*notes, *greys.notes])))
+    concerns += _admitted(found, policy, name)
     return Radiograph.of_stored(
         greys,
         modality=header.modality,
@@ -179,13 +200,14 @@ def _parse(content: bytes, policy: GatePolicy, name: str) -> tuple[Dataset, Stor
             raise concern("not_an_image", detail=kind or "its content is unknown").error(name)
         raise concern("not_dicom").error(name)
     bound_inflation(content, policy, name)
+    content = inner_file(content)
     try:
         stream = io.BytesIO(content)
         ds = dcmread(stream, force=True, stop_before_pixels=True)
         stored = _view(ds, content, stream.tell())
         if stored is None:
             ds = dcmread(io.BytesIO(content), force=True)
-        known = any(keyword in ds for keyword in ("SOPClassUID", "Modality", "Rows", "PixelData", "StudyInstanceUID"))
+        known = any(keyword in ds for keyword in _KNOWN_BY)
     except MemoryError:
         raise
     except Exception as error:  # a hostile header can fail anywhere in the parser
@@ -227,10 +249,30 @@ def _view(ds: Dataset, content: bytes, place: int) -> Stored | None:
     return np.frombuffer(content, dtype, rows * columns, start).reshape(rows, columns)
 
 
+def _no_pixels(ds: Dataset) -> Concern | None:
+    """Why a DICOM file holds no image, or None."""
+    for keyword, name in (
+        ("FloatPixelData", "(7FE0,0008) Float"),
+        ("DoubleFloatPixelData", "(7FE0,0009) Double Float"),
+    ):
+        if keyword in ds:
+            return concern("not_a_radiograph", detail=f"{name} Pixel Data: computed values, not those of a detector")
+    if ds.get("PixelData"):
+        return None
+    kind = UID(str(ds.get("SOPClassUID") or ds.file_meta.get("MediaStorageSOPClassUID") or ""))
+    known = f"{kind.name}: " if kind.type == "SOP Class" else ""
+    return concern(
+        "no_pixels", detail=f"{known}(7FE0,0010) Pixel Data is {'empty' if 'PixelData' in ds else 'missing'}"
+    )
+
+
 def _decode(ds: Dataset) -> npt.NDArray[np.integer]:
-    """The stored values (H, W) of the first frame."""
-    if int(ds.BitsAllocated) > _MAX_BITS or not 1 <= int(ds.BitsStored) <= int(ds.BitsAllocated):
-        raise ValueError(f"{_MAX_BITS} bits at most are read")
+    """The stored values of the first frame, (H, W), or (H, W, 3) in colour."""
+    if not 1 <= int(ds.BitsStored) <= int(ds.BitsAllocated) <= _MAX_BITS:
+        raise UnreadableError(
+            f"(0028,0101) Bits Stored is {ds.BitsStored}, (0028,0100) Bits Allocated {ds.BitsAllocated}; "
+            f"{_MAX_BITS} bits at most are read"
+        )
     if not ds.get("NumberOfFrames"):
         ds.NumberOfFrames = 1
     compressed = ds.file_meta.TransferSyntaxUID.is_compressed and not ds.file_meta.TransferSyntaxUID.is_deflated
@@ -241,8 +283,8 @@ def _decode(ds: Dataset) -> npt.NDArray[np.integer]:
         misplaced = int(ds.get("HighBit", ds.BitsStored - 1)) != ds.BitsStored - 1
         stored = pixel_array(ds, index=0, correct_unused_bits=not misplaced)
         stored = align_bits(stored, ds) if misplaced else stored
-    if stored.ndim != 2 or not np.issubdtype(stored.dtype, np.integer):
-        raise ValueError("the pixels are not one grey-scale frame")
+    if stored.ndim != (3 if ds.SamplesPerPixel == 3 else 2) or not np.issubdtype(stored.dtype, np.integer):
+        raise UnreadableError("the pixels are not one frame of whole numbers")
     return stored
 
 
@@ -257,29 +299,11 @@ def _decompress(ds: Dataset) -> Stored:
 
 def _bound_stream(ds: Dataset) -> None:
     """Decoders allocate what the code stream declares, not what the header does: hold the two together."""
+    stream, rows, columns = frame_stream(ds), int(ds.Rows), int(ds.Columns)
+    if stream.rows and (stream.rows, stream.columns) != (rows, columns):
+        raise UnreadableError(
+            f"the code stream declares {stream.columns} × {stream.rows} pixels, the header {columns} × {rows}"
+        )
     frame = get_frame(ds.PixelData, 0, number_of_frames=int(ds.NumberOfFrames))
-    size = stream_size(frame)
-    if size is not None and size != (int(ds.Rows), int(ds.Columns)):
-        raise ValueError("the code stream and the header declare different sizes")
-    if int(ds.Rows) * int(ds.Columns) > _MOST_PIXELS_A_BYTE * len(frame):  # decoders may fill up what is not there
-        raise ValueError("the code stream is too short for its size")
-
-
-def stream_size(frame: bytes) -> tuple[int, int] | None:
-    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 code stream declares, or None where it is another."""
-    if frame[:4] == b"\xff\x4f\xff\x51":  # SOC, SIZ: Xsiz, Ysiz, XOsiz, YOsiz (ISO/IEC 15444-1, A.5.1)
-        across, down, left, top = (int.from_bytes(frame[at : at + 4], "big") for at in (8, 12, 16, 20))
-        return down - top, across - left
-    if frame[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 9 <= len(frame) and frame[at] == 0xFF:
-        marker = frame[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        # SOF0…SOF15 without DHT, JPG and DAC (ISO/IEC 10918-1, B.1.1.3), and SOF55 of JPEG-LS
-        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
-        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-    return None
+    if rows * columns > _MOST_PIXELS_A_BYTE * len(frame):  # decoders may fill up what is not there
+        raise UnreadableError("the code stream is too short for its size")

@@ -7,13 +7,15 @@ patient's name. Start at `view_in`, `body_parts_in` and `names_animal`.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
+from functools import cache
 
-# PS3.3 C.7.3.1.1.1, the defined terms that meet a chest reader, and retired ones.
+# PS3.3 C.7.3.1.1.1, the defined terms that meet a chest reader, retired ones, and what makers write instead.
 MODALITIES = {
-    "CR", "DX", "RG", "CT", "MR", "NM", "PT", "US", "XA", "RF", "MG", "IO", "PX", "DR", "OT", "SC", "BMD", "ES", "GM",
-    "SM", "XC", "OP", "OCT", "ECG", "HD", "SR", "PR", "KO", "SEG", "REG", "DOC", "RTIMAGE", "RTDOSE", "RTSTRUCT",
-    "RTPLAN", "RTRECORD", "DF", "DG", "IVUS", "LS", "TG", "VL", "MA", "MS",
+    "CR", "DX", "RG", "DR", "XR", "RX", "CT", "MR", "NM", "PT", "US", "XA", "RF", "MG", "IO", "PX", "OT", "SC", "BMD",
+    "ES", "GM", "SM", "XC", "OP", "OCT", "ECG", "HD", "SR", "PR", "KO", "SEG", "REG", "DOC", "RTIMAGE", "RTDOSE",
+    "RTSTRUCT", "RTPLAN", "RTRECORD", "DF", "DG", "IVUS", "LS", "TG", "VL", "MA", "MS",
 }  # fmt: skip
 
 # PS3.16 annex L and what modalities write instead of it; shown in messages, so nothing else is.
@@ -24,23 +26,57 @@ _BODY_WORDS = {
     "RIBCAGE", "SACRUM", "SCAPULA", "SHOULDER", "SINUS", "SKULL", "SPINE", "STERNUM", "STOMACH", "TIBIA", "THIGH",
     "THORAX", "TSPINE", "TOE", "WHOLEBODY", "WRIST", "ZYGOMA",
 }  # fmt: skip
-# The chest in other languages, as consoles write it.
-_BODY_SYNONYMS = {
-    "TORAX": "THORAX", "TORACE": "THORAX", "THORACIC": "THORAX", "CXR": "CHEST", "LUNGE": "LUNG", "PULMON": "LUNG",
-    "POUMON": "LUNG", "POUMONS": "LUNGS", "POLMONE": "LUNG", "POLMONI": "LUNGS",
-}  # fmt: skip
-# These words say something else in a description: «face» is frontal in French, a head or a leg may be up or raised.
+# The tables below name what their lines begin with in other languages: words as `normalised` leaves them, `*` for any
+# letters. The first line that fits a word counts. Descriptions are searched for the words of the first table of each
+# pair alone; those of the second are too short for them, or part of other words ("Manchester") there.
+_BODY_SYNONYMS = """
+TSPINE BWS THORACOL* THORAKOL* TORACOL* TORAKOL* BRUSTWIRBEL* *胸椎* *흉추*
+THORAX THORAX* THORAC* THORAK* TORAX* TORAC* TORAK*
+CHEST  CXR BRUST BRUSTKORB* BORST BORSTKAS* BROST BROSTKORG* BRYST* RINTA RINTAKEHA* RINDKERE* KRUTINE* KRUTIS BRJOST*
+CHEST  KRUSKURV* PECHO POITRINE PETTO PEITO PIEPT KLATKA HRUD HRUDN* PRSA PRSNI PRSNIK* GRUD* MELLKAS* GOGUS* NGUC
+CHEST  ГРУДЬ ГРУДИ ГРУДН* ГРЪД* ОГК ОГП ΘΩΡΑΚ* صدر الصدر חזה ทรวงอก *胸* *흉부* *가슴*
+LUNG   LUNGE LUNGEN* LUNGER LUNGOR LUNGA PULM* POUMON* POLMON* LONGEN PLUCA PLUC PLICE KEUHKO* KOPSUD PLAUC* PLAUS*
+LUNG   AKCIGER* TUDO TUDOK PLAMAN* PARU PHOI ЛЕГК* ЛЕГЕН* ΠΝΕΥΜΟΝ* *肺* *폐*
+"""
+_BODY_SYNONYMS_IN_ELEMENT = """
+CHEST  *CHEST* CH CHE CHS CHST CHX DADA
+THORAX *THORAX* *TORAX* *TORAKS* TH THO THX THRX TRX TX KLP
+"""
+# Beside one of these an adjective of the chest means the thoracic spine.
+_SPINES = """
+SPINE  SPINE *WIRBEL* RACHIS COLUMNA COLONNE COLONNA COLUNA KREGOSLUP* PATER PATERE VERTEBR* OMURGA* WERVEL*
+SPINE  ПОЗВОНОЧН* ХРЕБ*
+"""
+_SAYS_NOTHING = """
+NOTHING UNKNOWN UNK UNDEFINED UNSPECIFIED NOTSPECIFIED OTHER OT NONE NA NULL NIL MISC DEFAULT UNBEKANNT SONSTIGE ANDERE
+NOTHING INCONNU AUTRE DESCONOCIDO OTRO OTROS SCONOSCIUTO ALTRO DESCONHECIDO OUTRO OUTROS ONBEKEND OVERIG OVERIGE ANDERS
+NOTHING OKAND OVRIGT UKENDT UKJENT ANDET NIEZNANE NIEZNANY INNE INNY NEZNAMY NEZNAMO JINE BILINMIYOR DIGER НЕИЗВЕСТНО
+NOTHING ДРУГОЕ ДРУГАЯ 未知 其他 不明 その他 미상 기타
+"""
+# These words say something else in a description: "face" is frontal in French, a head or a leg may be up or raised.
 _UNSURE_IN_TEXT = {"ARM", "FACE", "HEAD", "HEART", "LEG", "NECK", "SPINE", "STOMACH"}
 
-_VIEW_WORDS = {
-    "PA": "PA", "AP": "AP", "POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP", "FRONTAL": "FRONTAL",
-    "LL": "LATERAL", "RL": "LATERAL", "LAT": "LATERAL", "LATERAL": "LATERAL", "LLAT": "LATERAL", "RLAT": "LATERAL",
-    "SAGITTAL": "LATERAL", "LATERALE": "LATERAL", "SEITLICH": "LATERAL", "PROFIL": "LATERAL",
-    "RLD": "OTHER", "LLD": "OTHER", "DECUB": "OTHER", "DECUBITUS": "OTHER", "OBLIQUE": "OTHER", "OBL": "OTHER",
-    "LORDOTIC": "OTHER", "RLO": "OTHER", "LLO": "OTHER", "RAO": "OTHER", "LAO": "OTHER", "RPO": "OTHER", "LPO": "OTHER",
-}  # fmt: skip
-# Initials and abbreviations of two letters mean a view only in the element that is made for it.
-_UNSURE_VIEWS_IN_TEXT = {"RL", "LAO", "RAO", "LPO", "RPO"}
+_VIEWS = """
+OTHER   RLD LLD DECUB* OBL OBLIQ* OBLIC* OBLIK* LORDOT* RLO LLO SCHRAG* SCHRAEG* SCHUIN* SNED SKOSN* SIKM*
+OTHER   КОСА* КОСО* КОСЫ* ΛΟΞ* *斜* *侧卧* *側臥* *사위*
+LATERAL LL LAT LATERAL LATERALE LATERALES LATERALIS LATERALI LATERALA LATERAAL LATERALN* LATERO* LLAT RLAT LATL LATR
+LATERAL SAGITTAL* PROFIL PROFILE PROFILO PROFILL* PERFIL PERFILES SEITLICH* SEITL SEITENBILD SEITENAUFNAHME* SEITENANS*
+LATERAL ZIJDELINGS* ZIJAANZICHT DWARS* BOCZN* BOCN* SIDOBILD* SIDOPROJ* SIDEBILLEDE* SIDEBILDE SIVUKUVA* OLDALIRANY*
+LATERAL OLDALFELV* YANAL NGHIENG БОКОВ* БІЧН* ПРОФИЛ* ПРОФІЛ* ΠΛΑΓΙ* ΠΡΟΦΙΛ* جانبي جانبية צדדי צדי *ด้านข้าง*
+LATERAL *侧位* *側位* *側面* *侧面* *측면*
+PA      PA POSTEROANT* DORSOVENTRAL* ZADOPREDN* TYLNOPRZEDN* ЗАДНЕПЕРЕДН* *后前* *後前*
+AP      AP ANTEROPOST* VENTRODORSAL* PREDOZADN* PREDNEZADN* PRZEDNIOTYLN* ПЕРЕДНЕЗАДН* *前后* *前後*
+FRONTAL FRONTAL* FRENTE FRONTE FACE ПРЯМ* ФРОНТАЛ* *正位* *正面* *정면*
+"""
+_VIEWS_IN_ELEMENT = """
+OTHER   RAO LAO RPO LPO OAD OAI
+LATERAL RL LATERAL* *SEITLICH* *PROFIL* *PERFIL* SIDE SIDA SIVU ZIJ YAN BOK SAMPING PROF PERF צד
+PA      DV
+AP      VD
+FRONTAL FRONT
+"""
+# "posterior anterior" and "postero-antérieur", whatever stands between the two.
+_TWO_WORDS = {"PA": re.compile("POSTER(O|IOR|IORE|IEUR)?ANTER"), "AP": re.compile("ANTER(O|IOR|IORE|IEUR)?POSTER")}
 
 # PS3.16 CID 4010 DX View (and the decubitus views of CID 501): SNOMED CT, and the SRT codes of before 2017.
 _VIEW_CODES: Mapping[str, str] = {
@@ -72,17 +108,58 @@ _HUMAN_WORDS = {"HUMAN", "HOMO", "SAPIENS", "MENSCH", "HUMAIN", "UMANO", "HUMANO
 _ANIMAL_WORDS = {"ANIMAL", "AVIAN", "BOVINE", "CANINE", "EQUINE", "FELINE", "OVINE", "PORCINE", "VETERINARY"}
 
 
+def normalised(text: str) -> str:
+    """`text` in capitals without accents and ligatures, words and numbers with one space between.
+
+    Compatibility forms are those of NFKD; letters that it leaves whole (Ł, Ø, Đ) lose their strokes too.
+
+    >>> normalised("Tórax, ap/PA")
+    'TORAX AP PA'
+    """
+    plain = unicodedata.normalize("NFKD", text.upper().translate(_WHOLE_LETTERS))
+    bare = "".join(character for character in plain if not unicodedata.combining(character))
+    return " ".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFC", bare)))
+
+
+_WHOLE_LETTERS = str.maketrans({"Ł": "L", "Ø": "O", "Đ": "D", "Ð": "D", "Æ": "AE", "Œ": "OE", "ẞ": "SS"})
+
+
+def words_of(text: str) -> list[str]:
+    """The words of `text`, normalised and without the digits beside them."""
+    return re.findall(r"[^\W\d_]+", normalised(text))
+
+
+@cache
+def _rows(table: str) -> list[tuple[str, re.Pattern[str]]]:
+    """Each line of a table: what it stands for, and a pattern for its words."""
+    rows = []
+    for term, *stems in map(str.split, table.strip().splitlines()):
+        words = [r"\w*".join(map(normalised, stem.split("*"))) for stem in stems]
+        rows.append((term, re.compile("|".join(words))))
+    return rows
+
+
+def _term(word: str, *tables: str) -> str:
+    """What a normalised word stands for, "" where it is in no table."""
+    return next((term for table in tables for term, words in _rows(table) if words.fullmatch(word)), "")
+
+
 def view_in(text: str, *, free: bool = False) -> str:
-    """The view that `text` (upper case) names: PA, AP, FRONTAL, LATERAL, OTHER, or "" where it names none or several.
+    """The view that `text` names: PA, AP, FRONTAL, LATERAL, OTHER, or "" where it names none or several.
 
     Args:
-        text: of View Position or a code's meaning, or a description.
+        text: of View Position or a code's meaning, or a description, in one of some twenty languages.
         free: a description, in which short words may be something else.
     """
-    joined = text.replace("-", "")  # «antero-posterior», but «frontal-oblique» too
-    words = set(re.findall(r"[A-Z]+", f"{text} {joined}")) - (_UNSURE_VIEWS_IN_TEXT if free else set())
-    found = {_VIEW_WORDS[word] for word in words if word in _VIEW_WORDS}
-    if "OTHER" in found:  # an oblique or decubitus film is no frontal one, whatever stands beside it
+    tables = (_VIEWS,) if free else (_VIEWS, _VIEWS_IN_ELEMENT)
+    joined = re.sub(r"[-./]", "", text)  # "antero-posterior" and "P.A.", but "frontal-oblique" too
+    words = [*words_of(text), *words_of(joined)]
+    if any(word.startswith("SUPIN") for word in words):  # "decúbito supino" is how patients lie for an AP view
+        words = [word for word in words if not word.startswith("DECUB")]
+    found = {_term(word, *tables) for word in words}
+    found |= {view for view, two in _TWO_WORDS.items() if two.search("".join(words_of(text)))}
+    found.discard("")
+    if "OTHER" in found:  # an oblique or decubitus image is no frontal one, whatever stands beside it
         return "OTHER"
     if "LATERAL" in found:
         return "LATERAL" if found == {"LATERAL"} else ""
@@ -96,20 +173,27 @@ def view_of_code(code: str) -> str:
 
 
 def body_parts_in(text: str, *, free: bool = False) -> str:
-    """The known body parts that `text` (upper case) names, space between them.
+    """The known body parts that `text` names, space between them.
 
     Args:
         text: of Body Part Examined or a code's meaning, or a description.
         free: a description, in which some words are something else and unknown ones say nothing.
 
     Returns:
-        the words; "" for an empty text; "OTHER" for one without a known word, "" if it is a description.
+        the words; "" for an empty text or one like "unknown"; "OTHER" for one without a known word, "" if it is a
+        description.
     """
-    words = [_BODY_SYNONYMS.get(word, word) for word in re.findall(r"[A-Z]+", text)]
-    known = [word for word in words if word in _BODY_WORDS and not (free and word in _UNSURE_IN_TEXT)]
+    words = words_of(text)
+    if not normalised(text) or _term("".join(words), _SAYS_NOTHING):
+        return ""
+    tables = (_BODY_SYNONYMS,) if free else (_BODY_SYNONYMS, _BODY_SYNONYMS_IN_ELEMENT)
+    terms = [word if word in _BODY_WORDS else _term(word, *tables) for word in words]
+    if any(_term(word, _SPINES) for word in words):
+        terms = [term if term == word or not term else "TSPINE" for term, word in zip(terms, words, strict=True)]
+    known = [term for term in terms if term and not (free and term in _UNSURE_IN_TEXT)]
     if known:
         return " ".join(dict.fromkeys(known))
-    return "OTHER" if text and not free else ""
+    return "" if free else "OTHER"
 
 
 def region_of_code(code: str) -> str:

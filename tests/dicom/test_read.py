@@ -26,7 +26,8 @@ from pydicom.uid import (
 from medsd.dicom.gate import GatePolicy, admit
 from medsd.dicom.look import looks_inverted
 from medsd.dicom.pixels import present
-from medsd.dicom.read import Radiograph, read_radiograph, stream_size
+from medsd.dicom.read import Radiograph, read_radiograph
+from medsd.dicom.stream import Stream, read_stream
 from medsd.errors import ImageError
 from tests.conftest import dx_dataset, file_bytes
 
@@ -259,9 +260,12 @@ def test_the_size_of_a_code_stream_is_read_from_its_markers(stored: np.ndarray, 
 
     ds = dx_dataset(stored, 12)
     ds.compress(syntax)
-    assert stream_size(get_frame(ds.PixelData, 0, number_of_frames=1)) == stored.shape
-    assert stream_size(png(stored.astype(np.uint8), "JPEG")) == stored.shape
-    assert stream_size(b"\x00\x01") is None
+    stream = read_stream(get_frame(ds.PixelData, 0, number_of_frames=1))
+    assert (stream.rows, stream.columns) == stored.shape
+    assert (stream.bits, stream.components, syntax in stream.syntaxes) == (12, 1, True)
+    jpeg = read_stream(png(stored.astype(np.uint8), "JPEG"))
+    assert (jpeg.rows, jpeg.columns, jpeg.bits) == (*stored.shape, 8)
+    assert read_stream(b"\x00\x01") == Stream()
 
 
 def test_a_missing_file_is_a_reason(tmp_path: Path) -> None:

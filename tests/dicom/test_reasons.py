@@ -30,6 +30,7 @@ BY_HEADER: dict[str, dict[str, object]] = {
     "frames": {"NumberOfFrames": 2},
     "too_small": {"Rows": 20},
     "too_large": {"Rows": 60000, "Columns": 60000},
+    "odd_header": {"SamplesPerPixel": None},
     "for_processing": {"PresentationIntentType": "FOR PROCESSING"},
     "burned_in": {"BurnedInAnnotation": "YES"},
     "inverted_look": {"PhotometricInterpretation": "MONOCHROME1"},
@@ -38,9 +39,11 @@ BY_HEADER: dict[str, dict[str, object]] = {
 IN_INFERENCE = ("out_of_distribution", "no_image", "no_note", "model_failed", "too_slow")
 
 
-def png(pixels: np.ndarray, mode: str = "L") -> bytes:
+def png(pixels: np.ndarray, mode: str = "L", orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
     stream = io.BytesIO()
-    Image.fromarray((pixels * 255).astype(np.uint8)).convert(mode).save(stream, "PNG")
+    Image.fromarray((pixels * 255).astype(np.uint8)).convert(mode).save(stream, "PNG", exif=exif)
     return stream.getvalue()
 
 
@@ -65,7 +68,8 @@ def test_a_header_leads_to_its_reason(build_dx: Build, chest: np.ndarray, reason
 
 
 @pytest.mark.parametrize(
-    "reason", ["modality", "body_part", "view", "not_human", "for_processing", "burned_in", "inverted_look"]
+    "reason",
+    ["modality", "body_part", "view", "not_human", "odd_header", "for_processing", "burned_in", "inverted_look"],
 )
 @pytest.mark.parametrize(("action", "status", "said"), [("warn", "warned", True), ("accept", "accepted", False)])
 def test_the_policy_decides_what_comes_of_it(
@@ -80,12 +84,16 @@ def test_a_picture_leads_to_its_reason(reason: str) -> None:
     assert admit(BY_CONTENT[reason]).reason == reason
 
 
+def test_a_picture_that_is_stored_turned_leads_to_its_reason(chest: np.ndarray) -> None:
+    assert admit(png(chest[::-1, ::-1], orientation=3)).reason == "turned"
+
+
 def test_a_file_that_is_not_there_leads_to_its_reason(tmp_path: Path) -> None:
     assert admit(tmp_path / "none.dcm").reason == "file_error"
 
 
 def test_every_reason_is_tested() -> None:
-    assert {*BY_HEADER, *BY_CONTENT, "file_error", *IN_INFERENCE} == set(REASONS)
+    assert {*BY_HEADER, *BY_CONTENT, "file_error", "turned", *IN_INFERENCE} == set(REASONS)
     tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "inference").glob("test_*.py"))
     assert [reason for reason in IN_INFERENCE if f'"{reason}"' not in tests] == []
 

@@ -1,0 +1,112 @@
+"""What a compressed code stream says of itself, and which transfer syntaxes it belongs to.
+
+Decoders allocate what the stream declares, not what the header does, and headers of real files contradict their
+streams. Start at `read_stream`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    JPEG2000MC,
+    UID,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEG2000MCLossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+ITEM = b"\xfe\xff\x00\xe0"
+_JPEG2000 = b"\xff\x4f\xff\x51"
+# By the marker of the frame header: SOF0, SOF1 and SOF2, SOF3, SOF55 (ISO/IEC 10918-1 B.1.1.3, ISO/IEC 14495-1 C.1.1).
+_JPEG: dict[int, tuple[str, tuple[UID, ...]]] = {
+    0xC0: ("JPEG baseline", (JPEGBaseline8Bit, JPEGExtended12Bit)),
+    0xC1: ("JPEG extended", (JPEGExtended12Bit,)),
+    0xC3: ("lossless JPEG", (JPEGLossless, JPEGLosslessSV1)),
+    0xF7: ("JPEG-LS", (JPEGLSNearLossless, JPEGLSLossless)),
+}
+_JPEG2000_SYNTAXES = (JPEG2000, JPEG2000Lossless, JPEG2000MC, JPEG2000MCLossless)
+_HTJ2K_SYNTAXES = (HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL)
+_OTHER_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # not DHT, JPG, DAC
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The first frame of compressed pixel data.
+
+    Attributes:
+        kind: the encoding in words, "" for one that is not known here.
+        syntaxes: the transfer syntaxes that it may stand under, the most general first; none where it is not known.
+        rows, columns, bits, components: what it declares, 0 where it does not.
+    """
+
+    kind: str = ""
+    syntaxes: tuple[UID, ...] = ()
+    rows: int = 0
+    columns: int = 0
+    bits: int = 0
+    components: int = 0
+
+
+def first_fragment(content: bytes) -> bytes:
+    """The first fragment of encapsulated pixel data (PS3.5 A.4), behind the offset table; b"" where there is none."""
+    at = 0
+    for _ in range(2):
+        start, length = at + 8, int.from_bytes(content[at + 4 : at + 8], "little")
+        if content[at : at + 4] != ITEM:
+            return b""
+        at = start + length
+    return content[start:at]
+
+
+def read_stream(frame: bytes, samples: int = 1) -> Stream:
+    """What JPEG, JPEG-LS, JPEG 2000 and RLE streams declare; `samples` are those of the header, for RLE."""
+    if frame[:4] == _JPEG2000:
+        return _jpeg2000(frame)
+    if frame[:2] == b"\xff\xd8":
+        return _jpeg(frame)
+    segments = int.from_bytes(frame[:4], "little")
+    if 1 <= segments <= 15 and frame[4:8] == b"\x40\0\0\0" and len(frame) > 64:  # PS3.5 G.5
+        components = samples if segments % samples == 0 else segments
+        return Stream("RLE", (RLELossless,), bits=8 * (segments // components), components=components)
+    return Stream()
+
+
+def is_stream(content: bytes) -> bool:
+    """Whether pixel data are a bare JPEG, JPEG-LS or JPEG 2000 code stream."""
+    return content[:3] == b"\xff\xd8\xff" or content[:4] == _JPEG2000
+
+
+def _jpeg2000(frame: bytes) -> Stream:
+    """SOC, SIZ: Xsiz, Ysiz, XOsiz, YOsiz, Csiz, Ssiz (ISO/IEC 15444-1, A.5.1); CAP follows in HTJ2K."""
+    across, down, left, top = (int.from_bytes(frame[at : at + 4], "big") for at in (8, 12, 16, 20))
+    high_throughput = bool(frame[6] & 0x40) if len(frame) > 6 else False
+    known = _HTJ2K_SYNTAXES if high_throughput else _JPEG2000_SYNTAXES
+    bits = (frame[42] & 0x7F) + 1 if len(frame) > 42 else 0
+    components = int.from_bytes(frame[40:42], "big")
+    return Stream("JPEG 2000", known, down - top, across - left, bits, components)
+
+
+def _jpeg(frame: bytes) -> Stream:
+    at = 2
+    while at + 10 <= len(frame) and frame[at] == 0xFF:
+        marker = frame[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if marker in _JPEG or marker in _OTHER_FRAMES:
+            kind, syntaxes = _JPEG.get(marker, ("", ()))
+            rows, columns = (int.from_bytes(frame[place : place + 2], "big") for place in (at + 5, at + 7))
+            return Stream(kind, syntaxes, rows, columns, frame[at + 4], frame[at + 9])
+        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    return Stream()
