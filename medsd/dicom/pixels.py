@@ -142,7 +142,10 @@ def _modality(domain: Stored, ds: Dataset, notes: list[str]) -> Curve:
         table = read_table(ds.ModalityLUTSequence[0], (int(domain[0]), int(domain[-1])), _little_endian(ds))
         return table.at(domain)
     slope, intercept = rescale(ds)
-    for keyword, name in (("RescaleSlope", "(0028,1053) Rescale Slope"), ("RescaleIntercept", "(0028,1052) Intercept")):
+    for keyword, name in (
+        ("RescaleSlope", "(0028,1053) Rescale Slope"),
+        ("RescaleIntercept", "(0028,1052) Rescale Intercept"),
+    ):
         if ("RescaleSlope" in ds or "RescaleIntercept" in ds) and _number(ds.get(keyword)) is None:
             notes.append(f"{name} is missing")
     if _number(ds.get("RescaleSlope")) == 0.0:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+import numpy as np
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import UID
+from pydicom.uid import UID, AllTransferSyntaxes
 
 from medsd.dicom.content import syntax_without_meta
 from medsd.dicom.header import COLOURS, MONOCHROME
@@ -84,17 +85,41 @@ def settle(ds: Dataset) -> tuple[list[str], list[Concern]]:
     content = ds.get("PixelData")
     if isinstance(content, bytes) and content:
         _settle_syntax(it)
-        if _compressed(ds):
+        if ds.file_meta.TransferSyntaxUID not in AllTransferSyntaxes:
+            it.lack("(0002,0010) Transfer Syntax UID is none of the standard's")
+        elif _compressed(ds):
             _settle_stream(it)
         else:
             _settle_native(it)
     missing = [_NAMES[keyword] for keyword in ("Rows", "Columns") if not it.number(keyword)]
     if missing:
-        it.lack(f"{' and '.join(missing)} missing or 0")
+        it.lack(f"{' and '.join(missing)} is missing or 0")
     _settle_photometric(it)
     if it.number("PixelRepresentation") is None:
-        it.put("PixelRepresentation", int(any(key in ds and ds[key].VR == "SS" for key in _SIGNED_VALUES)))
+        it.put("PixelRepresentation", int(_signed(it)))
+    if it.number("SamplesPerPixel") == 3 and it.number("PlanarConfiguration") is None:
+        ds.PlanarConfiguration = int(not _compressed(ds) and _in_planes(ds))
     return it.notes, it.lacks
+
+
+def _signed(it: _Settler) -> bool:
+    """Whether other elements are signed, or the bits above Bits Stored of all native words repeat a sign."""
+    if any(key in it.ds and it.ds[key].VR == "SS" for key in _SIGNED_VALUES):
+        return True
+    bits, allocated = it.number("BitsStored") or 0, it.number("BitsAllocated")
+    if it.lacks or "PixelData" not in it.ds or _compressed(it.ds) or allocated != 16 or not 0 < bits < 16:
+        return False
+    order = "<" if it.ds.file_meta.TransferSyntaxUID.is_little_endian else ">"
+    words = np.frombuffer(it.ds.PixelData[: len(it.ds.PixelData) // 2 * 2], dtype=f"{order}i2")
+    return bool(words.min() < 0 and -(2 ** (bits - 1)) <= words.min() and words.max() < 2 ** (bits - 1))
+
+
+def _in_planes(ds: Dataset) -> bool:
+    """Whether native pixel data are three equal planes."""
+    plane = len(ds.PixelData) // 3
+    return (
+        bool(plane) and ds.PixelData[:plane] == ds.PixelData[plane : 2 * plane] == ds.PixelData[2 * plane : 3 * plane]
+    )
 
 
 def frame_stream(ds: Dataset) -> Stream:
@@ -136,8 +161,8 @@ def _settle_stream(it: _Settler) -> None:
     """Samples and bits as the code stream has them; decoders go by the header and fail where it is wrong."""
     stream = frame_stream(it.ds)
     if stream.rows and stream.columns and not it.area:
-        it.put("Rows", stream.rows)
-        it.put("Columns", stream.columns)
+        it.put("Rows", stream.rows, _AS_STREAM)
+        it.put("Columns", stream.columns, _AS_STREAM)
     if stream.components in (1, 3):
         it.put("SamplesPerPixel", stream.components, _AS_STREAM)
     if not stream.bits:

@@ -58,21 +58,22 @@ def read_table(item: Dataset, span: tuple[float, float], little_endian: bool, co
         colour: "Red", "Green" or "Blue" for a palette.
 
     Raises:
-        UnreadableError: the descriptor or the data are missing or of no use.
+        UnreadableError: the descriptor or the data are missing, of no use, or end before the values that occur.
     """
     prefix = f"{colour}PaletteColorLookupTable" if colour else "LUT"
     count, first, depth = _descriptor(item.get(f"{prefix}Descriptor"), "(0028,1101)" if colour else "(0028,3002)")
     entries = _entries(item.get(f"{prefix}Data"), count, depth, little_endian)[:count]
     if not len(entries):
         raise UnreadableError("(0028,3006) LUT Data are missing")
-    notes = []
-    if len(entries) < count:
-        notes.append(f"it declares {count} entries and has {len(entries)}")
+    first = _placed(first, count, span)
+    if len(entries) < count and span[1] >= first + len(entries):
+        raise UnreadableError(f"it declares {count} entries and has {len(entries)}, too few for the pixel values")
+    note = ""
     largest, declared = int(entries.max()), 2 ** min(depth, _DEEPEST) - 1
     white = largest if largest > declared or largest <= declared // 2 else declared
     if white != declared:
-        notes.append(f"it declares {depth} bits and its greatest entry is {largest}, which is shown white")
-    return Table(_placed(first, len(entries), span), entries, max(white, 1), ", ".join(notes))
+        note = f"it declares {depth} bits and its greatest entry is {largest}, which is shown white"
+    return Table(first, entries, max(white, 1), note)
 
 
 def _descriptor(value: object, tag: str) -> tuple[int, int, int]:
@@ -101,7 +102,7 @@ def _entries(data: object, count: int, depth: int, little_endian: bool) -> npt.N
 
 def _placed(first: int, count: int, span: tuple[float, float]) -> int:
     """`first`, or what it is when its 16 bits are read with the other sign, where only that lies over `span`."""
-    if -(2**15) <= first < 2**15 and first >= 0:
+    if 0 <= first < 2**15:
         return first
     other = first + 2**16 if first < 0 else first - 2**16
 
