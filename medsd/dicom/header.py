@@ -220,8 +220,8 @@ def _decoded(text: str, ds: Dataset) -> str:
     if (text.isascii() and "\x1b" not in text) or any(ord(character) > 0xFF for character in text):
         return text
     raw = text.encode("latin-1")
-    declared = identifier(ds, "SpecificCharacterSet") and ds.SpecificCharacterSet
     try:
+        declared = ds.get("SpecificCharacterSet")
         if declared and declared != "ISO_IR 100":
             encodings = convert_encodings(declared)
             return decode_bytes(raw, encodings, set()) if len(encodings) > 1 else raw.decode(encodings[0])

@@ -57,6 +57,7 @@ NOTHING ДРУГОЕ ДРУГАЯ 未知 其他 不明 その他 미상 기타
 _UNSURE_IN_TEXT = {"ARM", "FACE", "HEAD", "HEART", "LEG", "NECK", "SPINE", "STOMACH"}
 
 _VIEWS = """
+BOTH    *正侧* *正側*
 OTHER   RLD LLD DECUB* OBL OBLIQ* OBLIC* OBLIK* LORDOT* RLO LLO SCHRAG* SCHRAEG* SCHUIN* SNED SKOSN* SIKM*
 OTHER   КОСА* КОСО* КОСЫ* ΛΟΞ* *斜* *侧卧* *側臥* *사위*
 LATERAL LL LAT LATERAL LATERALE LATERALES LATERALIS LATERALI LATERALA LATERAAL LATERALN* LATERO* LLAT RLAT LATL LATR
@@ -70,7 +71,7 @@ FRONTAL FRONTAL* FRENTE FRONTE FACE ПРЯМ* ФРОНТАЛ* *正位* *正面* 
 """
 _VIEWS_IN_ELEMENT = """
 OTHER   RAO LAO RPO LPO OAD OAI
-LATERAL RL LATERAL* *SEITLICH* *PROFIL* *PERFIL* SIDE SIDA SIVU ZIJ YAN BOK SAMPING PROF PERF צד
+LATERAL RL LATERALAUFN* LATERALBILD* LATERALPROJ* *SEITLICH* *PROFIL* *PERFIL* SIDE SIDA SIVU ZIJ YAN BOK SAMPING PROF PERF צד
 PA      DV
 AP      VD
 FRONTAL FRONT
@@ -161,6 +162,8 @@ def view_in(text: str, *, free: bool = False) -> str:
     found.discard("")
     if "OTHER" in found:  # an oblique or decubitus image is no frontal one, whatever stands beside it
         return "OTHER"
+    if "BOTH" in found:
+        return ""
     if "LATERAL" in found:
         return "LATERAL" if found == {"LATERAL"} else ""
     precise = found - {"FRONTAL"}

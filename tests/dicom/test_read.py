@@ -232,6 +232,63 @@ def test_grey_saved_as_colour_is_grey_and_colour_is_refused(chest: np.ndarray) -
     assert isinstance(read_radiograph(png(coloured), policy=GatePolicy(not_a_radiograph="accept")), Radiograph)
 
 
+ROTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize(("file_format", "deep"), [("JPEG", False), ("PNG", False), ("PNG", True)])
+def test_a_picture_is_turned_as_its_exif_data_say(
+    chest: np.ndarray, orientation: int, file_format: str, deep: bool
+) -> None:
+    """Stored so that its orientation puts it upright again (EXIF 2.32, tag 0112); 0 and 9 say nothing."""
+    upright = Image.fromarray(
+        np.rint(chest * 255).astype(np.uint16) * 257 if deep else np.rint(chest * 255).astype("u1")
+    )
+    stored = upright.transpose(ROTATIONS[orientation]) if orientation in ROTATIONS else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned, plain = io.BytesIO(), io.BytesIO()
+    stored.save(turned, file_format, exif=exif, quality=100)
+    upright.save(plain, file_format, quality=100)
+    film, expected = read_radiograph(turned.getvalue()), read_radiograph(plain.getvalue())
+    assert [item.reason for item in film.concerns] == (["turned"] if orientation in ROTATIONS else [])
+    np.testing.assert_allclose(film.pixels, expected.pixels, atol=0.03)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_grey_is_read_from_every_kind_of_picture(chest: np.ndarray, mode: str) -> None:
+    grey = np.rint(chest * 255).astype(np.uint8)
+    picture = Image.fromarray(grey)
+    if mode == "I;16":
+        picture = Image.fromarray(grey.astype(np.uint16) * 257)
+    elif mode == "1":
+        picture = picture.convert("1", dither=Image.Dither.FLOYDSTEINBERG)
+    else:
+        picture = picture.convert(mode) if mode != "CMYK" else picture.convert("RGB").convert(mode)
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG" if mode == "CMYK" else "PNG", quality=98)
+    pixels = read_radiograph(stream.getvalue(), policy=GatePolicy(not_a_chest="accept")).pixels
+    assert np.abs(pixels.mean() - chest.mean()) < (0.2 if mode == "I;16" else 0.02)  # 16 bits: shown by their own range
+    assert np.corrcoef(pixels.ravel(), chest.ravel())[0, 1] > (0.3 if mode == "1" else 0.99)
+
+
+def test_an_animated_png_is_refused_for_its_frames(chest: np.ndarray) -> None:
+    frame = Image.fromarray(np.rint(chest * 255).astype(np.uint8))
+    stream = io.BytesIO()
+    frame.save(stream, "PNG", save_all=True, append_images=[frame.point(lambda grey: 255 - grey)])
+    assert reason_of(stream.getvalue()) == "frames"
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "TIFF", "BMP", "WEBP"])
+def test_pictures_of_other_formats_are_named(chest: np.ndarray, file_format: str) -> None:
+    admission = admit(png(np.rint(chest * 255).astype(np.uint8), file_format))
+    assert admission.reason == "not_an_image" and file_format.lower() in admission.message.lower()
+
+
 def test_a_decompression_bomb_is_refused_before_it_goes_off(stored: np.ndarray) -> None:
     bomb = png(np.zeros((4000, 4000), dtype=np.uint8))
     assert reason_of(bomb, max_pixels=1_000_000) == "too_large"
