@@ -142,15 +142,14 @@ def _modality(domain: Stored, ds: Dataset, notes: list[str]) -> Curve:
         table = read_table(ds.ModalityLUTSequence[0], (int(domain[0]), int(domain[-1])), _little_endian(ds))
         return table.at(domain)
     slope, intercept = rescale(ds)
-    for keyword, name in (
-        ("RescaleSlope", "(0028,1053) Rescale Slope"),
-        ("RescaleIntercept", "(0028,1052) Rescale Intercept"),
-    ):
-        if ("RescaleSlope" in ds or "RescaleIntercept" in ds) and _number(ds.get(keyword)) is None:
-            notes.append(f"{name} is missing")
-    if _number(ds.get("RescaleSlope")) == 0.0:
+    given = [_number(ds.get(keyword)) for keyword in ("RescaleSlope", "RescaleIntercept")]
+    if given[0] is None and given[1] is not None:
+        notes.append("(0028,1053) Rescale Slope is missing and taken as 1")
+    elif given[1] is None and given[0] is not None:
+        notes.append("(0028,1052) Rescale Intercept is missing and taken as 0")
+    if given[0] == 0.0:
         notes.append("(0028,1053) Rescale Slope is 0 and is passed over")
-    return domain * slope + intercept
+    return domain.astype(np.float64) * slope + intercept
 
 
 def rescale(ds: Dataset) -> tuple[float, float]:

@@ -94,7 +94,7 @@ class GatePolicy(Strict):
         lateral_look: what a film leads to whose header is silent and that looks lateral; its reason is `view`.
         not_human: what a header leads to that says that the patient is an animal.
         not_a_chest: what a picture leads to that does not look like a frontal chest.
-        not_a_radiograph: what colour or palette images lead to; grey pictures saved as RGB are grey.
+        not_a_radiograph: what colour leads to; grey in RGB, YBR or a palette is grey.
         odd_header: what a header leads to in which something was assumed or passed over.
         turned: what EXIF data lead to that turned a picture.
         for_processing, burned_in, inverted_look: what each of these leads to.

@@ -103,7 +103,9 @@ def settle(ds: Dataset) -> tuple[list[str], list[Concern]]:
 
 
 def _signed(it: _Settler) -> bool:
-    """Whether other elements are signed, or the bits above Bits Stored of all native words repeat a sign."""
+    """Whether the code stream or other elements are signed, or the bits above Bits Stored of all words repeat a sign."""
+    if "PixelData" in it.ds and _compressed(it.ds) and frame_stream(it.ds).signed:
+        return True
     if any(key in it.ds and it.ds[key].VR == "SS" for key in _SIGNED_VALUES):
         return True
     bits, allocated = it.number("BitsStored") or 0, it.number("BitsAllocated")
@@ -223,5 +225,5 @@ def _settle_photometric(it: _Settler) -> None:
         f"{kind}RedPaletteColorLookupTableData" in it.ds for kind in ("", "Segmented")
     ):
         it.lacks.append(concern("not_a_radiograph", detail="palette colour without a palette"))
-    if said != it.photometric or "PhotometricInterpretation" not in it.ds:
+    if said != str(it.ds.get("PhotometricInterpretation") or "").strip():
         it.put("PhotometricInterpretation", said)

@@ -48,6 +48,7 @@ class Stream:
         kind: the encoding in words, "" for one that is not known here.
         syntaxes: the transfer syntaxes that it may stand under, the most general first; none where it is not known.
         rows, columns, bits, components: what it declares, 0 where it does not.
+        signed: whether it declares signed values, as JPEG 2000 alone can.
     """
 
     kind: str = ""
@@ -56,6 +57,7 @@ class Stream:
     columns: int = 0
     bits: int = 0
     components: int = 0
+    signed: bool = False
 
 
 def first_fragment(content: bytes) -> bytes:
@@ -92,9 +94,9 @@ def _jpeg2000(frame: bytes) -> Stream:
     across, down, left, top = (int.from_bytes(frame[at : at + 4], "big") for at in (8, 12, 16, 20))
     high_throughput = bool(frame[6] & 0x40) if len(frame) > 6 else False
     known = _HTJ2K_SYNTAXES if high_throughput else _JPEG2000_SYNTAXES
-    bits = (frame[42] & 0x7F) + 1 if len(frame) > 42 else 0
+    depth = frame[42] if len(frame) > 42 else 0  # less one, and the sign in the highest bit
     components = int.from_bytes(frame[40:42], "big")
-    return Stream("JPEG 2000", known, down - top, across - left, bits, components)
+    return Stream("JPEG 2000", known, down - top, across - left, (depth & 0x7F) + 1, components, depth > 0x7F)
 
 
 def _jpeg(frame: bytes) -> Stream:

@@ -331,10 +331,21 @@ def test_a_missing_element_is_taken_from_the_pixel_data(
     is_scored(ds, chest, named="is missing and taken as")
 
 
-def test_a_missing_sign_is_seen_in_the_bits_above_the_stored_ones(chest: np.ndarray, deep: np.ndarray) -> None:
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_missing_sign_is_seen_in_the_words_or_in_the_stream(
+    chest: np.ndarray, deep: np.ndarray, compressed: bool
+) -> None:
     stored = (deep.astype(np.int32) - 2048).astype(np.int16)
-    ds = dx_dataset(stored, 12, WindowCenter=0, WindowWidth=4096, PixelRepresentation=None)
+    ds = dx_dataset(stored, 12, WindowCenter=0, WindowWidth=4096)
+    if compressed:
+        ds.compress(JPEG2000Lossless)
+    del ds.PixelRepresentation
     is_scored(ds, chest, named="(0028,0103) Pixel Representation is missing and taken as 1")
+
+
+@pytest.mark.parametrize("said", ["monochrome1", "MONOCHROME 1", "MONOCHROME_1"])
+def test_a_misspelt_photometric_interpretation_is_understood(chest: np.ndarray, deep: np.ndarray, said: str) -> None:
+    is_scored(dx_dataset(4095 - deep, 12, PhotometricInterpretation=said, **WINDOW), chest, named="MONOCHROME1")
 
 
 @pytest.mark.parametrize(("shape", "stored"), [("IDENTITY", "MONOCHROME2"), ("INVERSE", "MONOCHROME1")])
