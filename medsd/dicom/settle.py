@@ -103,7 +103,7 @@ def settle(ds: Dataset) -> tuple[list[str], list[Concern]]:
 
 
 def _signed(it: _Settler) -> bool:
-    """Whether the code stream or other elements are signed, or the bits above Bits Stored of all words repeat a sign."""
+    """Whether the stream or other elements are signed, or the bits above Bits Stored of all words repeat a sign."""
     if "PixelData" in it.ds and _compressed(it.ds) and frame_stream(it.ds).signed:
         return True
     if any(key in it.ds and it.ds[key].VR == "SS" for key in _SIGNED_VALUES):

@@ -27,6 +27,7 @@ from medsd.dicom.gate import Admission, GatePolicy, admit
 from tests.conftest import dx_dataset, file_bytes
 from tests.dicom.encoders import compress_jpeg_lossless
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*for VR CS")
 TWELVE = np.arange(4096)
 WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}
 Make = Callable[[np.ndarray], Dataset]
