@@ -3,8 +3,8 @@
     from medsd import Predictor, Bundle, CaseIndex
 
 The names are loaded when they are first used, so that `import medsd` costs nothing. It changes one thing outside of
-itself: the environment variables of `medsd.telemetry.REPORTING_OFF`. Some libraries report their use from the moment they
-are imported, and are imported by others (ONNX Runtime by MONAI, MLflow by MONAI), so a later place would be too late.
+itself: the environment variables of `medsd.telemetry.REPORTING_OFF`. Some libraries report their use from the moment
+they are imported, and others import them (MONAI imports MLflow), so any later place would be too late.
 """
 
 from __future__ import annotations

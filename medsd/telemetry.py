@@ -16,7 +16,7 @@ from medsd.errors import DependencyError
 
 # Read by a library when it is imported, some by native code, and inherited by every process that is started.
 REPORTING_OFF = {
-    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime from 1.29 on: no uploader, device id or event database (its Privacy.md)
+    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime >= 1.29: no uploader, device id or event database (its Privacy.md)
     "GRADIO_ANALYTICS_ENABLED": "False",  # Gradio's reports and its look for a newer version
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub, and Gradio and transformers through it
     "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers would ask a service of the hub to convert a model

@@ -46,6 +46,7 @@ class Record:
         lookups: names that were looked up.
         connections: addresses beyond the loopback that were connected to, sent to or listened on, refused or not.
         written: files and folders that were made, or opened to be written; absolute paths.
+        threads: how many threads were recorded, each process has at least one.
     """
 
     status: int
@@ -53,6 +54,7 @@ class Record:
     lookups: set[str]
     connections: set[str]
     written: set[str]
+    threads: int
 
     def written_outside(self, *folders: Path) -> list[str]:
         """What was written below none of `folders`."""
@@ -106,12 +108,13 @@ def record(
             os.killpg(process.pid, signal.SIGKILL)
             raise
     lookups, connections, written = set[str](), set[str](), set[str]()
-    for trace in (root / "trace").iterdir():
+    traces = list((root / "trace").iterdir())
+    for trace in traces:
         lines = trace.read_text(encoding="utf-8", errors="replace").splitlines()
         lookups.update(_lookups(lines))
         connections.update(address for line in lines for address in _beyond(line))
         written.update(path for line in lines for path in _written(line))
-    return Record(process.returncode, said, lookups, connections, written)
+    return Record(process.returncode, said, lookups, connections, written, len(traces))
 
 
 def _environment(root: Path) -> dict[str, str]:

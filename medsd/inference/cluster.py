@@ -5,9 +5,9 @@ bounds time and memory, and actors that read, one a GPU, or on processors where 
 a file beside the output (`medsd.inference.blocks`), so a worker that is killed costs no more than the blocks that it
 held, which Ray gives to another, and a run that is killed goes on with `resume`. Begin at `score`.
 
-The bundle, the gate and the key for identifiers travel to the workers through Ray: use a cluster that you trust. A local
-Ray listens on the loopback address alone, asks no cloud where it runs, shows no dashboard and leaves no files. A cluster
-that you start reports as you start it: `ray start --disable-usage-stats` still tells its makers that there is one.
+The bundle, the gate and the key for identifiers travel to the workers through Ray: use a cluster that you trust. A
+local Ray listens on the loopback address alone, asks no cloud where it runs, shows no dashboard and leaves no files. A
+cluster of your own reports as you start it: with `ray start --disable-usage-stats` it still says that it is there.
 """
 
 from __future__ import annotations
