@@ -33,7 +33,7 @@ bench: $(VENV)/.dev ## measurements on real data (MEDSD_DATA=folder); slow
 		$(BIN)/python -m $$(echo $${script%.py} | tr / .) || missed="$$missed $$script"; done; \
 		if [ -n "$$missed" ]; then echo "not kept, or stopped:$$missed" >&2; exit 1; fi
 
-# The browser tests want Chromium, those of telemetry strace; where they may not be installed these are skipped, and say so.
+# Browser tests want Chromium, those of telemetry strace; where these may not be installed they are skipped, and say so.
 programs:
 	@for name in chromium strace; do \
 		if ! command -v $$name >/dev/null 2>&1 && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
