@@ -300,16 +300,15 @@ def _without_traces(ray: Any) -> Iterator[str]:
     """What a local Ray would leave or ask, stopped: gives a folder for its sessions, which is deleted at the end.
 
     Without a dashboard Ray still starts its web server, for its usage statistics, and without these the server still
-    asks the addresses of three clouds (169.254.169.254, metadata.google.internal) where it runs. Its password goes
-    into the environment, or Ray would keep one in the home folder.
+    asks the addresses of three clouds (169.254.169.254, metadata.google.internal) where it runs. Where the user has no
+    token for Ray, this process gets one of its own, or Ray would write one into the home folder.
     """
-    folder = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie in it, whose paths may have 107 bytes
     given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if not given and not (Path.home() / ".ray" / "auth_token").exists():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # it stays: Ray's native part reads it once a process
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie in it, whose paths may have 107 bytes
     try:
-        with (
-            patch.dict(os.environ, {} if given else {"RAY_AUTH_TOKEN": secrets.token_hex(32)}),
-            patch.object(ray._private.services, "start_api_server", lambda *_, **__: (None, None)),
-        ):
+        with patch.object(ray._private.services, "start_api_server", lambda *_, **__: (None, None)):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
