@@ -9,7 +9,7 @@ BUNDLE ?= models/phantom
 OTHER    := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell
 TRAINING := tests/sd/test_losses.py tests/training/test_objectives.py tests/training/test_engine.py tests/evaluation/test_compare_training.py
 
-.PHONY: help app test check bench chromium clean
+.PHONY: help app test check bench programs clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
@@ -17,7 +17,7 @@ help: ## this list
 app: $(VENV)/.core ## set up what serving needs and open the web app (PORT=7860 BUNDLE=models/phantom)
 	$(BIN)/medsd app $(BUNDLE) --port $(PORT) --open
 
-test: $(VENV)/.dev chromium check ## set up everything and run the whole test suite
+test: $(VENV)/.dev programs check ## set up everything and run the whole test suite
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 	$(OTHER) $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile $(TRAINING)
 
@@ -33,13 +33,15 @@ bench: $(VENV)/.dev ## measurements on real data (MEDSD_DATA=folder); slow
 		$(BIN)/python -m $$(echo $${script%.py} | tr / .) || missed="$$missed $$script"; done; \
 		if [ -n "$$missed" ]; then echo "not kept, or stopped:$$missed" >&2; exit 1; fi
 
-# The browser tests want Chromium; where it may not be installed they are skipped, and say so.
-chromium:
-	@if ! command -v chromium >/dev/null 2>&1 && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
-		echo "installing Chromium for the browser tests"; \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null \
-			|| echo "Chromium could not be installed: the browser tests are skipped"; \
-	fi
+# Browser tests want Chromium, those of telemetry strace; where these may not be installed they are skipped, and say so.
+programs:
+	@for name in chromium strace; do \
+		if ! command -v $$name >/dev/null 2>&1 && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+			echo "installing $$name for the tests"; \
+			apt-get update -qq && apt-get install -y -qq --no-install-recommends $$name >/dev/null \
+				|| echo "$$name could not be installed: the tests that want it are skipped"; \
+		fi; \
+	done
 
 clean: ## remove the environment and what tools left
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -2,17 +2,17 @@
 
     from medsd import Predictor, Bundle, CaseIndex
 
-The names are loaded when they are first used, so that `import medsd` costs nothing.
+The names are loaded when they are first used, so that `import medsd` costs nothing. It changes one thing outside of
+itself: the environment variables of `medsd.telemetry.REPORTING_OFF`. Some libraries report their use from the moment
+they are imported, and others import them (MONAI imports MLflow), so any later place would be too late.
 """
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# MONAI imports MLflow where it is installed, and MLflow reports its use to its makers unless it is told not to first.
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+from medsd.telemetry import stop_reports
 
 if TYPE_CHECKING:
     from medsd.bundle.layout import Bundle
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from medsd.inference.predict import Predictor
 
     __version__: str
+
+stop_reports()
 
 __all__ = ["Bundle", "CaseIndex", "Predictor", "__version__"]
 

@@ -372,7 +372,9 @@ def _in_words(prediction: Prediction) -> str:
 def main() -> None:
     """Entry point: errors that a person can act on become one line and exit status 2."""
     from medsd.privacy import install_log_filter
+    from medsd.telemetry import use_own_caches
 
+    use_own_caches()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("ignite", "monai", "onnxscript", "onnx_ir", "torch", "httpx"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)

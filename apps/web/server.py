@@ -28,6 +28,7 @@ from medsd.bundle.layout import Bundle
 from medsd.dicom.policy import GatePolicy
 from medsd.errors import MedsdError, SettingsError
 from medsd.privacy import KeyedHasher, install_log_filter, public_hasher
+from medsd.telemetry import use_own_caches, work_offline
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -206,12 +207,9 @@ def launch(
 
 
 def prepare_environment() -> None:
-    """What Gradio reads from the environment at import: no telemetry, no hub, uploads in a folder of our own."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ["GRADIO_MCP_SERVER"] = "False"
-    os.environ["GRADIO_SHARE"] = "False"
+    """What Gradio reads from the environment at import: no hub, uploads in a folder of our own."""
+    work_offline()
+    use_own_caches()
     # Gradio asks its own address whether it answers: that must not go through a proxy.
     for variable in ("NO_PROXY", "no_proxy"):
         os.environ[variable] = ",".join(filter(None, (os.environ.get(variable), "127.0.0.1", "localhost", "::1")))

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import torch
 
 from medsd.bundle.export import ServingModel, output_names
@@ -21,6 +20,7 @@ from medsd.bundle.layout import Precision
 from medsd.errors import BundleError
 from medsd.evaluation.metrics import auroc, average_precision, brier, macro
 from medsd.inference.session import CPU, cuda_driver_present, preload_cuda, providers_at_hand
+from medsd.telemetry import import_onnxruntime
 
 BATCH_SIZES = (1, 2, 7, 32)
 # Of an output's scale, which is its largest value, or 1 where that is smaller: an evidence map reaches tens, and there
@@ -190,6 +190,7 @@ def _difference(pair: Mapping[str, float | None]) -> float | None:
 
 
 def _at_hand() -> list[str]:
+    onnxruntime = import_onnxruntime()
     names = providers_at_hand(onnxruntime.get_available_providers(), cuda_driver_present)
     if any(name != CPU for name in names):
         preload_cuda(onnxruntime)
@@ -197,6 +198,7 @@ def _at_hand() -> list[str]:
 
 
 def _session(onnx_path: Path, provider: str) -> Any:
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     wanted = [provider] if provider == CPU else [provider, CPU]

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 
 from medsd.errors import BundleError
+from medsd.telemetry import import_onnxruntime
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 
@@ -44,9 +44,7 @@ def write_float16(graph: Path, out: Path) -> None:
     Raises:
         BundleError: the converter failed, or the graph has no head that it knows.
     """
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
-
+    float16 = import_onnxruntime("transformers.float16")
     model = onnx.load(graph)
     body = _body(model, graph)
     try:
@@ -54,8 +52,8 @@ def write_float16(graph: Path, out: Path) -> None:
         encoders = onnx.compose.add_prefix(
             _encoders(model, body), "half_", rename_inputs=False, rename_outputs=False, rename_functions=False
         )
-        blocked = [*DEFAULT_OP_BLOCK_LIST, *_FRAGILE]
-        half = convert_float_to_float16(encoders, keep_io_types=True, op_block_list=blocked)
+        blocked = [*float16.DEFAULT_OP_BLOCK_LIST, *_FRAGILE]
+        half = float16.convert_float_to_float16(encoders, keep_io_types=True, op_block_list=blocked)
     except Exception as error:  # the converter raises many kinds
         raise BundleError(f"{graph}: cannot be made float16: {_first_line(error)}") from error
     head = [node for node in model.graph.node if node.name not in body]
@@ -66,7 +64,9 @@ def write_float16(graph: Path, out: Path) -> None:
     del made.graph.node[:], made.graph.initializer[:]
     made.graph.node.extend([*_once(half.graph.node), *head])
     made.graph.initializer.extend([*half.graph.initializer, *initializers])
-    OnnxModel(made).topological_sort()  # the converter puts its casts at the end
+    import_onnxruntime("transformers.onnx_model").OnnxModel(
+        made
+    ).topological_sort()  # the converter puts its casts at the end
     _save(made, model, out)
 
 
@@ -84,8 +84,7 @@ def write_int8(graph: Path, out: Path, studies: Feeds) -> None:
     Raises:
         BundleError: the quantiser failed, or the graph has no head that it knows.
     """
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-
+    quantization = import_onnxruntime("quantization")
     model = onnx.load(graph)
     weights = {initializer.name for initializer in model.graph.initializer}
     between = [
@@ -99,16 +98,16 @@ def write_int8(graph: Path, out: Path, studies: Feeds) -> None:
             whole = onnx.load(folded)
             body = _body(whole, graph)
             head = [node.name for node in whole.graph.node if node.name not in body]
-            quantize_static(
+            quantization.quantize_static(
                 folded,
                 out,
                 _Reader(studies),
-                quant_format=QuantFormat.QDQ,
+                quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(_QUANTISED),
                 per_channel=True,
                 reduce_range=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
                 nodes_to_exclude=[*head, *between],
             )
     except BundleError:
@@ -137,6 +136,7 @@ class _Reader:
 
 def _fold(graph: Path, out: Path) -> None:
     """The same graph after ONNX Runtime's basic optimisations, which keep to ONNX's own operators."""
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(out)

@@ -19,6 +19,7 @@ from medsd.bundle import layout
 from medsd.bundle.layout import Bundle, Calibration, Precision
 from medsd.errors import BundleError, DependencyError
 from medsd.evaluation.calibration import calibrated
+from medsd.telemetry import import_onnxruntime
 
 TOLERANCE = 1e-5  # of the outputs that must not change, by their scale; graphs may be optimised differently
 _READINGS = 16
@@ -85,8 +86,7 @@ def compare_graphs(
     Raises:
         BundleError: one of them changed, or the probabilities are not those of the new calibration.
     """
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     feed, found = _studies(bundle), []

@@ -26,6 +26,7 @@ from medsd.dicom.header import identifier
 from medsd.dicom.pixels import present
 from medsd.dicom.quiet import quiet
 from medsd.errors import DependencyError
+from medsd.telemetry import import_onnxruntime
 
 Answer = Literal["found", "none_seen", "unknown"]
 Box = tuple[int, int, int, int]
@@ -249,6 +250,7 @@ def _reader() -> Any:
     """PP-OCR's detector and reader from the files in rapidocr's own folder, on one thread, silent."""
     if importlib.util.find_spec("rapidocr") is None:
         raise DependencyError("looking for burned-in text needs rapidocr; install it with: pip install 'medsd[deid]'")
+    import_onnxruntime()  # before rapidocr imports it
     import rapidocr
 
     folder = Path(rapidocr.__file__).parent / "models"

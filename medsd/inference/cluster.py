@@ -5,8 +5,9 @@ bounds time and memory, and actors that read, one a GPU, or on processors where 
 a file beside the output (`medsd.inference.blocks`), so a worker that is killed costs no more than the blocks that it
 held, which Ray gives to another, and a run that is killed goes on with `resume`. Begin at `score`.
 
-The bundle, the gate and the key for identifiers travel to the workers through Ray: use a cluster that you trust. Ray's
-usage statistics are off, and a local Ray listens on the loopback address alone and shows no dashboard.
+The bundle, the gate and the key for identifiers travel to the workers through Ray: use a cluster that you trust. A
+local Ray listens on the loopback address alone, asks no cloud where it runs, shows no dashboard and leaves no files. A
+cluster of your own reports as you start it: with `ray start --disable-usage-stats` it still says that it is there.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ import contextlib
 import json
 import logging
 import os
+import secrets
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from medsd.bundle.layout import DESCRIPTION, Bundle
 from medsd.dicom.gate import GatePolicy
@@ -248,7 +253,6 @@ def _plan(resources: dict[str, float], workers: int | None, provider: ProviderCh
 
 def _ray(local: bool) -> Any:
     # All are read at the import.
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is sent to Ray's makers
     os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its new way; the old one warns
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its native lines on stderr, which are no errors of ours
@@ -274,22 +278,40 @@ def connected(address: str, workers: int | None) -> Iterator[Any]:
         yield ray
         return
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
-    if address == LOCAL:
-        count = max(processors(), (workers or 1) + 1)
-        options |= {"num_cpus": count, "include_dashboard": False}
-    try:
-        _knock(address)
-        with _native_stderr_held():
-            ray.init(**options)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        what = "Ray does not start here" if address == LOCAL else f"--ray-address {address}: no Ray cluster answers"
-        raise DependencyError(
-            f"{what} ({type(error).__name__}); start one with `ray start --head`, or try --engine local"
-        ) from None
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            _knock(address)
+            if address == LOCAL:
+                options |= {"num_cpus": max(processors(), (workers or 1) + 1), "include_dashboard": False}
+                options["_temp_dir"] = stack.enter_context(_without_traces(ray))
+            stack.callback(ray.shutdown)
+            with _native_stderr_held():
+                ray.init(**options)
+        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+            what = "Ray does not start here" if address == LOCAL else f"--ray-address {address}: no Ray cluster answers"
+            raise DependencyError(
+                f"{what} ({type(error).__name__}); start one with `ray start --head`, or try --engine local"
+            ) from None
         yield ray
+
+
+@contextlib.contextmanager
+def _without_traces(ray: Any) -> Iterator[str]:
+    """What a local Ray would leave or ask, stopped: gives a folder for its sessions, which is deleted at the end.
+
+    Without a dashboard Ray still starts its web server, for its usage statistics, and without these the server still
+    asks the addresses of three clouds (169.254.169.254, metadata.google.internal) where it runs. Where the user has no
+    token for Ray, this process gets one of its own, or Ray would write one into the home folder.
+    """
+    given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if not given and not (Path.home() / ".ray" / "auth_token").exists():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # it stays: Ray's native part reads it once a process
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie in it, whose paths may have 107 bytes
+    try:
+        with patch.object(ray._private.services, "start_api_server", lambda *_, **__: (None, None)):
+            yield folder
     finally:
-        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ from medsd.inference.providers import (
     provider_options,
     providers_at_hand,
 )
+from medsd.telemetry import cache_folder, import_onnxruntime
 
 __all__ = ["CPU", "CUDA", "ModelSession", "Outputs", "PrecisionChoice", "ProviderChoice", "choose_providers",
            "cuda_driver_present", "planned_precision", "preload_cuda", "processors", "providers_at_hand"]  # fmt: skip
@@ -101,7 +102,7 @@ class ModelSession:
         require_gpu: bool = False,
         threads: int = 0,
     ) -> None:
-        runtime = _onnxruntime()
+        runtime = import_onnxruntime()
         wanted = choose_providers(provider, runtime.get_available_providers(), cuda_driver_present)
         self.bundle, self.asked = bundle, provider
         self._session, self.precision = _open(runtime, bundle, wanted, precision, threads)
@@ -130,7 +131,7 @@ class ModelSession:
         Inputs go by page-locked memory where ONNX Runtime offers it, from which a GPU fetches them without the
         processor. A binding belongs to one call, so that threads share nothing.
         """
-        runtime = _onnxruntime()
+        runtime = import_onnxruntime()
         binding = self._session.io_binding()
         for name, value in feeds.items():
             binding.bind_ortvalue_input(name, self._lent(runtime, value, device))
@@ -175,16 +176,8 @@ class ModelSession:
 
 def planned_precision(bundle: Bundle, provider: ProviderChoice, precision: PrecisionChoice) -> Precision:
     """The precision that a session on this machine takes; errors as `ModelSession`."""
-    wanted = choose_providers(provider, _onnxruntime().get_available_providers(), cuda_driver_present)
+    wanted = choose_providers(provider, import_onnxruntime().get_available_providers(), cuda_driver_present)
     return choose_precision(precision, bundle, wanted[0])
-
-
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DependencyError(f"ONNX Runtime cannot be imported ({error}); install medsd again") from None
-    return onnxruntime
 
 
 def processors() -> int:
@@ -236,8 +229,7 @@ def _graph(bundle: Bundle, precision: Precision) -> Path:
 
 def _engine_cache(bundle: Bundle) -> Path:
     """This user's folder for TensorRT's engines of this model, outside of the bundle, whose files are hashed."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "medsd" / "tensorrt" / bundle.model_sha256[:16]
+    folder = cache_folder() / "tensorrt" / bundle.model_sha256[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError:

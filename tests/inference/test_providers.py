@@ -183,7 +183,7 @@ class _FakeGpu:
 
 
 def _on(monkeypatch: pytest.MonkeyPatch, runtime: _FakeGpu) -> None:
-    monkeypatch.setattr(session, "_onnxruntime", lambda: runtime)
+    monkeypatch.setattr(session, "import_onnxruntime", lambda: runtime)
     monkeypatch.setattr(session, "cuda_driver_present", lambda: True)
 
 
