@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from medsd.errors import SettingsError
+from medsd.text import fold, normalise_text
 
 KEY_VARIABLE = "MEDSD_KEY"
 _MIN_KEY_BYTES = 16
@@ -173,7 +174,7 @@ class IdentityFilter(logging.Filter):
 
     def register(self, values: Iterable[str]) -> None:
         """Remember identifying values (names, numbers, dates) in all their `spellings`; the latest 4,096 are kept."""
-        forms = [form for value in values for form in spellings(value)]
+        forms = [fold(form)[0] for value in values for form in spellings(value)]
         with self._lock:
             for form in forms:
                 self._values.pop(form, None)
@@ -184,10 +185,9 @@ class IdentityFilter(logging.Filter):
     def redact(self, text: str) -> str:
         """`text` with every identity replaced."""
         text = _PERSON_NAME.sub(_REDACTED, text)
-        lower = text.casefold()
         with self._lock:
-            values = [value for value in self._values if value in lower]
-        return _without(text, values, _REDACTED)
+            forms = list(self._values)
+        return _without(text, forms, _REDACTED)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Redact the message and the traceback of `record`; never drops one."""
@@ -212,8 +212,9 @@ def spellings(value: str) -> list[str]:
     >>> spellings("00471")
     ['00471', '471']
     """
-    whole = value.strip(" \0").casefold()
+    whole = normalise_text(value).strip(" \0").casefold()
     forms = [whole, *(part.strip() for part in re.split(r"[\^=\\]", whole))]
+    forms += [form.replace("-", "") for form in forms if "-" in form]  # a line may end at the hyphen
     if whole.isdigit():
         forms.append(whole.lstrip("0"))
     if re.fullmatch(r"\d{8}", whole):
@@ -228,30 +229,41 @@ def spellings(value: str) -> list[str]:
 
 
 def scrub_note(note: str, identities: Iterable[str] = ()) -> str:
-    """A note with ``___`` in place of what identifies somebody.
+    """A note in the spelling of `medsd.text.normalise_text`, with ``___`` in place of what identifies somebody.
 
-    Taken out are the given identities in all their spellings, and what looks like an identity: names behind a title
-    («Mrs …», «Dr. …») or a label («Name: …»), record and telephone numbers, dates, addresses of mail and web, names in
-    DICOM form. A name that stands by itself and that no header gives is not recognised.
+    Taken out are the given identities in all their spellings, whatever their case, accents and hyphens
+    (`medsd.text.fold`), and what looks like an identity: names behind a title ("Mrs …", "Dr. …") or a label
+    ("Name: …"), record and telephone numbers, dates, addresses of mail and web, names in DICOM form. A name that stands
+    by itself and that no header gives is not recognised.
 
     Args:
         note: free text.
         identities: what is known of the patient and of who treated her: names, numbers, dates, addresses.
     """
-    lower = note.casefold()
-    known = {form for value in identities for form in spellings(value) if form in lower}
-    note = _PERSON_NAME.sub(BLANK, _without(note, known, BLANK))
+    forms = {fold(form)[0] for value in identities for form in spellings(value)}
+    note = _PERSON_NAME.sub(BLANK, _without(normalise_text(note), forms, BLANK))
     for pattern in _NOTE_PATTERNS:
         note = pattern.sub(lambda found: BLANK + " " * found[0].endswith(" "), note)
     return note
 
 
 def _without(text: str, forms: Iterable[str], blank: str) -> str:
-    """`text` with `blank` for each of `forms` that stands by itself; ideographs know no spaces between words."""
-    for form in sorted(forms, key=len, reverse=True):
-        whole = rf"(?<!\w){re.escape(form)}(?!\w)" if form.isascii() else re.escape(form)
-        text = re.sub(whole, blank, text, flags=re.IGNORECASE)
-    return text
+    """`text` with `blank` for each of `forms` (folded) that stands by itself.
+
+    Ideographs and other letters beyond ASCII count wherever they stand: not every script has spaces between words.
+    """
+    folded, places = fold(text)
+    present = sorted((form for form in forms if form in folded), key=len, reverse=True)
+    if not present:
+        return text
+    whole = (rf"(?<!\w){re.escape(form)}(?!\w)" if form.isascii() else re.escape(form) for form in present)
+    left, end = "", 0
+    for found in re.finditer(f"(?=({'|'.join(whole)}))", folded):  # overlapping ones, too
+        start, stop = places[found.start(1)], places[found.end(1)]
+        if start >= end:
+            left += text[end:start] + blank
+        end = max(end, stop)
+    return left + text[end:]
 
 
 _identities = IdentityFilter()

@@ -10,6 +10,7 @@ import base64
 import gzip
 import hashlib
 import io
+import json
 import re
 import zipfile
 import zlib
@@ -35,9 +36,17 @@ INSTITUTION = "Spital Sankt Kanarius"
 PHYSICIAN = "Vogelsteller^Vinzenz"
 STUDY_UID, SERIES_UID, INSTANCE_UID = "1.2.826.0.1.77419021", "1.2.826.0.1.77419022", "1.2.826.0.1.77419023"
 DICOM_NAME = f"{FAMILY.upper()}^{GIVEN.upper()}={KANJI}={KANA}"
+# Her names as copies out of PDF files and web pages have them: soft and invisible, ligature, full width, decomposed.
+DISGUISED = (
+    "Canary\u00adson", "Canary\u200bson", "Vogel\ufb06eller", "\uff23\uff41\uff4e\uff41\uff52\uff59\uff53\uff4f\uff4e", "C\u0327eliandra",
+    "C\u00e9liandra",
+)  # fmt: skip
+# Finding words likewise; the last is a word broken at the end of a line.
+HIDDEN = ("e\ufb00usion", "con\u00adsolidation", "o\u200bedema", "\uff2d\uff21\uff33\uff33", "pneumo-\nthorax")
 
 # What is looked for, in any case of letters.
 WORDS = (
+    *DISGUISED,
     FAMILY, GIVEN, *KANJI.split("^"), *KANA.split("^"), NUMBER.lstrip("0"), BIRTH, "1947-02-03", "03.02.1947",
     "03/02/1947", "02/03/1947", "3 February 1947", ACCESSION, "77419021", "77419022", "77419023", "7741903",
     STREET.split()[0], "Kanarius", *PHYSICIAN.split("^"),
@@ -50,7 +59,8 @@ IDENTIFIERS = (
 NOTE = (
     f"{FAMILY}, {GIVEN}, born 03.02.1947, MRN {NUMBER}, accession {ACCESSION}, phone {PHONE}. "
     f"Mrs {FAMILY} lives at {STREET} and was sent by Dr. Vogelsteller of {INSTITUTION}. {KANJI} "
-    "Short of breath for three days. canaryson has had a known heart failure since 1947-02-03."
+    "Short of breath for three days. canaryson has had a known heart failure since 1947-02-03. "
+    f"Ask {' and '.join(DISGUISED)} or Canary-\nson of Vogel-\nsteller."
 )
 
 # These decide whether and how a film is read; a name in them would be a broken file, which is tested apart.
@@ -215,7 +225,7 @@ def _forms() -> tuple[dict[bytes, str], dict[bytes, str]]:
     exact: dict[bytes, str] = {}
     for word in WORDS:
         lower = word.lower()
-        for form in (lower, lower[::-1], quote(lower).lower(), ascii(lower).strip("'")):
+        for form in (lower, lower[::-1], quote(lower).lower(), ascii(lower).strip("'"), json.dumps(lower).strip('"')):
             anycase |= {form.encode(encoding): form for encoding in ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le")}
         for encoding in () if lower.isascii() else ("latin-1", "shift_jis", "iso2022_jp", "euc_jp"):
             exact[lower.encode(encoding, "ignore")] = f"{word} as {encoding}"

@@ -146,6 +146,7 @@ def _write_input(given: Path, runs: Path) -> Path:
         every = 1 if row == 0 else 60
         path.write_bytes(canary.film(path, number=table.loc[row, "patient"], study=study, every=every))
         table.loc[row, "note"] = f"{canary.NOTE} {table.loc[row, 'note']}".removesuffix(" None")
+    table["note"] = [f"{note or ''} No {', no '.join(canary.HIDDEN)}.".strip() for note in table["note"]]
     table[["path", "patient", "study", "note", "age", "sex", "view", "split", "findings"]].to_csv(
         given / "studies.csv", index=False
     )
@@ -158,6 +159,7 @@ def _write_input(given: Path, runs: Path) -> Path:
         "bundle": {"thumbnails": True, "note_excerpts": True},
     }  # fmt: skip
     _merge(settings, yaml.safe_load((Path(__file__).parents[1] / "configs" / "phantom.yaml").read_text()))
+    settings["network"]["note"]["mask_findings"] = True
     for override in SMALL:
         key, value = override.split("=")
         *sections, last = key.split(".")
@@ -205,7 +207,7 @@ def _write_scans(given: Path, whole: Path, film: Path) -> None:
     (_named(given) / f"{FAMILY}_{NUMBER}.dcm").write_bytes(content)
     (_named(given) / f"{FAMILY}_{NUMBER}_lateral.dcm").write_bytes((scans / "lateral.dcm").read_bytes())
     (_named(given) / f"{FAMILY}_raw.dcm").write_bytes((scans / "raw.dcm").read_bytes())
-    rows = [{"path": path.name, "note": canary.NOTE} for path in scans.iterdir()]
+    rows = [{"path": path.name, "note": f"{canary.NOTE} {' '.join(canary.HIDDEN)}"} for path in scans.iterdir()]
     pd.DataFrame(rows).to_csv(given / "notes.csv", index=False)
 
 
@@ -252,6 +254,20 @@ def test_nothing_that_was_said_has_her(way: Way) -> None:
     assert "DEBUG" in way.said and "prepare" in way.said and "similarity" in way.said
     said = way.said.replace(str(_named(way.given)), "")  # the input by the name that the user gave
     assert traces_in(said.encode()) == set()
+
+
+def test_no_word_that_is_masked_is_kept_in_any_spelling(way: Way) -> None:
+    """Manifest, vocabulary, index and all that was said; the words were disguised in every note."""
+    notes = Manifest.read(way.run / "studies.parquet").table["note"].dropna().tolist()
+    words = json.loads((way.bundle / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    excerpts = CaseIndex.open(way.bundle / "cases").table()["note_excerpt"].dropna().tolist()
+    assert len(notes) == STUDIES and all("No ___, no ___, no ___, no ___, no ___." in note for note in notes)
+    assert excerpts and "no" in words
+    shown = " ".join([*notes, *words, *excerpts, way.said]).lower()
+    for word in ("effusion", "consolidation", "oedema", "pneumothorax", *canary.HIDDEN):
+        assert f"no {word}" not in shown, word
+    pieces = ("effu", "solidation", "edema", "thorax", "\ufb00", "\u00ad", "\u200b", "\uff2d")
+    assert [word for word in words if any(piece in word for piece in pieces)] == []
 
 
 def test_a_film_named_after_her_is_named_in_the_column_of_paths_alone(way: Way) -> None:
@@ -337,7 +353,10 @@ def _read_in_app(client: httpx.Client, config: dict, name: str, content: bytes) 
     ).raise_for_status()
     events = client.get(f"{prefix}/queue/data", params={"session_hash": session}).text
     assert "process_completed" in events and '"success":true' in events, events[-500:]
-    return events.replace(json.dumps(canary.NOTE)[1:-1], "").replace(canary.NOTE, "")
+    echoes = (json.dumps(canary.NOTE)[1:-1], json.dumps(canary.NOTE, ensure_ascii=False)[1:-1], canary.NOTE)
+    for echo in echoes:
+        events = events.replace(echo, "")
+    return events
 
 
 def test_nothing_that_the_app_answers_has_her(served: tuple[Way, list[str], object, float, str]) -> None:

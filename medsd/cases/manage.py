@@ -20,7 +20,9 @@ from medsd.cases.case import FILTER_COLUMNS, FloatArray
 from medsd.cases.index import CaseIndex, create_index
 from medsd.cases.pictures import PictureFolder, encode_thumbnail
 from medsd.errors import DataError
+from medsd.inference.note import NoteMask
 from medsd.privacy import KeyedHasher, public_hasher, scrub_note
+from medsd.studies.protect import film_identities
 
 if TYPE_CHECKING:
     from medsd.cases.table import FilmRow
@@ -155,7 +157,7 @@ def add_films(
         rows: the films with what is known of them (`medsd.cases.table.read_films`).
         hasher: makes the keys, see `hasher_of`.
         thumbnails: keep a small picture of each film.
-        excerpts: keep the beginning of each note, scrubbed of identities.
+        excerpts: keep the beginning of each note, without identities and without words that the bundle hides.
 
     Raises:
         BundleError: another model made the index.
@@ -173,7 +175,7 @@ def add_films(
             refused += 1
             continue
         patient = hasher.patient_key(row.patient) or prediction.patient_key
-        cases.append(row.case(key, patient, _media(prediction, row, thumbnails, excerpts)))
+        cases.append(row.case(key, patient, _media(prediction, thumbnails, _excerpt(row, bundle) if excerpts else "")))
         vectors.append(prediction.embedding)
     if cases:
         index.add(cases, np.stack(vectors))
@@ -301,10 +303,16 @@ def _read(predictor: Predictor, studies: Sequence[tuple[Path, str | None]]) -> I
         yield from (replace(said, evidence_maps=None, regions=None) for said in predictor.batch(portion))
 
 
-def _media(prediction: Prediction, row: FilmRow, thumbnails: bool, excerpts: bool) -> dict[str, Any]:
-    note = scrub_note(row.note, (row.patient, row.study)) if excerpts else ""
+def _media(prediction: Prediction, thumbnails: bool, excerpt: str) -> dict[str, Any]:
     picture: FloatArray | None = prediction.image if thumbnails else None
     return {
         "thumbnail": None if picture is None else encode_thumbnail(picture),
-        "note_excerpt": note[:EXCERPT] if note.strip() else None,
+        "note_excerpt": excerpt if excerpt.strip() else None,
     }
+
+
+def _excerpt(row: FilmRow, bundle: Bundle) -> str:
+    """The beginning of the note, without identities and without what the bundle hides."""
+    note = scrub_note(row.note, (row.patient, row.study, *film_identities(row.path)))
+    told = bundle.description.note
+    return NoteMask(told.mask if told is not None else ())(note)[:EXCERPT]

@@ -19,6 +19,7 @@ from medsd.bundle.layout import NoteInput
 from medsd.errors import BundleError, DataError
 from medsd.studies.notes.lexicon import Pattern, compile_phrases
 from medsd.studies.notes.sections import PLACEHOLDER
+from medsd.text import normalise_text
 
 # No note of 512 tokens is longer; cutting first keeps a pasted megabyte from costing seconds.
 _CHARACTERS_A_TOKEN = 48
@@ -41,7 +42,9 @@ class NoteBatch:
 
 
 def clean_note(note: str | None, max_characters: int | None = None) -> str:
-    """The note with control characters and runs of white space made single spaces; empty where there is none.
+    """The note in one spelling (`medsd.text`), with single spaces for runs of white space and control characters.
+
+    Empty where there is none. Training and serving both tokenise this text and no other.
 
     Args:
         note: any text, or None.
@@ -51,7 +54,7 @@ def clean_note(note: str | None, max_characters: int | None = None) -> str:
         return ""
     text = note.lstrip()[:max_characters]
     # Lone surrogates, which Python strings may hold and UTF-8 may not, become question marks.
-    text = text.encode("utf-8", "replace").decode("utf-8")
+    text = normalise_text(text.encode("utf-8", "replace").decode("utf-8"))
     return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
 
 

@@ -20,6 +20,7 @@ import pandas as pd
 from medsd.errors import DataError
 from medsd.findings import FindingSet, finding_set
 from medsd.studies.rejected import Rejections
+from medsd.text import normalise_text
 
 COLUMNS = ("study", "patient", "path", "note", "view", "age", "sex", "source", "split")
 SPLITS = ("train", "validation", "test")
@@ -129,7 +130,10 @@ class Manifest:
 
 
 def complete(table: pd.DataFrame, findings: FindingSet) -> pd.DataFrame:
-    """Bring a source's table into the manifest's columns, order and types; columns that it lacks are unknown."""
+    """Bring a source's table into the manifest's columns, order and types; columns that it lacks are unknown.
+
+    Notes are put in one spelling (`medsd.text`) here, before anything reads them.
+    """
     table = table.copy()
     for column in (*COLUMNS, *findings):
         if column not in table:
@@ -137,6 +141,7 @@ def complete(table: pd.DataFrame, findings: FindingSet) -> pd.DataFrame:
     for column in findings:
         table[column] = table[column].astype(np.float32)
     table["age"] = pd.to_numeric(table["age"], errors="coerce").astype(np.float32)
+    table["note"] = table["note"].map(lambda note: normalise_text(note) if isinstance(note, str) else note)
     return table[[*COLUMNS, *findings]].reset_index(drop=True)
 
 

@@ -55,10 +55,18 @@ def prepare(settings: Settings, manifest_path: Path, pixels_path: Path, rejected
     kept = manifest.without([row for row, _, _ in films.refused] if films is not None else [])
     if not settings.bundle.public:
         kept = protect(kept, KeyedHasher.from_environment())
-    kept.write(manifest_path)
+    _without_findings(kept, settings).write(manifest_path)
     if films is not None:
         films.finish()
     log.info("%d studies kept, %d rejected (%s)", len(kept), len(manifest.rejected), rejected_path.name)
+
+
+def _without_findings(manifest: Manifest, settings: Settings) -> Manifest:
+    """The manifest without the words that name a finding, where the settings hide them: nothing later can show them."""
+    if settings.network.note is None or not settings.network.note.mask_findings:
+        return manifest
+    mask = NoteMask(_masked(settings.network.note, manifest.findings))
+    return replace(manifest, table=manifest.table.assign(note=manifest.table["note"].map(mask, na_action="ignore")))
 
 
 def readable(manifest: Manifest, settings: Settings) -> Manifest:
@@ -151,7 +159,7 @@ def write_tokenizer(settings: Settings, manifest: Manifest, path: Path) -> None:
     if notes.empty:
         raise DataError("network.note is set, but no training study has a note; remove network.note or add notes")
     mask = NoteMask(_masked(settings.network.note, manifest.findings))
-    masked, patients = [mask(str(note)) for note in notes], rows.loc[notes.index, "patient"].tolist()
+    masked, patients = [mask(clean_note(str(note))) for note in notes], rows.loc[notes.index, "patient"].tolist()
     if _spoken(settings):  # words of the vocabulary are nobody's own
         spoken = [text for texts in sentences_of(manifest.findings) for text in texts]
         masked += [text for text in spoken for _ in range(MIN_PATIENTS)]

@@ -172,6 +172,8 @@ def _fingerprint(step: Step, settings: Settings, before: str) -> str:
         tree["bundle"]["parity_studies"] = 64  # the default of before
     # Which films are decoded does not hang on the network, unless it reads none.
     tree["reads"] = {} if settings.network.image is not None else {"image": False}
+    if settings.network.note is not None and settings.network.note.mask_findings:
+        tree["reads"]["mask_findings"] = True  # the manifest holds masked notes
     sections = []
     for path in step.depends:
         section = tree

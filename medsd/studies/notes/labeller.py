@@ -4,8 +4,9 @@ Start at `label_report`. The rules are data (`phrases/*.yaml`); this module only
 reaches which finding.
 
 References:
-    Chapman et al., A simple algorithm for identifying negated findings, J Biomed Inform 34, 2001.
-    Harkema et al., ConText, J Biomed Inform 42, 2009. Irvin et al., CheXpert, AAAI 2019 (aggregation over sentences).
+    Chapman et al., A simple algorithm for identifying negated findings, J Biomed Inform 34, 2001 (cues, pseudo cues).
+    Harkema et al., ConText, J Biomed Inform 42, 2009 (direction, termination, history). Peng et al., NegBio, AMIA
+    Informatics Summit 2018 (a clause of its own for each finding). Irvin et al., CheXpert, AAAI 2019 (aggregation).
 """
 
 from __future__ import annotations
@@ -25,15 +26,27 @@ from medsd.studies.notes.sections import Note, normalise_placeholders
 _MOST_CHARACTERS = 20_000
 # What a cue may reach, in characters; keeps one endless sentence from costing the square of its length.
 _WINDOW = 600
-# «atelectasis in the left base or infiltrate»: so many words may lie between a finding and its «or».
+# "Atelectasis in the left base or infiltrate": so many words may lie between a finding and its "or".
 _NEAR = 5
+# Ways to write "not" that every rule reads alike; the full form stands in scope.yaml.
+_REWORDED = (
+    (re.compile(r"\bcan(?:'t|not)\b", re.IGNORECASE), "can not"),
+    (re.compile(r"n't\b", re.IGNORECASE), " not"),
+    (re.compile(r"\b(?:not\s+(?:as\s+)?yet|still\s+not|not\s+still)\b", re.IGNORECASE), "not"),
+    (re.compile(r"\bsince\s+(?=resolved|cleared|drained|disappeared)", re.IGNORECASE), ""),
+)
 _SENTENCE_END = re.compile(
-    # A full stop, but not after the number of a list item, a title or «vs».
-    r"(?<![.!?])(?<!\b\d)(?<!\bdr)(?<!\bvs)[.!?]+(?=\s|$)"
+    # A full stop, but not after the number of a list item, a title or "vs"; also where the space behind it is missing.
+    r"(?<![.!?])(?<!\b\d)(?<!\bdr)(?<!\bvs)[.!]+(?=\s|$)"
+    r"|(?-i:(?<=[a-z)])[.!](?=[A-Z][a-z])|(?<=[A-Z]{3})\.(?=[A-Z]{3}))"
+    # A question mark, unless the answer follows; one before a word is a cue ("? nodule").
+    r"|(?<=\w\?)\s+(?=(?-i:[A-Z]))(?!(?:no|none|nil|yes|not|negative|absent|present)\b)"
     # An empty line, or a line that opens a list item.
     r"|\n[ \t]*\n|\n(?=[ \t]*(?:\d{1,2}[.)]|[-*•])[ \t])"
     # A list item within a line.
-    r"|(?<=\w)\s+(?=\d[.)]\s+[A-Z_])",
+    r"|(?<=\w)\s+(?=\d[.)]\s+[A-Z_])"
+    # Another line or column: `_sentences` looks whether it begins anew.
+    r"|(?P<line>[ ]*\n\s*|[ ]*\t\s*|[ ]{3,})",
     re.IGNORECASE,
 )
 
@@ -44,7 +57,7 @@ class Status(StrEnum):
     NOT_MENTIONED = "not mentioned"
     ABSENT = "absent"
     UNCERTAIN = "uncertain"
-    ALTERNATIVE = "alternative"  # «A versus B»: one of the two
+    ALTERNATIVE = "alternative"  # "A versus B": one of the two
     PRESENT = "present"
 
 
@@ -53,7 +66,10 @@ _STRENGTH = tuple(Status)
 
 @dataclass(frozen=True)
 class Mention:
-    """One place where a finding is named; `start` and `end` count characters of the labelled text."""
+    """One place where a finding is named; `start` and `end` count characters of the text in one spelling.
+
+    That is what `medsd.studies.notes.normalise_placeholders` makes of the report.
+    """
 
     finding: str
     status: Status
@@ -96,10 +112,10 @@ class ReportLabels:
         return np.array([value[status] for status in self.status], dtype=np.float32)
 
     def called(self, *, alternatives: bool = True) -> npt.NDArray[np.bool_]:
-        """(F,) the findings that a data set without «uncertain» would call present.
+        """(F,) the findings that a data set without "uncertain" would call present.
 
         Args:
-            alternatives: «A versus B» counts for both, as annotators of Open-i mostly did; a «may represent» never.
+            alternatives: "A versus B" counts for both, as annotators of Open-i mostly did; a "may represent" never.
         """
         counted = {Status.PRESENT, Status.ALTERNATIVE} if alternatives else {Status.PRESENT}
         return np.array([status in counted for status in self.status])
@@ -119,27 +135,34 @@ def label_report(report: str | Note, findings: FindingSet | None = None) -> Repo
     text = report.report if isinstance(report, Note) else normalise_placeholders(report)
     lexicon, scope = load_lexicon(wanted), load_scope()
     text = text[:_MOST_CHARACTERS]
-    mentions = [m for start, end in _sentences(text) for m in _mentions(text[start:end], start, lexicon, scope)]
+    mentions = [m for start, end in _sentences(text, scope) for m in _mentions(text[start:end], start, lexicon, scope)]
     said = {name: {m.status for m in mentions if m.finding == name} for name in wanted}
     status = tuple(max(said[name] | {Status.NOT_MENTIONED}, key=_STRENGTH.index) for name in wanted)
     return ReportLabels(wanted, status, tuple(mentions))
 
 
-def _sentences(text: str) -> Iterator[tuple[int, int]]:
-    start = 0
+def _sentences(text: str, scope: Scope) -> Iterator[tuple[int, int]]:
+    start, shouted = 0, text.isupper()
     for stop in _SENTENCE_END.finditer(text):
+        if stop["line"] and not _begins_anew(text[start : stop.start()], text[stop.end() :][:40], shouted, scope):
+            continue
         yield start, stop.start()
         start = stop.end()
     yield start, len(text)
 
 
+def _begins_anew(before: str, after: str, shouted: bool, scope: Scope) -> bool:
+    """Whether a line is a sentence of its own; `shouted`: the report is in capitals, which then say nothing."""
+    capital = after[:1].isupper() and not shouted
+    return (capital or scope.opener.match(after) is not None) and not scope.unfinished.search(before[-40:])
+
+
 def _mentions(sentence: str, offset: int, lexicon: Lexicon, scope: Scope) -> Iterator[Mention]:
     places = sorted(_places(sentence, lexicon))
-    if not places:
-        return
-    cued = _without(scope.pseudo, sentence)
     for start, end, finding in places:
-        status, cue = _status(cued, start, end, scope)
+        last = max((stop for _, stop, _ in places if stop <= start), default=0)
+        following = min((begin for begin, _, _ in places if begin >= end), default=len(sentence))
+        status, cue = _status(_Surroundings.of(sentence, (last, start, end, following), scope), scope)
         yield Mention(finding, status, offset + start, offset + end, cue)
 
 
@@ -156,50 +179,115 @@ def _without(pattern: Pattern, text: str) -> str:
     return pattern.sub(lambda match: "~" * len(match.group()), text)
 
 
-def _status(sentence: str, start: int, end: int, scope: Scope) -> tuple[Status, str]:
-    """The status of the mention at [start, end) and the cue that decided it."""
-    ahead, inside, behind = sentence[max(0, start - _WINDOW) : start], sentence[start:end], sentence[end:][:_WINDOW]
-    before, after = _reach_back(ahead, scope), _reach_on(behind, scope)
-    # «Pneumonia cannot be excluded» holds a «not»: the open question is asked first.
+@dataclass(frozen=True)
+class _Surroundings:
+    """What a cue for one mention may stand in: pseudo cues are blank, and the text ends at boundaries.
+
+    Attributes:
+        before, inside, after: single-spaced.
+        answer: what follows, as it stands.
+    """
+
+    before: str
+    inside: str
+    after: str
+    answer: str
+
+    @classmethod
+    def of(cls, sentence: str, place: tuple[int, int, int, int], scope: Scope) -> _Surroundings:
+        """Of the mention at [start, end); `place`: the end of the mention before, start, end, start of the next."""
+        last, start, end, following = place
+        far = _plain(sentence[max(0, last - _WINDOW) : last], scope) if last else ""
+        gap = _plain(sentence[max(last, start - _WINDOW) : start], scope)
+        near = _plain(sentence[end : min(following, end + _WINDOW)], scope)
+        beyond = _plain(sentence[following : end + _WINDOW], scope)
+        if last:  # a cue behind the mention before is that one's, and a verb there ends its clause
+            gap = _spent(gap, scope)
+            far = "" if _is_clause(gap, scope) else far
+        after = near if _is_clause(near, scope) else near + beyond
+        after = _reach_on(after, scope)
+        return cls(_reach_back(far + gap, after, scope), _reworded(sentence[start:end]), after, near)
+
+
+def _status(around: _Surroundings, scope: Scope) -> tuple[Status, str]:
+    """The status of a mention and the cue that decided it."""
+    for answer, status in ((scope.denied, Status.ABSENT), (scope.affirmed, Status.PRESENT)):
+        if match := answer.match(around.answer):
+            return status, match.group().strip()
+    # "Pneumonia cannot be excluded" holds a "not": the open question is asked first.
     for cues, status in ((scope.history, Status.NOT_MENTIONED), (scope.uncertainty, Status.UNCERTAIN)):
-        cue = _cue(cues, before, inside, after)
-        if cue and not (status is Status.UNCERTAIN and _plainly_negated(scope.negation, before, cue)):
+        cue = _cue(cues, around)
+        if cue and not (status is Status.UNCERTAIN and _plainly_negated(scope.negation, around.before, cue)):
             return status, cue
-    if cue := _cue(scope.negation, before, inside, after):
+    if cue := _cue(scope.negation, around):
         return Status.ABSENT, cue
-    if cue := _alternative(ahead, behind, scope.alternative):
+    if cue := _alternative(around, scope):
         return Status.ALTERNATIVE, cue
     return Status.PRESENT, ""
 
 
-def _reach_back(before: str, scope: Scope) -> str:
+def _reworded(text: str) -> str:
+    for pattern, words in _REWORDED:
+        text = pattern.sub(words, text)
+    return text
+
+
+def _plain(text: str, scope: Scope) -> str:
+    return _without(scope.pseudo, _reworded(text))
+
+
+def _spent(gap: str, scope: Scope) -> str:
+    """The text between two mentions without the cues that belong to the first: "effusion is not seen, nodule"."""
+    for cues in (scope.negation, scope.uncertainty):
+        match = cues.after.search(gap)
+        if match and not re.search(r"[,;:]", gap[: match.start()]):
+            gap = gap[: match.start()] + "~" * len(match.group()) + gap[match.end() :]
+    return gap
+
+
+def _is_clause(gap: str, scope: Scope) -> bool:
+    """Whether the text between two mentions has a verb and then begins something else."""
+    verb = scope.verbs.search(gap)
+    return verb is not None and re.search(r",|\band\b", gap[verb.end() :]) is not None
+
+
+def _reach_back(before: str, after: str, scope: Scope) -> str:
     boundary = max((match.end() for match in scope.boundary.finditer(before)), default=0)
-    return " ".join(before[boundary:].split()[-scope.reach_before :])
+    before = before[boundary:]
+    if not re.search(r"\b(?:or|nor)\b", after):
+        item = max((match.start() for match in scope.new_item.finditer(before)), default=-1)
+        if scope.located.match(after):
+            item = max(item, before.rfind(","))
+        before = before[item:] if item >= 0 else before
+    return " ".join(before.split()[-scope.reach_before :])
 
 
 def _reach_on(after: str, scope: Scope) -> str:
+    """The boundary's own words included: "less likely than" speaks of both sides."""
     boundary = scope.boundary.search(after)
-    return " ".join(after[: boundary.start() if boundary else len(after)].split()[: scope.reach_after])
+    return " ".join(after[: boundary.end() if boundary else len(after)].split()[: scope.reach_after])
 
 
-def _cue(cues: Cues, before: str, inside: str, after: str) -> str:
-    match = cues.before.search(before) or cues.before.search(inside) or cues.after.search(after)
+def _cue(cues: Cues, around: _Surroundings) -> str:
+    match = cues.before.search(around.before) or cues.before.search(around.inside) or cues.after.search(around.after)
     return match.group() if match else ""
 
 
 def _plainly_negated(negation: Cues, before: str, doubt: str) -> bool:
-    """Whether a negation governs the doubt: «no possible effusion», «no opacity, fluid … to suggest pneumonia»."""
+    """Whether a negation governs the doubt: "no possible effusion", "no opacity, fluid … to suggest pneumonia"."""
     match = negation.before.search(before)
     start = before.find(doubt)
     if match is None or start < match.end():
         return False
     between = before[match.end() : start]
-    # A comma ends the negation («no mass, possible effusion»), unless a clause of purpose refers to the whole list.
+    # A comma ends the negation ("no mass, possible effusion"), unless a clause of purpose refers to the whole list.
     return "," not in between or between.endswith("to ")
 
 
-def _alternative(ahead: str, behind: str, joins: Pattern) -> str:
-    """The «or» or «versus» within a few words of a mention, or nothing."""
-    near = " ".join(ahead.split()[-_NEAR:]), " ".join(behind.split()[:_NEAR])
-    match = joins.search(near[0]) or joins.search(near[1])
+def _alternative(around: _Surroundings, scope: Scope) -> str:
+    """The "or" or "versus" within a few words of a mention, or nothing."""
+    other = scope.negation.before.search(around.after)  # "A without B or C": the "or" is not A's
+    after = around.after[: other.start()] if other else around.after
+    near = " ".join(around.before.split()[-_NEAR:]), " ".join(after.split()[:_NEAR])
+    match = scope.alternative.search(near[0]) or scope.alternative.search(near[1])
     return match.group() if match else ""

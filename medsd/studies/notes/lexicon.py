@@ -50,22 +50,35 @@ class Cues:
 
 @dataclass(frozen=True)
 class Scope:
-    """What scope.yaml holds.
+    """What scope.yaml holds; it explains each of its lists.
 
     Attributes:
         pseudo: looks like a cue, is none.
+        denied, affirmed: what answers a finding that is written like a question in a form.
         negation, uncertainty, history: cues before and after a finding.
         alternative: what joins two findings of which one is there.
         boundary: where the reach of a cue ends.
+        new_item: where a positive finding begins within a list.
+        opener: how a positive finding begins on a line of its own.
+        unfinished: ends a line that goes on in the next.
+        located: a place right behind a finding.
+        verbs: between two findings, they make two clauses.
         reach_before, reach_after: how far a cue looks, in words.
     """
 
     pseudo: Pattern
+    denied: Pattern
+    affirmed: Pattern
     negation: Cues
     uncertainty: Cues
     history: Cues
     alternative: Pattern
     boundary: Pattern
+    new_item: Pattern
+    opener: Pattern
+    unfinished: Pattern
+    located: Pattern
+    verbs: Pattern
     reach_before: int
     reach_after: int
 
@@ -101,16 +114,34 @@ def load_lexicon(findings: FindingSet) -> Lexicon:
 def load_scope() -> Scope:
     """Negation, uncertainty, history and their reach, from scope.yaml."""
     lists = read_yaml("scope.yaml")
+
+    def pattern(kind: str) -> Pattern:
+        return compile_phrases(lists[kind], f"scope.yaml, {kind}")
+
+    size, place = "|".join(lists["openers"]["size"]), "|".join(lists["openers"]["place"])
     return Scope(
-        pseudo=compile_phrases(lists["pseudo"], "scope.yaml, pseudo"),
+        pseudo=pattern("pseudo"),
+        denied=_answer(lists, "no"),
+        affirmed=_answer(lists, "yes"),
         negation=_cues(lists, "negation"),
         uncertainty=_cues(lists, "uncertainty"),
         history=_cues(lists, "history"),
-        alternative=compile_phrases(lists["alternative"], "scope.yaml, alternative"),
-        boundary=compile_phrases(lists["boundary"], "scope.yaml, boundary"),
+        alternative=pattern("alternative"),
+        boundary=pattern("boundary"),
+        new_item=compile_phrases([f", (and)? (a|an)? ({size}|{place})", f"(and|with) (a|an)? ({size})"]),
+        opener=compile_phrases([f"({size}|{place}|no)"]),
+        unfinished=re.compile(f"(?:{pattern('unfinished').pattern})\\s*$", re.IGNORECASE),
+        located=re.compile(rf"\s*(?:{pattern('located').pattern})", re.IGNORECASE),
+        verbs=pattern("verbs"),
         reach_before=int(lists["reach"]["before"]),
         reach_after=int(lists["reach"]["after"]),
     )
+
+
+def _answer(lists: Mapping[str, Any], kind: str) -> Pattern:
+    """A colon or the like, the answer, and nothing more of the clause."""
+    words = compile_phrases(lists["answers"][kind], "scope.yaml, answers").pattern
+    return re.compile(rf"\s*[:=?(\[–—-]+\s*(?:{words})\s*(?:$|[.,;)\]])", re.IGNORECASE)
 
 
 def read_yaml(name: str) -> dict[str, Any]:

@@ -8,17 +8,18 @@ from functools import cache
 from medsd.findings import FindingSet, finding_set
 from medsd.studies.notes.lexicon import Pattern, compile_phrases, read_yaml
 from medsd.studies.notes.sections import PLACEHOLDER
+from medsd.text import normalise_text
 
 _LISTED = "nih14"  # the vocabulary that has phrase lists
 
 
 def mask_findings(text: str, findings: FindingSet, *, mask: str = PLACEHOLDER) -> str:
-    """`text` with every phrase of `mask_phrases` replaced by `mask`.
+    """`text` in one spelling (`medsd.text`), with every phrase of `mask_phrases` replaced by `mask`.
 
-    Negated mentions are masked too: «no effusion» tells as much as «effusion». Words outside the lists stay, so a
+    Negated mentions are masked too: "no effusion" tells as much as "effusion". Words outside the lists stay, so a
     masked note may still hint at a diagnosis.
     """
-    return _pattern(findings).sub(mask, text)
+    return _pattern(findings).sub(mask, normalise_text(text))
 
 
 @cache

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 
 from medsd.studies.notes.lexicon import read_yaml
+from medsd.text import normalise_text
 
 PLACEHOLDER = "___"
 # XXXX: Open-i. ___: MIMIC-CXR. [** **]: MIMIC-II and -III. <unk>-like tags are not theirs.
@@ -79,8 +80,8 @@ def read_note(text: str, *, unheaded: str = "report") -> Note:
 
 
 def normalise_placeholders(text: str) -> str:
-    """`text` with every placeholder of Open-i, MIMIC-CXR and MIMIC-III written as ``___``."""
-    return _REMOVED.sub(PLACEHOLDER, text)
+    """`text` in one spelling (`medsd.text`), with every placeholder of Open-i, MIMIC-CXR and -III as ``___``."""
+    return _REMOVED.sub(PLACEHOLDER, normalise_text(text))
 
 
 def _joined(*texts: str) -> str:
