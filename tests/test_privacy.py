@@ -153,6 +153,47 @@ def test_what_identifies_is_scrubbed_from_a_note_and_what_is_clinical_stays(note
     assert scrub_note(note, ["Doe^Jane=山田^花子", "00471", "19470203"]) == (note if left is None else left)
 
 
+_SPELLINGS = (
+    "Canary\u00adson",
+    "Cana\u200bryson",
+    "CANARYSON",
+    "Canary-\nson",
+    "Canary\u00ad\nson",
+    "\uff23anaryson",
+    "can\u00e1ryson",
+    "cana\u0301ryson",
+    "O\u2019Fi\u0301scher",
+    "O'\ufb01scher",
+    "Mueller-Luedenscheidt",
+    "Mu\u0308ller-\nLu\u0308denscheidt",
+    "MÜLLER-\nLÜDENSCHEIDT",
+    "Muller Ludenscheidt",
+    "Müller\u2011Lüdenscheidt",
+    "Strauss",
+    "STRAUẞ",
+)
+
+
+@pytest.mark.parametrize("name", _SPELLINGS)
+def test_a_name_is_scrubbed_in_any_spelling(name: str) -> None:
+    known = ["Canaryson^Celiandra", "O'FISCHER", "Müller-Lüdenscheidt", "Strauß"]
+    assert scrub_note(f"seen {name}, coughs", known) == "seen ___, coughs"
+    assert scrub_note(f"{name}'s cough", known) == "___'s cough"
+
+
+@pytest.mark.parametrize("known", ["MUELLER", "Müller", "Mu\u0308ller", "MULLER"])
+def test_the_spelling_in_the_header_does_not_matter_either(known: str) -> None:
+    identities = IdentityFilter()
+    identities.register([known])
+    for name in ("Müller", "Mueller", "Mul\u00adler"):
+        assert scrub_note(f"seen {name}.", [known]) == "seen ___."
+        assert identities.redact(f"no file for {name}.") == "no file for [redacted]."
+
+
+def test_names_that_overlap_leave_no_rest() -> None:
+    assert scrub_note("anna maria lee coughs", ["Anna Maria", "Maria Lee"]) == "___ coughs"
+
+
 @pytest.mark.parametrize("piece", ["A", "1-", "1 ", "Mr ", "Name: ", "a.b", "A^", "a^^", "11 ", "id ", "+1", "@"])
 def test_a_note_made_to_be_slow_is_not(piece: str) -> None:
     started = time.process_time()

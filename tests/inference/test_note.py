@@ -76,6 +76,24 @@ def test_what_names_a_finding_is_hidden_and_negation_stays(fused_bundle: Bundle,
     np.testing.assert_array_equal(masked(notes).ids, tokenize(expected).ids)
 
 
+_DISGUISED = (
+    "e\ufb00usion",
+    "effu\u00adsion",
+    "effu\u200bsion",
+    "effu-\nsion",
+    "effu\u00ad\nsion",
+    "\uff25ffusion",
+    "e\u2060ffusion",
+)
+
+
+@pytest.mark.parametrize("word", _DISGUISED)
+def test_what_names_a_finding_is_hidden_in_any_spelling(fused_bundle: Bundle, tokenize: NoteTokenizer, word: str):
+    masked = _masking(fused_bundle, "effusion*")
+    np.testing.assert_array_equal(masked([f"fever, no {word} cough"]).ids, tokenize(["fever, no ___ cough"]).ids)
+    np.testing.assert_array_equal(tokenize([f"{word} fever"]).ids, tokenize(["effusion fever"]).ids)
+
+
 def test_a_note_of_nothing_but_a_finding_is_still_a_note(fused_bundle: Bundle):
     assert _masking(fused_bundle, "pneumonia")(["Pneumonia"]).given.tolist() == [1.0]
 

@@ -61,6 +61,40 @@ def test_a_sentence_is_read_as_a_radiologist_means_it(report: str, finding: str,
     assert label_report(report)[finding] is status
 
 
+def _sentences_by_kind() -> dict[str, list[dict[str, str]]]:
+    """Sentences written for this test; a line break or tab in one is spelled out."""
+    with (Path(__file__).parent / "report_sentences.csv").open(encoding="utf-8", newline="") as table:
+        kinds: dict[str, list[dict[str, str]]] = {}
+        for row in csv.DictReader(table):
+            kinds.setdefault(row["kind"], []).append(row)
+    return kinds
+
+
+@pytest.mark.parametrize(("kind", "rows"), _sentences_by_kind().items())
+def test_sentences_of_a_kind_are_read_as_a_radiologist_means_them(kind: str, rows: list[dict[str, str]]) -> None:
+    wrong = []
+    for row in rows:
+        status = label_report(row["sentence"].replace("\\n", "\n").replace("\\t", "\t"))[row["finding"]]
+        said = UNCERTAIN if status is Status.ALTERNATIVE else status
+        if said not in row["right"].split("|"):
+            wrong.append((row["sentence"], row["finding"], str(said)))
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        "No e\ufb00usion.",
+        "No effu\u00adsion.",
+        "No pleural effu-\nsion.",
+        "No\u200b ef\u2060fusion.",
+        "N\uff4f \uff45ffusion.",
+    ],
+)
+def test_a_finding_is_read_in_any_spelling(report: str) -> None:
+    assert label_report(report)["Effusion"] is ABSENT
+
+
 def test_the_strongest_mention_decides() -> None:
     labels = label_report("No large effusion. Possible effusion on the left. Impression: small left effusion.")
     assert labels["Effusion"] is PRESENT

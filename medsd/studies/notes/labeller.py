@@ -33,6 +33,7 @@ _REWORDED = (
     (re.compile(r"\bcan(?:'t|not)\b", re.IGNORECASE), "can not"),
     (re.compile(r"n't\b", re.IGNORECASE), " not"),
     (re.compile(r"\b(?:not\s+(?:as\s+)?yet|still\s+not|not\s+still)\b", re.IGNORECASE), "not"),
+    (re.compile(r"\b(whether|if|that)\s+there\s+(?:is|are|was|were)\b", re.IGNORECASE), r"\1"),
     (re.compile(r"\bsince\s+(?=resolved|cleared|drained|disappeared)", re.IGNORECASE), ""),
 )
 _SENTENCE_END = re.compile(
@@ -204,7 +205,10 @@ class _Surroundings:
         if last:  # a cue behind the mention before is that one's, and a verb there ends its clause
             gap = _spent(gap, scope)
             far = "" if _is_clause(gap, scope) else far
-        after = near if _is_clause(near, scope) else near + beyond
+        comma = near.rfind(",") + 1
+        if following < len(sentence) and comma and scope.negation.after.search(near, comma):
+            near = near[:comma]  # "atelectasis, less likely pneumonia": the cue is the next one's
+        after = near if _is_clause(near, scope) else near + " " + beyond
         after = _reach_on(after, scope)
         return cls(_reach_back(far + gap, after, scope), _reworded(sentence[start:end]), after, near)
 
@@ -214,6 +218,8 @@ def _status(around: _Surroundings, scope: Scope) -> tuple[Status, str]:
     for answer, status in ((scope.denied, Status.ABSENT), (scope.affirmed, Status.PRESENT)):
         if match := answer.match(around.answer):
             return status, match.group().strip()
+    if scope.alone.fullmatch(around.before) and not re.search(r"\w", around.after):
+        return Status.NOT_MENTIONED, around.before
     # "Pneumonia cannot be excluded" holds a "not": the open question is asked first.
     for cues, status in ((scope.history, Status.NOT_MENTIONED), (scope.uncertainty, Status.UNCERTAIN)):
         cue = _cue(cues, around)
@@ -254,12 +260,19 @@ def _is_clause(gap: str, scope: Scope) -> bool:
 def _reach_back(before: str, after: str, scope: Scope) -> str:
     boundary = max((match.end() for match in scope.boundary.finditer(before)), default=0)
     before = before[boundary:]
-    if not re.search(r"\b(?:or|nor)\b", after):
-        item = max((match.start() for match in scope.new_item.finditer(before)), default=-1)
-        if scope.located.match(after):
-            item = max(item, before.rfind(","))
-        before = before[item:] if item >= 0 else before
-    return " ".join(before.split()[-scope.reach_before :])
+    return " ".join(before[_item(before, after, scope) :].split()[-scope.reach_before :])
+
+
+def _item(before: str, after: str, scope: Scope) -> int:
+    """Where in `before` a positive finding begins that only looks like one more of a list; 0 where none does."""
+    item = 0
+    for match in scope.new_item.finditer(before):
+        # "May be infiltrate and mild edema": what is open stays so beyond an "and".
+        if match.group().startswith(",") or not scope.uncertainty.before.search(before[: match.start()]):
+            item = match.start()
+    if scope.located.match(after):
+        item = max(item, before.rfind(","))
+    return 0 if re.search(r"\b(?:or|nor)\b", before[item:] + " " + after) else item
 
 
 def _reach_on(after: str, scope: Scope) -> str:

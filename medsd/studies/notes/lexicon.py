@@ -56,6 +56,7 @@ class Scope:
         pseudo: looks like a cue, is none.
         denied, affirmed: what answers a finding that is written like a question in a form.
         negation, uncertainty, history: cues before and after a finding.
+        alone: tells of the past where nothing else is said of the finding.
         alternative: what joins two findings of which one is there.
         boundary: where the reach of a cue ends.
         new_item: where a positive finding begins within a list.
@@ -72,6 +73,7 @@ class Scope:
     negation: Cues
     uncertainty: Cues
     history: Cues
+    alone: Pattern
     alternative: Pattern
     boundary: Pattern
     new_item: Pattern
@@ -126,6 +128,7 @@ def load_scope() -> Scope:
         negation=_cues(lists, "negation"),
         uncertainty=_cues(lists, "uncertainty"),
         history=_cues(lists, "history"),
+        alone=pattern("alone"),
         alternative=pattern("alternative"),
         boundary=pattern("boundary"),
         new_item=compile_phrases([f", (and)? (a|an)? ({size}|{place})", f"(and|with) (a|an)? ({size})"]),
