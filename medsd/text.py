@@ -1,4 +1,4 @@
-"""One spelling for text that is searched: `normalise_text` for notes and reports, `fold` to find a name in any spelling.
+"""One spelling for text that is searched: `normalise_text` for notes, `fold` to find a name in any spelling.
 
 Every note passes `normalise_text` once, where it enters: in training in `medsd.studies.manifest.complete`, in serving
 in `medsd.inference.note.clean_note`. So scrubbing, masking, the labeller and the tokenizer see the same text.

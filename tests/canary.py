@@ -38,8 +38,7 @@ STUDY_UID, SERIES_UID, INSTANCE_UID = "1.2.826.0.1.77419021", "1.2.826.0.1.77419
 DICOM_NAME = f"{FAMILY.upper()}^{GIVEN.upper()}={KANJI}={KANA}"
 # Her names as copies out of PDF files and web pages have them: soft and invisible, ligature, full width, decomposed.
 DISGUISED = (
-    "Canary\u00adson", "Canary\u200bson", "Vogel\ufb06eller", "\uff23\uff41\uff4e\uff41\uff52\uff59\uff53\uff4f\uff4e", "C\u0327eliandra",
-    "C\u00e9liandra",
+    "Canary\u00adson", "Canary\u200bson", "Vogel\ufb06eller", "\uff23anaryson", "C\u0327eliandra", "C\u00e9liandra",
 )  # fmt: skip
 # Finding words likewise; the last is a word broken at the end of a line.
 HIDDEN = ("e\ufb00usion", "con\u00adsolidation", "o\u200bedema", "\uff2d\uff21\uff33\uff33", "pneumo-\nthorax")

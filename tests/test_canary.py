@@ -273,9 +273,9 @@ def test_no_word_that_is_masked_is_kept_in_any_spelling(way: Way) -> None:
 def _excerpts(index: Path) -> list[str]:
     import lancedb
 
-    [table] = index.rglob("*.lance")
-    rows = lancedb.connect(str(table.parent)).open_table(table.stem).search().limit(None).to_list()
-    return [row["note_excerpt"] for row in rows if row["note_excerpt"]]
+    tables = [lancedb.connect(str(path.parent)).open_table(path.stem) for path in index.rglob("*.lance")]
+    rows = [row for table in tables for row in table.search().limit(None).to_list()]
+    return [row["note_excerpt"] for row in rows if row.get("note_excerpt")]
 
 
 def test_a_film_named_after_her_is_named_in_the_column_of_paths_alone(way: Way) -> None:

@@ -141,7 +141,8 @@ def complete(table: pd.DataFrame, findings: FindingSet) -> pd.DataFrame:
     for column in findings:
         table[column] = table[column].astype(np.float32)
     table["age"] = pd.to_numeric(table["age"], errors="coerce").astype(np.float32)
-    table["note"] = table["note"].map(lambda note: normalise_text(note) if isinstance(note, str) else note)
+    notes = [normalise_text(note) if isinstance(note, str) else None for note in table["note"]]
+    table["note"] = pd.Series(notes, index=table.index, dtype=table["note"].dtype)
     return table[[*COLUMNS, *findings]].reset_index(drop=True)
 
 

@@ -1,4 +1,4 @@
-"""Rows that cannot be used: which, and why, in a table beside the manifest instead of an end of the run.
+"""Rows and cells that cannot be used: which, and why, in a table beside the manifest instead of an end of the run.
 
 Start at `Rejections`. No sentence quotes a cell, and a path is written without the patient's identifier, so the sidecar
 says where to look and nothing of anybody.
@@ -24,11 +24,12 @@ REASONS = {
     "missing_patient": "no patient; every row needs one, so that splits hold",
     "unreadable_label": "labels are 1, 0, -1 or empty",
     "unknown_finding": "lists a word that is no finding of the set; data.finding_names translates your words",
+    "unreadable_list": "not a list of labels such as ['nodule']",
     "unknown_split": "a split is train, validation or test",
     "path_outside_root": "the path leads out of data.root; move the film, or set data.root to a folder above",
     "missing_file": "there is no such film; check data.root and data.images",
-    "duplicate_row": "the same study and film stand in an earlier row",
-    "duplicate_image": "the same film stands in an earlier row, under another study",
+    "duplicate_row": "the same study and image stand in an earlier row; its labels are joined with that row's",
+    "duplicate_image": "the same image stands in an earlier row of another study; its labels are joined with that row's",
     "divided_patient": "the patient's rows stand in more than one split; a figure measured there would be too good",
 }
 
@@ -47,9 +48,11 @@ class Rejections:
 
     Attributes:
         entries: (row, path, reason, message); the first row below the header is 1, 0 where a source has no rows.
+        remarks: likewise, of rows that stay although a cell of theirs cannot be read; they do not count.
     """
 
     entries: list[tuple[int, str, str, str]] = field(default_factory=list)
+    remarks: list[tuple[int, str, str, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -66,6 +69,10 @@ class Rejections:
         """
         hidden = _without(patient, path if isinstance(path, str) else "")
         self.entries.append((row, hidden, reason, _without(patient, message or REASONS[reason])))
+
+    def remark(self, row: int, reason: str, message: str) -> None:
+        """List a row that stays, since only a cell of it cannot be read."""
+        self.remarks.append((row, "", reason, f"{message}: {REASONS[reason]}; it counts as unknown, the row stays"))
 
     def extend(self, rows: Iterable[int], paths: Iterable[object], patients: Iterable[object], reason: str) -> None:
         """Leave rows out for the same reason."""
@@ -89,8 +96,8 @@ class Rejections:
             )
 
     def write(self, path: Path) -> None:
-        """Write the sidecar (CSV) atomically, in the order of the source."""
-        table = pd.DataFrame(self.entries, columns=list(COLUMNS))
+        """Write the sidecar (CSV) atomically, in the order of the source, remarks included."""
+        table = pd.DataFrame(self.entries + self.remarks, columns=list(COLUMNS))
         table["row"] = table["row"].astype("Int64").mask(table["row"] == 0)
         temporary = path.with_name(f".{path.name}.part")
         table.sort_values("row", kind="stable").to_csv(temporary, index=False)

@@ -96,9 +96,9 @@ def test_a_split_of_your_own_is_followed(tmp_path: Path) -> None:
         ({"finding_columns": {"Fracture": "heart"}}, r"data\.finding_columns: Fracture is no finding of nih14"),
         (
             {"finding_columns": {"Edema": "all"}},
-            r"24 of 24 rows .* unreadable_label; row 1: column 'all'",
+            r"row 1, column 'all': labels are 1, 0, -1 or empty; 24 of 24 cells cannot be read",
         ),
-        ({"finding_columns": {}, "finding_list": "all"}, r"24 .* unknown_finding; row 1: column 'all': lists a word"),
+        ({"finding_columns": {}, "finding_list": "all"}, r"row 1, column 'all': lists a word .* 24 of 24"),
         (
             {"images": Path("none")},
             r"24 of 24 rows cannot be used, 24 .* missing_file; row 1: there is",
@@ -116,17 +116,16 @@ def test_bad_rows_are_left_out_with_their_reasons(tmp_path: Path, caplog: pytest
         "missing_patient": "films/4.png,,pa,,,,,,\n",
         "missing_file": "films/p98/none.png,p98,pa,61,f,,1,0,\n",
         "path_outside_root": "../../p97/film.png,p97,pa,61,f,,1,0,\n",
-        "unreadable_label": "films/extra.png,p96,pa,61,f,,Doe^Jane,0,\n",
         "unreadable_row": "films/extra.png,p95\n",
         "duplicate_row": "films/0.png,p0,pa,61,f,,1,0,\n",
     }
     write_film(tmp_path / "films" / "extra.png")
     manifest = _read(_replica(tmp_path, last="".join(bad.values()) + "films/extra.png,p94,,,,,1,0,\n"))
-    assert len(manifest) == 25 and list(manifest.source_rows) == [*range(1, 25), 31]
+    assert len(manifest) == 25 and list(manifest.source_rows) == [*range(1, 25), 30]
     assert sorted((row, reason) for row, _, reason, _ in _rejected(manifest)) == list(enumerate(bad, 25))
-    assert "6 of 31 rows are left out" in caplog.text
+    assert "5 of 30 rows are left out" in caplog.text
     told = caplog.text + repr(_rejected(manifest))
-    assert not any(name in told for name in ("p98", "p97", "p96", "Doe")) and "films/…/none.png" in told
+    assert not any(name in told for name in ("p98", "p97")) and "films/…/none.png" in told
 
 
 def test_a_film_under_two_studies_and_a_patient_in_two_splits_are_left_out(tmp_path: Path) -> None:
@@ -141,6 +140,80 @@ def test_a_film_under_two_studies_and_a_patient_in_two_splits_are_left_out(tmp_p
         (3, "divided_patient"),
         (4, "divided_patient"),
     ]
+
+
+CELLS = {
+    1.0: ("1", "1.0", " Yes", "Y", "TRUE", "t", "pos", "Positive", "present"),
+    0.0: ("0", "0.0", "no", "N", "False", "neg", "negative", "absent"),
+    np.nan: (
+        "",
+        " ",
+        "nan",
+        "NaN",
+        "NA",
+        "n/a",
+        "None",
+        "null",
+        "<NA>",
+        "-",
+        "?",
+        "-1",
+        "\u22121",
+        "-1.0",
+        "uncertain",
+    ),
+}
+
+
+@pytest.mark.parametrize(("cell", "value"), [(cell, value) for value, cells in CELLS.items() for cell in cells])
+def test_a_cell_says_what_people_and_programs_write(tmp_path: Path, cell: str, value: float) -> None:
+    manifest = _read(_replica(tmp_path, last=f',p99,,,,fell,{cell},"{cell}",\n'))
+    np.testing.assert_array_equal(manifest.labels[-1, [1, 3]], [value, value])
+    assert len(manifest) == 25 and not manifest.rejected.remarks
+
+
+def test_a_cell_that_cannot_be_read_is_unknown_and_listed_and_its_row_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = _read(_replica(tmp_path, last=",p98,,,,fell,Doe^Jane 7,0,\n,p99,,,,fell,1,2,\n"))
+    assert len(manifest) == 26 and not _rejected(manifest)
+    np.testing.assert_array_equal(manifest.labels[-2:, [1, 3]], [[np.nan, 0], [1, np.nan]])
+    assert [(row, reason) for row, _, reason, _ in manifest.rejected.remarks] == [
+        (25, "unreadable_label"),
+        (26, "unreadable_label"),
+    ]
+    assert (
+        "column 'heart': 1 of 26 cells cannot be read and count as unknown: row 25 (like 'Aaa^Aaaa 9')" in caplog.text
+    )
+    assert "column 'Edema': 1 of 14 cells" in caplog.text
+    manifest.rejected.write(tmp_path / "rejected.csv")
+    told = (tmp_path / "rejected.csv").read_text() + caplog.text
+    assert "the row stays" in told and "Doe" not in told and "7" not in told.split("26,")[0].split("25,")[1]
+
+
+def test_a_list_with_another_word_is_read_as_far_as_it_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = {"finding_columns": {}, "finding_list": "all", "separator": ";", "finding_names": {"wet": "Edema"}}
+    manifest = _read(_replica(tmp_path, last=",p98,pa,61,f,,,,Cardiomegaly;odd\n,p99,,,,,,,nan\n"), **names)
+    labels = manifest.labels
+    assert len(manifest) == 26 and labels[-2, 1] == 1 and np.isnan(np.delete(labels[-2], 1)).all()
+    assert np.isnan(labels[-1]).all() and "column 'all': 1 of 25 cells cannot be read" in caplog.text
+
+
+def test_an_image_with_contradicting_labels_is_told_and_its_label_unknown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = "films/1.png,p0,pa,61,f,,0,no,\nfilms/3.png,p1,pa,61,f,,1,no,\nfilms/0.png,p0,pa,61,f,,,yes,\n"
+    manifest = _read(_replica(tmp_path, last=more))
+    assert [entry[::2] for entry in _rejected(manifest)] == [(row, "duplicate_row") for row in (25, 26, 27)]
+    np.testing.assert_array_equal(manifest.labels[[1, 3, 0]][:, [1, 3]], [[np.nan, 0], [1, 0], [np.nan, 1]])
+    assert "1 images are labelled twice with contradicting labels" in caplog.text
+    assert "rows 2 and 25" in caplog.text and "films/1.png" not in caplog.text
+
+
+def test_a_missing_patient_study_or_note_may_be_written_as_a_word(tmp_path: Path) -> None:
+    manifest = _read(_replica(tmp_path, last=",nan,,,,fell,1,0,\nNaN,p98,,,,fell,1,0,\nNone,p99,,,,NA,1,0,\n"))
+    assert [entry[::2] for entry in _rejected(manifest)] == [(25, "missing_patient")]
+    assert manifest.table["path"].iloc[-2:].isna().all() and pd.isna(manifest.table["note"].iloc[-1])
 
 
 @pytest.mark.parametrize("kind", ["studies.csv.gz", "studies.parquet", "typed.parquet"])

@@ -30,6 +30,7 @@ from medsd.errors import DataError
 from medsd.findings import FindingSet, finding_set
 from medsd.settings import CheXpertPlusSource, SplitSettings
 from medsd.studies.manifest import Manifest
+from medsd.studies.sources.cells import agreed
 from medsd.studies.sources.chexpert import label_values
 from medsd.studies.sources.places import likeliest
 from medsd.studies.sources.tables import (
@@ -38,6 +39,7 @@ from medsd.studies.sources.tables import (
     find_table,
     limited,
     manifest_of,
+    numbers,
     present_files,
     read_portions,
     texts,
@@ -125,27 +127,25 @@ def _labels(settings: CheXpertPlusSource, findings: FindingSet) -> pd.DataFrame:
     """A row a film: the findings, by path_to_image."""
     file = f"{settings.labels}_fixed.json"
     path = find_table(settings.root, (f"chexbert_labels/{file}", file, f"*/{file}"), _OWNER)
-    films, values = [], []
-    for film, row in _label_lines(path, [*findings, "No Finding"]):
-        films.append(film)
-        values.append(row)
-    given = np.array(values, dtype=np.float32).reshape(-1, len(findings) + 1)
-    labels = label_values(given, findings, settings.uncertain, settings.unmentioned)
-    table = pd.DataFrame(labels, index=films, columns=list(findings))
-    return table[~table.index.duplicated()]
+    columns = [*findings, "No Finding"]
+    lines = list(_label_lines(path, columns))
+    given = numbers(pd.DataFrame([row for _, row in lines], columns=columns, dtype=str), columns, path)
+    values = label_values(given, findings, settings.uncertain, settings.unmentioned)
+    labels = pd.DataFrame(values, index=[film for film, _ in lines], columns=list(findings))
+    return agreed(labels, np.arange(1, len(lines) + 1), path)
 
 
-def _label_lines(path: Path, columns: list[str]) -> Iterator[tuple[str, list[float]]]:
+def _label_lines(path: Path, columns: list[str]) -> Iterator[tuple[str, list[str]]]:
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
                 entry = json.loads(line)
-                row = [np.nan if entry[name] is None else float(entry[name]) for name in columns]
+                row = ["" if entry[name] is None else str(entry[name]) for name in columns]
                 film = entry["path_to_image"]
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise DataError(f"{path}: line {number} is no object with path_to_image and fourteen labels") from None
-            if not isinstance(film, str) or not all(np.isnan(value) or value in (1.0, 0.0, -1.0) for value in row):
-                raise DataError(f"{path}: line {number}: labels are 1, 0, -1 or null")
+            if not isinstance(film, str):
+                raise DataError(f"{path}: line {number}: path_to_image is no text")
             yield film, row

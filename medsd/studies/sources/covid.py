@@ -59,7 +59,6 @@ def read(settings: CovidSource, splits: SplitSettings) -> Manifest:
     frontal = words(entries["view"], VIEWS) != ""
     entries = entries[frontal & (entries["modality"] == "X-ray") & (entries["folder"] == "images")]
     entries = entries.assign(patient=_same_person(entries), path="images/" + entries["filename"])
-    entries = entries.drop_duplicates("path")
     entries = limited(entries[present_files(root, entries["path"])], settings.limit)
     table = pd.DataFrame(
         {

@@ -1,9 +1,13 @@
 """Films of the user's own: a folder and a table (CSV, plain or gzipped, or Parquet) whose columns the settings name.
 
-Findings stand in the table in one of two ways: a column each (1, 0, −1 for uncertain, empty for unknown; yes and no,
-true and false are read, too), or all in one column, separated («Effusion|Edema»), where what is not listed is absent
-unless the settings say otherwise. A finding of the finding set that the table does not have is unknown throughout.
-Films are DICOM, PNG or JPEG; a row without one is a study with a note alone. Each row needs a patient, so that no
+Findings stand in the table in one of two ways: a column each (1, 0, -1 for uncertain, empty for unknown; yes and no,
+Y and N, true and false, pos and neg are read, too, and nan, NA or None are empty), or all in one column, separated
+("Effusion|Edema"), where what is not listed is absent unless the settings say otherwise. A cell that cannot be read is
+unknown and listed; its row stays. An image that stands in several rows is kept once: what one row knows and another
+does not is taken, and where they contradict each other the finding is unknown. A finding of the finding set that the
+table does not have is unknown throughout.
+
+Images are DICOM, PNG or JPEG; a row without one is a study with a note alone. Each row needs a patient, so that no
 patient stands in two splits; a column of splits of your own is followed.
 
 The table is read in portions, and of each row no more is kept than the manifest has. A bad row does not end the run:
@@ -26,13 +30,14 @@ from medsd.findings import FindingSet, resolve_uncertain
 from medsd.settings import CsvSource, SplitSettings
 from medsd.studies.manifest import SPLITS, Manifest
 from medsd.studies.rejected import REASONS, Rejections
+from medsd.studies.sources.cells import EMPTY, LabelCells
 from medsd.studies.sources.tables import (
     SEXES,
     VIEWS,
     Portion,
-    label_numbers,
     limited,
     manifest_of,
+    once,
     read_portions,
     texts,
     words,
@@ -44,7 +49,6 @@ log = logging.getLogger(__name__)
 Bools = npt.NDArray[np.bool_]
 
 _OWNER = "data.columns names columns of your table, so it"
-_WORDS = {"yes": "1", "true": "1", "present": "1", "no": "0", "false": "0", "absent": "0", "uncertain": "-1"}
 _LATERAL = {"lateral": "LATERAL", "lat": "LATERAL", "ll": "LATERAL", "rl": "LATERAL", "l": "LATERAL"}
 _OWN_SPLITS = {name: name for name in SPLITS}
 
@@ -67,8 +71,11 @@ def read(settings: CsvSource, splits: SplitSettings, findings: FindingSet) -> Ma
         parts.append(reader.studies(portion, rejected))
     if not total:
         raise DataError(f"{path}: the table has no rows")
-    table = _without_repeats(pd.concat(parts, ignore_index=True), rejected)
+    table = pd.concat(parts, ignore_index=True)
+    table = once(table, findings, path, table["row"].to_numpy(dtype=np.int64))
+    table = _without_repeats(table, rejected)
     rejected.check(total, path)
+    reader.cells.tell(path, rejected)
     if rejected:
         log.warning("%s: %d of %d rows are left out: %s", path, len(rejected), total, rejected.counts())
     table = limited(table, settings.limit)
@@ -120,8 +127,8 @@ class _Reader:
     """
 
     def __init__(self, settings: CsvSource, findings: FindingSet) -> None:
-        self.settings, self.findings = settings, findings
-        self._seen: dict[str, npt.NDArray[np.float32] | None] = {}
+        self.settings, self.findings, self.cells = settings, findings, LabelCells()
+        self._seen: dict[str, tuple[npt.NDArray[np.float32], bool]] = {}
         self._root = str(settings.root.absolute())
         unknown = [name for name in settings.finding_columns if name not in findings.names]
         if unknown:
@@ -153,13 +160,14 @@ class _Reader:
         verdicts.refuse(patient.isna().to_numpy(), "missing_patient")
         path = self._paths(texts(cells[columns.image]), verdicts)
         places = pd.Series(portion.rows, index=cells.index)
-        study = cells[columns.study] if columns.study else path.fillna(places.map(lambda row: f"row {row - 1}"))
+        study = path.fillna(places.map(lambda row: f"row {row - 1}"))
+        study = texts(cells[columns.study]).fillna(study) if columns.study else study
         table = pd.DataFrame({"row": places, "study": study, "patient": patient, "path": path})
         table["source"] = self.settings.name
         for column, values in self._described(cells, verdicts).items():
             table[column] = values
-        read_labels = self._listed_labels if self.settings.finding_list else self._column_labels
-        labels = pd.DataFrame(read_labels(cells, verdicts), index=cells.index, columns=list(self.findings))
+        listed = self._listed_labels(portion) if self.settings.finding_list else self._column_labels(portion)
+        labels = pd.DataFrame(listed, index=cells.index, columns=list(self.findings))
         kept = verdicts.kept
         for position in np.flatnonzero(~kept):
             rejected.add(
@@ -210,38 +218,33 @@ class _Reader:
             verdicts.refuse((described["split"] == "").to_numpy(), "unknown_split", columns.split)
         return described
 
-    def _column_labels(self, cells: pd.DataFrame, verdicts: _Verdicts) -> npt.NDArray[np.float32]:
+    def _column_labels(self, portion: Portion) -> npt.NDArray[np.float32]:
         """(N, F) from a column a finding; without a mapping, the columns that are named like findings."""
-        labels = np.full((len(cells), len(self.findings)), np.nan, dtype=np.float32)
+        labels = np.full((len(portion.rows), len(self.findings)), np.nan, dtype=np.float32)
         for name, column in self._mapping.items():
-            values, wrong = label_numbers(cells[column].str.strip().str.lower().replace(_WORDS))
-            verdicts.refuse(wrong, "unreadable_label", column)
+            values = self.cells.read(portion.cells[column], portion.rows)
             labels[:, self.findings.names.index(name)] = resolve_uncertain(values, self.settings.uncertain)
         return labels
 
-    def _listed_labels(self, cells: pd.DataFrame, verdicts: _Verdicts) -> npt.NDArray[np.float32]:
+    def _listed_labels(self, portion: Portion) -> npt.NDArray[np.float32]:
         """(N, F) from one column that lists what is present; an empty cell says nothing."""
         column = str(self.settings.finding_list)
-        labels = np.full((len(cells), len(self.findings)), np.nan, dtype=np.float32)
-        unknown = np.zeros(len(cells), dtype=bool)
-        for row, text in enumerate(cells[column]):
+        labels = np.full((len(portion.rows), len(self.findings)), np.nan, dtype=np.float32)
+        for at, (row, text) in enumerate(zip(portion.rows, portion.cells[column], strict=True)):
             if text not in self._seen:  # few lists differ
                 self._seen[text] = self._listed(text)
-            listed = self._seen[text]
-            unknown[row] = listed is None
-            labels[row] = np.nan if listed is None else listed
-        verdicts.refuse(unknown, "unknown_finding", column)
+            labels[at], read = self._seen[text]
+            if text.strip().casefold() not in EMPTY:
+                self.cells.count(column, int(row), text, read=read, reason="unknown_finding")
         return labels
 
-    def _listed(self, text: str) -> npt.NDArray[np.float32] | None:
-        """(F,) from one cell; None where a word in it is no finding."""
+    def _listed(self, text: str) -> tuple[npt.NDArray[np.float32], bool]:
+        """(F,) from one cell, and whether every word in it is a finding; else what it does not name is unknown."""
         settings, findings = self.settings, self.findings
-        given = [name.strip() for name in text.split(settings.separator) if name.strip()]
-        if not given:
-            return np.full(len(findings), np.nan, dtype=np.float32)
-        try:
-            encoded = findings.encode([settings.finding_names.get(name, name) for name in given])
-        except DataError:
-            return None
-        known = (encoded == 1) | (settings.unlisted == "absent") | all(name in findings.negatives for name in given)
-        return np.where(known, encoded, np.float32(np.nan))
+        given = [name.strip() for name in text.split(settings.separator)]
+        given = [settings.finding_names.get(name, name) for name in given if name.casefold() not in EMPTY]
+        words = [name for name in given if name in findings.names or name in findings.negatives]
+        encoded, whole = findings.encode(words), len(words) == len(given)
+        absent = settings.unlisted == "absent" or all(name in findings.negatives for name in words)
+        known = (encoded == 1) | (bool(words) and whole and absent)
+        return np.where(known, encoded, np.float32(np.nan)), whole

@@ -23,12 +23,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from medsd.findings import finding_set
 from medsd.settings import MimicSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.notes import read_note
+from medsd.studies.sources.cells import agreed
 from medsd.studies.sources.chexpert import read_labels
 from medsd.studies.sources.tables import VIEWS, find_table, limited, manifest_of, present_files, read_table, words
 
@@ -96,7 +98,7 @@ def _labels(settings: MimicSource) -> pd.DataFrame:
     """A row a study: study_id and the findings."""
     findings = finding_set("chexpert14")
     path = _table(settings.root, settings.labeller)
-    entries = read_table(path, ["study_id", "No Finding", *findings], _OWNER).drop_duplicates("study_id")
-    table = entries[["study_id"]].copy()
-    table[list(findings)] = read_labels(entries, findings, path, settings.uncertain, settings.unmentioned)
-    return table
+    entries = read_table(path, ["study_id", "No Finding", *findings], _OWNER)
+    values = read_labels(entries, findings, path, settings.uncertain, settings.unmentioned)
+    labels = pd.DataFrame(values, index=entries["study_id"], columns=list(findings))
+    return agreed(labels, np.arange(1, len(labels) + 1), path).reset_index()

@@ -16,12 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from medsd.errors import DataError
-from medsd.findings import finding_set
+from medsd.findings import FindingSet, finding_set
 from medsd.settings import Nih14Source, SplitSettings
 from medsd.studies.manifest import Manifest, complete
+from medsd.studies.sources.cells import EMPTY, LabelCells, agreed
 from medsd.studies.splits import split_patients
 
 CITATION = "Wang et al., ChestX-ray8, CVPR 2017; NIH Clinical Center"
@@ -36,8 +38,8 @@ def read(settings: Nih14Source, splits: SplitSettings) -> Manifest:
         DataError: the folder, its table, a column or every image is missing.
     """
     root = settings.root
-    entries = _read_entries(_find_table(root))
     findings = finding_set("nih14")
+    entries = _read_entries(_find_table(root), findings)
     images = {path.name: path for path in _images(root)}
     if not images:
         raise DataError(f"{root}: no images in images/ or images_001/ …; unpack NIH's archives there")
@@ -58,7 +60,7 @@ def read(settings: Nih14Source, splits: SplitSettings) -> Manifest:
             "source": "nih14",
         }
     )
-    labels = np.stack([findings.encode(text.split("|")) for text in entries["Finding Labels"]])
+    labels = entries[list(findings)].to_numpy(dtype=np.float32)
     table[list(findings)] = labels
     official = _official_test(root, entries["Image Index"]) if settings.official_split else None
     table["split"] = split_patients(labels, entries["Patient ID"].to_numpy(dtype=str), splits, fixed_test=official)
@@ -74,8 +76,8 @@ def _find_table(root: Path) -> Path:
     raise DataError(f"{root}: no Data_Entry_2017*.csv (or labels.csv) here; set data.root to the folder that has it")
 
 
-def _read_entries(path: Path) -> pd.DataFrame:
-    """The table with the columns medsd needs; NIH's headers with a comma inside brackets do no harm."""
+def _read_entries(path: Path, findings: FindingSet) -> pd.DataFrame:
+    """The columns medsd needs and the findings, a row an image; NIH's headers with a comma in brackets do no harm."""
     needed = ["Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position"]
     try:
         table = pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False, index_col=False)
@@ -84,7 +86,24 @@ def _read_entries(path: Path) -> pd.DataFrame:
     missing = [column for column in needed if column not in table]
     if missing:
         raise DataError(f"{path}: the columns {', '.join(missing)} are missing; NIH's table has them")
-    return table[needed].drop_duplicates("Image Index")
+    rows, names = np.arange(1, len(table) + 1), list(findings)
+    labels = pd.DataFrame(_labels(table["Finding Labels"], findings, path), index=table["Image Index"], columns=names)
+    first = table.loc[~table.duplicated("Image Index"), needed].set_index("Image Index")
+    return first.join(labels if labels.index.is_unique else agreed(labels, rows, path)).reset_index()
+
+
+def _labels(column: pd.Series, findings: FindingSet, path: Path) -> npt.NDArray[np.float32]:
+    """(N, F): what is not listed is absent; of an empty cell nothing is known, of one with another word no absence."""
+    cells, labels = LabelCells(), np.full((len(column), len(findings)), np.nan, dtype=np.float32)
+    for at, text in enumerate(column):
+        words = [word.strip() for word in text.split("|") if word.strip().casefold() not in EMPTY]
+        known = [word for word in words if word in findings.names or word in findings.negatives]
+        if words:
+            cells.count(str(column.name), at + 1, text, read=len(known) == len(words), reason="unknown_finding")
+            row = findings.encode(known)
+            labels[at] = row if len(known) == len(words) else np.where(row == 1, row, np.float32(np.nan))
+    cells.tell(path)
+    return labels
 
 
 def _images(root: Path) -> Iterator[Path]:

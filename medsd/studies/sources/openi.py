@@ -31,6 +31,7 @@ from medsd.findings import FindingSet, finding_set
 from medsd.settings import OpeniSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.openi_reports import OpeniReport, read_reports
+from medsd.studies.sources.cells import agreed
 from medsd.studies.sources.tables import limited, manifest_of, numbers, read_table
 
 CITATION = "Demner-Fushman et al., JAMIA 2016; Peng et al., NegBio, AMIA 2018; CC BY-NC-ND 4.0"
@@ -112,7 +113,7 @@ def _checked(root: Path, reports: dict[str, OpeniReport], findings: FindingSet) 
         values = numbers(given, list(findings), root / _TABLE)
         known = pd.DataFrame(values, index=given["filename"], columns=list(findings))
         known[list(_NEVER_CHECKED)] = np.nan
-        labels.update(known[~known.index.duplicated()])
+        labels.update(agreed(known, np.arange(1, len(known) + 1), root / _TABLE))
     normal = [report.headings == ("normal",) for report in reports.values()]
     unknown = labels.isna().to_numpy() & np.array(normal, dtype=bool)[:, None]
     return labels.mask(unknown, 0.0).to_numpy(dtype=np.float32)

@@ -1,11 +1,12 @@
 """PadChest: 160,868 radiographs of 67,625 patients of San Juan Hospital, Alicante, with labels out of the reports.
 
 Layout: `PADCHEST_chest_x_ray_images_labels_160K*.csv` (gzipped or not) and the films, below the folder that the column
-`ImageDir` names or all in one, with or without `images/` above. The column `Labels` holds a list as text, as Python
-writes it, with stray spaces and empty labels; it is read as data. Of its 174 findings those of the set «padchest» are
-kept; PadChest orders them in a tree, so that a narrower one («multiple nodules») makes the wider ones present; what is
-neither listed nor wider is absent. There are no uncertain labels. Films labelled «exclude» or «suboptimal study» are
-left out, of those that are only «unchanged» nothing is known. Age is the year of the study less that of birth. There
+`ImageDir` names or all in one, with or without `images/` above. The column `Labels` holds a list as text, as Python or
+(without commas) NumPy writes it, with stray spaces, line breaks, nan and empty labels; it is read as data. A cell that
+is no such list is unknown and logged. Of the 174 findings those of the set "padchest" are kept; PadChest orders them in
+a tree, so that a narrower one ("multiple nodules") makes the wider ones present; what is neither listed nor wider is
+absent. There are no uncertain labels. Images labelled "exclude" or "suboptimal study" are left out, of those that are
+only "unchanged" nothing is known. Age is the year of the study less that of birth. There
 is no official split. The reports are Spanish and tell the findings: they are no notes. About a quarter of the labels
 (MethodLabel «Physician») were set by hand, the others by a network.
 
@@ -16,7 +17,6 @@ sharing.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medsd.errors import DataError
 from medsd.findings import FindingSet, finding_set
 from medsd.settings import PadChestSource, SplitSettings
 from medsd.studies.manifest import Manifest
+from medsd.studies.sources.cells import EMPTY, LabelCells, listed_words
 from medsd.studies.sources.places import likeliest
 from medsd.studies.sources.tables import (
     SEXES,
@@ -86,12 +86,12 @@ def read(settings: PadChestSource, splits: SplitSettings) -> Manifest:
     """Read the data set below `settings.root`; see the module for the layout.
 
     Raises:
-        DataError: the folder, its table, a column or every film is missing, or a list of labels cannot be read.
+        DataError: the folder, its table, a column or every film is missing, or most lists of labels cannot be read.
     """
     root, findings = settings.root, finding_set("padchest")
     path = find_table(root, ("PADCHEST_chest_x_ray_images_labels_160K*.csv*", "PADCHEST*.csv*"), _OWNER)
     entries = read_table(path, _NEEDED, _OWNER)
-    listed = [_parse(text, path, row + 2) for row, text in enumerate(entries["Labels"])]
+    listed = _lists(entries["Labels"], path)
     view = words(entries["Projection"], VIEWS | {"l": "LATERAL"})
     kept = np.array([not _LEFT_OUT & labels for labels in listed]) & (view != "").to_numpy()
     born = pd.to_numeric(entries["PatientBirth"], errors="coerce")
@@ -111,21 +111,20 @@ def read(settings: PadChestSource, splits: SplitSettings) -> Manifest:
     return manifest_of(limited(table[present_files(root, table["path"])], settings.limit), findings, root, splits)
 
 
-def _parse(text: str, path: Path, line: int) -> set[str]:
-    """The labels of a list that Python wrote, such as "['normal', 'nodule']"; an empty cell has none."""
-    if not text.strip():
-        return set()
-    try:
-        labels = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        labels = None
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise DataError(f"{path}: line {line}, column 'Labels': not a list of labels such as ['nodule']")
-    return {label.strip() for label in labels} - {""}
+def _lists(column: pd.Series, path: Path) -> list[set[str]]:
+    """The labels of each cell; of one that is empty or no list, none."""
+    cells, listed = LabelCells(), []
+    for row, text in enumerate(column, start=1):
+        words = listed_words(text)
+        if text.strip().casefold() not in EMPTY:
+            cells.count(str(column.name), row, text, read=words is not None, reason="unreadable_list")
+        listed.append(set(words or ()))
+    cells.tell(path)
+    return listed
 
 
 def _encode(labels: set[str], findings: FindingSet) -> npt.NDArray[np.float32]:
-    """(F,): 1 and 0, or NaN throughout where the report says nothing but «unchanged», or nothing at all."""
+    """(F,): 1 and 0, or NaN throughout where the report says nothing but "unchanged", or nothing at all."""
     if labels <= {"unchanged"}:
         return np.full(len(findings), np.nan, dtype=np.float32)
     given = {label.lower() for label in labels}

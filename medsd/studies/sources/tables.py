@@ -25,6 +25,7 @@ from medsd.findings import FindingSet
 from medsd.settings import SplitSettings
 from medsd.studies.manifest import Manifest, complete
 from medsd.studies.rejected import Rejections
+from medsd.studies.sources.cells import EMPTY, LabelCells, agreed
 from medsd.studies.splits import split_patients
 
 if TYPE_CHECKING:
@@ -209,25 +210,15 @@ def _require(path: Path, present: Sequence[str], needed: Sequence[str], owner: s
 
 
 def numbers(table: pd.DataFrame, columns: Sequence[str], path: Path) -> npt.NDArray[np.float32]:
-    """Label columns as float32 (N, F); an empty cell is NaN.
+    """Label columns as float32 (N, F): 1, 0, -1 or NaN; which cells are no labels is logged, and they are NaN.
 
     Raises:
-        DataError: a cell is neither empty nor 1, 0 or −1; the message names the column and the line.
+        DataError: more than half of a column's cells are no labels; the message names the column and the row.
     """
-    values = np.full((len(table), len(columns)), np.nan, dtype=np.float32)
-    for position, column in enumerate(columns):
-        values[:, position], wrong = label_numbers(table[column])
-        if wrong.any():
-            line = int(np.flatnonzero(wrong)[0]) + 2  # line 1 is the header
-            raise DataError(f"{path}: line {line}, column '{column}': labels are 1, 0, -1 or empty")
-    return values
-
-
-def label_numbers(column: pd.Series) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """A label column as float32 (N,), an empty cell NaN, and bool (N,), True where a cell is no label."""
-    text = column.str.strip()
-    value = pd.to_numeric(text.where(text != ""), errors="coerce").to_numpy(dtype=np.float32, na_value=np.nan)
-    return value, (text != "").to_numpy() & ~np.isin(value, (1.0, 0.0, -1.0))
+    cells, rows = LabelCells(), np.arange(1, len(table) + 1)
+    values = [cells.read(table[column], rows) for column in columns]
+    cells.tell(path)
+    return np.stack(values, axis=1)
 
 
 def years(column: pd.Series) -> pd.Series:
@@ -242,9 +233,9 @@ def words(column: pd.Series, known: Mapping[str, str]) -> pd.Series:
 
 
 def texts(column: pd.Series) -> pd.Series:
-    """Cells without spaces around them; None where nothing is left."""
+    """Cells without spaces around them; None where nothing is left, or "nan" and its like."""
     text = column.str.strip()
-    return text.astype(object).where(text != "", None)
+    return text.astype(object).where(~text.str.casefold().isin(EMPTY), None)
 
 
 def present_files(root: Path, paths: pd.Series) -> npt.NDArray[np.bool_]:
@@ -278,12 +269,40 @@ def manifest_of(
     rejected: Rejections | None = None,
     source_rows: npt.NDArray[np.int64] | None = None,
 ) -> Manifest:
-    """Split a table of studies and labels by patient, unless it has a split, and make it a manifest."""
+    """Split a table of studies and labels by patient, unless it has a split, and make it a manifest.
+
+    An image that stands in several rows is kept once, with labels on which they agree (`cells.agreed`).
+    """
     if table.empty:
         raise DataError(f"{root}: no study is left; check data.root and what the settings under data leave out")
     table = complete(table, findings)
+    repeated = (table["path"].notna() & table.duplicated("path")).to_numpy()
+    if repeated.any():
+        table = once(table, findings, root)[~repeated].reset_index(drop=True)
+        fixed_test = None if fixed_test is None else fixed_test[~repeated]
+        source_rows = None if source_rows is None else source_rows[~repeated]
     if table["split"].isna().all():
         labels = table[list(findings)].to_numpy(dtype=np.float32)
         patients = table["patient"].to_numpy(dtype=str)
         table["split"] = split_patients(labels, patients, splits, fixed_test=fixed_test)
-    return Manifest(table, findings, root, rejected or Rejections(), source_rows)
+    return Manifest(table, findings, root, Rejections() if rejected is None else rejected, source_rows)
+
+
+def once(
+    table: pd.DataFrame, findings: FindingSet, path: Path, rows: npt.NDArray[np.int64] | None = None
+) -> pd.DataFrame:
+    """The table with the labels on which all rows of an image, or of a note alone, agree in each of them.
+
+    Args:
+        table: with the columns study, path and the findings.
+        findings: the vocabulary.
+        path: of the table, for the log.
+        rows: (N,) the place of each row in it, 1 the first; by default as they stand.
+    """
+    named = list(findings)
+    image = table["path"].astype(object).where(table["path"].notna(), "\0" + table["study"].astype(str)).tolist()
+    labels = table[named].set_axis(image, axis=0)
+    if labels.index.is_unique:
+        return table
+    merged = agreed(labels, np.arange(1, len(table) + 1) if rows is None else rows, path)
+    return table.assign(**{name: merged.loc[image, name].to_numpy() for name in named})

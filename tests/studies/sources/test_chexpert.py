@@ -90,5 +90,5 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.csv: line 2: Path is not"):
         _read(tmp_path)
     (tmp_path / "train.csv").write_text(HEADER + _row(tmp_path, "train/patient1/study1/a.jpg", "7" + "," * 13))
-    with pytest.raises(DataError, match=r"line 2, column 'No Finding': labels are 1, 0, -1 or empty"):
+    with pytest.raises(DataError, match=r"row 1, column 'No Finding': labels are 1, 0, -1 or empty; 1 of 1"):
         _read(tmp_path)

@@ -107,8 +107,8 @@ def test_the_valid_rows_are_the_test_set(tmp_path: Path) -> None:
     [
         ("{", "line 1 is no object"),
         ('{"path_to_image": "a"}', "line 1 is no object"),
-        (_label("a", Edema=2.0), "line 1: labels are 1, 0, -1 or null"),
-        (_label(7), "line 1: labels are"),
+        (_label("a", Edema=2.0), "row 1, column 'Edema': labels are 1, 0, -1 or empty"),
+        (_label(7), "line 1: path_to_image is no text"),
         ("[" * 100_000, "line 1 is no object"),
     ],
 )

@@ -58,7 +58,29 @@ def test_a_narrower_label_makes_the_wider_ones_of_the_tree_present(tmp_path: Pat
     assert ("pleural effusion", "pneumothorax") in told and ("pleural thickening",) in told
 
 
+@pytest.mark.parametrize(
+    "label",
+    [
+        "['consolidation' 'pleural effusion']", "['consolidation'\n 'pleural effusion']", "['consolidation', nan, 'pleural effusion']",
+        "[ 'consolidation' ,'pleural  effusion', '']", "['consolidation', 'nan', 'pleural\neffusion']",
+        '[""consolidation"", ""pleural effusion""]', "('consolidation', 'pleural effusion')", "['consolidation''pleural effusion' None]",
+    ],
+)  # fmt: skip
+def test_a_list_loses_no_finding_however_it_was_written(tmp_path: Path, label: str) -> None:
+    told = _read(_replica(tmp_path, labels=(label,)))
+    assert {"consolidation", "pleural effusion"} <= set(told.findings.decode(told.labels[0]))
+
+
+def test_a_cell_that_is_no_list_is_unknown_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    manifest = _read(_replica(tmp_path, labels=("['normal']", "['normal']", "normal; nodule", "nan")))
+    assert len(manifest) == 44 and np.isnan(manifest.labels).all(axis=1).sum() == 24
+    assert (
+        "column 'Labels': 12 of 36 cells cannot be read and count as unknown: row 3 (like 'aaaaaa; aaaaaa')"
+        in caplog.text
+    )
+
+
 @pytest.mark.parametrize("label", ["__import__('os')", "['a'", "{'a': 1}", "[1]"])
 def test_a_list_of_labels_is_read_as_data_and_never_run(tmp_path: Path, label: str) -> None:
-    with pytest.raises(DataError, match="line 2, column 'Labels': not a list of labels"):
+    with pytest.raises(DataError, match="row 1, column 'Labels': not a list of labels"):
         _read(_replica(tmp_path, labels=(label,)))
