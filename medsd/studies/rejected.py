@@ -28,8 +28,8 @@ REASONS = {
     "unknown_split": "a split is train, validation or test",
     "path_outside_root": "the path leads out of data.root; move the film, or set data.root to a folder above",
     "missing_file": "there is no such film; check data.root and data.images",
-    "duplicate_row": "the same study and image stand in an earlier row; its labels are joined with that row's",
-    "duplicate_image": "the same image stands in an earlier row of another study; its labels are joined with that row's",
+    "duplicate_row": "the same study and image stand in an earlier row; their labels are joined",
+    "duplicate_image": "the same image stands in an earlier row of another study; their labels are joined",
     "divided_patient": "the patient's rows stand in more than one split; a figure measured there would be too good",
 }
 

@@ -123,8 +123,9 @@ class LabelCells:
                 "%s: column '%s': %d of %d cells cannot be read and count as unknown: row %s",
                 path, column, len(cells), filled, _listed([f"{row} (like '{like}')" for row, like in cells]),
             )  # fmt: skip
-            for row, like in cells if rejected is not None else ():
-                rejected.remark(row, reason, f"column '{column}', like '{like}'")
+            if rejected is not None:
+                for row, like in cells:
+                    rejected.remark(row, reason, f"column '{column}', like '{like}'")
 
 
 def shape(text: str) -> str:

@@ -77,6 +77,7 @@ def _read_part(settings: CheXpertSource, name: str, findings: FindingSet) -> pd.
     lateral = entries["Frontal/Lateral"] == "Lateral"
     table = pd.DataFrame(
         {
+            "row": np.arange(1, len(entries) + 1),
             "study": place["patient"] + "/" + place["study"],
             "patient": place["patient"],
             "path": inside,

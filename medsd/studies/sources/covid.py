@@ -56,12 +56,14 @@ def read(settings: CovidSource, splits: SplitSettings) -> Manifest:
     root = settings.root
     findings = finding_set("nih14")
     entries = read_table(find_table(root, ("metadata.csv",), _OWNER), _NEEDED, _OWNER)
+    entries["row"] = np.arange(1, len(entries) + 1)
     frontal = words(entries["view"], VIEWS) != ""
     entries = entries[frontal & (entries["modality"] == "X-ray") & (entries["folder"] == "images")]
     entries = entries.assign(patient=_same_person(entries), path="images/" + entries["filename"])
     entries = limited(entries[present_files(root, entries["path"])], settings.limit)
     table = pd.DataFrame(
         {
+            "row": entries["row"],
             "study": entries["filename"].map(lambda name: Path(name).stem),
             "patient": entries["patient"],
             "path": entries["path"],

@@ -97,6 +97,7 @@ def read(settings: PadChestSource, splits: SplitSettings) -> Manifest:
     born = pd.to_numeric(entries["PatientBirth"], errors="coerce")
     table = pd.DataFrame(
         {
+            "row": np.arange(1, len(entries) + 1),
             "study": entries["StudyID"],
             "patient": entries["PatientID"],
             "path": _films(root, entries),

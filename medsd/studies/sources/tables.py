@@ -271,14 +271,17 @@ def manifest_of(
 ) -> Manifest:
     """Split a table of studies and labels by patient, unless it has a split, and make it a manifest.
 
-    An image that stands in several rows is kept once, with labels on which they agree (`cells.agreed`).
+    An image that stands in several rows is kept once, with labels on which they agree (`cells.agreed`); a column
+    `row`, or `source_rows`, tells where in its table a row stands.
     """
     if table.empty:
         raise DataError(f"{root}: no study is left; check data.root and what the settings under data leave out")
+    if source_rows is None and "row" in table:
+        source_rows = table["row"].to_numpy(dtype=np.int64)
     table = complete(table, findings)
     repeated = (table["path"].notna() & table.duplicated("path")).to_numpy()
     if repeated.any():
-        table = once(table, findings, root)[~repeated].reset_index(drop=True)
+        table = once(table, findings, root, source_rows)[~repeated].reset_index(drop=True)
         fixed_test = None if fixed_test is None else fixed_test[~repeated]
         source_rows = None if source_rows is None else source_rows[~repeated]
     if table["split"].isna().all():

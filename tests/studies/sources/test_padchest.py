@@ -61,11 +61,16 @@ def test_a_narrower_label_makes_the_wider_ones_of_the_tree_present(tmp_path: Pat
 @pytest.mark.parametrize(
     "label",
     [
-        "['consolidation' 'pleural effusion']", "['consolidation'\n 'pleural effusion']", "['consolidation', nan, 'pleural effusion']",
-        "[ 'consolidation' ,'pleural  effusion', '']", "['consolidation', 'nan', 'pleural\neffusion']",
-        '[""consolidation"", ""pleural effusion""]', "('consolidation', 'pleural effusion')", "['consolidation''pleural effusion' None]",
+        "['consolidation' 'pleural effusion']",
+        "['consolidation'\n 'pleural effusion']",
+        "['consolidation', nan, 'pleural effusion']",
+        "[ 'consolidation' ,'pleural  effusion', '']",
+        "['consolidation', 'nan', 'pleural\neffusion']",
+        '[""consolidation"", ""pleural effusion""]',
+        "('consolidation', 'pleural effusion')",
+        "['consolidation''pleural effusion' None]",
     ],
-)  # fmt: skip
+)
 def test_a_list_loses_no_finding_however_it_was_written(tmp_path: Path, label: str) -> None:
     told = _read(_replica(tmp_path, labels=(label,)))
     assert {"consolidation", "pleural effusion"} <= set(told.findings.decode(told.labels[0]))
