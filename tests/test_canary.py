@@ -273,7 +273,7 @@ def test_no_word_that_is_masked_is_kept_in_any_spelling(way: Way) -> None:
 def _excerpts(index: Path) -> list[str]:
     import lancedb
 
-    tables = [lancedb.connect(str(path.parent)).open_table(path.stem) for path in index.rglob("*.lance")]
+    tables = [lancedb.connect(str(path.parent)).open_table(path.stem) for path in index.glob("*.lance")]
     rows = [row for table in tables for row in table.search().limit(None).to_list()]
     return [row["note_excerpt"] for row in rows if row.get("note_excerpt")]
 
