@@ -33,13 +33,13 @@ _REWORDED = (
     (re.compile(r"\bcan(?:'t|not)\b", re.IGNORECASE), "can not"),
     (re.compile(r"n't\b", re.IGNORECASE), " not"),
     (re.compile(r"\b(?:not\s+(?:as\s+)?yet|still\s+not|not\s+still)\b", re.IGNORECASE), "not"),
-    (re.compile(r"\b(whether|if|that)\s+there\s+(?:is|are|was|were)\b", re.IGNORECASE), r"\1"),
+    (re.compile(r"\b(whether|if|that|say|tell)\s+there\s+(?:is|are|was|were)\b", re.IGNORECASE), r"\1"),
     (re.compile(r"\bsince\s+(?=resolved|cleared|drained|disappeared)", re.IGNORECASE), ""),
 )
 _SENTENCE_END = re.compile(
     # A full stop, but not after the number of a list item, a title or "vs"; also where the space behind it is missing.
     r"(?<![.!?])(?<!\b\d)(?<!\bdr)(?<!\bvs)[.!]+(?=\s|$)"
-    r"|(?-i:(?<=[a-z)])[.!](?=[A-Z][a-z])|(?<=[A-Z]{3})\.(?=[A-Z]{3}))"
+    r"|(?-i:(?<=[a-z)])[.!](?=[A-Z][a-z])|(?<=[a-z]{4})\.(?=[a-z]{3})|(?<=[A-Z]{3})\.(?=[A-Z]{3}))"
     # A question mark, unless the answer follows; one before a word is a cue ("? nodule").
     r"|(?<=\w\?)\s+(?=(?-i:[A-Z]))(?!(?:no|none|nil|yes|not|negative|absent|present)\b)"
     # An empty line, or a line that opens a list item.

@@ -131,7 +131,9 @@ def load_scope() -> Scope:
         alone=pattern("alone"),
         alternative=pattern("alternative"),
         boundary=pattern("boundary"),
-        new_item=compile_phrases([f", (and)? (a|an)? ({size}|{place})", f"(and|with) (a|an)? ({size})"]),
+        new_item=compile_phrases(
+            [f", (and)? (a|an)? ({size}|{place})", f"(and|with) (a|an)? ({size})", "and (left|right|bibasilar|bibasal)"]
+        ),
         opener=compile_phrases([f"({size}|{place}|no)"]),
         unfinished=re.compile(f"(?:{pattern('unfinished').pattern})\\s*$", re.IGNORECASE),
         located=re.compile(rf"\s*(?:{pattern('located').pattern})", re.IGNORECASE),
@@ -144,7 +146,7 @@ def load_scope() -> Scope:
 def _answer(lists: Mapping[str, Any], kind: str) -> Pattern:
     """A colon or the like, the answer, and nothing more of the clause."""
     words = compile_phrases(lists["answers"][kind], "scope.yaml, answers").pattern
-    return re.compile(rf"\s*[:=?(\[–—-]+\s*(?:{words})\s*(?:$|[.,;)\]])", re.IGNORECASE)
+    return re.compile(rf"(?:\(e?s\))?\s*[:=?(\[–—-]+\s*(?:{words})\s*(?:$|[.,;)\]])", re.IGNORECASE)
 
 
 def read_yaml(name: str) -> dict[str, Any]:
