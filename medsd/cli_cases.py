@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from medsd.cases.index import CaseIndex
 
 cases = typer.Typer(
     help="The index of cases of a bundle, or one anywhere: a folder, s3://…, qdrant+http://host:6333/NAME.",
@@ -18,6 +21,10 @@ Target = Annotated[str, typer.Argument(help="folder of a bundle, folder of an in
 BundleFolder = Annotated[Path, typer.Argument(help="folder of a bundle, for instance models/nih14")]
 Elsewhere = Annotated[str | None, typer.Option("--index", help="the index, where it is not in the bundle")]
 Images = Annotated[Path, typer.Option(help="folder with the films")]
+Patient = Annotated[list[str] | None, typer.Option(help="the patient's key, as the index has it")]
+Ids = Annotated[
+    Path | None, typer.Option(help="file of patient identifiers, one a line; made keys with this site's secret")
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -64,27 +71,38 @@ def add(
 
 
 @cases.command()
-def remove(
-    target: Target,
-    patient: Annotated[list[str] | None, typer.Option(help="the patient's key, as the index has it")] = None,
-    ids: Annotated[
-        Path | None, typer.Option(help="file of patient identifiers, one a line; made keys with this site's secret")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Remove patients who withdraw, from every answer and every file.
+def remove(target: Target, patient: Patient = None, ids: Ids = None, as_json: Json = False) -> None:
+    """Remove patients who withdraw, from every answer and every file, and bar them from being added again.
 
     Example: medsd cases remove models/mine --ids withdrawn.txt
     """
+    opened, keys = _patients(target, patient, ids)
+    removed = sum(opened.remove_patient(key) for key in keys)
+    said = {"patients": len(keys), "removed": removed, "cases": len(opened)}
+    print(json.dumps(said) if as_json else f"{removed} cases removed; {len(opened)} in the index")
+
+
+@cases.command()
+def readmit(target: Target, patient: Patient = None, ids: Ids = None, as_json: Json = False) -> None:
+    """Let patients who were removed be added again; their cases come back with the next `medsd cases add`.
+
+    Example: medsd cases readmit models/mine --ids consented.txt
+    """
+    opened, keys = _patients(target, patient, ids)
+    readmitted = sum(opened.readmit_patient(key) for key in keys)
+    said = {"patients": len(keys), "readmitted": readmitted}
+    print(json.dumps(said) if as_json else f"{readmitted} of {len(keys)} patients were removed, and may be added again")
+
+
+def _patients(target: str, patient: list[str] | None, ids: Path | None) -> tuple[CaseIndex, list[str]]:
+    """The index, and the keys of the patients that were named."""
     from medsd.cases.manage import open_cases, patient_keys
 
     opened = open_cases(target)
     keys = [*(patient or ()), *(patient_keys(target, ids) if ids else ())]
     if not keys:
         raise typer.BadParameter("give --patient KEY or --ids FILE")
-    removed = sum(opened.remove_patient(key) for key in keys)
-    said = {"patients": len(keys), "removed": removed, "cases": len(opened)}
-    print(json.dumps(said) if as_json else f"{removed} cases removed; {len(opened)} in the index")
+    return opened, keys
 
 
 @cases.command()

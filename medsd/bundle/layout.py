@@ -382,7 +382,7 @@ def file_sha256(path: Path) -> str:
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """sha256 of every file below `folder`, but for bundle.json and the case index, which versions itself."""
+    """sha256 of every file below `folder`, but for bundle.json and the case index, which has checksums of its own."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     names = {path: path.relative_to(folder).as_posix() for path in paths}
     return {n: file_sha256(p) for p, n in names.items() if n != DESCRIPTION and not n.startswith(f"{CASES}/")}

@@ -7,7 +7,7 @@ and this answers, up to a size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,6 @@ class Snapshot:
     """What a search reads, of one version of the table.
 
     Attributes:
-        state: of the store when it was read; another state means another version.
         row_ids: uint64 (N,), where the store finds each case again in this version.
         embeddings: float32 (N, D), of unit length; None where they are too many for memory.
         labels: float32 (N, F): 1, 0, NaN.
@@ -40,7 +39,6 @@ class Snapshot:
         categories: pyarrow dictionary arrays (N,) by column of `FILTER_COLUMNS`.
     """
 
-    state: Hashable
     row_ids: npt.NDArray[np.uint64]
     embeddings: FloatArray | None
     labels: FloatArray

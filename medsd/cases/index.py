@@ -73,9 +73,14 @@ class CaseStore(Protocol):
     def vocabulary(self) -> dict[str, tuple[str, ...]]:
         """The values that occur in each of `FILTER_COLUMNS`, sorted."""
 
-    def add(self, cases: Sequence[Case], embeddings: FloatArray) -> None: ...
+    def add(self, cases: Sequence[Case], embeddings: FloatArray) -> int:
+        """Append cases but those of removed patients; returns how many were added."""
 
-    def remove_patient(self, patient_key: str) -> int: ...
+    def remove_patient(self, patient_key: str) -> int:
+        """Remove a patient's cases, and keep a keyed hash that bars the patient; returns how many cases went."""
+
+    def readmit_patient(self, patient_key: str) -> bool:
+        """Let a removed patient be added again; returns whether this one was removed."""
 
     def compact(self, *, approximate_above: int | None = None) -> float | None: ...
 
@@ -100,7 +105,8 @@ class CaseIndex:
             model_sha256: of the model that will ask; None to look at the index without asking a model.
 
         Raises:
-            BundleError: there is no index, this medsd cannot read it, or another model made it.
+            BundleError: there is no index, this medsd cannot read it, one of its files was changed, or another model
+                made it.
             DependencyError: a Qdrant collection without the extra `qdrant`.
         """
         index = cls(_store(path).open(path))
@@ -265,21 +271,37 @@ class CaseIndex:
         """
         return self.store.table()
 
-    def add(self, cases: Sequence[Case], embeddings: FloatArray) -> None:
+    def add(self, cases: Sequence[Case], embeddings: FloatArray) -> int:
         """Append cases with their embeddings (N, D) of unit length, as one new version.
+
+        Cases of patients who were removed are left out (`readmit_patient`).
+
+        Returns:
+            how many cases were added.
 
         Raises:
             DataError: embeddings or labels of the wrong shape, or not of unit length.
         """
-        self.store.add(cases, embeddings)
+        return self.store.add(cases, embeddings)
 
     def remove_patient(self, patient_key: str) -> int:
         """Remove a patient's cases, and their bytes from every file of the index, older versions included.
+
+        The index keeps a keyed hash of the patient (`medsd.cases.removals`), also of one who has no case yet, and takes
+        no case of this patient any more, by `add` or by `create_index` with `replace`.
 
         Returns:
             How many cases went.
         """
         return self.store.remove_patient(patient_key)
+
+    def readmit_patient(self, patient_key: str) -> bool:
+        """Let a patient who was removed be added again.
+
+        Returns:
+            whether this patient was removed before.
+        """
+        return self.store.readmit_patient(patient_key)
 
     def compact(self, *, approximate_above: int | None = None) -> float | None:
         """Merge small files, drop older versions, bring an approximate index up to date.
@@ -330,7 +352,8 @@ def create_index(
         findings: the vocabulary of the labels.
         model: name and version of the bundle, for messages.
         public: the keys are made with the bundle's name.
-        replace: put the new cases in the place of an index that is there; readers follow.
+        replace: put the new cases in the place of an index that is there; readers follow. Patients who were removed
+            from it stay out.
         scale: of the similarities (`medsd.cases.scale.fit_scale`); made here where `cases` is a sequence.
         vote: when the nearest cases contradict the model.
         approximate_above: search approximately from this many cases on; the measured recall is logged.

@@ -1,16 +1,17 @@
 """Cases in LanceDB: an embedded table in a folder or an object store, versioned, one writer beside many readers.
 
-`LanceStore` is a `medsd.cases.index.CaseStore`. Every write is one new version, visible when its manifest is; a
-reader follows at its next question. Exact search runs in memory (`medsd.cases.exact`) up to `memory_limit` bytes of
-embeddings, and in LanceDB's flat scan beyond, unless there are so many cases that an approximate index was made
-(`medsd.cases.approximate`).
+`LanceStore` is a `medsd.cases.index.CaseStore`. Every write is one new version, visible when it is sealed
+(`medsd.cases.seal`); a reader follows at its next question. Every file is compared with its checksum before it is
+read. Exact search runs in memory (`medsd.cases.exact`) up to `memory_limit` bytes of embeddings, and in LanceDB's flat
+scan beyond, unless there are so many cases that an approximate index was made (`medsd.cases.approximate`).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,18 +29,22 @@ from medsd.cases.lance_files import (
     first_line,
     full_uri,
     local_folder,
+    merge,
     pa,
     prune,
     quoted,
     writing,
 )
+from medsd.cases.removals import Removals
 from medsd.cases.rows import BLOCK, KEYS, MEDIA, batches, case_table, label_matrix, matrix, read_description, schema
+from medsd.cases.seal import CHECKED_AT_OPENING, Seal, SealedFiles
 from medsd.errors import BundleError, DataError
+from medsd.findings import FindingSet
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLE = "cases"
+TABLE, TABLE_FOLDER = "cases", "cases.lance"
 MEMORY_LIMIT = 2 << 30  # bytes of embeddings: four million cases of 128 numbers
 # Seconds before each further try of a question whose files a writer has just removed. A busy writer may do so several
 # times in a row, so that trying again at once is not enough.
@@ -62,25 +67,22 @@ class LanceStore:
         self.uri = uri
         self._folder = local_folder(uri)
         self._memory_limit = memory_limit
-        self._lock = threading.Lock()
+        self._files = SealedFiles(uri, TABLE_FOLDER)
+        self._lock = threading.RLock()
+        self._sealed: tuple[bytes, Seal] = (b"", Seal(0, {}, Removals()))
         self._snapshot: Snapshot | None = None
         self._pinned: Any = None
         self._approximate = False  # whether the pinned version has an approximate index
-        # Zero: every question looks whether there is a newer version; a removed patient must not linger in an answer.
-        self._latest = connect(uri, read_consistency_interval=timedelta(0)).open_table(TABLE)
-        self._description = read_description(self._latest.schema.metadata, uri)
-        self._findings = self._description.vocabulary
+        self._description: IndexDescription | None = None
+        self._retrying(self._pin)
 
     @classmethod
     def open(cls, path: str | Path, *, memory_limit: int = MEMORY_LIMIT) -> LanceStore:
         """Open the index at `path`; raises BundleError when there is none or it cannot be read."""
         folder = local_folder(path)
-        if folder is not None and not (folder / f"{TABLE}.lance").is_dir():
+        if folder is not None and not (folder / TABLE_FOLDER).is_dir():
             raise BundleError(f"{path}: no case index here; make one with `medsd index`")
-        try:
-            return cls(full_uri(path), memory_limit=memory_limit)
-        except _STALE as error:
-            raise BundleError(f"{path}: the case index cannot be read ({first_line(error)})") from None
+        return cls(full_uri(path), memory_limit=memory_limit)
 
     @classmethod
     def create(
@@ -96,28 +98,32 @@ class LanceStore:
         writer = _Writer(description)
         folder = local_folder(path)
         if folder is None:
-            mode = "overwrite" if replace else "create"
             try:
-                writer.write(full_uri(path), cases, embeddings, mode)
+                writer.write(full_uri(path), cases, embeddings, replace=replace)
             except ValueError as error:
                 raise BundleError(f"{path}: {first_line(error)}") from None
-        elif (folder / f"{TABLE}.lance").is_dir():
+        elif (folder / TABLE_FOLDER).is_dir():
             if not replace:
                 raise BundleError(f"{path}: there is a case index already; remove it, or ask to replace it")
             with writing(folder):
-                prune(writer.write(full_uri(path), cases, embeddings, "overwrite"))
+                writer.write(full_uri(path), cases, embeddings, replace=True)
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise BundleError(f"{path}: something else is here; give an index a folder of its own")
         else:
-            create_beside(folder, lambda uri: writer.write(uri, cases, embeddings, "create"))
+            create_beside(folder, lambda uri: writer.write(uri, cases, embeddings))
         return cls.open(path)
 
     @property
     def description(self) -> IndexDescription:
+        assert self._description is not None  # since the store was opened
         return self._description
 
+    @property
+    def _findings(self) -> FindingSet:
+        return self.description.vocabulary
+
     def __len__(self) -> int:
-        return int(self._latest.count_rows())
+        return int(self._retrying(self._pin).count_rows())
 
     def search(
         self,
@@ -192,12 +198,14 @@ class LanceStore:
         snapshot, _ = self._retrying(self._current)
         return {name: tuple(sorted(column.dictionary.to_pylist())) for name, column in snapshot.categories.items()}
 
-    def add(self, cases: Sequence[Case], embeddings: FloatArray) -> None:
-        """Append cases as one new version."""
-        blocks = list(batches(cases, embeddings, self.description))
-        if blocks:
-            with writing(self._folder):
-                self._latest.add(pa().Table.from_batches(blocks))
+    def add(self, cases: Sequence[Case], embeddings: FloatArray) -> int:
+        """Append cases as one new version; see `medsd.cases.index.CaseStore`."""
+        with self._writing(rewrites=False) as (table, seal):
+            blocks = list(batches(cases, embeddings, self.description, seal.removals))
+            if blocks:
+                table.add(pa().Table.from_batches(blocks))
+                self._files.seal(table.version, seal.removals, seal)
+        return sum(block.num_rows for block in blocks)
 
     def remove_patient(self, patient_key: str) -> int:
         """Remove a patient's cases and rewrite every file, so that none of their bytes stay.
@@ -206,16 +214,23 @@ class LanceStore:
         """
         if not patient_key:
             raise DataError("remove: give the patient's key; an empty one would mean every case without a patient")
-        with writing(self._folder):
+        with self._writing() as (table, seal):
             where = f"patient_key = {quoted(patient_key)}"
-            removed, indexed = int(self._latest.count_rows(where)), approximate.is_approximate(self._latest)
-            if removed:
-                kept = self._latest.search().where(f"NOT ({where})").limit(None).to_batches(batch_size=BLOCK)
+            theirs = table.search().where(where).select(["study_key"]).limit(None).to_arrow()["study_key"].to_pylist()
+            indexed = approximate.is_approximate(table)
+            if theirs:
+                kept = table.search().where(f"NOT ({where})").limit(None).to_batches(batch_size=BLOCK)
                 connect(self.uri).create_table(TABLE, kept, mode="overwrite")
-                self._keep_up(wanted=indexed)
-            prune(self._latest)  # even if there was nothing to remove: a crash may have come before the pruning
-            self._forget()
-        return removed
+                self._keep_up(table, wanted=indexed)
+            _finish(self._files, table, seal.removals.with_patient(patient_key, theirs), seal)
+        return len(theirs)
+
+    def readmit_patient(self, patient_key: str) -> bool:
+        """Let a removed patient be added again; see `medsd.cases.index.CaseStore`."""
+        with self._writing(rewrites=False) as (table, seal):
+            if held := seal.removals.holds(patient_key):
+                self._files.seal(table.version, seal.removals.without_patient(patient_key), seal)
+        return held
 
     def compact(self, *, approximate_above: int | None = None) -> float | None:
         """Merge small files, drop older versions, bring an approximate index up to date.
@@ -227,58 +242,69 @@ class LanceStore:
         Returns:
             the measured recall of the approximate index; None where the search is exact.
         """
-        with writing(self._folder):
-            indexed = approximate.is_approximate(self._latest)
-            prune(self._latest)
+        with self._writing() as (table, seal):
+            indexed = approximate.is_approximate(table)
+            merge(table)
             if approximate_above is None:
-                recall = self._keep_up(wanted=indexed)
+                recall = self._keep_up(table, wanted=indexed)
             else:
-                recall = self._keep_up(above=approximate_above)
-            prune(self._latest)
-            self._forget()
+                recall = self._keep_up(table, above=approximate_above)
+            _finish(self._files, table, seal.removals, seal)
         return recall
 
     @property
     def approximate(self) -> bool:
         """Whether the search goes through an approximate index."""
-        return approximate.is_approximate(self._latest)
+        return approximate.is_approximate(self._retrying(self._pin))
 
-    def _keep_up(self, *, wanted: bool | None = None, above: int | None = None) -> float | None:
+    def _keep_up(self, table: Any, *, wanted: bool | None = None, above: int | None = None) -> float | None:
         limit = self.description.approximate_above if above is None else above
-        return approximate.keep_up(self._latest, self.description.embedding_size, limit, wanted=wanted)
+        return approximate.keep_up(table, self.description.embedding_size, limit, wanted=wanted)
+
+    @contextmanager
+    def _writing(self, *, rewrites: bool = True) -> Iterator[tuple[Any, Seal]]:
+        """The table to write to, alone, and its seal; with `rewrites`, what is written again was checked before."""
+        with writing(self._folder):
+            content, seal = self._files.read()
+            if rewrites:
+                SealedFiles(self.uri, TABLE_FOLDER).check(
+                    seal, content, everything=True
+                )  # also what was checked before
+            table = connect(self.uri, read_consistency_interval=timedelta(0)).open_table(TABLE)
+            # A writer that was killed may have left a version without a seal. An object store has no lock, so there it
+            # may be another writer's, who is about to seal it.
+            if self._folder is not None and table.version != seal.version:
+                table.restore(seal.version)
+            yield table, seal
+
+    def _pin(self) -> Any:
+        """A handle that reads the sealed version, which is checked: all of it, or of a large one what is read first."""
+        with self._lock:
+            if self._pinned is None or self._files.content() != self._sealed[0]:
+                content, seal = self._files.read()
+                self._files.check(seal, content, everything=seal.size <= CHECKED_AT_OPENING)
+                pinned = connect(self.uri).open_table(TABLE)
+                pinned.checkout(seal.version)
+                self._follow(read_description(pinned.schema.metadata, self.uri))
+                self._approximate = approximate.is_approximate(pinned)
+                self._sealed, self._pinned, self._snapshot = (content, seal), pinned, None
+            return self._pinned
 
     def _current(self) -> tuple[Snapshot, Any]:
         """The newest version in memory, and a table handle that reads the same version."""
         with self._lock:
-            state = self._state()  # before the version: were one to come in between, the next question sees it
-            if self._snapshot is None or self._snapshot.state != state:
-                pinned = connect(self.uri).open_table(TABLE)
-                pinned.checkout(pinned.version)
-                self._check_still_ours(read_description(pinned.schema.metadata, self.uri))
-                self._approximate = approximate.is_approximate(pinned)
-                limit = 0 if self._approximate else self._memory_limit
-                self._snapshot = _load(pinned, state, self.description, limit)
-                self._pinned = pinned
-            return self._snapshot, self._pinned
+            pinned = self._pin()
+            if self._snapshot is None:
+                content, seal = self._sealed
+                self._files.check(seal, content, everything=True)
+                self._snapshot = _load(pinned, self.description, 0 if self._approximate else self._memory_limit)
+            return self._snapshot, pinned
 
-    def _state(self) -> Hashable:
-        """Changes with every version.
-
-        In a folder the manifests, one a version: on a busy machine looking at them is milliseconds faster than asking
-        LanceDB, which answers from another thread.
-        """
-        if self._folder is None:
-            return int(self._latest.version)
-        manifests = self._folder / f"{TABLE}.lance" / "_versions"
-        status = manifests.stat()  # an index that was made anew in this place begins again with the same names
-        return status.st_ino, status.st_mtime_ns, frozenset(path.name for path in manifests.iterdir())
-
-    def _check_still_ours(self, description: IndexDescription) -> None:
-        if (
-            description.model_sha256 != self.description.model_sha256
-            or description.findings != self.description.findings
-        ):
+    def _follow(self, description: IndexDescription) -> None:
+        ours = self._description
+        if ours and (description.model_sha256 != ours.model_sha256 or description.findings != ours.findings):
             raise BundleError(f"{self.uri}: the case index was replaced by one of another model; open it again")
+        self._description = ours or description
 
     def _forget(self) -> None:
         with self._lock:
@@ -356,34 +382,49 @@ class _Writer:
     def __init__(self, description: IndexDescription) -> None:
         self.description = description
 
-    def write(self, uri: str, cases: Iterable[Case], embeddings: FloatArray, mode: str) -> Any:
+    def write(self, uri: str, cases: Iterable[Case], embeddings: FloatArray, *, replace: bool = False) -> None:
+        """Write and seal the table at `uri`; the list of removed patients of one that is replaced stays in force."""
         problems: list[Exception] = []
+        files = SealedFiles(uri, TABLE_FOLDER)
+        before = files.read_if_there() if replace else None
+        removals = before.removals if before else Removals()
 
         def blocks() -> Iterator[Any]:
             try:
-                yield from batches(cases, embeddings, self.description)
+                yield from batches(cases, embeddings, self.description, removals)
             except Exception as error:
                 problems.append(error)
                 raise
 
         reader = pa().RecordBatchReader.from_batches(schema(self.description), blocks())
         try:
-            table = connect(uri).create_table(TABLE, reader, mode=mode)
+            database = connect(uri, read_consistency_interval=timedelta(0))
+            table = database.create_table(TABLE, reader, mode="overwrite" if replace else "create")
         except Exception:
             if problems:
                 raise problems[0] from None
             raise
         approximate.keep_up(table, self.description.embedding_size, self.description.approximate_above)
-        return table
+        if before:
+            _finish(files, table, removals, before)
+        else:
+            files.seal(table.version, removals, None)
 
 
-def _load(pinned: Any, state: Hashable, description: IndexDescription, memory_limit: int) -> Snapshot:
+def _finish(files: SealedFiles, table: Any, removals: Removals, before: Seal) -> None:
+    """Seal what was written, so that readers follow; then remove the older versions, and seal what is left."""
+    merge(table)
+    files.seal(table.version, removals, before)
+    prune(table)
+    files.seal(table.version, removals, before)
+
+
+def _load(pinned: Any, description: IndexDescription, memory_limit: int) -> Snapshot:
     size = description.embedding_size
     in_memory = pinned.count_rows() * size * 4 <= memory_limit
     columns = [*KEYS, *FILTER_COLUMNS, "labels"] + ["embedding"] * in_memory
     rows = pinned.search().select(columns).with_row_id(True).limit(None).to_arrow()
     return Snapshot(
-        state,
         rows["_rowid"].to_numpy(),
         matrix(rows["embedding"], size) if in_memory else None,
         label_matrix(rows["labels"], len(description.findings)),

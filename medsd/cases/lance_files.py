@@ -11,9 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from medsd.cases.case import FILTER_COLUMNS, CaseFilter
 from medsd.errors import BundleError
 from medsd.findings import FindingSet
+
+_NEVER = timedelta(days=36_500)
 
 
 def create_beside(folder: Path, write: Callable[[str], Any]) -> None:
@@ -29,8 +33,13 @@ def create_beside(folder: Path, write: Callable[[str], Any]) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def merge(table: Any) -> None:
+    """Merge small files into a new version; the older ones stay for those who read them."""
+    table.optimize(cleanup_older_than=_NEVER)
+
+
 def prune(table: Any) -> None:
-    """Merge small files and remove every version but the newest, with the files of failed writes."""
+    """Remove every version but the newest, with the files of failed writes."""
     with warnings.catch_warnings():
         # It warns that readers of older versions fail; ours ask again (`_retrying`).
         warnings.filterwarnings("ignore", message="optimize", category=UserWarning)
@@ -39,17 +48,12 @@ def prune(table: Any) -> None:
 
 @contextlib.contextmanager
 def writing(folder: Path | None) -> Iterator[None]:
-    """One writer at a time; the kernel lets go when a process dies. An object store has no such lock."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        folder = None
+    """One writer at a time; the system lets go when a process dies. An object store has no such lock."""
     if folder is None:
         yield
         return
     try:
-        with (folder / ".write.lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with FileLock(folder / ".write.lock"):
             yield
     except (OSError, RuntimeError) as error:
         raise BundleError(f"{folder}: the case index cannot be written ({first_line(error)})") from None

@@ -1,7 +1,7 @@
 """What is done with an index after it was made: say what is in it, add films, embed again, hand out a table.
 
-Begin at `open_cases`, which takes a bundle, an index or a URI alike. Removing a patient and compacting are methods of
-`CaseIndex` itself.
+Begin at `open_cases`, which takes a bundle, an index or a URI alike. Removing and readmitting a patient and compacting
+are methods of `CaseIndex` itself.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Changes:
         known: films whose study is a case already, and which were left alone.
         missing: cases without a film, which were dropped.
         refused: films that must not be scored.
+        barred: cases left out because their patient was removed from the index.
     """
 
     cases: int
@@ -53,10 +54,16 @@ class Changes:
     known: int = 0
     missing: int = 0
     refused: int = 0
+    barred: int = 0
 
     def line(self) -> str:
         """As a sentence."""
-        others = ((self.known, "known before"), (self.missing, "without a film dropped"), (self.refused, "refused"))
+        others = (
+            (self.known, "known before"),
+            (self.missing, "without a film dropped"),
+            (self.refused, "refused"),
+            (self.barred, "of removed patients left out (medsd cases readmit)"),
+        )
         rest = "".join(f", {count} {word}" for count, word in others if count)
         return f"{self.written} cases written{rest}; {self.cases} in the index"
 
@@ -177,9 +184,8 @@ def add_films(
         patient = hasher.patient_key(row.patient) or prediction.patient_key
         cases.append(row.case(key, patient, _media(prediction, thumbnails, _excerpt(row, bundle) if excerpts else "")))
         vectors.append(prediction.embedding)
-    if cases:
-        index.add(cases, np.stack(vectors))
-    return Changes(len(index), len(cases), known=len(rows) - len(new), refused=refused)
+    added = index.add(cases, np.stack(vectors)) if cases else 0
+    return Changes(len(index), added, known=len(rows) - len(new), refused=refused, barred=len(cases) - added)
 
 
 def rebuild(

@@ -8,6 +8,7 @@ Searches are exact. Unlike a folder, a collection has no lock: let one process w
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import uuid
@@ -24,6 +25,7 @@ from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter, FloatArray, Hit
 from medsd.cases.described import IndexDescription
 from medsd.cases.exact import Positions, Snapshot, nearest_distinct
 from medsd.cases.qdrant_points import TEXT, case_of, condition_of, labels_of, points_of, value_is
+from medsd.cases.removals import Removals
 from medsd.cases.rows import BLOCK, KEYS, case_table, check_batch, read_description_json
 from medsd.errors import BundleError, DataError, DependencyError
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 API_KEY = "MEDSD_QDRANT_API_KEY"
 SCHEME = "qdrant+"
-METADATA = "medsd"  # of the collection: the description as JSON
+METADATA, REMOVALS = "medsd", "removals"  # of the collection: the description, and who was removed, as JSON
 INDEXED = ("study_key", "patient_key", *FILTER_COLUMNS, "present", "absent")  # payload that filters ask for
 _LARGE = ("thumbnail", "note_excerpt")
 _TIMEOUT_S = 60
@@ -55,7 +57,7 @@ class QdrantStore:
     def __init__(self, client: Any, name: str) -> None:
         self._client = client
         self.name = name
-        self._description = _read_description(client, name)
+        self._description = _metadata(client, name)[0]
         self._findings = self._description.vocabulary
 
     @classmethod
@@ -93,7 +95,8 @@ class QdrantStore:
             raise BundleError(f"{name}: there is a case index already; remove it, or ask to replace it")
         if old is None and client.collection_exists(name):
             raise BundleError(f"{name}: something else is here; give an index a name of its own")
-        _exchange(client, name, description, old, _checked(cases, embeddings, description))
+        removals = _metadata(client, name)[1] if old else Removals()
+        _exchange(client, name, description, removals, old, _checked(cases, embeddings, description, removals))
         return cls(client, name)
 
     @property
@@ -184,12 +187,15 @@ class QdrantStore:
 
         return self._retrying(ask)
 
-    def add(self, cases: Sequence[Case], embeddings: FloatArray) -> None:
+    def add(self, cases: Sequence[Case], embeddings: FloatArray) -> int:
         """Append cases: all of them in one request up to `BLOCK`, and block by block beyond."""
-        blocks = list(_checked(cases, embeddings, self.description))  # checked as a whole before anything is written
+        removals = self._retrying(lambda: _metadata(self._client, self.name))[1]
+        # Checked as a whole before anything is written.
+        blocks = list(_checked(cases, embeddings, self.description, removals))
         collection = self._retrying(lambda: _behind(self._client, self.name))
         for block in blocks:
             self._client.upsert(collection, points_of(block, self._findings.names), wait=True)
+        return sum(map(len, blocks))
 
     def remove_patient(self, patient_key: str) -> int:
         """Remove a patient's cases from every answer at once, then write the others into a new collection.
@@ -202,16 +208,28 @@ class QdrantStore:
         if not patient_key:
             raise DataError("remove: give the patient's key; an empty one would mean every case without a patient")
         theirs = models.Filter(must=[value_is("patient_key", patient_key)])
-        removed = int(self._client.count(self.name, count_filter=theirs, exact=True).count)
-        if removed:
+        studies = [p.payload["study_key"] for p in self._points(theirs, only=["study_key"])]
+        self._remember(_metadata(self._client, self.name)[1].with_patient(patient_key, studies))
+        if studies:
             self._client.delete(self.name, models.FilterSelector(filter=theirs), wait=True)
             self.compact()
-        return removed
+        return len(studies)
+
+    def readmit_patient(self, patient_key: str) -> bool:
+        """Let a removed patient be added again; see `medsd.cases.index.CaseStore`."""
+        removals = _metadata(self._client, self.name)[1]
+        if held := removals.holds(patient_key):
+            self._remember(removals.without_patient(patient_key))
+        return held
 
     def compact(self, *, approximate_above: int | None = None) -> None:
         """Write the cases into a new collection and delete the old one; the search stays exact whatever is asked."""
-        old = _behind(self._client, self.name)
-        _exchange(self._client, self.name, self.description, old, _blocks(self.records()))
+        old, removals = _behind(self._client, self.name), _metadata(self._client, self.name)[1]
+        _exchange(self._client, self.name, self.description, removals, old, _blocks(self.records()))
+
+    def _remember(self, removals: Removals) -> None:
+        collection = _behind(self._client, self.name)
+        self._client.update_collection(collection, metadata={REMOVALS: json.dumps(removals.as_dict())})
 
     def _points(
         self,
@@ -241,7 +259,6 @@ class QdrantStore:
         columns = {name: pa.array([p.payload[name] for p in points], pa.string()) for name in TEXT}
         labels = [labels_of(p.payload, self._findings.names) for p in points]
         return Snapshot(
-            state=None,
             row_ids=np.arange(len(points), dtype=np.uint64),
             embeddings=self._vectors(points) if points and points[0].vector is not None else self._vectors([]),
             labels=np.stack(labels) if labels else np.zeros((0, len(self._findings)), np.float32),
@@ -257,7 +274,7 @@ class QdrantStore:
         return case_of(point.payload, self._findings)
 
     def _check_still_ours(self) -> None:
-        now = _read_description(self._client, self.name)
+        now = _metadata(self._client, self.name)[0]
         if now.model_sha256 != self.description.model_sha256 or now.findings != self.description.findings:
             raise BundleError(f"{self.name}: the case index was replaced by one of another model; open it again")
 
@@ -305,7 +322,8 @@ def _behind(client: Any, name: str) -> str | None:
     return next((a.collection_name for a in client.get_aliases().aliases if a.alias_name == name), None)
 
 
-def _read_description(client: Any, name: str) -> IndexDescription:
+def _metadata(client: Any, name: str) -> tuple[IndexDescription, Removals]:
+    """What an index says of itself, and who was removed from it."""
     try:
         collection = _behind(client, name)
         metadata = None if collection is None else client.get_collection(collection).config.metadata
@@ -316,11 +334,19 @@ def _read_description(client: Any, name: str) -> IndexDescription:
     text = (metadata or {}).get(METADATA)
     if text is None:
         raise BundleError(f"{name}: a Qdrant collection, but no case index of medsd")
-    return read_description_json(text, name)
+    try:
+        return read_description_json(text, name), Removals.of(json.loads(metadata[REMOVALS]))
+    except (KeyError, TypeError, ValueError):
+        raise BundleError(f"{name}: the list of removed patients cannot be read; make the case index anew") from None
 
 
 def _exchange(
-    client: Any, name: str, description: IndexDescription, old: str | None, blocks: Iterable[list[tuple[Case, Any]]]
+    client: Any,
+    name: str,
+    description: IndexDescription,
+    removals: Removals,
+    old: str | None,
+    blocks: Iterable[list[tuple[Case, Any]]],
 ) -> None:
     """Write a collection and put it behind the alias in one step; what was there before is deleted."""
     from qdrant_client import models
@@ -329,7 +355,7 @@ def _exchange(
     client.create_collection(
         new,
         vectors_config=models.VectorParams(size=description.embedding_size, distance=models.Distance.DOT),
-        metadata={METADATA: description.model_dump_json()},
+        metadata={METADATA: description.model_dump_json(), REMOVALS: json.dumps(removals.as_dict())},
     )
     try:
         with warnings.catch_warnings():
@@ -353,14 +379,16 @@ def _exchange(
 
 
 def _checked(
-    cases: Iterable[Case], embeddings: FloatArray, description: IndexDescription
+    cases: Iterable[Case], embeddings: FloatArray, description: IndexDescription, removals: Removals
 ) -> Iterator[list[tuple[Case, FloatArray]]]:
-    """Blocks of cases with their embeddings, under the same checks as a LanceDB table's."""
+    """Blocks of cases with their embeddings, under the same checks as a LanceDB table's; no removed patient's."""
     vectors, rest, start = np.asarray(embeddings, dtype=np.float32), iter(cases), 0
     check_batch([], vectors, description)
     while block := list(islice(rest, BLOCK)):
         check_batch(block, vectors[start : start + len(block)], description)
-        yield list(zip(block, vectors[start : start + len(block)], strict=True))
+        pairs = zip(block, vectors[start : start + len(block)], strict=True)
+        if kept := [pair for pair in pairs if not removals.bars(pair[0])]:
+            yield kept
         start += len(block)
     if start < len(vectors):
         raise DataError(f"case index: {start} cases for {len(vectors)} embeddings")

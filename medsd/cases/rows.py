@@ -14,6 +14,7 @@ from medsd.bundle.layout import finding_entries
 from medsd.cases.case import FILTER_COLUMNS, Case, FloatArray
 from medsd.cases.described import APPROXIMATE_ABOVE, IndexDescription, SimilarityScale, VoteRule
 from medsd.cases.exact import Snapshot
+from medsd.cases.removals import Removals
 from medsd.errors import BundleError, DataError
 from medsd.findings import FindingSet
 
@@ -55,8 +56,10 @@ def describe(
     )
 
 
-def batches(cases: Iterable[Case], embeddings: FloatArray, description: IndexDescription) -> Iterator[Any]:
-    """Record batches of the cases with their embeddings, checked."""
+def batches(
+    cases: Iterable[Case], embeddings: FloatArray, description: IndexDescription, removals: Removals
+) -> Iterator[Any]:
+    """Record batches of the cases with their embeddings, checked, without those of removed patients."""
     import pyarrow as pa
 
     layout = schema(description)
@@ -67,10 +70,12 @@ def batches(cases: Iterable[Case], embeddings: FloatArray, description: IndexDes
         vectors = embeddings[start : start + len(block)]
         if len(vectors) < len(block):
             raise DataError(f"case index: more cases than the {len(embeddings)} embeddings")
-        labels = np.stack([_checked_labels(case, len(description.findings)) for case in block])
-        columns = [_column(field, block, vectors, labels) for field in layout]
-        yield pa.RecordBatch.from_arrays(columns, schema=layout)
         start += len(block)
+        labels = np.stack([_checked_labels(case, len(description.findings)) for case in block])
+        kept = [row for row, case in enumerate(block) if not removals.bars(case)]
+        columns = [_column(field, [block[row] for row in kept], vectors[kept], labels[kept]) for field in layout]
+        if kept:
+            yield pa.RecordBatch.from_arrays(columns, schema=layout)
     if start < len(embeddings):
         raise DataError(f"case index: {start} cases for {len(embeddings)} embeddings")
 

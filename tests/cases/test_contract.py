@@ -6,6 +6,7 @@ import base64
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,22 @@ def test_a_secret_is_not_sent_in_the_open(monkeypatch):
     monkeypatch.setenv("MEDSD_QDRANT_API_KEY", "s3cret")
     with pytest.raises(BundleError, match=r"in the open; use qdrant\+https"):
         CaseIndex.open("qdrant+http://cases.example:6333/cases")
+
+
+def test_a_removed_patient_comes_back_only_when_readmitted(make, cases, embeddings):
+    index = make(cases, embeddings)
+    theirs = [row for row, case in enumerate(cases) if case.patient_key == cases[0].patient_key]
+    assert index.remove_patient(cases[0].patient_key) == len(theirs) == 2
+    assert index.add([cases[row] for row in theirs] + [cases[50]], embeddings[[*theirs, 50]]) == 1
+    assert len(index) == N - 1
+    nameless = replace(cases[theirs[0]], patient_key="")  # the same study in a table that names no patients
+    assert index.add([nameless], embeddings[theirs[:1]]) == 0
+    index.compact()
+    assert index.add([cases[theirs[0]]], embeddings[theirs[:1]]) == 0
+    assert index.remove_patient("not there yet") == 0
+    early = replace(cases[1], study_key="new", patient_key="not there yet")
+    assert index.add([early], embeddings[1:2]) == 0
+    assert make(cases, embeddings, replace=True).store.add([early], embeddings[1:2]) == 0
+    assert len(index) == N - 2
+    assert (index.readmit_patient(cases[0].patient_key), index.readmit_patient(cases[9].patient_key)) == (True, False)
+    assert index.add([cases[row] for row in theirs], embeddings[theirs]) == 2

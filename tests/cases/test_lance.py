@@ -85,6 +85,7 @@ def test_the_last_patient_can_be_removed(tmp_path, findings):
     index = create_index(tmp_path / "c", [canary_case(findings)], vector, model_sha256=MODEL, findings=findings)
     index.remove_patient("canarypatient")
     assert (len(index), index.nearest(vector[0]), remains(tmp_path)) == (0, [], [])
+    index.readmit_patient("canarypatient")
     index.add([canary_case(findings)], vector)
     assert len(index.nearest(vector[0])) == 1
 

@@ -206,13 +206,18 @@ def test_every_verb_from_the_command_line(bundle, films, tmp_path):
     (tmp_path / "ids.txt").write_text(SECRET)
     said = json.loads(_run("remove", bundle.folder, "--ids", tmp_path / "ids.txt", "--json"))
     assert said == {"patients": 1, "removed": 2, "cases": 3}
+    again = _run("add", bundle.folder, new, "--images", films)
+    assert "0 cases written, 2 known before, 2 of removed patients left out (medsd cases readmit)" in again
+    assert "1 of 1 patients were removed, and may be added again" in _run(
+        "readmit", bundle.folder, "--ids", tmp_path / "ids.txt"
+    )
     assert "1 cases removed; 2 in the index" in _run("remove", bundle.cases_path, "--patient", "somebody")
     assert "2 cases written" in _run("rebuild", bundle.folder, "--images", films)
     assert "2 cases; exact search" in _run("compact", bundle.folder)
     assert "2 cases" in _run("export", bundle.folder, "--out", out) and out.is_file()
 
 
-@pytest.mark.parametrize("verb", ["info", "add", "remove", "rebuild", "compact", "export"])
+@pytest.mark.parametrize("verb", ["info", "add", "remove", "readmit", "rebuild", "compact", "export"])
 def test_every_verb_has_help_with_an_example(verb):
     assert f"Example: medsd cases {verb}" in CliRunner().invoke(app, ["cases", verb, "--help"]).output
 
