@@ -54,6 +54,13 @@ class Engine(StrEnum):
     ray = "ray"
 
 
+class By(StrEnum):
+    """What a row of the table is of."""
+
+    image = "image"
+    study = "study"
+
+
 class BurnedInChoice(StrEnum):
     """What text in the pixels, or not knowing of it, leads to."""
 
@@ -113,6 +120,17 @@ def score(
         int | None, typer.Option(min=0, max=65535, help="Prometheus metrics on this port of the loopback address")
     ] = None,
     coverage: Coverage = None,
+    by: Annotated[
+        By,
+        typer.Option(
+            help="study: one row a study. Its probabilities are the mean over its frontal images that were scored, and "
+            "calls are made of the mean; laterals and refused images are counted and left out, copies of one instance "
+            "count once. The table of the images is kept beside, as OUT.images"
+        ),
+    ] = By.image,
+    defuse_formulas: Annotated[
+        bool, typer.Option("--defuse-formulas", help="in .csv, an apostrophe before texts that begin with = + - @")
+    ] = False,
     provider: Where = Provider.auto,
     precision: Precision = PrecisionOf.auto,
     require_gpu: Annotated[bool, typer.Option("--require-gpu", help="fail rather than run on the CPU")] = False,
@@ -130,7 +148,7 @@ def score(
     set_: GateSet = None,
     as_json: Json = False,
 ) -> None:
-    """Score DICOM files and images, or notes alone, into a table, one row an input.
+    """Score DICOM files and images, or notes alone, into a table, one row an input, or a study with --by study.
 
     Exit status: 0 each input has a row, refused ones with the reason; 1 the same, and --strict met a refused one; 2 it
     could not be done (bad usage, a disk that is full); 130 interrupted. After 2 and 130, --resume goes on.
@@ -140,14 +158,15 @@ def score(
     Example: medsd score models/nih14 s3://archive/2026 --out s3://results/2026.parquet --engine ray --ray-address
     head:6379
     """
-    from medsd.inference import batch, cluster
+    from medsd.inference import batch, by_study, cluster
     from medsd.settings import load_gate
 
     on_ray = engine is Engine.ray
     if ray_address != cluster.LOCAL and not on_ray:
         raise typer.BadParameter("--ray-address needs --engine ray")
     on_cluster = partial(cluster.score, address=ray_address, workers=workers)
-    summary = (on_cluster if on_ray else partial(batch.score, workers=workers or 2))(
+    run = on_cluster if on_ray else partial(batch.score, workers=workers or 2)
+    summary = (partial(by_study.score, run) if by is By.study else run)(
         bundle,
         paths or [],
         out,
@@ -162,6 +181,7 @@ def score(
         require_gpu=require_gpu,
         policy=load_gate(gate, set_ or ()),
         coverage=coverage,
+        defuse_formulas=defuse_formulas,
         metrics=metrics,
         metrics_port=metrics_port,
         progress=True,

@@ -74,7 +74,8 @@ _NOTE_PATTERNS = tuple(
 
 
 class KeyedHasher:
-    """HMAC-SHA-256 of identifiers (RFC 2104), 16 hexadecimal digits, one domain each for studies and patients.
+    """HMAC-SHA-256 of identifiers (RFC 2104), 16 hexadecimal digits, one domain each for studies, patients
+    and instances.
 
     The same identifier gives the same key on every machine that holds the same secret, and without the secret nobody
     can try identifiers out. 64 bits keep a million studies apart with a chance of error of 3 in 10⁸.
@@ -126,6 +127,10 @@ class KeyedHasher:
     def patient_key(self, patient_id: str) -> str:
         """16 hexadecimal digits for a Patient ID; "" for an empty one, so that unknown patients do not become one."""
         return self._digest("patient", patient_id)
+
+    def instance_key(self, uid: str) -> str:
+        """16 hexadecimal digits for a SOP Instance UID, which names one image; "" for an empty one."""
+        return self._digest("instance", uid)
 
     def digest(self, domain: str, identifier: str) -> bytes:
         """32 bytes for an identifier within `domain`, for what needs more than a key: new UIDs, shifts of dates."""

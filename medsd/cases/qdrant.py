@@ -335,7 +335,7 @@ def _metadata(client: Any, name: str) -> tuple[IndexDescription, Removals]:
     if text is None:
         raise BundleError(f"{name}: a Qdrant collection, but no case index of medsd")
     try:
-        return read_description_json(text, name), Removals.of(json.loads(metadata[REMOVALS]))
+        return read_description_json(text, name), Removals.of(json.loads((metadata or {})[REMOVALS]))
     except (KeyError, TypeError, ValueError):
         raise BundleError(f"{name}: the list of removed patients cannot be read; make the case index anew") from None
 

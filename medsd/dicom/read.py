@@ -64,7 +64,7 @@ class Radiograph:
         photometric: photometric interpretation of the file ("MONOCHROME1", …), or Pillow's mode of a plain image.
         kind: "dicom" or "image".
         concerns: what the policy wants warned about.
-        study_uid, patient_id: identities, only ever for `medsd.privacy.KeyedHasher`; never shown.
+        study_uid, patient_id, instance_uid: identities, only ever for `medsd.privacy.KeyedHasher`; never shown.
         greys: the stored values of a DICOM file and the grey of each, of which `to_pixels` makes the model's pixels
             without the full picture; None for a plain image.
     """
@@ -81,6 +81,7 @@ class Radiograph:
     concerns: tuple[Concern, ...] = ()
     study_uid: str = field(default="", repr=False)
     patient_id: str = field(default="", repr=False)
+    instance_uid: str = field(default="", repr=False)
     greys: StoredGreys | None = field(default=None, repr=False)
 
     @classmethod
@@ -185,6 +186,7 @@ def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
         concerns=concerns,
         study_uid=identifier(ds, "StudyInstanceUID"),
         patient_id=identifier(ds, "PatientID"),
+        instance_uid=identifier(ds, "SOPInstanceUID"),
     )
 
 

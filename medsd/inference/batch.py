@@ -58,6 +58,7 @@ class Summary:
         seconds: time this run took.
         provider: what computed.
         reasons: rows by reason code, of warned and refused ones.
+        studies: rows of the table, where it has one a study; None where it has one an input.
     """
 
     out: str
@@ -69,6 +70,7 @@ class Summary:
     seconds: float
     provider: str
     reasons: dict[str, int] = field(default_factory=dict)
+    studies: int | None = None
 
     @classmethod
     def of(
@@ -95,9 +97,10 @@ class Summary:
     def line(self) -> str:
         """The summary as a sentence."""
         again = f" ({self.reused} from an earlier run)" if self.reused else ""
+        of = "" if self.studies is None else f" of {self.studies} studies"
         why = ", ".join(f"{reason} {count}" for reason, count in self.reasons.items())
         return (
-            f"{self.inputs} inputs{again}: {self.scored} scored, {self.warned} warned, {self.refused} refused "
+            f"{self.inputs} inputs{of}{again}: {self.scored} scored, {self.warned} warned, {self.refused} refused "
             f"in {self.seconds:.1f} s, {self.rate:.3g} a second{f' ({why})' if why else ''}; {self.out}"
         )
 
@@ -124,6 +127,7 @@ def score(
     policy: GatePolicy | None = None,
     hasher: KeyedHasher | None = None,
     coverage: float | None = None,
+    defuse_formulas: bool = False,
     metrics: Path | None = None,
     metrics_port: int | None = None,
     progress: bool = False,
@@ -148,6 +152,8 @@ def score(
         policy: of the gate.
         hasher: makes the keys; this user's own by default (`KeyedHasher.from_environment`).
         coverage: None for calls at the operating points, a share for conformal ones, see `Predictor`.
+        defuse_formulas: in CSV, put an apostrophe before texts that a spreadsheet would take for a formula
+            (`medsd.results.table.write_table`).
         metrics, metrics_port: where Prometheus reads how far it is, see `medsd.inference.metrics.Metrics`.
         progress: a bar on a terminal, plain lines elsewhere, on stderr.
         each: called with every prediction once its row is safe; what it raises as a `MedsdError` is logged.
@@ -170,8 +176,9 @@ def score(
     with Parts(
         out,
         table.columns(opened.findings),
-        made_with(opened, policy, hasher, coverage, known, embeddings is not None, numbers),
+        made_with(opened, policy, hasher, coverage, known, embeddings is not None, numbers, defuse_formulas),
         resume=resume,
+        defuse=defuse_formulas,
         embeddings_out=embeddings,
         dimensions=opened.description.embedding_size,
     ) as parts:
@@ -255,6 +262,7 @@ def made_with(
     notes: Notes,
     embeddings: bool,
     numbers: Precision,
+    defuse: bool,
 ) -> dict[str, Any]:
     """What decides the rows, by the words that a refusal to mix them uses."""
     return {
@@ -265,7 +273,8 @@ def made_with(
         "set of notes": notes.digest() if bundle.description.note is not None else "",
         "choice of --embeddings": embeddings,
         "coverage": coverage,
-        "precision": None if numbers == "float32" else numbers,  # None: as in runs of before there was a choice
+        "precision": numbers,
+        "choice of --defuse-formulas": defuse,
     }
 
 

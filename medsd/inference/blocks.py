@@ -106,6 +106,7 @@ class Blocks:
         resume: keep the rows of an earlier, killed or finished run.
         embeddings_out: where each row's embedding is written to, a path or a URL; None for nowhere.
         dimensions: of an embedding.
+        defuse: formulas in CSV.
 
     Attributes:
         done: paths of the rows of a finished table that this run goes on from.
@@ -124,6 +125,7 @@ class Blocks:
         resume: bool,
         embeddings_out: Path | str | None = None,
         dimensions: int = 0,
+        defuse: bool = False,
     ) -> None:
         self.out, self.columns = out, list(columns)
         self.store = Store(_beside(out, SUFFIX))
@@ -132,7 +134,7 @@ class Blocks:
         self.reasons: Counter[str] = Counter()
         self._record = _beside(out, RECORD)
         self._facts = {"columns": self.columns, **made_with}
-        self._embeddings_out, self._dimensions = embeddings_out, dimensions
+        self._embeddings_out, self._dimensions, self._defuse = embeddings_out, dimensions, defuse
         self._stack = contextlib.ExitStack()
         self._lock: TextIO | None = None
         try:
@@ -201,7 +203,7 @@ class Blocks:
         return here if here.exists() or download(place, here) else None
 
     def _adopted(self, path: Path) -> Iterator[Row]:
-        for row in read_table(path):
+        for row in read_table(path, defused=self._defuse):
             if list(row) != self.columns or row["model_sha256"] != self._facts["model"]:
                 raise DataError(f"{self.out}: its rows are another model's; leave --resume out to write it anew")
             yield row
@@ -226,7 +228,7 @@ class Blocks:
                 with self._written(self._embeddings_out) as here:
                     embeddings.write(here, self._chunks(blocks), paths, count, self._dimensions)
             with self._written(self.out) as here:
-                write_table(here, self._counted(blocks), self.columns)
+                write_table(here, self._counted(blocks), self.columns, defuse=self._defuse)
         except (OSError, DataError) as error:
             what = f"{self.out}: cannot be written ({error.strerror})" if isinstance(error, OSError) else str(error)
             raise DataError(f"{what}; the finished rows are kept in {_name(self.store.folder)}: {_GO_ON}") from None

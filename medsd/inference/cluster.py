@@ -73,6 +73,7 @@ def score(
     policy: GatePolicy | None = None,
     hasher: KeyedHasher | None = None,
     coverage: float | None = None,
+    defuse_formulas: bool = False,
     metrics: Path | None = None,
     metrics_port: int | None = None,
     progress: bool = False,
@@ -87,7 +88,7 @@ def score(
         address: of the cluster, as ``ray.init`` takes it; «local» starts Ray on this machine alone, for this run.
         workers: processes that decode, in the whole cluster; by default the processors that the reading leaves.
         bundle, inputs, out, lists, notes, side_notes, embeddings, batch_size, resume, provider, precision,
-            require_gpu, policy, hasher, coverage, metrics, metrics_port, progress: as for
+            require_gpu, policy, hasher, coverage, defuse_formulas, metrics, metrics_port, progress: as for
             `medsd.inference.batch.score`. Behind a URL nothing is locked: two runs on one output do the work twice.
 
     Raises:
@@ -106,9 +107,15 @@ def score(
         plan = _plan(ray.cluster_resources(), workers, provider, require_gpu)
         numbers = choose_precision(precision, opened, CUDA if plan.gpu else CPU)
         width = opened.description.embedding_size if vectors is not None else 0
-        facts = made_with(opened, policy, hasher, coverage, known, vectors is not None, numbers)
+        facts = made_with(opened, policy, hasher, coverage, known, vectors is not None, numbers, defuse_formulas)
         with Blocks(
-            target, table.columns(opened.findings), facts, resume=resume, embeddings_out=vectors, dimensions=width
+            target,
+            table.columns(opened.findings),
+            facts,
+            resume=resume,
+            embeddings_out=vectors,
+            dimensions=width,
+            defuse=defuse_formulas,
         ) as kept:
             blocks = _cut([name for name in names if table.printable(name) not in kept.done], known, size)
             finished = kept.has(blocks)

@@ -16,9 +16,10 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from medsd.dicom.gate import GatePolicy
+from medsd.dicom.identity import read_identity
 from medsd.errors import ImageError
 from medsd.inference.archives import is_archive, read_member, refuse_archive, split_member
-from medsd.inference.film import Film, read_film
+from medsd.inference.film import Film, identified, read_film
 from medsd.inference.helper import Helper, out_of_memory, refused
 from medsd.privacy import KeyedHasher
 from medsd.settings import PixelSpec
@@ -54,9 +55,10 @@ class Decoder:
         except ImageError as error:
             return Film("refused", error.reason, str(error), name)
         except MemoryError:
-            return out_of_memory(name)
+            film = out_of_memory(name)
         except Exception as error:  # one row an input, whatever happens; the text of the error may quote the header
-            return refused("cannot_decode", name, detail=type(error).__name__)
+            film = refused("cannot_decode", name, detail=type(error).__name__)
+        return self.identified(film, source)
 
     def _content(self, source: Path | bytes, name: str) -> Path | bytes:
         """What a path leads to: a file, or a member of an archive, read in memory."""
@@ -68,6 +70,15 @@ class Decoder:
         if is_archive(str(source)):
             refuse_archive(source, name)
         return source
+
+    def identified(self, film: Film, source: Path | bytes) -> Film:
+        """A refused film with the keys and the view of its header, which is all that is read; as it is without one."""
+        if film.study_key or film.patient_key or film.instance_key:
+            return film
+        try:
+            return identified(film, read_identity(self._content(source, film.name)), self.hasher)
+        except Exception:  # as in __call__, and the film has its reason already
+            return film
 
     def helper(self) -> Helper:
         """A process that reads as this does, within the policy's limits of time and memory."""

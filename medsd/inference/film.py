@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.dicom.gate import Admission, GatePolicy, admit
+from medsd.dicom.identity import Identity, read_identity
 from medsd.dicom.policy import concern
 from medsd.dicom.read import Radiograph
 from medsd.dicom.view import look_concerns
@@ -33,7 +34,10 @@ class Film:
     Attributes:
         status, reason, message: what the gate decided, in the words of `medsd.inference.prediction.Prediction`.
         name: how messages call it.
-        study_key, patient_key: keyed hashes, "" where the film carries no identity or no hasher was given.
+        study_key, patient_key, instance_key: keyed hashes, "" where the header cannot be read or says nothing, or no
+            hasher was given. A refused film has them, too.
+        view: "PA", "AP", "FRONTAL", "LATERAL", "OTHER" by the header; "LATERAL" also where the header is silent and the
+            picture looks lateral; else "".
         pixels: uint8 (S, S), what the model sees; None when refused.
         image: float32 (H, W) in 0…1, what a person sees; None when refused, or not kept.
     """
@@ -44,6 +48,8 @@ class Film:
     name: str = ""
     study_key: str = ""
     patient_key: str = ""
+    instance_key: str = ""
+    view: str = ""
     pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
     image: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
@@ -63,7 +69,7 @@ def read_film(
         source: a path, the content of a file, an array (H, W) in 0…1 with dark air, or a `Radiograph`.
         spec: the bundle's preprocessing.
         policy: what is refused, warned about and accepted.
-        hasher: makes the keys of study and patient.
+        hasher: makes the keys of study, patient and instance.
         name: how messages call the film; the file's name by default.
         keep_image: keep the film in its own size too, for showing it.
     """
@@ -71,7 +77,8 @@ def read_film(
     name = name or (source.name if isinstance(source, Path) else "")
     admission = _admit(source, policy or GatePolicy(), name)
     if admission.radiograph is None:
-        return Film("refused", admission.reason, admission.message, name)
+        film = Film("refused", admission.reason, admission.message, name)
+        return identified(film, read_identity(source), hasher) if isinstance(source, (Path, bytes)) else film
     film = Film(
         "warned" if admission.status == "warned" else "scored",
         admission.reason,
@@ -80,7 +87,7 @@ def read_film(
         pixels=to_pixels(admission.radiograph, spec),
         image=admission.radiograph.pixels if keep_image else None,
     )
-    return film if hasher is None else _with_keys(film, admission.radiograph, hasher)
+    return identified(film, admission.radiograph, hasher)
 
 
 def _admit(source: Path | bytes | npt.NDArray[np.floating] | Radiograph, policy: GatePolicy, name: str) -> Admission:
@@ -127,6 +134,15 @@ def named(name: str, message: str) -> str:
     return f"{name}: {message}" if name else message
 
 
-def _with_keys(film: Film, radiograph: Radiograph, hasher: KeyedHasher) -> Film:
-    study_key, patient_key = hasher.study_key(radiograph.study_uid), hasher.patient_key(radiograph.patient_id)
-    return replace(film, study_key=study_key, patient_key=patient_key)
+def identified(film: Film, said: Radiograph | Identity, hasher: KeyedHasher | None) -> Film:
+    """`film` with the view, and with a hasher the keys, of what its header says."""
+    looks = isinstance(said, Radiograph) and any(item.setting == "lateral_look" for item in said.concerns)
+    film = replace(film, view="LATERAL" if looks else said.view)
+    if hasher is None:
+        return film
+    return replace(
+        film,
+        study_key=hasher.study_key(said.study_uid),
+        patient_key=hasher.patient_key(said.patient_id),
+        instance_key=hasher.instance_key(said.instance_uid),
+    )

@@ -12,9 +12,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Protocol
 
 from medsd.dicom.policy import concern
 from medsd.errors import DependencyError
@@ -25,7 +26,17 @@ try:
 except ImportError:  # Windows: time is bounded there, memory is not
     resource = None  # type: ignore[assignment]
 
-Read = Callable[[Path | bytes, str], Film]
+
+class Read(Protocol):
+    """What a helper does; travels to its process."""
+
+    def __call__(self, source: Path | bytes, name: str) -> Film:
+        """Read one film."""
+
+    def identified(self, film: Film, source: Path | bytes) -> Film:
+        """A refused film with its keys, by the header alone."""
+
+
 _START_SECONDS = 120.0  # until a process has imported what it needs, on a machine that is busy
 _STARTS = 3  # a machine that is out of memory for a moment must not end the batch of a night
 _EXIT_SECONDS = 5.0
@@ -39,7 +50,7 @@ class Helper:
     It starts with the first film, or with `start`. A context manager that ends it.
 
     Args:
-        read: what it does, ``read(source, name) -> Film``; travels to the process.
+        read: what it does.
         max_seconds: most processor time for one film, so that a busy machine refuses no film for its own slowness; a
             film that takes `PATIENCE` times as long by the clock (a file server that does not answer) is given up, too.
         max_memory: most bytes that the process may hold.
@@ -113,18 +124,27 @@ class Helper:
         return False
 
     def _ask(self, source: Path | bytes, name: str) -> Film:
+        film, too_slow = self._exchange(source, name, None)
+        if film is not None:
+            return film
+        if too_slow:
+            film = refused("too_slow", name, accepted=f"{self._max_seconds:g}")
+        else:
+            film = refused("cannot_decode", name, detail="the decoder crashed")
+        # Its keys are read by the next process, as the header may be what brought this one down.
+        return (self._exchange(source, name, film)[0] if self._begin() else None) or film
+
+    def _exchange(self, source: Path | bytes, name: str, refusal: Film | None) -> tuple[Film | None, bool]:
+        """What the process makes of a film, or of the header of a refused one; None, and whether it took too long."""
         assert self._pipe is not None
         try:
-            self._pipe.send((source, name))
+            self._pipe.send((source, name, refusal))
             if self._pipe.poll(PATIENCE * self._max_seconds):
-                return self._pipe.recv()
+                return self._pipe.recv(), False
             self._end()
-            too_slow = True
+            return None, True
         except (EOFError, OSError):
-            too_slow = self._end(_EXIT_SECONDS) == -_OUT_OF_TIME
-        if too_slow:
-            return refused("too_slow", name, accepted=f"{self._max_seconds:g}")
-        return refused("cannot_decode", name, detail="the decoder crashed")
+            return None, self._end(_EXIT_SECONDS) == -_OUT_OF_TIME
 
     def _end(self, patience: float = 0.0) -> int | None:
         """Take the process off the system's table; the next film starts another.
@@ -160,14 +180,14 @@ def _serve(pipe: Connection, read: Read, max_seconds: float, max_memory: int) ->
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         pipe.send(None)
         while True:
-            source, name = pipe.recv()
+            source, name, refusal = pipe.recv()
             try:
                 with _timer(max_seconds):
-                    film = read(source, name)
+                    film = read(source, name) if refusal is None else read.identified(refusal, source)
                 del source
                 pipe.send(film)
             except MemoryError:
-                pipe.send(out_of_memory(name))
+                pipe.send(refusal or out_of_memory(name))
 
 
 def out_of_memory(name: str) -> Film:

@@ -54,6 +54,7 @@ class Parts:
         resume: keep the rows of an earlier, killed or finished run.
         embeddings_out: where each row's embedding is written to, .npy or .parquet; None for nowhere.
         dimensions: of an embedding.
+        defuse: formulas in CSV.
 
     Raises:
         DataError: another run holds the lock, the folder cannot be written, there are unfinished rows and `resume` is
@@ -69,6 +70,7 @@ class Parts:
         resume: bool,
         embeddings_out: Path | None = None,
         dimensions: int = 0,
+        defuse: bool = False,
     ) -> None:
         self.out, self.names, self.folder = out, list(names), out.with_name(out.name + SUFFIX)
         self.record = out.with_name(out.name + RECORD)
@@ -76,7 +78,7 @@ class Parts:
         self.reasons: Counter[str] = Counter()
         self.done: set[str] = set()
         self._facts = {"columns": self.names, **made_with}
-        self._embeddings_out, self._dimensions = embeddings_out, dimensions
+        self._embeddings_out, self._dimensions, self._defuse = embeddings_out, dimensions, defuse
         self._number = self._rows = 0  # the newest part, and the rows in it
         self._file: BinaryIO | None = None
         self._vectors: BinaryIO | None = None
@@ -162,7 +164,7 @@ class Parts:
             self._compare(found, "its rows")
         vectors = self._finished_vectors()
         batch: list[Row] = []
-        for row in read_table(self.out):
+        for row in read_table(self.out, defused=self._defuse):
             if list(row) != self.names or row["model_sha256"] != self._facts["model"]:
                 raise DataError(f"{self.out}: its rows are another model's; leave --resume out to write it anew")
             batch.append(row)
@@ -275,7 +277,7 @@ class Parts:
                 chunks = (self._read_vectors(number) for number in self._numbers())
                 paths = (row["path"] for row in self.rows())
                 embeddings.write(self._embeddings_out, chunks, paths, self.counts.total(), self._dimensions)
-            write_table(self.out, self.rows(), self.names)
+            write_table(self.out, self.rows(), self.names, defuse=self._defuse)
             _write_json(self.record, {"made_with": self._facts, **(summary or {})})
         except (OSError, DataError) as error:
             what = f"{self.out}: cannot be written ({error.strerror})" if isinstance(error, OSError) else str(error)

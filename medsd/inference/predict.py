@@ -50,7 +50,7 @@ class Predictor:
         precision: ``"auto"`` takes float16 on a GPU and float32 on a CPU; see `ModelSession`.
         require_gpu: make a fall to the CPU an error.
         policy: what the gate refuses, warns about and accepts; frontal chest radiographs by default.
-        hasher: makes `study_key` and `patient_key`; without it they stay empty.
+        hasher: makes `study_key`, `patient_key` and `instance_key`; without it they stay empty.
         coverage: None for calls at the operating points; a share, for instance 0.9, for conformal calls, of which the
             truth is in the set of at least that share of patients, for those who have a finding and those who do not
             (see `medsd.bundle.conformal`).
@@ -232,6 +232,8 @@ class Predictor:
             provider=self.session.provider,
             study_key=film.study_key if film else "",
             patient_key=film.patient_key if film else "",
+            instance_key=film.instance_key if film else "",
+            view=film.view if film else "",
             pixel_spec=self.bundle.description.pixels,
             image=film.image if film else None,
             **found,

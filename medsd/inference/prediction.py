@@ -32,7 +32,8 @@ class Prediction:
         model: name and version of the bundle.
         model_sha256: of its model.onnx.
         provider: the ONNX Runtime execution provider that computed it.
-        study_key, patient_key: keyed hashes, never identifiers; empty where the input carries none.
+        study_key, patient_key, instance_key: keyed hashes, never identifiers; empty where the input carries none.
+        view: of the film, as in `medsd.inference.film.Film`; "" where nothing says.
         logits, values: float32 (F,); `values` are the calibrated probabilities.
         calls: present, absent or undecided, by finding; at the operating points, or conformal where `coverage` is set.
         coverage: what the conformal calls promise; None for calls at the operating points.
@@ -57,6 +58,8 @@ class Prediction:
     provider: str = ""
     study_key: str = ""
     patient_key: str = ""
+    instance_key: str = ""
+    view: str = ""
     logits: npt.NDArray[np.float32] | None = None
     values: npt.NDArray[np.float32] | None = None
     calls: Mapping[str, Call] = field(default_factory=dict)

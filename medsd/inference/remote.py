@@ -148,6 +148,15 @@ class Fetching:
             return refused("file_error", name, detail=type(error).__name__)
         return self.decoder(content, name)
 
+    def identified(self, film: Film, source: Path | bytes) -> Film:
+        """As `Decoder.identified`, what a URL leads to included."""
+        url = url_of(source) if isinstance(source, Path) else None
+        try:
+            content = source if url is None else fetch(url, self.decoder.policy.max_file_bytes, film.name)
+        except Exception:  # each store has its own
+            return film
+        return self.decoder.identified(film, content)
+
     def helper(self) -> Helper:
         """A process that reads as this does, within the policy's limits of time and memory."""
         return Helper(self, self.decoder.policy.max_seconds, self.decoder.policy.max_memory)

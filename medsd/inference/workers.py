@@ -146,7 +146,7 @@ def unpack(row: dict[str, Any]) -> Iterator[Study]:
 
 
 def _words(film: Film) -> dict[str, Any]:
-    names = ("status", "reason", "message", "name", "study_key", "patient_key")
+    names = ("status", "reason", "message", "name", "study_key", "patient_key", "instance_key", "view")
     return {name: getattr(film, name) for name in names} | {"there": film.pixels is not None}
 
 

@@ -20,12 +20,12 @@ def _refused(path: str = "a.png") -> table.Row:
 
 def test_the_columns_are_those_of_the_design():
     names = table.columns(FINDINGS)
-    assert names[:6] == ["path", "status", "reason", "message", "study_key", "patient_key"]
-    assert names[6:10] == [
+    assert names[:8] == ["path", "status", "reason", "message", "study_key", "patient_key", "instance_key", "view"]
+    assert names[8:12] == [
         "probability_Atelectasis", "call_Atelectasis", "probability_Cardiomegaly", "call_Cardiomegaly",
     ]  # fmt: skip
     assert names[-3:] == ["out_of_distribution", "model", "model_sha256"]
-    assert len(names) == 6 + 2 * 8 + 3
+    assert len(names) == 8 + 2 * 8 + 3
 
 
 def test_a_row_has_exactly_the_columns():

@@ -1,0 +1,56 @@
+"""Who and what a DICOM file is of, by its header alone, for files that are refused before or while they are decoded."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydicom import dcmread
+
+from medsd.dicom.content import bound_inflation, looks_like_dicom
+from medsd.dicom.header import identifier, identities, read_header
+from medsd.dicom.policy import GatePolicy
+from medsd.dicom.quiet import quiet
+from medsd.privacy import register_identities
+
+_IDENTIFIERS = ("StudyInstanceUID", "PatientID", "SOPInstanceUID")
+_MOST_BYTES = 16 << 20  # of a file that are read; headers have some thousands
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a header says of the file as a document.
+
+    Attributes:
+        study_uid, patient_id, instance_uid: identities, only ever for `medsd.privacy.KeyedHasher`; never shown.
+        view: as in `medsd.dicom.read.Radiograph`.
+    """
+
+    study_uid: str = field(default="", repr=False)
+    patient_id: str = field(default="", repr=False)
+    instance_uid: str = field(default="", repr=False)
+    view: str = ""
+
+
+def read_identity(source: Path | bytes) -> Identity:
+    """The identity of a file, or of the content of one; empty where it is no DICOM file or cannot be read."""
+    try:
+        content = source if isinstance(source, bytes) else _beginning(source)
+        if not looks_like_dicom(content):
+            return Identity()
+        with quiet():
+            bound_inflation(content, GatePolicy(), "")
+            ds = dcmread(io.BytesIO(content), force=True, stop_before_pixels=True)
+            register_identities(identities(ds))
+            study, patient, instance = (identifier(ds, each) for each in _IDENTIFIERS)
+            return Identity(study, patient, instance, read_header(ds).view)
+    except Exception:  # a hostile header can fail anywhere in the parser
+        return Identity()
+
+
+def _beginning(path: Path) -> bytes:
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(_MOST_BYTES)
