@@ -34,6 +34,15 @@ app = typer.Typer(
 )
 app.add_typer(cases_app, name="cases")
 
+
+@app.callback()
+def _begin() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise MedsdError("the working folder was removed; change to one that is there") from None
+
+
 _INTERRUPTED, _SOME_REFUSED = 130, 1
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import stat
 import zlib
 from pathlib import Path
 
@@ -30,9 +31,14 @@ def read_content(source: Path | bytes, policy: GatePolicy, name: str) -> bytes:
         size = len(source)
     else:
         try:
-            size = source.stat().st_size
+            status = source.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise concern("file_error", detail=_no_file(source, status.st_mode)).error(name)
+            size = status.st_size
         except OSError as error:
             raise concern("file_error", detail=error.strerror or "unknown error").error(name) from None
+        except ValueError:
+            raise concern("file_error", detail="its path holds a zero byte").error(name) from None
     if size > policy.max_file_bytes:
         raise concern("too_large", value=f"the file has {size} bytes", accepted=f"{policy.max_file_bytes} bytes").error(
             name
@@ -43,6 +49,15 @@ def read_content(source: Path | bytes, policy: GatePolicy, name: str) -> bytes:
         return source.read_bytes()
     except OSError as error:
         raise concern("file_error", detail=error.strerror or "unknown error").error(name) from None
+
+
+def _no_file(path: Path, mode: int) -> str:
+    """What is there instead of a file; a folder is only read as a film where it cannot be listed."""
+    if stat.S_ISDIR(mode):
+        next(path.iterdir(), None)  # raises the OSError that says why
+        return "it is a folder that could not be listed"
+    kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    return f"it is {next((words for holds, words in kinds if holds(mode)), 'a device')}, not a file"
 
 
 def looks_like_dicom(content: bytes) -> bool:

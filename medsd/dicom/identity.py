@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 
-from medsd.dicom.content import bound_inflation, looks_like_dicom
+from medsd.dicom.content import bound_inflation, inner_file, looks_like_dicom
 from medsd.dicom.header import identifier, identities, read_header
 from medsd.dicom.policy import GatePolicy
 from medsd.dicom.quiet import quiet
@@ -41,7 +41,7 @@ def read_identity(source: Path | bytes) -> Identity:
             return Identity()
         with quiet():
             bound_inflation(content, GatePolicy(), "")
-            ds = dcmread(io.BytesIO(content), force=True, stop_before_pixels=True)
+            ds = dcmread(io.BytesIO(inner_file(content)), force=True, stop_before_pixels=True)
             register_identities(identities(ds))
             study, patient, instance = (identifier(ds, each) for each in _IDENTIFIERS)
             return Identity(study, patient, instance, read_header(ds).view)

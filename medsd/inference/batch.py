@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -232,7 +233,7 @@ def _check_outputs(out: Path, embeddings: Path | None) -> None:
         embedding_files.check_format(embeddings)
         if embeddings == out:
             raise DataError(f"{out}: the table and the embeddings need a file each")
-        if embeddings.is_dir() or not embeddings.absolute().parent.is_dir():
+        if os.path.isdir(embeddings) or not os.path.isdir(embeddings.parent):  # noqa: PTH112  # Path raises for long names
             raise DataError(f"{embeddings}: cannot be written; give a file in a folder that exists")
 
 

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -136,10 +136,9 @@ class Blocks:
         self._facts = {"columns": self.columns, **made_with}
         self._embeddings_out, self._dimensions, self._defuse = embeddings_out, dimensions, defuse
         self._stack = contextlib.ExitStack()
-        self._lock: TextIO | None = None
         try:
             if isinstance(self.store.folder, Path) and isinstance(out, Path):
-                self._lock = self._stack.enter_context(open_locked(self.store.folder, out))
+                self._stack.enter_context(open_locked(self.store.folder, out))
             self._temporary = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="medsd-")))
             self._begin(resume)
         except BaseException:
@@ -228,7 +227,7 @@ class Blocks:
                 with self._written(self._embeddings_out) as here:
                     embeddings.write(here, self._chunks(blocks), paths, count, self._dimensions)
             with self._written(self.out) as here:
-                write_table(here, self._counted(blocks), self.columns, defuse=self._defuse)
+                write_table(here, self._counted(blocks), self.columns, self._defuse)
         except (OSError, DataError) as error:
             what = f"{self.out}: cannot be written ({error.strerror})" if isinstance(error, OSError) else str(error)
             raise DataError(f"{what}; the finished rows are kept in {_name(self.store.folder)}: {_GO_ON}") from None

@@ -101,8 +101,12 @@ class Decoders:
         self._decoder = decoder
         count = workers if films is None else min(workers, films)
         self._helpers = [decoder.helper() for _ in range(count)] if workers > 1 else []
-        for helper in self._helpers:
-            threading.Thread(target=helper.start, name="start", daemon=True).start()
+        try:
+            for helper in self._helpers:
+                threading.Thread(target=helper.start, name="start", daemon=True).start()
+        except BaseException:  # Ctrl-C: a process that is half started would complain of its parent's end
+            self.close()
+            raise
 
     def __enter__(self) -> Decoders:
         return self

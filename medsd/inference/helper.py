@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Protocol
@@ -110,7 +111,8 @@ class Helper:
                 target=_serve, args=(theirs, self._read, self._max_seconds, self._max_memory), daemon=True
             )
             try:
-                self._process.start()
+                with _interrupts_held():
+                    self._process.start()
             except OSError:  # no memory, or too many processes
                 self._process = None
                 return False
@@ -162,6 +164,23 @@ class Helper:
         self._pipe.close()
         self._pipe = None
         return self._process.exitcode
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """A process that starts meanwhile never sees Ctrl-C, from its first moment on; its parent decides what it means.
+
+    It would print a traceback while it imports. The mask of blocked signals is inherited, and is a thread's own.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # else it would start now, and take the mask away
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def refused(reason: str, name: str, **values: object) -> Film:

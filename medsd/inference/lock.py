@@ -6,80 +6,71 @@ The system takes the lock back when a process dies, so that a stale one never ha
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import socket
 from pathlib import Path
-from typing import Any, TextIO
+
+from filelock import FileLock, Timeout
 
 from medsd.errors import DataError
-
-try:
-    import fcntl
-except ImportError:  # Windows: no lock there
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
 LOCK = "lock"
+_TRIES = 100  # each only where another run finished and removed the folder in the same moment
 
 
-def open_locked(folder: Path, out: Path) -> TextIO:
-    """Open the lock in `folder`, which is made, alone; closing it lets go.
+def open_locked(folder: Path, out: Path) -> contextlib.ExitStack:
+    """Take the lock in `folder`, which is made; closing the result lets go.
 
     Raises:
         DataError: another run holds it, or the folder cannot be written.
     """
-    while True:
+    detail: str | None = None
+    for _ in range(_TRIES):
         try:
             if out.is_dir():
                 raise IsADirectoryError(0, "it is a folder")
             folder.mkdir(parents=True, exist_ok=True)
-            file = (folder / LOCK).open("a+", encoding="utf-8")
-        except FileNotFoundError:
-            continue  # the run before us removed the folder between its making and our opening
+            return _take(folder / LOCK)
+        except Timeout:
+            holder = _holder(folder / LOCK)
+            if holder is not None:
+                raise DataError(
+                    f"{out}: another run is writing it{holder}; wait for that one, or choose another output"
+                ) from None
+        except FileNotFoundError as error:  # so says /proc, too, where nobody can write
+            detail = error.strerror
         except OSError as error:
-            raise DataError(f"{out}: cannot be written ({error.strerror}); choose another output") from None
-        if not _lock(file):
-            holder = _holder(file)
-            file.close()
-            raise DataError(f"{out}: another run is writing it{holder}; wait for that one, or choose another output")
-        if _still_there(file, folder / LOCK):
-            _sign(file)
-            return file
-        file.close()  # the run before us finished between our opening and our locking
+            detail = error.strerror
+            break
+    raise DataError(f"{out}: cannot be written ({detail}); choose another output")
 
 
-def _sign(file: TextIO) -> None:
-    """Say who holds the lock; for people, as the system keeps it."""
-    with contextlib.suppress(OSError):  # a full disk shows itself where it matters
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-
-
-def _holder(file: TextIO) -> str:
-    file.seek(0)
-    text = file.read(200)
-    return f" ({text})" if text else ""
-
-
-def _lock(file: TextIO) -> bool:
-    if fcntl is None:
-        return True
+def _take(path: Path) -> contextlib.ExitStack:
+    held = contextlib.ExitStack()
+    lock = FileLock(path, blocking=False)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:  # some network file systems
-        log.warning("%s keeps no locks (%s); see to it that no second run writes here", file.name, error.strerror)
-    return True
+        lock.acquire()
+    except OSError as error:
+        if isinstance(error, Timeout) or error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        log.warning("%s keeps no locks (%s); see to it that no second run writes here", path, error.strerror)
+        return held
+    held.callback(lock.release)
+    with contextlib.suppress(OSError):  # for people; a full disk shows itself where it matters
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    return held
 
 
-def _still_there(file: TextIO, path: Path) -> bool:
+def _holder(path: Path) -> str | None:
+    """Who holds a lock, in brackets; None where the lock is gone."""
     try:
-        here: Any = path.stat()
+        text = path.read_text(encoding="utf-8")[:200]
     except FileNotFoundError:
-        return False
-    return os.path.samestat(os.fstat(file.fileno()), here)
+        return None
+    except OSError:
+        return ""
+    return f" ({text})" if text else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -91,13 +92,16 @@ def read_rows(path: Path, *, needs_note: bool = True) -> Iterator[tuple[dict[str
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default refuses fields above 128 kB
     dialect = "excel-tab" if path.suffix.lower() == ".tsv" else "excel"
     try:
+        if path.is_char_device() or path.is_block_device():
+            raise OSError(0, "it is a device")
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restval="", dialect=dialect)
             key = path_column(path, reader.fieldnames or [], needs_note)
             for row in reader:
                 yield row, key, reader.line_num
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a CSV of notes ({type(error).__name__})") from None
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: no UTF-8, or a zero byte in the path
+        detail = getattr(error, "strerror", None) or type(error).__name__
+        raise DataError(f"{path}: cannot be read as a CSV of notes ({detail})") from None
 
 
 def path_column(path: Path, names: Sequence[str], needs_note: bool = True) -> str:
@@ -131,11 +135,10 @@ def _side_content(path: str) -> bytes | None:
     if inside is not None:
         return _side_member(*inside, name=Path(path).name)
     for place in _side_names(path):
-        try:
-            with Path(place).open("rb") as file:
-                content = file.read(_MOST_SIDE_BYTES + 1)
-        except (FileNotFoundError, NotADirectoryError):
+        if not os.path.isfile(place):  # noqa: PTH113  # Path raises for long names; a pipe would hold us
             continue
+        with Path(place).open("rb") as file:
+            content = file.read(_MOST_SIDE_BYTES + 1)
         return _bounded(content)
     return None
 

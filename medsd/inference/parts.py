@@ -40,7 +40,7 @@ Vectors = npt.NDArray[np.float32]
 
 def is_parts(parent: str, name: str) -> bool:
     """Whether a folder is that of a run, which holds no films."""
-    return name.endswith(SUFFIX) and (Path(parent) / name / LOCK).exists()
+    return name.endswith(SUFFIX) and os.path.exists(os.path.join(parent, name, LOCK))  # noqa: PTH110, PTH118
 
 
 class Parts:
@@ -277,7 +277,7 @@ class Parts:
                 chunks = (self._read_vectors(number) for number in self._numbers())
                 paths = (row["path"] for row in self.rows())
                 embeddings.write(self._embeddings_out, chunks, paths, self.counts.total(), self._dimensions)
-            write_table(self.out, self.rows(), self.names, defuse=self._defuse)
+            write_table(self.out, self.rows(), self.names, self._defuse)
             _write_json(self.record, {"made_with": self._facts, **(summary or {})})
         except (OSError, DataError) as error:
             what = f"{self.out}: cannot be written ({error.strerror})" if isinstance(error, OSError) else str(error)

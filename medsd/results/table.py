@@ -99,7 +99,7 @@ def check_format(path: Path) -> None:
         )
 
 
-def write_table(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[str], *, defuse: bool = False) -> None:
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[str], defuse: bool = False) -> None:
     """Write `rows` so that a reader sees the old file or the whole new one.
 
     Args:

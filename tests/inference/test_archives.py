@@ -50,7 +50,9 @@ def packed(films: Path) -> Path:
 def test_an_archive_is_its_films_in_the_order_of_their_names(packed: Path):
     names = name_inputs([packed]).names
     assert names == [
-        *(f"{packed}!films/deeper/film_{n}.png" for n in (5, 6)), *(f"{packed}!films/film_{n}.png" for n in range(5)),
+        f"{packed}!films/.hidden.png",
+        *(f"{packed}!films/deeper/film_{n}.png" for n in (5, 6)),
+        *(f"{packed}!films/film_{n}.png" for n in range(5)),
     ]  # fmt: skip
 
 
@@ -60,14 +62,14 @@ def test_members_score_as_the_files_they_were(image_bundle: Bundle, packed: Path
         score(image_bundle, [inputs], tmp_path / "out.csv")
         with (tmp_path / "out.csv").open(newline="") as file:
             rows = {Path(row.pop("path")).name: row for row in csv.DictReader(file)}
-        tables.append({name: row for name, row in rows.items() if name.endswith(".png")})
+        tables.append({name: row for name, row in rows.items() if name.endswith(".png") and name != ".hidden.png"})
     assert tables[0] == tables[1] and len(tables[0]) == 7
 
 
 def test_an_archive_in_a_folder_and_a_single_member_are_read(packed: Path, tmp_path: Path):
     (tmp_path / "folder").mkdir()
     moved = packed.rename(tmp_path / "folder" / "films.zip")
-    assert len(name_inputs([tmp_path / "folder"]).names) == 7
+    assert len(name_inputs([tmp_path / "folder"]).names) == 8
     member = Path(f"{moved}!films/film_1.png")
     assert name_inputs([member]).names == [str(member)]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 
 from medsd.errors import DataError
-from medsd.inference import lock
 from medsd.inference import parts as parts_module
 from medsd.inference.parts import Parts
 from medsd.results import embeddings
@@ -131,7 +131,7 @@ def test_a_file_system_without_locks_is_told_of(tmp_path: Path, monkeypatch, cap
     def unsupported(*_: object) -> None:
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
-    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
     with _parts(tmp_path / "out.csv") as parts:
         parts.append([_row("a.png")])
         parts.finish()
