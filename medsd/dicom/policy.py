@@ -41,7 +41,6 @@ REASONS: Mapping[str, str] = {
     "inverted_look": "bright and dark look exchanged (bright air, dark bone). Check (0028,0004) Photometric "
     "Interpretation, or invert the image.",
     "not_a_chest": "the picture does not look like a frontal chest radiograph. Check that it is one, upright, whole.",
-    "patients_differ": "the images of this study name {value} patients. Check which image is whose.",
     "flat": "the image holds a single grey value. Export the radiograph again.",
     "out_of_distribution": "the image is unlike the radiographs that the model learned from ({detail}). Check that it "
     "is one frontal chest radiograph, upright and whole.",

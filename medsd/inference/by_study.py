@@ -29,7 +29,6 @@ import numpy as np
 
 from medsd.bundle.conformal import Limits, conformal_limits
 from medsd.bundle.layout import Bundle
-from medsd.dicom.policy import concern
 from medsd.errors import DataError
 from medsd.inference.batch import Summary
 from medsd.inference.coverage import called
@@ -37,6 +36,7 @@ from medsd.inference.remote import download, place_of, upload
 from medsd.results import table
 from medsd.results.table import Row
 
+PATIENTS_DIFFER = "patients_differ"  # a reason of studies alone, beside those of `medsd.dicom.policy.REASONS`
 _NOT_FRONTAL = ("LATERAL", "OTHER")
 _BEST_FIRST = ("scored", "warned", "refused")
 
@@ -197,9 +197,8 @@ def _verdict(used: Sequence[Row], others: Sequence[Row], refused: Sequence[Row],
     concerns = [row["reason"] for row in used if row["status"] == "warned"]
     concerns += [reason for reason in reasons if reason != "view"]
     if patients > 1:
-        differ = concern("patients_differ", value=patients)
-        concerns.insert(0, differ.reason)
-        said.insert(0, differ.message)
+        concerns.insert(0, PATIENTS_DIFFER)
+        said.insert(0, f"The images of this study name {patients} patients. Check which image is whose.")
     return ("warned", concerns[0], " ".join(said)) if concerns else ("scored", "", " ".join(said))
 
 

@@ -40,7 +40,7 @@ def dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def _rows(saved: str) -> list[dict[str, str]]:
     content = base64.b64decode(re.findall(r'data-content="([^"]*)"', saved)[0]).decode()
-    return list(csv.DictReader(io.StringIO(content)))
+    return list(csv.DictReader(io.StringIO(content, newline="")))
 
 
 def test_every_file_is_a_row_and_nothing_is_left(reader: Reader, dropped: list[str], tmp_path: Path) -> None:
@@ -65,6 +65,12 @@ def test_rows_are_those_of_medsd_score(reader: Reader, dropped: list[str], tmp_p
                 assert float(row[f"probability_{name}"]) == pytest.approx(
                     float(expected[f"probability_{name}"]), abs=1e-5
                 )
+
+
+def test_a_name_that_a_spreadsheet_would_run_is_defused(reader: Reader, dropped: list[str]) -> None:
+    named = Path(dropped[2]).rename(Path(dropped[2]).with_name("=HYPERLINK(1)\r2"))
+    [*_, (_, saved, _)] = BatchDesk(reader).run([str(named)], names=True)
+    assert [row["path"] for row in _rows(saved)] == ["'=HYPERLINK(1)\r2"]
 
 
 def test_an_archive_is_taken_apart_and_a_bomb_in_it_is_a_row(

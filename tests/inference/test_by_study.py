@@ -174,10 +174,22 @@ def test_inputs_without_a_study_are_studies_of_their_own(image_bundle: Bundle, f
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'medsd[cluster]'")
-def test_both_engines_give_the_same_studies(image_bundle: Bundle, studies: Path, tmp_path: Path):
+def test_both_engines_give_the_same_studies(image_bundle: Bundle, studies: Path, tmp_path: Path, monkeypatch):
     from medsd.inference import batch, cluster
 
+    for name in ("=1+1.dcm", "lone\rreturn.dcm", 'a "quote", comma.dcm', "line\nfeed.dcm"):
+        (studies / name).write_bytes((studies / "c_ap.dcm").read_bytes())
+    monkeypatch.chdir(studies)
+    names = [Path("./*.dcm"), Path("=1+1.dcm")]  # names as they are given are what a spreadsheet would run
     here, there = tmp_path / "here.csv", tmp_path / "there.csv"
-    local = by_study.score(batch.score, image_bundle, [studies], here)
-    summary = by_study.score(cluster.score, image_bundle, [studies], f"local://{there}", workers=2)
+    local = by_study.score(batch.score, image_bundle, names, here, defuse_formulas=True)
+    summary = by_study.score(cluster.score, image_bundle, names, f"local://{there}", workers=2, defuse_formulas=True)
     assert summary.studies == local.studies == 3 and there.read_bytes() == here.read_bytes()
+    images = [path.with_name(f"{path.stem}.images.csv") for path in (here, there)]
+    assert images[0].read_bytes() == images[1].read_bytes()
+    with images[0].open(newline="") as file:
+        read = [row["path"] for row in csv.DictReader(file)]
+    assert read == pd.read_csv(images[0])["path"].tolist() and len(read) == 12
+    assert "'=1+1.dcm" in read and "lone\rreturn.dcm" in read
+    again = by_study.score(batch.score, image_bundle, names, here, defuse_formulas=True, resume=True)
+    assert again.reused == 12

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +95,18 @@ def test_a_helper_reads_bytes_and_outlives_what_breaks_it(films: Path):
     assert found == ["cannot_decode", "", "too_slow", ""]
     with pytest.raises(DependencyError, match="no process starts"):
         helper(content)
+
+
+def test_a_film_that_breaks_its_process_keeps_the_keys_of_its_header(build_dx, chest, hasher, tmp_path: Path):
+    content = build_dx((chest * 4000).astype(np.uint16), 12, StudyInstanceUID="1.2", SOPInstanceUID="1.2.3")
+    decoder = replace(_fragile(max_seconds=1.0), hasher=hasher)
+    with decoder.helper() as helper:
+        for name, reason in (("film_3.png", "cannot_decode"), ("film_5.png", "too_slow")):
+            (tmp_path / name).write_bytes(content)
+            for film in (helper(tmp_path / name), helper(content, name)):
+                assert (film.reason, film.view) == (reason, "PA")
+                assert film.study_key == hasher.study_key("1.2") and film.patient_key == hasher.patient_key("PH-0042")
+                assert film.instance_key == hasher.instance_key("1.2.3")
 
 
 def test_threads_share_a_helper(films: Path):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -73,3 +75,43 @@ def test_a_file_that_is_no_table_is_an_error(tmp_path: Path):
     (tmp_path / "out.parquet").write_text("no table")
     with pytest.raises(DataError, match="is no table of results"):
         list(table.read_table(tmp_path / "out.parquet"))
+
+
+NASTY = (
+    "=1+1",
+    "+a",
+    "-b",
+    "@c",
+    "'d",
+    "\te",
+    "\rf",
+    "lone\rreturn",
+    "line\nfeed",
+    "both\r\n",
+    'a "quote", comma',
+    " g ",
+    "",
+)
+
+
+@pytest.mark.parametrize("defuse", [False, True])
+def test_csv_is_read_back_by_every_reader_whatever_the_names(tmp_path: Path, defuse: bool):
+    """RFC 4180: a name with CR, LF, a quote or a comma stands in quotes, so that the number of rows holds."""
+    rows = [_refused(name) for name in NASTY]
+    out = tmp_path / "out.csv"
+    table.write_table(out, rows, table.columns(FINDINGS), defuse)
+    assert list(table.read_table(out, defused=defuse)) == rows
+    with out.open(newline="", encoding="utf-8") as file:
+        plain = [row[0] for row in csv.reader(file)][1:]
+    framed = pd.read_csv(out, keep_default_na=False, dtype=str)["path"].tolist()
+    assert plain == framed
+    assert out.read_bytes().endswith(b"\r\n") and len(plain) == len(NASTY)
+    if not defuse:
+        assert plain == list(NASTY)
+        return
+    assert not any(text.startswith(("=", "+", "-", "@", "\t", "\r")) for text in plain)
+    assert [text for text in plain if not text.startswith("'")] == list(NASTY[7:])
+
+
+def test_what_no_text_can_hold_is_shown_as_an_escape():
+    assert table.printable("a\0b\udcff") == "a\\x00b\\udcff"
