@@ -116,7 +116,7 @@ class Desk:
 
     def _done(self, seat: Seat, reading: Reading) -> Scene:
         """The page of a study that was just read."""
-        shown = reading.ranked[0] if reading.ranked and reading.prediction.evidence_maps is not None else None
+        shown = markup.shown_first(reading)
         return Scene(
             markup.film(reading, Window(), shown),
             markup.notice(reading),
@@ -135,16 +135,31 @@ class Desk:
             keep=gr.update(visible=True),
         )
 
-    def again(self, seat: Seat, shown: str | None, *wish: Any) -> tuple[Update, Update, Update]:
-        """State, table and cases of the same study with other calls, or with other cases beside it."""
+    def again(
+        self,
+        seat: Seat,
+        level: float,
+        width: float,
+        inverted: bool,
+        zoom: float,
+        shown: str | None,
+        *wish: Any,
+    ) -> tuple[Update, Update, Update, Update]:
+        """State, image, table and cases of the same study with other calls, or with other cases beside it.
+
+        The image is drawn anew where the call of the finding whose evidence lies over it is another: the legend says
+        the call.
+        """
         current = seat.wish = _wish(wish)
         asked, reading = seat.asked, seat.reading
         if reading is None or reading.prediction.refused:
-            return gr.skip(), gr.skip(), gr.skip()
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
         taken = seat.put(asked, current, self.reader.again(reading, current))
         if taken is None:
-            return gr.skip(), gr.skip(), gr.skip()
-        return taken, self._findings(taken, shown), case_cards.cases(taken)
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        called = shown is not None and reading.prediction.calls.get(shown) != taken.prediction.calls.get(shown)
+        image = self.window(taken, level, width, inverted, zoom, shown) if called else gr.skip()
+        return taken, image, self._findings(taken, shown), case_cards.cases(taken)
 
     def opine(self, seat: Seat, shown: str | None, event: gr.EventData, request: gr.Request) -> tuple[Update, Update]:
         """State and table after a person agreed or disagreed with a call; said again, it stays as it is."""
@@ -364,8 +379,8 @@ class ReadTab:
         for box in self._wishes:
             box.input(
                 desk.again,
-                [self.seat, self.shown, *self._wishes],
-                [self.reading, self.findings, self.cases],
+                [self.seat, self.level, self.width, self.inverted, self.zoom, self.shown, *self._wishes],
+                [self.reading, self.film, self.findings, self.cases],
                 **_QUICK,
             )
         self.findings.like(desk.opine, [self.seat, self.shown], [self.reading, self.findings], **_EACH)

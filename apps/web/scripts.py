@@ -6,7 +6,12 @@ server; it runs once, so whatever is drawn anew later is found by delegation or 
 
 from __future__ import annotations
 
-SET_OPACITY = "(percent) => { document.documentElement.style.setProperty('--opacity', percent / 100) }"
+SET_OPACITY = """(percent) => {
+  const root = document.documentElement.style;
+  root.setProperty('--opacity', percent / 100);
+  root.setProperty('--scale', percent ? 'inline-block' : 'none');
+  root.setProperty('--hidden', percent ? 'none' : 'inline');
+}"""
 # The middle of what is seen stays in the middle.
 SET_ZOOM = """(times) => {
   const film = document.querySelector('#film');

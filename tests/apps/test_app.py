@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from apps.web.case_cards import MOST_PINNED
+from apps.web.export import _figures
 from apps.web.reading import Reader, Reading
-from apps.web.render import DISPLAY_SIDE
+from apps.web.render import DISPLAY_SIDE, Window
 from apps.web.server import open_reader, prepare_environment
 from medsd.bundle.layout import Bundle
 from tests.bundles import tiny_bundle
@@ -24,7 +28,9 @@ gr = pytest.importorskip("gradio")
 from apps.web.app import build_page, theme  # noqa: E402
 from apps.web.pins import Board  # noqa: E402
 from apps.web.read import Desk, Scene  # noqa: E402
-from apps.web.seat import Seat  # noqa: E402
+from apps.web.seat import Asked, Seat  # noqa: E402
+
+LOOK = (50, 100, False, 1)  # level, width, inversion, zoom
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +52,60 @@ def test_an_upload_is_read_and_its_copy_deleted(desk: Desk, dropped: Path) -> No
     assert done.reading.prediction.status == "scored" and "<table" in done.findings and "<li" in done.cases
 
 
-def test_the_most_probable_finding_is_shown_first(desk: Desk, dropped: Path) -> None:
+def test_the_most_probable_finding_that_is_called_present_is_shown_first(desk: Desk, dropped: Path) -> None:
     seat = Seat()
     desk.take_upload(str(dropped), "", seat)
     done = desk.read(seat)
-    reading: Reading = done.reading
-    assert (
-        done.shown
-        == reading.ranked[0]
-        == max(reading.prediction.probabilities, key=reading.prediction.probabilities.get)
-    )
+    prediction = done.reading.prediction
+    assert prediction.present and done.shown == max(prediction.present, key=prediction.probabilities.__getitem__)
+    assert "Evidence for" in done.film and "called absent" not in done.film
+
+
+def test_no_hot_spot_lies_over_an_image_on_which_nothing_is_called_present(
+    desk: Desk, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = dict.fromkeys(reading.prediction.findings, "absent") | {reading.ranked[1]: "undecided"}
+    normal = replace(reading, prediction=replace(reading.prediction, calls=calls))
+    monkeypatch.setattr(desk.reader, "read", lambda *_: normal)
+    seat = Seat()
+    seat.ask(Asked(b"an image"))
+    done = desk.read(seat)
+    assert done.shown is None and "evidence" not in done.film and "Evidence" not in done.film
+    for name, words in ((reading.ranked[0], "which is called absent"), (reading.ranked[1], "which is undecided")):
+        film = desk.choose(seat, 50, 100, False, 1, _click(name))[0]
+        assert (
+            words in re.findall(r'<p class="legend"><span>([^<]*)', film)[0]
+            and words in re.findall('alt="([^"]*)"', film)[1]
+        )
+
+
+def test_the_legend_follows_the_call(desk: Desk, reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coverage that makes a present finding undecided changes what is said of the evidence."""
+    name = reading.prediction.present[0]
+    calls = {**reading.prediction.calls, name: "absent"}
+    other = replace(reading, prediction=replace(reading.prediction, calls=calls))
+    monkeypatch.setattr(desk.reader, "again", lambda *_: other)
+    film = desk.again(Seat(reading), 50, 100, False, 1, name)[1]
+    assert "which is called absent" in film
+    monkeypatch.setattr(desk.reader, "again", lambda *_: reading)
+    assert desk.again(Seat(reading), 50, 100, False, 1, name)[1] == gr.skip()
+
+
+@pytest.mark.parametrize("opacity", [0, 40])
+def test_a_document_names_the_evidence_that_it_shows_and_no_other(reading: Reading, opacity: float) -> None:
+    name = reading.prediction.present[0]
+    figures = _figures(reading, Window(), name, opacity / 100)
+    said = [figure.caption for figure in figures if "Evidence" in figure.caption]
+    marked = [figure for figure in figures if _is_coloured(figure.content)]
+    assert len(said) == len(marked) == (1 if opacity else 0) and figures[0].caption == "The image"
+    flat = replace(reading.prediction, evidence_maps=np.zeros_like(reading.prediction.evidence_maps))
+    [only] = _figures(replace(reading, prediction=flat), Window(), name, 0.4)
+    assert "no region stands out" in only.caption and not _is_coloured(only.content)
+
+
+def _is_coloured(content: bytes) -> bool:
+    pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), dtype=int)
+    return bool((pixels.max(2) - pixels.min(2)).max() > 30)
 
 
 def test_an_example_is_read_with_its_note(desk: Desk, reader: Reader) -> None:
@@ -141,20 +191,20 @@ def test_the_fonts_are_those_of_the_system() -> None:
 
 def test_other_cases_and_other_calls_stand_beside_the_same_film(desk: Desk, reading: Reading) -> None:
     boxes = ([], [], ["PA"], [], [], [])
-    state, table, cases = desk.again(Seat(reading), None, 0, *boxes)
+    state, _, table, cases = desk.again(Seat(reading), *LOOK, None, 0, *boxes)
     assert (
         state.cases
         and {case.case.view for case in state.cases} == {"PA"}
-        and cases != desk.again(Seat(reading), None)[2]
+        and cases != desk.again(Seat(reading), *LOOK, None)[3]
     )
     assert state.votes == reading.votes  # the vote's thresholds were chosen without filters
-    covered, table, _ = desk.again(Seat(reading), None, 90, *([[]] * 6))
+    covered, _, table, _ = desk.again(Seat(reading), *LOOK, None, 90, *([[]] * 6))
     assert covered.prediction.coverage == 0.9 and "90 %" in table
 
 
 def test_a_filter_that_leaves_no_case_says_so(desk: Desk, reading: Reading) -> None:
     every = list(reading.prediction.findings)
-    state, _, cases = desk.again(Seat(reading), None, 0, every, [], [], [], [], [])
+    state, _, _, cases = desk.again(Seat(reading), *LOOK, None, 0, every, [], [], [], [], [])
     assert state.cases == () and "widen the filters" in cases
 
 

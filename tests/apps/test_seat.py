@@ -27,7 +27,7 @@ gr = pytest.importorskip("gradio")
 from apps.web.read import Desk, Scene, _look  # noqa: E402
 from apps.web.seat import Asked, Seat  # noqa: E402
 
-NOTHING = Scene()
+NOTHING, LOOK = Scene(), (50, 100, False, 1)
 
 
 class Gates:
@@ -146,7 +146,7 @@ def test_a_coverage_that_is_chosen_while_an_image_is_read_holds_for_it(
     _ask(desk, seat, images[0], tmp_path)
     reading = threads.submit(desk.read, seat, 0, *([[]] * 6))
     assert gates.entered[images[0]].wait(60)
-    assert desk.again(seat, None, 90, *([[]] * 6)) == (gr.skip(),) * 3
+    assert desk.again(seat, *LOOK, None, 90, *([[]] * 6)) == (gr.skip(),) * 4
     gates.open[images[0]].set()
     shown = reading.result(60)
     assert shown.reading.prediction.coverage == 0.9 and "90 %" in shown.findings
@@ -162,7 +162,7 @@ def test_other_calls_for_an_earlier_image_come_too_late(
         return again(reading, wish)
 
     monkeypatch.setattr(desk.reader, "again", slow)
-    assert desk.again(seat, None, 90, *([[]] * 6)) == (gr.skip(),) * 3 and seat.reading is None
+    assert desk.again(seat, *LOOK, None, 90, *([[]] * 6)) == (gr.skip(),) * 4 and seat.reading is None
 
 
 def test_of_two_choices_of_coverage_the_later_is_shown(desk: Desk, reading: Reading) -> None:
