@@ -266,5 +266,8 @@ def test_words_go_through_a_model_that_reads_notes_and_negation_filters(tmp_path
     embedding = Predictor(fused, provider="cpu")(None, words).embedding
     expected = sorted((0, 2), key=lambda row: -float(vectors[row] @ embedding))
     assert [case["study_key"] for case in said["cases"]] == [f"c{row}" for row in expected]
-    assert said["understood"] == "near these words, with Pleural effusion; without Cardiomegaly"
+    assert (
+        said["understood"]
+        == "near these words, with Pleural effusion; without Cardiomegaly; not understood: short of breath"
+    )
     assert {case["relation"] for case in said["cases"]} == {"equal"}
