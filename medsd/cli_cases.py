@@ -79,11 +79,11 @@ def remove(
     from medsd.cases.manage import open_cases, patient_keys
 
     opened = open_cases(target)
-    keys = [*(patient or ()), *(patient_keys(target, ids) if ids else ())]
-    if not keys:
+    patients = [*((key,) for key in patient or ()), *(patient_keys(target, ids) if ids else ())]
+    if not patients:
         raise typer.BadParameter("give --patient KEY or --ids FILE")
-    removed = sum(opened.remove_patient(key) for key in keys)
-    said = {"patients": len(keys), "removed": removed, "cases": len(opened)}
+    removed = sum(opened.remove_patient(key) for keys in patients for key in keys)
+    said = {"patients": len(patients), "removed": removed, "cases": len(opened)}
     print(json.dumps(said) if as_json else f"{removed} cases removed; {len(opened)} in the index")
 
 

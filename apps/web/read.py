@@ -342,8 +342,13 @@ class ReadTab:
         return [self.coverage, *self.filters.inputs]
 
     def _wire(self) -> None:
-        desk, common = self.desk, {"show_progress": "hidden", "trigger_mode": "multiple", "api_visibility": "private"}
-        common["outputs"] = [getattr(self, name) for name in Scene._fields]
+        desk = self.desk
+        common: dict[str, Any] = {
+            "outputs": [getattr(self, name) for name in Scene._fields],
+            "show_progress": "hidden",
+            "trigger_mode": "multiple",
+            "api_visibility": "private",
+        }
         # What is wanted is taken down at once, however many studies wait to be read.
         taking = {**common, "concurrency_limit": None, "concurrency_id": "take"}
         reading = {**common, "concurrency_limit": 2, "concurrency_id": "read"}

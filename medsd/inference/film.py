@@ -34,6 +34,7 @@ class Film:
         status, reason, message: what the gate decided, in the words of `medsd.inference.prediction.Prediction`.
         name: how messages call it.
         study_key, patient_key: keyed hashes, "" where the film carries no identity or no hasher was given.
+        study_keys, patient_keys: all under which they may be cases (`KeyedHasher.study_keys`); never shown.
         pixels: uint8 (S, S), what the model sees; None when refused.
         image: float32 (H, W) in 0…1, what a person sees; None when refused, or not kept.
     """
@@ -44,6 +45,8 @@ class Film:
     name: str = ""
     study_key: str = ""
     patient_key: str = ""
+    study_keys: tuple[str, ...] = field(default=(), repr=False)
+    patient_keys: tuple[str, ...] = field(default=(), repr=False)
     pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
     image: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
@@ -128,5 +131,5 @@ def named(name: str, message: str) -> str:
 
 
 def _with_keys(film: Film, radiograph: Radiograph, hasher: KeyedHasher) -> Film:
-    study_key, patient_key = hasher.study_key(radiograph.study_uid), hasher.patient_key(radiograph.patient_id)
-    return replace(film, study_key=study_key, patient_key=patient_key)
+    studies, patients = hasher.study_keys(radiograph.study_uid), hasher.patient_keys(radiograph.patient_id)
+    return replace(film, study_key=studies[0], patient_key=patients[0], study_keys=studies, patient_keys=patients)

@@ -232,6 +232,8 @@ class Predictor:
             provider=self.session.provider,
             study_key=film.study_key if film else "",
             patient_key=film.patient_key if film else "",
+            study_keys=film.study_keys if film else (),
+            patient_keys=film.patient_keys if film else (),
             pixel_spec=self.bundle.description.pixels,
             image=film.image if film else None,
             **found,
