@@ -76,9 +76,9 @@ def remove(target: Target, patient: Patient = None, ids: Ids = None, as_json: Js
 
     Example: medsd cases remove models/mine --ids withdrawn.txt
     """
-    opened, keys = _patients(target, patient, ids)
-    removed = sum(opened.remove_patient(key) for key in keys)
-    said = {"patients": len(keys), "removed": removed, "cases": len(opened)}
+    opened, patients = _patients(target, patient, ids)
+    removed = sum(opened.remove_patient(key) for keys in patients for key in keys)
+    said = {"patients": len(patients), "removed": removed, "cases": len(opened)}
     print(json.dumps(said) if as_json else f"{removed} cases removed; {len(opened)} in the index")
 
 
@@ -88,21 +88,25 @@ def readmit(target: Target, patient: Patient = None, ids: Ids = None, as_json: J
 
     Example: medsd cases readmit models/mine --ids consented.txt
     """
-    opened, keys = _patients(target, patient, ids)
-    readmitted = sum(opened.readmit_patient(key) for key in keys)
-    said = {"patients": len(keys), "readmitted": readmitted}
-    print(json.dumps(said) if as_json else f"{readmitted} of {len(keys)} patients were removed, and may be added again")
+    opened, patients = _patients(target, patient, ids)
+    readmitted = sum(max(opened.readmit_patient(key) for key in keys) for keys in patients)  # each of them
+    said = {"patients": len(patients), "readmitted": readmitted}
+    print(
+        json.dumps(said)
+        if as_json
+        else f"{readmitted} of {len(patients)} patients were removed, and may be added again"
+    )
 
 
-def _patients(target: str, patient: list[str] | None, ids: Path | None) -> tuple[CaseIndex, list[str]]:
-    """The index, and the keys of the patients that were named."""
+def _patients(target: str, patient: list[str] | None, ids: Path | None) -> tuple[CaseIndex, list[tuple[str, ...]]]:
+    """The index, and the keys of each patient that was named."""
     from medsd.cases.manage import open_cases, patient_keys
 
     opened = open_cases(target)
-    keys = [*(patient or ()), *(patient_keys(target, ids) if ids else ())]
-    if not keys:
+    patients = [*((key,) for key in patient or ()), *(patient_keys(target, ids) if ids else ())]
+    if not patients:
         raise typer.BadParameter("give --patient KEY or --ids FILE")
-    return opened, keys
+    return opened, patients
 
 
 @cases.command()

@@ -82,38 +82,42 @@ class KeyedHasher:
 
     Args:
         key: the secret, at least 16 bytes.
+        public: the name of a bundle whose cases have public keys (`public_hasher`). What this hasher reads still gets
+            keys of the secret; `study_keys` and `patient_keys` also give those under which it may be a case.
 
     Raises:
         SettingsError: the secret is too short to protect anything.
     """
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, public: str = "") -> None:
         if len(key) < _MIN_KEY_BYTES:
             raise SettingsError(
                 f"the key for identifiers has {len(key)} bytes; give {KEY_VARIABLE} or the key file at least "
                 f"{_MIN_KEY_BYTES}"
             )
         self._key = key
+        self._public = public_hasher(public) if public else None
 
     def __repr__(self) -> str:
         return "KeyedHasher(…)"
 
     @classmethod
-    def from_environment(cls, folder: Path | None = None) -> KeyedHasher:
+    def from_environment(cls, folder: Path | None = None, *, public: str = "") -> KeyedHasher:
         """The hasher of this user: secret from the variable MEDSD_KEY, else from the file ``key`` in `folder`.
 
         Args:
             folder: the user's configuration folder of medsd by default; the file is created at random, readable by
                 its owner only, when it is absent.
+            public: as for the class.
 
         Raises:
             SettingsError: the file cannot be read or written.
         """
         if secret := os.environ.get(KEY_VARIABLE, ""):
-            return cls(secret.encode())
+            return cls(secret.encode(), public)
         path = (folder or config_folder()) / "key"
         try:
-            return cls(_read_or_create(path))
+            return cls(_read_or_create(path), public)
         except OSError as error:
             raise SettingsError(
                 f"{path}: the key for identifiers cannot be read or made ({error.strerror}); set {KEY_VARIABLE} or "
@@ -132,6 +136,14 @@ class KeyedHasher:
         """16 hexadecimal digits for a SOP Instance UID, which names one image; "" for an empty one."""
         return self._digest("instance", uid)
 
+    def study_keys(self, uid: str) -> tuple[str, ...]:
+        """Every key under which a study may be a case: its own, and the one that a public bundle gives it."""
+        return tuple(hasher.study_key(uid) for hasher in (self, self._public) if hasher)
+
+    def patient_keys(self, patient_id: str) -> tuple[str, ...]:
+        """Every key under which a patient may have cases, as `study_keys`."""
+        return tuple(hasher.patient_key(patient_id) for hasher in (self, self._public) if hasher)
+
     def digest(self, domain: str, identifier: str) -> bytes:
         """32 bytes for an identifier within `domain`, for what needs more than a key: new UIDs, shifts of dates."""
         message = f"medsd/{domain}\0".encode() + identifier.strip(" \0").encode()
@@ -142,8 +154,9 @@ class KeyedHasher:
 
 
 def public_hasher(bundle_name: str) -> KeyedHasher:
-    """The hasher of a bundle made from public data: its key is its name, so whoever holds the data set can find the
-    original of a case. It hides nothing; a bundle says so (`public` in bundle.json).
+    """The hasher of a bundle's own cases where its data are public: its key is its name, so whoever holds the data set
+    can find the original of a case. It hides nothing; a bundle says so (`public` in bundle.json). The images of whoever
+    uses the bundle are never keyed by it.
     """
     return KeyedHasher(hashlib.sha256(f"medsd/public\0{bundle_name}".encode()).digest())
 

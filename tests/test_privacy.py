@@ -15,7 +15,15 @@ import pytest
 
 from medsd import privacy
 from medsd.errors import SettingsError
-from medsd.privacy import IdentityFilter, KeyedHasher, install_log_filter, register_identities, scrub_note, spellings
+from medsd.privacy import (
+    IdentityFilter,
+    KeyedHasher,
+    install_log_filter,
+    public_hasher,
+    register_identities,
+    scrub_note,
+    spellings,
+)
 
 KEY = b"sixteen bytes or more"
 
@@ -26,6 +34,14 @@ def test_keys_are_hmac_sha256_in_16_digits_with_a_domain_each() -> None:
     assert hasher.study_key("1.2.3") == expected
     assert hasher.patient_key("1.2.3") != expected
     assert KeyedHasher(KEY + b"!").study_key("1.2.3") != expected
+
+
+def test_a_public_bundle_adds_keys_and_changes_none() -> None:
+    hasher, public = KeyedHasher(KEY, public="nih14"), public_hasher("nih14")
+    assert hasher.study_key("1.2.3") == KeyedHasher(KEY).study_key("1.2.3") != public.study_key("1.2.3")
+    assert hasher.study_keys("1.2.3") == (hasher.study_key("1.2.3"), public.study_key("1.2.3"))
+    assert hasher.patient_keys("7") == (hasher.patient_key("7"), public.patient_key("7"))
+    assert KeyedHasher(KEY).study_keys("1.2.3") == (hasher.study_key("1.2.3"),)
 
 
 def test_padding_of_dicom_values_does_not_matter_and_nobody_stays_nobody() -> None:

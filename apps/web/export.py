@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from html import escape
 from typing import Literal
 
-from apps.web.markup import percent
+from apps.web.markup import evidence_words
 from apps.web.reading import Reading
-from apps.web.render import PREVIEW_SIDE, Window, film_jpeg, fit_side
+from apps.web.render import PREVIEW_SIDE, Window, evidence_layer, film_jpeg, fit_side
 from medsd.bundle.layout import Bundle
 from medsd.results.pdf import Figure, reading_pdf
 from medsd.results.record import reading_record
@@ -49,12 +50,14 @@ def export(
 
 
 def _figures(reading: Reading, window: Window, shown: str | None, opacity: float) -> list[Figure]:
-    film, prediction = reading.display, reading.prediction
-    if film is None:
+    """The image, and the evidence over it where the page shows some: no caption names what a picture does not show."""
+    image, prediction = reading.display, reading.prediction
+    if image is None:
         return []
-    figures = [Figure(film_jpeg(film, window), "The film")]
-    if shown is not None and prediction.evidence_maps is not None:
-        title = f"{prediction.findings.title(shown)} {percent(prediction.probabilities[shown])}"
-        evidence = fit_side(prediction.evidence(shown), PREVIEW_SIDE)
-        figures.append(Figure(film_jpeg(film, window, evidence, opacity), f"Evidence for {title}"))
-    return figures
+    bare = Figure(film_jpeg(image, window), "The image")
+    if shown is None or prediction.evidence_maps is None or opacity <= 0:
+        return [bare]
+    words, evidence = evidence_words(prediction, shown), fit_side(prediction.evidence(shown), PREVIEW_SIDE)
+    if evidence_layer(evidence) is None:
+        return [replace(bare, caption=f"The image. {words}: no region stands out.")]
+    return [bare, Figure(film_jpeg(image, window, evidence, opacity), words)]

@@ -12,10 +12,12 @@ from apps.web.reading import Reading
 from apps.web.render import Window, evidence_uri, film_uri
 from medsd.bundle.layout import Bundle, OperatingPoint
 from medsd.cases.vote import FindingVote
+from medsd.inference.prediction import Prediction
 from medsd.results.record import DISCLAIMER, SYNTHETIC
 
 _AGREE = {"present": "absent", "absent": "present"}  # what it means to disagree with a call
 _CALL_ORDER = {"present": 0, "undecided": 1, "absent": 2}
+_CALLED = {"absent": "called absent", "undecided": "undecided"}
 _SETS = {"both": "both present and absent conform", "neither": "unlike the validation films of either"}
 
 
@@ -80,20 +82,46 @@ def _empty_film(title: str, text: str, *, busy: bool = False) -> str:
     )
 
 
+def shown_first(reading: Reading) -> str | None:
+    """The finding whose evidence lies over an image that was just read: the most probable that is called present.
+
+    Where nothing is called present none is shown: a hot spot would contradict the calls.
+    """
+    if reading.prediction.evidence_maps is None:
+        return None
+    return next((name for name in reading.ranked if reading.prediction.calls.get(name) == "present"), None)
+
+
+def evidence_words(prediction: Prediction, name: str) -> str:
+    """What a layer of evidence is, as plain text: the finding, its probability, and the call where it is not present.
+
+    Evidence is drawn on its own scale, so there is a brightest place even where the model calls a finding absent.
+    """
+    call = prediction.calls.get(name, "undecided")
+    words = f"Evidence for {prediction.findings.title(name)} {percent(prediction.probabilities[name])}"
+    return words if call == "present" else f"{words}, which is {_CALLED[call]}: where most speaks for it, not a finding"
+
+
 def _evidence(reading: Reading, name: str | None) -> tuple[str, str]:
-    """The layer over the film and the line that says what it is."""
+    """The layer over the image and the line that says what it is."""
     prediction = reading.prediction
     if name is None or prediction.evidence_maps is None:
         return "", ""
-    label = f"{escape(prediction.findings.title(name))} {percent(prediction.probabilities[name])}"
+    words = escape(evidence_words(prediction, name))
     uri = evidence_uri(prediction.evidence(name))
     if uri is None:
-        return "", f'<p class="legend">Evidence for {label}: no region stands out.</p>'
-    legend = (
-        f'<p class="legend">Evidence for {label}<span class="scale" aria-hidden="true"></span>'
-        "<span>less → more, on this finding's own scale</span></p>"
+        return "", _legend(f"{words}. No region stands out.")
+    scale = (
+        '<span class="scale" aria-hidden="true"></span><span>less → more, on this finding\'s own scale</span>'
+        '<span class="unseen">hidden: Evidence is at 0 %</span>'
     )
-    return f'<img class="evidence" src="{uri}" alt="Evidence for {label}" draggable="false">', legend
+    return f'<img class="evidence" src="{uri}" alt="{words}" draggable="false">', _legend(
+        f"<span>{words}</span>{scale}"
+    )
+
+
+def _legend(line: str) -> str:
+    return f'<div class="foot"><p class="legend">{line}</p></div>'
 
 
 def notice(reading: Reading | None) -> str:

@@ -6,7 +6,7 @@ whatever belongs to one person is in `gr.State`, never in the desk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from apps.web.filters import FilterBoxes, to_filter
 from apps.web.pins import Board
 from apps.web.reading import MAX_NOTE, Reader, Reading, Wish
 from apps.web.render import PRESETS, Preset, Window, preset_window
+from apps.web.seat import Asked, Seat
 from medsd.errors import MedsdError
 from medsd.inference.coverage import offered
 
@@ -28,14 +29,14 @@ Update = Any  # a value, or gr.update(...) / gr.skip()
 class Scene(NamedTuple):
     """New values of the components of the reading tab, by their names in `ReadTab`; what is left out stays as it is."""
 
-    film: Update
-    notice: Update
-    findings: Update
-    cases: Update
+    film: Update = gr.skip()
+    notice: Update = gr.skip()
+    findings: Update = gr.skip()
+    cases: Update = gr.skip()
     note: Update = gr.skip()
     upload: Update = gr.skip()
+    seat: Update = gr.skip()
     reading: Update = gr.skip()
-    content: Update = gr.skip()
     shown: Update = gr.skip()
     preset: Update = gr.skip()
     level: Update = gr.skip()
@@ -51,6 +52,9 @@ class Scene(NamedTuple):
 class Desk:
     """What the page does.
 
+    A study is read in two steps: `take_upload`, `take_example` and `take_note` clear the page at once and say in the
+    tab's seat what is wanted; `read` reads what is wanted last.
+
     Args:
         reader: reads studies; shared by all sessions.
     """
@@ -59,47 +63,67 @@ class Desk:
         self.reader = reader
         self._points = dict(reader.bundle.description.operating_points)
 
-    def read_upload(self, path: str | None, note: str | None, *wish: Any) -> Iterator[Scene]:
-        """Read a dropped file. Its copy on the server is deleted as soon as its bytes are in memory."""
+    def take_upload(self, path: str | None, note: str | None, seat: Seat) -> Scene:
+        """Want a dropped file read. Its copy on the server is deleted as soon as its bytes are in memory."""
         if path is None:
-            return
+            return Scene()
         uploaded = Path(path)
         try:
             content = uploaded.read_bytes()
         except OSError:
             gr.Warning("The upload did not arrive whole. Drop the file again.")
-            return
+            return Scene(upload=None)
         finally:
             uploaded.unlink(missing_ok=True)
-        yield from self._read(content, note, _wish(wish))
+        return self._take(content, note, seat)
 
-    def read_example(self, position: int, *wish: Any) -> Iterator[Scene]:
-        """Read a film that ships with the bundle, with its note."""
+    def take_example(self, position: int, seat: Seat) -> Scene:
+        """Want an image that ships with the bundle read, with its note."""
         example = self.reader.examples[position]
         note = example.note if self.reader.takes_notes else ""
-        yield from self._read(example.path.read_bytes(), note, _wish(wish))
+        return self._take(example.path.read_bytes(), note, seat)
 
-    def read_again(self, content: bytes | None, note: str | None, *wish: Any) -> Iterator[Scene]:
-        """Read the film at hand once more, or the note alone where there is none."""
+    def take_note(self, note: str | None, seat: Seat) -> Scene:
+        """Want the image at hand read once more, or the note alone where there is none."""
+        content = seat.asked.content if seat.asked else None
         if content is None and not (note or "").strip():
-            gr.Warning("There is nothing to read yet: drop a film, or write a note.")
-            return
-        yield from self._read(content, note, _wish(wish))
+            gr.Warning("There is nothing to read yet: drop an image, or write a note.")
+            return Scene()
+        return self._take(content, note, seat)
 
-    def _read(self, content: bytes | None, note: str | None, wish: Wish) -> Iterator[Scene]:
-        """A busy page first, then the reading."""
+    def _take(self, content: bytes | None, note: str | None, seat: Seat) -> Scene:
+        """A busy page: nothing of an earlier study stands on it any more."""
+        seat.ask(Asked(content, note or ""))  # a hidden textbox says None
         busy = (markup.busy_film(), "", markup.busy_findings(), case_cards.busy_cases())
-        # The drop zone is emptied at once: the name of a file may be a patient's.
-        yield Scene(*busy, note=note, upload=None, saved="")
-        reading = self.reader.read(content, note or "", wish)  # a hidden textbox says None
-        shown = reading.ranked[0] if reading.ranked and reading.prediction.evidence_maps is not None else None
-        yield Scene(
+        # The drop zone is emptied at once: the name of a file may be a patient's, and belongs to no earlier findings.
+        return Scene(*busy, note=note, upload=None, seat=seat, reading=None, shown=None, saved="")
+
+    def read(self, seat: Seat, *wish: Any) -> Scene:
+        """Read what the tab wants; what comes too late, because another study was asked for meanwhile, is dropped."""
+        asked = seat.claim()
+        if asked is None:
+            return Scene()
+        current = seat.wish = _wish(wish)
+        reading = self.reader.read(asked.content, asked.note, current)
+        while (taken := seat.put(asked, current, reading)) is None:
+            if seat.asked is not asked:
+                return Scene()
+            current = seat.wish  # the boxes were changed meanwhile
+            reading = self.reader.again(reading, current)
+        if not self.reader.takes_notes:
+            asked.content = None  # only a note is a reason to read an image twice
+        return self._done(seat, taken)
+
+    def _done(self, seat: Seat, reading: Reading) -> Scene:
+        """The page of a study that was just read."""
+        shown = markup.shown_first(reading)
+        return Scene(
             markup.film(reading, Window(), shown),
             markup.notice(reading),
             self._findings(reading, shown),
             case_cards.cases(reading),
+            seat=seat,
             reading=reading,
-            content=content if self.reader.takes_notes else None,  # only a note is a reason to read a film twice
             shown=shown,
             preset=PRESETS[0],
             level=50,
@@ -111,26 +135,45 @@ class Desk:
             keep=gr.update(visible=True),
         )
 
-    def again(self, reading: Reading | None, shown: str | None, *wish: Any) -> tuple[Update, Update, Update]:
-        """State, table and cases of the same study with other calls, or with other cases beside it."""
-        if reading is None or reading.prediction.refused:
-            return gr.skip(), gr.skip(), gr.skip()
-        reading = self.reader.again(reading, _wish(wish))
-        return reading, self._findings(reading, shown), case_cards.cases(reading)
+    def again(
+        self,
+        seat: Seat,
+        level: float,
+        width: float,
+        inverted: bool,
+        zoom: float,
+        shown: str | None,
+        *wish: Any,
+    ) -> tuple[Update, Update, Update, Update]:
+        """State, image, table and cases of the same study with other calls, or with other cases beside it.
 
-    def opine(
-        self, reading: Reading | None, shown: str | None, event: gr.EventData, request: gr.Request
-    ) -> tuple[Update, Update]:
+        The image is drawn anew where the call of the finding whose evidence lies over it is another: the legend says
+        the call.
+        """
+        current = seat.wish = _wish(wish)
+        asked, reading = seat.asked, seat.reading
+        if reading is None or reading.prediction.refused:
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        taken = seat.put(asked, current, self.reader.again(reading, current))
+        if taken is None:
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        called = shown is not None and reading.prediction.calls.get(shown) != taken.prediction.calls.get(shown)
+        image = self.window(taken, level, width, inverted, zoom, shown) if called else gr.skip()
+        return taken, image, self._findings(taken, shown), case_cards.cases(taken)
+
+    def opine(self, seat: Seat, shown: str | None, event: gr.EventData, request: gr.Request) -> tuple[Update, Update]:
         """State and table after a person agreed or disagreed with a call; said again, it stays as it is."""
         finding, opinion = event._data.get("finding"), event._data.get("opinion")
+        asked, reading = seat.asked, seat.reading
         if reading is None or finding not in reading.ranked or opinion not in ("present", "absent"):
             return gr.skip(), gr.skip()
         try:
-            reading = self.reader.opine(reading, finding, opinion, getattr(request, "username", None) or "")
+            self.reader.opine(reading, finding, opinion, getattr(request, "username", None) or "")
         except MedsdError as error:
             gr.Warning(str(error))
             return gr.skip(), gr.skip()
-        return reading, self._findings(reading, shown)
+        taken = seat.agree(asked, finding, opinion)
+        return (gr.skip(), gr.skip()) if taken is None else (taken, self._findings(taken, shown))
 
     def export(
         self,
@@ -177,14 +220,29 @@ class Desk:
         return markup.film(reading, window, shown, zoom), round(window.level * 100, 1), round(window.width * 100, 1)
 
     def choose(
-        self, reading: Reading | None, level: float, width: float, inverted: bool, zoom: float, event: gr.EventData
-    ) -> tuple[str, str, Update]:
-        """Film and table after another finding was chosen by its row."""
+        self, seat: Seat, level: float, width: float, inverted: bool, zoom: float, event: gr.EventData
+    ) -> tuple[Update, Update, Update]:
+        """Image and table after another finding was chosen by its row."""
         name = str(event._data.get("finding", ""))
+        asked, reading = seat.asked, seat.reading
         if reading is None or name not in reading.ranked:
             return gr.skip(), gr.skip(), gr.skip()
-        film = self.window(reading, level, width, inverted, zoom, name)
-        return film, self._findings(reading, name), name
+        seat.shown = name
+        image, table = self.window(reading, level, width, inverted, zoom, name), self._findings(reading, name)
+        if seat.asked is not asked or seat.shown != name:  # another study, or another row, was chosen meanwhile
+            return gr.skip(), gr.skip(), gr.skip()
+        return image, table, name
+
+
+def _look(show: Callable[..., Update]) -> Callable[..., Update]:
+    """`show`, which takes a reading, for the seat; nothing is shown where another study was asked for meanwhile."""
+
+    def look(seat: Seat, *values: Any) -> Update:
+        asked = seat.asked
+        shown = show(seat.reading, *values)
+        return shown if seat.asked is asked else gr.skip()
+
+    return look
 
 
 def _wish(values: Sequence[Any]) -> Wish:
@@ -205,7 +263,7 @@ class ReadTab:
     def __init__(self, reader: Reader, board: Board) -> None:
         self.desk = Desk(reader)
         self.reading = gr.State(None, time_to_live=3600)
-        self.content = gr.State(None, time_to_live=3600)
+        self.seat = gr.State(Seat(), time_to_live=3600)
         self.shown = gr.State(None, time_to_live=3600)  # the finding whose evidence lies over the film
         with gr.Row(elem_id="desk", equal_height=False):  # style.css makes it a grid: the film left, the rest right
             with gr.Column(elem_id="viewer", min_width=0):
@@ -284,45 +342,53 @@ class ReadTab:
         return [self.coverage, *self.filters.inputs]
 
     def _wire(self) -> None:
-        reading: dict[str, Any] = {
+        desk = self.desk
+        common: dict[str, Any] = {
             "outputs": [getattr(self, name) for name in Scene._fields],
             "show_progress": "hidden",
-            "concurrency_limit": 2,
-            "concurrency_id": "read",
+            "trigger_mode": "multiple",
             "api_visibility": "private",
         }
-        desk, wishes = self.desk, self._wishes
-        self.upload.upload(desk.read_upload, [self.upload, self.note, *wishes], **reading)
-        self.again.click(desk.read_again, [self.content, self.note, *wishes], **reading)
-        for position, button in enumerate(self.examples):
-            button.click(partial(desk.read_example, position), wishes, **reading)
+        # What is wanted is taken down at once, however many studies wait to be read.
+        taking = {**common, "concurrency_limit": None, "concurrency_id": "take"}
+        reading = {**common, "concurrency_limit": 2, "concurrency_id": "read"}
+        takes = [
+            self.upload.upload(desk.take_upload, [self.upload, self.note, self.seat], **taking),
+            self.again.click(desk.take_note, [self.note, self.seat], **taking),
+            *(
+                button.click(partial(desk.take_example, position), [self.seat], **taking)
+                for position, button in enumerate(self.examples)
+            ),
+        ]
+        for take in takes:
+            take.then(desk.read, [self.seat, *self._wishes], **reading)
 
     def _wire_viewer(self) -> None:
-        desk, look = self.desk, [self.reading, self.level, self.width, self.inverted, self.zoom, self.shown]
+        desk, look = self.desk, [self.seat, self.level, self.width, self.inverted, self.zoom, self.shown]
         for slider in (self.level, self.width):
-            slider.input(desk.slide, look, [self.film, self.preset], **_QUICK)
-        self.inverted.input(desk.window, look, self.film, **_QUICK)
+            slider.input(_look(desk.slide), look, [self.film, self.preset], **_QUICK)
+        self.inverted.input(_look(desk.window), look, self.film, **_QUICK)
         self.preset.input(
-            desk.preset,
-            [self.reading, self.preset, self.inverted, self.zoom, self.shown],
+            _look(desk.preset),
+            [self.seat, self.preset, self.inverted, self.zoom, self.shown],
             [self.film, self.level, self.width],
             **_QUICK,
         )
-        self.findings.select(desk.choose, look[:-1], [self.film, self.findings, self.shown], **_QUICK)
+        self.findings.select(desk.choose, look[:-1], [self.film, self.findings, self.shown], **_EACH)
         self.opacity.change(None, self.opacity, None, js=scripts.SET_OPACITY)
         self.zoom.change(None, self.zoom, None, js=scripts.SET_ZOOM)
-        self.zoom.change(desk.zoom, look, self.film, **_QUICK)
+        self.zoom.change(_look(desk.zoom), look, self.film, **_QUICK)
 
     def _wire_results(self) -> None:
         desk = self.desk
         for box in self._wishes:
             box.input(
                 desk.again,
-                [self.reading, self.shown, *self._wishes],
-                [self.reading, self.findings, self.cases],
+                [self.seat, self.level, self.width, self.inverted, self.zoom, self.shown, *self._wishes],
+                [self.reading, self.film, self.findings, self.cases],
                 **_QUICK,
             )
-        self.findings.like(desk.opine, [self.reading, self.shown], [self.reading, self.findings], **_QUICK)
+        self.findings.like(desk.opine, [self.seat, self.shown], [self.reading, self.findings], **_EACH)
         kinds: tuple[tuple[Any, Kind], ...] = ((self.save_pdf, "PDF"), (self.save_json, "JSON"))
         for button, kind in kinds:
             button.click(
@@ -340,3 +406,5 @@ _QUICK: dict[str, Any] = {
     "trigger_mode": "always_last",
     "api_visibility": "private",
 }
+# Each click says something of its own: of two quick ones, "always_last" would repeat the first.
+_EACH = {**_QUICK, "trigger_mode": "multiple"}

@@ -209,7 +209,7 @@ class Reader:
             log.error("the cases could not be searched: %s", type(error).__name__)
             raise DataError(_NO_SEARCH) from None
 
-    def opine(self, reading: Reading, finding: str, opinion: Opinion, user: str = "") -> Reading:
+    def opine(self, reading: Reading, finding: str, opinion: Opinion, user: str = "") -> None:
         """Keep what a person says of a finding.
 
         Raises:
@@ -218,7 +218,6 @@ class Reader:
         if self.feedback is None:
             raise DataError("no feedback is kept here; start the app with --feedback FOLDER")
         self.feedback.add(reading.prediction, finding, opinion, reader=user)
-        return replace(reading, opinions={**reading.opinions, finding: opinion})
 
     def picture(self, case: SimilarCase) -> bytes | None:
         """The film of a case: from the person's own folder, else the thumbnail of the index."""

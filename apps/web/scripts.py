@@ -6,7 +6,12 @@ server; it runs once, so whatever is drawn anew later is found by delegation or 
 
 from __future__ import annotations
 
-SET_OPACITY = "(percent) => { document.documentElement.style.setProperty('--opacity', percent / 100) }"
+SET_OPACITY = """(percent) => {
+  const root = document.documentElement.style;
+  root.setProperty('--opacity', percent / 100);
+  root.setProperty('--scale', percent ? 'inline-block' : 'none');
+  root.setProperty('--hidden', percent ? 'none' : 'inline');
+}"""
 # The middle of what is seen stays in the middle.
 SET_ZOOM = """(times) => {
   const film = document.querySelector('#film');
@@ -19,21 +24,38 @@ SET_ZOOM = """(times) => {
 # A zoomed film is moved by dragging it; touch and keyboard scroll it without help. Dragging with the right button, or
 # with Shift held, changes the window as workstations do: across its width, up and down its level. A file that is
 # dropped beside the drop zone, most likely on the reading area, is read too: else a browser would show it instead.
+# While an earlier file is sent, Gradio's drop zone takes no other: the last one that was dropped waits for its turn.
 FILM = """
 const film = element.closest('#film') || element;
 film.tabIndex = 0;
 film.setAttribute('role', 'region');
 film.setAttribute('aria-label', 'Reading area');
 window.addEventListener('dragover', (event) => event.preventDefault());
+const input = (zone) => document.querySelector(`${zone} input[type=file]`);
+const give = (taker, files) => {
+  taker.files = files;
+  taker.dispatchEvent(new Event('change', {bubbles: true}));
+};
+let waiting = null;
+const hand = () => {
+  if (!waiting || !input('#upload')) return;
+  const files = waiting;
+  waiting = null;
+  give(input('#upload'), files);
+};
+new MutationObserver(hand).observe(document.body, {childList: true, subtree: true});
 window.addEventListener('drop', (event) => {
-  if (event.target.closest('#upload, #batch-files')) return;
+  if (event.target.closest('#upload, #batch-files')?.querySelector('input[type=file]')) return;
   event.preventDefault();
-  const tab = document.querySelector('#batch-files input[type=file]');
-  const batch = tab && tab.closest('#batch-files').offsetParent ? tab : null;
-  const input = batch || document.querySelector('#upload input[type=file]');
-  if (!input || !event.dataTransfer.files.length) return;
-  input.files = event.dataTransfer.files;
-  input.dispatchEvent(new Event('change', {bubbles: true}));
+  if (!event.dataTransfer.files.length) return;
+  if (document.querySelector('#batch-files')?.offsetParent) {
+    if (input('#batch-files')) give(input('#batch-files'), event.dataTransfer.files);
+    return;
+  }
+  const kept = new DataTransfer();
+  kept.items.add(event.dataTransfer.files[0]);
+  waiting = kept.files;
+  hand();
 });
 const slider = (name) => document.querySelector(`#${name} input[type=number]`);
 const slide = (name, value) => {

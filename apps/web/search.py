@@ -102,6 +102,7 @@ class SearchTab:
             "inputs": [*boxes, words, *filters.inputs],
             "outputs": [shown, found],
             "show_progress": "hidden",
+            "trigger_mode": "always_last",  # a question that is asked while another is answered is answered next
             "concurrency_limit": 2,
             "concurrency_id": "read",
             "api_visibility": "private",

@@ -27,7 +27,7 @@ from apps.web.reading import Reader
 from medsd.bundle.layout import Bundle
 from medsd.dicom.policy import GatePolicy
 from medsd.errors import MedsdError, SettingsError
-from medsd.privacy import KeyedHasher, install_log_filter, public_hasher
+from medsd.privacy import install_log_filter
 from medsd.telemetry import use_own_caches, work_offline
 
 if TYPE_CHECKING:
@@ -121,12 +121,13 @@ def open_reader(
         DataError: there is no folder `images`, or `feedback` cannot be made.
     """
     from medsd.cases.index import CaseIndex
+    from medsd.cases.manage import hasher_of
     from medsd.cases.pictures import PictureFolder
     from medsd.inference.decode import Decoder
     from medsd.inference.predict import Predictor
     from medsd.results.feedback import FeedbackFolder
 
-    hasher = _hasher(bundle)
+    hasher = hasher_of(bundle)
     # Uploads are strangers' files: a process of their own can be stopped, and may go down, without the page.
     decoder = Decoder(bundle.description.pixels, policy or GatePolicy(), hasher, keep_image=True)
     predictor = Predictor(bundle, precision=precision, hasher=hasher, policy=policy, decode=decoder.helper())
@@ -139,7 +140,7 @@ def open_reader(
         predictor.session.provider,
         predictor.session.precision,
         _scorer(predictor, decoder) if bundle.description.image else None,
-        FeedbackFolder(feedback, KeyedHasher.from_environment()) if feedback else None,
+        FeedbackFolder(feedback, hasher) if feedback else None,
     )
 
 
@@ -150,7 +151,7 @@ def _scorer(predictor: Predictor, decoder: Decoder) -> Callable[[Path, str], Pre
 
     @cache
     def decode() -> Helper:  # a process of its own, so that a long batch does not keep single films waiting
-        return replace(decoder, hasher=KeyedHasher.from_environment(), keep_image=False).helper()
+        return replace(decoder, keep_image=False).helper()
 
     def score(path: Path, name: str) -> Prediction:
         return read_safely(predictor, [Study(decode()(path, name))])[0]
@@ -327,12 +328,6 @@ class _SafeHeaders:
             await send(message)
 
         await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
-
-
-def _hasher(bundle: Bundle) -> KeyedHasher:
-    """The hasher that made the keys of the bundle's cases, so that a patient's own cases are recognised."""
-    about = bundle.description
-    return public_hasher(about.name) if about.public else KeyedHasher.from_environment()
 
 
 def main() -> None:

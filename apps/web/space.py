@@ -164,5 +164,5 @@ class SpaceTab:
             "api_visibility": "private",
         }
         tab.select(desk.draw, [finding, reading], shown, **quick)
-        finding.input(desk.draw, [finding, reading], shown, **quick)
+        finding.input(desk.draw, [finding, reading], shown, trigger_mode="always_last", **quick)
         shown.select(desk.open, [reading], case, **quick)

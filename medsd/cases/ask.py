@@ -83,11 +83,15 @@ def question(
 
 
 def ask_study(index: CaseIndex, prediction: Prediction, asked: Question) -> Answer:
-    """The cases most like a study, and their vote; findings and words of the question filter."""
-    query = _joined(asked.query, _read(index, asked.words)) if asked.words else asked.query
+    """The cases most like a study, and their vote; findings and words of the question filter.
+
+    Raises:
+        DataError: nothing of the words is understood.
+    """
+    query, _ = _read(index, asked)
     filters = query.filters(asked.filters, require_present=True)
     similar = index.similar(prediction, asked.k, filters=filters)
-    understood = query.sentence(index.findings) if query or asked.words else ""
+    understood = _said(query, index) if query else ""
     return Answer(tuple(similar), understood, index.vote(prediction, filters=asked.filters))
 
 
@@ -102,43 +106,46 @@ def ask(index: CaseIndex, asked: Question, load: Callable[[], Predictor | None])
     Returns:
         for findings, the best fits (`CaseIndex.find`). A sentence is read as findings, too. A model with notes puts
         the cases that have them, and lack what the sentence rules out, in the order of nearness to the sentence; for
-        other models the findings alone decide.
+        other models the findings alone decide. What a model takes the words for is never what was asked.
 
     Raises:
-        DataError: nothing is asked, or no finding is understood and the model reads no notes.
+        DataError: nothing is asked, or nothing of the words is understood.
     """
-    if not asked.words:
-        return Answer(tuple(index.find(asked.query, asked.k, filters=asked.filters)), _said(asked.query, index))
-    predictor = load()
-    try:
-        query = _joined(asked.query, _read(index, asked.words))
-    except DataError:
-        if predictor is None:
-            raise
-        query = asked.query
+    query, words = _read(index, asked)
+    said = _said(query, index)
+    predictor = load() if words else None
     if predictor is not None:
         prediction = predictor(None, asked.words)
-        if not prediction.refused:
-            return Answer(
-                tuple(_near_words(index, prediction, query, asked)), f"near these words, {_said(query, index)}"
-            )
-    if not query:
-        raise DataError("the sentence names no finding that is known here; use --with and --without")
-    return Answer(tuple(index.find(query, asked.k, filters=asked.filters)), _said(query, index))
+        if not prediction.refused and prediction.embedding is not None:
+            return Answer(tuple(_near_words(index, prediction, query, asked)), f"near these words, {said}")
+    return Answer(tuple(index.find(query, asked.k, filters=asked.filters)), said)
 
 
 def _near_words(index: CaseIndex, prediction: Prediction, query: FindingQuery, asked: Question) -> list[SimilarCase]:
     """Cases that have what the words name, nearest to the words first; related to the words, not to their reading."""
-    filters = query.filters(asked.filters, require_present=True)
-    if not query or prediction.embedding is None:
-        return index.similar(prediction, asked.k, filters=filters)
+    assert prediction.embedding is not None
     index.check_model(prediction.model_sha256, prediction.model)
+    filters = query.filters(asked.filters, require_present=True)
     hits = index.nearest(prediction.embedding, asked.k, filters=filters)
     return explain_query(query.labels(index.findings), hits, index.findings)
 
 
-def _read(index: CaseIndex, words: str) -> FindingQuery:
-    return read_query(words, index.findings)
+def _read(index: CaseIndex, asked: Question) -> tuple[FindingQuery, FindingQuery]:
+    """The findings that are asked for, by name and in words, and those in words alone.
+
+    Raises:
+        DataError: there are words that ask for nothing, and no names beside them.
+    """
+    if not asked.words:
+        return asked.query, FindingQuery()
+    words = read_query(asked.words, index.findings)
+    query = _joined(asked.query, words)
+    if not query:
+        raise DataError(
+            f"The sentence names no finding that can be searched for ({_said(query, index)}). "
+            f"The findings here are {', '.join(map(index.findings.title, index.findings))}."
+        )
+    return query, words
 
 
 def _said(query: FindingQuery, index: CaseIndex) -> str:
@@ -151,4 +158,5 @@ def _joined(first: FindingQuery, second: FindingQuery) -> FindingQuery:
         tuple(dict.fromkeys((*first.absent, *second.absent))),
         second.uncertain,
         second.unread,
+        second.not_understood,
     )

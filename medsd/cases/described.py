@@ -71,7 +71,8 @@ class IndexDescription(Described):
         finding_set, findings: the vocabulary of `Case.labels`, in order.
         embedding_size: D.
         created: UTC, ISO 8601.
-        public: keys are made with the bundle's name (`medsd.privacy.public_hasher`), not with a site's secret.
+        public: the keys of the cases that it was made with come from the bundle's name
+            (`medsd.privacy.public_hasher`); cases that a site adds have keys of its secret.
         scale: of similarities; None in older indexes and where there are too few pairs.
         vote: when the nearest cases contradict the model; None where it was not chosen.
         approximate_above: number of cases from which the search is approximate.

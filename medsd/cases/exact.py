@@ -46,13 +46,19 @@ class Snapshot:
     categories: dict[str, Any]
 
     def nearest(
-        self, query: FloatArray, k: int, findings: FindingSet, filters: CaseFilter | None, patient: str, study: str
+        self,
+        query: FloatArray,
+        k: int,
+        findings: FindingSet,
+        filters: CaseFilter | None,
+        patients: Sequence[str],
+        studies: Sequence[str],
     ) -> tuple[Positions, FloatArray]:
         """Positions and cosines of the k nearest cases that may be found, nearest first, none twice."""
         embeddings = self.embeddings
         assert embeddings is not None  # the store scans its table instead
         similarity = embeddings @ query  # (N,)
-        barred = self._barred(findings, filters, patient, study)
+        barred = self._barred(findings, filters, patients, studies)
         allowed = None if barred is None else np.flatnonzero(~barred)
         scores = similarity if allowed is None else similarity[allowed]
 
@@ -80,7 +86,7 @@ class Snapshot:
         """
         counts = LabelPairs(wanted[None], self.labels).counts()
         fit = np.asarray(counts.weight() if wanted.any() else counts.dissimilarity())[0]  # (N,)
-        barred = self._barred(findings, filters, "", "")
+        barred = self._barred(findings, filters)
         allowed = np.flatnonzero((fit > 0) if barred is None else (fit > 0) & ~barred)
         best = allowed[np.argsort(-fit[allowed], kind="stable")[: max(_CANDIDATES, 4 * k)]]
         if not len(best):
@@ -98,12 +104,15 @@ class Snapshot:
         return best[chosen], typical[chosen]
 
     def _barred(
-        self, findings: FindingSet, filters: CaseFilter | None, patient: str, study: str
+        self,
+        findings: FindingSet,
+        filters: CaseFilter | None,
+        patients: Sequence[str] = (),
+        studies: Sequence[str] = (),
     ) -> npt.NDArray[np.bool_] | None:
         """True (N,) for the cases that must not be found; None when every case may."""
-        parts = [
-            _equals(self.keys[column], key) for column, key in (("patient_key", patient), ("study_key", study)) if key
-        ]
+        keys = (("patient_key", patients), ("study_key", studies))
+        parts = [_equals(self.keys[column], key) for column, given in keys for key in given if key]
         if filters:
             for names, value in ((filters.present, 1.0), (filters.absent, 0.0)):
                 # NaN equals nothing: an unknown finding is neither present nor absent

@@ -47,14 +47,14 @@ class CaseStore(Protocol):
         k: int,
         *,
         filters: CaseFilter | None,
-        exclude_patient: str,
-        exclude_study: str,
+        exclude_patients: Sequence[str],
+        exclude_studies: Sequence[str],
         exact: bool = False,
     ) -> list[Hit]:
         """The k cases of largest cosine to `embedding` (D,) of unit length, nearest first.
 
         The search is exact, unless the store has an approximate index and `exact` is not set. Duplicates
-        (`medsd.cases.exact.distinct`) are collapsed. An empty `exclude_patient` or `exclude_study` excludes
+        (`medsd.cases.exact.distinct`) are collapsed. An empty key excludes
         nothing. `filters` has been checked against the vocabulary.
         """
 
@@ -181,8 +181,10 @@ class CaseIndex:
             prediction.embedding,
             k,
             filters=filters,
-            exclude_patient=prediction.patient_key if exclude_patient == OWN_PATIENT else exclude_patient,
-            exclude_study=prediction.study_key,
+            exclude_patient=(
+                prediction.patient_keys or prediction.patient_key if exclude_patient == OWN_PATIENT else exclude_patient
+            ),
+            exclude_study=prediction.study_keys or prediction.study_key,
             exact=exact,
         )
         return explain(prediction, hits, self.description.scale)
@@ -234,8 +236,8 @@ class CaseIndex:
         k: int = 8,
         *,
         filters: CaseFilter | None = None,
-        exclude_patient: str | None = None,
-        exclude_study: str | None = None,
+        exclude_patient: str | Sequence[str] | None = None,
+        exclude_study: str | Sequence[str] | None = None,
         exact: bool = False,
     ) -> list[Hit]:
         """The k nearest cases to an embedding (D,) of any length but zero, duplicates collapsed.
@@ -250,8 +252,8 @@ class CaseIndex:
             query,
             k,
             filters=filters or None,
-            exclude_patient=exclude_patient or "",
-            exclude_study=exclude_study or "",
+            exclude_patients=_keys(exclude_patient),
+            exclude_studies=_keys(exclude_study),
             exact=exact,
         )
 
@@ -387,6 +389,10 @@ def _store(path: str | Path) -> Any:
     from medsd.cases.lance import LanceStore
 
     return LanceStore
+
+
+def _keys(given: str | Sequence[str] | None) -> Sequence[str]:
+    return (given,) if isinstance(given, str) else given or ()
 
 
 def _named(model: str, sha256: str) -> str:

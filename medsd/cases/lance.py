@@ -131,8 +131,8 @@ class LanceStore:
         k: int,
         *,
         filters: CaseFilter | None,
-        exclude_patient: str,
-        exclude_study: str,
+        exclude_patients: Sequence[str],
+        exclude_studies: Sequence[str],
         exact: bool = False,
     ) -> list[Hit]:
         """The k nearest cases; see `medsd.cases.index.CaseStore`."""
@@ -140,10 +140,10 @@ class LanceStore:
         def ask() -> list[Hit]:
             snapshot, pinned = self._current()
             if snapshot.embeddings is None:
-                where = filter_sql(filters, self._findings, exclude_patient, exclude_study)
+                where = filter_sql(filters, self._findings, exclude_patients, exclude_studies)
                 return self._scan(pinned, embedding, k, where, exact=exact or not self._approximate)
             positions, similarities = snapshot.nearest(
-                embedding, k, self._findings, filters, exclude_patient, exclude_study
+                embedding, k, self._findings, filters, exclude_patients, exclude_studies
             )
             cases = self._cases(snapshot, pinned, positions)
             return list(map(Hit, cases, similarities.clip(-1, 1).tolist(), snapshot.embeddings[positions]))

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -89,12 +89,15 @@ def first_line(error: BaseException) -> str:
     return str(error).splitlines()[0][:120]
 
 
-def filter_sql(filters: CaseFilter | None, findings: FindingSet, patient: str = "", study: str = "") -> str:
+def filter_sql(
+    filters: CaseFilter | None, findings: FindingSet, patients: Sequence[str] = (), studies: Sequence[str] = ()
+) -> str:
     """The filter as an SQL condition of LanceDB, values escaped; an empty string where all may be found.
 
     It says what `medsd.cases.exact.Snapshot` computes; a test compares the two.
     """
-    parts = [f"{column} != {quoted(key)}" for column, key in (("patient_key", patient), ("study_key", study)) if key]
+    barred = (("patient_key", patients), ("study_key", studies))
+    parts = [f"{column} != {quoted(key)}" for column, keys in barred for key in keys if key]
     filters = filters or CaseFilter()
     for names, value in ((filters.present, "1.0"), (filters.absent, "0.0")):
         parts += [f"labels[{findings.names.index(name) + 1}] = {value}" for name in names]  # SQL counts from one

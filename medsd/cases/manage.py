@@ -21,7 +21,7 @@ from medsd.cases.index import CaseIndex, create_index
 from medsd.cases.pictures import PictureFolder, encode_thumbnail
 from medsd.errors import DataError
 from medsd.inference.note import NoteMask
-from medsd.privacy import KeyedHasher, public_hasher, scrub_note
+from medsd.privacy import KeyedHasher, scrub_note
 from medsd.studies.protect import film_identities
 
 if TYPE_CHECKING:
@@ -90,13 +90,13 @@ def open_cases(target: str | Path) -> CaseIndex:
 
 
 def hasher_of(bundle: Bundle) -> KeyedHasher:
-    """Makes the keys of a bundle's cases: by its name where its data are public, else by this site's secret."""
+    """Makes keys by this site's secret, and knows those that the cases of a bundle made from public data have."""
     description = bundle.description
-    return public_hasher(description.name) if description.public else KeyedHasher.from_environment()
+    return KeyedHasher.from_environment(public=description.name if description.public else "")
 
 
-def patient_keys(target: str | Path, ids: Path) -> list[str]:
-    """The keys of patients whose identifiers stand in a file, one a line, under the secret that made the index's keys.
+def patient_keys(target: str | Path, ids: Path) -> list[tuple[str, ...]]:
+    """Of each patient whose identifier stands in a file, one a line, the keys under which there may be cases.
 
     Raises:
         DataError: the file cannot be read or names nobody.
@@ -108,7 +108,7 @@ def patient_keys(target: str | Path, ids: Path) -> list[str]:
     if not lines:
         raise DataError(f"{ids}: names no patient")
     hasher = hasher_of(Bundle.open(target)) if is_bundle(target) else KeyedHasher.from_environment()
-    return [hasher.patient_key(line) for line in dict.fromkeys(lines)]
+    return [hasher.patient_keys(line) for line in dict.fromkeys(lines)]
 
 
 def summary(index: CaseIndex) -> dict[str, Any]:
@@ -172,8 +172,8 @@ def add_films(
     bundle = predictor.bundle
     index.check_model(bundle.model_sha256, bundle.label)
     before = set(index.table()["study_key"])
-    keyed = [(hasher.study_key(row.study or row.path.stem), row) for row in rows]
-    new = list({key: (key, row) for key, row in keyed if key not in before}.values())
+    keyed = [(hasher.study_keys(row.study or row.path.stem), row) for row in rows]
+    new = list({keys[0]: (keys[0], row) for keys, row in keyed if before.isdisjoint(keys)}.values())
     cases, vectors, refused = [], [], 0
     readings = _read(predictor, [(row.path, row.note) for _, row in new])
     for (key, row), prediction in zip(new, readings, strict=True):

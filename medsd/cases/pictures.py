@@ -48,12 +48,12 @@ def encode_thumbnail(image: npt.NDArray[Any], side: int = SIDE) -> bytes:
 class PictureFolder:
     """The films of a folder by study key.
 
-    The study id of a file is its stem, so its key is ``hasher.study_key(stem)``. The folder is listed once, at the
-    first question.
+    The study id of a file is its stem, so it is the film of a case with one of ``hasher.study_keys(stem)``. The folder
+    is listed once, at the first question.
 
     Args:
         root: searched with all its subfolders for .png, .jpg, .jpeg and .dcm.
-        hasher: made with the key that made the index; `medsd.privacy.public_hasher` for a public bundle.
+        hasher: of the bundle's cases, see `medsd.cases.manage.hasher_of`.
 
     Raises:
         DataError: there is no such folder.
@@ -71,7 +71,7 @@ class PictureFolder:
         return self._index().get(study_key) if study_key else None
 
     def __len__(self) -> int:
-        return len(self._index())
+        return len(set(self._index().values()))
 
     def __contains__(self, study_key: object) -> bool:
         return isinstance(study_key, str) and self.path(study_key) is not None
@@ -81,6 +81,7 @@ class PictureFolder:
             files = [path for path in self.root.rglob("*") if path.suffix.lower() in SUFFIXES]
             self._paths = {}
             for path in sorted(files):  # of two files with one stem the first in order of path stays
-                self._paths.setdefault(self._hasher.study_key(path.stem), path)
-            logger.info("%s: %d images", self.root, len(self._paths))
+                for key in self._hasher.study_keys(path.stem):
+                    self._paths.setdefault(key, path)
+            logger.info("%s: %d images", self.root, len(self))
         return self._paths

@@ -112,14 +112,14 @@ class QdrantStore:
         k: int,
         *,
         filters: CaseFilter | None,
-        exclude_patient: str,
-        exclude_study: str,
+        exclude_patients: Sequence[str],
+        exclude_studies: Sequence[str],
         exact: bool = False,
     ) -> list[Hit]:
         """The k nearest cases, always by exact search; see `medsd.cases.index.CaseStore`."""
         from qdrant_client import models
 
-        condition = condition_of(filters, exclude_patient, exclude_study)
+        condition = condition_of(filters, exclude_patients, exclude_studies)
         points: list[Any] = []
 
         def find(count: int) -> tuple[Positions, list[str], FloatArray]:

@@ -53,7 +53,7 @@ def labels_of(payload: dict[str, Any], names: Sequence[str]) -> FloatArray:
     return np.array([1.0 if n in present else 0.0 if n in absent else np.nan for n in names], np.float32)
 
 
-def condition_of(filters: CaseFilter | None, patient: str = "", study: str = "") -> Any:
+def condition_of(filters: CaseFilter | None, patients: Sequence[str] = (), studies: Sequence[str] = ()) -> Any:
     """The filter as Qdrant takes it; None where all may be found."""
     from qdrant_client import models
 
@@ -63,7 +63,8 @@ def condition_of(filters: CaseFilter | None, patient: str = "", study: str = "")
     for column in FILTER_COLUMNS:
         if values := getattr(filters, column):
             must.append(models.FieldCondition(key=column, match=models.MatchAny(any=list(values))))
-    barred = [value_is(column, key) for column, key in (("patient_key", patient), ("study_key", study)) if key]
+    keys = (("patient_key", patients), ("study_key", studies))
+    barred = [value_is(column, key) for column, given in keys for key in given if key]
     return models.Filter(must=must or None, must_not=barred or None) if must or barred else None
 
 

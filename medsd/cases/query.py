@@ -1,20 +1,23 @@
 """Search by findings: a query says which are wanted and which must be missing, and a sentence can be read as one.
 
 A sentence goes through the rules that label reports (`medsd.studies.notes.labeller`), because an embedding knows little
-of «without»: negation filters by what the cases are known to have, it is not left to nearness.
+of "without": negation filters by what the cases are known to have, it is not left to nearness.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from textwrap import shorten
 
 from medsd.cases.case import CaseFilter, FloatArray
 from medsd.errors import DataError
 from medsd.findings import FindingSet, finding_set
 from medsd.studies.notes.labeller import ReportLabels, Status, label_report
+from medsd.studies.notes.lexicon import load_scope
+from medsd.studies.notes.sections import normalise_placeholders
 
 # The vocabulary whose phrases are tried for a set that has none of its own; shared by name (phantom8, openi14, …).
 _PHRASES = "nih14"
@@ -22,6 +25,15 @@ _PLACES = re.compile(
     r"\b(left|right|bilateral|both|upper|lower|middle|apical|basal|basilar|small|large|mild|moderate|severe|massive)\b",
     re.IGNORECASE,
 )
+# Words that ask for nothing by themselves.
+_JOINING = re.compile(
+    r"an?|the|of|in|on|at|to|and|with|as|also|but|that|which|who|all|any|some|there|this|these|is|are|was|were|be|"
+    r"has|have|having|had|show(?:s|ing|n)?|find|search|me|i|please|want|seen|visible|cases?|patients?|stud(?:y|ies)|"
+    r"images?|radiographs?|films?|x-?rays?|chest|signs?|evidence|findings?",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"\w[\w'’-]*")
+_MOST_QUOTED = 200  # characters
 
 
 @dataclass(frozen=True)
@@ -33,12 +45,14 @@ class FindingQuery:
         absent: a case must be known not to have them.
         uncertain: named, but as a possibility; they do not filter.
         unread: words of side, place or size, which the cases' labels do not hold; they do not filter.
+        not_understood: what else a sentence says; it asks for nothing.
     """
 
     present: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     uncertain: tuple[str, ...] = field(default=(), compare=False)
     unread: tuple[str, ...] = field(default=(), compare=False)
+    not_understood: tuple[str, ...] = field(default=(), compare=False)
 
     def __bool__(self) -> bool:
         return bool(self.present or self.absent)
@@ -80,6 +94,8 @@ class FindingQuery:
         ]
         if self.unread:
             parts.append(f"not in the cases' labels, so no filter: {', '.join(self.unread)}")
+        if self.not_understood:
+            parts.append(f"not understood: {shorten(', '.join(self.not_understood), _MOST_QUOTED, placeholder=' …')}")
         return "; ".join(parts) or "no finding"
 
 
@@ -97,7 +113,7 @@ def resolve(names: Sequence[str], findings: FindingSet) -> tuple[str, ...]:
 
 
 def read_query(sentence: str, findings: FindingSet) -> FindingQuery:
-    """Read «right effusion without cardiomegaly» as a query.
+    """Read "right effusion without cardiomegaly" as a query.
 
     Args:
         sentence: English, as in a report.
@@ -118,7 +134,34 @@ def read_query(sentence: str, findings: FindingSet) -> FindingQuery:
         absent=named(Status.ABSENT),
         uncertain=named(Status.UNCERTAIN, Status.ALTERNATIVE),
         unread=tuple(dict.fromkeys(word.lower() for word in _PLACES.findall(sentence))),
+        not_understood=tuple(_not_understood(sentence, labels, findings)),
     )
+
+
+def _not_understood(sentence: str, labels: ReportLabels, findings: FindingSet) -> Iterator[str]:
+    """The parts of a sentence that are neither a finding of the vocabulary nor a cue, a place or a word that joins."""
+    text, scope = normalise_placeholders(sentence), load_scope()
+    cues = (scope.negation.before, scope.negation.after, scope.uncertainty.before, scope.uncertainty.after)
+    known = (*cues, scope.pseudo, scope.alternative, scope.boundary, _PLACES)
+    spans = [match.span() for pattern in known for match in pattern.finditer(text)]
+    named = [m for m in labels.mentions if m.finding in findings.names and m.status is not Status.NOT_MENTIONED]
+    spans += [(mention.start, mention.end) for mention in named]
+    for title in {findings.title(mention.finding) for mention in named}:  # "pleural" goes with its effusion
+        spans += [match.span() for match in re.finditer(re.escape(title), text, re.IGNORECASE)]
+    read = bytearray(len(text))  # 1 where a character was understood
+    for start, end in spans:
+        read[start:end] = b"\1" * (end - start)
+    begin = end = 0  # of the words in a row that were not understood
+    for word in _WORD.finditer(text):
+        if _JOINING.fullmatch(word.group()):
+            continue
+        if not all(read[word.start() : word.end()]):
+            begin, end = begin if end else word.start(), word.end()
+        elif end:
+            yield text[begin:end]
+            end = 0
+    if end:
+        yield text[begin:end]
 
 
 def _label(sentence: str, findings: FindingSet) -> tuple[ReportLabels, FindingSet]:

@@ -327,11 +327,11 @@ def _own(bundle: Bundle, manifest: Manifest, settings: Settings) -> list[int]:
     studies = set(table["study_key"]) - {""}
     same = settings.data.source == bundle.description.provenance.data
     patients = set(table["patient_key"]) - {""} if same else set()
-    keyed = {name: hasher.patient_key(name) for name in set(manifest.patients.tolist())} if same else {}
+    known = {name for name in set(manifest.patients.tolist()) if not patients.isdisjoint(hasher.patient_keys(name))}
     return [
         row
         for row, (study, patient) in enumerate(zip(manifest.table["study"], manifest.patients.tolist(), strict=True))
-        if hasher.study_key(str(study)) in studies or keyed.get(patient) in patients
+        if patient in known or not studies.isdisjoint(hasher.study_keys(str(study)))
     ]
 
 

@@ -38,6 +38,7 @@ class Film:
             hasher was given. A refused film has them, too.
         view: "PA", "AP", "FRONTAL", "LATERAL", "OTHER" by the header; "LATERAL" also where the header is silent and the
             picture looks lateral; else "".
+        study_keys, patient_keys: all under which they may be cases (`KeyedHasher.study_keys`); never shown.
         pixels: uint8 (S, S), what the model sees; None when refused.
         image: float32 (H, W) in 0…1, what a person sees; None when refused, or not kept.
     """
@@ -50,6 +51,8 @@ class Film:
     patient_key: str = ""
     instance_key: str = ""
     view: str = ""
+    study_keys: tuple[str, ...] = field(default=(), repr=False)
+    patient_keys: tuple[str, ...] = field(default=(), repr=False)
     pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
     image: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
@@ -140,9 +143,12 @@ def identified(film: Film, said: Radiograph | Identity, hasher: KeyedHasher | No
     film = replace(film, view="LATERAL" if looks else said.view)
     if hasher is None:
         return film
+    studies, patients = hasher.study_keys(said.study_uid), hasher.patient_keys(said.patient_id)
     return replace(
         film,
-        study_key=hasher.study_key(said.study_uid),
-        patient_key=hasher.patient_key(said.patient_id),
+        study_key=studies[0],
+        patient_key=patients[0],
+        study_keys=studies,
+        patient_keys=patients,
         instance_key=hasher.instance_key(said.instance_uid),
     )

@@ -234,6 +234,8 @@ class Predictor:
             patient_key=film.patient_key if film else "",
             instance_key=film.instance_key if film else "",
             view=film.view if film else "",
+            study_keys=film.study_keys if film else (),
+            patient_keys=film.patient_keys if film else (),
             pixel_spec=self.bundle.description.pixels,
             image=film.image if film else None,
             **found,

@@ -34,6 +34,8 @@ class Prediction:
         provider: the ONNX Runtime execution provider that computed it.
         study_key, patient_key, instance_key: keyed hashes, never identifiers; empty where the input carries none.
         view: of the film, as in `medsd.inference.film.Film`; "" where nothing says.
+        study_keys, patient_keys: all keys under which study and patient may be cases, to leave those out of an answer;
+            one of them may be public, so they are never shown. Without them the two keys above count.
         logits, values: float32 (F,); `values` are the calibrated probabilities.
         calls: present, absent or undecided, by finding; at the operating points, or conformal where `coverage` is set.
         coverage: what the conformal calls promise; None for calls at the operating points.
@@ -60,6 +62,8 @@ class Prediction:
     patient_key: str = ""
     instance_key: str = ""
     view: str = ""
+    study_keys: tuple[str, ...] = field(default=(), repr=False)
+    patient_keys: tuple[str, ...] = field(default=(), repr=False)
     logits: npt.NDArray[np.float32] | None = None
     values: npt.NDArray[np.float32] | None = None
     calls: Mapping[str, Call] = field(default_factory=dict)

@@ -90,7 +90,7 @@ class FeedbackFolder:
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "reader": self._key("reader", reader),
             "image": f"{FILMS}/{image}.png",
-            # Hashed again: a public bundle's key is no secret, and a patient's number can be guessed.
+            # Hashed again: a folder that is handed on cannot be joined with the tables of `medsd score`.
             "patient": self._key("feedback patient", prediction.patient_key or image),
             "finding": finding,
             "opinion": opinion,

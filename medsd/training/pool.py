@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from medsd.bundle.layout import Bundle, OperatingPoint
 from medsd.cases.index import CaseIndex
+from medsd.cases.manage import hasher_of
 from medsd.dicom.gate import GatePolicy
 from medsd.errors import DataError
 from medsd.findings import FindingSet
@@ -26,7 +27,7 @@ from medsd.inference.decode import Decoder, decode_all
 from medsd.inference.inputs import expand_inputs
 from medsd.inference.predict import Predictor, Study
 from medsd.inference.session import ProviderChoice
-from medsd.privacy import KeyedHasher, public_hasher
+from medsd.privacy import KeyedHasher
 from medsd.progress import Progress
 from medsd.results.table import printable, write_table
 from medsd.settings import Settings
@@ -84,6 +85,8 @@ class _Study:
     embedding: npt.NDArray[np.float32] | None = None
     reason: str = ""
     message: str = ""
+    study_keys: tuple[str, ...] = ()  # all under which it may be a case
+    patient_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def suggest_films(
         seed: of the draw.
         weights: see `medsd.training.suggest.Weights`.
         workers, provider, policy, progress: as for `medsd.inference.batch.score`.
-        hasher: makes the keys; by default the one that made those of the bundle's cases.
+        hasher: makes the keys; by default `medsd.cases.manage.hasher_of`.
 
     Raises:
         DataError: an input does not exist, the output cannot be used, or nothing is left to choose from.
@@ -136,14 +139,14 @@ def suggest_films(
     paths = expand_inputs(list(inputs), leave_out=[out, skipped_path(out)])
     paths = [path for path in paths if path.resolve() not in resolved]
     about = opened.description
-    own = hasher or (public_hasher(about.name) if about.public else KeyedHasher.from_environment())
+    own = hasher or hasher_of(opened)
     cases = _read_cases(opened)
     predictor = Predictor(opened, provider=provider, policy=policy)
     decoder = Decoder(about.pixels, predictor.policy, own)
     with Progress(len(known_paths) + len(paths), wanted=progress) as shown:
         listed = list(_read(predictor, decoder, known_paths, workers, shown))
         studies = list(_read(predictor, decoder, paths, workers, shown))
-    patients = cases.patients | {study.patient_key for study in listed if study.patient_key}
+    patients = cases.patients | {key for study in listed for key in study.patient_keys if key}
     studies = [_judged(study, cases.studies, patients, own) for study in studies]
     beside = [study for study in listed if study.probs is not None and not _is_case(study, cases.studies, own)]
     labels, places = _stacked(beside, len(opened.findings), about.embedding_size)
@@ -240,7 +243,15 @@ def _read(
             told = printable(said.message.removeprefix(f"{path.name}: "))
             reason, message = (said.reason, told) if said.refused else ("", "")
             yield _Study(
-                printable(path), said.study_key, said.patient_key, said.values, said.embedding, reason, message
+                printable(path),
+                said.study_key,
+                said.patient_key,
+                said.values,
+                said.embedding,
+                reason,
+                message,
+                said.study_keys,
+                said.patient_keys,
             )
 
 
@@ -250,14 +261,14 @@ def _judged(study: _Study, labelled: frozenset[str], patients: frozenset[str], h
         return study
     if _is_case(study, labelled, hasher):
         return replace(study, reason=LABELLED, message="This study is among the labelled ones.")
-    if study.patient_key and study.patient_key in patients:
+    if not patients.isdisjoint(study.patient_keys):
         return replace(study, reason=LABELLED, message="A study of this patient is among the labelled ones.")
     return study
 
 
 def _is_case(study: _Study, labelled: frozenset[str], hasher: KeyedHasher) -> bool:
     """By the header's study, or, as for the app's --images, by the name of the file."""
-    return study.study_key in labelled or hasher.study_key(Path(study.path).stem) in labelled
+    return not labelled.isdisjoint({*study.study_keys, *hasher.study_keys(Path(study.path).stem)})
 
 
 def _thresholds(findings: FindingSet, points: Mapping[str, OperatingPoint]) -> FloatArray:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from apps.web.case_cards import MOST_PINNED
+from apps.web.export import _figures
 from apps.web.reading import Reader, Reading
-from apps.web.render import DISPLAY_SIDE
+from apps.web.render import DISPLAY_SIDE, Window
 from apps.web.server import open_reader, prepare_environment
 from medsd.bundle.layout import Bundle
 from tests.bundles import tiny_bundle
@@ -25,6 +28,9 @@ gr = pytest.importorskip("gradio")
 from apps.web.app import build_page, theme  # noqa: E402
 from apps.web.pins import Board  # noqa: E402
 from apps.web.read import Desk, Scene  # noqa: E402
+from apps.web.seat import Asked, Seat  # noqa: E402
+
+LOOK = (50, 100, False, 1)  # level, width, inversion, zoom
 
 
 @pytest.fixture(scope="module")
@@ -32,54 +38,104 @@ def desk(reader: Reader) -> Desk:
     return Desk(reader)
 
 
-def _last(steps: Iterator[Scene]) -> Scene:
-    return list(steps)[-1]
-
-
 def _click(finding: str) -> Any:
     return gr.EventData(None, {"finding": finding})
 
 
 def test_an_upload_is_read_and_its_copy_deleted(desk: Desk, dropped: Path) -> None:
-    busy, done = desk.read_upload(str(dropped), "")
+    seat = Seat()
+    busy = desk.take_upload(str(dropped), "", seat)
     assert not dropped.exists()
-    assert (
-        "Reading" in busy.film and busy.upload is None
-    )  # the drop zone is empty again: no file name stays on the page
+    # The drop zone is empty again, so no file name stays on the page, and nothing of an earlier study does.
+    assert "Reading" in busy.film and busy.upload is None and busy.reading is None and "<table" not in busy.findings
+    done = desk.read(seat)
     assert done.reading.prediction.status == "scored" and "<table" in done.findings and "<li" in done.cases
 
 
-def test_the_most_probable_finding_is_shown_first(desk: Desk, dropped: Path) -> None:
-    done = _last(desk.read_upload(str(dropped), ""))
-    reading: Reading = done.reading
-    assert (
-        done.shown
-        == reading.ranked[0]
-        == max(reading.prediction.probabilities, key=reading.prediction.probabilities.get)
-    )
+def test_the_most_probable_finding_that_is_called_present_is_shown_first(desk: Desk, dropped: Path) -> None:
+    seat = Seat()
+    desk.take_upload(str(dropped), "", seat)
+    done = desk.read(seat)
+    prediction = done.reading.prediction
+    assert prediction.present and done.shown == max(prediction.present, key=prediction.probabilities.__getitem__)
+    assert "Evidence for" in done.film and "called absent" not in done.film
+
+
+def test_no_hot_spot_lies_over_an_image_on_which_nothing_is_called_present(
+    desk: Desk, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = dict.fromkeys(reading.prediction.findings, "absent") | {reading.ranked[1]: "undecided"}
+    normal = replace(reading, prediction=replace(reading.prediction, calls=calls))
+    monkeypatch.setattr(desk.reader, "read", lambda *_: normal)
+    seat = Seat()
+    seat.ask(Asked(b"an image"))
+    done = desk.read(seat)
+    assert done.shown is None and "evidence" not in done.film and "Evidence" not in done.film
+    for name, words in ((reading.ranked[0], "which is called absent"), (reading.ranked[1], "which is undecided")):
+        film = desk.choose(seat, 50, 100, False, 1, _click(name))[0]
+        assert (
+            words in re.findall(r'<p class="legend"><span>([^<]*)', film)[0]
+            and words in re.findall('alt="([^"]*)"', film)[1]
+        )
+
+
+def test_the_legend_follows_the_call(desk: Desk, reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coverage that makes a present finding undecided changes what is said of the evidence."""
+    name = reading.prediction.present[0]
+    calls = {**reading.prediction.calls, name: "absent"}
+    other = replace(reading, prediction=replace(reading.prediction, calls=calls))
+    monkeypatch.setattr(desk.reader, "again", lambda *_: other)
+    film = desk.again(Seat(reading), 50, 100, False, 1, name)[1]
+    assert "which is called absent" in film
+    monkeypatch.setattr(desk.reader, "again", lambda *_: reading)
+    assert desk.again(Seat(reading), 50, 100, False, 1, name)[1] == gr.skip()
+
+
+@pytest.mark.parametrize("opacity", [0, 40])
+def test_a_document_names_the_evidence_that_it_shows_and_no_other(reading: Reading, opacity: float) -> None:
+    name = reading.prediction.present[0]
+    figures = _figures(reading, Window(), name, opacity / 100)
+    said = [figure.caption for figure in figures if "Evidence" in figure.caption]
+    marked = [figure for figure in figures if _is_coloured(figure.content)]
+    assert len(said) == len(marked) == (1 if opacity else 0) and figures[0].caption == "The image"
+    flat = replace(reading.prediction, evidence_maps=np.zeros_like(reading.prediction.evidence_maps))
+    [only] = _figures(replace(reading, prediction=flat), Window(), name, 0.4)
+    assert "no region stands out" in only.caption and not _is_coloured(only.content)
+
+
+def _is_coloured(content: bytes) -> bool:
+    pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), dtype=int)
+    return bool((pixels.max(2) - pixels.min(2)).max() > 30)
 
 
 def test_an_example_is_read_with_its_note(desk: Desk, reader: Reader) -> None:
-    busy, done = desk.read_example(1)
+    seat = Seat()
+    busy, done = desk.take_example(1, seat), desk.read(seat)
     assert busy.note == reader.examples[1].note and done.reading.ranked
 
 
-def test_reading_again_with_another_note_changes_the_findings(desk: Desk, film: bytes) -> None:
-    first, second = (_last(desk.read_again(film, note)) for note in ("", "short of breath"))
-    assert first.findings != second.findings and first.content == film
+def test_reading_again_with_another_note_changes_the_findings(desk: Desk, dropped: Path, film: bytes) -> None:
+    seat = Seat()
+    desk.take_upload(str(dropped), "", seat)
+    first = desk.read(seat)
+    desk.take_note("short of breath", seat)
+    second = desk.read(seat)
+    assert first.findings != second.findings and seat.asked is not None and seat.asked.content == film
 
 
-def test_a_bundle_that_reads_no_notes_has_no_note_and_keeps_no_film(film: bytes, tmp_path: Path) -> None:
-    desk = Desk(open_reader(tiny_bundle(tmp_path / "plain")))
-    done = _last(desk.read_again(film, None))  # Gradio gives None for a textbox that is hidden
-    assert done.reading.prediction.status == "scored" and done.content is None
+def test_a_bundle_that_reads_no_notes_has_no_note_and_keeps_no_film(dropped: Path, tmp_path: Path) -> None:
+    desk, seat = Desk(open_reader(tiny_bundle(tmp_path / "plain"))), Seat()
+    desk.take_upload(str(dropped), None, seat)  # Gradio gives None for a textbox that is hidden
+    done = desk.read(seat)
+    assert done.reading.prediction.status == "scored" and seat.asked is not None and seat.asked.content is None
     assert "ships without earlier cases" in done.cases
 
 
 def test_nothing_is_read_where_there_is_neither_film_nor_note(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(gr, "Warning", said.append)
-    assert list(desk.read_again(None, "  ")) == [] and len(said) == 1
+    seat = Seat()
+    assert desk.take_note("  ", seat) == desk.read(seat) == Scene() and len(said) == 1
 
 
 def test_an_upload_that_is_gone_is_said_in_a_sentence(
@@ -87,7 +143,9 @@ def test_an_upload_that_is_gone_is_said_in_a_sentence(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(gr, "Warning", said.append)
-    assert list(desk.read_upload(str(tmp_path / "gone.dcm"), "")) == [] and "again" in said[0]
+    seat = Seat()
+    assert desk.take_upload(str(tmp_path / "gone.dcm"), "", seat) == Scene(upload=None) and "again" in said[0]
+    assert desk.read(seat) == Scene()
 
 
 def test_level_width_and_inversion_change_the_picture(desk: Desk, reading: Reading) -> None:
@@ -103,14 +161,14 @@ def test_a_preset_moves_the_sliders_to_its_window(desk: Desk, reading: Reading) 
 
 def test_a_click_on_a_finding_changes_film_and_table(desk: Desk, reading: Reading) -> None:
     last = reading.ranked[-1]
-    film, table, shown = desk.choose(reading, 50, 100, False, 1, _click(last))
+    film, table, shown = desk.choose(Seat(reading), 50, 100, False, 1, _click(last))
     assert shown == last and f'data-finding="{last}" aria-pressed="true"' in table
     assert film != desk.window(reading, 50, 100, False, 1, reading.ranked[0])
 
 
 @pytest.mark.parametrize("finding", ["", "NoSuchFinding", "<b>"])
 def test_a_click_on_nothing_changes_nothing(desk: Desk, reading: Reading, finding: str) -> None:
-    assert desk.choose(reading, 50, 100, False, 1, _click(finding)) == (gr.skip(),) * 3
+    assert desk.choose(Seat(reading), 50, 100, False, 1, _click(finding)) == (gr.skip(),) * 3
 
 
 def test_zooming_in_shows_the_detail_of_a_large_film(desk: Desk, reader: Reader, reading: Reading) -> None:
@@ -133,16 +191,20 @@ def test_the_fonts_are_those_of_the_system() -> None:
 
 def test_other_cases_and_other_calls_stand_beside_the_same_film(desk: Desk, reading: Reading) -> None:
     boxes = ([], [], ["PA"], [], [], [])
-    state, table, cases = desk.again(reading, None, 0, *boxes)
-    assert state.cases and {case.case.view for case in state.cases} == {"PA"} and cases != desk.again(reading, None)[2]
+    state, _, table, cases = desk.again(Seat(reading), *LOOK, None, 0, *boxes)
+    assert (
+        state.cases
+        and {case.case.view for case in state.cases} == {"PA"}
+        and cases != desk.again(Seat(reading), *LOOK, None)[3]
+    )
     assert state.votes == reading.votes  # the vote's thresholds were chosen without filters
-    covered, table, _ = desk.again(reading, None, 90, *([[]] * 6))
+    covered, _, table, _ = desk.again(Seat(reading), *LOOK, None, 90, *([[]] * 6))
     assert covered.prediction.coverage == 0.9 and "90 %" in table
 
 
 def test_a_filter_that_leaves_no_case_says_so(desk: Desk, reading: Reading) -> None:
     every = list(reading.prediction.findings)
-    state, _, cases = desk.again(reading, None, 0, every, [], [], [], [], [])
+    state, _, _, cases = desk.again(Seat(reading), *LOOK, None, 0, every, [], [], [], [], [])
     assert state.cases == () and "widen the filters" in cases
 
 
@@ -160,14 +222,14 @@ def test_an_opinion_is_kept_where_a_folder_is_given(bundle: Bundle, film: bytes,
     reading = desk.reader.read(film)
     name = reading.ranked[0]
     event = gr.EventData(None, {"finding": name, "opinion": "absent"})
-    state, table = desk.opine(reading, None, event, gr.Request(username="anna"))
+    state, table = desk.opine(Seat(reading), None, event, gr.Request(username="anna"))
     assert state.opinions == {name: "absent"} and 'aria-pressed="true"' in table
     assert "anna" not in (tmp_path / "kept" / "opinions.csv").read_text()
 
 
 @pytest.mark.parametrize("said", [{}, {"finding": "x", "opinion": "absent"}, {"finding": "Mass", "opinion": "<b>"}])
 def test_what_is_no_opinion_changes_nothing(desk: Desk, reading: Reading, said: dict[str, str]) -> None:
-    assert desk.opine(reading, None, gr.EventData(None, said), gr.Request()) == (gr.skip(), gr.skip())
+    assert desk.opine(Seat(reading), None, gr.EventData(None, said), gr.Request()) == (gr.skip(), gr.skip())
 
 
 def test_a_case_is_pinned_once_and_let_go(reader: Reader, reading: Reading) -> None:

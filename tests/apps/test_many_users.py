@@ -41,15 +41,36 @@ class Browser:
 
     def read(self, name: str, content: bytes, note: str = "") -> str:
         """Everything that the server says until the film has been read."""
+        self.join(self.calls["upload"], self.file(name, content), note)
+        said = self.listen()
+        for call in self.after(self.calls["upload"]):
+            self.join(call)
+            said += self.listen()
+        return said
+
+    def file(self, name: str, content: bytes) -> dict[str, Any]:
+        """An uploaded file as an input."""
         [path] = self.upload(name, content).json()
-        file = {"path": path, "orig_name": name, "size": len(content), "meta": {"_type": "gradio.FileData"}}
-        call = self.calls["upload"]
-        data = [file, note, *[None] * (len(call["inputs"]) - 2)]
-        self.client.post(
+        return {"path": path, "orig_name": name, "size": len(content), "meta": {"_type": "gradio.FileData"}}
+
+    def join(self, call: dict[str, Any], *data: Any) -> str:
+        """Put an event into the queue, its missing inputs empty; its id."""
+        data = (*data, *[None] * (len(call["inputs"]) - len(data)))
+        joined = self.client.post(
             "/gradio_api/queue/join",
             json={"data": data, "fn_index": call["id"], "session_hash": self.session, "trigger_id": None},
         ).raise_for_status()
+        return str(joined.json()["event_id"])
+
+    def listen(self) -> str:
+        """What the server says until nothing of this session is left in the queue."""
         return self.client.get("/gradio_api/queue/data", params={"session_hash": self.session}).text
+
+    def after(self, call: dict[str, Any]) -> list[dict[str, Any]]:
+        """The events that the page starts when `call` is done."""
+        return [
+            each for each in self.client.get("/config").json()["dependencies"] if each["trigger_after"] == call["id"]
+        ]
 
 
 @pytest.fixture(scope="module")

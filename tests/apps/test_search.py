@@ -34,6 +34,28 @@ def test_a_sentence_is_read_as_findings(desk: SearchDesk) -> None:
     assert "near these words" in html  # this model reads notes, so nearness to the sentence decides the order
 
 
+@pytest.mark.parametrize("words", ["xyz", "???", "short of breath", "left", "possible mass", "hernia"])
+def test_words_of_which_nothing_is_understood_are_not_answered(desk: SearchDesk, words: str) -> None:
+    """A model with notes can place any words among the cases; its reading of them is not what was asked."""
+    html, found = desk.find([], [], words)
+    assert found.cases == () and "sked for" not in html and "<li" not in html
+    said = {"possible mass": "open", "left": "not in the cases", "???": "no finding"}.get(words, "not understood")
+    assert said in html
+
+
+def test_what_was_not_understood_is_said_beside_what_was(desk: SearchDesk) -> None:
+    html, found = desk.find([], [], "effusion xyz")
+    assert found.cases and all("Effusion" in case.case.findings for case in found.cases)
+    assert "with Pleural effusion; not understood: xyz" in html
+    assert {case.shared for case in found.cases} == {("Effusion",)} and not any(case.missing for case in found.cases)
+
+
+def test_words_that_were_not_understood_do_not_order_what_the_boxes_ask_for(desk: SearchDesk) -> None:
+    html, found = desk.find(["Effusion"], [], "xyz")
+    _, plain = desk.find(["Effusion"], [], "")
+    assert found.cases == plain.cases and "not understood: xyz" in html and "near these words" not in html
+
+
 def test_filters_narrow_the_search(desk: SearchDesk) -> None:
     _, found = desk.find(["Effusion"], [], "", ["PA"], [], [], [])
     assert found.cases and {case.case.view for case in found.cases} == {"PA"}

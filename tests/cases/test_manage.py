@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from medsd.bundle.layout import Bundle
+from medsd.bundle.layout import Bundle, write_description
 from medsd.cases.index import Case, CaseIndex, create_index
 from medsd.cases.manage import add_films, export, hasher_of, open_cases, patient_keys, rebuild, summary, summary_text
 from medsd.cases.table import read_films
@@ -19,7 +19,7 @@ from medsd.cli import app
 from medsd.errors import BundleError, DataError, MedsdError
 from medsd.inference.note_files import Notes
 from medsd.inference.predict import Predictor
-from medsd.privacy import KeyedHasher
+from medsd.privacy import KeyedHasher, public_hasher
 from tests.bundles import WIDTH, tiny_bundle
 
 HASHER = KeyedHasher(b"a key for the tests of medsd")
@@ -186,11 +186,29 @@ def test_what_is_in_an_index(filled, bundle):
 
 def test_keys_of_patients_come_from_the_secret_that_made_the_index(tmp_path, bundle):
     (tmp_path / "ids.txt").write_text(f"{SECRET}\n\n{SECRET}\n", encoding="utf-8")
-    assert patient_keys(bundle.folder, tmp_path / "ids.txt") == [HASHER.patient_key(SECRET)]
+    assert patient_keys(bundle.folder, tmp_path / "ids.txt") == [(HASHER.patient_key(SECRET),)]
     assert hasher_of(bundle).patient_key("x") == HASHER.patient_key("x")
     (tmp_path / "none.txt").write_text("\n")
     with pytest.raises(DataError, match="names no patient"):
         patient_keys(bundle.folder, tmp_path / "none.txt")
+
+
+def test_films_that_a_site_adds_to_a_public_bundle_are_keyed_by_its_secret(bundle, films, tmp_path):
+    public = public_hasher("tiny")
+    write_description(bundle.folder, bundle.description.model_copy(update={"public": True, "name": "tiny"}))
+    opened = Bundle.open(bundle.folder)
+    index, predictor, hasher = CaseIndex.open(opened.cases_path), Predictor(opened, provider="cpu"), hasher_of(opened)
+    index.add([Case(public.study_key("film3"), public.patient_key("known"), np.zeros(14))], np.eye(1, WIDTH, 1))
+    rows = read_films(table(tmp_path), films, opened.findings)
+    changes = add_films(index, predictor, rows, hasher)
+    assert (changes.written, changes.known) == (3, 1)  # film3 is a public case
+    added = index.table()[lambda cases: ~cases["study_key"].isin({"first", public.study_key("film3")})]
+    assert set(added["study_key"]) == {HASHER.study_key(f"film{number}") for number in range(3)}
+    assert set(added["patient_key"]) == {HASHER.patient_key(SECRET), HASHER.patient_key("other")}
+    assert add_films(index, predictor, rows, hasher).written == 0
+    (tmp_path / "ids.txt").write_text(f"{SECRET}\nknown\n", encoding="utf-8")
+    said = json.loads(_run("remove", opened.folder, "--ids", tmp_path / "ids.txt", "--json"))
+    assert said == {"patients": 2, "removed": 3, "cases": 2}  # the site's own films, and the public case
 
 
 def _run(*arguments: object) -> str:
@@ -271,5 +289,8 @@ def test_words_go_through_a_model_that_reads_notes_and_negation_filters(tmp_path
     embedding = Predictor(fused, provider="cpu")(None, words).embedding
     expected = sorted((0, 2), key=lambda row: -float(vectors[row] @ embedding))
     assert [case["study_key"] for case in said["cases"]] == [f"c{row}" for row in expected]
-    assert said["understood"] == "near these words, with Pleural effusion; without Cardiomegaly"
+    assert (
+        said["understood"]
+        == "near these words, with Pleural effusion; without Cardiomegaly; not understood: short of breath"
+    )
     assert {case["relation"] for case in said["cases"]} == {"equal"}

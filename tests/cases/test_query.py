@@ -39,6 +39,35 @@ def test_what_the_labels_do_not_hold_is_said_not_to_be_read():
     )
 
 
+@pytest.mark.parametrize(
+    ("sentence", "not_understood"),
+    [
+        ("xyz", ("xyz",)),
+        ("effusion xyz", ("xyz",)),
+        ("xyz effusion, without foo bar", ("xyz", "foo bar")),
+        ("pleural efusion", ("pleural efusion",)),
+        ("effusion without fracture", ("fracture",)),
+        ("history of effusion", ("history of effusion",)),
+        ("show me patients with a large pleural effusion and no pneumothorax, please", ()),
+        ("possible left pneumonia", ()),
+    ],
+)
+def test_what_was_not_understood_is_told_apart(sentence, not_understood):
+    query = read_query(sentence, NIH)
+    assert query.not_understood == not_understood
+    assert ("not understood" in query.sentence(NIH)) == bool(not_understood)
+
+
+def test_a_finding_that_the_index_does_not_have_is_not_understood(findings):
+    query = read_query("effusion without hernia", findings)  # phantom8 has no hernia
+    assert query.not_understood == ("hernia",) and query.absent == ()
+
+
+def test_a_long_sentence_is_quoted_in_part():
+    said = read_query("effusion " + "xyz, " * 2000, NIH).sentence(NIH)
+    assert said.startswith("with Pleural effusion; not understood: xyz") and len(said) < 300 and said.endswith(" …")
+
+
 def test_a_vocabulary_without_phrases_borrows_those_of_the_same_names(findings):
     query = read_query("effusion without hernia, no cardiomegaly", findings)  # phantom8 has no hernia
     assert (query.present, query.absent) == (("Effusion",), ("Cardiomegaly",))

@@ -1,0 +1,82 @@
+"""Who asked last: what one browser tab wants to have read, and what was read of it.
+
+The handlers of one tab run side by side and finish in any order. Each writes into the tab's `Seat`, which takes only
+what still answers the latest request, so that the findings of one image never stand beside another.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from apps.web.reading import Reading, Wish
+
+if TYPE_CHECKING:
+    from medsd.results.feedback import Opinion
+
+
+@dataclass(eq=False)
+class Asked:
+    """One request to read a study; requests are told apart by identity.
+
+    Attributes:
+        content: the bytes of the image, or None for a note alone.
+        note: the clinical note.
+    """
+
+    content: bytes | None = field(repr=False)
+    note: str = field(default="", repr=False)
+
+
+class Seat:
+    """The latest request of one browser tab and its reading; shared by the threads that serve the tab.
+
+    Attributes:
+        asked: the latest request, None before the first.
+        wish: how the tab wants its studies to be read now.
+        reading: what answers `asked`; None while it is being read.
+        shown: the finding whose evidence was asked for last.
+    """
+
+    def __init__(self, reading: Reading | None = None) -> None:
+        self.asked: Asked | None = None
+        self.wish = Wish()
+        self.reading = reading
+        self.shown: str | None = None
+        self._waiting = False
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: Any) -> Seat:
+        """Gradio copies the initial value for each tab: everybody begins with an empty seat."""
+        return Seat()
+
+    def ask(self, asked: Asked) -> None:
+        """Want a study read: what was read, or is being read, counts no more."""
+        with self._lock:
+            self.asked, self.reading, self.shown, self._waiting = asked, None, None, True
+
+    def claim(self) -> Asked | None:
+        """The request that nobody reads yet; None where there is none."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, False
+            return self.asked if waiting else None
+
+    def put(self, asked: Asked | None, wish: Wish, reading: Reading) -> Reading | None:
+        """Take a reading if it answers the latest request and the latest wish; the reading as it was taken, else None.
+
+        What the person said of its findings meanwhile stays with it.
+        """
+        with self._lock:
+            if self.asked is not asked or self.wish is not wish:
+                return None
+            self.reading = reading if self.reading is None else replace(reading, opinions=self.reading.opinions)
+            return self.reading
+
+    def agree(self, asked: Asked | None, finding: str, opinion: Opinion) -> Reading | None:
+        """The reading with what the person said of a finding; None where another study was asked for meanwhile."""
+        with self._lock:
+            if self.asked is not asked or self.reading is None:
+                return None
+            self.reading = replace(self.reading, opinions={**self.reading.opinions, finding: opinion})
+            return self.reading

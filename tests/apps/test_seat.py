@@ -1,0 +1,285 @@
+"""An image that is asked for while another is read: the last one wins, whatever ends first."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps.web import server
+from apps.web.reading import Reader, Reading, Wish
+from medsd.bundle.layout import Bundle
+from medsd.studies.phantom import generate_study, write_png
+from tests.apps.test_many_users import Browser
+
+server.prepare_environment()
+gr = pytest.importorskip("gradio")
+
+from apps.web.read import Desk, Scene, _look  # noqa: E402
+from apps.web.seat import Asked, Seat  # noqa: E402
+
+NOTHING, LOOK = Scene(), (50, 100, False, 1)
+
+
+class Gates:
+    """A model that answers when it is told to.
+
+    Args:
+        predict: the model behind it.
+    """
+
+    def __init__(self, predict: Callable[..., Any]) -> None:
+        self.predict = predict
+        self.entered: dict[bytes, threading.Event] = {}
+        self.open: dict[bytes, threading.Event] = {}
+
+    def hold(self, *contents: bytes) -> None:
+        for content in contents:
+            self.entered[content], self.open[content] = threading.Event(), threading.Event()
+
+    def __call__(self, content: Any, note: str | None) -> Any:
+        said = self.predict(content, note)
+        if content in self.open:
+            self.entered[content].set()
+            assert self.open[content].wait(60)
+        return said
+
+
+@pytest.fixture
+def gates(reader: Reader) -> Gates:
+    return Gates(reader._predict)
+
+
+@pytest.fixture
+def desk(reader: Reader, gates: Gates) -> Desk:
+    return Desk(Reader(reader.bundle, gates, reader.index))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
+    def png(number: int) -> bytes:
+        path = tmp_path_factory.mktemp("images") / "image.png"
+        write_png(generate_study(number, seed=17, size=160), path)
+        return path.read_bytes()
+
+    return png(1), png(2)
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+def _ask(desk: Desk, seat: Seat, content: bytes, tmp_path: Path) -> Scene:
+    path = tmp_path / "upload.png"
+    path.write_bytes(content)
+    return desk.take_upload(str(path), "", seat)
+
+
+def test_what_ends_after_a_later_image_was_dropped_is_not_shown(
+    desk: Desk, gates: Gates, images: tuple[bytes, bytes], threads: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    first, second = images
+    gates.hold(first, second)
+    seat = Seat()
+    _ask(desk, seat, first, tmp_path)
+    early = threads.submit(desk.read, seat)
+    assert gates.entered[first].wait(60)
+    busy = _ask(desk, seat, second, tmp_path)
+    assert "<table" not in busy.findings and busy.upload is None and busy.reading is None and seat.reading is None
+    late = threads.submit(desk.read, seat)
+    assert gates.entered[second].wait(60)
+    gates.open[second].set()
+    shown = late.result(60)
+    gates.open[first].set()
+    assert early.result(60) == NOTHING
+    assert seat.reading is shown.reading and seat.asked is not None and seat.asked.content == second
+    assert shown.reading.prediction.probabilities == desk.reader.read(second).prediction.probabilities
+
+
+def test_of_many_that_wait_only_the_last_is_read(
+    desk: Desk, images: tuple[bytes, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bytes | None] = []
+    monkeypatch.setattr(
+        desk.reader, "read", lambda content, note, wish: read.append(content) or Reader.read(desk.reader, content, note)
+    )
+    seat = Seat()
+    for content in images:
+        _ask(desk, seat, content, tmp_path)
+    assert desk.read(seat).reading is seat.reading and desk.read(seat) == NOTHING
+    assert read == [images[1]]
+
+
+def test_examples_notes_and_uploads_share_one_sequence(
+    desk: Desk, gates: Gates, images: tuple[bytes, bytes], threads: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    seat = Seat()
+    gates.hold(images[0])
+    for later in (lambda: desk.take_example(0, seat), lambda: desk.take_note("short of breath", seat)):
+        _ask(desk, seat, images[0], tmp_path)
+        gates.open[images[0]].clear()
+        gates.entered[images[0]].clear()
+        early = threads.submit(desk.read, seat)
+        assert gates.entered[images[0]].wait(60)
+        later()
+        asked = seat.asked
+        gates.open[images[0]].set()
+        assert early.result(60) == NOTHING and desk.read(seat).reading is seat.reading and seat.asked is asked
+
+
+def test_a_coverage_that_is_chosen_while_an_image_is_read_holds_for_it(
+    desk: Desk, gates: Gates, images: tuple[bytes, bytes], threads: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    seat = Seat()
+    gates.hold(images[0])
+    _ask(desk, seat, images[0], tmp_path)
+    reading = threads.submit(desk.read, seat, 0, *([[]] * 6))
+    assert gates.entered[images[0]].wait(60)
+    assert desk.again(seat, *LOOK, None, 90, *([[]] * 6)) == (gr.skip(),) * 4
+    gates.open[images[0]].set()
+    shown = reading.result(60)
+    assert shown.reading.prediction.coverage == 0.9 and "90 %" in shown.findings
+
+
+def test_other_calls_for_an_earlier_image_come_too_late(
+    desk: Desk, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat, again = Seat(reading), desk.reader.again
+
+    def slow(reading: Reading, wish: Wish) -> Reading:
+        seat.ask(Asked(b"another image"))
+        return again(reading, wish)
+
+    monkeypatch.setattr(desk.reader, "again", slow)
+    assert desk.again(seat, *LOOK, None, 90, *([[]] * 6)) == (gr.skip(),) * 4 and seat.reading is None
+
+
+def test_of_two_choices_of_coverage_the_later_is_shown(desk: Desk, reading: Reading) -> None:
+    seat, first, second = Seat(reading), Wish(0.9), Wish()
+    seat.wish = first
+    seat.wish = second
+    later, earlier = replace(reading, read="later"), replace(reading, read="earlier")
+    assert seat.put(None, second, later) is seat.reading and seat.put(None, first, earlier) is None
+    assert seat.reading is not None and seat.reading.read == "later"
+
+
+def test_a_look_at_an_earlier_image_comes_too_late(desk: Desk, reading: Reading) -> None:
+    seat = Seat(reading)
+    assert _look(desk.window)(seat, 50, 100, False, 1, None) == desk.window(reading, 50, 100, False, 1, None)
+
+    def slow(*_: Any) -> str:
+        seat.ask(Asked(b"another image"))
+        return "the earlier image"
+
+    assert _look(slow)(seat) == gr.skip()
+
+
+def test_a_row_that_was_chosen_before_another_is_not_shown_after_it(
+    desk: Desk, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat, (first, second) = Seat(reading), reading.ranked[:2]
+    window = desk.window
+
+    def click(name: str) -> Any:
+        return desk.choose(seat, 50, 100, False, 1, gr.EventData(None, {"finding": name}))
+
+    def interrupted(*look: Any) -> str:
+        monkeypatch.setattr(desk, "window", window)
+        assert click(second)[2] == second
+        return window(*look)
+
+    monkeypatch.setattr(desk, "window", interrupted)
+    assert click(first) == (gr.skip(),) * 3
+
+
+def test_two_opinions_at_once_are_both_kept(reading: Reading) -> None:
+    seat = Seat(reading)
+    seat.agree(None, "Mass", "absent")
+    both = seat.agree(None, "Effusion", "present")
+    assert both is not None and both.opinions == {"Mass": "absent", "Effusion": "present"}
+    assert seat.put(None, seat.wish, reading).opinions == both.opinions  # type: ignore[union-attr]
+    assert Seat(reading).agree(Asked(b""), "Mass", "absent") is None
+
+
+def test_everybody_begins_with_an_empty_seat(reading: Reading) -> None:
+    assert deepcopy(Seat(reading)).reading is None
+
+
+@pytest.fixture
+def address(bundle: Bundle, reader: Reader, gates: Gates) -> Iterator[str]:
+    page = server.launch(Reader(bundle, gates, reader.index), port=server.free_port("127.0.0.1", 0))
+    yield page.local_url
+    page.close()
+
+
+class Ear(threading.Thread):
+    """Hears what the server says to a session until nothing of it is left in the queue."""
+
+    def __init__(self, browser: Browser) -> None:
+        super().__init__(daemon=True)
+        self.browser = browser
+        self.heard: list[dict[str, Any]] = []
+
+    def run(self) -> None:
+        where = {"params": {"session_hash": self.browser.session}}
+        with self.browser.client.stream("GET", "/gradio_api/queue/data", **where) as stream:  # type: ignore[arg-type]
+            for line in stream.iter_lines():
+                if line.startswith("data:"):
+                    self.heard.append(json.loads(line[5:]))
+
+    def is_done(self, event: str) -> bool:
+        return any(said["msg"] == "process_completed" and said["event_id"] == event for said in self.heard)
+
+    def tables(self) -> list[set[str]]:
+        """The findings of each message that has some."""
+        shown = (re.findall(r'data-probability=\\?"([\d.]+)', json.dumps(said)) for said in self.heard)
+        return [set(table) for table in shown if table]
+
+
+def test_a_server_with_two_images_in_flight_shows_the_last_one(
+    address: str, gates: Gates, images: tuple[bytes, bytes], reader: Reader
+) -> None:
+    browser, ears = Browser(address, "inflight"), []  # type: ignore[var-annotated]
+
+    def join(call: dict[str, Any], *data: Any) -> str:
+        event = browser.join(call, *data)
+        if not ears or not ears[-1].is_alive():
+            ears.append(Ear(browser))
+            ears[-1].start()
+        return event
+
+    gates.hold(*images)
+    for content in images:
+        taken = join(browser.calls["upload"], browser.file("image.png", content), "")
+        for call in browser.after(browser.calls["upload"]):
+            _wait(lambda taken=taken: ears[-1].is_done(taken))  # type: ignore[misc]
+            if content == images[0]:
+                ears[-1].join(60)  # nothing else is in flight
+            join(call)
+        assert gates.entered[content].wait(60)
+    gates.open[images[1]].set()
+    _wait(lambda: any(ear.tables() for ear in ears))
+    gates.open[images[0]].set()
+    for ear in ears:
+        ear.join(60)
+    expected = {f"{value:.6f}" for value in reader.read(images[1]).prediction.probabilities.values()}
+    assert [table for ear in ears for table in ear.tables()] == [expected]
+
+
+def _wait(until: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if until():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen")
