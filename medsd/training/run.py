@@ -210,6 +210,7 @@ def _fingerprint(step: Step, settings: Settings, before: str) -> str:
 _STAGE = {"freeze": "none", "freeze_blocks": 0, "layer_decay": 1.0, "accumulate": 1, "patience": 0}
 _ADDED: dict[str, dict[str, object]] = {
     "data": {"note": "indication"},
+    "splits": {"near_duplicates": True},
     "network.note": {"mask_findings": False, "window": None, "stride": None, "max_windows": 4},
     "loss": {"finding_weights": "none", "finding_power": 0.5, "negatives": "known", "cross_modal_weight": 0.0},
     "training.pretrain": _STAGE,
