@@ -121,7 +121,7 @@ def _parse_yaml(text: str) -> tuple[Any, Lines]:
     try:
         loader = _Loader(text)  # a child of the safe loader
         root = loader.get_single_node()
-        lines = dict(_key_lines(root, (), count()))  # before any value is made: an alias may stand for a million
+        lines: Lines = dict(_key_lines(root, (), count()))  # before any value is made: an alias may stand for a million
         return (None if root is None else loader.construct_document(root)), lines
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

@@ -111,9 +111,10 @@ def test_images_that_the_gate_warns_of_are_listed_without_their_patients(
         _prepare(settings, tmp_path)
         told = (tmp_path / "warned.csv").read_text(encoding="utf-8").splitlines()
         assert [line.split(",")[:3] for line in told] == [
-            ["row", "path", "reason"], ["2", "….png", "view"], ["3", "film2.png", "view"],
+            ["row", "path", "reason"], ["1", "film0.png", "not_a_chest"], ["2", "….png", "view"],
+            ["3", "film2.png", "view"], ["4", "film3.png", "not_a_chest"],
         ]  # fmt: skip
-        assert "2 images are used with a warning of the gate" in caplog.text and "view 2" in caplog.text
+        assert "4 images are used with a warning of the gate" in caplog.text and "view 2" in caplog.text
 
 
 def test_one_picture_under_several_patients_stands_in_one_split(tmp_path: Path) -> None:

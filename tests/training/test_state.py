@@ -82,12 +82,9 @@ def _touch(path: Path) -> None:
 
 
 def _tear(root: Path) -> None:
-    """A byte of the table changes, and neither its size nor its time."""
+    """A cell of the table changes, and neither its size nor its time."""
     path, before = root / "labels.csv", (root / "labels.csv").stat()
-    path.write_bytes(
-        path.read_bytes().replace(b"No Finding,0,", b"Infiltrate,0,").replace(b"Infiltrate", b"Atelectasi")
-    )
-    path.write_bytes(path.read_bytes().replace(b"Atelectasi,0,", b"      Mass,0,"))
+    path.write_bytes(path.read_bytes().replace(b"Effusion", b"Fibrosis", 1))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
