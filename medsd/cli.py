@@ -393,9 +393,8 @@ def _as_record(prediction: Prediction, path: Path | None) -> dict[str, object]:
 
 
 def _in_words(prediction: Prediction) -> str:
-    present = ", ".join(prediction.findings.title(name) for name in prediction.present) or "no finding"
     warning = f"\n{prediction.message}" if prediction.message else ""
-    return f"{prediction.model}: {present}{warning}\n"
+    return f"{prediction.model}: {prediction.called()}{warning}\n"
 
 
 def main() -> None:

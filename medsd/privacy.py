@@ -128,9 +128,12 @@ class KeyedHasher:
         """16 hexadecimal digits for a Study Instance UID; "" for an empty one."""
         return self._digest("study", uid)
 
-    def patient_key(self, patient_id: str) -> str:
-        """16 hexadecimal digits for a Patient ID; "" for an empty one, so that unknown patients do not become one."""
-        return self._digest("patient", patient_id)
+    def patient_key(self, identifier: str) -> str:
+        """16 hexadecimal digits for a Patient ID; "" for an empty one, so that unknown patients do not become one.
+
+        All spellings of an identifier (`patient_id`) have one key.
+        """
+        return self._digest("patient", patient_id(identifier))
 
     def instance_key(self, uid: str) -> str:
         """16 hexadecimal digits for a SOP Instance UID, which names one image; "" for an empty one."""
@@ -151,6 +154,17 @@ class KeyedHasher:
 
     def _digest(self, domain: str, identifier: str) -> str:
         return self.digest(domain, identifier).hex()[:_HASH_DIGITS] if identifier.strip(" \0") else ""
+
+
+def patient_id(identifier: str) -> str:
+    """One spelling of a patient's identifier: no spaces around it and, of a number, no zeros in front and no ``.0``.
+
+    Tables that went through a spreadsheet have 12 or 12.0 where others have 00012, and DICOM pads with spaces or nulls
+    (PS3.5 6.2).
+    """
+    text = identifier.strip().strip("\0").strip()
+    number = re.fullmatch(r"0*([0-9]+)(?:\.0*)?", text)
+    return number[1] if number else text
 
 
 def public_hasher(bundle_name: str) -> KeyedHasher:

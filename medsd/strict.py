@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,6 +83,7 @@ def to_yaml(tree: Mapping[str, Any]) -> str:
 
 
 Lines = dict[tuple[str | int, ...], int | None]
+MOST_VALUES = 10_000  # of a configuration; the longest that ships has some hundred
 
 
 def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
@@ -93,28 +95,90 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read as a configuration ({type(error).__name__})") from None
     try:
-        tree = yaml.load(text, Loader=_Loader)  # a child of the safe loader
-        root = yaml.compose(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise SettingsError(
-            f"{where}: not valid YAML: {getattr(error, 'problem', None) or 'cannot be parsed'}"
-        ) from None
+        tree, lines = _parse_yaml(text)
+    except YamlError as error:
+        where = str(path) if error.line is None else f"{path}:{error.line}"
+        raise SettingsError(f"{where}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise SettingsError(f"{path}: a configuration is a mapping of keys to values")
-    return tree, dict(_key_lines(root, ()))
+    return tree, lines
 
 
-def _key_lines(node: yaml.Node | None, prefix: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int]]:
+class YamlError(ValueError):
+    """What is wrong with a text of YAML, and in which line, where that is known."""
+
+    def __init__(self, problem: str, line: int | None = None) -> None:
+        super().__init__(problem)
+        self.line = line
+
+
+def _parse_yaml(text: str) -> tuple[Any, Lines]:
+    """Plain data, and the line of each key path.
+
+    Raises:
+        YamlError: no YAML, a key that comes twice, or more values or levels than any configuration has.
+    """
+    try:
+        loader = _Loader(text)  # a child of the safe loader
+        root = loader.get_single_node()
+        lines: Lines = dict(_key_lines(root, (), count()))  # before any value is made: an alias may stand for a million
+        return (None if root is None else loader.construct_document(root)), lines
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise YamlError(getattr(error, "problem", None) or "cannot be parsed", mark and mark.line + 1) from None
+    except RecursionError:
+        raise YamlError("values are nested too deeply") from None
+    except YamlError:
+        raise
+    except ValueError:
+        raise YamlError("a date or a number in it does not exist; put texts in quotes") from None
+
+
+def _key_lines(
+    node: yaml.Node | None, prefix: tuple[str | int, ...], seen: Iterator[int]
+) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    children: list[tuple[str | int | None, yaml.Node, yaml.Node]] = []
     if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield (*prefix, key.value), key.start_mark.line + 1
-            yield from _key_lines(value, (*prefix, key.value))
+        children = [(key.value if _is_word(key) else None, key, value) for key, value in node.value]
     elif isinstance(node, yaml.SequenceNode):
-        for position, value in enumerate(node.value):
-            yield (*prefix, position), value.start_mark.line + 1
-            yield from _key_lines(value, (*prefix, position))
+        children = [(position, value, value) for position, value in enumerate(node.value)]
+    before: set[str | int] = set()
+    for name, place, value in children:
+        line = place.start_mark.line + 1
+        if next(seen) >= MOST_VALUES:
+            raise YamlError(f"more than {MOST_VALUES:,} values, those that aliases (*) repeat counted", line)
+        if name is None:
+            raise YamlError("a key is a word", line)
+        if name in before:
+            raise YamlError(f"the key '{name}' stands here a second time", line)
+        before.add(name)
+        yield (*prefix, name), line
+        yield from _key_lines(value, (*prefix, name), seen)
+
+
+def _is_word(key: yaml.Node) -> bool:
+    """Whether a key can be one of JSON: no list, no mapping, no date."""
+    return isinstance(key, yaml.ScalarNode) and not key.tag.endswith((":timestamp", ":binary"))
+
+
+def read_json(text: str | bytes) -> Any:
+    """JSON from outside as plain data; stricter than `json.loads`.
+
+    Raises:
+        ValueError: no JSON, a key that comes twice in an object, or values that are nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("values are nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key '{next(name for name in names if names.count(name) > 1)}' stands twice")
+    return found
 
 
 def _apply_override(tree: dict[str, Any], override: str, lines: Lines) -> None:
@@ -123,9 +187,9 @@ def _apply_override(tree: dict[str, Any], override: str, lines: Lines) -> None:
     if not separator or not all(parts):
         raise SettingsError(f"--set {override}: write it as key.subkey=value")
     try:
-        value = yaml.load(text, Loader=_Loader)  # a child of the safe loader
-    except yaml.YAMLError:
-        raise SettingsError(f"--set {override}: the value is not valid YAML") from None
+        value, _ = _parse_yaml(text)
+    except YamlError as error:
+        raise SettingsError(f"--set {override[:200]}: the value is not valid YAML: {error}") from None
     branch = tree
     for part in parts[:-1]:
         child = branch.get(part)

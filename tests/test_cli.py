@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,24 @@ def test_similar_prints_cases_with_relation_and_differences_none_twice(bundle: P
     assert len(cases) == len({case["study_key"] for case in cases}) == 8
     assert all(case["relation"] and {"shared", "extra", "missing"} <= set(case) for case in cases)
     assert len(_medsd("similar", bundle, film, "-k", 8).stdout.splitlines()) >= 9
+
+
+def test_similar_says_no_finding_only_where_every_finding_was_called_absent(
+    bundle: Path, film: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "undecided"
+    shutil.copytree(bundle, folder)
+    path = folder / "bundle.json"
+    for thresholds, said in (
+        ((None, None), "tiny 1: undecided on every finding"),
+        ((1.0, None), "tiny 1: no finding called present; undecided on Hiatal hernia"),
+        ((1.0, 1.0), "tiny 1: no finding"),
+    ):
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        for name, point in tree["operating_points"].items():
+            point["threshold"] = thresholds[name == "Hernia"]
+        path.write_text(json.dumps(tree), encoding="utf-8")
+        assert said in _medsd("similar", folder, film).stdout.splitlines()
 
 
 def test_wrong_usage_and_a_full_disk_are_exit_status_2(bundle: Path, film: Path) -> None:

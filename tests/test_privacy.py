@@ -215,3 +215,11 @@ def test_a_note_made_to_be_slow_is_not(piece: str) -> None:
     started = time.process_time()
     scrub_note(piece * (200_000 // len(piece)), ["Doe^Jane"])
     assert time.process_time() - started < 3
+
+
+def test_all_spellings_of_a_patient_have_one_key_in_training_and_serving() -> None:
+    hasher = KeyedHasher(KEY)
+    for written in (["12", "00012", " 12 ", "12.0", "12\0"], ["P12", " P12", "P12 \0"], ["0", "000", "0.0"]):
+        assert len({hasher.patient_key(each) for each in written}) == 1, written
+    assert len({hasher.patient_key(each) for each in ("12", "P12", "p12", "120", "12.5", "1.2", "0x12")}) == 7
+    assert hasher.patient_key(" \0") == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,34 @@ def test_a_name_that_looks_like_a_number_survives_being_written(config: Path, tm
     assert (
         load_settings(tmp_path / "again.yaml") == settings and as_yaml("1e5") == "'1e5'" and as_yaml(1e-5) == "1.0e-05"
     )
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in pairwise("abcdefghij")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOMB, r"small\.yaml:\d+: .*more than 10,000 values"),
+        ("name: " + "[" * 20_000, r"small\.yaml: .*nested too deeply"),
+        ("a: &a\n  - *a", r"small\.yaml: .*nested too deeply"),
+        (SMALL + "    epochs: 4\n", r"small\.yaml:9: .*the key 'epochs' stands here a second time"),
+        (SMALL + "findings: openi14\n", r"small\.yaml:9: .*the key 'findings' stands"),
+        (SMALL + "2020-01-01: x\n", r"small\.yaml:9: .*a key is a word"),
+        (SMALL + "? [x]\n: y\n", r"small\.yaml:9: .*a key is a word"),
+        (SMALL + "seed: 2020-13-45\n", r"small\.yaml: .*does not exist"),
+    ],
+)
+def test_yaml_that_is_made_to_harm_or_says_a_thing_twice_is_one_line(config: Path, text: str, said: str) -> None:
+    config.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match=said) as caught:
+        load_settings(config)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["[" * 20_000, "{a: 1, a: 2}", "&a [*a]"])
+def test_an_override_is_read_as_carefully(config: Path, value: str) -> None:
+    with pytest.raises(SettingsError, match="the value is not valid YAML"):
+        load_settings(config, [f"bundle.description={value}"])

@@ -171,7 +171,7 @@ def _row(number: str, prediction: Prediction) -> str:
         said = sorted(((prediction.probabilities[name], name) for name in prediction.present), reverse=True)
         title = prediction.findings.title
         found = " ".join(f'<span class="chip">{escape(title(name))} {percent(value)}</span>' for value, name in said)
-        found = found or '<span class="quiet">no finding</span>'
+        found = found or f'<span class="quiet">{escape(prediction.called())}</span>'
     return (
         f'<tr class="{prediction.status}"><th scope="row">{escape(number)}</th><td>{prediction.status}</td>'
         f"<td>{found}</td></tr>"

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import NamedTuple
 
+import numpy as np
+
 from apps.web.reading import Reading
 from apps.web.render import PREVIEW_SIDE, Window, evidence_uri, film_uri, fit_side, likeness_share, thumbnail_uri
 from medsd.cases.case import SimilarCase
@@ -78,7 +80,8 @@ def cases(reading: Reading | None) -> str:
         return ""
     if not reading.cases:
         return no_cases(reading.no_cases)
-    present = titles(reading.prediction.present, reading.prediction.findings)
+    prediction = reading.prediction
+    present = titles(prediction.present, prediction.findings) if prediction.present else escape(prediction.called())
     film = reading.display
     here = Gallery(
         key="",
@@ -202,7 +205,10 @@ def _differences(about: Gallery, case: SimilarCase, vocabulary: FindingSet) -> s
 
 
 def _nothing(case: SimilarCase) -> str:
-    return "" if case.case.findings else '<p class="none">This case has no finding.</p>'
+    if case.case.findings:
+        return ""
+    said = "Nothing is known of the findings of this case." if np.isnan(case.case.labels).all() else ""
+    return f'<p class="none">{said or "This case has no finding."}</p>'
 
 
 def _difference(kind: str, words: str, names: Sequence[str], vocabulary: FindingSet) -> str:

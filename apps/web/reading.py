@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from medsd.cases.case import CaseFilter
 from medsd.errors import BundleError, DataError, MedsdError
 from medsd.inference.coverage import recalled
 from medsd.inference.prediction import Prediction
+from medsd.strict import read_json
 
 if TYPE_CHECKING:
     from medsd.cases.ask import Answer, Question
@@ -326,7 +326,7 @@ def shipped_examples(folder: Path) -> tuple[Example, ...]:
     if not listing.is_file():
         return ()
     try:
-        entries = json.loads(listing.read_text(encoding="utf-8"))
+        entries = read_json(listing.read_text(encoding="utf-8"))
         return tuple(_example(listing.parent, entry) for entry in entries)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BundleError(

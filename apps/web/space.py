@@ -92,7 +92,8 @@ class SpaceDesk:
         # What is present is drawn last, above the rest.
         for point in np.argsort(np.nan_to_num(labels, nan=-1), kind="stable"):
             kind = "unknown" if np.isnan(labels[point]) else "present" if labels[point] == 1 else "absent"
-            said = ", ".join(w for w, on in zip(words, known[point] == 1, strict=True) if on) or "no finding"
+            none = "nothing is known" if np.isnan(known[point]).all() else "no finding"
+            said = ", ".join(w for w, on in zip(words, known[point] == 1, strict=True) if on) or none
             x, y = places[point]
             points.append(
                 f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{6 if kind == "present" else 4}" '

@@ -8,7 +8,6 @@ The rule of calls is one: without a named coverage a call is that of the operati
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from medsd.bundle.layout import Bundle, Call, Described, write_json
 from medsd.errors import BundleError, DataError
+from medsd.strict import read_json
 
 CONFORMAL = "conformal.json"
 RANKS = 256  # scores kept of each finding and class, at most
@@ -142,7 +142,7 @@ def read_conformal(path: Path) -> dict[str, ConformalScores]:
         BundleError: the file is missing or damaged.
     """
     try:
-        return _FILE.validate_python(json.loads(path.read_text(encoding="utf-8")))
+        return _FILE.validate_python(read_json(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({type(error).__name__}); copy the bundle again") from None
     except (ValidationError, ValueError):

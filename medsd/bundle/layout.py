@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from medsd.errors import BundleError
 from medsd.findings import Finding, FindingSet
 from medsd.settings import PixelSpec
+from medsd.strict import read_json
 
 SCHEMA_VERSION = 1
 DESCRIPTION = "bundle.json"
@@ -290,11 +291,17 @@ class Bundle:
             verify: compare the sha256 of every listed file first.
 
         Raises:
-            BundleError: there is no bundle, it is newer than this medsd, or a file was changed or is missing.
+            BundleError: there is no bundle, it is newer than this medsd, or a file was changed, is missing or lies
+                elsewhere.
         """
         folder = Path(folder)
         description = _read_description(folder)
+        graphs = {MODEL, *(GRAPHS[precision] for precision in description.variants)}
+        for name in {*description.files, *graphs}:
+            _check_inside(folder, name)
         if verify:
+            if unlisted := graphs - set(description.files):
+                raise BundleError(f"{folder}: {DESCRIPTION} has no sha256 of {min(unlisted)}; copy the bundle again")
             for name, expected in description.files.items():
                 path = folder / name
                 if not path.is_file():
@@ -349,10 +356,24 @@ class Bundle:
         return self.description.files.get(MODEL) or file_sha256(self.model_path)
 
 
+def _check_inside(folder: Path, name: str) -> None:
+    """Refuse a file of a bundle that is not in its folder: an absolute path, one through «..», a link that leads out.
+
+    Raises:
+        BundleError: it is elsewhere.
+    """
+    try:
+        inside = (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # a null character, a name too long, links in a circle
+        inside = False
+    if not inside or "\\" in name:  # on Windows a backslash leads elsewhere than here
+        raise BundleError(f"{folder}: lists {name[:200]!r}, which leads out of the bundle; take another copy")
+
+
 def _read_description(folder: Path) -> Description:
     path = folder / DESCRIPTION
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(
             f"{folder}: no bundle here (there is no {DESCRIPTION}); give the folder of a bundle"

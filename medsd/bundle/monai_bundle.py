@@ -34,6 +34,7 @@ from medsd.inference.inputs import expand_inputs
 from medsd.inference.preprocess import to_batch
 from medsd.networks.fusion import StudyModel
 from medsd.settings import NetworkSettings, PixelSpec
+from medsd.strict import read_json
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class ReadFilm:
 def _read_facts(root: Path) -> dict[str, Any]:
     path = root / NETWORK
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        facts: dict[str, Any] = read_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise BundleError(f"{path}: missing or damaged; give the folder of a bundle as --bundle_root") from None
     return facts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
@@ -17,6 +16,7 @@ from medsd.cases.exact import Snapshot
 from medsd.cases.removals import Removals
 from medsd.errors import BundleError, DataError
 from medsd.findings import FindingSet
+from medsd.strict import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,7 +146,7 @@ def read_description(metadata: dict[bytes, bytes] | None, uri: str) -> IndexDesc
 def read_description_json(text: str | bytes, uri: str) -> IndexDescription:
     """The description of an index; raises BundleError where this medsd is too old for it, or it is damaged."""
     try:
-        version = json.loads(text).get("schema_version", 0)
+        version = read_json(text).get("schema_version", 0)
         if version > SCHEMA_VERSION:
             raise BundleError(
                 f"{uri}: case index of schema {version}; this medsd reads up to {SCHEMA_VERSION}: upgrade"

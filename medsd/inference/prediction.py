@@ -93,6 +93,18 @@ class Prediction:
         """The findings called present."""
         return tuple(name for name in self.findings if self.calls.get(name) == "present")
 
+    def called(self) -> str:
+        """What the calls come to in words: «no finding» only where every finding was called absent."""
+        undecided = [name for name in self.findings if self.calls.get(name, "undecided") == "undecided"]
+        present = ", ".join(map(self.findings.title, self.present))
+        if not undecided:
+            return present or "no finding"
+        if len(undecided) == len(tuple(self.findings)):
+            return "undecided on every finding"
+        return (
+            f"{present or 'no finding called present'}; undecided on {', '.join(map(self.findings.title, undecided))}"
+        )
+
     @property
     def neither(self) -> tuple[str, ...]:
         """The findings of which neither presence nor absence conforms with this study, at the named coverage."""

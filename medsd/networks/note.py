@@ -9,7 +9,6 @@ many, cannot be told from a word.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from medsd.errors import DependencyError, SettingsError
 from medsd.networks import hub
 from medsd.networks.freezing import Blocks, FreezableEncoder
 from medsd.settings import NoteSettings
+from medsd.strict import read_json
 
 PAD, UNKNOWN, START, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 MIN_PATIENTS = 5
@@ -122,7 +122,7 @@ def _checked_config(settings: NoteSettings) -> dict[str, Any]:
             near = f"; for the hub write hub:{settings.model}" if str(settings.model).count("/") == 1 else ""
             raise SettingsError(f"{name}: no config.json here; give a folder that transformers wrote{near}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path.read_text(encoding="utf-8"))
         kind = config["model_type"]
     except (OSError, ValueError, KeyError, TypeError):
         raise SettingsError(f"{name}: its config.json names no model_type of transformers") from None

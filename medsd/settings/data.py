@@ -27,7 +27,9 @@ class Nih14Source(Strict):
     """NIH ChestX-ray14 in NIH's own files."""
 
     source: Literal["nih14"]
-    root: Path = Field(description="folder with Data_Entry_2017*.csv (or labels.csv) and images/ or images_0NN/")
+    root: Path = Field(
+        description="folder with Data_Entry_2017*.csv (or labels.csv, sample_labels.csv) and images/ or images_0NN/"
+    )
     official_split: bool = Field(True, description="follow train_val_list.txt and test_list.txt where they are present")
     limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
 
@@ -54,7 +56,9 @@ class CheXpertSource(Strict):
     """CheXpert in Stanford's own files."""
 
     source: Literal["chexpert"]
-    root: Path = Field(description="folder with train.csv, valid.csv, train/ and valid/")
+    root: Path = Field(
+        description="folder with train.csv, valid.csv, train/ and valid/ or the batches of the download; or one above"
+    )
     frontal_only: bool = Field(True, description="leave lateral films out")
     uncertain: Uncertain = Field("unknown", description="what the label -1 means")
     unmentioned: Literal["absent", "unknown"] = Field("absent", description="what an empty label means")
@@ -98,10 +102,10 @@ class MimicSource(Strict):
 
 
 class VindrSource(Strict):
-    """VinDr-CXR in PhysioNet's own files."""
+    """VinDr-CXR in PhysioNet's own files, or Kaggle's."""
 
     source: Literal["vindr"]
-    root: Path = Field(description="folder with annotations/, train/ and test/")
+    root: Path = Field(description="folder with annotations/, train/ and test/; or with Kaggle's train.csv")
     official_split: bool = Field(True, description="the films of image_labels_test.csv are the test set")
     limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")
 
@@ -157,7 +161,9 @@ class CsvColumns(Strict):
     age: str | None = Field(None, description="in years")
     sex: str | None = None
     note: str | None = Field(None, description="what was known before the film was read, never the report")
-    split: str | None = Field(None, description="train, validation or test; absent: medsd splits by patient")
+    split: str | None = Field(
+        None, description="train, validation (or val, valid, dev) or test; absent: medsd splits by patient"
+    )
 
 
 class CsvSource(Strict):
@@ -168,7 +174,9 @@ class CsvSource(Strict):
     table: Path = Field(Path("studies.csv"), description="the table, below root")
     images: Path = Field(Path(), description="folder of the films, below root, where the table has names alone")
     name: str = Field("own", description="what the cases of the bundle say they come from")
-    delimiter: str = Field(",", min_length=1, max_length=1)
+    delimiter: str | None = Field(
+        None, min_length=1, max_length=1, description="between the cells; absent: comma, semicolon, tab or |, found out"
+    )
     columns: CsvColumns = CsvColumns()
     finding_columns: dict[str, str] = Field({}, description="finding: column; empty: columns named like findings")
     finding_list: str | None = Field(None, description="one column that lists what is present, instead")
@@ -210,6 +218,9 @@ class SplitSettings(Strict):
     validation: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.2, gt=0, lt=1)
     seed: int = 0
+    near_duplicates: bool = Field(
+        True, description="look for images of different patients that look the same, and keep those patients together"
+    )
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> SplitSettings:

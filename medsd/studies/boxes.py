@@ -40,6 +40,11 @@ class Box:
     bottom: float
 
 
+def boxes_table(root: Path) -> Path | None:
+    """The table of boxes that stands beside the images, if there is one."""
+    return next((path for pattern in _TABLES for path in sorted(root.glob(pattern))), None)
+
+
 def read_boxes(root: Path, findings: FindingSet) -> tuple[Box, ...]:
     """The boxes that stand beside the films; none where there is no such table.
 
@@ -50,7 +55,7 @@ def read_boxes(root: Path, findings: FindingSet) -> tuple[Box, ...]:
     Raises:
         DataError: the table cannot be read, or a box lies outside its film.
     """
-    path = next((path for pattern in _TABLES for path in sorted(root.glob(pattern))), None)
+    path = boxes_table(root)
     if path is None:
         return ()
     try:

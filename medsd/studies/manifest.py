@@ -37,6 +37,7 @@ class Manifest:
         root: the folder that `path` is relative to.
         rejected: rows of the source that are not here; known while it is read, not kept in the file.
         source_rows: int64 (N,), where each row stood in the source's table, the first being 1; likewise.
+        dealt: medsd dealt the patients out to the splits; the source has no test list or split. Not kept in the file.
         keyed: `study` and `patient` are keyed hashes and notes are scrubbed (`medsd.studies.protect`).
     """
 
@@ -46,6 +47,7 @@ class Manifest:
     rejected: Rejections = field(default_factory=Rejections, compare=False, repr=False)
     source_rows: npt.NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
     keyed: bool = False
+    dealt: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         _check(self.table, self.findings)

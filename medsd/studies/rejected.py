@@ -7,6 +7,7 @@ says where to look and nothing of anybody.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 from medsd.errors import DataError
 
 COLUMNS = ("row", "path", "reason", "message")
+_SHOWN, _OFTEN = 8, 3  # so many words at most, in so many rows each: a column of names has more, and rarer ones
 LIMIT = 0.5  # a source with a larger share of bad rows is the wrong table, or the wrong settings for it
 
 # Why a row of a table is left out; the gate has reasons of its own (`medsd.dicom.policy.REASONS`).
@@ -30,6 +32,7 @@ REASONS = {
     "missing_file": "there is no such film; check data.root and data.images",
     "duplicate_row": "the same study and image stand in an earlier row; their labels are joined",
     "duplicate_image": "the same image stands in an earlier row of another study; their labels are joined",
+    "near_duplicate": "the patient has an image that looks the same as one of another patient in another split",
     "divided_patient": "the patient's rows stand in more than one split; a figure measured there would be too good",
 }
 
@@ -49,10 +52,12 @@ class Rejections:
     Attributes:
         entries: (row, path, reason, message); the first row below the header is 1, 0 where a source has no rows.
         remarks: likewise, of rows that stay although a cell of theirs cannot be read; they do not count.
+        splits: cells of a column of splits that are none, and how often each is there.
     """
 
     entries: list[tuple[int, str, str, str]] = field(default_factory=list)
     remarks: list[tuple[int, str, str, str]] = field(default_factory=list)
+    splits: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -67,8 +72,8 @@ class Rejections:
             message: the sentence; by default that of `REASONS`.
             patient: the identifier that must not stand in the sidecar.
         """
-        hidden = _without(patient, path if isinstance(path, str) else "")
-        self.entries.append((row, hidden, reason, _without(patient, message or REASONS[reason])))
+        hidden = without_patient(patient, path)
+        self.entries.append((row, hidden, reason, without_patient(patient, message or REASONS[reason])))
 
     def remark(self, row: int, reason: str, message: str) -> None:
         """List a row that stays, since only a cell of it cannot be read."""
@@ -103,14 +108,24 @@ class Rejections:
         table.sort_values("row", kind="stable").to_csv(temporary, index=False)
         temporary.replace(path)
 
+    @property
+    def unknown_splits(self) -> str:
+        """The words that are no split, where they are few and can be nobody's name; "" where there are none."""
+        if not self.splits:
+            return ""
+        words = [f"'{word}' ({count})" for word, count in self.splits.most_common(_SHOWN) if count >= _OFTEN]
+        return ", ".join(words) if len(words) == len(self.splits) else f"{len(self.splits)} other words"
+
     def counts(self) -> str:
         """How often each reason was given, the commonest first, as words."""
         counts = pd.Series([entry[2] for entry in self.entries], dtype=str).value_counts()
         return ", ".join(f"{reason} {count}" for reason, count in counts.items())
 
 
-def _without(patient: object, text: str) -> str:
-    """`text` without a patient's identifier, where that stands by itself."""
-    if not isinstance(patient, str) or not patient:
+def without_patient(patient: object, text: object) -> str:
+    """`text` without a patient's identifier, where that stands by itself, however many zeros it begins with."""
+    if not isinstance(text, str):
+        return ""
+    if not isinstance(patient, str) or not patient.strip():
         return text
-    return re.sub(rf"(?<![^\W_]){re.escape(patient)}(?![^\W_])", "…", text)
+    return re.sub(rf"(?<![^\W_])0*{re.escape(patient.strip())}(?![^\W_])", "…", text)

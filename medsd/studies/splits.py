@@ -24,6 +24,9 @@ TOLERANCE = 0.02
 COMMON = 50
 """Positive images from which on a finding's rate is held to `TOLERANCE`; below, chance is larger than that."""
 
+FEWEST = 10
+"""Patients that can be split in three."""
+
 _TEST_SHARE = 0.2
 _EXCHANGES = 2000  # each takes milliseconds; a few dozen have been enough on every source
 _PAIRS = (32, 256)  # patients of the drawn share and of the rest that are tried against one another at a time
@@ -55,8 +58,8 @@ def split_patients(
     names = np.asarray(patients, dtype=str)
     known = pd.DataFrame(np.asarray(labels))
     images = known.groupby(names).agg(["sum", "count"]).sort_index()  # positive and known images of each patient
-    if len(images) < 10:
-        raise DataError(f"only {len(images)} patients; at least 10 are needed to split them in three")
+    if len(images) < FEWEST:
+        raise DataError(f"only {len(images)} patients; at least {FEWEST} are needed to split them in three")
     split = pd.Series("train", index=images.index)
     official = _official(fixed_test, names)
     split[official] = "test"

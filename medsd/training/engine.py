@@ -12,7 +12,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -85,6 +85,7 @@ class Stage:
         seed: of the stage.
         validate: measured after each epoch; `key` chooses the best.
         key: which figure of `validate` is to be highest; None keeps the last epoch.
+        fallback: which is to be lowest where `key` cannot be computed (NaN).
     """
 
     def __init__(
@@ -100,9 +101,10 @@ class Stage:
         seed: int,
         validate: Validate | None = None,
         key: str | None = None,
+        fallback: str = "loss",
     ) -> None:
         self.name, self.batches, self.settings, self.training, self.seed = name, batches, settings, training, seed
-        self.validate, self.key, self.folder = validate, key, folder
+        self.validate, self.key, self.fallback, self.folder = validate, key, fallback, folder
         self.path = folder / f"{name}.safetensors"
         self.device = pick_device(training.device)
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -204,6 +206,13 @@ class Stage:
             figures |= as_the_first(self.validate(self._published()))
         self.history.append(figures)
         self.done, self.loss_sum = 0, 0.0
+        if self.key and math.isnan(figures[self.key]) and epoch == 0:
+            log.warning(
+                "%s: %s cannot be computed, for want of positives and negatives; the epoch with the lowest %s is kept",
+                self.name,
+                self.key.replace("_", " "),
+                self.fallback.replace("_", " "),
+            )
         if self._is_best():
             self.best_epoch = epoch
             self.best = {name: t.detach().clone() for name, t in self._published().state_dict().items()}
@@ -227,8 +236,8 @@ class Stage:
     def _is_best(self) -> bool:
         if self.key is None or self.best_epoch < 0:
             return True
-        now, best = self.history[-1][self.key], self.history[self.best_epoch][self.key]
-        return now > best or math.isnan(best)
+        now, best = (merit(self.history[epoch], self.key, self.fallback) for epoch in (-1, self.best_epoch))
+        return now > best
 
     def _save(self) -> None:
         now = time.monotonic()
@@ -259,6 +268,19 @@ class Stage:
         if scaler := checkpoint.meta.get("scaler"):
             self.step.scaler.load_state_dict(scaler)
         log.info("%s: goes on after epoch %d, step %d", self.name, len(self.history), self.done)
+
+
+def merit(figures: Mapping[str, float], key: str, fallback: str) -> tuple[int, float]:
+    """How good the figures of an epoch are, to be compared: the higher the better.
+
+    Args:
+        figures: of the epoch.
+        key: is to be high. Where it is NaN, the fallback decides, and every epoch with a figure is better.
+        fallback: is to be low; an epoch where it is NaN too is the worst.
+    """
+    if not math.isnan(figures[key]):
+        return 2, figures[key]
+    return (0, 0.0) if math.isnan(figures[fallback]) else (1, -figures[fallback])
 
 
 class EndedEarly(Exception):

@@ -2,14 +2,17 @@
 
 Films are read by the very functions that serving uses (`medsd.inference.decode`). Pixels are appended to the file as
 they come, and a journal beside it says after every portion how far it is, so a run that is killed goes on from there.
+The journal stays beside the finished file: as long as no image and no setting has changed, none is decoded again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import islice
@@ -25,7 +28,11 @@ from medsd.inference.film import Film
 from medsd.progress import Progress
 from medsd.settings import PixelSpec
 from medsd.studies.manifest import Manifest
+from medsd.studies.rejected import Rejections
 
+log = logging.getLogger(__name__)
+
+Told = tuple[int, str, str]  # row of the manifest, reason, message
 PORTION = 2048  # films between two entries of the journal
 AHEAD = 64  # films that may wait decoded
 FEW = 64  # films for which no process is started
@@ -39,14 +46,20 @@ class FilmFile:
     Attributes:
         path: where the finished file is to be.
         spec: how films become pixels.
-        done: rows of the manifest that have been dealt with.
+        count: rows of the manifest.
+        done: those that have been dealt with.
         refused: (row of the manifest, reason, message) of those that have no place in the file.
+        warned: likewise, of those that the gate let through with a warning.
+        finished: the file is in its place.
     """
 
     path: Path
     spec: PixelSpec
+    count: int
     done: int = 0
-    refused: list[tuple[int, str, str]] = field(default_factory=list)
+    refused: list[Told] = field(default_factory=list)
+    warned: list[Told] = field(default_factory=list)
+    finished: bool = False
 
     @property
     def part(self) -> Path:
@@ -59,24 +72,29 @@ class FilmFile:
         return self.path.with_name(f".{self.path.name}.journal")
 
     @property
+    def record(self) -> Path:
+        """The journal of the finished file."""
+        return self.path.with_suffix(".journal")
+
+    @property
     def kept(self) -> int:
         """Films in the file."""
         return self.done - len(self.refused)
 
     def begin(self, made_of: str) -> None:
-        """Go on where an earlier run stopped, if it was made of the same; start anew otherwise.
+        """Take the finished file, or go on where an earlier run stopped, if made of the same; start anew otherwise.
 
         Args:
             made_of: a fingerprint of the films, their order, and how they are read.
         """
-        entries = self._journalled(made_of)
-        size = len(self._header(0))
-        if entries and self.part.exists():
-            self.done = entries[-1]["done"]
-            self.refused = [tuple(one) for entry in entries for one in entry["refused"]]
-            size += self.kept * self.spec.size**2
-        if not self.done or self.part.stat().st_size < size:
-            self.done, self.refused = 0, []
+        if self.path.exists() and self._recall(self._journalled(self.record, made_of), self.path):
+            self.finished = self.done == self.count
+            if self.finished:
+                return
+        entries = self._journalled(self.journal, made_of)
+        size = self._size() if self._recall(entries, self.part) else 0
+        if not size:
+            self.done, self.refused, self.warned = 0, [], []
             self.part.write_bytes(self._header(0))
             self.journal.write_text(json.dumps({"made_of": made_of}) + "\n", encoding="utf-8")
             return
@@ -84,8 +102,23 @@ class FilmFile:
         lines = [{"made_of": made_of}, *entries]  # without a line that a kill cut in the middle
         self.journal.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
-    def append(self, pixels: Sequence[npt.NDArray[np.uint8]], refused: list[tuple[int, str, str]]) -> None:
-        """Add the next rows: the `pixels` (S, S) of some, and why the others have none."""
+    def _recall(self, entries: list[dict[str, Any]], file: Path) -> bool:
+        """Take over what a journal says, if the file has that much; whether it has."""
+        if not entries or not file.exists():
+            return False
+        self.done = entries[-1]["done"]
+        self.refused, self.warned = (
+            [(row, reason, message) for entry in entries for row, reason, message in entry[kind]]
+            for kind in ("refused", "warned")
+        )
+        return file.stat().st_size >= self._size()
+
+    def _size(self) -> int:
+        """Bytes of the file as far as it is."""
+        return len(self._header(0)) + self.kept * self.spec.size**2
+
+    def append(self, pixels: Sequence[npt.NDArray[np.uint8]], refused: list[Told], warned: list[Told]) -> None:
+        """Add the next rows: the `pixels` (S, S) of some, why the others have none, and what is doubtful of some."""
         # Plain writes: pages of a memory-mapped file would count as memory of this process.
         with self.part.open("ab") as file:
             for one in pixels:
@@ -93,19 +126,23 @@ class FilmFile:
             _save(file)
         self.done += len(pixels) + len(refused)
         self.refused += refused
+        self.warned += warned
         with self.journal.open("ab") as file:
-            file.write((json.dumps({"done": self.done, "refused": refused}) + "\n").encode())
+            file.write((json.dumps({"done": self.done, "refused": refused, "warned": warned}) + "\n").encode())
             _save(file)
 
     def finish(self) -> None:
-        """Put the finished file in its place."""
+        """Put the finished file in its place, with its journal."""
+        if self.finished:
+            return
         header = self._header(self.kept)
         assert len(header) == len(self._header(0))
         with self.part.open("r+b") as file:
             file.write(header)
             _save(file)
+        self.record.unlink(missing_ok=True)  # it must not speak for another file
         self.part.replace(self.path)
-        self.journal.unlink()
+        self.journal.replace(self.record)
 
     def _header(self, count: int) -> bytes:
         """The head of a .npy file, of the same length whatever the count."""
@@ -115,9 +152,10 @@ class FilmFile:
         np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
         return head.getvalue()
 
-    def _journalled(self, made_of: str) -> list[dict[str, Any]]:
+    @staticmethod
+    def _journalled(journal: Path, made_of: str) -> list[dict[str, Any]]:
         try:
-            first, *lines = self.journal.read_text(encoding="utf-8").splitlines()
+            first, *lines = journal.read_text(encoding="utf-8").splitlines()
             if json.loads(first) != {"made_of": made_of}:
                 return []
         except (OSError, ValueError):
@@ -146,10 +184,13 @@ def decode_films(manifest: Manifest, spec: PixelSpec, path: Path, policy: GatePo
     Raises:
         TooManyRejected: more than half of the source's rows are bad, these films counted.
     """
-    films, total = FilmFile(path, spec), len(manifest) + len(manifest.rejected)
+    films, total = FilmFile(path, spec, len(manifest)), len(manifest) + len(manifest.rejected)
     policy = policy or GatePolicy()
     films.begin(_fingerprint(manifest, spec, policy))
-    _reject(manifest, films.refused)
+    list_images(manifest, films.refused, manifest.rejected)
+    if films.finished:
+        log.info("the images are as they were: none is decoded again")
+        return films
     names = manifest.table["path"].iloc[films.done :]
     workers = min(os.cpu_count() or 1, MOST_WORKERS) if len(names) >= FEW else 1
     there = (manifest.root / name for name in names if isinstance(name, str))
@@ -158,9 +199,12 @@ def decode_films(manifest: Manifest, spec: PixelSpec, path: Path, policy: GatePo
     read = ((row, next(decoded)[1] if isinstance(name, str) else black) for row, name in enumerate(names, films.done))
     with Progress(len(manifest), films.done, name="prepare") as shown:
         while portion := _portion(read, shown):
-            refused = [(row, film.reason, film.message) for row, film in portion if film.pixels is None]
-            films.append([film.pixels for _, film in portion if film.pixels is not None], refused)
-            _reject(manifest, refused)
+            refused, warned = (
+                [(row, film.reason, film.message) for row, film in portion if film.status == status]
+                for status in ("refused", "warned")
+            )
+            films.append([film.pixels for _, film in portion if film.pixels is not None], refused, warned)
+            list_images(manifest, refused, manifest.rejected)
             manifest.rejected.check(total, manifest.root)
     return films
 
@@ -173,18 +217,23 @@ def _portion(read: Iterator[tuple[int, Film]], shown: Progress) -> list[tuple[in
     return portion
 
 
-def _reject(manifest: Manifest, refused: list[tuple[int, str, str]]) -> None:
+def list_images(manifest: Manifest, told: list[Told], listed: Rejections) -> None:
+    """Add what the gate said of rows of a manifest to a list of rows of its source."""
     paths, patients, places = manifest.table["path"], manifest.table["patient"], manifest.source_rows
-    for row, reason, message in refused:
+    for row, reason, message in told:
         place = 0 if places is None else int(places[row])
-        manifest.rejected.add(place, paths.iloc[row], reason, message, patient=patients.iloc[row])
+        listed.add(place, paths.iloc[row], reason, message, patient=patients.iloc[row])
 
 
 def _fingerprint(manifest: Manifest, spec: PixelSpec, policy: GatePolicy) -> str:
-    """sha256 over the films in their order and how they are read."""
+    """sha256 over the images in their order, their sizes and times of change, and how they are read."""
     digest = hashlib.sha256(f"{spec!r}\x1f{policy!r}\x1f{manifest.root.resolve()}".encode())
     for name in manifest.table["path"]:
         digest.update(f"\n{name}".encode())
+        if isinstance(name, str):
+            with suppress(OSError, ValueError):  # what cannot be looked at is refused in its turn
+                about = (manifest.root / name).stat()
+                digest.update(f"\x1f{about.st_size}\x1f{about.st_mtime_ns}".encode())
     return digest.hexdigest()
 
 

@@ -22,6 +22,7 @@ from medsd.training.objectives import Objective, build_objective, masked_cross_e
 from medsd.training.pretrain import contrast, stage_batches
 
 STAGE = 2
+KEY, FALLBACK = "validation_auroc", "validation_loss"  # what chooses the epoch; where the first is NaN, the second
 FEW = 4  # findings with fewer validation positives do not help to choose the epoch
 
 
@@ -44,7 +45,10 @@ def finetune(
     validation: npt.NDArray[np.int64],
     folder: Path,
 ) -> StageResult:
-    """Fine-tune `model` in place on `rows`, keeping the epoch with the best macro AUROC on `validation`."""
+    """Fine-tune `model` in place on `rows`, keeping the epoch with the best macro AUROC on `validation`.
+
+    Where no finding has enough positives and negatives there, the lowest validation loss decides.
+    """
     stage = settings.training.finetune
     seed = sample_seed(settings.seed, STAGE)
     freeze(model, stage, "finetune")
@@ -57,7 +61,7 @@ def finetune(
         labels = arrays.labels[validation]
         loss = masked_cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
         probs = expit(logits.astype(np.float64))
-        return {"validation_loss": float(loss), "validation_auroc": macro(auroc(labels, probs, few=FEW)).value}
+        return {FALLBACK: float(loss), KEY: macro(auroc(labels, probs, few=FEW)).value}
 
     torch.manual_seed(seed)
     loss = classify_and_keep(objective, stage.sd_weight, contrast(settings.loss, known, arrays.sentences))
@@ -72,7 +76,8 @@ def finetune(
         folder,
         seed=seed,
         validate=validate,
-        key="validation_auroc",
+        key=KEY,
+        fallback=FALLBACK,
     ).run()
 
 

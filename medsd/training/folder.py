@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from medsd.bundle.conformal import CONFORMAL, ConformalScores, read_conformal
 from medsd.bundle.layout import Calibration, CalibrationChoice, OperatingPoint
 from medsd.errors import DataError
 from medsd.settings import Settings
+from medsd.strict import read_json
 
 _CALIBRATION: TypeAdapter[dict[str, Calibration]] = TypeAdapter(dict[str, Calibration])
 
@@ -100,7 +100,7 @@ class Run:
 
     def _calibration_tree(self) -> dict[str, Any]:
         try:
-            tree: dict[str, Any] = json.loads(self.calibration.read_text(encoding="utf-8"))
+            tree: dict[str, Any] = read_json(self.calibration.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise DataError(f"{self.calibration}: missing or damaged; run `medsd calibrate` again") from None
         return tree

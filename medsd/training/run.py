@@ -1,7 +1,8 @@
 """A run: the steps from a configuration to a bundle, each resumed where it stopped.
 
-A run is a folder. Each finished step leaves a marker with the fingerprint of what it was made from; a step whose
-fingerprint no longer fits is made again, and so are those after it. A lock keeps a second process out.
+A run is a folder. Each finished step leaves a marker with the fingerprint of what it was made from: the settings, and
+the files that `medsd.training.state` tells of. A step whose fingerprint no longer fits is made again, and so are those
+after it; after `prepare`, only where it gave something else than before. A lock keeps a second process out.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from typing import Any
 from medsd.bundle.layout import write_json
 from medsd.errors import DataError
 from medsd.settings import BundleSettings, ObjectiveSettings, PseudoLabelSettings, Settings, save_settings
-from medsd.training import self_training
+from medsd.training import self_training, state
 from medsd.training import steps as work
 from medsd.training.distributed import as_the_first, is_first, joined, wait_for_all
 from medsd.training.folder import Run
 from medsd.training.tracking import tracked
 
 log = logging.getLogger(__name__)
+PREPARE = "prepare"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Step:
         name: the verb of the command line.
         depends: the sections of the settings that decide its result.
         work: does it; must itself resume or start clean.
+        reads: the state of what it reads from disk, beside what the steps before it made.
         clean: what to remove before it is made again from other settings.
         shared: all processes of a distributed run do it together; the first alone does the others.
     """
@@ -47,14 +50,16 @@ class Step:
     work: Callable[[Run], None]
     clean: tuple[str, ...] = ()
     shared: bool = False
+    reads: Callable[[Settings], str] = lambda _: ""
 
 
 STEPS = (
     Step(
-        "prepare",
+        PREPARE,
         ("data", "findings", "splits", "gate", "pixels", "seed", "reads"),
         work.prepare,
-        ("pixels.npy", "studies.parquet"),
+        ("studies.parquet",),  # the images' own journal tells whether they are still right
+        reads=state.sources,
     ),
     Step(
         "pretrain",
@@ -62,6 +67,7 @@ STEPS = (
         work.pretrain,
         ("pretrain.safetensors",),
         shared=True,
+        reads=state.weights,
     ),
     Step(
         "finetune",
@@ -70,7 +76,12 @@ STEPS = (
         ("finetune.safetensors", self_training.FOLDER),
         shared=True,
     ),
-    Step("calibrate", ("evaluation.few", "evaluation.operating_points", "evaluation.calibration"), work.calibrate),
+    Step(
+        "calibrate",
+        ("evaluation.few", "evaluation.operating_points", "evaluation.calibration"),
+        work.calibrate,
+        reads=state.boxes,
+    ),
     Step("evaluate", ("evaluation",), work.evaluate),
     Step("export", ("name", "bundle"), work.export),
     Step("index", (), work.index),
@@ -104,23 +115,29 @@ def _lead(run: Run, until: str, again: bool) -> None:
     with alone(run.folder):
         save_settings(run.settings, run.folder / "settings.yaml")
         (run.folder / "done").mkdir(exist_ok=True)
-        fingerprint = ""
+        fingerprint = made = ""
         for step in _steps(until):
             fingerprint = _fingerprint(step, run.settings, fingerprint)
-            marker = run.folder / "done" / f"{step.name}.json"
-            done = _read_marker(marker)
-            wanted = done != fingerprint or (again and step.name == until)
+            made = hashlib.sha256(f"{made}{step.reads(run.settings)}".encode()).hexdigest()
+            marker, whole = run.folder / "done" / f"{step.name}.json", f"{fingerprint} {made}"
+            done = read_marker(marker)
+            wanted = done != whole or (again and step.name == until)
             if wanted:
                 _undo(run, step)
-                if done != fingerprint:
-                    _start_clean(run, step, fingerprint)
+                if done != whole:
+                    _start_clean(run, step, whole)
+                elif step.name == PREPARE:
+                    run.pixels.unlink(missing_ok=True)  # asked for by name: decode the images again
             as_the_first({"wanted": wanted})
             if wanted:
                 log.info("%s …", step.name)
                 step.work(run)
-                write_json(marker, {"fingerprint": fingerprint})
+                told = {"made": state.prepared(run.manifest, run.pixels)} if step.name == PREPARE else {}
+                write_json(marker, {"fingerprint": whole, **told})
             else:
                 log.info("%s: done before", step.name)
+            if step.name == PREPARE:
+                made = read_marker(marker, "made")  # the steps after it hang on what it gave, not on what it read
         wait_for_all()
 
 
@@ -137,15 +154,18 @@ def _steps(until: str) -> tuple[Step, ...]:
 
 
 def _undo(run: Run, first: Step) -> None:
-    """Take the markers of `first` and of all steps after it away: what they made no longer belongs together."""
-    for step in STEPS[STEPS.index(first) :]:
+    """Take the markers of `first` and of all steps after it away: what they made no longer belongs together.
+
+    Those after `prepare` have what it gave in their fingerprints, and stay where that is the same again.
+    """
+    for step in STEPS[STEPS.index(first) :] if first.name != PREPARE else [first]:
         (run.folder / "done" / f"{step.name}.json").unlink(missing_ok=True)
 
 
 def _start_clean(run: Run, step: Step, fingerprint: str) -> None:
     """Remove what the step left from other settings; what it left half done from these is kept, to resume."""
     begun = run.folder / "done" / f"{step.name}.begun.json"
-    if _read_marker(begun) != fingerprint:
+    if read_marker(begun) != fingerprint:
         for name in step.clean:
             left = run.folder / name
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
@@ -154,7 +174,7 @@ def _start_clean(run: Run, step: Step, fingerprint: str) -> None:
 
 
 def fingerprint_of(settings: Settings, until: str) -> str:
-    """sha256 of all that decides what the steps up to `until` make; equal settings make equal files."""
+    """sha256 of all settings that decide what the steps up to `until` make of the same data."""
     fingerprint = ""
     for step in _steps(until):
         fingerprint = _fingerprint(step, settings, fingerprint)
@@ -162,7 +182,7 @@ def fingerprint_of(settings: Settings, until: str) -> str:
 
 
 def _fingerprint(step: Step, settings: Settings, before: str) -> str:
-    """sha256 over the sections that the step depends on and the fingerprint of the step before."""
+    """sha256 over the sections of the settings that the step depends on and the fingerprint of the step before."""
     tree = settings.model_dump(mode="json")
     # What the gate refuses by default is no reason to read films again, nor is a default that changes later; what a
     # bundle finds strange concerns serving alone.
@@ -190,6 +210,7 @@ def _fingerprint(step: Step, settings: Settings, before: str) -> str:
 _STAGE = {"freeze": "none", "freeze_blocks": 0, "layer_decay": 1.0, "accumulate": 1, "patience": 0}
 _ADDED: dict[str, dict[str, object]] = {
     "data": {"note": "indication"},
+    "splits": {"near_duplicates": True},
     "network.note": {"mask_findings": False, "window": None, "stride": None, "max_windows": 4},
     "loss": {"finding_weights": "none", "finding_power": 0.5, "negatives": "known", "cross_modal_weight": 0.0},
     "training.pretrain": _STAGE,
@@ -218,9 +239,10 @@ def _forget_added(tree: dict[str, Any]) -> None:
                     del each[key]
 
 
-def _read_marker(path: Path) -> str:
+def read_marker(path: Path, key: str = "fingerprint") -> str:
+    """What the marker of a finished step says; "" where there is none."""
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["fingerprint"])
+        return str(json.loads(path.read_text(encoding="utf-8"))[key])
     except (OSError, ValueError, KeyError):
         return ""
 

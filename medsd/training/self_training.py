@@ -7,7 +7,6 @@ what the model of the round before says, its moving average where `training.fine
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +20,8 @@ from medsd.errors import DataError
 from medsd.networks.fusion import StudyModel
 from medsd.settings import Settings
 from medsd.training.augment import sample_seed
-from medsd.training.engine import StageResult
-from medsd.training.finetune import finetune, read_studies
+from medsd.training.engine import StageResult, merit
+from medsd.training.finetune import FALLBACK, KEY, finetune, read_studies
 from medsd.training.loaders import StudyArrays
 from medsd.training.pretrain import pretrain
 from medsd.training.pseudo_labels import is_labelled, pseudo_labelled
@@ -31,7 +30,6 @@ log = logging.getLogger(__name__)
 
 FOLDER = "rounds"
 _SEED = 3  # beside those of the stages
-_KEY = "validation_auroc"
 
 
 def labelled_rows(labels: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -116,10 +114,9 @@ def _pseudo_labelled(
     return replace(arrays, labels=labels)
 
 
-def _reached(result: StageResult) -> float:
-    """The best validation figure of a stage; −infinite where it has none."""
-    value = result.history[result.best_epoch].get(_KEY, math.nan) if result.history else math.nan
-    return -math.inf if math.isnan(value) else value
+def _reached(result: StageResult) -> tuple[int, float]:
+    """How good the best epoch of a stage is."""
+    return merit(result.history[result.best_epoch], KEY, FALLBACK) if result.history else (0, 0.0)
 
 
 def _weights(model: StudyModel) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ from medsd.training.engine import EndedEarly, Stage, Watch, watched
 from medsd.training.folder import Run
 from medsd.training.objectives import masked_cross_entropy
 from medsd.training.recipes import read_trained
-from medsd.training.run import alone, fingerprint_of, run_steps
+from medsd.training.run import alone, fingerprint_of, read_marker, run_steps
 from medsd.training.tracking import local_store
 from medsd.training.tune_report import best_of, write_report
 
@@ -77,8 +77,7 @@ def tune(config: Path, overrides: Sequence[str] = ()) -> Path:
         raise SettingsError("medsd tune trains in one process; start it without torchrun")
     search = Search(config, settings, [each for each in overrides if each not in own])
     with alone(settings.folder):
-        study = open_study(settings, search.fingerprint, search.epochs)
-        search.check_data()
+        study = open_study(settings, search.fingerprint(search.check_data()), search.epochs)
         if not study.get_trials(deepcopy=False) and (start := search.base_values()):
             study.enqueue_trial(dict(start))  # what is found is then no worse than the base
         run_trials(study, settings, search)
@@ -118,11 +117,10 @@ class Search:
         self._whole = {key: self._is_whole(key) for key in settings.space}
         self.epochs = self.base.training.finetune.epochs
 
-    @property
-    def fingerprint(self) -> str:
-        """Of all that makes trials comparable."""
+    def fingerprint(self, made: str) -> str:
+        """Of all that makes trials comparable; `made` is that of the prepared studies."""
         asked = self.settings.model_dump(mode="json", include={"space", "objective", "seed", "startup"})
-        tree = {**asked, "base": fingerprint_of(self.base, "finetune"), "few": self.base.evaluation.few}
+        tree = {**asked, "base": fingerprint_of(self.base, "finetune"), "few": self.base.evaluation.few, "made": made}
         return json.dumps(tree, sort_keys=True)
 
     def settings_of(self, found: Found, name: str | None = None, output: Path | None = None) -> Settings:
@@ -155,8 +153,11 @@ class Search:
         values = {key: _value_of(self.base, key) for key in self.settings.space}
         return values if all(each.contains(values[key]) for key, each in self.settings.space.items()) else {}
 
-    def check_data(self) -> None:
+    def check_data(self) -> str:
         """Prepare the base's studies, and see that the validation patients can tell the objective.
+
+        Returns:
+            A fingerprint of what was prepared.
 
         Raises:
             DataError: they cannot.
@@ -169,6 +170,7 @@ class Search:
                 f"{self.settings.name}: no finding has {few} positives and negatives among the validation patients; "
                 "take more data, lower evaluation.few, or set objective=loss"
             )
+        return read_marker(run.folder / "done" / "prepare.json", "made")
 
     def train(self, trial: Trial, found: Found) -> dict[str, float]:
         """Train one trial and measure it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from csv import writer
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def test_a_split_of_your_own_is_followed(tmp_path: Path) -> None:
     path.write_text("\n".join([header + ",part", *(f"{row},{splits[i // 2 % 4]}" for i, row in enumerate(rows))]))
     columns = COLUMNS.model_copy(update={"split": "part"})
     assert _read(tmp_path, columns=columns).counts() == {"train": 6, "validation": 6, "test": 12}
-    path.write_text(path.read_text().replace(",train", ",training"))
+    path.write_text(path.read_text().replace(",train", ",fold 1"))
     left = _read(tmp_path, columns=columns)
     assert left.counts() == {"train": 0, "validation": 6, "test": 12}
     assert _rejected(left)[0] == (
@@ -92,7 +93,10 @@ def test_a_split_of_your_own_is_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"columns": CsvColumns()}, r"the columns image, patient are missing; data\.columns names"),
+        (
+            {"columns": CsvColumns()},
+            r"columns image, patient are missing; set data\.columns\.image, data\.columns\.patient; the table has file",
+        ),
         ({"finding_columns": {"Fracture": "heart"}}, r"data\.finding_columns: Fracture is no finding of nih14"),
         (
             {"finding_columns": {"Edema": "all"}},
@@ -253,3 +257,92 @@ def test_the_split_does_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> N
     again = _read(tmp_path)
     assert again.split_hash() == manifest.split_hash() and again.data_hash() == manifest.data_hash()
     assert (manifest.table.groupby("patient")["split"].nunique() == 1).all()
+
+
+def test_spellings_of_one_number_are_one_patient_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _replica(tmp_path)
+    path = tmp_path / "studies.csv"
+    header, *rows = path.read_text().splitlines()
+    spellings = ["00012", "12", "12.0", " 12", "P12", " P12 ", *(f"q{number}" for number in range(6, 24))]
+    rows = [row.replace(row.split(",")[1], spelled, 1) for row, spelled in zip(rows, spellings, strict=True)]
+    path.write_text("\n".join([header, *rows]))
+    manifest = _read(tmp_path)
+    assert list(manifest.table["patient"][:7]) == ["12", "12", "12", "12", "P12", "P12", "q6"]
+    assert manifest.table["split"][:4].nunique() == manifest.table["split"][4:6].nunique() == 1
+    assert "2 patients are written in several ways" in caplog.text and "12" not in caplog.text.replace("12.0", "")
+
+
+def test_spellings_of_one_patient_in_two_splits_of_ones_own_are_left_out(tmp_path: Path) -> None:
+    _replica(tmp_path)
+    path = tmp_path / "studies.csv"
+    header, *rows = path.read_text().splitlines()
+    rows = [f"{row},{'train' if number else 'test'}" for number, row in enumerate(rows)]
+    rows[:2] = [rows[0].replace(",p0,", ",0012,"), rows[1].replace(",p0,", ",12,")]
+    path.write_text("\n".join([header + ",part", *rows]))
+    manifest = _read(tmp_path, columns=COLUMNS.model_copy(update={"split": "part"}))
+    assert [(row, reason) for row, _, reason, _ in _rejected(manifest)] == [
+        (1, "divided_patient"),
+        (2, "divided_patient"),
+    ]
+
+
+@pytest.mark.parametrize("word", ["val", "Valid", "DEV", " validation ", "development"])
+def test_other_words_for_the_splits_are_understood(tmp_path: Path, word: str) -> None:
+    _replica(tmp_path)
+    path = tmp_path / "studies.csv"
+    header, *rows = path.read_text().splitlines()
+    splits = ["Train", word, "TEST"]
+    path.write_text("\n".join([header + ",part", *(f"{row},{splits[i // 2 % 3]}" for i, row in enumerate(rows))]))
+    manifest = _read(tmp_path, columns=COLUMNS.model_copy(update={"split": "part"}))
+    assert manifest.counts() == {"train": 8, "validation": 8, "test": 8}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
+def test_delimiter_and_encoding_are_found_out(tmp_path: Path, delimiter: str, encoding: str) -> None:
+    _replica(tmp_path)
+    path = tmp_path / "studies.csv"
+    text = path.read_text().replace("cough", "Müdigkeit, Ödem").replace(";", " ")
+    rows = [line.split(",", 5) for line in text.splitlines()]
+    rows = [[*row[:5], *row[5].rsplit(",", 3)] for row in rows]
+    with path.open("w", encoding=encoding, newline="") as file:
+        writer(file, delimiter=delimiter).writerows(rows)
+    table = _read(tmp_path).table
+    assert len(table) == 24 and table["note"].iloc[0] == "Müdigkeit, Ödem" and table["path"].iloc[0] == "films/0.png"
+
+
+def test_one_broken_byte_far_down_a_table_does_not_end_the_run(tmp_path: Path) -> None:
+    path = _replica(tmp_path) / "studies.csv"
+    path.write_bytes(path.read_bytes() + b"films/23.png,p90,pa,61,f,caf\xe9,1,0,\n")
+    assert len(_read(tmp_path)) == 24  # the film stands in an earlier row
+
+
+def test_a_table_that_is_elsewhere_or_is_no_table_says_what_to_set(tmp_path: Path) -> None:
+    _replica(tmp_path)
+    with pytest.raises(DataError, match=r"other\.csv: no such table; set data\.table .*has studies\.csv"):
+        _read(tmp_path, table=Path("other.csv"))
+    (tmp_path / "studies.xlsx").write_bytes(b"PK\x03\x04 and so on")
+    with pytest.raises(DataError, match=r"a workbook .*save it as CSV"):
+        _read(tmp_path, table=Path("studies.xlsx"))
+
+
+def test_a_missing_column_names_its_key_and_the_nearest_column(tmp_path: Path) -> None:
+    _replica(tmp_path)
+    columns = COLUMNS.model_copy(update={"patient": "Who", "age": "year"})
+    with pytest.raises(
+        DataError, match=r"data\.columns\.patient \(did you mean 'who'\?\), data\.columns\.age .*'years'"
+    ):
+        _read(tmp_path, columns=columns)
+    with pytest.raises(DataError, match=r"data\.finding_columns\.Edema \(did you mean 'Edema'\?\)"):
+        _read(tmp_path, finding_columns={"Edema": "edema"})
+
+
+def test_a_table_without_a_first_line_of_names_is_told_so_without_its_cells(tmp_path: Path) -> None:
+    _replica(tmp_path)
+    path = tmp_path / "studies.csv"
+    path.write_text(path.read_text().split("\n", 1)[1])
+    with pytest.raises(DataError, match="does not look like names of columns") as caught:
+        _read(tmp_path)
+    assert "p0" not in str(caught.value) and "cough" not in str(caught.value)

@@ -15,7 +15,7 @@ import torch
 from medsd.networks.fusion import StudyModel
 from medsd.settings import AugmentSettings, ImageSettings, NetworkSettings, StageSettings, TrainingSettings
 from medsd.training.checkpoints import load_checkpoint
-from medsd.training.engine import EndedEarly, Stage, watched
+from medsd.training.engine import EndedEarly, Stage, merit, watched
 from medsd.training.loaders import StudyArrays, TrainingBatches
 
 COUNT, SIZE = 12, 32  # two steps an epoch
@@ -25,7 +25,9 @@ GROWING = {"init_scale": 256.0, "growth_interval": 3}  # doubles after every thi
 class Scripted(Stage):
     """A stage whose validation figures are given; it remembers the weights that each of them was for."""
 
-    def __init__(self, folder: Path, aurocs: Sequence[float] = (), **settings: int) -> None:
+    def __init__(
+        self, folder: Path, aurocs: Sequence[float] = (), losses: Sequence[float] = (), **settings: int
+    ) -> None:
         rng = np.random.default_rng(0)
         labels = rng.integers(0, 2, (COUNT, 3)).astype(np.float32)
         pixels = rng.integers(0, 256, (COUNT, SIZE, SIZE), dtype=np.uint8)
@@ -36,7 +38,7 @@ class Scripted(Stage):
             arrays, np.arange(COUNT), batch_size=6, views=1, augment=AugmentSettings(), modality_dropout=0.0, seed=1
         )
         self.seen: list[dict[str, torch.Tensor]] = []
-        self.aurocs = aurocs
+        self.aurocs, self.losses = aurocs, losses
         super().__init__(
             "finetune",
             StudyModel(network, 3, SIZE),
@@ -48,11 +50,13 @@ class Scripted(Stage):
             seed=1,
             validate=self.told if aurocs else None,
             key="auroc" if aurocs else None,
+            fallback="validation_loss",
         )
 
     def told(self, model: StudyModel) -> dict[str, float]:
         self.seen.append({name: value.clone() for name, value in model.state_dict().items()})
-        return {"auroc": self.aurocs[len(self.seen) - 1]}
+        told = len(self.seen) - 1
+        return {"auroc": self.aurocs[told], "validation_loss": self.losses[told] if self.losses else float("nan")}
 
 
 def test_training_stops_when_patience_is_over_and_keeps_the_best_epoch(tmp_path: Path) -> None:
@@ -64,6 +68,26 @@ def test_training_stops_when_patience_is_over_and_keeps_the_best_epoch(tmp_path:
     again = Scripted(tmp_path, [], epochs=5, patience=2)  # would have no figure to tell if it trained on
     assert len(again.run().history) == 4
     assert all(torch.equal(value, stage.seen[1][name]) for name, value in again.model.state_dict().items())
+
+
+def test_where_the_auroc_cannot_be_computed_the_lowest_loss_is_kept_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    nan = float("nan")
+    stage = Scripted(tmp_path, [nan] * 5, [nan, 0.4, 0.3, 0.5, 0.6], epochs=5, patience=2)
+    result = stage.run()
+    assert result.best_epoch == 2 and len(result.history) == 5
+    assert all(torch.equal(value, stage.seen[2][name]) for name, value in stage.model.state_dict().items())
+    told = [record.getMessage() for record in caplog.records if "cannot be computed" in record.getMessage()]
+    assert len(told) == 1 and "lowest validation loss is kept" in told[0]
+
+
+def test_an_auroc_that_can_be_computed_is_better_than_one_that_cannot() -> None:
+    nan = float("nan")
+    ranked = [(0.9, nan), (0.2, 0.1), (nan, 0.3), (nan, 0.8), (nan, nan)]
+    merits = [merit({"auroc": auroc, "loss": loss}, "auroc", "loss") for auroc, loss in ranked]
+    assert merits == sorted(merits, reverse=True) and len(set(merits)) == 5
 
 
 def test_without_patience_every_epoch_is_trained(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from PIL import Image
 from medsd.bundle.layout import NoteInput
 from medsd.errors import DataError
 from medsd.inference.note import NoteTokenizer
-from medsd.settings import Settings
+from medsd.settings import CsvColumns, Settings, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.training import run as running
 from medsd.training.prepare import load_arrays, note_input, prepare, write_tokenizer
+from tests.dicom.films import lateral_film
 
 NOTE = {"model": "small-bert", "vocabulary_size": 200, "max_tokens": 16}
 
@@ -92,3 +93,50 @@ def test_runs_of_before_masking_stay_valid_and_masking_is_learned_anew(tmp_path:
     before = "11c8bcc0b2d94d29ca33ca9c52cae8c49ead8e1c753ca748dd22cbb15c1d11a6"  # what medsd 0.1.0 makes of `plain`
     assert running._fingerprint(pretrain, plain, "") == before
     assert running._fingerprint(pretrain, masked, "") != before
+
+
+def test_images_that_the_gate_warns_of_are_listed_without_their_patients(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = _write_table(tmp_path)
+    lateral = (lateral_film(1000) * 255).astype(np.uint8)
+    for number in (1, 2):
+        Image.fromarray(lateral[: 1000 - number]).save(tmp_path / f"film{number}.png")
+    (tmp_path / "film1.png").rename(tmp_path / "q1.png")
+    table = tmp_path / "studies.csv"
+    table.write_text(table.read_text().replace("film1.png", "q1.png"))
+    settings = settings.model_copy(update={"splits": SplitSettings(near_duplicates=False)})
+    for _ in range(2):  # the second time out of the journal
+        caplog.clear()
+        _prepare(settings, tmp_path)
+        told = (tmp_path / "warned.csv").read_text(encoding="utf-8").splitlines()
+        assert [line.split(",")[:3] for line in told] == [
+            ["row", "path", "reason"], ["1", "film0.png", "not_a_chest"], ["2", "….png", "view"],
+            ["3", "film2.png", "view"], ["4", "film3.png", "not_a_chest"],
+        ]  # fmt: skip
+        assert "4 images are used with a warning of the gate" in caplog.text and "view 2" in caplog.text
+
+
+def test_one_picture_under_several_patients_stands_in_one_split(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    small = (rng.random((36, 12, 12)) * 255).astype(np.uint8)
+    for number in range(40):
+        picture = Image.fromarray(small[number % 36]).resize((96, 96), Image.Resampling.BICUBIC)
+        picture.resize((80 + number, 80 + number)).save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png,q{number},{number % 2},cough" for number in range(40)]
+    (tmp_path / "studies.csv").write_text("image,patient,Effusion,note\n" + "\n".join(rows), encoding="utf-8")
+    table = _prepare(_settings(tmp_path), tmp_path).table.set_index("path")["split"]
+    assert all(table[f"{number}.png"] == table[f"{number + 36}.png"] for number in range(4)) and len(table) == 40
+    assert len(pd.read_csv(tmp_path / "near_duplicates.csv")) == 4
+
+
+def test_a_run_without_validation_studies_is_refused_before_it_begins(tmp_path: Path) -> None:
+    settings = _write_table(tmp_path)
+    table = tmp_path / "studies.csv"
+    header, *rows = table.read_text().splitlines()
+    splits = [("train", "test", "holdout")[n % 3] for n in range(40)]
+    table.write_text("\n".join([f"{header},part", *(f"{r},{s}" for r, s in zip(rows, splits, strict=True))]))
+    data = settings.data.model_copy(update={"columns": CsvColumns(note="note", split="part")})
+    with pytest.raises(DataError, match=r"no study is in validation; train has 14, test has 13.*'holdout' \(13\)"):
+        _prepare(settings.model_copy(update={"data": data}), tmp_path)
+    assert not (tmp_path / "studies.parquet").exists() and (tmp_path / "rejected.csv").exists()

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,9 +82,7 @@ def test_a_second_run_does_nothing_and_a_changed_setting_repeats_only_what_depen
     finished: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
-    steps = tuple(
-        running.Step(step.name, step.depends, lambda run, name=step.name: ran.append(name)) for step in running.STEPS
-    )
+    steps = tuple(replace(step, work=lambda run, name=step.name: ran.append(name)) for step in running.STEPS)
     monkeypatch.setattr(running, "STEPS", steps)
     markers = finished.folder / "done"
     saved = {path.name: path.read_bytes() for path in markers.iterdir()}
@@ -157,7 +156,7 @@ def test_a_run_killed_at_random_steps_ends_with_the_same_weights_to_the_last_bit
 
 def test_films_that_cannot_be_used_are_listed_with_a_reason(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    rows = [f"film_{number}.png,p{number},{'Effusion' * (number % 2)}" for number in range(12)]
+    rows = [f"film_{number}.png,p{number},{('No Finding', 'Effusion')[number % 2]}" for number in range(12)]
     for row in rows:
         Image.fromarray((rng.random((200, 200)) * 255).astype(np.uint8)).save(tmp_path / row.split(",")[0])
     (tmp_path / "studies.csv").write_text("image,patient,findings\n" + "\n".join(rows), encoding="utf-8")

@@ -7,7 +7,6 @@ that `medsd card` makes it again, byte by byte. `write_report` is the same page 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from medsd.evaluation.report import EVALUATION, EvaluationReport
 from medsd.evaluation.robustness import ROBUSTNESS, RobustnessReport
 from medsd.evaluation.shift import SHIFT, ShiftReport
 from medsd.evaluation.studies_report import RECALIBRATION, STUDIES, RecalibrationReport, StudiesReport
+from medsd.strict import read_json
 
 __all__ = ["CARD", "PAGE", "PARITY", "PLOTS", "different_pages", "pages", "without_machine_paths", "write_card",
            "write_report"]  # fmt: skip
@@ -168,7 +168,7 @@ def _parity(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(path.read_text(encoding="utf-8"))
     except ValueError:
         raise BundleError(f"{path}: not valid JSON; copy the bundle again") from None
     return found

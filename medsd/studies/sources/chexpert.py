@@ -1,13 +1,17 @@
 """CheXpert: 224,316 radiographs of 65,240 patients of Stanford Hospital, fourteen labels mined from the reports.
 
-Layout: the folder that has `train.csv` and `valid.csv`, with the films below `train/` and `valid/`. Paths in the
-tables begin with the name of that folder («CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg»), whatever
-it is called now. Labels are 1, 0, −1 (uncertain) or empty (not mentioned); the settings say what the last two mean,
-by default unknown and, as in the paper, absent. «No Finding» means that all are absent but support devices, of which
-it says nothing. The labeller marks what a report mentions, so that Lung Opacity can be empty beside Consolidation,
-of which it is the wider finding (figure 1): it is then unknown, not absent. The labels of `valid.csv` are
-radiologists' and not mined: with the official split it is the test set. The 500 studies of the competition's test
-set, published later without sex and age (`test_labels.csv`), are not read.
+Layout: the folder that has `train.csv` and `valid.csv`, with the images below `train/` and `valid/`, or the folder
+above it. Paths in the tables begin with the name of that folder, whatever it is called now, as in
+«CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg». The full-size download comes in batches, as
+«CheXpert-v1.0 batch 2 (train 1)/patient00001/…», with its tables beside them or in the first of them. Copies as PNG are
+read too.
+
+Labels are 1, 0, −1 (uncertain) or empty (not mentioned); the settings say what the last two mean, by default unknown
+and, as in the paper, absent. «No Finding» means that all are absent but support devices, of which it says nothing. The
+labeller marks what a report mentions, so that Lung Opacity can be empty beside Consolidation, of which it is the wider
+finding (figure 1): it is then unknown, not absent. The labels of `valid.csv` are radiologists' and not mined: with the
+official split it is the test set. The 500 studies of the competition's test set, published later without sex and age
+(`test_labels.csv`), are not read.
 
 Irvin J, Rajpurkar P, Ko M, et al. CheXpert: a large chest radiograph dataset with uncertainty labels and expert
 comparison. AAAI 2019. Stanford University Dataset Research Use Agreement: research only, no onward sharing.
@@ -26,10 +30,12 @@ from medsd.findings import FindingSet, Uncertain, finding_set, resolve_uncertain
 from medsd.findings.mapping import ancestors, concepts
 from medsd.settings import CheXpertSource, SplitSettings
 from medsd.studies.manifest import Manifest
+from medsd.studies.sources.places import likeliest
 from medsd.studies.sources.tables import (
     SEXES,
     VIEWS,
     find_table,
+    left_out_views,
     limited,
     manifest_of,
     numbers,
@@ -53,39 +59,63 @@ def read(settings: CheXpertSource, splits: SplitSettings) -> Manifest:
     """
     root = settings.root
     findings = finding_set("chexpert14")
-    table = pd.concat([_read_part(settings, name, findings) for name in ("train", "valid") if _has(settings, name)])
-    table = table[table["view"] != "LATERAL"] if settings.frontal_only else table
+    parts = [_read_part(settings, path, findings) for path in _tables(root)]
+    table = pd.concat(parts, ignore_index=True)
+    if settings.frontal_only:
+        frontal = table["view"] != "LATERAL"
+        left_out_views(table["view"], frontal, _OWNER)
+        table = table[frontal]
     table = limited(table[present_files(root, table["path"])], settings.limit)
     official = (table["part"] == "valid").to_numpy() if settings.official_split else None
     return manifest_of(table, findings, root, splits, fixed_test=official)
 
 
-def _has(settings: CheXpertSource, name: str) -> bool:
-    """A copy without valid.csv is read, one without train.csv is not."""
-    return name == "train" or (settings.root / f"{name}.csv").is_file()
+def _tables(root: Path) -> list[Path]:
+    """train.csv, and valid.csv where it is beside it: a copy without the second is read."""
+    below = sorted(root.glob("*/train.csv"))
+    train = below[0] if below and not (root / "train.csv").is_file() else find_table(root, ("train.csv",), _OWNER)
+    return [path for path in (train, train.with_name("valid.csv")) if path.is_file()]
 
 
-def _read_part(settings: CheXpertSource, name: str, findings: FindingSet) -> pd.DataFrame:
-    path = find_table(settings.root, (f"{name}.csv",), _OWNER)
+def _films(root: Path, tables: Path, place: pd.DataFrame) -> pd.Series:
+    """Paths below the root, by the layout in which most of the first images are.
+
+    Args:
+        root: of the data set.
+        tables: the folder of its tables.
+        place: the path in the table, and the patient and the study in it.
+    """
+    # The first folder of the path is the data set's own, which the copy may have another name for.
+    inside = place["path"].str.extract(r"((?:train|valid|test)/patient.*)$")[0].fillna(place["path"])
+    above = "" if tables == root else tables.relative_to(root).as_posix() + "/"
+    homes = {
+        folder.name: folder.relative_to(root).as_posix()
+        for pattern in ("*batch*/patient*", "*batch*/train/patient*", "*batch*/valid/patient*")
+        for folder in root.glob(pattern)
+    }
+    own = place["path"].str.extract(r"patient\d+(/.*)$")[0]
+    layouts = [inside, above + inside, place["path"], place["patient"].map(lambda name: homes.get(name, "")) + own]
+    return likeliest(root, [*layouts, *(each.str.replace(r"\.jpe?g$", ".png", regex=True) for each in layouts)])
+
+
+def _read_part(settings: CheXpertSource, path: Path, findings: FindingSet) -> pd.DataFrame:
     entries = read_table(path, [*_NEEDED, *findings], _OWNER)
     place = entries["Path"].str.extract(_PLACE)
     if place["path"].isna().any():
         line = int(np.flatnonzero(place["path"].isna())[0]) + 2
         raise DataError(f"{path}: line {line}: Path is not …/patientNNNNN/studyN/file; CheXpert's paths are")
-    # the first folder of the path is the data set's own, under which the copy need not lie
-    inside = place["path"].str.extract(r"((?:train|valid|test)/patient.*)$")[0].fillna(place["path"])
     lateral = entries["Frontal/Lateral"] == "Lateral"
     table = pd.DataFrame(
         {
             "row": np.arange(1, len(entries) + 1),
             "study": place["patient"] + "/" + place["study"],
             "patient": place["patient"],
-            "path": inside,
+            "path": _films(settings.root, path.parent, place),
             "view": words(entries["AP/PA"], VIEWS).mask(lateral, "LATERAL"),
             "age": years(entries["Age"]),
             "sex": words(entries["Sex"], SEXES),
             "source": "chexpert",
-            "part": name,
+            "part": path.stem,
         }
     )
     table[list(findings)] = read_labels(entries, findings, path, settings.uncertain, settings.unmentioned)

@@ -37,6 +37,7 @@ from medsd.studies.sources.tables import (
     SEXES,
     VIEWS,
     find_table,
+    left_out_views,
     limited,
     manifest_of,
     numbers,
@@ -79,7 +80,9 @@ def read(settings: CheXpertPlusSource, splits: SplitSettings) -> Manifest:
         }
     )
     table[list(findings)] = _labels(settings, findings).reindex(entries["path_to_image"]).to_numpy()
-    table = table[~lateral] if settings.frontal_only else table
+    if settings.frontal_only:
+        left_out_views(entries["frontal_lateral"], ~lateral, _OWNER)
+        table = table[~lateral]
     table = limited(table[present_files(root, table["path"])].drop_duplicates("path"), settings.limit)
     official = (table["part"] == "valid").to_numpy() if settings.official_split else None
     return manifest_of(table, findings, root, splits, fixed_test=official)

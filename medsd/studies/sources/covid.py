@@ -26,6 +26,7 @@ from medsd.studies.sources.tables import (
     SEXES,
     VIEWS,
     find_table,
+    left_out_views,
     limited,
     manifest_of,
     present_files,
@@ -57,8 +58,10 @@ def read(settings: CovidSource, splits: SplitSettings) -> Manifest:
     findings = finding_set("nih14")
     entries = read_table(find_table(root, ("metadata.csv",), _OWNER), _NEEDED, _OWNER)
     entries["row"] = np.arange(1, len(entries) + 1)
+    entries = entries[(entries["modality"] == "X-ray") & (entries["folder"] == "images")]
     frontal = words(entries["view"], VIEWS) != ""
-    entries = entries[frontal & (entries["modality"] == "X-ray") & (entries["folder"] == "images")]
+    left_out_views(entries["view"], frontal, _OWNER)
+    entries = entries[frontal]
     entries = entries.assign(patient=_same_person(entries), path="images/" + entries["filename"])
     entries = limited(entries[present_files(root, entries["path"])], settings.limit)
     table = pd.DataFrame(

@@ -27,10 +27,12 @@ import pandas as pd
 
 from medsd.errors import DataError
 from medsd.findings import FindingSet, resolve_uncertain
+from medsd.privacy import patient_id
 from medsd.settings import CsvSource, SplitSettings
-from medsd.studies.manifest import SPLITS, Manifest
+from medsd.studies.manifest import Manifest
 from medsd.studies.rejected import REASONS, Rejections
 from medsd.studies.sources.cells import EMPTY, LabelCells
+from medsd.studies.sources.form import missing_columns
 from medsd.studies.sources.tables import (
     SEXES,
     VIEWS,
@@ -48,9 +50,14 @@ log = logging.getLogger(__name__)
 
 Bools = npt.NDArray[np.bool_]
 
+_ENDINGS = (".csv", ".csv.gz", ".tsv", ".txt", ".parquet", ".pq")
 _OWNER = "data.columns names columns of your table, so it"
 _LATERAL = {"lateral": "LATERAL", "lat": "LATERAL", "ll": "LATERAL", "rl": "LATERAL", "l": "LATERAL"}
-_OWN_SPLITS = {name: name for name in SPLITS}
+_OWN_SPLITS = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("validation", "validate", "val", "valid", "dev", "development"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 
 def read(settings: CsvSource, splits: SplitSettings, findings: FindingSet) -> Manifest:
@@ -62,6 +69,10 @@ def read(settings: CsvSource, splits: SplitSettings, findings: FindingSet) -> Ma
     root, path = settings.root, settings.root / settings.table
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; set data.root to the folder of your table and films")
+    if not path.is_file():
+        tables = sorted(each.name for each in root.iterdir() if each.name.lower().endswith(_ENDINGS))
+        here = f"{root} has {', '.join(tables[:8])}" if tables else f"{root} has no CSV or Parquet file"
+        raise DataError(f"{path}: no such table; set data.table (below data.root); {here}")
     reader, rejected, total = _Reader(settings, findings), Rejections(), 0
     parts = []
     for portion in read_portions(path, reader.columns, _OWNER, settings.delimiter):
@@ -90,7 +101,9 @@ def _without_repeats(table: pd.DataFrame, rejected: Rejections) -> pd.DataFrame:
         "duplicate_image": lambda left: left["path"].notna() & left.duplicated("path"),
     }
     if "split" in table:
-        checks["divided_patient"] = lambda left: left.groupby("patient")["split"].transform("nunique") > 1
+        checks["divided_patient"] = lambda left: (
+            left.groupby(left["patient"].map(patient_id))["split"].transform("nunique") > 1
+        )
     for reason, find in checks.items():
         bad = find(table).to_numpy(dtype=bool)
         if bad.any():
@@ -141,17 +154,26 @@ class _Reader:
         Raises:
             DataError: no column holds findings.
         """
-        own, findings = self.settings.columns, self.findings
-        named = [value for value in own.model_dump().values() if value is not None]
+        own, findings, path = self.settings.columns, self.findings, self.settings.root / self.settings.table
+        wanted = {f"data.columns.{key}": column for key, column in own.model_dump().items() if column is not None}
         if self.settings.finding_list:
-            return [*named, self.settings.finding_list]
-        self._mapping = self._mapping or {name: name for name in findings if name in present}
-        if not self._mapping and set(named) <= set(present):
+            wanted["data.finding_list"] = self.settings.finding_list
+        else:
+            self._mapping = self._mapping or {name: name for name in findings if name in present}
+            wanted |= {f"data.finding_columns.{name}": column for name, column in self._mapping.items()}
+        if missing := {key: column for key, column in wanted.items() if column not in present}:
             raise DataError(
-                f"{self.settings.root / self.settings.table}: no column is named like a finding of {findings.key}; "
-                "name the columns in data.finding_columns, or the one column in data.finding_list"
+                f"{path}: the columns {', '.join(missing.values())} are missing; {missing_columns(missing, present)}"
             )
-        return [*named, *self._mapping.values()]
+        if twice := sorted({column for column in wanted.values() if present.count(column) > 1}):
+            raise DataError(f"{path}: the column {twice[0]} is there twice; give one of the two another name")
+        if not self._mapping and not self.settings.finding_list:
+            raise DataError(
+                f"{path}: no column is named like a finding of {findings.key}; name the columns in "
+                "data.finding_columns, or the one column in data.finding_list; "
+                f"{missing_columns({'data.finding_list': 'findings'}, present)}"
+            )
+        return list(wanted.values())
 
     def studies(self, portion: Portion, rejected: Rejections) -> pd.DataFrame:
         """The rows of the manifest, with their place in the table as `row`; what is left out goes to `rejected`."""
@@ -162,9 +184,10 @@ class _Reader:
         places = pd.Series(portion.rows, index=cells.index)
         study = path.fillna(places.map(lambda row: f"row {row - 1}"))
         study = texts(cells[columns.study]).fillna(study) if columns.study else study
-        table = pd.DataFrame({"row": places, "study": study, "patient": patient, "path": path})
+        # Patients as they are written, until one spelling is made of them (`tables.manifest_of`).
+        table = pd.DataFrame({"row": places, "study": study, "patient": cells[columns.patient], "path": path})
         table["source"] = self.settings.name
-        for column, values in self._described(cells, verdicts).items():
+        for column, values in self._described(cells, verdicts, rejected).items():
             table[column] = values
         listed = self._listed_labels(portion) if self.settings.finding_list else self._column_labels(portion)
         labels = pd.DataFrame(listed, index=cells.index, columns=list(self.findings))
@@ -202,7 +225,7 @@ class _Reader:
             return None
         return None if below.startswith("..") or "\0" in below else below.replace(os.sep, "/")
 
-    def _described(self, cells: pd.DataFrame, verdicts: _Verdicts) -> dict[str, pd.Series]:
+    def _described(self, cells: pd.DataFrame, verdicts: _Verdicts, rejected: Rejections) -> dict[str, pd.Series]:
         """The columns about the patient and the film that the table has."""
         columns, described = self.settings.columns, {}
         if columns.view:
@@ -215,7 +238,9 @@ class _Reader:
             described["note"] = texts(cells[columns.note])
         if columns.split:
             described["split"] = words(cells[columns.split], _OWN_SPLITS)
-            verdicts.refuse((described["split"] == "").to_numpy(), "unknown_split", columns.split)
+            strange = (described["split"] == "").to_numpy()
+            rejected.splits.update(cells[columns.split][strange].str.strip())
+            verdicts.refuse(strange, "unknown_split", columns.split)
         return described
 
     def _column_labels(self, portion: Portion) -> npt.NDArray[np.float32]:

@@ -3,9 +3,11 @@
 Each source is read as it would be alone, its labels are carried over into the finding set of the settings, where what
 the source never labelled is unknown, and the tables are joined. A source that follows an official list or split
 (`official_split`, or a column of splits) keeps its own split; the patients of all others are dealt together over their
-union. Studies and patients get the source's name in front («nih14:00000013»), since two data sets number their patients
-alike; the same person in two data sets cannot be known. Two sources of one kind are told apart by a number («csv»,
-«csv-2»), tables of the user's own by `name`. Paths are relative to the folder that all the sources have in common.
+union. Studies and patients get the source's name in front («nih14:13»), since two data sets number their patients
+alike; the same person in two data sets cannot be known by number. Tables of the user's own have `name` for it. In two
+folders of one data set, or two tables of one name, a number is one patient, who stays in one split, that of an official
+list where there is one; their studies are told apart («nih14», «nih14-2»). Paths are relative to the folder that all
+the sources have in common.
 """
 
 from __future__ import annotations
@@ -43,11 +45,17 @@ def read(settings: MergeSource, whole: Settings, read_one: Callable[[Settings], 
         except DataError as error:
             raise DataError(f"data.sources, {name}: {error}") from error
     root = Path(os.path.commonpath([manifest.root.resolve() for manifest in manifests]))
+    kinds = [_kind(source) for source in settings.sources]
     table = pd.concat(
-        [_placed(name, manifest, root) for name, manifest in zip(names, manifests, strict=True)], ignore_index=True
+        [_placed(name, kind, manifest, root) for name, kind, manifest in zip(names, kinds, manifests, strict=True)],
+        ignore_index=True,
     )
     dealt = np.repeat([_is_dealt(source) for source in settings.sources], [len(manifest) for manifest in manifests])
-    if sum(_is_dealt(source) for source in settings.sources) > 1:
+    listed = table[~dealt].drop_duplicates("patient").set_index("patient")["split"]
+    followed = table["patient"].isin(listed.index).to_numpy() & dealt
+    table.loc[followed, "split"] = table.loc[followed, "patient"].map(listed)
+    dealt &= ~followed
+    if sum(_is_dealt(source) for source in settings.sources) > 1 and dealt.any():
         labels = table.loc[dealt, list(manifests[0].findings)].to_numpy(dtype=np.float32)
         patients = table.loc[dealt, "patient"].to_numpy(dtype=str)
         table.loc[dealt, "split"] = split_patients(labels, patients, whole.splits)
@@ -55,7 +63,8 @@ def read(settings: MergeSource, whole: Settings, read_one: Callable[[Settings], 
     for name, manifest in zip(names, manifests, strict=True):
         for _, path, reason, message in manifest.rejected.entries:
             rejected.add(0, f"{name}:{path}", reason, message)  # rows are counted in tables of their own
-    return Manifest(table, manifests[0].findings, root, rejected)
+        rejected.splits.update(manifest.rejected.splits)
+    return Manifest(table, manifests[0].findings, root, rejected, dealt=all(manifest.dealt for manifest in manifests))
 
 
 def names_of(sources: Sequence[SingleSource]) -> list[str]:
@@ -63,10 +72,15 @@ def names_of(sources: Sequence[SingleSource]) -> list[str]:
     seen: Counter[str] = Counter()
     names = []
     for source in sources:
-        name = source.name if isinstance(source, CsvSource) else source.source
+        name = _kind(source)
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return names
+
+
+def _kind(source: SingleSource) -> str:
+    """Whose numbers the patients have."""
+    return source.name if isinstance(source, CsvSource) else source.source
 
 
 def _is_dealt(source: SingleSource) -> bool:
@@ -76,11 +90,11 @@ def _is_dealt(source: SingleSource) -> bool:
     return not getattr(source, "official_split", False)
 
 
-def _placed(name: str, manifest: Manifest, root: Path) -> pd.DataFrame:
-    """The table with the source's name before studies and patients, and paths from `root` on."""
+def _placed(name: str, kind: str, manifest: Manifest, root: Path) -> pd.DataFrame:
+    """The table with the source's name before studies, its kind before patients, and paths from `root` on."""
     below = manifest.root.resolve().relative_to(root)
     table = manifest.table.copy()
-    for column in ("study", "patient"):
-        table[column] = name + ":" + table[column].astype(str)
+    for column, before in (("study", name), ("patient", kind)):
+        table[column] = before + ":" + table[column].astype(str)
     table["path"] = table["path"].map(lambda path: (below / path).as_posix(), na_action="ignore")
     return table

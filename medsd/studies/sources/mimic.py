@@ -32,7 +32,16 @@ from medsd.studies.manifest import Manifest
 from medsd.studies.notes import read_note
 from medsd.studies.sources.cells import agreed
 from medsd.studies.sources.chexpert import read_labels
-from medsd.studies.sources.tables import VIEWS, find_table, limited, manifest_of, present_files, read_table, words
+from medsd.studies.sources.tables import (
+    VIEWS,
+    find_table,
+    left_out_views,
+    limited,
+    manifest_of,
+    present_files,
+    read_table,
+    words,
+)
 
 CITATION = "Johnson et al., MIMIC-CXR, Scientific Data 2019;6:317, and MIMIC-CXR-JPG, arXiv:1901.07042; PhysioNet"
 _OWNER = "MIMIC-CXR-JPG"
@@ -51,7 +60,9 @@ def read(settings: MimicSource, splits: SplitSettings) -> Manifest:
     films = _read(root, "metadata", ["dicom_id", "subject_id", "study_id", "ViewPosition"])
     films["view"] = words(films["ViewPosition"], VIEWS | _LATERAL)
     if settings.frontal_only:
-        films = films[films["view"].isin(["PA", "AP"])]
+        frontal = films["view"].isin(["PA", "AP"])
+        left_out_views(films["ViewPosition"], frontal, _OWNER)
+        films = films[frontal]
     films = films.merge(_labels(settings), on="study_id", how="left")
     if settings.official_split:
         split = _read(root, "split", ["dicom_id", "split"])

@@ -2,7 +2,8 @@
 
 Layout, as NIH publishes it: `Data_Entry_2017.csv` or `Data_Entry_2017_v2020.csv`, `images/` or `images_001/` to
 `images_012/` (each with an `images/` folder inside), and the official `train_val_list.txt` and `test_list.txt`. A
-subset with its table called `labels.csv` is read too. The label «No Finding» means that all fourteen are absent; a
+subset with its table called `labels.csv` is read too, and Kaggle's sample (`sample_labels.csv`, `images/` or
+`sample/images/`). The label «No Finding» means that all fourteen are absent; a
 finding that is not listed is absent, too, and there are no uncertain ones. Ages are years, or «058Y» in the first
 release.
 
@@ -22,13 +23,19 @@ import pandas as pd
 from medsd.errors import DataError
 from medsd.findings import FindingSet, finding_set
 from medsd.settings import Nih14Source, SplitSettings
-from medsd.studies.manifest import Manifest, complete
+from medsd.studies.manifest import Manifest
 from medsd.studies.sources.cells import EMPTY, LabelCells, agreed
-from medsd.studies.splits import split_patients
+from medsd.studies.sources.tables import manifest_of
 
 CITATION = "Wang et al., ChestX-ray8, CVPR 2017; NIH Clinical Center"
 OLDEST = 120  # a few ages of the table are typing errors, up to 414 years
-_TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017*.csv", "labels.csv")
+_TABLES = (
+    "Data_Entry_2017_v2020.csv",
+    "Data_Entry_2017*.csv",
+    "sample_labels.csv",
+    "sample/sample_labels.csv",
+    "labels.csv",
+)
 
 
 def read(settings: Nih14Source, splits: SplitSettings) -> Manifest:
@@ -63,8 +70,7 @@ def read(settings: Nih14Source, splits: SplitSettings) -> Manifest:
     labels = entries[list(findings)].to_numpy(dtype=np.float32)
     table[list(findings)] = labels
     official = _official_test(root, entries["Image Index"]) if settings.official_split else None
-    table["split"] = split_patients(labels, entries["Patient ID"].to_numpy(dtype=str), splits, fixed_test=official)
-    return Manifest(complete(table, findings), findings, root)
+    return manifest_of(table, findings, root, splits, official)
 
 
 def _find_table(root: Path) -> Path:
@@ -107,7 +113,7 @@ def _labels(column: pd.Series, findings: FindingSet, path: Path) -> npt.NDArray[
 
 
 def _images(root: Path) -> Iterator[Path]:
-    for folder in sorted([*root.glob("images"), *root.glob("images_[0-9]*")]):
+    for folder in sorted([*root.glob("images"), *root.glob("images_[0-9]*"), *root.glob("sample/images")]):
         yield from folder.rglob("*.png")
 
 

@@ -33,6 +33,7 @@ from medsd.studies.sources.tables import (
     SEXES,
     VIEWS,
     find_table,
+    left_out_views,
     limited,
     manifest_of,
     present_files,
@@ -93,7 +94,7 @@ def read(settings: PadChestSource, splits: SplitSettings) -> Manifest:
     entries = read_table(path, _NEEDED, _OWNER)
     listed = _lists(entries["Labels"], path)
     view = words(entries["Projection"], VIEWS | {"l": "LATERAL"})
-    kept = np.array([not _LEFT_OUT & labels for labels in listed]) & (view != "").to_numpy()
+    kept = np.array([not _LEFT_OUT & labels for labels in listed])
     born = pd.to_numeric(entries["PatientBirth"], errors="coerce")
     table = pd.DataFrame(
         {
@@ -108,7 +109,9 @@ def read(settings: PadChestSource, splits: SplitSettings) -> Manifest:
         }
     )
     table[list(findings)] = np.array([_encode(labels, findings) for labels in listed]).reshape(-1, len(findings))
-    table = table[kept & ((view != "LATERAL").to_numpy() | (not settings.frontal_only))]
+    shown = (view != "") & ((view != "LATERAL") | (not settings.frontal_only))
+    left_out_views(entries["Projection"], shown, _OWNER)
+    table = table[kept & shown.to_numpy()]
     return manifest_of(limited(table[present_files(root, table["path"])], settings.limit), findings, root, splits)
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
-
 from medsd.findings import finding_set
 from medsd.settings import PhantomSource, SplitSettings
-from medsd.studies.manifest import Manifest, complete
+from medsd.studies.manifest import Manifest
 from medsd.studies.phantom import write_phantom
-from medsd.studies.splits import split_patients
+from medsd.studies.sources.tables import manifest_of
 
 
 def read(settings: PhantomSource, splits: SplitSettings) -> Manifest:
@@ -20,6 +18,4 @@ def read(settings: PhantomSource, splits: SplitSettings) -> Manifest:
     table = write_phantom(
         settings.root, count=settings.count, seed=settings.seed, size=settings.image_size, workers=workers
     )
-    labels = table[list(findings)].to_numpy(dtype=np.float32)
-    table["split"] = split_patients(labels, table["patient"].to_numpy(dtype=str), splits)
-    return Manifest(complete(table, findings), findings, settings.root)
+    return manifest_of(table, findings, settings.root, splits)

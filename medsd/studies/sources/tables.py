@@ -8,7 +8,6 @@ user's own, takes CSV or Parquet some ten thousand rows at a time and passes ove
 from __future__ import annotations
 
 import csv
-import gzip
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +21,12 @@ import pandas as pd
 
 from medsd.errors import DataError
 from medsd.findings import FindingSet
+from medsd.privacy import patient_id
 from medsd.settings import SplitSettings
 from medsd.studies.manifest import Manifest, complete
 from medsd.studies.rejected import Rejections
 from medsd.studies.sources.cells import EMPTY, LabelCells, agreed
+from medsd.studies.sources.form import encoding_of, form_of
 from medsd.studies.splits import split_patients
 
 if TYPE_CHECKING:
@@ -55,16 +56,14 @@ def find_table(root: Path, patterns: Iterable[str], owner: str) -> Path:
     raise DataError(f"{root}: no {' or '.join(patterns)} here; set data.root to the folder of {owner}")
 
 
-def read_table(path: Path, needed: Sequence[str], owner: str, delimiter: str = ",") -> pd.DataFrame:
+def read_table(path: Path, needed: Sequence[str], owner: str) -> pd.DataFrame:
     """A CSV table, every cell as text.
 
     Raises:
         DataError: it cannot be read, or a column of `needed` is missing.
     """
     try:
-        table = pd.read_csv(
-            path, dtype=str, encoding="utf-8-sig", keep_default_na=False, index_col=False, sep=delimiter
-        )
+        table = pd.read_csv(path, dtype=str, encoding=encoding_of(path), keep_default_na=False, index_col=False)
     except FileNotFoundError:
         raise DataError(f"{path}: no such table; {owner} has it") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:  # ValueError: pandas' parser errors
@@ -89,15 +88,17 @@ class Portion:
 
 
 def read_portions(
-    path: Path, choose: Callable[[list[str]], list[str]], owner: str, delimiter: str = ","
+    path: Path, choose: Callable[[list[str]], list[str]], owner: str, delimiter: str | None = ","
 ) -> Iterator[Portion]:
     """A table in portions: CSV, plain or gzipped, or Parquet by its ending; only the columns that are asked for.
+
+    The encoding of CSV is found out (`medsd.studies.sources.form`).
 
     Args:
         path: the table.
         choose: names the columns to read, given those that there are; a name that comes twice is read once.
         owner: who has such a table, for messages.
-        delimiter: of CSV.
+        delimiter: of CSV; None: found out.
 
     Raises:
         DataError: it cannot be read, or a column that `choose` wants is missing.
@@ -114,14 +115,14 @@ def read_portions(
         yield from read(path, wanted)
     except FileNotFoundError:
         raise DataError(f"{path}: no such table; {owner} has it") from None
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table ({type(error).__name__})") from None
 
 
 _Choose = Callable[[list[str]], list[str]]
 
 
-def _csv_portions(delimiter: str, path: Path, choose: _Choose) -> Iterator[Portion]:
+def _csv_portions(delimiter: str | None, path: Path, choose: _Choose) -> Iterator[Portion]:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
@@ -131,13 +132,18 @@ def _csv_portions(delimiter: str, path: Path, choose: _Choose) -> Iterator[Porti
         skipped.append(row.number - 1)  # the header is Arrow's row 1
         return "skip"
 
-    wanted = choose(_csv_header(path, delimiter))
+    form = form_of(path, delimiter)
+    wanted = choose(list(form.columns))
     with arrow_csv.open_csv(
         path,
         read_options=arrow_csv.ReadOptions(
-            use_threads=False, block_size=BLOCK
-        ),  # rows are numbered by one thread alone
-        parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
+            use_threads=False,  # rows are numbered by one thread alone
+            block_size=BLOCK,
+            encoding=form.encoding.removesuffix("-sig"),  # Arrow passes over the mark of UTF-8 itself
+        ),
+        parse_options=arrow_csv.ParseOptions(
+            delimiter=form.delimiter, newlines_in_values=True, invalid_row_handler=skip
+        ),
         convert_options=arrow_csv.ConvertOptions(
             include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False
         ),
@@ -151,13 +157,6 @@ def _csv_portions(delimiter: str, path: Path, choose: _Choose) -> Iterator[Porti
             yield Portion(_frame(batch), rows, before)
         if told < len(skipped) or not seen:
             yield Portion(pd.DataFrame(columns=wanted, dtype=str), np.empty(0, np.int64), tuple(skipped[told:]))
-
-
-def _csv_header(path: Path, delimiter: str) -> list[str]:
-    """The names of the columns; an empty file has none."""
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
-    with opened(path, "rt", encoding="utf-8-sig", newline="") as lines:
-        return next(csv.reader(lines, delimiter=delimiter), [])
 
 
 def _parquet_portions(path: Path, choose: _Choose) -> Iterator[Portion]:
@@ -252,6 +251,34 @@ def present_files(root: Path, paths: pd.Series) -> npt.NDArray[np.bool_]:
     return there
 
 
+def one_spelling(patients: pd.Series, where: Path) -> pd.Series:
+    """Identifiers as `medsd.privacy.patient_id` writes them; how many had several spellings is warned of."""
+    spellings = patients.drop_duplicates().dropna().astype(str)
+    one = spellings.map(patient_id)
+    if several := int((one.value_counts() > 1).sum()):
+        log.warning(
+            "%s: %d patients are written in several ways, with spaces, zeros in front or as 12.0; each is taken as one "
+            "patient",
+            where,
+            several,
+        )
+    return patients.map(dict(zip(spellings, one, strict=True)))
+
+
+def left_out_views(views: pd.Series, kept: pd.Series, owner: str) -> None:
+    """Log how many images of which view are left out.
+
+    Args:
+        views: (N,) as the table has them.
+        kept: (N,) bool.
+        owner: whose table it is.
+    """
+    if not kept.all():
+        counts = views[~kept].str.strip().replace("", "unknown").value_counts()
+        said = ", ".join(f"{view} {count}" for view, count in counts.items())
+        log.info("%s: %d of %d images are left out by their view: %s", owner, (~kept).sum(), len(kept), said)
+
+
 def limited(table: pd.DataFrame, limit: int | None) -> pd.DataFrame:
     """The rows of the first `limit` patients, in the order of their identifiers."""
     if limit is not None:
@@ -279,6 +306,8 @@ def manifest_of(
     if source_rows is None and "row" in table:
         source_rows = table["row"].to_numpy(dtype=np.int64)
     table = complete(table, findings)
+    table["patient"] = one_spelling(table["patient"], root)
+    dealt = fixed_test is None and bool(table["split"].isna().all())
     repeated = (table["path"].notna() & table.duplicated("path")).to_numpy()
     if repeated.any():
         table = once(table, findings, root, source_rows)[~repeated].reset_index(drop=True)
@@ -288,7 +317,7 @@ def manifest_of(
         labels = table[list(findings)].to_numpy(dtype=np.float32)
         patients = table["patient"].to_numpy(dtype=str)
         table["split"] = split_patients(labels, patients, splits, fixed_test=fixed_test)
-    return Manifest(table, findings, root, Rejections() if rejected is None else rejected, source_rows)
+    return Manifest(table, findings, root, Rejections() if rejected is None else rejected, source_rows, dealt=dealt)
 
 
 def once(

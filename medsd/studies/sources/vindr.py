@@ -1,11 +1,15 @@
 """VinDr-CXR: 18,000 frontal radiographs of two hospitals in Hanoi, labelled by radiologists.
 
-Layout: `annotations/image_labels_train.csv` and `annotations/image_labels_test.csv` (or both beside the films'
-folders), `train/` and `test/` with the films as `.dicom`, or converted. Three radiologists read each training film, a
-row each: what the majority saw is present. The test labels are a consensus of five, a row a film; their table spells
-«Other disease», the other «Other diseases». Every film was read for every label, so there are no uncertain and no
-unmentioned ones; should a cell be empty, the readers who filled it in decide. All films are PA. No patient numbers are
-published, so each film counts as a patient of its own, and sex and age stand in the DICOM headers at best.
+Layout: `annotations/image_labels_train.csv` and `annotations/image_labels_test.csv` (or both beside the images'
+folders), `train/` and `test/` with the images as `.dicom`, or converted. Three radiologists read each training image, a
+row each: what the majority saw is present. The test labels are a consensus of five, a row an image; their table spells
+«Other disease», the other «Other diseases». Every image was read for every label, so there are no uncertain and no
+unmentioned ones; should a cell be empty, the readers who filled it in decide. Kaggle's copy of the training part
+(VinBigData 2020) has `train.csv` instead, a row a box with its class and its radiologist: of thirteen findings, who
+drew no box of one did not see it. The others are unknown there, «Other lesion» too, which stands for several.
+
+All images are PA. No patient numbers are published, so each image counts as a patient of its own, and sex and age stand
+in the DICOM headers at best.
 
 Nguyen HQ, Lam K, Le LT, et al. VinDr-CXR: an open dataset of chest X-rays with radiologist's annotations. Scientific
 Data 2022;9:429. PhysioNet Credentialed Health Data License 1.5.0.
@@ -26,6 +30,11 @@ from medsd.studies.sources.tables import find_table, limited, manifest_of, numbe
 CITATION = "Nguyen et al., VinDr-CXR, Scientific Data 2022;9:429"
 _OWNER = "VinDr-CXR"
 _SUFFIXES = (".dicom", ".dcm", ".png", ".jpg")
+# Of Kaggle's copy; its fourteenth class is «Other lesion».
+_BOXED = (
+    "Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Consolidation", "ILD", "Infiltration",
+    "Lung Opacity", "Nodule/Mass", "Pleural effusion", "Pleural thickening", "Pneumothorax", "Pulmonary fibrosis",
+)  # fmt: skip
 _RENAMED = {"Other disease": "Other diseases"}  # the name differs between the two tables
 
 
@@ -36,7 +45,9 @@ def read(settings: VindrSource, splits: SplitSettings) -> Manifest:
         DataError: the folder, a table, a column or every film is missing.
     """
     root, findings = settings.root, finding_set("vindr")
-    parts = [_read_part(root, "train", findings)]
+    boxed = next((path for path in (root / "train.csv", root / "annotations/train.csv") if path.is_file()), None)
+    whole = any(root.glob("**/image_labels_train.csv"))
+    parts = [_read_boxed(boxed, root, findings) if boxed and not whole else _read_part(root, "train", findings)]
     if any(root.glob("**/image_labels_test.csv")):
         parts.append(_read_part(root, "test", findings))
     table = pd.concat(parts)
@@ -53,7 +64,23 @@ def _read_part(root: Path, name: str, findings: FindingSet) -> pd.DataFrame:
     if missing:
         raise DataError(f"{path}: the columns {', '.join(missing)} are missing; {_OWNER} has them")
     votes = pd.DataFrame(numbers(entries, list(findings), path), columns=list(findings))
-    share = votes.groupby(entries["image_id"]).mean()
+    return _part(root, name, votes.groupby(entries["image_id"]).mean())
+
+
+def _read_boxed(path: Path, root: Path, findings: FindingSet) -> pd.DataFrame:
+    """The training part as Kaggle has it: a row a box, or a row that says «No finding»."""
+    entries = read_table(path, ["image_id", "class_name", "rad_id"], f"Kaggle's copy of {_OWNER}")
+    entries = entries[["image_id", "class_name", "rad_id"]].drop_duplicates()
+    if strange := sorted(set(entries["class_name"]) - {*_BOXED, "Other lesion", "No finding"}):
+        raise DataError(f"{path}: '{strange[0]}' is no class of {_OWNER}; fetch the table again")
+    readers = entries.groupby("image_id")["rad_id"].nunique()
+    seen = pd.crosstab(entries["image_id"], entries["class_name"])
+    share = seen.reindex(columns=list(_BOXED), fill_value=0).div(readers, axis=0)
+    return _part(root, "train", share.reindex(columns=list(findings)))
+
+
+def _part(root: Path, name: str, share: pd.DataFrame) -> pd.DataFrame:
+    """Studies of the share of readers who saw each finding, a row an image."""
     labels = (share > 0.5).astype("float32").where(share.notna())
     images = labels.index.to_series()
     table = pd.DataFrame(

@@ -92,3 +92,38 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(HEADER + _row(tmp_path, "train/patient1/study1/a.jpg", "7" + "," * 13))
     with pytest.raises(DataError, match=r"row 1, column 'No Finding': labels are 1, 0, -1 or empty; 1 of 1"):
         _read(tmp_path)
+
+
+def _downloaded(root: Path, ending: str = ".jpg") -> Path:
+    """The full-size download: batches side by side, the tables in the first of them."""
+    replica = _replica(root / "replica")
+    first, second, third = (root / f"CheXpert-v1.0 batch {name}" for name in ("1 (validate & csv)", "2 (train 1)", "3"))
+    for folder, patients in ((second, range(15)), (third, range(15, 30))):
+        for number in patients:
+            home = folder / f"patient{number:05d}"
+            home.parent.mkdir(exist_ok=True)
+            (replica / "train" / home.name).rename(home)
+    first.mkdir()
+    for name in ("train.csv", "valid.csv", "valid"):
+        (replica / name).rename(first / name)
+    for film in root.rglob("*.jpg"):
+        film.rename(film.with_suffix(ending))
+    return root
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+def test_the_batches_of_the_full_size_download_are_read(tmp_path: Path, ending: str) -> None:
+    manifest = _read(_downloaded(tmp_path, ending))
+    assert len(manifest) == 33 and all((manifest.root / path).is_file() for path in manifest.table["path"])
+    assert manifest.table["path"].iloc[0] == (
+        f"CheXpert-v1.0 batch 2 (train 1)/patient00000/study1/view1_frontal{ending}"
+    )
+    assert (manifest.table["split"] == "test").sum() == 3
+
+
+def test_the_folder_above_the_data_set_is_read_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    _replica(tmp_path / "CheXpert-v1.0")
+    manifest = _read(tmp_path)
+    assert len(manifest) == 33 and manifest.table["path"].iloc[0].startswith("CheXpert-v1.0/train/")
+    assert "CheXpert: 30 of 63 images are left out by their view: LATERAL 30" in caplog.text

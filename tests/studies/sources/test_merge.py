@@ -11,6 +11,7 @@ from medsd.errors import DataError, SettingsError
 from medsd.settings import Settings, load_settings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources import read_source
+from tests.studies.films import write_film
 from tests.studies.sources.test_chexpert import _replica as chexpert_replica
 from tests.studies.sources.test_mimic import _replica as mimic_replica
 from tests.studies.sources.test_padchest import _replica as padchest_replica
@@ -67,13 +68,32 @@ def test_what_a_source_never_labelled_is_unknown_in_the_union(root: Path) -> Non
     assert not np.isnan(_part(manifest, "chexpert").labels[:, fracture]).all()
 
 
-def test_patients_of_one_number_in_two_sources_are_two(root: Path) -> None:
-    twice = ({"source": "chexpert", "root": root / "a" / "chexpert"},)
-    manifest = read_source(_settings(root, more=twice))
+def _own(root: Path, name: str, films: str) -> dict[str, object]:
+    """A table of one's own with patients 0001 to 0024, or 1 to 24 where `films` says so."""
+    rows = ["image,patient,Edema"]
+    for number in range(1, 25):
+        write_film(root / films / f"{number}.png")
+        rows.append(f"{number}.png,{number if films == 'bare' else f'{number:04d}'},{number % 2}")
+    (root / films / "studies.csv").write_text("\n".join(rows), encoding="utf-8")
+    return {"source": "csv", "root": root / films, "name": name}
+
+
+def test_patients_of_one_number_are_two_in_two_data_sets_and_one_in_two_folders_of_one(root: Path) -> None:
+    more = (
+        {"source": "chexpert", "root": root / "a" / "chexpert", "official_split": False},
+        _own(root, "ward", "bare"),
+        _own(root, "ward", "padded"),
+        _own(root, "clinic", "other"),
+    )
+    manifest = read_source(_settings(root, more=more))
     patients = set(manifest.table["patient"])
-    assert {"chexpert:patient00000", "chexpert-2:patient00000"} <= patients
+    assert {"ward:1", "clinic:1", "chexpert:patient00000"} <= patients
+    assert not any(patient.startswith(("chexpert-2", "ward-2")) for patient in patients)
     assert manifest.table.groupby("patient")["split"].nunique().max() == 1
     assert not manifest.table.duplicated("study").any()
+    official = {f"chexpert:patient{number}" for number in (64541, 64542, 64543)}
+    chexpert = manifest.table[manifest.table["source"] == "chexpert"]
+    assert set(chexpert.loc[chexpert["split"] == "test", "patient"]) == official
 
 
 def test_a_merged_manifest_is_written_and_read_back(root: Path, tmp_path: Path) -> None:

@@ -92,3 +92,18 @@ def test_lateral_films_and_a_split_of_ones_own_are_for_the_asking(tmp_path: Path
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no mimic-cxr-\*-metadata\.csv"):
         _read(tmp_path)
+
+
+def test_views_that_are_left_out_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    path = _replica(tmp_path) / "mimic-cxr-2.0.0-metadata.csv.gz"
+    table = pd.read_csv(path, dtype=str)
+    table.loc[table["dicom_id"] == "00000000-lateral", "ViewPosition"] = "SWIMMERS"
+    table.loc[table["dicom_id"] == "00000001-lateral", "ViewPosition"] = ""
+    table.to_csv(path, index=False)
+    _read(tmp_path)
+    assert "12 of 24 images are left out by their view: LATERAL 10, " in caplog.text
+    assert "SWIMMERS 1" in caplog.text and "unknown 1" in caplog.text
+    caplog.clear()
+    _read(tmp_path, frontal_only=False)
+    assert "left out by their view" not in caplog.text

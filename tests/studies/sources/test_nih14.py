@@ -85,3 +85,14 @@ def test_the_real_subset_is_read_whole(data_root: Path) -> None:
     assert len(manifest) == 1763 and manifest.table["patient"].nunique() == 1287
     assert int(manifest.labels[:, manifest.findings.names.index("Pneumonia")].sum()) == 561
     assert sum(manifest.counts("patient").values()) == 1287
+
+
+@pytest.mark.parametrize("above", ["", "sample/"])
+def test_the_sample_that_kaggle_has_is_read(tmp_path: Path, above: str) -> None:
+    _replica(tmp_path, table="sample_labels.csv")
+    folder = tmp_path / above / "images"
+    folder.mkdir(parents=True)
+    for path in list(tmp_path.glob("images_*/images/*.png")):
+        path.rename(folder / path.name)
+    (tmp_path / "sample_labels.csv").rename(tmp_path / above / "sample_labels.csv")
+    assert len(_read(tmp_path)) == 40

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medsd.errors import DataError
@@ -56,4 +57,20 @@ def test_what_is_missing_is_said_in_a_sentence(tmp_path: Path) -> None:
         _read(tmp_path)
     (tmp_path / "image_labels_train.csv").write_text("image_id,rad_id\n")
     with pytest.raises(DataError, match="columns Aortic enlargement"):
+        _read(tmp_path)
+
+
+def test_the_table_of_boxes_that_kaggle_has_is_read(tmp_path: Path) -> None:
+    lines = ["image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"]
+    for number in range(20):
+        write_film(tmp_path / "train" / f"a{number}.png")
+        lines += [f"a{number},Cardiomegaly,3,R{reader},1,2,3,4" for reader in (1, 2, 2)]
+        lines += [f"a{number},Pneumothorax,12,R1,1,2,3,4", f"a{number},No finding,14,R3,,,,"]
+    (tmp_path / "train.csv").write_text("\n".join(lines), encoding="utf-8")
+    manifest = _read(tmp_path)
+    assert len(manifest) == 20 and manifest.findings.decode(manifest.labels[0]) == ("Cardiomegaly",)
+    row = dict(zip(manifest.findings, manifest.labels[0], strict=True))
+    assert row["Pneumothorax"] == row["ILD"] == 0 and np.isnan([row["Edema"], row["Other lesion"]]).all()
+    (tmp_path / "train.csv").write_text("\n".join([*lines, "a0,Halo,99,R1,,,,"]), encoding="utf-8")
+    with pytest.raises(DataError, match="'Halo' is no class"):
         _read(tmp_path)

@@ -1,0 +1,126 @@
+"""The form of a CSV table, found out from its content: encoding, delimiter, names of the columns."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import difflib
+import gzip
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from medsd.errors import DataError
+
+log = logging.getLogger(__name__)
+
+DELIMITERS = ",;\t|"
+_BLOCK = 1 << 20  # bytes
+_SHOWN = 30  # names of columns in a message
+_BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # Excel's, new and old
+# Cells that no column is called: numbers, dates, file names, names as DICOM writes them.
+_DATA = re.compile(r"[\d.,/:+-]+|.*\^.*|.*\.(dcm|dicom|png|jpe?g|tiff?)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a table is written.
+
+    Attributes:
+        encoding: a codec of Python.
+        delimiter: between the cells.
+        columns: the names in the first line; an empty file has none.
+    """
+
+    encoding: str
+    delimiter: str
+    columns: tuple[str, ...]
+
+
+def form_of(path: Path, delimiter: str | None = None) -> Form:
+    """Look at a CSV table, plain or gzipped.
+
+    Args:
+        path: the table.
+        delimiter: where it is known; else that of `DELIMITERS` which makes most columns of the first line.
+
+    Raises:
+        DataError: it is a workbook, no table.
+        OSError: it cannot be read.
+    """
+    encoding = encoding_of(path)
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    with opened(path, "rt", encoding=encoding, newline="") as lines:
+        first = lines.readline()
+        while first.count('"') % 2 and (more := lines.readline()):  # a name with a line break in it
+            first += more
+    split = {each: next(csv.reader([first], delimiter=each), []) for each in delimiter or DELIMITERS}
+    chosen = max(split, key=lambda each: len(split[each]))
+    return Form(encoding, chosen, tuple(split[chosen]))
+
+
+def encoding_of(path: Path) -> str:
+    """UTF-8 or UTF-16 by its mark or its content; else Windows-1252, or Latin-1 where that has no such character.
+
+    Raises:
+        DataError: it is a workbook.
+        OSError: it cannot be read.
+    """
+    with _open(path) as file:
+        head = file.read(4096)
+        if head.startswith(_WORKBOOKS):
+            raise DataError(f"{path}: a workbook of a spreadsheet program; save it as CSV (UTF-8) or Parquet")
+        if marked := next((name for mark, name in _BOMS.items() if head.startswith(mark)), None):
+            return marked
+        # Of UTF-16 without a mark every other byte of a table is zero.
+        zeros = [head[start::2].count(0) * 4 > len(head) for start in (1, 0)]
+        if any(zeros):
+            return "utf-16-le" if zeros[0] else "utf-16-be"
+        for encoding in ("utf-8", "cp1252"):
+            file.seek(0)
+            if _decodes(file, encoding):
+                break
+        else:
+            encoding = "latin-1"
+    if encoding != "utf-8":
+        log.info("%s: is no UTF-8 and is read as %s", path, encoding)
+    return encoding
+
+
+def missing_columns(missing: dict[str, str], present: Sequence[str]) -> str:
+    """What to do about columns that are not there: the keys to set, the columns that are, the nearest.
+
+    Args:
+        missing: key of the settings: the column that it names.
+        present: the names in the table's first line; they are not told where they look like data.
+    """
+    names = [name.strip() for name in present]
+    if any(not name or _DATA.fullmatch(name) for name in names):
+        return "its first line does not look like names of columns; write them there"
+    lowered = {name.lower(): name for name in reversed(names)}
+    keys = []
+    for key, column in missing.items():
+        near = difflib.get_close_matches(column.lower(), lowered, n=1, cutoff=0.5)
+        near = near or [name for name in lowered if column.lower() in name][:1]
+        keys.append(f"{key} (did you mean '{lowered[near[0]]}'?)" if near else key)
+    shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return f"set {', '.join(keys)}; the table has {shown or 'no columns'}"
+
+
+def _open(path: Path) -> BinaryIO:
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _decodes(file: BinaryIO, encoding: str) -> bool:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        while block := file.read(_BLOCK):
+            decoder.decode(block)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
