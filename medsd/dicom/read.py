@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
-from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels import pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medsd.dicom.content import bound_inflation, brief, looks_like_dicom, read_content, syntax_without_meta
+from medsd.dicom.decoders import decoder_of, stream_size
 from medsd.dicom.greys import Stored, StoredGreys
 from medsd.dicom.header import clinical_concerns, costly_concerns, identifier, identities, read_header
 from medsd.dicom.look import sketch_step
@@ -236,7 +237,7 @@ def _decode(ds: Dataset) -> npt.NDArray[np.integer]:
     compressed = ds.file_meta.TransferSyntaxUID.is_compressed and not ds.file_meta.TransferSyntaxUID.is_deflated
     if compressed:
         _bound_stream(ds)
-        stored = _decompress(ds)
+        stored = pixel_array(ds, index=0, decoding_plugin=decoder_of(ds.file_meta.TransferSyntaxUID))
     else:
         misplaced = int(ds.get("HighBit", ds.BitsStored - 1)) != ds.BitsStored - 1
         stored = pixel_array(ds, index=0, correct_unused_bits=not misplaced)
@@ -244,15 +245,6 @@ def _decode(ds: Dataset) -> npt.NDArray[np.integer]:
     if stored.ndim != 2 or not np.issubdtype(stored.dtype, np.integer):
         raise ValueError("the pixels are not one grey-scale frame")
     return stored
-
-
-def _decompress(ds: Dataset) -> Stored:
-    """The first frame; JPEG-LS by CharLS where it is there, which takes a quarter of the time of pydicom's choice.
-
-    And by no other then: what CharLS calls damaged, libjpeg fills up with pixels that it makes up, in half a minute.
-    """
-    plugins = get_decoder(ds.file_meta.TransferSyntaxUID).available_plugins
-    return pixel_array(ds, index=0, decoding_plugin="pyjpegls" if "pyjpegls" in plugins else "")
 
 
 def _bound_stream(ds: Dataset) -> None:
@@ -263,23 +255,3 @@ def _bound_stream(ds: Dataset) -> None:
         raise ValueError("the code stream and the header declare different sizes")
     if int(ds.Rows) * int(ds.Columns) > _MOST_PIXELS_A_BYTE * len(frame):  # decoders may fill up what is not there
         raise ValueError("the code stream is too short for its size")
-
-
-def stream_size(frame: bytes) -> tuple[int, int] | None:
-    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 code stream declares, or None where it is another."""
-    if frame[:4] == b"\xff\x4f\xff\x51":  # SOC, SIZ: Xsiz, Ysiz, XOsiz, YOsiz (ISO/IEC 15444-1, A.5.1)
-        across, down, left, top = (int.from_bytes(frame[at : at + 4], "big") for at in (8, 12, 16, 20))
-        return down - top, across - left
-    if frame[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 9 <= len(frame) and frame[at] == 0xFF:
-        marker = frame[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        # SOF0…SOF15 without DHT, JPG and DAC (ISO/IEC 10918-1, B.1.1.3), and SOF55 of JPEG-LS
-        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
-        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-    return None

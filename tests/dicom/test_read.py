@@ -23,10 +23,11 @@ from pydicom.uid import (
     JPEGLSLossless,
 )
 
+from medsd.dicom.decoders import stream_size
 from medsd.dicom.gate import GatePolicy, admit
 from medsd.dicom.look import looks_inverted
 from medsd.dicom.pixels import present
-from medsd.dicom.read import Radiograph, read_radiograph, stream_size
+from medsd.dicom.read import Radiograph, read_radiograph
 from medsd.errors import ImageError
 from tests.conftest import dx_dataset, file_bytes
 
