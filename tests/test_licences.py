@@ -1,8 +1,10 @@
-"""The core stays free: no dependency under the GPL or AGPL, and no version with a known vulnerability."""
+"""What the core installs: nothing under the GPL, no version with a known vulnerability, each file with its hash."""
 
 from __future__ import annotations
 
+import platform
 import re
+import sys
 import tomllib
 from collections.abc import Iterable
 from importlib.metadata import Distribution, distribution
@@ -12,7 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-PROJECT = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # The LGPL counts, too: the core does without. GCC's exception frees whatever is linked with GCC's own libraries.
 COPYLEFT = re.compile(r"GPL|General Public License|Affero", re.IGNORECASE)
 EXCEPTION = re.compile(r"\S+ WITH GCC-exception-[\d.]+")
@@ -95,3 +98,14 @@ def test_no_floor_admits_a_version_with_a_known_vulnerability() -> None:
         if requirement.name in VULNERABLE and requirement.specifier.contains(VULNERABLE[requirement.name][0])
     }
     assert not admitted
+
+
+def test_the_lock_holds_the_core_in_the_versions_of_the_constraints_each_with_a_hash() -> None:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    assert all(re.fullmatch(r"[\w.-]+==\S+ --hash=sha256:[0-9a-f]{64}", line) for line in lines)
+    pins = [canonicalize_name(line.partition("==")[0]) + "==" + line.partition("==")[2].split()[0] for line in lines]
+    listed = (ROOT / "constraints.txt").read_text().splitlines()
+    constraints = {canonicalize_name(line.partition("==")[0]) + "==" + line.partition("==")[2] for line in listed}
+    assert set(pins) <= constraints
+    if (platform.machine(), sys.platform, sys.version_info[:2]) == ("x86_64", "linux", (3, 11)):
+        assert {pin.partition("==")[0] for pin in pins} == set(closure(PROJECT["dependencies"]))
