@@ -9,7 +9,7 @@ BUNDLE ?= models/phantom
 OTHER    := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell
 TRAINING := tests/sd/test_losses.py tests/training/test_objectives.py tests/training/test_engine.py tests/evaluation/test_compare_training.py
 
-.PHONY: help app test check bench programs clean
+.PHONY: help app test check bench lock programs clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
@@ -32,6 +32,12 @@ bench: $(VENV)/.dev ## measurements on real data (MEDSD_DATA=folder); slow
 	@missed=; for script in tests/bench/bench_*.py; do echo "## $$script"; \
 		$(BIN)/python -m $$(echo $${script%.py} | tr / .) || missed="$$missed $$script"; done; \
 		if [ -n "$$missed" ]; then echo "not kept, or stopped:$$missed" >&2; exit 1; fi
+
+lock: $(VENV)/bin/python ## write .ci/requirements.lock: what serving installs, every file with its hash (Linux x86-64, Python 3.11)
+	$(PIP) --dry-run --ignore-installed --only-binary :all: --report $(VENV)/lock.json .
+	$(BIN)/python -c 'import json; print(*sorted("%s==%s --hash=sha256:%s" % (one["metadata"]["name"], one["metadata"]["version"], \
+		one["download_info"]["archive_info"]["hashes"]["sha256"]) \
+		for one in json.load(open("$(VENV)/lock.json"))["install"] if not one["is_direct"]), sep="\n")' > .ci/requirements.lock
 
 # Browser tests want Chromium, those of telemetry strace; where these may not be installed they are skipped, and say so.
 programs:

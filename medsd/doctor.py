@@ -95,7 +95,6 @@ def _torch_cuda() -> bool | None:
 
 
 def _decoders() -> dict[str, bool]:
-    from pydicom.pixels import get_decoder
-    from pydicom.uid import UID
+    from medsd.dicom.decoders import decodes
 
-    return {name: bool(get_decoder(UID(uid)).is_available) for name, uid in SYNTAXES.items()}
+    return {name: decodes(uid) for name, uid in SYNTAXES.items()}

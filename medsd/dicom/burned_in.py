@@ -22,6 +22,7 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.pixels import pixel_array
 
+from medsd.dicom.decoders import decoder_of
 from medsd.dicom.header import identifier
 from medsd.dicom.pixels import present
 from medsd.dicom.quiet import quiet
@@ -224,7 +225,7 @@ def _grey_frames(ds: Dataset, frames: int) -> Iterator[npt.NDArray[np.floating]]
     chosen = sorted({round(index) for index in np.linspace(0, frames - 1, min(frames, _MAX_FRAMES))})
     for index in chosen:
         with quiet():
-            stored = pixel_array(ds, index=index)
+            stored = pixel_array(ds, index=index, decoding_plugin=decoder_of(ds.file_meta.TransferSyntaxUID))
             if stored.ndim == 2 and identifier(ds, "PhotometricInterpretation").startswith("MONOCHROME"):
                 yield from _as_shown_and_beyond(stored, present(stored, ds))
             else:  # colour, or indices of a palette, which keep the outlines of letters

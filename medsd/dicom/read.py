@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
-from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels import pixel_array
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medsd.dicom.colour import grey_of_colours
@@ -29,6 +29,7 @@ from medsd.dicom.content import (
     read_content,
     syntax_without_meta,
 )
+from medsd.dicom.decoders import decoder_of
 from medsd.dicom.greys import Stored, StoredGreys
 from medsd.dicom.header import clinical_concerns, colour_concern, costly_concerns, identifier, identities, read_header
 from medsd.dicom.look import sketch_step
@@ -280,7 +281,7 @@ def _decode(ds: Dataset) -> npt.NDArray[np.integer]:
     compressed = ds.file_meta.TransferSyntaxUID.is_compressed and not ds.file_meta.TransferSyntaxUID.is_deflated
     if compressed:
         _bound_stream(ds)
-        stored = _decompress(ds)
+        stored = pixel_array(ds, index=0, decoding_plugin=decoder_of(ds.file_meta.TransferSyntaxUID))
     else:
         misplaced = int(ds.get("HighBit", ds.BitsStored - 1)) != ds.BitsStored - 1
         stored = pixel_array(ds, index=0, correct_unused_bits=not misplaced)
@@ -288,15 +289,6 @@ def _decode(ds: Dataset) -> npt.NDArray[np.integer]:
     if stored.ndim != (3 if ds.SamplesPerPixel == 3 else 2) or not np.issubdtype(stored.dtype, np.integer):
         raise UnreadableError("the pixels are not one frame of whole numbers")
     return stored
-
-
-def _decompress(ds: Dataset) -> Stored:
-    """The first frame; JPEG-LS by CharLS where it is there, which takes a quarter of the time of pydicom's choice.
-
-    And by no other then: what CharLS calls damaged, libjpeg fills up with pixels that it makes up, in half a minute.
-    """
-    plugins = get_decoder(ds.file_meta.TransferSyntaxUID).available_plugins
-    return pixel_array(ds, index=0, decoding_plugin="pyjpegls" if "pyjpegls" in plugins else "")
 
 
 def _bound_stream(ds: Dataset) -> None:

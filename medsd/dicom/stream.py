@@ -6,6 +6,7 @@ streams. Start at `read_stream`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pydicom.uid import (
@@ -26,6 +27,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+SCAN = 0xDA  # the marker before the coded values
 ITEM = b"\xfe\xff\x00\xe0"
 _JPEG2000 = b"\xff\x4f\xff\x51"
 # By the marker of the frame header: SOF0, SOF1 and SOF2, SOF3, SOF55 (ISO/IEC 10918-1 B.1.1.3, ISO/IEC 14495-1 C.1.1).
@@ -100,15 +102,21 @@ def _jpeg2000(frame: bytes) -> Stream:
 
 
 def _jpeg(frame: bytes) -> Stream:
-    at = 2
-    while at + 10 <= len(frame) and frame[at] == 0xFF:
-        marker = frame[at + 1]
-        if marker == 0xFF:  # fill byte
+    for marker, content in segments(frame):
+        if (marker in _JPEG or marker in _OTHER_FRAMES) and len(content) > 5:
+            kind, syntaxes = _JPEG.get(marker, ("", ()))
+            rows, columns = (int.from_bytes(content[place : place + 2], "big") for place in (1, 3))
+            return Stream(kind, syntaxes, rows, columns, content[0], content[5])
+    return Stream()
+
+
+def segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and content of each segment of a JPEG or JPEG-LS stream (ITU-T T.81, B.1.1), to the header of its scan."""
+    at = 2 if stream[:2] == b"\xff\xd8" else len(stream)
+    while at + 4 <= len(stream) and stream[at] == 0xFF:
+        marker, length = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
+        if marker == 0xFF:  # a fill byte
             at += 1
             continue
-        if marker in _JPEG or marker in _OTHER_FRAMES:
-            kind, syntaxes = _JPEG.get(marker, ("", ()))
-            rows, columns = (int.from_bytes(frame[place : place + 2], "big") for place in (at + 5, at + 7))
-            return Stream(kind, syntaxes, rows, columns, frame[at + 4], frame[at + 9])
-        at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
-    return Stream()
+        yield marker, stream[at + 4 : at + 2 + length]
+        at = len(stream) if marker == SCAN else at + 2 + length

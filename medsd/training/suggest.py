@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import entr
 
 from medsd.errors import DataError
 from medsd.sd.relations import LabelPairs, inverse_frequency_weights
@@ -158,7 +157,8 @@ def finding_uncertainty(
     """
     p = np.asarray(probs, dtype=np.float64).clip(0, 1)
     if measure == "entropy":
-        return np.asarray((entr(p) + entr(1 - p)) / np.log(2))
+        both = np.stack([p, 1 - p])  # scipy.special.entr is the same; `medsd suggest` runs where SciPy is not installed
+        return -(both * np.log2(both, where=both > 0, out=np.zeros_like(both))).sum(axis=0)
     points = np.full(p.shape[1], 0.5) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
     points = np.where(np.isnan(points), 0.5, points).clip(_FEW, 1 - _FEW)
     return np.where(p < points, p / points, (1 - p) / (1 - points))
