@@ -286,11 +286,12 @@ def _check_origin(request: Request) -> None:
     Raises:
         _Refused: the request comes from elsewhere.
     """
-    site = request.headers.get("sec-fetch-site", "same-origin")
-    origin = request.headers.get("origin")
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     # A proxy in front of the app may name itself to the app, and the address that the browser knows beside it.
     hosts = {request.headers.get(name) for name in ("host", "x-forwarded-host")}
-    if site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc not in hosts):
+    known = origin is None or urlsplit(origin).netloc in hosts
+    hidden = origin == "null" and site == "same-origin"  # a form of a page that sends no referrer
+    if site not in (None, "same-origin", "none") or not (known or hidden):
         raise _Refused(403, "This request comes from another page. Open the app itself.")
 
 
