@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Container, Mapping, MutableMapping
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -89,6 +89,7 @@ class Guard:
     Args:
         app: Gradio's app.
         queue: its queue.
+        functions: the numbers of what the page can ask for.
         visitors: who may ask.
         uploads: their files.
         cookie: the name of the cookie with a visitor's token. Ports of one host share cookies, so it names the port.
@@ -100,6 +101,7 @@ class Guard:
         app: ASGIApp,
         *,
         queue: Queue,
+        functions: Container[int],
         visitors: Visitors,
         uploads: Uploads,
         cookie: str,
@@ -107,6 +109,7 @@ class Guard:
     ) -> None:
         self._app = app
         self._queue = queue
+        self._functions = functions
         self._visitors = visitors
         self._uploads = uploads
         self._cookie = cookie
@@ -195,6 +198,8 @@ class Guard:
         body = await _read_json(request)
         body["session_hash"] = self._claim(visitor, body.get("session_hash"))
         body["data"] = self._own_files(visitor, body.get("data"))
+        if not isinstance(body.get("fn_index"), int) or body["fn_index"] not in self._functions:
+            raise _Refused(404, "There is no such request.")
         content = _with_body(self._app, request, body)
 
         async def join(scope: Scope, receive: Receive, send: Send) -> None:

@@ -222,6 +222,7 @@ def launch(
     app = Guard(
         app,
         queue=page._queue,
+        functions=page.fns,
         visitors=Visitors(),
         uploads=uploads,
         cookie=f"medsd-{port}",

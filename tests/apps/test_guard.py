@@ -351,7 +351,18 @@ def test_the_users_of_one_login_share_their_bound(guarded: str, image: bytes) ->
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{", b'{"session_hash": 7}', b"[" * 100_000, b'{"session_hash": "a", "data": "x" }']
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"session_hash": 7}',
+        b"[" * 100_000,
+        b'{"session_hash": "a", "data": "x"}',
+        b'{"session_hash": "a", "data": [], "fn_index": 9999}',
+        b'{"session_hash": "a", "data": [], "fn_index": [1]}',
+        b'{"session_hash": "a", "data": "x", "fn_index": 0}',
+    ],
 )
 def test_a_body_that_no_page_sends_is_refused_without_a_traceback(
     address: str, body: bytes, capfd: pytest.CaptureFixture[str]
