@@ -45,7 +45,7 @@ ROUTES = {
     f"{API}/cancel": {"POST"},
     f"{API}/reset": {"POST"},
 }
-MOST_JOBS = 8  # of one person, waiting or being worked on
+MOST_JOBS = 16  # of one person, waiting or being worked on
 LARGEST_BODY = 4 * 1024**2  # bytes of what a page sends beside files; the longest note has 20,000 characters
 VISITOR = "medsd.visitor"  # the visitor, in the scope of a request
 

@@ -262,7 +262,7 @@ def _gradio_app(reader: Reader, uploads: Uploads, login: bool) -> tuple[gr.Block
         uploads.close()
 
     page = build_page(reader, uploads)
-    page.queue(max_size=64, default_concurrency_limit=2)
+    page.queue(max_size=256, default_concurrency_limit=2)
     page.state_session_capacity = SESSIONS
     closed: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
     app = gr.mount_gradio_app(

@@ -156,7 +156,7 @@ def test_what_is_no_file_is_neither_read_nor_deleted(
     link = tmp_path / "link"
     link.symlink_to(dropped)
     for path in (tmp_path, link):
-        assert list(desk.read_upload(str(path), "")) == []
+        assert desk.take_upload(str(path), "", Seat()) == Scene(upload=None)
     assert len(said) == 2 and link.is_symlink() and dropped.is_file()
 
 

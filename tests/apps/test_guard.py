@@ -70,12 +70,11 @@ def test_twenty_people_with_the_same_file_are_all_answered(
 ) -> None:
     expected = {f"{value:.6f}" for value in reader.read(image).prediction.probabilities.values()}
     people = [Browser(address, f"same{number:02d}") for number in range(20)]
-    paths = [person.upload((NAME, image)).json()[0] for person in people]  # all are there before one is read
+    paths = [person.upload(NAME, image).json()[0] for person in people]  # all are there before one is read
     assert len(set(paths)) == 20 and not any("Doe" in path for path in paths)
 
     def read(person: Browser, path: str) -> str:
-        person.join("upload", [file_data(path, NAME), ""]).raise_for_status()
-        return person.hear().text
+        return person.read_file(file_data(path, NAME))
 
     with ThreadPoolExecutor(20) as threads:
         answers = list(threads.map(read, people, paths))
@@ -98,20 +97,18 @@ def test_the_same_files_in_several_batches_are_rows_of_each(
 
 def test_the_table_of_a_batch_names_the_files_when_asked_to(address: str, image: bytes) -> None:
     person = Browser(address, "names1")
-    [path] = person.upload((NAME, image)).json()
-    person.join("batch", [[file_data(path)], True]).raise_for_status()
-    assert [row["path"] for row in _rows(person.hear().text)] == [NAME]
+    assert [row["path"] for row in _rows(person.score((NAME, image), names=True))] == [NAME]
 
 
 @pytest.mark.parametrize("kind", ["address", "guarded"])
 def test_a_session_is_its_visitors_alone(kind: str, image: bytes, request: pytest.FixtureRequest) -> None:
     anna, ben = _two(request, kind)
-    [path] = anna.upload((NAME, image)).json()
-    event = anna.join("upload", [file_data(path), "a note of Anna"]).json()["event_id"]
+    [path] = anna.upload(NAME, image).json()
+    event = anna.join(anna.calls["upload"], file_data(path), "a note of Anna")
     theirs = {"session_hash": anna.session}
     refused = [
         ben.hear(anna.session),
-        ben.join("click", [], session=anna.session),
+        ben.ask(ben.calls["click"], session=anna.session),
         ben.client.post("/gradio_api/cancel", json={**theirs, "event_id": event, "fn_index": 0}),
         ben.client.post("/gradio_api/cancel", json={"session_hash": ben.session, "event_id": event, "fn_index": 0}),
         ben.client.post("/gradio_api/reset", json={"event_id": event}),
@@ -127,7 +124,7 @@ def test_a_session_is_its_visitors_alone(kind: str, image: bytes, request: pytes
         ben.client.post("/gradio_api/component_server", json={**theirs, "data": 0, "component_id": 1, "fn_name": "x"}),
     ]
     assert {answer.status_code for answer in refused} <= {403, 404}
-    assert len(_probabilities(anna.hear().text)) > 1  # and nothing of it stopped the reading
+    assert len(_probabilities(anna.finish(anna.calls["upload"]))) > 1  # and nothing of it stopped the reading
 
 
 def test_without_a_login_nothing_of_a_session_is_reached(guarded: str) -> None:
@@ -183,13 +180,12 @@ def test_only_an_upload_of_ones_own_is_read(
     address: str, image: bytes, tmp_path: Path, kind: str, call: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     anna, ben = Browser(address, os.urandom(6).hex()), Browser(address, os.urandom(6).hex())
-    path = Path(anna.upload((NAME, image)).json()[0])
+    path = Path(anna.upload(NAME, image).json()[0])
     given = _not_an_upload(kind, path, tmp_path)
-    answer = ben.join(call, [[given] if call == "batch" else given, "" if call == "upload" else False])
+    answer = ben.ask(ben.calls[call], [given] if call == "batch" else given, "" if call == "upload" else False)
     assert answer.status_code == 403 and "upload" in answer.json()["detail"]
     assert path.is_file() and "Traceback" not in "".join(capfd.readouterr())
-    anna.join("upload", [file_data(str(path)), ""]).raise_for_status()
-    assert len(_probabilities(anna.hear().text)) > 1 and not path.exists()
+    assert len(_probabilities(anna.read_file(file_data(str(path))))) > 1 and not path.exists()
 
 
 KEPT = {
@@ -246,8 +242,8 @@ def test_another_site_changes_nothing(guarded: str, image: bytes, headers: dict[
     form = {"username": "anna", "password": LOGINS["anna"]}
     anna.client.headers.update(headers)
     refused = [
-        anna.upload((NAME, image)),
-        anna.join("click", [None, "a note"]),
+        anna.upload(NAME, image),
+        anna.ask(anna.calls["click"], None, "a note"),
         anna.client.post("/login", data=form),
         anna.client.get("/logout"),
         anna.client.post("/gradio_api/cancel", json={"event_id": "x"}),
@@ -286,7 +282,7 @@ def test_all_uploads_together_stay_within_a_quota(reader: Reader, image: bytes, 
     try:
         anna, ben = Browser(page.local_url, "quota1"), Browser(page.local_url, "quota2")
         large, body = b"x" * 700_000, b""
-        [path] = anna.upload(("large.dcm", large)).json()
+        [path] = anna.upload("large.dcm", large).json()
         head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.dcm"\r\n\r\n'
         body = head + large + b"\r\n--x--\r\n"
         parts = body if declared else iter([body[:1000], body[1000:]])
@@ -296,9 +292,8 @@ def test_all_uploads_together_stay_within_a_quota(reader: Reader, image: bytes, 
         assert answer.status_code == 507 and "uploads" in answer.text and "again" in answer.text
         kept = [file for file in Path(path).parent.rglob("*") if file.is_file()]
         assert sum(file.stat().st_size for file in kept) <= 1_000_000
-        anna.join("upload", [file_data(path), ""]).raise_for_status()
-        anna.hear()  # it was read, and is gone
-        assert ben.upload(("large.dcm", large)).status_code == 200
+        anna.read_file(file_data(path))  # it was read, and is gone
+        assert ben.upload("large.dcm", large).status_code == 200
     finally:
         page.close()
 
@@ -318,36 +313,36 @@ def test_an_upload_that_breaks_off_leaves_nothing(address: str) -> None:
             headers={"content-type": "multipart/form-data; boundary=x"},
             trust_env=False,
         )
-    Browser(address, "after1").upload(("b.dcm", b"y"))  # answered after the other was noticed
+    Browser(address, "after1").upload("b.dcm", b"y")  # answered after the other was noticed
     after = {file for file in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if file.is_file()}
     assert len(after - before) == 1
 
 
-def test_one_visitor_cannot_fill_the_queue(address: str, reader: Reader, image: bytes) -> None:
-    from apps.web.guard import MOST_JOBS
+def _flood(visitors: list[Browser], image: bytes, jobs: int) -> list[int]:
+    """What is answered to batches that are all asked for before one has ended."""
 
-    flood, other = Browser(address, "flood00"), Browser(address, "other00")
-    uploads = [flood.upload(("a.png", image)).json()[0] for _ in range(20)]
-
-    def join(number: int) -> int:
-        return flood.join("upload", [file_data(uploads[number % 20]), ""], session=f"flood{number:02d}").status_code
+    def ask(number: int) -> int:
+        visitor = visitors[number % len(visitors)]
+        file = visitor.file("a.png", image)
+        return visitor.ask(visitor.calls["batch"], [file], False, session=f"{visitor.session}{number}").status_code
 
     with ThreadPoolExecutor(16) as threads:
-        answers = list(threads.map(join, range(80)))
-        assert set(answers) == {200, 429}
-        # A job that ended while they came makes room for one more.
-        waiting = sum(answer == 200 for answer in answers)
-        assert waiting < 64 and waiting >= MOST_JOBS
-    assert len(_probabilities(other.read("image.png", image))) > 1
+        return list(threads.map(ask, range(jobs)))
 
 
-def test_the_users_of_one_login_share_their_bound(guarded: str, image: bytes) -> None:
+def test_one_visitor_cannot_fill_the_queue(address: str, image: bytes) -> None:
+    from apps.web.guard import MOST_JOBS
+
+    answers = _flood([Browser(address, "flood")], image, 80)
+    # A job that ended while they came makes room for one more.
+    assert set(answers) == {200, 429} and MOST_JOBS <= answers.count(200) < 64
+    assert len(_probabilities(Browser(address, "other").read("image.png", image))) > 1
+
+
+def test_the_pages_of_one_user_share_the_bound(guarded: str, image: bytes) -> None:
     people = [Browser(guarded, f"share{number}", ("anna", LOGINS["anna"])) for number in range(4)]
-    answers = []
-    for person in people:
-        paths = person.upload(*[("a.png", image)] * 10).json()
-        answers += [person.join("batch", [[file_data(path)], False]).status_code for path in paths]
-    assert answers.count(429) >= 10
+    answers = _flood(people, image, 80)
+    assert set(answers) == {200, 429} and answers.count(200) < 64
 
 
 @pytest.mark.parametrize(
