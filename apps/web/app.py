@@ -16,19 +16,20 @@ from apps.web.read import ReadTab
 from apps.web.reading import Reader
 from apps.web.search import SearchTab
 from apps.web.space import SpaceTab
+from apps.web.uploads import Uploads
 
 STYLE = Path(__file__).with_name("style.css")
 
 
-def build_page(reader: Reader, *, delete_cache: tuple[int, int] = (600, 1800)) -> gr.Blocks:
+def build_page(reader: Reader, uploads: Uploads | None = None) -> gr.Blocks:
     """The whole app, ready to launch.
 
     Args:
         reader: reads studies.
-        delete_cache: seconds between two sweeps of uploaded files, and the age at which one goes.
+        uploads: what the page is sent; None where nobody is served.
     """
     bundle = reader.bundle
-    with gr.Blocks(title=f"medsd · {bundle.label}", fill_width=True, delete_cache=delete_cache) as page:
+    with gr.Blocks(title=f"medsd · {bundle.label}", fill_width=True) as page:
         gr.HTML(
             markup.header(bundle, reader.provider, reader.precision),
             elem_id="header",
@@ -46,7 +47,7 @@ def build_page(reader: Reader, *, delete_cache: tuple[int, int] = (600, 1800)) -
                     SpaceTab(reader, space, read.reading)
             if reader.score is not None:
                 with gr.Tab("Batch"):
-                    BatchTab(reader)
+                    BatchTab(reader, uploads)
             with gr.Tab("Model"):
                 gr.HTML(
                     card.facts(bundle, reader.provider, reader.precision),

@@ -1,11 +1,12 @@
-"""The tab «Batch»: many files at once, each a row, with progress, and the table to download.
+"""The tab Batch: many files at once, each a row, with progress, and the table to download.
 
-The rows are those of `medsd score`. Files are moved out of the upload folder under numbers as soon as they arrive, and
-are gone when the run ends, is stopped, or its visitor leaves; the table is handed over within the answer.
+The rows are those of `medsd score`. Files are moved into a folder of the run as soon as they arrive, and are gone when
+the run ends, is stopped, or its visitor leaves; the table is handed over within the answer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shutil
 import tempfile
@@ -23,13 +24,13 @@ from apps.web import scripts
 from apps.web.export import link
 from apps.web.markup import percent
 from apps.web.reading import Reader
+from apps.web.uploads import MOST_FILES, Uploads, is_regular
 from medsd.errors import DataError, MedsdError
 from medsd.findings import FindingSet
 from medsd.inference.inputs import name_inputs
 from medsd.inference.prediction import Prediction
 from medsd.results import table
 
-MOST_FILES = 500
 MOST_BYTES = 4_000_000_000
 _SHOWN = 200  # rows on the page; the table to download has all
 _WAITING = '<p class="quiet" role="status">Another batch is being read. Yours begins when it has ended.</p>'
@@ -55,17 +56,19 @@ class BatchDesk:
 
     Args:
         reader: scores one file after another; shared by all sessions.
+        uploads: knows the names of the files, and counts what a run keeps on disk; None: files are called as on disk.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, uploads: Uploads | None = None) -> None:
         self.reader = reader
+        self._uploads = uploads
         self._one = threading.Lock()  # a batch is long: one at a time, and others' films are read beside it
 
     def run(self, paths: list[str] | None, names: bool) -> Iterator[tuple[Any, Any, Any]]:
         """Score what was dropped.
 
         Args:
-            paths: Gradio's copies, which are moved away at once.
+            paths: the visitor's uploads, which are moved away at once.
             names: whether the table to download names the files; a name may be a patient's.
 
         Yields:
@@ -73,8 +76,9 @@ class BatchDesk:
         """
         if not paths or self.reader.score is None:
             return
-        with tempfile.TemporaryDirectory(prefix="medsd-batch-", ignore_cleanup_errors=True) as folder:
-            given = _move(paths, Path(folder))
+        home = self._uploads.home if self._uploads else None
+        with tempfile.TemporaryDirectory(prefix="medsd-batch-", dir=home, ignore_cleanup_errors=True) as folder:
+            given = [self._take(path, number, Path(folder)) for number, path in enumerate(paths, 1)]
             yield _progress(0, len(given), Counter()), "", gr.update(value=None)
             try:
                 films = _films(given)
@@ -86,6 +90,15 @@ class BatchDesk:
                 yield from self._score(films, names)
             finally:
                 self._one.release()
+
+    def _take(self, path: str, number: int, folder: Path) -> Film:
+        """An upload under its number, in a folder that nobody else is served from; what is no file becomes a row."""
+        name = (self._uploads.name(path) if self._uploads else "") or Path(path).name
+        target = folder / f"{number:05d}{'.zip' if name.lower().endswith('.zip') else ''}"
+        if is_regular(Path(path)):
+            with contextlib.suppress(OSError):  # another request of the same visitor may have read it
+                shutil.move(path, target)
+        return Film(target, f"Film {number}", name)
 
     def _wait(self) -> Iterator[tuple[Any, Any, Any]]:
         """Take the turn; says so while somebody else has it."""
@@ -109,28 +122,18 @@ class BatchDesk:
         yield _progress(len(films), len(films), counts) + _table(seen), saved, gr.skip()
 
 
-def _move(paths: Sequence[str], folder: Path) -> list[Film]:
-    """The uploads under numbers, in a folder that nobody else is served from."""
-    films = []
-    for number, path in enumerate(map(Path, paths), 1):
-        target = folder / f"{number:05d}{path.suffix.lower() if path.suffix.lower() == '.zip' else ''}"
-        shutil.move(path, target)
-        films.append(Film(target, f"Film {number}", path.name))
-    return films
-
-
 def _films(given: Sequence[Film]) -> list[Film]:
     """The inputs of a batch, archives taken apart.
 
     Raises:
         DataError: an archive that cannot be listed, or more than a page should score.
     """
-    size = sum(film.source.stat().st_size for film in given)
+    size = sum(film.source.stat().st_size for film in given if film.source.exists())
     if size > MOST_BYTES:
         raise _too_much(f"{size / 1e9:.1f} GB", f"{MOST_BYTES / 1e9:.0f} GB")
     films: list[Film] = []
     for film in given:
-        if film.source.suffix != ".zip":
+        if film.source.suffix != ".zip" or not film.source.exists():
             films.append(film)
             continue
         for place, source in enumerate(name_inputs([film.source]).names, 1):
@@ -142,7 +145,7 @@ def _films(given: Sequence[Film]) -> list[Film]:
 
 
 def _too_much(given: str, most: str) -> DataError:
-    return DataError(f"{given} are too much for this page, which takes {most} at a time; use «medsd score» for more")
+    return DataError(f"{given} are too much for this page, which takes {most} at a time; use `medsd score` for more")
 
 
 def _csv(rows: Sequence[table.Row], findings: FindingSet) -> bytes:
@@ -192,10 +195,11 @@ class BatchTab:
 
     Args:
         reader: scores.
+        uploads: as in `BatchDesk`.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        desk = BatchDesk(reader)
+    def __init__(self, reader: Reader, uploads: Uploads | None = None) -> None:
+        desk = BatchDesk(reader, uploads)
         self.files = gr.File(
             label=f"Films: DICOM, PNG, JPEG or ZIP, up to {MOST_FILES} at a time",
             file_count="multiple",

@@ -20,6 +20,7 @@ from apps.web.pins import Board
 from apps.web.reading import MAX_NOTE, Reader, Reading, Wish
 from apps.web.render import PRESETS, Preset, Window, preset_window
 from apps.web.seat import Asked, Seat
+from apps.web.uploads import is_regular
 from medsd.errors import MedsdError
 from medsd.inference.coverage import offered
 
@@ -68,6 +69,9 @@ class Desk:
         if path is None:
             return Scene()
         uploaded = Path(path)
+        if not is_regular(uploaded):
+            gr.Warning("The upload did not arrive whole. Drop the file again.")
+            return Scene(upload=None)
         try:
             content = uploaded.read_bytes()
         except OSError:

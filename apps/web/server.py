@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
+import ctypes
+import gc
 import ipaddress
 import os
 import signal
 import socket
 import tempfile
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+import threading
+import time
+import webbrowser
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -32,7 +35,9 @@ from medsd.telemetry import use_own_caches, work_offline
 
 if TYPE_CHECKING:
     import gradio as gr
+    import uvicorn
 
+    from apps.web.uploads import Uploads
     from medsd.inference.decode import Decoder
     from medsd.inference.helper import Helper
     from medsd.inference.predict import Predictor
@@ -40,21 +45,9 @@ if TYPE_CHECKING:
     from medsd.inference.providers import PrecisionChoice
 
 LOGIN_VARIABLE = "MEDSD_APP_LOGIN"  # user:password, where a file is not at hand
-MAX_FILE_SIZE = "256mb"
+QUOTA_GB = 8.0  # of uploads on disk over all visitors: two of the largest batches
+SWEEP_S = 60.0  # between two looks for uploads that nobody read
 SESSIONS = 32  # readings kept at once, up to some 50 MB each; the oldest go first
-WRONG_PASSWORD_DELAY_S = 1.0
-_CONTENT_POLICY = (
-    "default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; style-src 'self' 'unsafe-inline'; "
-    # Gradio's front end compiles the templates of gr.HTML in the browser.
-    "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' blob:; "
-    "connect-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
-)
-_HEADERS = {
-    "content-security-policy": _CONTENT_POLICY,
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
-LoginCheck = Callable[[str, str], Awaitable[bool]]
 
 
 def serve(
@@ -65,6 +58,7 @@ def serve(
     images: Path | None = None,
     auth: Path | None = None,
     feedback: Path | None = None,
+    quota_gb: float = QUOTA_GB,
     open_browser: bool = False,
     policy: GatePolicy | None = None,
     precision: PrecisionChoice = "auto",
@@ -77,7 +71,8 @@ def serve(
         port: a free port; 0 takes any.
         images: a folder with pictures of the cases, for bundles that ship none.
         auth: a file with ``user:password`` on each line; else the environment variable `LOGIN_VARIABLE` is looked at.
-        feedback: a folder that keeps what readers say of the calls, with the films; None: nothing is kept.
+        feedback: a folder that keeps what readers say of the calls, with the images; None: nothing is kept.
+        quota_gb: what the uploads of all visitors may take on disk at once, in GB (10⁹ bytes).
         open_browser: open the page in the default browser.
         policy: what the gate refuses, warns about and accepts.
         precision: of the model, as for `Predictor`.
@@ -98,12 +93,18 @@ def serve(
     reader = open_reader(
         Bundle.open(bundle_folder), images=images, feedback=feedback, policy=policy, precision=precision
     )
-    page = launch(reader, host=host, port=port, logins=logins, open_browser=open_browser)
-    print(f"medsd app: {reader.bundle.label} on {page.local_url}   (stop with Ctrl+C)", flush=True)
+    served = launch(reader, host=host, port=port, logins=logins, quota_gb=quota_gb)
+    # Full collections come when a quarter of all objects is new. Without those that stay for ever, it comes often: the
+    # images of a reading are in cycles of Gradio's, 0.4 MB and more each.
+    gc.collect()
+    gc.freeze()
+    print(f"medsd app: {reader.bundle.label} on {served.local_url}   (stop with Ctrl+C)", flush=True)
+    if open_browser:
+        webbrowser.open(served.local_url)
     with contextlib.suppress(ValueError):  # only a main thread may do this
         # Ended by a service manager, the app cleans up as it does after Ctrl+C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    page.block_thread()
+    served.block_thread()
 
 
 def open_reader(
@@ -159,65 +160,155 @@ def _scorer(predictor: Predictor, decoder: Decoder) -> Callable[[Path, str], Pre
     return score
 
 
+class Served:
+    """A running app.
+
+    Args:
+        server: answers on `local_url`, from a thread of its own.
+        local_url: where.
+        stop: ends the streams of open pages, which the server would wait for.
+    """
+
+    def __init__(self, server: uvicorn.Server, local_url: str, stop: Callable[[], None]) -> None:
+        self.local_url = local_url
+        self._stop = stop
+        self._server = server
+        self._thread = threading.Thread(target=server.run, daemon=True)
+        self._thread.start()
+        while not server.started and self._thread.is_alive():
+            time.sleep(0.01)
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def block_thread(self) -> None:
+        """Wait until the app is interrupted, then close it."""
+        with contextlib.suppress(KeyboardInterrupt):
+            while self.running:
+                time.sleep(0.1)
+        self.close()
+
+    def close(self) -> None:
+        """Stop answering, and delete what was uploaded."""
+        self._stop()
+        self._server.should_exit = True
+        self._thread.join(timeout=10)
+
+
 def launch(
     reader: Reader,
     *,
     host: str = "127.0.0.1",
     port: int = 7860,
     logins: Mapping[str, str] | None = None,
-    open_browser: bool = False,
-) -> gr.Blocks:
-    """Start the server in the background and return the running page; `page.close()` stops it.
+    quota_gb: float = QUOTA_GB,
+) -> Served:
+    """Start the server in the background; `Served.close` stops it. Arguments are as in `serve`.
 
     Raises:
         SettingsError: the port is in use.
     """
     prepare_environment()
-    from apps.web.app import STYLE, build_page, theme
+    import uvicorn
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    page = build_page(reader)
-    page.queue(max_size=64, default_concurrency_limit=2)
-    try:
-        page.launch(
-            server_name=f"[{host}]" if ":" in host else host,  # Gradio wants IPv6 as a URL has it
-            server_port=port,
-            inbrowser=open_browser,
-            auth=login_check(logins) if logins else None,
-            auth_message="Sign in to medsd",
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            run_history=False,
-            strict_cors=True,
-            show_error=False,
-            max_file_size=MAX_FILE_SIZE,
-            allowed_paths=[],
-            state_session_capacity=SESSIONS,
-            footer_links=[],
-            enable_monitoring=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            theme=theme(),
-            css_paths=STYLE,
-            app_kwargs={"middleware": _middleware(host), "docs_url": None, "redoc_url": None, "openapi_url": None},
-        )
-    except OSError:
-        raise _port_in_use(host, port) from None
-    return page
+    from apps.web.guard import Guard
+    from apps.web.uploads import Uploads
+    from apps.web.visitors import Logins, Visitors
+
+    uploads = Uploads(Path(os.environ["GRADIO_TEMP_DIR"]), quota=int(quota_gb * 1e9))
+    page, app, stop = _gradio_app(reader, uploads, bool(logins))
+    app = Guard(
+        app,
+        queue=page._queue,
+        functions=page.fns,
+        visitors=Visitors(),
+        uploads=uploads,
+        cookie=f"medsd-{port}",
+        logins=Logins(logins) if logins else None,
+    )
+    if is_loopback(host):
+        # Another site's name that resolves to this machine (DNS rebinding) is turned away.
+        app = TrustedHostMiddleware(app, allowed_hosts=["localhost", "127.0.0.1", host, f"[{host}]", "[::1]", "::1"])
+    config = uvicorn.Config(app, host, port, log_level="warning", timeout_graceful_shutdown=2)
+    served = Served(uvicorn.Server(config), f"http://{f'[{host}]' if ':' in host else host}:{port}/", stop)
+    if not served.running:
+        uploads.close()
+        raise _port_in_use(host, port)
+    return served
+
+
+def _gradio_app(reader: Reader, uploads: Uploads, login: bool) -> tuple[gr.Blocks, Any, Callable[[], None]]:
+    """The page, what answers for it (`Guard` must stand before it), and what ends its streams."""
+    import gradio as gr
+    from fastapi import FastAPI
+
+    from apps.web.app import STYLE, build_page, theme
+    from apps.web.guard import VISITOR
+    from apps.web.uploads import LARGEST_FILE
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async def sweep() -> None:
+            while True:
+                await asyncio.sleep(SWEEP_S)
+                uploads.sweep()
+                _return_memory()
+
+        sweeping = asyncio.create_task(sweep())
+        yield
+        sweeping.cancel()
+        uploads.close()
+
+    page = build_page(reader, uploads)
+    page.queue(max_size=256, default_concurrency_limit=2)
+    page.state_session_capacity = SESSIONS
+    closed: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+    app = gr.mount_gradio_app(
+        FastAPI(lifespan=lifespan, **closed),
+        page,
+        path="/",
+        auth_dependency=(lambda request: request.scope[VISITOR].user) if login else None,
+        app_kwargs=closed,
+        run_history=False,
+        show_error=False,
+        max_file_size=LARGEST_FILE,
+        footer_links=[],
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        theme=theme(),
+        css_paths=STYLE,
+    )
+
+    def stop() -> None:
+        page.is_running = False
+        page._queue.close()
+        app.routes[-1].app.stop_event.set()
+
+    return page, app, stop
+
+
+def _return_memory() -> None:
+    """Give the system back what is free. The C library keeps it between the blocks that live longer."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def prepare_environment() -> None:
     """What Gradio reads from the environment at import: no hub, uploads in a folder of our own."""
     work_offline()
     use_own_caches()
-    # Gradio asks its own address whether it answers: that must not go through a proxy.
-    for variable in ("NO_PROXY", "no_proxy"):
-        os.environ[variable] = ",".join(filter(None, (os.environ.get(variable), "127.0.0.1", "localhost", "::1")))
-    if "GRADIO_TEMP_DIR" not in os.environ:
+    # Gradio keeps what is known of each event, and makes a table of all of them after each: that many at most.
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
+    global _uploads
+    if _uploads is None:
         # Readable by this user only, and gone when the process ends.
-        global _uploads
-        _uploads = tempfile.TemporaryDirectory(prefix="medsd-app-", ignore_cleanup_errors=True)
+        place = os.environ.get("GRADIO_TEMP_DIR")
+        _uploads = tempfile.TemporaryDirectory(prefix="medsd-app-", dir=place, ignore_cleanup_errors=True)
         os.environ["GRADIO_TEMP_DIR"] = _uploads.name
 
 
@@ -286,50 +377,6 @@ def read_logins(path: Path | None, environment: Mapping[str, str] = os.environ) 
     return logins
 
 
-def login_check(logins: Mapping[str, str]) -> LoginCheck:
-    """A check for Gradio that takes one guess a second for each user, however many arrive at once."""
-    locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-
-    async def check(user: str, password: str) -> bool:
-        known = user in logins
-        async with locks[user if known else ""]:
-            expected = logins[user] if known else ""
-            if hmac.compare_digest(password.encode(), expected.encode()) and known:
-                return True
-            await asyncio.sleep(WRONG_PASSWORD_DELAY_S)
-            return False
-
-    return check
-
-
-def _middleware(host: str) -> list[Any]:
-    """Headers that keep the page to itself and, on a loopback address, the names under which it may be asked for."""
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    layers = [Middleware(_SafeHeaders)]
-    if is_loopback(host):
-        # Another site's name that resolves to this machine (DNS rebinding) is turned away.
-        names = ["localhost", "127.0.0.1", host, "[::1]", "::1"]
-        layers.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))
-    return layers
-
-
-class _SafeHeaders:
-    """Adds `_HEADERS` to every answer; plain ASGI, so that streams pass through unbuffered."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def send_with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in _HEADERS.items())]
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
-
-
 def main() -> None:
     """`python -m apps.web`: the app, without the rest of the command line."""
 
@@ -340,11 +387,21 @@ def main() -> None:
         images: Annotated[Path | None, typer.Option(help="Folder with the films of the cases.")] = None,
         auth: Annotated[Path | None, typer.Option(help="File with user:password on each line.")] = None,
         feedback: Annotated[Path | None, typer.Option(help="Folder that keeps what readers say of the calls.")] = None,
+        quota_gb: Annotated[float, typer.Option("--uploads-gb", help="GB on disk for all uploads.", min=0)] = QUOTA_GB,
         open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     ) -> None:
         """Serve the web app of a bundle. Example: python -m apps.web models/nih14 --port 7860"""
         try:
-            serve(bundle, host=host, port=port, images=images, auth=auth, feedback=feedback, open_browser=open_browser)
+            serve(
+                bundle,
+                host=host,
+                port=port,
+                images=images,
+                auth=auth,
+                feedback=feedback,
+                quota_gb=quota_gb,
+                open_browser=open_browser,
+            )
         except MedsdError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2) from None

@@ -148,6 +148,18 @@ def test_an_upload_that_is_gone_is_said_in_a_sentence(
     assert desk.read(seat) == Scene()
 
 
+def test_what_is_no_file_is_neither_read_nor_deleted(
+    desk: Desk, dropped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(gr, "Warning", said.append)
+    link = tmp_path / "link"
+    link.symlink_to(dropped)
+    for path in (tmp_path, link):
+        assert desk.take_upload(str(path), "", Seat()) == Scene(upload=None)
+    assert len(said) == 2 and link.is_symlink() and dropped.is_file()
+
+
 def test_level_width_and_inversion_change_the_picture(desk: Desk, reading: Reading) -> None:
     settings = [(50, 100, False), (30, 100, False), (50, 40, False), (50, 100, True)]
     assert len({desk.window(reading, *setting, 1, None) for setting in settings}) == len(settings)

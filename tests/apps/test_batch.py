@@ -123,3 +123,17 @@ def test_a_visitor_who_leaves_while_another_waits_gives_the_turn_away(reader: Re
     next(first), next(first)
     first.close()  # type: ignore[attr-defined]
     assert len(_rows(list(islice(second, 20))[-1][1])) == 1
+
+
+def test_what_is_no_file_is_a_row_and_stays_where_it_is(
+    reader: Reader, dropped: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, link, gone = tmp_path / "folder", tmp_path / "link", tmp_path / "gone"
+    folder.mkdir()
+    (folder / "another's").write_text("x")
+    link.symlink_to(dropped[1])
+    paths = [str(folder), dropped[0], str(link), str(gone)]
+    [*_, (_, saved, _)] = BatchDesk(reader).run(paths, names=False)
+    assert [row["status"] for row in _rows(saved)] == ["refused", "scored", "refused", "refused"]
+    assert (folder / "another's").is_file() and link.is_symlink() and Path(dropped[1]).is_file()
+    assert "Traceback" not in "".join(capfd.readouterr())

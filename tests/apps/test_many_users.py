@@ -18,59 +18,7 @@ import pytest
 from apps.web import server
 from apps.web.reading import MAX_NOTE, Reader
 from medsd.studies.phantom import generate_study, write_png
-
-
-class Browser:
-    """One visitor: uploads, and hears what the page would show.
-
-    Args:
-        address: of the app.
-        session: as the page draws one.
-    """
-
-    def __init__(self, address: str, session: str) -> None:
-        self.client = httpx.Client(base_url=address, timeout=120, trust_env=False)
-        self.session = session
-        config = self.client.get("/config").json()
-        self.calls = {
-            target[1]: call for call in reversed(config["dependencies"]) for target in call["targets"] if target[1]
-        }
-
-    def upload(self, name: str, content: bytes) -> httpx.Response:
-        return self.client.post("/gradio_api/upload", files={"files": (name, content)})
-
-    def read(self, name: str, content: bytes, note: str = "") -> str:
-        """Everything that the server says until the film has been read."""
-        self.join(self.calls["upload"], self.file(name, content), note)
-        said = self.listen()
-        for call in self.after(self.calls["upload"]):
-            self.join(call)
-            said += self.listen()
-        return said
-
-    def file(self, name: str, content: bytes) -> dict[str, Any]:
-        """An uploaded file as an input."""
-        [path] = self.upload(name, content).json()
-        return {"path": path, "orig_name": name, "size": len(content), "meta": {"_type": "gradio.FileData"}}
-
-    def join(self, call: dict[str, Any], *data: Any) -> str:
-        """Put an event into the queue, its missing inputs empty; its id."""
-        data = (*data, *[None] * (len(call["inputs"]) - len(data)))
-        joined = self.client.post(
-            "/gradio_api/queue/join",
-            json={"data": data, "fn_index": call["id"], "session_hash": self.session, "trigger_id": None},
-        ).raise_for_status()
-        return str(joined.json()["event_id"])
-
-    def listen(self) -> str:
-        """What the server says until nothing of this session is left in the queue."""
-        return self.client.get("/gradio_api/queue/data", params={"session_hash": self.session}).text
-
-    def after(self, call: dict[str, Any]) -> list[dict[str, Any]]:
-        """The events that the page starts when `call` is done."""
-        return [
-            each for each in self.client.get("/config").json()["dependencies"] if each["trigger_after"] == call["id"]
-        ]
+from tests.apps.visit import Browser
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +83,11 @@ def test_a_path_that_was_not_uploaded_is_not_read(address: str, reader: Reader) 
     call = someone.calls["upload"]
     file = {"path": str(reader.bundle.folder / "bundle.json"), "meta": {"_type": "gradio.FileData"}}
     data = [file, "", *[None] * (len(call["inputs"]) - 2)]
-    someone.client.post(
+    answer = someone.client.post(
         "/gradio_api/queue/join",
         json={"data": data, "fn_index": call["id"], "session_hash": someone.session, "trigger_id": None},
     )
-    said = someone.client.get("/gradio_api/queue/data", params={"session_hash": someone.session}).text
+    said = answer.text + someone.client.get("/gradio_api/queue/data", params={"session_hash": someone.session}).text
     assert '"success":false' in said and "schema_version" not in said
     assert (reader.bundle.folder / "bundle.json").is_file()  # an upload is deleted once it is read: this is none
 

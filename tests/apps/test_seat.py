@@ -19,7 +19,7 @@ from apps.web import server
 from apps.web.reading import Reader, Reading, Wish
 from medsd.bundle.layout import Bundle
 from medsd.studies.phantom import generate_study, write_png
-from tests.apps.test_many_users import Browser
+from tests.apps.visit import Browser
 
 server.prepare_environment()
 gr = pytest.importorskip("gradio")
