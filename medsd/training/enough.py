@@ -21,6 +21,8 @@ _WHY = {
 def check_enough(manifest: Manifest, few: int) -> None:
     """Say how many positives each finding has in each split, and warn where they are too few.
 
+    Studies of which no label is known may be prepared, to be looked at; training refuses them.
+
     Args:
         manifest: of a training.
         few: `evaluation.few`: with fewer positives or negatives than this, nothing is chosen or measured.
@@ -28,6 +30,9 @@ def check_enough(manifest: Manifest, few: int) -> None:
     Raises:
         DataError: a split has no study, or no finding is present in one training study and absent in another.
     """
+    if np.isnan(manifest.labels).all():
+        log.warning("no label is known of any study, so that these cannot be trained on")
+        return
     rows = {split: manifest.rows(split) for split in SPLITS}
     if empty := [split for split in SPLITS if not len(rows[split])]:
         raise DataError(f"no study is in {' and '.join(empty)}; {_seen(manifest)}")

@@ -10,7 +10,8 @@ patients the most alike has 0.956. Copies that were compressed (JPEG, quality 40
 another gamma (0.6 to 1.5) lie above 0.98 all; with noise of 3 %, or cut by 1 % at each side, 99 in 100 lie above 0.97.
 Copies that are cut by more, turned, or have large marks burned in are not found. (A perceptual hash of 64 bits cannot
 tell: at 2 differing bits it takes 17 pairs of different patients for one, and misses half of the copies with another
-gamma.) The time grows with the square of the images: 15,000 take some seconds, 100,000 some minutes.
+gamma.) The time grows with the square of the images: 15,000 take some seconds, 100,000 some minutes; of more than
+`MOST_IMAGES` none is looked at.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ log = logging.getLogger(__name__)
 
 ALIKE = 0.97
 _SIDE, _HIGHEST, _LOWEST = 32, 16, 3  # of the means, of the coefficients that count, and of those that do not
-_ROWS = 1024  # at a time
+MOST_IMAGES, MOST_PAIRS = 250_000, 5_000_000  # the second is 40 MB and more of a list that nobody reads
+_ROWS = 1024  # described at a time
+_AT_A_TIME = 1 << 25  # pairs that are compared: 128 MB
 
 
 @dataclass(frozen=True)
@@ -79,15 +82,27 @@ def find_near_duplicates(pixels: npt.NDArray[np.uint8], patients: npt.NDArray[np
     Args:
         pixels: uint8 (N, S, S), S a multiple of 32.
         patients: (N,).
+
+    Raises:
+        DataError: there are more than `MOST_PAIRS`.
     """
+    if len(pixels) > MOST_IMAGES:
+        log.warning("near duplicates are not looked for in more than %d images", MOST_IMAGES)
+        pixels, patients = pixels[:0], patients[:0]
     described, (people, _) = describe(pixels), pd.factorize(patients)
-    found = []
-    for start in range(0, len(described) or 1, _ROWS):
-        likeness = described[start : start + _ROWS] @ described[start:].T  # (rows, N - start)
+    found, count, rows = [], 0, max(1, _AT_A_TIME // max(1, len(described)))
+    for start in range(0, len(described) or 1, rows):
+        likeness = described[start : start + rows] @ described[start:].T  # (rows, N - start)
         first, second = np.nonzero(likeness >= ALIKE)
         new = (first < second) & (people[first + start] != people[second + start])
         first, second = first[new], second[new]
         found.append((first + start, second + start, likeness[first, second]))
+        count += len(first)
+        if count > MOST_PAIRS:
+            raise DataError(
+                f"more than {MOST_PAIRS:,} pairs of images of different patients look the same; set "
+                "splits.near_duplicates: false where that is meant"
+            )
     return NearDuplicates(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
 

@@ -156,6 +156,7 @@ def write_config(root: Path, path: Path) -> Path:
             "root": str(root),
             "columns": {"view": "view", "age": "age", "sex": "sex", "note": "indication"},
         },
+        "splits": {"near_duplicates": False},  # a few pictures stand for all
         "pixels": {"size": 32},
         "network": {"note": {"model": "small-bert"}},
     }

@@ -61,7 +61,12 @@ def test_words_of_a_column_of_splits_that_may_be_names_are_not_told() -> None:
     assert rejected.unknown_splits == "2 other words"
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, np.nan])
+def test_studies_without_any_label_may_be_prepared(caplog: pytest.LogCaptureFixture) -> None:
+    check_enough(_manifest(["train", "test"], [np.nan, np.nan]), few=1)
+    assert "cannot be trained on" in caplog.text
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
 def test_labels_from_which_nothing_can_be_learned_are_refused(value: float) -> None:
     splits = ["train", "train", "validation", "test"]
     with pytest.raises(DataError, match="nothing to learn"):

@@ -36,6 +36,7 @@ def test_only_preparing_depends_on_the_gate() -> None:
 def test_a_run_of_before_there_was_a_gate_stays_valid() -> None:
     settings = load_settings(CONFIG)
     tree, step = settings.model_dump(mode="json"), STEPS[0]
+    del tree["splits"]["near_duplicates"]  # which came later, too
     text = json.dumps(
         [step.name, [tree[key] for key in step.depends if key not in ("gate", "reads")], "before"], sort_keys=True
     )

@@ -16,6 +16,7 @@ from medsd.errors import DataError
 from medsd.findings import finding_set
 from medsd.settings import SplitSettings
 from medsd.studies.manifest import Manifest, complete
+from medsd.training import near_duplicates
 from medsd.training.near_duplicates import NearDuplicates, describe, find_near_duplicates, keep_together, write_report
 
 NIH14 = finding_set("nih14")
@@ -93,6 +94,19 @@ def test_a_data_set_of_one_picture_is_refused_with_the_way_out(tmp_path: Path) -
     alike = find_near_duplicates(np.repeat(_pictures(1), 30, axis=0), manifest.patients)
     with pytest.raises(DataError, match=r"30 patients show only 1 that differ.*splits\.near_duplicates: false"):
         keep_together(manifest, alike, SplitSettings())
+
+
+def test_more_pairs_than_can_be_kept_are_refused_and_too_many_images_are_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels, patients = np.repeat(_pictures(1), 30, axis=0), np.array([f"p{number}" for number in range(30)])
+    monkeypatch.setattr(near_duplicates, "_AT_A_TIME", 100)  # three rows at a time
+    assert len(find_near_duplicates(pixels, patients)) == 30 * 29 / 2
+    monkeypatch.setattr(near_duplicates, "MOST_PAIRS", 200)
+    with pytest.raises(DataError, match=r"more than 200 pairs .*near_duplicates: false"):
+        find_near_duplicates(pixels, patients)
+    monkeypatch.setattr(near_duplicates, "MOST_IMAGES", 29)
+    assert not len(find_near_duplicates(pixels, patients)) and "not looked for in more than 29 images" in caplog.text
 
 
 def test_the_report_names_pairs_and_no_patient(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
