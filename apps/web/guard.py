@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import html
 import json
+from collections import Counter
 from collections.abc import Container, Mapping, MutableMapping
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -47,6 +48,7 @@ ROUTES = {
 }
 MOST_JOBS = 16  # of one person, waiting or being worked on
 LARGEST_BODY = 4 * 1024**2  # bytes of what a page sends beside files; the longest note has 20,000 characters
+LARGEST_FORM = 4096  # bytes of the login form: anybody may send it, and a megabyte of it takes seconds to parse
 VISITOR = "medsd.visitor"  # the visitor, in the scope of a request
 
 _HEADERS = {
@@ -65,6 +67,10 @@ label{{display:grid;gap:.2rem}}</style><form method="post" action="login"><h1>Si
 <p role="alert">{said}</p><label>User <input name="username" autocomplete="username" required autofocus></label>
 <label>Password <input name="password" type="password" autocomplete="current-password" required></label>
 <button>Sign in</button></form></html>"""
+
+# A browser that follows a link from another site keeps a strict cookie back; asked once more from here, it sends it.
+# A new cookie would take the pages that are open already from their visitor.
+_AGAIN = '<!doctype html><html lang="en"><meta http-equiv="refresh" content="0"><title>medsd</title></html>'
 
 
 class Queue(Protocol):
@@ -114,6 +120,7 @@ class Guard:
         self._uploads = uploads
         self._cookie = cookie
         self._logins = logins
+        self._joining: Counter[str] = Counter()  # jobs of each person that are on their way into the queue
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -152,6 +159,13 @@ class Guard:
             answer = RedirectResponse("./", 303)
         elif route not in PUBLIC_ROUTES:
             visitor = self._visitors.holder(request.cookies.get(self._cookie, ""))
+            if (
+                visitor is None
+                and route == "/"
+                and request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
+            ):
+                await HTMLResponse(_AGAIN, headers={"cache-control": "no-store"})(scope, request.receive, send)
+                return
             if visitor is None and self._logins is None:
                 token = self._visitors.admit()
                 visitor = self._visitors.holder(token)
@@ -203,16 +217,16 @@ class Guard:
         content = _with_body(self._app, request, body)
 
         async def join(scope: Scope, receive: Receive, send: Send) -> None:
-            people = self._visitors.same_person(visitor)
-            keys = tuple(f"{person.key}-" for person in people)
-            jobs = sum(event.session_hash.startswith(keys) for event in list(self._queue.event_ids_to_events.values()))
-            if jobs + sum(person.joining for person in people) >= MOST_JOBS:
+            person = visitor.person
+            begun = list(self._queue.event_ids_to_events.values())
+            jobs = sum(event.session_hash.startswith(f"{person}-") for event in begun)
+            if jobs + self._joining[person] >= MOST_JOBS:
                 raise _Refused(429, f"{MOST_JOBS} of your requests are being worked on. Wait until one has ended.")
-            visitor.joining += 1
+            self._joining[person] += 1
             try:
                 await content(scope, receive, send)
             finally:
-                visitor.joining -= 1
+                self._joining -= Counter([person])  # keeps those above 0
 
         return join
 
@@ -248,7 +262,7 @@ class Guard:
     async def _sign_in(self, request: Request) -> Response:
         if self._logins is None:
             return RedirectResponse("./", 303)
-        form = dict(parse_qsl((await _body(request)).decode(errors="replace")))
+        form = dict(parse_qsl((await _body(request, LARGEST_FORM)).decode(errors="replace")))
         user, password = form.get("username", "").strip(), form.get("password", "")
         address = request.client.host if request.client else ""
         try:
@@ -294,7 +308,7 @@ def _check_origin(request: Request) -> None:
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     # A proxy in front of the app may name itself to the app, and the address that the browser knows beside it.
     hosts = {request.headers.get(name) for name in ("host", "x-forwarded-host")}
-    known = origin is None or urlsplit(origin).netloc in hosts
+    known = origin is None or origin.partition("://")[2] in hosts
     hidden = origin == "null" and site == "same-origin"  # a form of a page that sends no referrer
     if site not in (None, "same-origin", "none") or not (known or hidden):
         raise _Refused(403, "This request comes from another page. Open the app itself.")
@@ -308,17 +322,17 @@ def _login_page(said: str, status: int = 200) -> Response:
     return HTMLResponse(_LOGIN.format(said=html.escape(said)), status)
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, most: int = LARGEST_BODY) -> bytes:
     """The body of a request.
 
     Raises:
-        _Refused: it is too large.
+        _Refused: it has more than `most` bytes.
     """
     chunks, size = [], 0
     async for chunk in request.stream():
         chunks.append(chunk)
         size += len(chunk)
-        if size > LARGEST_BODY:
+        if size > most:
             raise _Refused(413, "This is more than the page sends.")
     return b"".join(chunks)
 

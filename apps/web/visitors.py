@@ -11,7 +11,6 @@ import hmac
 import re
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -36,16 +35,19 @@ class Visitor:
     Attributes:
         user: who signed in, "" where nobody has to.
         ends: when the token expires, by the clock of `Visitors`.
+        person: the same for all tokens of one user, before and after signing out; begins `key`.
         key: begins the name of each of its sessions within Gradio. It is no secret.
         sessions: the sessions of its pages, the newest last.
-        joining: jobs that are on their way into the queue.
     """
 
     user: str
     ends: float
-    key: str = field(default_factory=lambda: secrets.token_hex(8))
+    person: str = field(default_factory=lambda: secrets.token_hex(8))
+    key: str = field(init=False)
     sessions: dict[str, None] = field(default_factory=dict)
-    joining: int = 0
+
+    def __post_init__(self) -> None:
+        self.key = f"{self.person}-{secrets.token_hex(8)}"
 
 
 class Visitors:
@@ -65,6 +67,7 @@ class Visitors:
         self._clock = clock
         self._by_token: dict[str, Visitor] = {}
         self._owners: dict[str, Visitor] = {}  # of sessions
+        self._people: dict[str, str] = {}  # `Visitor.person` of each user who ever signed in
 
     def __len__(self) -> int:
         return len(self._by_token)
@@ -76,7 +79,10 @@ class Visitors:
             tokens = self._by_token.items()
             self.dismiss(next((token for token, visitor in tokens if not visitor.sessions), next(iter(self._by_token))))
         token = secrets.token_urlsafe(32)
-        self._by_token[token] = Visitor(user, self._clock() + self.lifetime_s)
+        person = secrets.token_hex(8)
+        if user:
+            person = self._people.setdefault(user, person)
+        self._by_token[token] = Visitor(user, self._clock() + self.lifetime_s, person)
         return token
 
     def holder(self, token: str) -> Visitor | None:
@@ -92,12 +98,6 @@ class Visitors:
         visitor = self._by_token.pop(token, None)
         for session in visitor.sessions if visitor else ():
             del self._owners[session]
-
-    def same_person(self, visitor: Visitor) -> list[Visitor]:
-        """The visitors that signed in as the same user; without a login, this one alone."""
-        if not visitor.user:
-            return [visitor]
-        return [other for other in self._by_token.values() if other.user == visitor.user]
 
     def claim(self, visitor: Visitor, session: object) -> str | None:
         """The name within Gradio of a session that a page drew; whoever names it first owns it.
@@ -158,7 +158,7 @@ class Logins:
         self._nobody = secrets.token_bytes(32)  # the digest of no password
         self._clock = clock
         self._sleep = sleep
-        self._free_at: OrderedDict[bytes, float] = OrderedDict()  # when all guesses of a pair are free again
+        self._free_at: dict[bytes, float] = {}  # when all guesses of a pair are free again
 
     async def check(self, user: str, password: str, address: str) -> bool:
         """Whether this is the password of this user.
@@ -175,9 +175,8 @@ class Logins:
         if hmac.compare_digest(self._digest(password), expected):
             return True
         self._free_at[pair] = free_at + GUESS_EVERY_S
-        self._free_at.move_to_end(pair)
-        if len(self._free_at) > MOST_GUESSERS:
-            self._free_at.popitem(last=False)
+        if len(self._free_at) > MOST_GUESSERS:  # guesses at other users do not make a much guessed one forgotten
+            del self._free_at[min(self._free_at, key=self._free_at.__getitem__)]
         await self._sleep(WRONG_PASSWORD_DELAY_S)
         return False
 

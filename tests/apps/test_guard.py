@@ -259,6 +259,27 @@ def test_another_site_changes_nothing(guarded: str, image: bytes, headers: dict[
     assert anna.client.get("/config").status_code == 200  # still signed in
 
 
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "x", ""])
+def test_an_origin_that_is_no_address_is_refused_without_a_traceback(
+    address: str, origin: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert httpx.get(f"{address}config", headers={"origin": origin}, trust_env=False).status_code == 403
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("kind", ["address", "guarded"])
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_link_from_another_site_takes_no_page_from_its_visitor(
+    kind: str, site: str, request: pytest.FixtureRequest
+) -> None:
+    address, headers = request.getfixturevalue(kind), {"sec-fetch-site": site, "sec-fetch-mode": "navigate"}
+    link = httpx.get(address, headers=headers, trust_env=False)  # a browser keeps the strict cookie back
+    assert link.status_code == 200 and "set-cookie" not in link.headers and 'http-equiv="refresh"' in link.text
+    anna = _two(request, kind)[0]
+    assert "gradio" in anna.client.get("/").text  # what the browser asks next, from the app's own page
+    assert "gradio" in anna.client.get("/", headers=headers).text  # and where it sends the cookie at once
+
+
 @pytest.mark.parametrize("origin", [EVIL, "http://localhost:3000", "http://127.0.0.1:1", "null"])
 def test_no_other_origin_is_let_read(address: str, origin: str) -> None:
     client = httpx.Client(base_url=address, trust_env=False, headers={"origin": origin})
@@ -343,6 +364,22 @@ def test_the_pages_of_one_user_share_the_bound(guarded: str, image: bytes) -> No
     people = [Browser(guarded, f"share{number}", ("anna", LOGINS["anna"])) for number in range(4)]
     answers = _flood(people, image, 80)
     assert set(answers) == {200, 429} and answers.count(200) < 64
+
+
+def test_who_signs_out_and_in_again_has_no_more_jobs(guarded: str, image: bytes) -> None:
+    answers = []
+    for _ in range(3):
+        ben = Browser(guarded, "again", ("ben", LOGINS["ben"]))
+        answers += _flood([ben], image, 20)
+        ben.client.get("/logout")
+    # A job that ended while they came makes room for one more.
+    assert answers.count(200) < 32
+
+
+def test_a_login_form_is_small(guarded: str) -> None:
+    # Anybody may send one: to take a form of some megabytes apart would stop the server for seconds.
+    answer = httpx.post(f"{guarded}login", content=b"a=b&" * 10_000, trust_env=False)
+    assert answer.status_code == 413
 
 
 @pytest.mark.parametrize(

@@ -153,3 +153,27 @@ def test_the_memory_of_wrong_guesses_is_bounded(monkeypatch: pytest.MonkeyPatch)
 
     asyncio.run(scene())
     assert len(logins._free_at) == 10
+
+
+async def _no_sleep(_: float) -> None:
+    return
+
+
+def test_guesses_at_many_users_do_not_free_those_at_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visitors, "MOST_GUESSERS", 10)
+    logins = Logins({"anna": "correct horse"}, clock=Clock(), sleep=_no_sleep)
+    for _ in range(FREE_GUESSES):
+        asyncio.run(logins.check("anna", "wrong", "here"))
+    for number in range(20):
+        asyncio.run(logins.check(f"user {number}", "wrong", "here"))
+    with pytest.raises(TooManyGuessesError):
+        asyncio.run(logins.check("anna", "wrong", "here"))
+
+
+def test_a_user_is_one_person_whatever_the_token() -> None:
+    table = Visitors()
+    token, first = _admitted(table, "anna")
+    table.dismiss(token)
+    (_, again), (_, ben) = _admitted(table, "anna"), _admitted(table, "ben")
+    assert again.person == first.person != ben.person and again.key != first.key
+    assert _admitted(table)[1].person != _admitted(table)[1].person  # nobody signed in
