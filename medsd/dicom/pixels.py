@@ -31,7 +31,7 @@ _SAMPLE_PIXELS = 500_000  # enough for percentiles; the pixels of an image are t
 _CHECK_PIXELS = 65_536
 _VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 # A window or VOI LUT that shows the middle 99 % of the pixels in less than an eighth of the greys, or more of them in
-# full white or black than any radiograph has, belongs to other pixel values.
+# full white, or in full white and black together, than any radiograph has, belongs to other pixel values.
 _LEAST_SPAN, _MOST_WHITE, _MOST_BLACK = 1 / 8, 0.8, 0.97
 _WINDOW = "(0028,1050) Window Center"
 
@@ -60,11 +60,11 @@ def stored_greys(stored: Stored, ds: Dataset) -> StoredGreys:
     Raises:
         ValueError, KeyError, AttributeError, TypeError, IndexError: a look-up table that cannot be used.
     """
-    stored, lowest, highest = _within_bits(stored, ds)
+    notes: list[str] = []
+    stored, lowest, highest = _within_bits(stored, ds, notes)
     first = min(lowest, 0)
     domain = np.arange(first, highest + 1, dtype=np.int32)
     padding = _padding_mask(domain, ds, signed=stored.dtype.kind == "i")
-    notes: list[str] = []
     coloured = False
     if _photometric(ds) == "PALETTE COLOR":
         curve, coloured = _palette(domain, stored, ds)
@@ -89,16 +89,30 @@ def align_bits(stored: Stored, ds: Dataset) -> Stored:
     return np.right_shift(np.left_shift(stored, top), top + spare)
 
 
-def _within_bits(stored: Stored, ds: Dataset) -> tuple[Stored, int, int]:
+def beyond_bits(stored: Stored, ds: Dataset) -> bool:
+    """Whether values need more than Bits Stored."""
+    lowest, highest = _bounds(stored)
+    bits = int(ds.BitsStored) - int(stored.dtype.kind == "i")
+    return lowest < -(2**bits) or highest >= 2**bits
+
+
+def _bounds(stored: Stored) -> tuple[int, int]:
+    """A bound of the least value, and the greatest value."""
+    return int(stored.min()) if stored.dtype.kind == "i" else 0, int(stored.max())
+
+
+def _within_bits(stored: Stored, ds: Dataset, notes: list[str]) -> tuple[Stored, int, int]:
     """`stored` without what stands in the bits above Bits Stored, a bound of its least value, its greatest value."""
-    signed = stored.dtype.kind == "i"
-    bits = int(ds.BitsStored) - int(signed)
-    lowest, highest = int(stored.min()) if signed else 0, int(stored.max())
-    if -(2**bits) <= lowest and highest < 2**bits:
-        return stored, lowest, highest
-    spare = stored.dtype.itemsize * 8 - int(ds.BitsStored)
-    stored = np.right_shift(np.left_shift(stored, spare), spare)
-    return stored, int(stored.min()) if signed else 0, int(stored.max())
+    if beyond_bits(stored, ds):
+        no_sign = stored.dtype.kind == "i" and stored.min() >= 0 and stored.max() < 2 ** int(ds.BitsStored)
+        if not no_sign and not any(
+            (group, 0x0102) in ds and ds[group, 0x0102].value for group in range(0x6000, 0x6020, 2)
+        ):
+            # Overlay Bit Position: the overlay in these bits is no part of the picture (PS3.3 C.9.2, retired).
+            notes.append(f"pixels have bits above (0028,0101) Bits Stored {ds.BitsStored}, which are passed over")
+        spare = stored.dtype.itemsize * 8 - int(ds.BitsStored)
+        stored = np.right_shift(np.left_shift(stored, spare), spare)
+    return stored, *_bounds(stored)
 
 
 def _padding_mask(domain: Stored, ds: Dataset, *, signed: bool) -> npt.NDArray[np.bool_]:
@@ -184,6 +198,8 @@ def _ways(values: Curve, ds: Dataset, notes: list[str]) -> Iterator[tuple[str, C
     function = function if function in _VOI_FUNCTIONS else "LINEAR"
     for center, width in zip(_numbers(ds.get("WindowCenter")), _numbers(ds.get("WindowWidth")), strict=False):
         if center is None or width is None:
+            if center is not None or width is not None:
+                notes.append(f"{_WINDOW} or (0028,1051) Window Width is missing or no number")
             continue
         name = f"{_WINDOW} {center:g} with (0028,1051) Window Width {width:g}"
         if width >= 1.0 or (width > 0.0 and function != "LINEAR"):
@@ -214,7 +230,7 @@ def _shows(curve: Curve, counts: Counts) -> bool:
     greys = np.clip(curve, 0.0, 1.0)
     middle = greys[low : high + 1][counts[low : high + 1] > 0]
     white, black = counts[greys >= 1.0].sum() / total, counts[greys <= 0.0].sum() / total
-    return bool(np.ptp(middle) >= _LEAST_SPAN and white <= _MOST_WHITE and black <= _MOST_BLACK)
+    return bool(np.ptp(middle) >= _LEAST_SPAN and white <= _MOST_WHITE and white + black <= _MOST_BLACK)
 
 
 def _counts(stored: Stored, domain: Stored, padding: npt.NDArray[np.bool_], pixels: int) -> Counts:

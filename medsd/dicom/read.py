@@ -33,11 +33,12 @@ from medsd.dicom.decoders import decoder_of
 from medsd.dicom.greys import Stored, StoredGreys
 from medsd.dicom.header import clinical_concerns, colour_concern, costly_concerns, identifier, identities, read_header
 from medsd.dicom.look import sketch_step
-from medsd.dicom.pixels import align_bits, stored_greys
+from medsd.dicom.pixels import align_bits, beyond_bits, stored_greys
 from medsd.dicom.plain import is_plain_image, plain_format, read_plain
 from medsd.dicom.policy import Concern, GatePolicy, concern
 from medsd.dicom.quiet import quiet
 from medsd.dicom.settle import frame_stream, settle
+from medsd.dicom.stream import Stream
 from medsd.dicom.view import look_concerns
 from medsd.errors import ImageError
 from medsd.privacy import register_identities
@@ -163,7 +164,7 @@ def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
     notes, lacks = settle(ds)
     header = read_header(ds)
     concerns = _admitted(costly_concerns(header, policy) + lacks, policy, name)
-    stored, coloured = _decode(ds) if stored is None else stored, False
+    stored, coloured = _decode(ds, notes) if stored is None else stored, False
     if stored.ndim == 3:
         stored, coloured = grey_of_colours(stored, ds)
     greys = stored_greys(stored, ds)
@@ -204,22 +205,23 @@ def _parse(content: bytes, policy: GatePolicy, name: str) -> tuple[Dataset, Stor
         raise concern("not_dicom").error(name)
     bound_inflation(content, policy, name)
     content = inner_file(content)
+    damaged = "the header is damaged"
     try:
         stream = io.BytesIO(content)
         ds = dcmread(stream, force=True, stop_before_pixels=True)
         stored = _view(ds, content, stream.tell())
+        if content[stream.tell() : stream.tell() + 4] == _PIXEL_DATA:
+            damaged = "the file ends within (7FE0,0010) Pixel Data"
         if stored is None:
             ds = dcmread(io.BytesIO(content), force=True)
         known = any(keyword in ds for keyword in _KNOWN_BY)
     except MemoryError:
         raise
     except Exception as error:  # a hostile header can fail anywhere in the parser
-        raise concern("cannot_decode", detail=f"the header is damaged, {brief(error)}").error(name) from None
+        raise concern("cannot_decode", detail=f"{damaged}, {brief(error)}").error(name) from None
     if not known:
-        damaged = content[128:132] == b"DICM"
-        raise (concern("cannot_decode", detail="the header is damaged") if damaged else concern("not_dicom")).error(
-            name
-        )
+        is_dicom = content[128:132] == b"DICM"
+        raise (concern("cannot_decode", detail=damaged) if is_dicom else concern("not_dicom")).error(name)
     if "TransferSyntaxUID" not in ds.file_meta:
         ds.file_meta.TransferSyntaxUID = syntax_without_meta(ds)
     return ds, stored
@@ -269,8 +271,8 @@ def _no_pixels(ds: Dataset) -> Concern | None:
     )
 
 
-def _decode(ds: Dataset) -> npt.NDArray[np.integer]:
-    """The stored values of the first frame, (H, W), or (H, W, 3) in colour."""
+def _decode(ds: Dataset, notes: list[str]) -> npt.NDArray[np.integer]:
+    """The stored values of the first frame, (H, W), or (H, W, 3) in colour; adds to `notes` what was assumed."""
     if not 1 <= int(ds.BitsStored) <= int(ds.BitsAllocated) <= _MAX_BITS:
         raise UnreadableError(
             f"(0028,0101) Bits Stored is {ds.BitsStored}, (0028,0100) Bits Allocated {ds.BitsAllocated}; "
@@ -280,19 +282,24 @@ def _decode(ds: Dataset) -> npt.NDArray[np.integer]:
         ds.NumberOfFrames = 1
     compressed = ds.file_meta.TransferSyntaxUID.is_compressed and not ds.file_meta.TransferSyntaxUID.is_deflated
     if compressed:
-        _bound_stream(ds)
-        stored = pixel_array(ds, index=0, decoding_plugin=decoder_of(ds.file_meta.TransferSyntaxUID))
+        stream = _bounded_stream(ds)
+        decoder = decoder_of(ds.file_meta.TransferSyntaxUID)
+        stored = pixel_array(ds, index=0, decoding_plugin=decoder, correct_unused_bits=False)
+        if stream.kind != "RLE" and stream.bits > int(ds.BitsStored) and beyond_bits(stored, ds):
+            # A code stream holds nothing but samples, so these bits belong to the values.
+            notes.append(f"(0028,0101) Bits Stored is {ds.BitsStored}, and the code stream has {stream.bits} bits")
+            ds.BitsStored = stream.bits
     else:
         misplaced = int(ds.get("HighBit", ds.BitsStored - 1)) != ds.BitsStored - 1
-        stored = pixel_array(ds, index=0, correct_unused_bits=not misplaced)
+        stored = pixel_array(ds, index=0, correct_unused_bits=False)  # see `stored_greys`
         stored = align_bits(stored, ds) if misplaced else stored
     if stored.ndim != (3 if ds.SamplesPerPixel == 3 else 2) or not np.issubdtype(stored.dtype, np.integer):
         raise UnreadableError("the pixels are not one frame of whole numbers")
     return stored
 
 
-def _bound_stream(ds: Dataset) -> None:
-    """Decoders allocate what the code stream declares, not what the header does: hold the two together."""
+def _bounded_stream(ds: Dataset) -> Stream:
+    """The code stream, held to the header: decoders allocate what the stream declares, not what the header does."""
     stream, rows, columns = frame_stream(ds), int(ds.Rows), int(ds.Columns)
     if stream.rows and (stream.rows, stream.columns) != (rows, columns):
         raise UnreadableError(
@@ -301,3 +308,4 @@ def _bound_stream(ds: Dataset) -> None:
     frame = get_frame(ds.PixelData, 0, number_of_frames=int(ds.NumberOfFrames))
     if rows * columns > _MOST_PIXELS_A_BYTE * len(frame):  # decoders may fill up what is not there
         raise UnreadableError("the code stream is too short for its size")
+    return stream

@@ -31,6 +31,7 @@ _NAMES = {
     "BitsStored": "(0028,0101) Bits Stored",
     "PixelRepresentation": "(0028,0103) Pixel Representation",
 }
+_UNSIGNED = ("JPEG baseline", "JPEG extended")  # PS3.5, table 8.2.1-1
 _AS_STREAM = ", as in the code stream"
 _SIGNED_VALUES = ("SmallestImagePixelValue", "LargestImagePixelValue", "PixelPaddingValue")
 
@@ -95,6 +96,8 @@ def settle(ds: Dataset) -> tuple[list[str], list[Concern]]:
     if missing:
         it.lack(f"{' and '.join(missing)} is missing or 0")
     _settle_photometric(it)
+    if it.number("HighBit") is None:
+        ds.pop("HighBit", None)  # empty is as good as missing
     if it.number("PixelRepresentation") is None:
         it.put("PixelRepresentation", int(_signed(it)))
     if it.number("SamplesPerPixel") == 3 and it.number("PlanarConfiguration") is None:
@@ -167,6 +170,8 @@ def _settle_stream(it: _Settler) -> None:
         it.put("Columns", stream.columns, _AS_STREAM)
     if stream.components in (1, 3):
         it.put("SamplesPerPixel", stream.components, _AS_STREAM)
+    if stream.kind in _UNSIGNED and it.number("PixelRepresentation"):
+        it.put("PixelRepresentation", 0, _AS_STREAM)
     if not stream.bits:
         return
     allocated, stored = it.number("BitsAllocated"), it.number("BitsStored")
@@ -194,7 +199,8 @@ def _settle_native(it: _Settler) -> None:
     allocated, samples = it.number("BitsAllocated"), it.number("SamplesPerPixel")
     needed = -(-area * (allocated or 1) // 8) * (samples or 1)
     subsampled = "422" in it.photometric or "420" in it.photometric
-    unsettled = None in (allocated, samples) or length < needed
+    in_one = samples == 1 and it.photometric in COLOURS and layout == (allocated, 3)  # three samples are there
+    unsettled = None in (allocated, samples) or length < needed or allocated == 12 or in_one
     if unsettled and layout and not subsampled and layout[0] >= (it.number("BitsStored") or 1):
         it.put("BitsAllocated", layout[0])
         it.put("SamplesPerPixel", layout[1])

@@ -95,11 +95,18 @@ def read_rows(path: Path, *, needs_note: bool = True) -> Iterator[tuple[dict[str
         if path.is_char_device() or path.is_block_device():
             raise OSError(0, "it is a device")
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="", dialect=dialect)
+            # Strict: a quote that is never closed would swallow the rest of the table without a word.
+            reader = csv.DictReader(file, restval="", dialect=dialect, strict=True)
             key = path_column(path, reader.fieldnames or [], needs_note)
             for row in reader:
+                if None in row:
+                    raise DataError(
+                        f"{path}:{reader.line_num}: has more cells than the heading; put a note with commas in quotes"
+                    )
                 yield row, key, reader.line_num
-    except (OSError, ValueError, csv.Error) as error:  # ValueError: no UTF-8, or a zero byte in the path
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num + 1}: cannot be read as a CSV of notes ({error})") from None
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a zero byte in the path
         detail = getattr(error, "strerror", None) or type(error).__name__
         raise DataError(f"{path}: cannot be read as a CSV of notes ({detail})") from None
 

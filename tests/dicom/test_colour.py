@@ -85,6 +85,7 @@ def test_components_are_those_of_the_stream(chest: np.ndarray, grey: np.ndarray)
     ("elements", "named"),
     [
         ({"SamplesPerPixel": None}, "(0028,0002) Samples per Pixel is missing and taken as 3"),
+        ({"SamplesPerPixel": 1}, "(0028,0002) Samples per Pixel is 1 and taken as 3"),
         ({"PhotometricInterpretation": None}, "(0028,0004) Photometric Interpretation is missing and taken as RGB"),
     ],
 )

@@ -166,6 +166,9 @@ def test_a_voi_lut_of_no_use_is_passed_over_for_the_next_the_window_or_the_range
         ([60000, 2048], [10, 4096], "Window Center 60000"),
         ([9, 2048], [0, 4096], "Window Width 0"),
         (["", 2048], ["", 4096], ""),
+        (2048, 1, "Window Width 1 does not fit"),  # black and white alone
+        (2048, "", "Window Width is missing or no number"),
+        ("", 4096, "Window Width is missing or no number"),
         ("", "", ""),
     ],
 )
@@ -256,6 +259,47 @@ def test_a_stream_of_8_bits_is_read_whatever_the_header_says(
     chest: np.ndarray, shallow: np.ndarray, syntax: str, elements: dict[str, object]
 ) -> None:
     is_scored(encoded(shallow, syntax, **elements), chest, named="Bits Allocated is 16 and taken as 8", off=0.02)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "bits"), [(JPEGBaseline8Bit, 7), (JPEGLosslessSV1, 10), (JPEGLSLossless, 10), (JPEG2000Lossless, 11)]
+)
+def test_values_beyond_bits_stored_are_those_of_the_stream(
+    chest: np.ndarray, deep: np.ndarray, shallow: np.ndarray, syntax: str, bits: int
+) -> None:
+    stored = shallow if bits == 7 else deep
+    ds = encoded(stored, syntax, BitsStored=bits, HighBit=bits - 1, **({} if bits == 7 else WINDOW))
+    is_scored(ds, chest, named=f"(0028,0101) Bits Stored is {bits}, and the code stream has", off=0.01)
+
+
+def test_bits_above_bits_stored_are_passed_over_with_a_warning_unless_an_overlay_is_there(
+    chest: np.ndarray, deep: np.ndarray
+) -> None:
+    """PS3.5 8.1.1: they are no part of the values. A sign may be there or not."""
+    noisy = deep | np.uint16(0x8000)
+    is_scored(dx_dataset(noisy, 12, **WINDOW), chest, named="bits above (0028,0101) Bits Stored 12")
+    ds = dx_dataset(noisy, 12, **WINDOW)
+    ds.add_new((0x6000, 0x0102), "US", 15)
+    is_scored(ds, chest)
+    signed = ((deep.astype(np.int32) - 2048) & 0xFFF).astype(np.int16)
+    is_scored(dx_dataset(signed, 12, WindowCenter=0, WindowWidth=4096), chest)
+
+
+def test_jpeg_of_the_cosine_transform_has_no_sign(chest: np.ndarray, shallow: np.ndarray) -> None:
+    """PS3.5, table 8.2.1-1."""
+    named = "(0028,0103) Pixel Representation is 1 and taken as 0, as in the code stream"
+    is_scored(in_jpeg(shallow, PixelRepresentation=1), chest, named=named)
+
+
+def test_a_file_that_ends_within_its_code_stream_is_named(shallow: np.ndarray) -> None:
+    content = file_bytes(in_jpeg(shallow))
+    for cut in (8, 900):  # the sequence delimiter alone, and some of the stream
+        is_refused(content[:-cut], "cannot_decode", "the file ends within (7FE0,0010) Pixel Data")
+
+
+def test_an_empty_high_bit_and_bits_allocated_of_no_word_are_settled(chest: np.ndarray, deep: np.ndarray) -> None:
+    is_scored(dx_dataset(deep, 12, HighBit=None, **WINDOW), chest)
+    is_scored(dx_dataset(deep, 12, BitsAllocated=12, **WINDOW), chest, named="Bits Allocated is 12 and taken as 16")
 
 
 @pytest.mark.parametrize("syntax", ENCODINGS[1:])

@@ -33,6 +33,8 @@ def test_a_very_long_note_is_read(tmp_path: Path):
         ("name,text\na,b\n", r"needs the columns 'path' and 'note'; it has name, text"),
         ("", "it has none"),
         ("path,note\na,one\na,two\n", r"notes.csv:3: a second, different note"),
+        ('path,note\na,"one\nb,two\n', r"notes.csv:2: .*unexpected end of data"),  # else b is no input, without a word
+        ("path,note\na,small effusion, left\n", r"notes.csv:2: has more cells than the heading"),
     ],
 )
 def test_unusable_notes_are_named(tmp_path: Path, content: str, message: str):
