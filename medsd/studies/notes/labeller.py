@@ -37,8 +37,8 @@ _REWORDED = (
     (re.compile(r"\bsince\s+(?=resolved|cleared|drained|disappeared|vanished|re-?expanded)", re.IGNORECASE), ""),
 )
 _SENTENCE_END = re.compile(
-    # A full stop, but not after the number of a list item, a title or "vs", and not a row of dots before the answer of a
-    # form; also where the space behind it is missing.
+    # A full stop, but not after the number of a list item, a title or "vs", and no row of dots before a form's answer;
+    # also where the space behind it is missing.
     r"(?<![.!?])(?<!\b\d)(?<!\bdr)(?<!\bvs)(?!\.{3,}[ ]*(?:no|none|nil|yes|negative|absent|present)[ ]*(?:$|[.,;\n]))"
     r"[.!]+(?=\s|$)"
     r"|(?-i:(?<=[a-z)])[.!](?=[A-Z][a-z])|(?<=[a-z]{4})\.(?=[a-z]{3})|(?<=[A-Z]{3})\.(?=[A-Z]{3}))"
