@@ -238,14 +238,17 @@ class IdentityFilter(logging.Filter):
 def spellings(value: str) -> list[str]:
     """The ways in which an identity may be written, in lower case: the whole first, then its parts.
 
-    A name in DICOM form (PS3.5 6.2) also stands by its components, a number without the zeros before it, and a date
-    in the ways people write dates. Parts of fewer than three letters are left out, unless they are ideographic.
+    A name in DICOM form (PS3.5 6.2) also stands by its components and their words, a number without zeros before it,
+    and a date in the ways people write dates. Parts of fewer than three letters are left out, unless they are
+    ideographic, and words of fewer than four.
 
     >>> spellings("00471")
     ['00471', '471']
     """
     whole = normalise_text(value).strip(" \0").casefold()
     forms = [whole, *(part.strip() for part in re.split(r"[\^=\\]", whole))]
+    if "^" in whole:  # of "Van der Berg" or "García Márquez" a note may have one word
+        forms += [word for part in forms[1:] if " " in part for word in part.split() if len(word) > _SHORTEST]
     forms += [form.replace("-", "") for form in forms if "-" in form]  # a line may end at the hyphen
     if whole.isdigit():
         forms.append(whole.lstrip("0"))
@@ -288,7 +291,7 @@ def _without(text: str, forms: Iterable[str], blank: str) -> str:
     present = sorted((form for form in forms if form in folded), key=len, reverse=True)
     if not present:
         return text
-    whole = (rf"(?<!\w){re.escape(form)}(?!\w)" if form.isascii() else re.escape(form) for form in present)
+    whole = (rf"(?<![^\W_]){re.escape(form)}(?![^\W_])" if form.isascii() else re.escape(form) for form in present)
     left, end = "", 0
     for found in re.finditer(f"(?=({'|'.join(whole)}))", folded):  # overlapping ones, too
         start, stop = places[found.start(1)], places[found.end(1)]

@@ -206,6 +206,12 @@ def test_the_spelling_in_the_header_does_not_matter_either(known: str) -> None:
         assert identities.redact(f"no file for {name}.") == "no file for [redacted]."
 
 
+def test_one_word_of_a_name_of_several_is_scrubbed_and_so_is_one_beside_an_underscore() -> None:
+    known = ["Van der Hoffmann^Anna Maria", "Fitz^Aoife"]
+    assert scrub_note("Hoff\u00admann and maria, file Fitz_Aoife", known) == "___ and ___, file " + 7 * "_"
+    assert scrub_note("van and der stay", known) == "van and der stay"
+
+
 def test_names_that_overlap_leave_no_rest() -> None:
     assert scrub_note("anna maria lee coughs", ["Anna Maria", "Maria Lee"]) == "___ coughs"
 

@@ -25,7 +25,8 @@ REASONS = {
     "unreadable_row": "the row has not as many cells as the header has columns",
     "missing_patient": "no patient; every row needs one, so that splits hold",
     "unreadable_label": "labels are 1, 0, -1 or empty",
-    "unknown_finding": "lists a word that is no finding of the set; data.finding_names translates your words",
+    "unknown_finding": "lists a word that is no finding of the set; data.finding_names translates your words, "
+    "data.separator stands between them",
     "unreadable_list": "not a list of labels such as ['nodule']",
     "unknown_split": "a split is train, validation or test",
     "path_outside_root": "the path leads out of data.root; move the film, or set data.root to a folder above",
@@ -94,9 +95,10 @@ class Rejections:
             counts = pd.Series([entry[2] for entry in self.entries]).value_counts()
             first = next(entry for entry in self.entries if entry[2] == counts.index[0])
             place = f"row {first[0]}: " if first[0] else ""
+            seen = f"; the column has {words}" if first[2] == "unknown_split" and (words := self.unknown_splits) else ""
             raise TooManyRejected(
                 f"{where}: {len(self)} of {total} rows cannot be used, {counts.iloc[0]} of them because of "
-                f"{counts.index[0]}; {place}{first[3]}",
+                f"{counts.index[0]}; {place}{first[3]}{seen}",
                 self,
             )
 

@@ -8,7 +8,7 @@ duplicates.
 The threshold is measured on 9,250 unselected radiographs of ChestX-ray14 at 64 px. Of 43 million pairs of different
 patients the most alike has 0.956. Copies that were compressed (JPEG, quality 40), scaled to 40 px and back, or given
 another gamma (0.6 to 1.5) lie above 0.98 all; with noise of 3 %, or cut by 1 % at each side, 99 in 100 lie above 0.97.
-Copies that are cut by more, turned, or have large marks burned in are not found. (A perceptual hash of 64 bits cannot
+Copies that are cut by more, turned, mirrored, or have large marks burned in are not found. (A hash of 64 bits cannot
 tell: at 2 differing bits it takes 17 pairs of different patients for one, and misses half of the copies with another
 gamma.) The time grows with the square of the images: 15,000 take some seconds, 100,000 some minutes; of more than
 `MOST_IMAGES` none is looked at.

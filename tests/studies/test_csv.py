@@ -203,6 +203,7 @@ def test_a_list_with_another_word_is_read_as_far_as_it_goes(tmp_path: Path, capl
     labels = manifest.labels
     assert len(manifest) == 26 and labels[-2, 1] == 1 and np.isnan(np.delete(labels[-2], 1)).all()
     assert np.isnan(labels[-1]).all() and "column 'all': 1 of 25 cells cannot be read" in caplog.text
+    assert "data.finding_names translates your words, data.separator stands between them" in caplog.text
 
 
 def test_an_image_with_contradicting_labels_is_told_and_its_label_unknown(
@@ -338,6 +339,53 @@ def test_a_missing_column_names_its_key_and_the_nearest_column(tmp_path: Path) -
         _read(tmp_path, columns=columns)
     with pytest.raises(DataError, match=r"data\.finding_columns\.Edema \(did you mean 'Edema'\?\)"):
         _read(tmp_path, finding_columns={"Edema": "edema"})
+
+
+def test_a_table_without_the_list_of_findings_names_the_columns_that_are_findings(tmp_path: Path) -> None:
+    _replica(tmp_path)
+    with pytest.raises(DataError, match=r"Edema have columns of their own: set data\.finding_list=null"):
+        _read(tmp_path, finding_columns={}, finding_list="findings")
+
+
+def test_spaces_around_the_names_of_columns_and_empty_lines_above_them_do_not_count(tmp_path: Path) -> None:
+    _replica(tmp_path)
+    path, whole = tmp_path / "studies.csv", _read(tmp_path)
+    path.write_text("\n\n" + path.read_text().replace("file,who,", " file, who ,", 1))
+    pd.testing.assert_frame_equal(_read(tmp_path).table, whole.table)
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(128, 200)), bytes(200)])
+def test_what_is_no_text_is_no_table(tmp_path: Path, content: bytes) -> None:
+    _replica(tmp_path)
+    (tmp_path / "studies.csv").write_bytes(content)
+    with pytest.raises(DataError, match=r"studies\.csv: no text, so no table"):
+        _read(tmp_path)
+    (tmp_path / "studies.csv").write_bytes(b"\n")
+    with pytest.raises(DataError, match=r"studies\.csv: the table is empty"):
+        _read(tmp_path)
+
+
+def test_a_wrong_delimiter_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"one column only; leave data\.delimiter out"):
+        _read(_replica(tmp_path), delimiter=";")
+
+
+def test_paths_may_be_written_as_on_windows(tmp_path: Path) -> None:
+    _replica(tmp_path)
+    path, whole = tmp_path / "studies.csv", _read(tmp_path)
+    path.write_text(path.read_text().replace("films/", "films\\") + "..\\x.png,p99,,,,,,,\n")
+    manifest = _read(tmp_path)
+    assert list(manifest.table["path"]) == list(whole.table["path"])
+    assert [reason for _, _, reason, _ in _rejected(manifest)] == ["path_outside_root"]
+
+
+def test_patients_who_differ_in_signs_alone_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _replica(tmp_path)
+    path = tmp_path / "studies.csv"
+    path.write_text(path.read_text().replace(",p3,", ",P-03,").replace(",p4,", ",P3,").replace(",p5,", ",1-23,"))
+    path.write_text(path.read_text().replace(",p6,", ",12-3,"))
+    assert _read(tmp_path).table["patient"].nunique() == 12
+    assert "1 groups of patients differ only in capitals" in caplog.text and "P-03" not in caplog.text
 
 
 def test_a_table_without_a_first_line_of_names_is_told_so_without_its_cells(tmp_path: Path) -> None:

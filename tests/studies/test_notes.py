@@ -80,6 +80,7 @@ def test_a_note_shows_which_sections_it_holds_and_no_text() -> None:
 def test_masking_takes_the_label_words_and_leaves_the_rest() -> None:
     masked = mask_findings("Fever. Known pleural effusions, COPD; s/p fall.", NIH14)
     assert masked == "Fever. Known pleural ___, ___; s/p fall."
+    assert mask_findings("known \u0153dema", NIH14) == "known ___"
 
 
 def test_masking_takes_negated_mentions_too() -> None:

@@ -39,6 +39,14 @@ def test_a_patient_is_not_named_by_a_path(patient: str | None, path: str, shown:
     assert rejected.entries == [(1, shown, "view", f"{shown}: lateral")]
 
 
+def test_a_column_of_other_splits_says_what_it_has(tmp_path: Path) -> None:
+    rejected = Rejections()
+    rejected.splits.update(["0"] * 7)
+    rejected.extend(range(7), [None] * 7, [None] * 7, "unknown_split")
+    with pytest.raises(TooManyRejected, match=r"train, validation or test; the column has '0' \(7\)"):
+        rejected.check(7, tmp_path)
+
+
 def test_half_may_be_bad_and_no_more(tmp_path: Path) -> None:
     rejected = Rejections()
     rejected.extend([1, 2], ["a.png", "b.png"], ["p1", "p2"], "missing_file")

@@ -34,11 +34,13 @@ _REWORDED = (
     (re.compile(r"n't\b", re.IGNORECASE), " not"),
     (re.compile(r"\b(?:not\s+(?:as\s+)?yet|still\s+not|not\s+still)\b", re.IGNORECASE), "not"),
     (re.compile(r"\b(whether|if|that|say|tell)\s+there\s+(?:is|are|was|were)\b", re.IGNORECASE), r"\1"),
-    (re.compile(r"\bsince\s+(?=resolved|cleared|drained|disappeared)", re.IGNORECASE), ""),
+    (re.compile(r"\bsince\s+(?=resolved|cleared|drained|disappeared|vanished|re-?expanded)", re.IGNORECASE), ""),
 )
 _SENTENCE_END = re.compile(
-    # A full stop, but not after the number of a list item, a title or "vs"; also where the space behind it is missing.
-    r"(?<![.!?])(?<!\b\d)(?<!\bdr)(?<!\bvs)[.!]+(?=\s|$)"
+    # A full stop, but not after the number of a list item, a title or "vs", and no row of dots before a form's answer;
+    # also where the space behind it is missing.
+    r"(?<![.!?])(?<!\b\d)(?<!\bdr)(?<!\bvs)(?!\.{3,}[ ]*(?:no|none|nil|yes|negative|absent|present)[ ]*(?:$|[.,;\n]))"
+    r"[.!]+(?=\s|$)"
     r"|(?-i:(?<=[a-z)])[.!](?=[A-Z][a-z])|(?<=[a-z]{4})\.(?=[a-z]{3})|(?<=[A-Z]{3})\.(?=[A-Z]{3}))"
     # A question mark, unless the answer follows; one before a word is a cue ("? nodule").
     r"|(?<=\w\?)\s+(?=(?-i:[A-Z]))(?!(?:no|none|nil|yes|not|negative|absent|present)\b)"
@@ -210,12 +212,14 @@ class _Surroundings:
             near = near[:comma]  # "atelectasis, less likely pneumonia": the cue is the next one's
         after = near if _is_clause(near, scope) else near + " " + beyond
         after = _reach_on(after, scope)
-        return cls(_reach_back(far + gap, after, scope), _reworded(sentence[start:end]), after, near)
+        inside = _reworded(sentence[start:end])
+        return cls(_reach_back(far + gap, inside, after, scope), inside, after, near)
 
 
 def _status(around: _Surroundings, scope: Scope) -> tuple[Status, str]:
     """The status of a mention and the cue that decided it."""
-    for answer, status in ((scope.denied, Status.ABSENT), (scope.affirmed, Status.PRESENT)):
+    answers = ((scope.denied, Status.ABSENT), (scope.affirmed, Status.PRESENT), (scope.open, Status.UNCERTAIN))
+    for answer, status in answers:
         if match := answer.match(around.answer):
             return status, match.group().strip()
     if scope.alone.fullmatch(around.before) and not re.search(r"\w", around.after):
@@ -257,20 +261,20 @@ def _is_clause(gap: str, scope: Scope) -> bool:
     return verb is not None and re.search(r",|\band\b", gap[verb.end() :]) is not None
 
 
-def _reach_back(before: str, after: str, scope: Scope) -> str:
+def _reach_back(before: str, inside: str, after: str, scope: Scope) -> str:
     boundary = max((match.end() for match in scope.boundary.finditer(before)), default=0)
     before = before[boundary:]
-    return " ".join(before[_item(before, after, scope) :].split()[-scope.reach_before :])
+    return " ".join(before[_item(before, inside, after, scope) :].split()[-scope.reach_before :])
 
 
-def _item(before: str, after: str, scope: Scope) -> int:
+def _item(before: str, inside: str, after: str, scope: Scope) -> int:
     """Where in `before` a positive finding begins that only looks like one more of a list; 0 where none does."""
     item = 0
     for match in scope.new_item.finditer(before):
         # "May be infiltrate and mild edema": what is open stays so beyond an "and".
         if match.group().startswith(",") or not scope.uncertainty.before.search(before[: match.start()]):
             item = match.start()
-    if scope.located.match(after):
+    if scope.located.match(after) or scope.verbs.search(inside):  # "no edema, the heart is enlarged"
         item = max(item, before.rfind(","))
     return 0 if re.search(r"\b(?:or|nor)\b", before[item:] + " " + after) else item
 

@@ -54,7 +54,7 @@ class Scope:
 
     Attributes:
         pseudo: looks like a cue, is none.
-        denied, affirmed: what answers a finding that is written like a question in a form.
+        denied, affirmed, open: what answers a finding that is written like a question in a form.
         negation, uncertainty, history: cues before and after a finding.
         alone: tells of the past where nothing else is said of the finding.
         alternative: what joins two findings of which one is there.
@@ -70,6 +70,7 @@ class Scope:
     pseudo: Pattern
     denied: Pattern
     affirmed: Pattern
+    open: Pattern
     negation: Cues
     uncertainty: Cues
     history: Cues
@@ -125,6 +126,7 @@ def load_scope() -> Scope:
         pseudo=pattern("pseudo"),
         denied=_answer(lists, "no"),
         affirmed=_answer(lists, "yes"),
+        open=_answer(lists, "open"),
         negation=_cues(lists, "negation"),
         uncertainty=_cues(lists, "uncertainty"),
         history=_cues(lists, "history"),
@@ -146,7 +148,8 @@ def load_scope() -> Scope:
 def _answer(lists: Mapping[str, Any], kind: str) -> Pattern:
     """A colon or the like, the answer, and nothing more of the clause."""
     words = compile_phrases(lists["answers"][kind], "scope.yaml, answers").pattern
-    return re.compile(rf"(?:\(e?s\))?\s*[:=?(\[–—-]+\s*(?:{words})\s*(?:$|[.,;)\]])", re.IGNORECASE)
+    sign = r"(?:\(e?s\))?\s*(?:\(y(?:es)?\s*/\s*no?\)\s*)?(?:[:=?(\[–—-]+|\.{3,})"
+    return re.compile(rf"{sign}\s*(?:{words})\s*(?:$|[.,;)\]])", re.IGNORECASE)
 
 
 def read_yaml(name: str) -> dict[str, Any]:

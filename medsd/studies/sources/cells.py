@@ -120,8 +120,9 @@ class LabelCells:
                     "be read: is it the right column?"
                 )
             log.warning(
-                "%s: column '%s': %d of %d cells cannot be read and count as unknown: row %s",
+                "%s: column '%s': %d of %d cells cannot be read and count as unknown: row %s; %s",
                 path, column, len(cells), filled, _listed([f"{row} (like '{like}')" for row, like in cells]),
+                REASONS[reason],
             )  # fmt: skip
             if rejected is not None:
                 for row, like in cells:

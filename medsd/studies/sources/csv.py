@@ -162,8 +162,11 @@ class _Reader:
             self._mapping = self._mapping or {name: name for name in findings if name in present}
             wanted |= {f"data.finding_columns.{name}": column for name, column in self._mapping.items()}
         if missing := {key: column for key, column in wanted.items() if column not in present}:
+            own_columns = [name for name in findings if name in present]
+            where = f"; of the findings, {', '.join(own_columns)} have columns of their own: set data.finding_list=null"
             raise DataError(
                 f"{path}: the columns {', '.join(missing.values())} are missing; {missing_columns(missing, present)}"
+                f"{where if own_columns and 'data.finding_list' in missing else ''}"
             )
         if twice := sorted({column for column in wanted.values() if present.count(column) > 1}):
             raise DataError(f"{path}: the column {twice[0]} is there twice; give one of the two another name")
@@ -220,6 +223,8 @@ class _Reader:
         """The path of a film from root, None where it leads out of it; links are followed wherever they lead."""
         try:
             place = normpath(join(self._root, self.settings.images, image))  # noqa: PTH118
+            if "\\" in image and not isfile(place):  # noqa: PTH113  a table that was written on Windows
+                place = normpath(join(self._root, self.settings.images, image.replace("\\", "/")))  # noqa: PTH118
             below = relpath(place, self._root)
         except ValueError:  # a null character
             return None

@@ -22,6 +22,7 @@ _BLOCK = 1 << 20  # bytes
 _SHOWN = 30  # names of columns in a message
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # Excel's, new and old
+_NO_TEXT = "no text, so no table; save it as CSV (UTF-8) or Parquet"
 # Cells that no column is called: numbers, dates, file names, names as DICOM writes them.
 _DATA = re.compile(r"[\d.,/:+-]+|.*\^.*|.*\.(dcm|dicom|png|jpe?g|tiff?)", re.IGNORECASE)
 
@@ -33,7 +34,7 @@ class Form:
     Attributes:
         encoding: a codec of Python.
         delimiter: between the cells.
-        columns: the names in the first line; an empty file has none.
+        columns: the names in the first line that is not empty, as they stand there.
     """
 
     encoding: str
@@ -49,15 +50,19 @@ def form_of(path: Path, delimiter: str | None = None) -> Form:
         delimiter: where it is known; else that of `DELIMITERS` which makes most columns of the first line.
 
     Raises:
-        DataError: it is a workbook, no table.
+        DataError: it is empty, a workbook, or no text.
         OSError: it cannot be read.
     """
     encoding = encoding_of(path)
     opened = gzip.open if path.suffix.lower() == ".gz" else open
     with opened(path, "rt", encoding=encoding, newline="") as lines:
-        first = lines.readline()
+        first = next((line for line in lines if line.strip()), "")
         while first.count('"') % 2 and (more := lines.readline()):  # a name with a line break in it
             first += more
+    if not first:
+        raise DataError(f"{path}: the table is empty; its first line must have the names of the columns")
+    if "\0" in first:
+        raise DataError(f"{path}: {_NO_TEXT}")
     split = {each: next(csv.reader([first], delimiter=each), []) for each in delimiter or DELIMITERS}
     chosen = max(split, key=lambda each: len(split[each]))
     return Form(encoding, chosen, tuple(split[chosen]))
@@ -67,7 +72,7 @@ def encoding_of(path: Path) -> str:
     """UTF-8 or UTF-16 by its mark or its content; else Windows-1252, or Latin-1 where that has no such character.
 
     Raises:
-        DataError: it is a workbook.
+        DataError: it is a workbook, or no text.
         OSError: it cannot be read.
     """
     with _open(path) as file:
@@ -80,6 +85,8 @@ def encoding_of(path: Path) -> str:
         zeros = [head[start::2].count(0) * 4 > len(head) for start in (1, 0)]
         if any(zeros):
             return "utf-16-le" if zeros[0] else "utf-16-be"
+        if b"\0" in head:
+            raise DataError(f"{path}: {_NO_TEXT}")
         for encoding in ("utf-8", "cp1252"):
             file.seek(0)
             if _decodes(file, encoding):
@@ -101,6 +108,8 @@ def missing_columns(missing: dict[str, str], present: Sequence[str]) -> str:
     names = [name.strip() for name in present]
     if any(not name or _DATA.fullmatch(name) for name in names):
         return "its first line does not look like names of columns; write them there"
+    if len(names) == 1 and re.search(f"[{DELIMITERS}]", names[0]):
+        return "its first line is one column only; leave data.delimiter out to have it found, or set the right one"
     lowered = {name.lower(): name for name in reversed(names)}
     keys = []
     for key, column in missing.items():

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -133,7 +135,9 @@ def _csv_portions(delimiter: str | None, path: Path, choose: _Choose) -> Iterato
         return "skip"
 
     form = form_of(path, delimiter)
-    wanted = choose(list(form.columns))
+    raw = {name.strip(): name for name in reversed(form.columns)}  # " patient" is a column "patient"
+    wanted = choose([name.strip() for name in form.columns])
+    stand = [raw[name] for name in wanted]
     with arrow_csv.open_csv(
         path,
         read_options=arrow_csv.ReadOptions(
@@ -145,7 +149,7 @@ def _csv_portions(delimiter: str | None, path: Path, choose: _Choose) -> Iterato
             delimiter=form.delimiter, newlines_in_values=True, invalid_row_handler=skip
         ),
         convert_options=arrow_csv.ConvertOptions(
-            include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False
+            include_columns=stand, column_types=dict.fromkeys(stand, pa.string()), strings_can_be_null=False
         ),
     ) as batches:
         seen = told = 0
@@ -154,7 +158,7 @@ def _csv_portions(delimiter: str | None, path: Path, choose: _Choose) -> Iterato
             seen += len(batch)
             before = tuple(skipped[told:])
             told = len(skipped)
-            yield Portion(_frame(batch), rows, before)
+            yield Portion(_frame(batch.rename_columns(wanted)), rows, before)
         if told < len(skipped) or not seen:
             yield Portion(pd.DataFrame(columns=wanted, dtype=str), np.empty(0, np.int64), tuple(skipped[told:]))
 
@@ -262,7 +266,21 @@ def one_spelling(patients: pd.Series, where: Path) -> pd.Series:
             where,
             several,
         )
+    alike = one.drop_duplicates().map(_loosely).value_counts()
+    if several := int((alike > 1).sum()):
+        log.warning(
+            "%s: %d groups of patients differ only in capitals, signs or zeros (as A-07 and a7); they are taken as "
+            "different patients; if they are not, write them in one way",
+            where,
+            several,
+        )
     return patients.map(dict(zip(spellings, one, strict=True)))
+
+
+def _loosely(identifier: str) -> tuple[str, ...] | str:
+    """Letters and numbers of an identifier, without capitals, signs between them, and zeros in front."""
+    text = unicodedata.normalize("NFKC", identifier).casefold()
+    return tuple(part.lstrip("0") for part in re.findall(r"[^\W\d_]+|\d+", text)) or identifier
 
 
 def left_out_views(views: pd.Series, kept: pd.Series, owner: str) -> None:
