@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -256,13 +257,17 @@ def test_joint_training_sees_two_views_of_each_study(
 
 @pytest.mark.parametrize("name", ["bce", "asl", "focal"])
 def test_every_objective_learns(tmp_path: Path, name: str) -> None:
-    model, arrays = _model(), _arrays()
+    # Brightness tells the finding, and the rate is low: on every processor the loss falls to a quarter.
+    plain = _arrays()
+    labels = np.repeat(plain.labels[:, :1], FINDINGS, axis=1)
+    bright = (labels[:, 0] == 1)[:, None, None]
+    arrays = replace(plain, labels=labels, pixels=(plain.pixels // 2 + np.uint8(128) * bright).astype(np.uint8))
     settings = _settings(tmp_path, objective=ObjectiveSettings(name=name), sd_weight=0.0)
-    stage = settings.training.finetune.model_copy(update={"epochs": 6})
+    stage = settings.training.finetune.model_copy(update={"epochs": 6, "learning_rate": 0.003})
     settings = settings.model_copy(update={"training": settings.training.model_copy(update={"finetune": stage})})
     rows = np.arange(COUNT)
-    history = finetune(settings, model, arrays, rows, rows, tmp_path).history
-    assert history[-1]["loss"] < history[0]["loss"]
+    history = finetune(settings, _model(), arrays, rows, rows, tmp_path).history
+    assert history[-1]["loss"] < history[0]["loss"] / 2
 
 
 def test_a_network_that_ran_away_is_still_validated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
