@@ -235,8 +235,11 @@ class Guard:
         if "session_hash" in body:  # to reset needs none
             body["session_hash"] = self._visitors.name(visitor, body["session_hash"])
         event = self._queue.event_ids_to_events.get(str(body.get("event_id")))
-        if body.get("session_hash", "") is None or (
-            event is not None and not event.session_hash.startswith(f"{visitor.key}-")
+        # A job that has ended belongs to nobody: whose it was cannot be told, and there is nothing left to cancel.
+        if (
+            body.get("session_hash", "") is None
+            or event is None
+            or not event.session_hash.startswith(f"{visitor.key}-")
         ):
             raise _Refused(404, "There is no such session or job.")
         return _with_body(self._app, request, body)

@@ -11,12 +11,15 @@ import contextlib
 import ctypes
 import gc
 import ipaddress
+import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
+import traceback
 import webbrowser
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
     from medsd.inference.predict import Predictor
     from medsd.inference.prediction import Prediction
     from medsd.inference.providers import PrecisionChoice
+
+log = logging.getLogger(__name__)
 
 LOGIN_VARIABLE = "MEDSD_APP_LOGIN"  # user:password, where a file is not at hand
 QUOTA_GB = 8.0  # of uploads on disk over all visitors: two of the largest batches
@@ -261,6 +266,7 @@ def _gradio_app(reader: Reader, uploads: Uploads, login: bool) -> tuple[gr.Block
         sweeping.cancel()
         uploads.close()
 
+    _log_failures_without_values()
     page = build_page(reader, uploads)
     page.queue(max_size=256, default_concurrency_limit=2)
     page.state_session_capacity = SESSIONS
@@ -289,6 +295,21 @@ def _gradio_app(reader: Reader, uploads: Uploads, login: bool) -> tuple[gr.Block
         app.routes[-1].app.stop_event.set()
 
     return page, app, stop
+
+
+def _log_failures_without_values() -> None:
+    """Gradio prints the traceback of a request that failed, and its message may quote what was sent, a file name for
+    instance. What is logged instead is the kind of the error and where it arose."""
+    from gradio import queueing, routes
+
+    class Places:
+        @staticmethod
+        def print_exc() -> None:
+            error = sys.exc_info()[1]
+            places = "".join(traceback.format_tb(error.__traceback__)) if error else ""
+            log.error("a request failed: %s\n%s", type(error).__name__, places)
+
+    queueing.traceback = routes.traceback = Places
 
 
 def _return_memory() -> None:

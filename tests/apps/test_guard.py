@@ -405,3 +405,21 @@ def test_a_body_that_no_page_sends_is_refused_without_a_traceback(
     assert client.post("/gradio_api/queue/join", content=b"x" * 5_000_000).status_code == 413
     assert client.post("/gradio_api/upload", content=body).status_code == 400
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_a_job_that_is_not_there_cannot_be_cancelled(address: str) -> None:
+    anna = Browser(address, os.urandom(6).hex())
+    for route in ("cancel", "reset"):
+        body = {"session_hash": anna.session, "event_id": "x", "fn_index": 0}
+        assert anna.client.post(f"/gradio_api/{route}", json=body).status_code == 404
+
+
+def test_what_a_request_holds_is_not_logged_when_it_fails(
+    address: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    anna = Browser(address, os.urandom(6).hex())
+    for call in anna.calls.values():  # no input of the page takes such a value
+        anna.ask(call, *[{"Canary^Anna": 1}] * len(call["inputs"]))
+    anna.listen()
+    said = "".join([*capfd.readouterr(), caplog.text])
+    assert "Canary" not in said and "a request failed" in said
