@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pandas as pd
 import pydicom
@@ -33,6 +32,7 @@ from medsd.dicom.gate import admit
 from medsd.studies.manifest import Manifest
 from medsd.studies.phantom import write_phantom
 from tests import canary
+from tests.apps.visit import Browser
 from tests.canary import FAMILY, NUMBER, traces, traces_in
 from tests.training.conftest import SMALL
 
@@ -330,39 +330,21 @@ def served(way: Way) -> Iterator[tuple[Way, list[str], subprocess.Popen[str], fl
     address = re.search(r"http://[0-9.:]+", first)
     assert address, log.read_text(encoding="utf-8")[-2000:]
     answers: list[str] = []
-    with httpx.Client(base_url=address[0], timeout=60, trust_env=False) as client:
-        page = client.get("/").text
-        config = client.get("/config").json()
-        for film in ("whole.dcm", "lateral.dcm", "short.dcm", "broken_3.dcm"):
-            content = (way.given / "scans" / film).read_bytes()
-            answers.append(_read_in_app(client, config, f"{FAMILY}_{NUMBER}.dcm", content))
-        answers += [page, json.dumps(config), client.get("/").text, client.get("/config").text]
+    browser = Browser(address[0], "page")
+    page, config = browser.client.get("/").text, browser.client.get("/config").text
+    for film in ("whole.dcm", "lateral.dcm", "short.dcm", "broken_3.dcm"):
+        content = (way.given / "scans" / film).read_bytes()
+        session = hashlib.sha256(content).hexdigest()[:11]
+        answers.append(_without_note(browser.read(f"{FAMILY}_{NUMBER}.dcm", content, canary.NOTE, session)))
+    answers += [page, config, browser.client.get("/").text, browser.client.get("/config").text]
     yield way, answers, process, started, address[0]
     process.kill()
 
 
-def _read_in_app(client: httpx.Client, config: dict, name: str, content: bytes) -> str:
-    """Upload and read a film with her note as the browser does; the server-sent events without the note's echo."""
-    call = next(
-        item for item in config["dependencies"] if any(target[1] == "upload" for target in item["targets"])
-    )  # fmt: skip
-    prefix = config.get("api_prefix", "/gradio_api")
-    [path] = client.post(f"{prefix}/upload", files={"files": (name, content)}).json()
-    file = {"path": path, "orig_name": name, "size": len(content), "meta": {"_type": "gradio.FileData"}}
-    session = hashlib.sha256(content).hexdigest()[:11]
-    client.post(
-        f"{prefix}/queue/join",
-        json={
-            "data": [file, canary.NOTE, *[None] * (len(call["inputs"]) - 2)],
-            "fn_index": call["id"],
-            "session_hash": session,
-            "trigger_id": None,
-        },
-    ).raise_for_status()
-    events = client.get(f"{prefix}/queue/data", params={"session_hash": session}).text
+def _without_note(events: str) -> str:
+    """The server-sent events of a reading without the echo of the note, which is her own."""
     assert "process_completed" in events and '"success":true' in events, events[-500:]
-    echoes = (json.dumps(canary.NOTE)[1:-1], json.dumps(canary.NOTE, ensure_ascii=False)[1:-1], canary.NOTE)
-    for echo in echoes:
+    for echo in (json.dumps(canary.NOTE)[1:-1], json.dumps(canary.NOTE, ensure_ascii=False)[1:-1], canary.NOTE):
         events = events.replace(echo, "")
     return events
 
@@ -378,8 +360,8 @@ def test_nothing_that_the_app_leaves_has_her(served: tuple[Way, list[str], subpr
     assert list((way.written / "temporary").glob("medsd-app-*"))
     assert traces(way.written, since=started) == []  # while it runs
     film = way.given / "scans" / "whole.dcm"
-    httpx.post(f"{address}/gradio_api/upload", files={"files": (f"{FAMILY}.dcm", film.read_bytes())}, trust_env=False)
-    assert any(FAMILY in path.name for path in (way.written / "temporary").rglob("*"))  # never read, not yet swept
+    [left] = Browser(address, "another").upload(f"{FAMILY}.dcm", film.read_bytes()).json()
+    assert Path(left).is_file() and traces_in(left.encode()) == set()  # never read, not yet swept
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert traces_in(said.encode()) == set() and traces(way.written, since=started) == []

@@ -17,11 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medsd.bundle.layout import write_json
 from medsd.errors import DataError
-from medsd.settings import BundleSettings, ObjectiveSettings, PseudoLabelSettings, Settings, save_settings
+from medsd.settings import Settings, save_settings
 from medsd.training import self_training, state
 from medsd.training import steps as work
 from medsd.training.distributed import as_the_first, is_first, joined, wait_for_all
@@ -187,10 +186,7 @@ def _fingerprint(step: Step, settings: Settings, before: str) -> str:
     # What the gate refuses by default is no reason to read films again, nor is a default that changes later; what a
     # bundle finds strange concerns serving alone.
     tree["gate"] = settings.gate.model_dump(mode="json", exclude_defaults=True, exclude={"out_of_distribution"})
-    _forget_added(tree)
-    if tree["bundle"]["parity_studies"] == BundleSettings().parity_studies:
-        tree["bundle"]["parity_studies"] = 64  # the default of before
-    # Which films are decoded does not hang on the network, unless it reads none.
+    # Which images are decoded does not depend on the network, unless it reads none.
     tree["reads"] = {} if settings.network.image is not None else {"image": False}
     if settings.network.note is not None and settings.network.note.mask_findings:
         tree["reads"]["mask_findings"] = True  # the manifest holds masked notes
@@ -198,45 +194,10 @@ def _fingerprint(step: Step, settings: Settings, before: str) -> str:
     for path in step.depends:
         section = tree
         for key in path.split("."):
-            section = section.get(key, {})  # a key of `_ADDED` may be gone
-        if section != {}:
-            sections.append(section)
+            section = section[key]
+        sections.append(section)
     text = json.dumps([step.name, sections, before], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-# Keys that came later, with what was always done before: left out of a fingerprint where they ask for just that, so
-# that older runs stay valid.
-_STAGE = {"freeze": "none", "freeze_blocks": 0, "layer_decay": 1.0, "accumulate": 1, "patience": 0}
-_ADDED: dict[str, dict[str, object]] = {
-    "data": {"note": "indication"},
-    "splits": {"near_duplicates": True},
-    "network.note": {"mask_findings": False, "window": None, "stride": None, "max_windows": 4},
-    "loss": {"finding_weights": "none", "finding_power": 0.5, "negatives": "known", "cross_modal_weight": 0.0},
-    "training.pretrain": _STAGE,
-    "training.pseudo_labels": PseudoLabelSettings().model_dump(mode="json"),
-    "training.finetune": {
-        **_STAGE,
-        "views": 1,
-        "modality_weight": 0.0,
-        "objective": ObjectiveSettings().model_dump(mode="json"),
-    },
-    "bundle": {"precisions": ["float32"], "quantisation_studies": 128},
-    "evaluation": {"calibration": "by_size", "conformal": 0.9, "subgroup_margin": 0.05},
-}
-
-
-def _forget_added(tree: dict[str, Any]) -> None:
-    """Take the keys of `_ADDED` out of the dumped settings where they say what was done before they were there."""
-    for path, added in _ADDED.items():
-        section: Any = tree
-        for key in path.split("."):
-            section = section[key]
-        # Each source of a merge has the keys that it has alone.
-        for each in () if section is None else (section, *section.get("sources", ())):
-            for key, before in added.items():
-                if key in each and each[key] == before:
-                    del each[key]
 
 
 def read_marker(path: Path, key: str = "fingerprint") -> str:

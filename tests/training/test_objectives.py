@@ -26,7 +26,6 @@ from medsd.settings import (
     StageSettings,
 )
 from medsd.training import finetune as finetuning
-from medsd.training import run as running
 from medsd.training.finetune import finetune
 from medsd.training.layers import freeze, parameter_groups
 from medsd.training.loaders import Batch, StudyArrays
@@ -277,15 +276,3 @@ def test_a_network_that_ran_away_is_still_validated(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(finetuning, "read_studies", lambda *_: (logits, np.zeros((COUNT, 16), np.float32)))
     (epoch,) = finetune(_settings(tmp_path), _model(), arrays, rows, rows, tmp_path).history
     assert (epoch["validation_loss"], epoch["validation_auroc"]) == (0, 1)
-
-
-def test_settings_that_came_later_leave_older_runs_as_they_are(tmp_path: Path) -> None:
-    settings = small_settings(tmp_path)
-    tree = settings.model_dump(mode="json")
-    running._forget_added(tree)
-    added = {"objective", "views", "freeze", "freeze_blocks", "layer_decay", "finding_weights", "window", "stride"}
-    sections = (tree["training"]["finetune"], tree["training"]["pretrain"], tree["loss"], tree["network"]["note"])
-    assert not any(added & set(section) for section in sections)
-    changed = small_settings(tmp_path, "training.finetune.objective.name=asl").model_dump(mode="json")
-    running._forget_added(changed)
-    assert changed["training"]["finetune"]["objective"]["name"] == "asl"
