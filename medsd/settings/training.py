@@ -49,7 +49,7 @@ class PseudoLabelSettings(Strict):
 
 
 class AugmentSettings(Strict):
-    """Random changes of the training images; nothing that moves the heart to the other side."""
+    """Random changes of the training images."""
 
     rotation_degrees: float = Field(10, ge=0, le=45)
     translation: float = Field(0.05, ge=0, le=0.5, description="share of the side")
@@ -57,6 +57,16 @@ class AugmentSettings(Strict):
     contrast: float = Field(0.2, ge=0, le=1)
     noise: float = Field(0.02, ge=0, le=0.5)
     erase: float = Field(0.0, ge=0, le=0.5, description="chance of one erased rectangle")
+    mirror: float = Field(
+        0.0, ge=0, le=1, description="chance that left and right change places; only where no finding depends on a side"
+    )
+    resolution: int = Field(
+        0,
+        ge=0,
+        le=2048,
+        description="reduce each image to a random side between this many pixels and pixels.size, and enlarge it "
+        "again; merged sources of different sharpness then look alike. 0: never",
+    )
 
 
 class ObjectiveSettings(Strict):

@@ -34,6 +34,8 @@ class Change:
         brightness: factor.
         noise: standard deviation; 0 for none.
         erased: rows and columns that become 0, or None.
+        mirrored: whether left and right change places.
+        side: pixels to which the picture is reduced before it is enlarged again; None leaves it as sharp as it is.
     """
 
     matrix: npt.NDArray[np.float32]
@@ -41,10 +43,12 @@ class Change:
     brightness: float
     noise: float
     erased: tuple[slice, slice] | None
+    mirrored: bool = False
+    side: int | None = None
 
 
 class Augmentation:
-    """Changes pictures at random, but never flips them: the heart stays on its side.
+    """Changes pictures at random.
 
     Args:
         settings: how large the changes may be.
@@ -69,7 +73,14 @@ class Augmentation:
         factor = 1 + wanted.contrast * (2 * amounts[1] - 1) if chances[1] < BRIGHTNESS_CHANCE else 1.0
         noise = wanted.noise * amounts[2] if chances[2] < NOISE_CHANCE else 0.0
         erased = self._rectangle(rng) if chances[3] < wanted.erase else None
-        return Change(matrix, gamma, factor, noise, erased)
+        mirrored = bool(rng.random() < wanted.mirror)
+        return Change(matrix, gamma, factor, noise, erased, mirrored, self._side(rng))
+
+    def _side(self, rng: np.random.Generator) -> int | None:
+        """Evenly spread in its logarithm: halving the resolution is as likely at every size."""
+        if not 0 < self.settings.resolution < self.size:
+            return None
+        return round(float(np.exp(rng.uniform(np.log(self.settings.resolution), np.log(self.size)))))
 
     def _rectangle(self, rng: np.random.Generator) -> tuple[slice, slice]:
         """Somewhere in the picture, an eighth to a quarter of the side high and wide."""
@@ -90,6 +101,11 @@ class Augmentation:
         sources = [np.random.default_rng([seed, _STREAM]) for seed in seeds]
         changes = [self.draw(source) for source in sources]
         pictures = torch.from_numpy(pixels.astype(np.float32)).unsqueeze(1).mul_(1 / 255)
+        for picture, change in zip(pictures, changes, strict=True):
+            if change.mirrored:
+                picture.copy_(picture.flip(-1))
+            if change.side is not None:
+                picture.copy_(coarsened(picture, change.side))
         pictures = moved(pictures, torch.from_numpy(np.stack([c.matrix for c in changes])), self._places)
         for picture, change, source in zip(pictures, changes, sources, strict=True):
             recolour(picture, change)
@@ -118,6 +134,13 @@ def moved(pictures: Tensor, matrices: Tensor, places: Tensor) -> Tensor:
         x, y, shift = (matrices[:, axis, column, None] for column in range(3))
         torch.add((x * places)[:, None, :], (y * places + shift)[:, :, None], out=grid[..., axis])
     return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def coarsened(picture: Tensor, side: int) -> Tensor:
+    """What is left of a picture (1, S, S) that was stored with `side` pixels a side; (1, S, S)."""
+    size = picture.shape[-1]
+    small = F.interpolate(picture[None], (side, side), mode="bilinear", antialias=True)
+    return F.interpolate(small, (size, size), mode="bilinear")[0]
 
 
 def recolour(picture: Tensor, change: Change) -> None:

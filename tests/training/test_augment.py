@@ -10,7 +10,7 @@ from monai.transforms import AdjustContrast, Affine, RandAffine
 from monai.utils.type_conversion import convert_to_tensor
 
 from medsd.settings import AugmentSettings
-from medsd.training.augment import Augmentation, Change, moved, recolour
+from medsd.training.augment import Augmentation, Change, coarsened, moved, recolour
 
 SIZE = 48
 QUIET = {"rotation_degrees": 0, "translation": 0, "zoom": 0, "contrast": 0, "noise": 0}
@@ -80,3 +80,39 @@ def test_each_change_comes_at_its_rate_and_within_its_range() -> None:
     assert rates == pytest.approx([0.5, 0.5, 0.3, 0.4], abs=0.04)
     sides = np.array([[s.stop - s.start for s in c.erased] for c in drawn if c.erased])
     assert sides.min() == SIZE // 8 and sides.max() == SIZE // 4
+
+
+def test_mirrored_pictures_change_left_and_right(pictures: npt.NDArray[np.uint8]) -> None:
+    always = Augmentation(AugmentSettings(**QUIET, mirror=1), SIZE)(pictures, range(4))
+    np.testing.assert_allclose(always[:, 0].numpy() * 255, pictures[:, :, ::-1], atol=1e-3)
+    rng, change = np.random.default_rng(0), Augmentation(AugmentSettings(mirror=0.3), SIZE)
+    assert np.mean([change.draw(rng).mirrored for _ in range(2000)]) == pytest.approx(0.3, abs=0.04)
+
+
+def _sharpness(pictures: torch.Tensor) -> torch.Tensor:
+    return pictures.diff(dim=-1).square().mean(dim=(1, 2, 3))
+
+
+def test_resolutions_are_spread_evenly_over_their_logarithm() -> None:
+    rng, change = np.random.default_rng(0), Augmentation(AugmentSettings(resolution=12), SIZE)
+    sides = [change.draw(rng).side for _ in range(2000)]
+    assert set(sides) == set(range(12, SIZE + 1))
+    assert np.mean(np.log(sides)) == pytest.approx(np.log(24), abs=0.03)  # type: ignore[arg-type]
+    assert Augmentation(AugmentSettings(resolution=SIZE), SIZE).draw(rng).side is None, "nothing left to reduce"
+
+
+def test_a_picture_of_low_resolution_keeps_its_greys_and_loses_its_detail() -> None:
+    noise = torch.rand(1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    blurred = coarsened(noise, SIZE // 4)
+    assert float(blurred.mean()) == pytest.approx(float(noise.mean()), abs=0.01)
+    assert float(_sharpness(blurred[None])) < 0.05 * float(_sharpness(noise[None]))
+    torch.testing.assert_close(coarsened(torch.full((1, SIZE, SIZE), 0.4), 13), torch.full((1, SIZE, SIZE), 0.4))
+
+
+def test_a_sharp_source_is_seen_at_every_resolution_down_to_that_of_a_coarse_one() -> None:
+    sharp = torch.rand(200, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    coarse = _sharpness(torch.stack([coarsened(picture, 12) for picture in sharp]))
+    change = Augmentation(AugmentSettings(**QUIET, resolution=12), SIZE)
+    seen = _sharpness(change((sharp[:, 0] * 255).byte().numpy(), range(200)))
+    assert float(seen.min()) < float(coarse.max()) < 0.2 * float(seen.median())
+    assert float(seen.max()) > 0.8 * float(_sharpness(sharp).min())
