@@ -23,12 +23,27 @@ class PixelSpec(Strict):
     high_percentile: float = Field(99.5, gt=50, le=100)
 
 
+class Nih14Part(Strict):
+    """A folder with a part of NIH ChestX-ray14."""
+
+    folder: Path = Field(description="below data.root, with a table and images/")
+    selected: bool = Field(
+        False,
+        description="its images were picked by finding: they train, and no headline figure is measured on them",
+    )
+
+
 class Nih14Source(Strict):
     """NIH ChestX-ray14 in NIH's own files."""
 
     source: Literal["nih14"]
     root: Path = Field(
         description="folder with Data_Entry_2017*.csv (or labels.csv, sample_labels.csv) and images/ or images_0NN/"
+    )
+    parts: list[Nih14Part] = Field(
+        [],
+        description="folders below root, each with a table and images; a patient may stand in several. Empty: root "
+        "itself is the one folder",
     )
     official_split: bool = Field(True, description="follow train_val_list.txt and test_list.txt where they are present")
     limit: int | None = Field(None, ge=1, description="take this many patients only, for a quick trial")

@@ -8,6 +8,7 @@ Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM. ChestX-ray8. CVPR 2017, secti
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,37 +41,36 @@ class Box:
     bottom: float
 
 
-def boxes_table(root: Path) -> Path | None:
-    """The table of boxes that stands beside the images, if there is one."""
-    return next((path for pattern in _TABLES for path in sorted(root.glob(pattern))), None)
+def boxes_tables(root: Path) -> list[Path]:
+    """The tables of boxes that stand beside the images, in `root` and in the folders of its parts."""
+    return [path for pattern in _TABLES for place in ("", "*/") for path in sorted(root.glob(place + pattern))]
 
 
 def read_boxes(root: Path, findings: FindingSet) -> tuple[Box, ...]:
-    """The boxes that stand beside the films; none where there is no such table.
+    """The boxes that stand beside the images, in `root` or in the folders of its parts; none where there is no table.
 
     Args:
         root: the folder of ChestX-ray14.
         findings: boxes of other findings are left out.
 
     Raises:
-        DataError: the table cannot be read, or a box lies outside its film.
+        DataError: a table cannot be read, or a box lies outside its image.
     """
-    path = boxes_table(root)
-    if path is None:
-        return ()
+    return tuple(box for path in boxes_tables(root) for box in _read_table(path, findings))
+
+
+def _read_table(path: Path, findings: FindingSet) -> Iterator[Box]:
     try:
-        # The header has commas inside its brackets, «Bbox [x,y,w,h]», so columns go by position.
+        # The header has commas inside its brackets, "Bbox [x,y,w,h]", so columns go by position.
         table = pd.read_csv(path, header=None, skiprows=1, usecols=list(_COLUMNS)).rename(columns=_COLUMNS)
         numbers = table[["left", "top", "width", "height"]].astype(float) / SIDE
     except (OSError, ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"{path}: cannot be read as NIH's table of boxes ({type(error).__name__})") from None
-    boxes = []
     for row, (image, finding) in enumerate(zip(table["image"], table["finding"], strict=True), start=2):
         left, top, width, height = numbers.iloc[row - 2]
         inside = left >= 0 and top >= 0 and width > 0 and height > 0 and left + width <= 1 and top + height <= 1
         if not inside:
-            raise DataError(f"{path}, line {row}: the box lies outside a film of {SIDE:.0f} pixels")
+            raise DataError(f"{path}, line {row}: the box lies outside an image of {SIDE:.0f} pixels")
         name = _OTHER_NAMES.get(str(finding), str(finding))
         if name in findings:
-            boxes.append(Box(Path(str(image)).stem, name, left, top, left + width, top + height))
-    return tuple(boxes)
+            yield Box(Path(str(image)).stem, name, left, top, left + width, top + height)

@@ -28,6 +28,7 @@ FEWEST = 10
 """Patients that can be split in three."""
 
 _TEST_SHARE = 0.2
+_MOST_SOURCES = 16
 _EXCHANGES = 2000  # each takes milliseconds; a few dozen have been enough on every source
 _PAIRS = (32, 256)  # patients of the drawn share and of the rest that are tried against one another at a time
 
@@ -44,7 +45,7 @@ def split_patients(
     The result does not depend on the order of the rows: patients are sorted before they are dealt.
 
     Args:
-        labels: (N, F), 1, 0 or NaN.
+        labels: (N, F), 1, 0 or NaN; or `strata_of` a table.
         patients: (N,) patient of each image.
         settings: shares and seed.
         fixed_test: (N,) True for the images of an official test list; then only train and validation are dealt.
@@ -74,6 +75,17 @@ def split_patients(
     result = split.loc[names].to_numpy(dtype=str)
     assert_disjoint(result, patients)
     return result
+
+
+def strata_of(table: pd.DataFrame, findings: Sequence[str]) -> npt.NDArray[np.float32]:
+    """(N, F + S) labels, and which source an image is from where there are several of `COMMON` images: they differ in
+    how they were picked, so each of them is dealt out in the same shares."""
+    labels = table[list(findings)].to_numpy(dtype=np.float32, na_value=np.nan)
+    images = table["source"].value_counts()
+    common = images.index[images >= COMMON][:_MOST_SOURCES]
+    if len(common) < 2:
+        return labels
+    return np.hstack([labels, *((table[["source"]] == name).to_numpy(dtype=np.float32) for name in common)])
 
 
 def fixed_fifth(

@@ -32,7 +32,7 @@ from medsd.errors import DataError
 from medsd.settings import SplitSettings
 from medsd.studies.manifest import SPLITS, Manifest
 from medsd.studies.rejected import without_patient
-from medsd.studies.splits import FEWEST, split_patients
+from medsd.studies.splits import FEWEST, split_patients, strata_of
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def keep_together(manifest: Manifest, alike: NearDuplicates, splits: SplitSettin
             )
         # The first patient's name stands for the group, so that the order of the rows decides nothing.
         first = pd.Series(names[people]).groupby(groups).transform("min")
-        table["split"] = split_patients(manifest.labels, first.to_numpy(dtype=str), splits)
+        table["split"] = split_patients(strata_of(table, list(manifest.findings)), first.to_numpy(dtype=str), splits)
         return replace(manifest, table=table)
     rank = table["split"].map({name: rank for rank, name in enumerate(SPLITS)})
     aside = (rank < rank.groupby(groups).transform("max")).to_numpy()

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from medsd.bundle.layout import file_sha256
 from medsd.settings import CsvSource, MergeSource, PhantomSource, Settings, SingleSource
-from medsd.studies.boxes import boxes_table
+from medsd.studies.boxes import boxes_tables
 from medsd.studies.manifest import Manifest
 
 _TABLES = (".csv", ".csv.gz", ".tsv", ".parquet", ".pq", ".json")
@@ -35,7 +35,7 @@ def sources(settings: Settings) -> str:
             continue
         given = [getattr(source, name) for name in type(source).model_fields]
         places = {source.root, *(source.root / value for value in given if isinstance(value, Path))}
-        boxes = None if isinstance(source, CsvSource) else boxes_table(source.root)
+        boxes = [] if isinstance(source, CsvSource) else boxes_tables(source.root)
         for place in sorted(places):
             if place == source.root or not place.is_relative_to(source.root):
                 digest.update(_listing(place, settings.output, boxes).encode())
@@ -43,10 +43,10 @@ def sources(settings: Settings) -> str:
 
 
 def boxes(settings: Settings) -> str:
-    """sha256 of the table of boxes, "" where there is none."""
+    """sha256 over the tables of boxes, "" where there is none."""
     root = Path(os.path.commonpath([source.root.resolve() for source in _each(settings)]))
-    table = boxes_table(root)
-    return file_sha256(table) if table is not None else ""
+    told = "".join(file_sha256(table) for table in boxes_tables(root))
+    return hashlib.sha256(told.encode()).hexdigest() if told else ""
 
 
 def weights(settings: Settings) -> str:
@@ -54,7 +54,7 @@ def weights(settings: Settings) -> str:
     network = settings.network
     given = [network.image and network.image.weights, network.note and network.note.model]
     places = [Path(str(place).removeprefix("xrv:")) for place in given if place]
-    listed = "".join(_listing(place, settings.output, None, by_content=("",)) for place in places if place.exists())
+    listed = "".join(_listing(place, settings.output, (), by_content=("",)) for place in places if place.exists())
     return hashlib.sha256(listed.encode()).hexdigest() if listed else ""
 
 
@@ -72,11 +72,11 @@ def _each(settings: Settings) -> list[SingleSource]:
     return settings.data.sources if isinstance(settings.data, MergeSource) else [settings.data]
 
 
-def _listing(place: Path, left_out: Path, boxes: Path | None, by_content: tuple[str, ...] = _TABLES) -> str:
+def _listing(place: Path, left_out: Path, boxes: Sequence[Path], by_content: tuple[str, ...] = _TABLES) -> str:
     """A line a file at or below `place`: its path, and size and time of change or, by its ending, its sha256."""
     lines = []
     for path in _files(place, left_out):
-        if path == boxes:
+        if path in boxes:
             continue
         about = path.stat()
         whole = path.name.lower().endswith(by_content)

@@ -30,6 +30,12 @@ def test_nih_s_trailing_commas_and_findings_of_other_sets_do_no_harm(tmp_path: P
     assert [box.study for box in read_boxes(folder, FINDINGS)] == ["a"]
 
 
+def test_boxes_of_the_parts_of_a_data_set_are_read(tmp_path: Path) -> None:
+    (tmp_path / "selected").mkdir()
+    written(tmp_path / "selected", "00000001_000.png,Mass,256,512,128,256")
+    assert [box.finding for box in read_boxes(tmp_path, FINDINGS)] == ["Mass"]
+
+
 def test_a_folder_without_a_table_has_no_boxes(tmp_path: Path) -> None:
     assert read_boxes(tmp_path, FINDINGS) == ()
 

@@ -24,7 +24,7 @@ from medsd.errors import DataError
 from medsd.settings import CsvSource, MergeSource, Settings, SingleSource
 from medsd.studies.manifest import Manifest
 from medsd.studies.rejected import Rejections
-from medsd.studies.splits import split_patients
+from medsd.studies.splits import split_patients, strata_of
 
 
 def read(settings: MergeSource, whole: Settings, read_one: Callable[[Settings], Manifest]) -> Manifest:
@@ -56,9 +56,9 @@ def read(settings: MergeSource, whole: Settings, read_one: Callable[[Settings], 
     table.loc[followed, "split"] = table.loc[followed, "patient"].map(listed)
     dealt &= ~followed
     if sum(_is_dealt(source) for source in settings.sources) > 1 and dealt.any():
-        labels = table.loc[dealt, list(manifests[0].findings)].to_numpy(dtype=np.float32)
+        strata = strata_of(table[dealt], list(manifests[0].findings))
         patients = table.loc[dealt, "patient"].to_numpy(dtype=str)
-        table.loc[dealt, "split"] = split_patients(labels, patients, whole.splits)
+        table.loc[dealt, "split"] = split_patients(strata, patients, whole.splits)
     rejected = Rejections()
     for name, manifest in zip(names, manifests, strict=True):
         for _, path, reason, message in manifest.rejected.entries:

@@ -7,6 +7,9 @@ subset with its table called `labels.csv` is read too, and Kaggle's sample (`sam
 finding that is not listed is absent, too, and there are no uncertain ones. Ages are years, or «058Y» in the first
 release.
 
+Several folders, each with a table and images, are read as one data set by `data.parts`. NIH's patient numbers hold over
+all of them, so a patient of two folders stands in one split.
+
 Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM. ChestX-ray8: hospital-scale chest X-ray database and benchmarks.
 CVPR 2017. Provided by the NIH Clinical Center, which asks to be named; no restriction on use.
 """
@@ -42,17 +45,12 @@ def read(settings: Nih14Source, splits: SplitSettings) -> Manifest:
     """Read the data set below `settings.root`; see the module for the layout.
 
     Raises:
-        DataError: the folder, its table, a column or every image is missing.
+        DataError: a folder, its table, a column or every image is missing.
     """
     root = settings.root
     findings = finding_set("nih14")
-    entries = _read_entries(_find_table(root), findings)
-    images = {path.name: path for path in _images(root)}
-    if not images:
-        raise DataError(f"{root}: no images in images/ or images_001/ …; unpack NIH's archives there")
-    entries = entries[entries["Image Index"].isin(images.keys())].reset_index(drop=True)
-    if entries.empty:
-        raise DataError(f"{root}: none of the images is listed in the table; they belong to different data sets")
+    parts = [_read_part(root, part.folder, findings) for part in settings.parts] or [_read_part(root, None, findings)]
+    entries = pd.concat(parts, ignore_index=True).drop_duplicates("Image Index", ignore_index=True)
     if settings.limit is not None:
         chosen = sorted(entries["Patient ID"].unique())[: settings.limit]
         entries = entries[entries["Patient ID"].isin(chosen)].reset_index(drop=True)
@@ -60,17 +58,31 @@ def read(settings: Nih14Source, splits: SplitSettings) -> Manifest:
         {
             "study": entries["Image Index"].map(lambda name: Path(name).stem),
             "patient": entries["Patient ID"],
-            "path": entries["Image Index"].map(lambda name: images[name].relative_to(root).as_posix()),
+            "path": entries["path"],
             "view": entries["View Position"].where(entries["View Position"].isin(["PA", "AP"]), ""),
             "age": _ages(entries["Patient Age"]),
             "sex": entries["Patient Gender"].where(entries["Patient Gender"].isin(["F", "M"]), ""),
-            "source": "nih14",
+            "source": entries["source"],
         }
     )
     labels = entries[list(findings)].to_numpy(dtype=np.float32)
     table[list(findings)] = labels
     official = _official_test(root, entries["Image Index"]) if settings.official_split else None
     return manifest_of(table, findings, root, splits, official)
+
+
+def _read_part(root: Path, folder: Path | None, findings: FindingSet) -> pd.DataFrame:
+    """The entries of a folder that have an image, with its `path` below `root` and the name of the `source`."""
+    place = root if folder is None else root / folder
+    entries = _read_entries(_find_table(place), findings)
+    images = {path.name: path for path in _images(place)}
+    if not images:
+        raise DataError(f"{place}: no images in images/ or images_001/ …; unpack NIH's archives there")
+    entries = entries[entries["Image Index"].isin(images.keys())]
+    if entries.empty:
+        raise DataError(f"{place}: none of the images is listed in the table; they belong to different data sets")
+    paths = entries["Image Index"].map(lambda name: images[name].relative_to(root).as_posix())
+    return entries.assign(path=paths, source="nih14" if folder is None else f"nih14/{folder.as_posix()}")
 
 
 def _find_table(root: Path) -> Path:

@@ -96,3 +96,31 @@ def test_the_sample_that_kaggle_has_is_read(tmp_path: Path, above: str) -> None:
         path.rename(folder / path.name)
     (tmp_path / "sample_labels.csv").rename(tmp_path / above / "sample_labels.csv")
     assert len(_read(tmp_path)) == 40
+
+
+def test_folders_are_read_as_one_data_set_and_a_patient_of_two_stands_in_one_split(tmp_path: Path) -> None:
+    _replica(tmp_path / "one", count=60)
+    _replica(tmp_path / "two", count=80)  # the patients of the first, and ten more; the images of the first again
+    for path in (tmp_path / "two").rglob("*.png"):
+        path.rename(path.with_name(path.name.replace("_00", "_01")))
+    table = tmp_path / "two" / "Data_Entry_2017.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace("_00", "_01"), encoding="utf-8")
+    parts = [{"folder": "one"}, {"folder": "two", "selected": True}]
+    manifest = _read(tmp_path, parts=parts)
+    assert manifest.table["source"].value_counts().to_dict() == {"nih14/two": 80, "nih14/one": 60}
+    assert all((manifest.root / path).is_file() for path in manifest.table["path"])
+    assert (manifest.table.groupby("patient")["split"].nunique() == 1).all()
+    shares = manifest.table.groupby("source")["split"].value_counts(normalize=True).unstack()
+    assert (shares["test"] - 0.2).abs().max() < 0.06, "each folder is dealt out in the same shares"
+
+
+def test_an_image_in_two_folders_is_read_once(tmp_path: Path) -> None:
+    _replica(tmp_path / "one"), _replica(tmp_path / "two")
+    manifest = _read(tmp_path, parts=[{"folder": "one"}, {"folder": "two"}])
+    assert len(manifest) == 40 and set(manifest.table["source"]) == {"nih14/one"}
+
+
+def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:
+    _replica(tmp_path / "one")
+    with pytest.raises(DataError, match="two"):
+        _read(tmp_path, parts=[{"folder": "one"}, {"folder": "two"}])
