@@ -26,9 +26,9 @@ def _read_all(mutants: Mutants, count: int, capfd: pytest.CaptureFixture[str]) -
     reasons = set()
     for index in range(count):
         mutant = mutants[index]
-        begun = time.process_time()
+        begun = time.thread_time()  # of this thread: servers of earlier tests may still work in others
         film = read_film(mutant.content, SPEC)
-        assert time.process_time() - begun < 10, mutant
+        assert time.thread_time() - begun < 10, mutant
         assert film.reason in ({"", *REASONS} if film.pixels is not None else REASONS), mutant
         reasons.add(film.reason)
     printed = capfd.readouterr()
