@@ -37,6 +37,12 @@ class Visitor:
     def do(self, part: str, event: str, value: Any = None) -> str:
         """What the server says until the handler has ended; `value` is the first input, the others stay as they are."""
         [call] = [call for call in self._calls if any(self._is(target, part, event) for target in call["targets"])]
+        said = self._ask(call, value)
+        for after in (each for each in self._calls if each.get("trigger_after") == call["id"]):
+            said += self._ask(after)
+        return said
+
+    def _ask(self, call: dict[str, Any], value: Any = None) -> str:
         data = [self._parts[number].get("value") for number in call["inputs"]]
         if value is not None:
             data[0] = value
