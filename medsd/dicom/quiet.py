@@ -1,6 +1,7 @@
-"""Silence while strangers' files are read: pydicom warns with header values, which may name a patient.
+"""Silence while files of others are read: pydicom warns with header values, which may name a patient.
 
-Warnings and pydicom's log lines are held back only while some thread is inside `quiet()`, and put back after.
+Warnings and pydicom's log lines are held back only while some thread is inside `quiet()`, and put back after. So is
+pydicom's validation of values, of which only the warnings would be left: a header of 10,000 bad UIDs makes as many.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pydicom import config
+
 _lock = threading.Lock()
 _inside = 0
 _held: warnings.catch_warnings[None] | None = None
@@ -18,11 +21,12 @@ _held: warnings.catch_warnings[None] | None = None
 
 _nowhere = logging.NullHandler()
 _handlers: list[logging.Handler] = []  # of pydicom's logger, while they are held back
+_validation: list[int] = []  # pydicom's mode, while it is off
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back Python warnings and pydicom's own log.
+    """Hold back Python warnings, pydicom's own log and its validation of values that are read.
 
     Counted, because `warnings.catch_warnings` saves and restores state of the whole process: two threads that
     overlap would otherwise leave it silenced for good.
@@ -55,6 +59,9 @@ def _silence(on: bool) -> None:
     logger = logging.getLogger("pydicom")
     logger.propagate = not on
     if on:
+        _validation[:] = [config.settings.reading_validation_mode]
+        config.settings.reading_validation_mode = config.IGNORE
         _handlers[:], logger.handlers[:] = logger.handlers, [_nowhere]
     else:
+        config.settings.reading_validation_mode = _validation.pop()
         logger.handlers[:] = [*_handlers, *(handler for handler in logger.handlers if handler is not _nowhere)]

@@ -6,6 +6,7 @@ import logging
 import warnings
 
 import pytest
+from pydicom import config
 
 from medsd.dicom.quiet import quiet
 
@@ -39,3 +40,11 @@ def test_what_pydicom_tells_of_every_element_is_not_heard(capfd: pytest.CaptureF
         assert "afterwards" in capfd.readouterr().err
     finally:
         pydicom.config.debug(False)
+
+
+def test_values_are_not_validated_while_quiet() -> None:
+    """Of a header with 10,000 bad values each would be a warning that no one sees."""
+    before = config.settings.reading_validation_mode
+    with quiet(), quiet():
+        assert config.settings.reading_validation_mode == config.IGNORE
+    assert config.settings.reading_validation_mode == before

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +29,6 @@ def test_only_preparing_depends_on_the_gate() -> None:
     usual, other = (fingerprints(load_settings(CONFIG, given)) for given in ((), ["gate.lateral_look=refuse"]))
     changed = [step.name for step, one, two in zip(STEPS, usual, other, strict=True) if one != two]
     assert changed == ["prepare"]
-
-
-def test_a_run_of_before_there_was_a_gate_stays_valid() -> None:
-    settings = load_settings(CONFIG)
-    tree, step = settings.model_dump(mode="json"), STEPS[0]
-    del tree["splits"]["near_duplicates"]  # which came later, too
-    text = json.dumps(
-        [step.name, [tree[key] for key in step.depends if key not in ("gate", "reads")], "before"], sort_keys=True
-    )
-    assert fingerprints(settings)[0] == hashlib.sha256(text.encode()).hexdigest()
 
 
 @pytest.mark.parametrize(("action", "refused"), [("warn", []), ("refuse", [(1, "view")])])

