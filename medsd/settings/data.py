@@ -27,9 +27,10 @@ class Nih14Part(Strict):
     """A folder with a part of NIH ChestX-ray14."""
 
     folder: Path = Field(description="below data.root, with a table and images/")
-    selected: bool = Field(
-        False,
-        description="its images were picked by finding: they train, and no headline figure is measured on them",
+    use: Literal["all", "train", "selected"] = Field(
+        "all",
+        description="all: its patients are split. selected: its images were picked by finding; they train, or are "
+        "measured apart from the headline figures. train: its images only train",
     )
 
 

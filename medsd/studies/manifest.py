@@ -1,8 +1,9 @@
 """The manifest: the table of studies that every step of training reads, one row an image, kept as Parquet.
 
 Columns: study, patient (keyed hashes; the source's own identifiers in public data, and until `medsd.studies.protect`),
-path (relative to the source's root), note, view, age, sex, source, split, then one float32 column a finding: 1 present,
-0 absent, NaN unknown.
+path (relative to the source's root), note, view, age, sex, source, use, split, then one float32 column a finding:
+1 present, 0 absent, NaN unknown. `use` is empty for most images; "selected" for those that were picked by finding, which
+train or are measured apart, and "train" for those that only train.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from medsd.findings import FindingSet, finding_set
 from medsd.studies.rejected import Rejections
 from medsd.text import normalise_text
 
-COLUMNS = ("study", "patient", "path", "note", "view", "age", "sex", "source", "split")
+COLUMNS = ("study", "patient", "path", "note", "view", "age", "sex", "source", "use", "split")
 SPLITS = ("train", "validation", "test")
+USES = ("", "train", "selected")
+SELECTED = "selected"  # the split of test patients' images that were picked by finding: in no headline figure
 ROW_GROUP = 65_536  # rows of the file that a reader takes at a time
 
 
@@ -164,9 +167,11 @@ def _check(table: pd.DataFrame, findings: FindingSet) -> None:
     if wrong:
         raise DataError(f"labels must be 1, 0 or empty; others stand in {', '.join(wrong)}")
     split = table["split"].dropna()
-    if not split.isin(SPLITS).all():
+    if not split.isin([*SPLITS, SELECTED]).all():
         raise DataError(f"split must be one of {', '.join(SPLITS)}")
-    if (table.loc[split.index].groupby("patient")["split"].nunique() > 1).any():
+    if not table["use"].fillna("").isin(USES).all():
+        raise DataError("use must be empty, train or selected")
+    if (split.replace(SELECTED, "test").groupby(table.loc[split.index, "patient"]).nunique() > 1).any():
         raise DataError("a patient stands in two splits; a figure measured on such a split would be too good")
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 
 from medsd.errors import DataError
 from medsd.settings import SplitSettings
+from medsd.studies.manifest import SELECTED
 
 TOLERANCE = 0.02
 """Most that a finding's rate by image may differ between a split and the whole, for findings that are common enough."""
@@ -75,6 +76,59 @@ def split_patients(
     result = split.loc[names].to_numpy(dtype=str)
     assert_disjoint(result, patients)
     return result
+
+
+def deal(
+    table: pd.DataFrame,
+    findings: Sequence[str],
+    settings: SplitSettings,
+    *,
+    people: npt.NDArray[np.str_] | None = None,
+    fixed_test: npt.NDArray[np.bool_] | None = None,
+) -> npt.NDArray[np.object_]:
+    """Deal the patients of a table out, each image by its column `use`.
+
+    Patients are dealt by their images without a `use`. Those who have only selected images are dealt to training and
+    the selected part of the test side; all others train.
+
+    Args:
+        table: columns of the manifest and the findings.
+        findings: names of the label columns.
+        settings: shares and seed.
+        people: (N,) who counts as one patient; by default the column `patient`.
+        fixed_test: (N,) True for the images of an official test list.
+
+    Returns:
+        (N,) a split each, as `by_use` leaves it.
+
+    Raises:
+        DataError: as of `split_patients`.
+    """
+    people = table["patient"].to_numpy(dtype=str) if people is None else people
+    labels, use = strata_of(table, findings), table["use"].fillna("").to_numpy(dtype=str)
+    split = np.full(len(table), "train", dtype=object)
+    plain = np.isin(people, people[use == ""])
+    chosen = np.isin(people, people[use == "selected"]) & ~plain
+    split[plain] = split_patients(
+        labels[plain], people[plain], settings, fixed_test=None if fixed_test is None else fixed_test[plain]
+    )
+    if fixed_test is None and len(np.unique(people[chosen])) >= FEWEST:
+        dealt = split_patients(labels[chosen], people[chosen], settings)
+        split[chosen] = np.where(dealt == "test", "test", "train")
+    return by_use(split, use)
+
+
+def by_use(split: npt.NDArray[np.object_], use: npt.NDArray[np.str_]) -> npt.NDArray[np.object_]:
+    """(N,) splits in which images that were selected, or only train, choose and measure nothing.
+
+    In the test split a selected image becomes "selected"; otherwise such images of validation and test are in no split.
+
+    Args:
+        split: (N,) the split of each image's patient.
+        use: (N,) "", "train" or "selected".
+    """
+    held = (use != "") & np.isin(split, ("validation", "test"))
+    return np.where(held, np.where((use == "selected") & (split == "test"), SELECTED, None), split)
 
 
 def strata_of(table: pd.DataFrame, findings: Sequence[str]) -> npt.NDArray[np.float32]:

@@ -30,9 +30,9 @@ from scipy.stats import rankdata
 
 from medsd.errors import DataError
 from medsd.settings import SplitSettings
-from medsd.studies.manifest import SPLITS, Manifest
+from medsd.studies.manifest import SELECTED, SPLITS, Manifest
 from medsd.studies.rejected import without_patient
-from medsd.studies.splits import FEWEST, split_patients, strata_of
+from medsd.studies.splits import FEWEST, deal
 
 log = logging.getLogger(__name__)
 
@@ -131,9 +131,9 @@ def keep_together(manifest: Manifest, alike: NearDuplicates, splits: SplitSettin
             )
         # The first patient's name stands for the group, so that the order of the rows decides nothing.
         first = pd.Series(names[people]).groupby(groups).transform("min")
-        table["split"] = split_patients(strata_of(table, list(manifest.findings)), first.to_numpy(dtype=str), splits)
+        table["split"] = deal(table, list(manifest.findings), splits, people=first.to_numpy(dtype=str))
         return replace(manifest, table=table)
-    rank = table["split"].map({name: rank for rank, name in enumerate(SPLITS)})
+    rank = table["split"].replace(SELECTED, "test").map({name: rank for rank, name in enumerate(SPLITS)})
     aside = (rank < rank.groupby(groups).transform("max")).to_numpy()
     rows = np.arange(len(table)) + 1 if manifest.source_rows is None else manifest.source_rows
     manifest.rejected.extend(rows[aside], table["path"][aside], table["patient"][aside], "near_duplicate")

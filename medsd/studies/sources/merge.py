@@ -22,9 +22,9 @@ import pandas as pd
 
 from medsd.errors import DataError
 from medsd.settings import CsvSource, MergeSource, Settings, SingleSource
-from medsd.studies.manifest import Manifest
+from medsd.studies.manifest import SELECTED, Manifest
 from medsd.studies.rejected import Rejections
-from medsd.studies.splits import split_patients, strata_of
+from medsd.studies.splits import by_use, deal
 
 
 def read(settings: MergeSource, whole: Settings, read_one: Callable[[Settings], Manifest]) -> Manifest:
@@ -51,14 +51,14 @@ def read(settings: MergeSource, whole: Settings, read_one: Callable[[Settings], 
         ignore_index=True,
     )
     dealt = np.repeat([_is_dealt(source) for source in settings.sources], [len(manifest) for manifest in manifests])
-    listed = table[~dealt].drop_duplicates("patient").set_index("patient")["split"]
+    listed = table[~dealt].dropna(subset="split").drop_duplicates("patient").set_index("patient")["split"]
+    listed = listed.replace(SELECTED, "test")
     followed = table["patient"].isin(listed.index).to_numpy() & dealt
     table.loc[followed, "split"] = table.loc[followed, "patient"].map(listed)
+    table["split"] = by_use(table["split"].to_numpy(), table["use"].fillna("").to_numpy(dtype=str))
     dealt &= ~followed
     if sum(_is_dealt(source) for source in settings.sources) > 1 and dealt.any():
-        strata = strata_of(table[dealt], list(manifests[0].findings))
-        patients = table.loc[dealt, "patient"].to_numpy(dtype=str)
-        table.loc[dealt, "split"] = split_patients(strata, patients, whole.splits)
+        table.loc[dealt, "split"] = deal(table[dealt], list(manifests[0].findings), whole.splits)
     rejected = Rejections()
     for name, manifest in zip(names, manifests, strict=True):
         for _, path, reason, message in manifest.rejected.entries:

@@ -49,7 +49,10 @@ def read(settings: Nih14Source, splits: SplitSettings) -> Manifest:
     """
     root = settings.root
     findings = finding_set("nih14")
-    parts = [_read_part(root, part.folder, findings) for part in settings.parts] or [_read_part(root, None, findings)]
+    parts = [
+        _read_part(root, part.folder, findings).assign(use="" if part.use == "all" else part.use)
+        for part in settings.parts
+    ] or [_read_part(root, None, findings).assign(use="")]
     entries = pd.concat(parts, ignore_index=True).drop_duplicates("Image Index", ignore_index=True)
     if settings.limit is not None:
         chosen = sorted(entries["Patient ID"].unique())[: settings.limit]
@@ -63,6 +66,7 @@ def read(settings: Nih14Source, splits: SplitSettings) -> Manifest:
             "age": _ages(entries["Patient Age"]),
             "sex": entries["Patient Gender"].where(entries["Patient Gender"].isin(["F", "M"]), ""),
             "source": entries["source"],
+            "use": entries["use"],
         }
     )
     labels = entries[list(findings)].to_numpy(dtype=np.float32)

@@ -29,7 +29,7 @@ from medsd.studies.manifest import Manifest, complete
 from medsd.studies.rejected import Rejections
 from medsd.studies.sources.cells import EMPTY, LabelCells, agreed
 from medsd.studies.sources.form import encoding_of, form_of
-from medsd.studies.splits import split_patients, strata_of
+from medsd.studies.splits import deal
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -332,8 +332,7 @@ def manifest_of(
         fixed_test = None if fixed_test is None else fixed_test[~repeated]
         source_rows = None if source_rows is None else source_rows[~repeated]
     if table["split"].isna().all():
-        patients = table["patient"].to_numpy(dtype=str)
-        table["split"] = split_patients(strata_of(table, list(findings)), patients, splits, fixed_test=fixed_test)
+        table["split"] = deal(table, list(findings), splits, fixed_test=fixed_test)
     return Manifest(table, findings, root, Rejections() if rejected is None else rejected, source_rows, dealt=dealt)
 
 

@@ -105,13 +105,36 @@ def test_folders_are_read_as_one_data_set_and_a_patient_of_two_stands_in_one_spl
         path.rename(path.with_name(path.name.replace("_00", "_01")))
     table = tmp_path / "two" / "Data_Entry_2017.csv"
     table.write_text(table.read_text(encoding="utf-8").replace("_00", "_01"), encoding="utf-8")
-    parts = [{"folder": "one"}, {"folder": "two", "selected": True}]
-    manifest = _read(tmp_path, parts=parts)
+    manifest = _read(tmp_path, parts=[{"folder": "one"}, {"folder": "two"}])
     assert manifest.table["source"].value_counts().to_dict() == {"nih14/two": 80, "nih14/one": 60}
     assert all((manifest.root / path).is_file() for path in manifest.table["path"])
     assert (manifest.table.groupby("patient")["split"].nunique() == 1).all()
     shares = manifest.table.groupby("source")["split"].value_counts(normalize=True).unstack()
     assert (shares["test"] - 0.2).abs().max() < 0.06, "each folder is dealt out in the same shares"
+
+
+def test_selected_images_and_those_that_only_train_choose_and_measure_nothing(tmp_path: Path) -> None:
+    for folder, count in (("plain", 60), ("selected", 120), ("coarse", 80)):  # each has the patients of the one before
+        _replica(tmp_path / folder, count=count)
+        table = tmp_path / folder / "Data_Entry_2017.csv"
+        table.write_text(table.read_text(encoding="utf-8").replace("_00", f"_{len(folder):02}"), encoding="utf-8")
+        for path in (tmp_path / folder).rglob("*.png"):
+            path.rename(path.with_name(path.name.replace("_00", f"_{len(folder):02}")))
+    parts = [
+        {"folder": "plain"},
+        {"folder": "selected", "use": "selected"},
+        {"folder": "coarse", "use": "train"},
+    ]
+    table = _read(tmp_path, parts=parts).table
+    splits = {name: set(part["split"].dropna()) for name, part in table.groupby("source")}
+    assert splits["nih14/plain"] == {"train", "validation", "test"}
+    assert splits["nih14/selected"] == {"train", "selected"} and splits["nih14/coarse"] == {"train"}
+    learned = set(table.loc[table["split"] == "train", "patient"])
+    assert not learned & set(table.loc[table["split"].isin(["validation", "test", "selected"]), "patient"])
+    plain = set(table.loc[table["use"] == "", "patient"])
+    alone = table[(table["use"] == "selected") & ~table["patient"].isin(plain)]
+    assert (alone["split"] == "selected").mean() == pytest.approx(0.2, abs=0.1), "some of them are measured, apart"
+    assert set(table.loc[table["split"].isna(), "use"]) == {"selected", "train"}
 
 
 def test_an_image_in_two_folders_is_read_once(tmp_path: Path) -> None:
