@@ -2,8 +2,8 @@
 
 Columns: study, patient (keyed hashes; the source's own identifiers in public data, and until `medsd.studies.protect`),
 path (relative to the source's root), note, view, age, sex, source, use, split, then one float32 column a finding:
-1 present, 0 absent, NaN unknown. `use` is empty for most images; "selected" for those that were picked by finding, which
-train or are measured apart, and "train" for those that only train.
+1 present, 0 absent, NaN unknown. `use` is empty for most images, "selected" for those picked by finding, which train or
+are measured apart, and "train" for those that only train.
 """
 
 from __future__ import annotations
