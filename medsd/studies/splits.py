@@ -128,7 +128,10 @@ def by_use(split: npt.NDArray[np.object_], use: npt.NDArray[np.str_]) -> npt.NDA
         use: (N,) "", "train" or "selected".
     """
     held = (use != "") & np.isin(split, ("validation", "test"))
-    return np.where(held, np.where((use == "selected") & (split == "test"), SELECTED, None), split)
+    result = split.copy()
+    result[held] = None
+    result[(use == "selected") & (split == "test")] = SELECTED
+    return result
 
 
 def strata_of(table: pd.DataFrame, findings: Sequence[str]) -> npt.NDArray[np.float32]:
