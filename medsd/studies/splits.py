@@ -106,16 +106,17 @@ def deal(
     """
     people = table["patient"].to_numpy(dtype=str) if people is None else people
     labels, use = strata_of(table, findings), table["use"].fillna("").to_numpy(dtype=str)
-    split = np.full(len(table), "train", dtype=object)
-    plain = np.isin(people, people[use == ""])
-    chosen = np.isin(people, people[use == "selected"]) & ~plain
-    split[plain] = split_patients(
+    split = pd.Series("train", index=people, dtype=object)
+    plain = use == ""  # findings of other images would count for theirs, and leave some splits without
+    dealt = split_patients(
         labels[plain], people[plain], settings, fixed_test=None if fixed_test is None else fixed_test[plain]
     )
+    split.update(pd.Series(dealt, index=people[plain], dtype=object).groupby(level=0).first())
+    chosen = (use == "selected") & ~np.isin(people, people[plain])
     if fixed_test is None and len(np.unique(people[chosen])) >= FEWEST:
-        dealt = split_patients(labels[chosen], people[chosen], settings)
-        split[chosen] = np.where(dealt == "test", "test", "train")
-    return by_use(split, use)
+        tested = split_patients(labels[chosen], people[chosen], settings) == "test"
+        split[np.isin(people, people[chosen][tested])] = "test"
+    return by_use(split.to_numpy(), use)
 
 
 def by_use(split: npt.NDArray[np.object_], use: npt.NDArray[np.str_]) -> npt.NDArray[np.object_]:
