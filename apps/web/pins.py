@@ -41,7 +41,7 @@ class Board:
 
     def pin(self, pins: Pins, shown: Any, event: gr.EventData) -> tuple[Any, Any]:
         """Keep the case of a card; the oldest goes where there are too many."""
-        rank = event._data.get("pin")
+        rank = scripts.sent(event).get("pin")
         if shown is None or not isinstance(rank, int) or not 1 <= rank <= len(shown.cases):
             return gr.skip(), gr.skip()
         pin = Pinned(shown.cases[rank - 1], shown.pictures[rank - 1])
@@ -51,7 +51,7 @@ class Board:
 
     def unpin(self, pins: Pins, event: gr.EventData) -> tuple[Any, Any]:
         """Let a case go."""
-        place = event._data.get("unpin")
+        place = scripts.sent(event).get("unpin")
         if not isinstance(place, int) or not 0 <= place < len(pins):
             return gr.skip(), gr.skip()
         return self._drawn(pins[:place] + pins[place + 1 :])

@@ -167,7 +167,7 @@ class Desk:
 
     def opine(self, seat: Seat, shown: str | None, event: gr.EventData, request: gr.Request) -> tuple[Update, Update]:
         """State and table after a person agreed or disagreed with a call; said again, it stays as it is."""
-        finding, opinion = event._data.get("finding"), event._data.get("opinion")
+        finding, opinion = (scripts.sent(event).get(key) for key in ("finding", "opinion"))
         asked, reading = seat.asked, seat.reading
         if reading is None or finding not in reading.ranked or opinion not in ("present", "absent"):
             return gr.skip(), gr.skip()
@@ -227,7 +227,7 @@ class Desk:
         self, seat: Seat, level: float, width: float, inverted: bool, zoom: float, event: gr.EventData
     ) -> tuple[Update, Update, Update]:
         """Image and table after another finding was chosen by its row."""
-        name = str(event._data.get("finding", ""))
+        name = str(scripts.sent(event).get("finding", ""))
         asked, reading = seat.asked, seat.reading
         if reading is None or name not in reading.ranked:
             return gr.skip(), gr.skip(), gr.skip()

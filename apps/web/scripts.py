@@ -6,6 +6,16 @@ server; it runs once, so whatever is drawn anew later is found by delegation or 
 
 from __future__ import annotations
 
+from typing import Any
+
+import gradio as gr
+
+
+def sent(event: gr.EventData) -> dict[str, Any]:
+    """What a script gave to `trigger`; empty where something else called the server, with something else."""
+    return event._data if isinstance(event._data, dict) else {}
+
+
 SET_OPACITY = """(percent) => {
   const root = document.documentElement.style;
   root.setProperty('--opacity', percent / 100);

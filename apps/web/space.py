@@ -52,7 +52,7 @@ class SpaceDesk:
 
     def open(self, reading: Reading | None, event: gr.EventData) -> str:
         """The card of a point's case, related to the film at hand where there is one."""
-        point = event._data.get("point")
+        point = scripts.sent(event).get("point")
         plane = self._plane
         if self.reader.index is None or plane is None or not isinstance(point, int) or not 0 <= point < len(plane.rows):
             return _NO_CASE

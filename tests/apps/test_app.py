@@ -239,8 +239,10 @@ def test_an_opinion_is_kept_where_a_folder_is_given(bundle: Bundle, film: bytes,
     assert "anna" not in (tmp_path / "kept" / "opinions.csv").read_text()
 
 
-@pytest.mark.parametrize("said", [{}, {"finding": "x", "opinion": "absent"}, {"finding": "Mass", "opinion": "<b>"}])
-def test_what_is_no_opinion_changes_nothing(desk: Desk, reading: Reading, said: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "said", [None, "x", [], {}, {"finding": "x", "opinion": "absent"}, {"finding": "Mass", "opinion": "<b>"}]
+)
+def test_what_is_no_opinion_changes_nothing(desk: Desk, reading: Reading, said: Any) -> None:
     assert desk.opine(Seat(reading), None, gr.EventData(None, said), gr.Request()) == (gr.skip(), gr.skip())
 
 
