@@ -141,3 +141,8 @@ def test_measuring_elsewhere_needs_no_torch(bundle: Bundle, table: Path, tmp_pat
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "o" / "shift.json").read_text(encoding="utf-8"))["sentence"] in done.stdout
+    found = EvaluationReport.read(tmp_path / "o" / "evaluation.json").retrieval.rankings
+    for figures in (found.images.figures, found.findings["Effusion"].figures):
+        for figure in ("precision@1", "map", "ndcg@100"):  # the first columns and the last
+            assert str(figures[figure]) in done.stdout
+    assert "Effusion" in done.stdout and "nDCG@100" in done.stdout
