@@ -21,9 +21,7 @@ from medsd.evaluation.metrics import FloatArray
 from medsd.sd.relations import LabelPairs, PairCounts
 
 _BLOCK = 2_000_000  # pairs in memory at a time
-FIGURES = (
-    "precision@1", "precision@5", "precision@10", "map", "recall@5", "hit@5", "ndcg@10", "ndcg@100", "relevant",
-)  # fmt: skip
+FIGURES = ("Chance", "P@1", "P@5", "P@10", "mAP", "Recall@5", "Hit@5", "nDCG@10", "nDCG@100")
 
 
 @dataclass(frozen=True)
@@ -253,12 +251,12 @@ def score_rankings(queries: Cases, index: Cases) -> tuple[FloatArray, FloatArray
     have no image without labels). For one finding, the queries have it, and a case is relevant (gain 1) that has it. As
     in `medsd.sd.relations`, only what is known on both sides counts: a case whose label is unknown is not relevant.
 
-    - precision@k: relevant cases among the first k, over k.
-    - map: average precision, the mean of the precision at the rank of every relevant case.
-    - recall@5: relevant cases among the first 5, over all that are relevant; small in a large index.
-    - hit@5: 1 if one of the first 5 is relevant, which metric learning calls Recall@5 (Oh Song et al., CVPR 2016).
-    - ndcg@k: Σ_i gain_i / log2(i + 1) over the first k, divided by that of the best order.
-    - relevant: relevant cases over all cases, the precision of a random order.
+    - Chance: relevant cases over all cases, the precision of a random order.
+    - P@k: precision, relevant cases among the first k, over k.
+    - mAP: average precision, the mean of the precision at the rank of every relevant case.
+    - Recall@5: relevant cases among the first 5, over all that are relevant; small in a large index.
+    - Hit@5: 1 if one of the first 5 is relevant, which metric learning calls Recall@5 (Oh Song et al., CVPR 2016).
+    - nDCG@k: Σ_i gain_i / log2(i + 1) over the first k, divided by that of the best order.
 
     Returns:
         (Q, K) over all findings and (F, Q, K) for each finding, in the order of `FIGURES`; NaN where nothing in the
@@ -288,11 +286,11 @@ def _figures(gain: FloatArray, cases: npt.NDArray[np.int64]) -> FloatArray:
     precisions = (hits / np.arange(1, length + 1) * relevant).sum(1)
     first = {k: hits[:, min(k, length) - 1] for k in (1, 5, 10)}
     columns = [
+        _where(cases > 0, total, cases),
         *(found / k for k, found in first.items()),
         *(_where(total > 0, part, total) for part in (precisions, first[5])),
         first[5] > 0,
         *(_ndcg(gain, k) for k in (10, 100)),
-        _where(cases > 0, total, cases),
     ]
     return np.where(total[:, None] > 0, np.column_stack(columns), np.nan)
 

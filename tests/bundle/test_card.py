@@ -184,7 +184,7 @@ def test_means_retrieval_and_calibration_are_those_of_the_report(
         (title, found.findings[name].figures),
     ):
         cells = row(card, "#### In the figures of published", words)
-        assert cells[2:] == [str(figures[figure]) for figure in ("relevant", *FIGURES[:-1])]
+        assert cells[2:] == [str(figures[figure]) for figure in FIGURES]
     assert row(card, "#### In the figures of published", title)[1] == str(found.findings[name].queries)
     assert row(card, "#### In the figures of published", "Hiatal hernia")[4] == "too few to tell"
     assert row(card, "### Calibration", "before")[1] == f"{report.calibration.before.log_loss:.3f}"

@@ -131,12 +131,12 @@ def peer_figures(similarity: np.ndarray, gain: np.ndarray) -> list[float]:
     scores = torch.from_numpy(2 + similarity)  # torchmetrics takes scores of 0 or less for no answer
     gains, relevant = torch.from_numpy(gain), torch.from_numpy(gain > 0)
     found = [
+        relevant.float().mean(),
         *(peer.retrieval_precision(scores, relevant, top_k=k) for k in (1, 5, 10)),
         peer.retrieval_average_precision(scores, relevant),
         peer.retrieval_recall(scores, relevant, top_k=5),
         peer.retrieval_hit_rate(scores, relevant, top_k=5),
         *(peer.retrieval_normalized_dcg(scores, gains, top_k=k) for k in (10, 100)),
-        relevant.float().mean(),
     ]
     return [float(value) for value in found]
 
@@ -170,8 +170,8 @@ def test_a_case_that_is_not_known_to_have_the_finding_is_not_relevant() -> None:
     labels = np.array([[np.nan, 1], [1, 0], [0, np.nan], [1, 1]])
     overall, by_finding = retrieval.score_rankings(query, Cases(near_first, labels, ["b", "c", "d", "e"]))
     figures = dict(zip(FIGURES, by_finding[0, 0], strict=True))
-    assert (figures["precision@1"], figures["precision@5"], figures["relevant"]) == (0, 2 / 5, 1 / 2)
-    assert figures["map"] == pytest.approx((1 / 2 + 2 / 4) / 2)
+    assert (figures["P@1"], figures["P@5"], figures["Chance"]) == (0, 2 / 5, 1 / 2)
+    assert figures["mAP"] == pytest.approx((1 / 2 + 2 / 4) / 2)
     np.testing.assert_array_equal(overall[0], by_finding[0, 0])  # nothing else is known on both sides
     assert np.isnan(by_finding[1]).all()
 
@@ -223,11 +223,11 @@ def test_queries_of_few_patients_are_too_few_to_tell_and_not_in_the_mean() -> No
     found = retrieval.measure_retrieval(few, index, resamples=20, names=tuple("abcde")).rankings
     assert found.findings["b"].queries == 30
     assert {str(i) for i in found.findings["b"].figures.values()} == {"too few to tell"}
-    assert found.over == 4 and found.findings["a"].figures["map"].low is not None
-    four = [found.findings[name].figures["map"].value for name in "acde"]
-    assert found.mean["map"].value == pytest.approx(np.mean(four))
+    assert found.over == 4 and found.findings["a"].figures["mAP"].low is not None
+    four = [found.findings[name].figures["mAP"].value for name in "acde"]
+    assert found.mean["mAP"].value == pytest.approx(np.mean(four))
     none = retrieval.measure_retrieval(few, index, resamples=20, names=tuple("abcde"), few=100).rankings
-    assert none.over == 0 and none.mean["map"].value is None and none.images.figures["map"].value is None
+    assert none.over == 0 and none.mean["mAP"].value is None and none.images.figures["mAP"].value is None
 
 
 def test_embeddings_labels_and_patients_that_do_not_fit_are_refused() -> None:

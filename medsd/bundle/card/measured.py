@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from medsd.bundle.card.markdown import figure, joined, table, told, warning
 from medsd.evaluation.modalities import ModalityReport, warning_of
 from medsd.evaluation.report import CalibrationState, EvaluationReport, FindingReport
+from medsd.evaluation.retrieval import FIGURES
 from medsd.evaluation.subgroups import COMPARED, NOT_STATED
 
 METRICS = {
@@ -20,17 +21,6 @@ METRICS = {
     "npv": "NPV at the operating points",
     "f1": "F1 (macro) at the operating points",
     "micro_f1": "F1 (micro) at the operating points",
-}
-_RANKED = {
-    "relevant": "By chance",
-    "precision@1": "P@1",
-    "precision@5": "P@5",
-    "precision@10": "P@10",
-    "map": "mAP",
-    "recall@5": "Recall@5",
-    "hit@5": "Hit@5",
-    "ndcg@10": "nDCG@10",
-    "ndcg@100": "nDCG@100",
 }
 
 
@@ -203,7 +193,7 @@ def _published(r: EvaluationReport) -> str:
         "#### In the figures of published image retrieval",
         "For a finding, the queries have it, and a case is relevant that has it. Over all images, a case is relevant "
         "that shares a finding with the query, or has none as the query has none; with r shared findings its gain is "
-        "2^r − 1 (Zhao et al., CVPR 2015). A case with an unknown label is not relevant. By chance: the share of "
+        "2^r − 1 (Zhao et al., CVPR 2015). A case with an unknown label is not relevant. Chance: the share of "
         "relevant cases in the index. P@k: their share among the first k. mAP: mean average precision of the whole "
         "ranking. Recall@k: relevant cases among the first k, over all relevant cases. Hit@k: queries with a relevant "
         "case among the first k, called Recall@k in metric learning. A row with queries of fewer than "
@@ -214,7 +204,7 @@ def _published(r: EvaluationReport) -> str:
 
 def rankings(r: EvaluationReport) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the retrieval table: over all, and by finding; no rows where it was not measured."""
-    header = ["", "Queries", *_RANKED.values()]
+    header = ["", "Queries", *FIGURES]
     found = None if r.retrieval is None else r.retrieval.rankings
     if found is None:
         return header, []
@@ -225,8 +215,8 @@ def rankings(r: EvaluationReport) -> tuple[list[str], list[list[str]]]:
         "Without finding": found.without_finding,
         **{titles[name]: ranked for name, ranked in found.findings.items()},
     }
-    rows = [[title, str(g.queries), *(told(g.figures[name]) for name in _RANKED)] for title, g in groups.items()]
-    mean = [f"Mean over {found.over} findings", "–", *(told(found.mean[name]) for name in _RANKED)]
+    rows = [[title, str(g.queries), *(told(g.figures[name]) for name in FIGURES)] for title, g in groups.items()]
+    mean = [f"Mean over {found.over} findings", "–", *(told(found.mean[name]) for name in FIGURES)]
     return header, [*rows[:3], mean, *rows[3:]]
 
 
