@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,12 +47,27 @@ def evaluate_elsewhere(
         raise SettingsError(f"{folder} is a bundle; say on what to measure it and where to: --studies … --out FOLDER")
     with _measuring():
         from medsd.evaluation.external import evaluate_bundle
+        from medsd.evaluation.report import EVALUATION
 
         bundle, settings = _opened(folder, studies, overrides)
         shift = evaluate_bundle(bundle, settings, out, split=split, provider=provider, workers=workers, progress=True)
     print(f"evaluate: done, see {out / 'report.html'}")
     if shift is not None:
         print(shift.sentence)
+    print_retrieval(out / EVALUATION)
+
+
+def print_retrieval(path: Path) -> None:
+    """The retrieval table of an evaluation.json, as wide as the terminal; nothing where retrieval was not measured."""
+    import pandas as pd
+
+    from medsd.bundle.card.measured import rankings
+    from medsd.evaluation.report import EvaluationReport
+
+    header, rows = rankings(EvaluationReport.read(path))
+    if rows:
+        table = pd.DataFrame(rows, columns=header).set_index("").rename_axis(None)
+        print(table.to_string(line_width=shutil.get_terminal_size().columns))
 
 
 def recalibrate(

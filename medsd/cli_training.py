@@ -184,6 +184,8 @@ def _run(config: Path, overrides: list[str] | None, until: str, *, again: bool =
     run = run_steps(settings, until, again=again)
     if os.environ.get("RANK", "0") == "0":  # under torchrun the first process speaks
         print(f"{until}: done, see {run.bundle if until in ('export', 'index') else run.folder}")
+        if until == "evaluate":
+            cli_bundles.print_retrieval(run.evaluation)
     return run
 
 

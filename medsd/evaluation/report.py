@@ -167,7 +167,7 @@ def evaluate(
     retrieval = None
     if embeddings is not None and index is not None:
         queries = Cases(embeddings, target, patients)
-        retrieval = measure_retrieval(queries, index, k=neighbours, **bootstrap)
+        retrieval = measure_retrieval(queries, index, k=neighbours, names=findings.names, few=settings.few, **bootstrap)
     called = None
     if conformal is not None:
         level, names = settings.conformal, findings.names

@@ -14,7 +14,7 @@ from medsd.bundle.card import CARD, PAGE, PARITY, without_machine_paths, write_c
 from medsd.evaluation.calibration import calibrated, choose_calibration, choose_operating_points
 from medsd.evaluation.conformal import conformal_scores
 from medsd.evaluation.report import EvaluationReport, evaluate
-from medsd.evaluation.retrieval import Cases
+from medsd.evaluation.retrieval import FIGURES, Cases
 from medsd.findings import finding_set
 from medsd.settings import EvaluationSettings
 from tests.bundles import tiny_bundle
@@ -175,6 +175,18 @@ def test_means_retrieval_and_calibration_are_those_of_the_report(
     assert row(card, "### Over all", "AUROC")[1:] == [str(report.macro["auroc"].interval), "13"]
     assert row(card, "### Similar cases", "nDCG@10")[1] == str(report.retrieval.ndcg)
     assert row(card, "### Similar cases", "nDCG@10")[2] == str(report.retrieval.random_ndcg)
+    found = report.retrieval.rankings
+    title, name = report.findings[0].title, report.findings[0].name
+    for words, figures in (
+        ("All images", found.images.figures),
+        ("Without finding", found.without_finding.figures),
+        (f"Mean over {found.over} findings", found.mean),
+        (title, found.findings[name].figures),
+    ):
+        cells = row(card, "#### In the figures of published", words)
+        assert cells[2:] == [str(figures[figure]) for figure in FIGURES]
+    assert row(card, "#### In the figures of published", title)[1] == str(found.findings[name].queries)
+    assert row(card, "#### In the figures of published", "Hiatal hernia")[4] == "too few to tell"
     assert row(card, "### Calibration", "before")[1] == f"{report.calibration.before.log_loss:.3f}"
     assert row(card, "### Calibration", "after")[3] == f"{report.calibration.after.calibration_error:.3f}"
 

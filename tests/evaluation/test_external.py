@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from medsd.cli import app
 from medsd.errors import DataError, SettingsError
 from medsd.evaluation.external import _by_patient, evaluate_bundle, load_studies, measure, read_studies
 from medsd.evaluation.report import EvaluationReport
+from medsd.evaluation.retrieval import FIGURES
 from medsd.evaluation.shift import ShiftReport
 from medsd.evaluation.studies_report import StudiesReport
 from tests.card_numbers import unexplained_numbers
@@ -131,6 +133,16 @@ def test_the_verb_tells_a_bundle_from_a_run(bundle: Bundle, tmp_path: Path) -> N
     assert "is no bundle" in str(run.exception)
 
 
+def test_the_step_of_a_run_prints_the_retrieval_table(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = str(Path(__file__).parents[2] / "configs" / "phantom.yaml")
+    run = SimpleNamespace(folder=report, bundle=report, evaluation=report / "evaluation.json")
+    monkeypatch.setattr("medsd.training.run.run_steps", lambda *_, **__: run)
+    said = CliRunner().invoke(app, ["evaluate", config]).stdout
+    figures = EvaluationReport.read(run.evaluation).retrieval.rankings.images.figures
+    assert "All images" in said and all(str(figures[name]) in said for name in FIGURES)
+    assert "All images" not in CliRunner().invoke(app, ["finetune", config]).stdout
+
+
 def test_measuring_elsewhere_needs_no_torch(bundle: Bundle, table: Path, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom medsd.cli import app\n"
@@ -141,3 +153,7 @@ def test_measuring_elsewhere_needs_no_torch(bundle: Bundle, table: Path, tmp_pat
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "o" / "shift.json").read_text(encoding="utf-8"))["sentence"] in done.stdout
+    found = EvaluationReport.read(tmp_path / "o" / "evaluation.json").retrieval.rankings
+    for figures in (found.images.figures, found.findings["Effusion"].figures):
+        assert all(str(figures[name]) in done.stdout for name in FIGURES)
+    assert "Pleural effusion" in done.stdout and "nDCG@100" in done.stdout

@@ -137,6 +137,8 @@ def test_retrieval_is_that_of_the_retrieval_module_and_absent_without_embeddings
     (_, _, target, patients), named = inputs()
     expected = measure_retrieval(Cases(named["embeddings"], target, patients), named["index"], resamples=50)
     assert report.retrieval.ndcg.value == pytest.approx(expected.ndcg.value, abs=1e-6)
+    assert list(report.retrieval.rankings.findings) == list(FINDINGS.names)
+    assert str(report.retrieval.rankings.findings[FINDINGS.names[-1]].figures["mAP"]) == "too few to tell"
     positional, named = inputs()
     assert evaluate(*positional, **named | {"embeddings": None}).retrieval is None
 

@@ -6,11 +6,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import ndcg_score
+from torchmetrics.functional import retrieval as peer
 
 from medsd.errors import DataError
 from medsd.evaluation import retrieval
-from medsd.evaluation.retrieval import Cases
+from medsd.evaluation.retrieval import FIGURES, Cases
 
 
 def random_cases(seed: int, n: int, *, unknown: float = 0.0, patients: int = 20) -> Cases:
@@ -120,6 +122,112 @@ def test_queries_with_nothing_to_find_are_counted_and_left_out() -> None:
     nothing = retrieval.measure_retrieval(Cases(np.eye(3), np.full((3, 2), np.nan), ["a", "b", "c"]), index)
     assert nothing.queries == 0
     assert nothing.ndcg.value is None
+
+
+def peer_figures(similarity: np.ndarray, gain: np.ndarray) -> list[float]:
+    """The figures of one query by torchmetrics, NaN where nothing is relevant."""
+    if not gain.any():
+        return [math.nan] * len(FIGURES)
+    scores = torch.from_numpy(2 + similarity)  # torchmetrics takes scores of 0 or less for no answer
+    gains, relevant = torch.from_numpy(gain), torch.from_numpy(gain > 0)
+    found = [
+        relevant.float().mean(),
+        *(peer.retrieval_precision(scores, relevant, top_k=k) for k in (1, 5, 10)),
+        peer.retrieval_average_precision(scores, relevant),
+        peer.retrieval_recall(scores, relevant, top_k=5),
+        peer.retrieval_hit_rate(scores, relevant, top_k=5),
+        *(peer.retrieval_normalized_dcg(scores, gains, top_k=k) for k in (10, 100)),
+    ]
+    return [float(value) for value in found]
+
+
+def shared_gain(s: np.ndarray, t: np.ndarray) -> int:
+    """2^r − 1 for r findings known on both sides; 1 for two that are known to have none of what both know."""
+    return 2 ** int(((s == 1) & (t == 1)).sum()) - 1 or int(gain_of(s, t) > 0)
+
+
+@pytest.mark.parametrize(("seed", "unknown", "size"), [(0, 0.0, 150), (1, 0.3, 150), (2, 0.1, 8)])
+def test_rankings_equal_those_of_torchmetrics(seed: int, unknown: float, size: int) -> None:
+    queries, index = random_cases(seed, 40, unknown=unknown), random_cases(seed + 50, size, unknown=unknown)
+    overall, by_finding = retrieval.score_rankings(queries, index)
+    assert np.isnan(by_finding).any() and not np.isnan(by_finding).all()
+    for q, (vector, labels, patient) in enumerate(
+        zip(queries.embeddings, queries.target, queries.patients, strict=True)
+    ):
+        other = np.array(index.patients) != patient
+        those, theirs = index.embeddings[other], index.target[other]
+        similarity = those @ vector / np.linalg.norm(those, axis=1) / np.linalg.norm(vector)
+        gains = np.array([shared_gain(labels, t) for t in theirs])
+        np.testing.assert_allclose(overall[q], peer_figures(similarity, gains), atol=1e-6)
+        for f in range(5):
+            has = (labels[f] == 1) * (theirs[:, f] == 1).astype(int)
+            np.testing.assert_allclose(by_finding[f, q], peer_figures(similarity, has), atol=1e-6)
+
+
+def test_a_case_that_is_not_known_to_have_the_finding_is_not_relevant() -> None:
+    query = Cases(np.array([[1.0, 0]]), np.array([[1.0, np.nan]]), ["a"])
+    near_first = np.array([[1, 0], [1, 0.1], [1, 0.2], [1, 0.3]])
+    labels = np.array([[np.nan, 1], [1, 0], [0, np.nan], [1, 1]])
+    overall, by_finding = retrieval.score_rankings(query, Cases(near_first, labels, ["b", "c", "d", "e"]))
+    figures = dict(zip(FIGURES, by_finding[0, 0], strict=True))
+    assert (figures["P@1"], figures["P@5"], figures["Chance"]) == (0, 2 / 5, 1 / 2)
+    assert figures["mAP"] == pytest.approx((1 / 2 + 2 / 4) / 2)
+    np.testing.assert_array_equal(overall[0], by_finding[0, 0])  # nothing else is known on both sides
+    assert np.isnan(by_finding[1]).all()
+
+
+def test_rankings_are_the_means_of_their_queries_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, index = random_cases(5, 60, unknown=0.1, patients=30), random_cases(6, 50, unknown=0.1, patients=60)
+    overall, by_finding = retrieval.score_rankings(queries, index)
+    monkeypatch.setattr(retrieval, "_BLOCK", 100)
+    found = retrieval.measure_retrieval(queries, index, resamples=50, names=tuple("abcde")).rankings
+    has = (queries.target == 1).any(1)
+    for row, values in (
+        (found.images, overall),
+        (found.with_finding, overall[has]),
+        (found.without_finding, overall[~has]),
+        *((found.findings[name], by_finding[f]) for f, name in enumerate("abcde")),
+    ):
+        assert row.queries == (~np.isnan(values[:, 0])).sum()
+        assert [row.figures[name].value for name in FIGURES] == pytest.approx(np.nanmean(values, 0))
+        assert all(i.low <= i.value <= i.high and i.low >= 0 and i.high <= 1 for i in row.figures.values())
+    assert found.with_finding.queries + found.without_finding.queries == found.images.queries
+    assert found.over == 5
+    means = [np.mean([found.findings[name].figures[figure].value for name in "abcde"]) for figure in FIGURES]
+    assert [found.mean[figure].value for figure in FIGURES] == pytest.approx(means)
+
+
+def test_intervals_of_a_finding_hang_on_the_patients_that_have_it() -> None:
+    queries, index = random_cases(9, 200, patients=80), random_cases(10, 60, patients=500)
+    everyone = retrieval.measure_retrieval(queries, index, resamples=100, names=tuple("abcde")).rankings
+    rows = np.flatnonzero(queries.target[:, 2] == 1)
+    those = Cases(queries.embeddings[rows], queries.target[rows], np.array(queries.patients)[rows])
+    alone = retrieval.measure_retrieval(those, index, resamples=100, names=tuple("abcde")).rankings
+    for figure in FIGURES:
+        ours, theirs = everyone.findings["c"].figures[figure], alone.findings["c"].figures[figure]
+        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+    one = Cases(queries.embeddings, queries.target, [f"p{i}" for i in range(200)])
+    apart = retrieval.measure_retrieval(one, index, resamples=100, names=tuple("abcde")).rankings
+    twice = Cases(*(np.concatenate([part, part]) for part in (one.embeddings, one.target, np.array(one.patients))))
+    again = retrieval.measure_retrieval(twice, index, resamples=100, names=tuple("abcde")).rankings
+    for figure in FIGURES:  # each image twice: as many patients, so an interval as wide
+        ours, theirs = apart.images.figures[figure], again.images.figures[figure]
+        assert (ours.value, ours.low, ours.high) == pytest.approx((theirs.value, theirs.low, theirs.high))
+
+
+def test_queries_of_few_patients_are_too_few_to_tell_and_not_in_the_mean() -> None:
+    queries, index = random_cases(11, 120, patients=40), random_cases(12, 40, patients=500)
+    queries.target[:, 1] = 0
+    queries.target[:30, 1] = 1
+    few = Cases(queries.embeddings, queries.target, ["one"] * 30 + [f"p{i}" for i in range(90)])
+    found = retrieval.measure_retrieval(few, index, resamples=20, names=tuple("abcde")).rankings
+    assert found.findings["b"].queries == 30
+    assert {str(i) for i in found.findings["b"].figures.values()} == {"too few to tell"}
+    assert found.over == 4 and found.findings["a"].figures["mAP"].low is not None
+    four = [found.findings[name].figures["mAP"].value for name in "acde"]
+    assert found.mean["mAP"].value == pytest.approx(np.mean(four))
+    none = retrieval.measure_retrieval(few, index, resamples=20, names=tuple("abcde"), few=100).rankings
+    assert none.over == 0 and none.mean["mAP"].value is None and none.images.figures["mAP"].value is None
 
 
 def test_embeddings_labels_and_patients_that_do_not_fit_are_refused() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from medsd.bundle.card.markdown import figure, joined, table, told, warning
 from medsd.evaluation.modalities import ModalityReport, warning_of
 from medsd.evaluation.report import CalibrationState, EvaluationReport, FindingReport
+from medsd.evaluation.retrieval import FIGURES
 from medsd.evaluation.subgroups import COMPARED, NOT_STATED
 
 METRICS = {
@@ -179,7 +180,44 @@ def retrieval(r: EvaluationReport) -> str:
         f"with any overlap among the first {t.k}, over the most that could be there.",
         table(["", "Learned space", "Random order"], rows),
         f"Gain in nDCG@{t.k} over a random order, on the same resamples: {told(t.gain_over_random)}.",
+        _published(r),
     )
+
+
+def _published(r: EvaluationReport) -> str:
+    """The figures of published image retrieval, and what they mean."""
+    header, rows = rankings(r)
+    if not rows:
+        return ""
+    return joined(
+        "#### In the figures of published image retrieval",
+        "For a finding, the queries have it, and a case is relevant that has it. Over all images, a case is relevant "
+        "that shares a finding with the query, or has none as the query has none; with r shared findings its gain is "
+        "2^r − 1 (Zhao et al., CVPR 2015). A case with an unknown label is not relevant. Chance: the share of "
+        "relevant cases in the index. P@k: their share among the first k. mAP: mean average precision of the whole "
+        "ranking. Recall@k: relevant cases among the first k, over all relevant cases. Hit@k: queries with a relevant "
+        "case among the first k, called Recall@k in metric learning. A row with queries of fewer than "
+        f"{r.few} patients is «too few to tell» and not in the mean.",
+        table(header, rows),
+    )
+
+
+def rankings(r: EvaluationReport) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the retrieval table: over all, and by finding; no rows where it was not measured."""
+    header = ["", "Queries", *FIGURES]
+    found = None if r.retrieval is None else r.retrieval.rankings
+    if found is None:
+        return header, []
+    titles = {f.name: f.title for f in r.findings}
+    groups = {
+        "All images": found.images,
+        "With a finding": found.with_finding,
+        "Without finding": found.without_finding,
+        **{titles[name]: ranked for name, ranked in found.findings.items()},
+    }
+    rows = [[title, str(g.queries), *(told(g.figures[name]) for name in FIGURES)] for title, g in groups.items()]
+    mean = [f"Mean over {found.over} findings", "–", *(told(found.mean[name]) for name in FIGURES)]
+    return header, [*rows[:3], mean, *rows[3:]]
 
 
 def readings(report: EvaluationReport, others: Mapping[str, EvaluationReport]) -> str:
