@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 Studies = Annotated[
     Path | None, typer.Option(help="other studies: a configuration with `data`, or a table as in configs/own.yaml")
 ]
-Split = Annotated[str | None, typer.Option(help="only this part of the studies: train, validation or test")]
+Split = Annotated[
+    str | None,
+    typer.Option(help="only this part of the studies: train, validation or test; of the bundle's own, by default test"),
+]
 Workers = Annotated[int, typer.Option(min=1, help="processes that decode; 1 is this one")]
 
 
@@ -47,11 +50,16 @@ def evaluate_elsewhere(
         raise SettingsError(f"{folder} is a bundle; say on what to measure it and where to: --studies … --out FOLDER")
     with _measuring():
         from medsd.evaluation.external import evaluate_bundle
-        from medsd.evaluation.report import EVALUATION
+        from medsd.evaluation.report import EVALUATION, EvaluationReport
+        from medsd.evaluation.studies_report import STUDIES, StudiesReport
 
         bundle, settings = _opened(folder, studies, overrides)
         shift = evaluate_bundle(bundle, settings, out, split=split, provider=provider, workers=workers, progress=True)
+        report, measured = EvaluationReport.read(out / EVALUATION), StudiesReport.read(out / STUDIES)
     print(f"evaluate: done, see {out / 'report.html'}")
+    print("\n".join(report.lines()))
+    if measured.card is not None and measured.card.findings:
+        print(measured.card)
     if shift is not None:
         print(shift.sentence)
     print_retrieval(out / EVALUATION)

@@ -45,6 +45,7 @@ OPTIONAL_OUTPUTS = ("regions",)
 TOKENIZER = "tokenizer.json"
 OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"
 CASES = "cases"
+VALIDATION = "validation_patients.json"  # keys of the patients that chose thresholds and calibration: never measured
 KNOTS = 32  # of an isotonic calibration, at most
 
 

@@ -22,11 +22,13 @@ from scipy.special import expit
 
 from medsd.bundle.card import PLOTS, write_report
 from medsd.bundle.conformal import CONFORMAL, read_conformal
-from medsd.bundle.layout import Bundle
+from medsd.bundle.layout import VALIDATION, Bundle
 from medsd.cases.case import age_band
 from medsd.cases.index import CaseIndex
 from medsd.cases.manage import hasher_of
 from medsd.errors import DataError
+from medsd.evaluation.against_card import compare_with_card
+from medsd.evaluation.beside import beside_of, picked
 from medsd.evaluation.calibration import calibrated
 from medsd.evaluation.distribution import DISTRIBUTION, DistributionReport
 from medsd.evaluation.plots import project, write_plots
@@ -41,8 +43,8 @@ from medsd.inference.prediction import Prediction
 from medsd.inference.session import ProviderChoice
 from medsd.progress import Progress
 from medsd.settings import CsvColumns, EvaluationSettings, Settings, load_settings
-from medsd.strict import as_yaml, load_as, top_level_keys
-from medsd.studies.manifest import SPLITS, Manifest
+from medsd.strict import as_yaml, load_as, read_json, top_level_keys
+from medsd.studies.manifest import SELECTED, SPLITS, Manifest
 from medsd.studies.sources import in_findings, read_source
 
 log = logging.getLogger(__name__)
@@ -82,6 +84,12 @@ class Reading:
         """The set, as figures are named after it."""
         report = self.report
         return report.name if report.split is None else f"the {report.split} part of {report.name}"
+
+    @property
+    def apart(self) -> npt.NDArray[np.bool_]:
+        """(N,) images that were picked by finding, and are in no figure of the headline; unless all were."""
+        chosen = picked(self.manifest)
+        return chosen & ~chosen.all()
 
 
 def load_studies(path: Path, bundle: Bundle, overrides: Sequence[str] = ()) -> Settings:
@@ -140,7 +148,9 @@ def evaluate_bundle(
         bundle: opened.
         settings: of the studies (`load_studies`).
         out: the folder for all of it; made if it is missing.
-        split: take the patients of this part alone, as the settings or the source split them; None takes all.
+        split: take the patients of this part alone, as the settings or the source split them; None takes all, or the
+            test part of the very set that the bundle learned from. Those that it learned from, or was calibrated on,
+            are never measured.
         provider, workers: as for `medsd score`.
         progress: show how far it is.
 
@@ -153,9 +163,12 @@ def evaluate_bundle(
     reading = read_studies(bundle, settings, split=split, provider=provider, workers=workers, progress=progress)
     cases = _cases(bundle)
     report, shift = measure(reading, cases), None if cases is None else shift_of(reading, cases)
+    studies, own = reading.report, bundle.folder / EVALUATION
+    if own.is_file():
+        studies = studies.model_copy(update={"card": compare_with_card(EvaluationReport.read(own), report)})
     try:
         out.mkdir(parents=True, exist_ok=True)
-        reading.report.write(out / STUDIES)
+        studies.write(out / STUDIES)
         report.write(out / EVALUATION)
         (out / SHIFT).unlink(missing_ok=True)
         if shift is not None:
@@ -181,10 +194,14 @@ def read_studies(
         raise DataError(f"there is no split '{split}'; choose one of {', '.join(SPLITS)}, or leave it out")
     source = read_source(settings)
     manifest = in_findings(source, bundle.findings)
+    own, learned_from = _own(bundle, manifest, settings)
+    if split is None and learned_from:
+        split = "test"
+        log.info("%s is what %s learned from: its test patients are measured", settings.name, bundle.label)
     if split is not None:
-        manifest = manifest.without(np.flatnonzero(manifest.table["split"].to_numpy() != split).tolist())
-    own = _own(bundle, manifest, settings)
-    foreign = manifest.without(own)
+        wanted = manifest.table["split"].isin([split, *([SELECTED] if split == "test" else [])]).to_numpy()
+        manifest, own = manifest.without(np.flatnonzero(~wanted).tolist()), own[wanted]
+    foreign = manifest.without(np.flatnonzero(own).tolist())
     predictor = Predictor(bundle, provider=provider, policy=settings.gate)
     predictions: list[Prediction] = []
     with Progress(len(foreign), name="evaluate", unit="film", wanted=progress) as shown:
@@ -208,7 +225,7 @@ def read_studies(
         finding_set=bundle.findings.key,
         images=len(manifest),
         patients=len(set(manifest.patients.tolist())),
-        own=len(own),
+        own=int(own.sum()),
         rejected=dict(Counter(reason for _, _, reason, _ in source.rejected.entries).most_common()),
         refused=dict(counts["refused"].most_common()),
         warned=dict(counts["warned"].most_common()),
@@ -234,7 +251,7 @@ def read_studies(
 def measure(reading: Reading, cases: CaseIndex | None = None) -> EvaluationReport:
     """The metrics of a reading; with `cases`, similar ones among them, too."""
     description, manifest = reading.bundle.description, reading.manifest
-    path = reading.bundle.folder / CONFORMAL
+    path, rows, apart = reading.bundle.folder / CONFORMAL, np.flatnonzero(~reading.apart), np.flatnonzero(reading.apart)
     index = None
     if cases is not None:
         table = cases.table()
@@ -242,19 +259,20 @@ def measure(reading: Reading, cases: CaseIndex | None = None) -> EvaluationRepor
         index = Cases(cases.embeddings(), _labels(cases), keys)
     return evaluate(
         reading.bundle.findings,
-        reading.logits,
-        manifest.labels,
-        manifest.patients,
+        reading.logits[rows],
+        manifest.labels[rows],
+        manifest.patients[rows],
         calibration=description.calibration,
         operating_points=description.operating_points,
-        embeddings=reading.embeddings,
+        embeddings=reading.embeddings[rows],
         index=index,
         settings=reading.evaluation,
         seed=reading.seed,
         split=reading.name,
         choices=description.calibration_choices,
         conformal=read_conformal(path) if CONFORMAL in description.files else None,
-        groups=groups_of(manifest.table),
+        groups=groups_of(manifest.table.iloc[rows]),
+        beside=beside_of(manifest, reading.logits, rows, apart, reading.evaluation),
     )
 
 
@@ -295,15 +313,16 @@ def shift_of(reading: Reading, cases: CaseIndex) -> ShiftReport:
 
 def draw(reading: Reading, folder: Path, cases: CaseIndex | None = None) -> None:
     """The plots of a reading, with the prevalences of the bundle's cases beside its own."""
-    bundle, labels = reading.bundle, reading.manifest.labels
+    bundle, rows = reading.bundle, ~reading.apart
+    labels, logits, embeddings = reading.manifest.labels[rows], reading.logits[rows], reading.embeddings[rows]
     splits = {} if cases is None else {"cases": _labels(cases)}
     write_plots(
         folder,
         bundle.findings,
         labels,
-        calibrated(reading.logits, bundle.description.calibration, bundle.findings.names),
-        before=expit(reading.logits),
-        coordinates=project(reading.embeddings, "pca") if len(labels) > 2 else None,
+        calibrated(logits, bundle.description.calibration, bundle.findings.names),
+        before=expit(logits),
+        coordinates=project(embeddings, "pca") if len(labels) > 2 else None,
         splits={**splits, reading.name: labels},
         few=reading.evaluation.few,
     )
@@ -316,23 +335,37 @@ def _cases(bundle: Bundle) -> CaseIndex | None:
     return CaseIndex.open(bundle.cases_path, model_sha256=bundle.model_sha256)
 
 
-def _own(bundle: Bundle, manifest: Manifest, settings: Settings) -> list[int]:
-    """Rows whose studies are cases that the bundle learned from, or further films of the patients of those.
+def _own(bundle: Bundle, manifest: Manifest, settings: Settings) -> tuple[npt.NDArray[np.bool_], bool]:
+    """Which rows (N,) the bundle learned from or was calibrated on, and whether it learned from this very set.
 
-    Patients are compared within a source only: another source may give the same number to somebody else.
+    Own are cases of the bundle, and images of the patients of its training and validation. Patients are compared within
+    a source only: another source may give the same number to somebody else. It is the bundle's set where half of its
+    training patients, or more, are in it.
     """
+    own = np.zeros(len(manifest), dtype=bool)
     if not bundle.cases_path.is_dir():
-        return []
+        return own, False
     table, hasher = CaseIndex.open(bundle.cases_path).table(), hasher_of(bundle)
     studies = set(table["study_key"]) - {""}
-    same = settings.data.source == bundle.description.provenance.data
-    patients = set(table["patient_key"]) - {""} if same else set()
-    known = {name for name in set(manifest.patients.tolist()) if not patients.isdisjoint(hasher.patient_keys(name))}
-    return [
-        row
-        for row, (study, patient) in enumerate(zip(manifest.table["study"], manifest.patients.tolist(), strict=True))
-        if patient in known or not studies.isdisjoint(hasher.study_keys(str(study)))
-    ]
+    trained: set[str] = set()
+    if settings.data.source == bundle.description.provenance.data:
+        trained = set(table["patient_key"]) - {""}
+    chosen_on = _validation_patients(bundle) if trained else set()
+    known, found = set(), 0
+    for name in set(manifest.patients.tolist()):
+        keys = set(hasher.patient_keys(name))
+        found += not trained.isdisjoint(keys)
+        if not trained.isdisjoint(keys) or not chosen_on.isdisjoint(keys):
+            known.add(name)
+    for row, (study, patient) in enumerate(zip(manifest.table["study"], manifest.patients.tolist(), strict=True)):
+        own[row] = patient in known or not studies.isdisjoint(hasher.study_keys(str(study)))
+    return own, bool(trained) and 2 * found >= len(trained)
+
+
+def _validation_patients(bundle: Bundle) -> set[str]:
+    """Keys of the patients that the bundle was calibrated on; none where it does not list them."""
+    path = bundle.folder / VALIDATION
+    return set(read_json(path.read_text(encoding="utf-8"))) if VALIDATION in bundle.description.files else set()
 
 
 def _predictions(predictor: Predictor, manifest: Manifest, workers: int) -> Iterator[Prediction]:

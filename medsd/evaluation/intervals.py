@@ -124,7 +124,7 @@ def bootstrap(
     resamples: Resamples,
     confidence: float = 0.95,
     bounds: tuple[float, float] = (-np.inf, np.inf),
-    cases: int | None = None,
+    cases: int | Sequence[int] | None = None,
 ) -> tuple[Interval, ...]:
     """Intervals of the K values that `statistic` gives for image weights.
 
@@ -133,12 +133,14 @@ def bootstrap(
         resamples: of the N images' patients.
         confidence: the share of the interval, for instance 0.95.
         bounds: what the values can be; the interval does not leave them.
-        cases: how many patients the values hang on, for `expanded`; all of them when None.
+        cases: how many patients the values hang on, for `expanded`, or each of the K; all of them when None.
     """
     value = statistic(np.ones((1, resamples.patient_of.size)))[0]
     samples = np.concatenate([statistic(weights) for weights in resamples.blocks()])
-    share = expanded(confidence, resamples.patients if cases is None else cases)
-    return tuple(_interval(value[k], samples[:, k], share, bounds) for k in range(value.size))
+    counts = np.broadcast_to(resamples.patients if cases is None else cases, value.shape).tolist()
+    return tuple(
+        _interval(value[k], samples[:, k], expanded(confidence, count), bounds) for k, count in enumerate(counts)
+    )
 
 
 def expanded(confidence: float, cases: int) -> float:
@@ -159,6 +161,20 @@ def rarer_patients(target: FloatArray, patient_of: npt.NDArray[np.int64]) -> npt
     return np.array(
         [min(len(np.unique(patient_of[target[:, f] == label])) for label in (0, 1)) for f in range(target.shape[1])]
     )
+
+
+def p_value(difference: Interval, confidence: float, cases: int) -> float | None:
+    """Two-sided p of no difference, by the t interval that an interval of `bootstrap` stands for; None without one.
+
+    The value lies so many standard errors from 0 as its distance makes of half of the interval; `cases` as there.
+    """
+    if difference.value is None or difference.low is None or difference.high is None:
+        return None
+    n = max(cases, 2)
+    half = (difference.high - difference.low) / 2
+    if half == 0:
+        return 1.0 if difference.value == 0 else 0.0
+    return float(2 * t.sf(abs(difference.value) / half * t.ppf((1 + confidence) / 2, n - 1), n - 1))
 
 
 def metric_intervals(
@@ -287,13 +303,18 @@ def weighted_auroc(truth: FloatArray, probs: FloatArray, weights: FloatArray) ->
     return _where(pairs > 0, (positive * (below + negative / 2)).sum(1), pairs)
 
 
-def weighted_macro_auroc(target: FloatArray, scores: FloatArray, weights: FloatArray) -> FloatArray:
-    """(R,) mean over the findings of target (N, F); NaN where a resample leaves one without positives or negatives."""
-    areas = []
+def weighted_aurocs(target: FloatArray, scores: FloatArray, weights: FloatArray) -> FloatArray:
+    """(R, F) AUROC of each finding of target (N, F); NaN where a resample leaves one without positives or negatives."""
+    areas = np.full((len(weights), target.shape[1]), np.nan)
     for finding in range(target.shape[1]):
         known = ~np.isnan(target[:, finding])
-        areas.append(weighted_auroc(target[known, finding], scores[known, finding], weights[:, known]))
-    return np.mean(areas, axis=0)
+        areas[:, finding] = weighted_auroc(target[known, finding], scores[known, finding], weights[:, known])
+    return areas
+
+
+def weighted_macro_auroc(target: FloatArray, scores: FloatArray, weights: FloatArray) -> FloatArray:
+    """(R,) mean over the findings of target (N, F); NaN where a resample leaves one without positives or negatives."""
+    return weighted_aurocs(target, scores, weights).mean(axis=1)
 
 
 def weighted_average_precision(truth: FloatArray, probs: FloatArray, weights: FloatArray) -> FloatArray:

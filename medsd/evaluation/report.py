@@ -7,6 +7,7 @@ the arrays by `medsd.evaluation.plots`, and the words around the numbers by `med
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from scipy.special import expit
 from medsd.bundle.conformal import ConformalScores
 from medsd.bundle.layout import Calibration, CalibrationChoice, OperatingPoint
 from medsd.errors import DataError
-from medsd.evaluation import metrics
+from medsd.evaluation import confounding, metrics
+from medsd.evaluation.beside import Beside
 from medsd.evaluation.calibration import calibrated, log_loss, reliability, thresholds_of
 from medsd.evaluation.conformal import ConformalReport, measure_conformal
 from medsd.evaluation.intervals import AT_THRESHOLD, THRESHOLD_FREE, Interval, MetricIntervals, metric_intervals
+from medsd.evaluation.radiologists import RadiologistReport, measure_radiologists
 from medsd.evaluation.retrieval import Cases, RetrievalReport, measure_retrieval
 from medsd.evaluation.saved import Part, Saved
 from medsd.evaluation.subgroups import SubgroupReport, measure_subgroups
@@ -106,6 +109,37 @@ class EvaluationReport(Saved):
     retrieval: RetrievalReport | None = None
     conformal: ConformalReport | None = None
     subgroups: SubgroupReport | None = None
+    views: confounding.ViewReport | None = Field(None, description="null: fewer than two views are stated")
+    selected: confounding.PartReport | None = Field(None, description="images that were picked by finding, if any")
+    radiologists: tuple[RadiologistReport, ...] = ()
+    selection_warning: str = Field("", description="where images that were picked by finding have trained")
+
+    @property
+    def parts(self) -> tuple[confounding.PartReport, ...]:
+        """What is measured beside the headline: images within each view, and those picked by finding."""
+        return (*(self.views.parts if self.views else ()), *((self.selected,) if self.selected else ()))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before the headline is believed."""
+        return (*(self.views.warnings if self.views else ()), *filter(None, [self.selection_warning]))
+
+    def lines(self) -> list[str]:
+        """The headline, what stands beside it, and the warnings, a line each."""
+        headline = self.macro["auroc"]
+        said = [
+            f"macro AUROC {headline.interval} over {headline.over} findings, {self.images} images of {self.patients} "
+            "patients"
+        ]
+        for part in self.parts:
+            where = f"{part.name} images: " if part is self.selected else f"within {part.name}: "
+            beside = f"; these findings over all {part.pooled}, gap {part.gap}" if part.over else ""
+            said.append(f"{where}{part.auroc} over {part.over} findings, {part.images} images{beside}")
+        said += [
+            f"radiologists, {r.name}: {r.auroc}, {r.positives} of {r.images} images; by mined labels {r.mined}"
+            for r in self.radiologists
+        ]
+        return [*said, *(f"warning: {sentence}" for sentence in self.warnings)]
 
 
 def evaluate(
@@ -125,6 +159,7 @@ def evaluate(
     choices: Mapping[str, CalibrationChoice] | None = None,
     conformal: Mapping[str, ConformalScores] | None = None,
     groups: Mapping[str, npt.ArrayLike] | None = None,
+    beside: Beside | None = None,
 ) -> EvaluationReport:
     """Measure one split.
 
@@ -142,7 +177,9 @@ def evaluate(
         split: the name of the split, for the record.
         choices: why each finding has the calibration that it has, for the record.
         conformal: scores of each finding, from the validation split; None leaves conformal calls out.
-        groups: (N,) values by attribute, for instance ``{"sex": …}``; None leaves subgroups out.
+        groups: (N,) values by attribute, for instance ``{"sex": …}``; None leaves subgroups out, and without
+            ``"view"`` views are not compared.
+        beside: images that were picked by finding, and radiologists' labels; None leaves both out.
 
     Raises:
         DataError: shapes or values that do not fit, a finding without calibration or operating point.
@@ -187,6 +224,14 @@ def evaluate(
             few=settings.few,
             **bootstrap,
         )
+    images = confounding.Images(
+        {finding.name: finding.title for finding in findings.findings},
+        target,
+        probs,
+        np.asarray(patients, dtype=np.str_),
+        few=settings.few,
+        **bootstrap,
+    )
     report = EvaluationReport(
         split=split,
         images=len(target),
@@ -200,8 +245,32 @@ def evaluate(
         retrieval=retrieval,
         conformal=called,
         subgroups=subgroups,
+        views=confounding.measure_views(images, np.asarray(groups["view"])) if groups and "view" in groups else None,
+        **({} if beside is None else _beside(images, beside, calibration)),
     )
     return EvaluationReport.model_validate(_rounded(report.model_dump()))
+
+
+def _beside(images: confounding.Images, beside: Beside, calibration: Mapping[str, Calibration]) -> dict[str, Any]:
+    """Fields of the report: selected images against the headline's, and radiologists' labels of both."""
+    together, count = images, len(images.patients)
+    if len(beside.patients):
+        target, logits = metrics.checked(beside.target, beside.logits, probabilities=False)
+        together = replace(
+            images,
+            target=np.concatenate([images.target, target]),
+            probs=np.concatenate([images.probs, calibrated(logits, calibration, list(images.titles))]),
+            patients=np.concatenate([images.patients, beside.patients]),
+        )
+    headline = np.arange(len(together.patients)) < count
+    selected = None
+    if not headline.all():
+        selected = confounding.measure_part("selected", together, ~headline, headline, together.drawn())
+    return {
+        "selected": selected,
+        "radiologists": measure_radiologists(together, beside.answers),
+        "selection_warning": confounding.selection_warning(beside.picked, beside.trained),
+    }
 
 
 def _finding_reports(

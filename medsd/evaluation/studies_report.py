@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from medsd.evaluation.against_card import AgainstCard
 from medsd.evaluation.intervals import Interval
 from medsd.evaluation.saved import Part, Saved
 
@@ -20,12 +21,13 @@ class StudiesReport(Saved):
         data_hash: over the rows that were asked for.
         finding_set: the vocabulary that the labels were carried to.
         images, patients: asked for.
-        own: images left out because their studies are cases that the bundle learned from.
+        own: images left out because the bundle learned from them or their patients, or was calibrated on them.
         rejected: rows of the source that could not be used, by reason.
         refused: films that the gate or the out-of-distribution check refused, by reason.
         warned: films that were scored with a warning, by reason.
         scored: images measured, of `scored_patients`.
         unlabelled: findings that the set never labels.
+        card: what the bundle's card says of each finding, against these studies; None where it has no evaluation.
     """
 
     bundle: str
@@ -44,6 +46,7 @@ class StudiesReport(Saved):
     scored: int
     scored_patients: int
     unlabelled: tuple[str, ...]
+    card: AgainstCard | None = None
 
 
 class Compared(Part):

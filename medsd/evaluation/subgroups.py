@@ -218,7 +218,7 @@ class _Study:
                 for rows in (members, ~members)
             )
             both = [(inside[name], inside[name] - outside[name]) for name in COMPARED]
-            means = [_mean(values) for pair in both for values in pair]  # value and gap of each figure
+            means = [row_means(values) for pair in both for values in pair]  # value and gap of each figure
             return np.column_stack([*means, inside["auroc"], inside["auroc"] - outside["auroc"]])
 
         rarest = min(
@@ -226,7 +226,8 @@ class _Study:
         )
         found = bootstrap(statistic, self.drawn, self.confidence, (-1, 1), cases=rarest)
         figures = {
-            name: Compared(value=_within(found[2 * i], 0, 1), gap=found[2 * i + 1]) for i, name in enumerate(COMPARED)
+            name: Compared(value=within_bounds(found[2 * i], 0, 1), gap=found[2 * i + 1])
+            for i, name in enumerate(COMPARED)
         }
         aurocs, gaps = np.split(np.arange(2 * len(COMPARED), len(found)), 2)
         positives = (target[members] == 1).sum(0)
@@ -234,21 +235,21 @@ class _Study:
             FindingGap(
                 name=self.findings[column],
                 positives=int(positives[i]),
-                auroc=_within(found[aurocs[i]], 0, 1),
+                auroc=within_bounds(found[aurocs[i]], 0, 1),
                 gap=found[gaps[i]],
             )
             for i, column in enumerate(columns)
         )
 
 
-def _mean(values: FloatArray) -> FloatArray:
+def row_means(values: FloatArray) -> FloatArray:
     """The mean of each row (R, K) over what is defined, NaN where nothing is."""
     defined = ~np.isnan(values)
     total = np.where(defined, values, 0).sum(1)
     return np.divide(total, defined.sum(1), out=np.full(len(values), np.nan), where=defined.any(1))
 
 
-def _within(interval: Interval, low: float, high: float) -> Interval:
+def within_bounds(interval: Interval, low: float, high: float) -> Interval:
     """`interval` with its ends inside what the figure can be."""
     if interval.low is None or interval.high is None:
         return interval

@@ -105,6 +105,11 @@ class EvaluationSettings(Strict):
     subgroup_margin: float = Field(
         0.05, ge=0, lt=1, description="a group that reads worse than the others by more is warned of"
     )
+    radiologists: Path | None = Field(
+        None,
+        description="folder with radiologists' labels of NIH's images (rsna_class.csv, google4.csv), which test images "
+        "are measured against; they never train",
+    )
 
 
 class BundleSettings(Strict):

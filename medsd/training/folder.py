@@ -111,6 +111,7 @@ def public_settings(settings: Settings) -> dict[str, Any]:
     config: dict[str, Any] = settings.model_dump(mode="json")
     config.pop("output")
     config["training"].pop("mlflow")
+    config["evaluation"].pop("radiologists")
     for source in (config["data"], *config["data"].get("sources", ())):
         source.pop("root", None)  # a merge has none of its own
     return config

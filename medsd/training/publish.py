@@ -31,6 +31,7 @@ from medsd.evaluation.calibration import calibrated
 from medsd.evaluation.plots import project, write_plots
 from medsd.inference import out_of_distribution
 from medsd.networks.fusion import StudyModel
+from medsd.privacy import public_hasher
 from medsd.settings import Settings
 from medsd.studies.manifest import SPLITS, Manifest
 from medsd.training.distribution import image_embeddings, judge_distribution
@@ -103,6 +104,7 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
     save_file(weights, folder / "weights" / "model.safetensors")
     for path in (*run.folder.glob("evaluation*.json"), *run.folder.glob(run.conformal.name)):
         shutil.copyfile(path, folder / path.name)
+    layout.write_json(folder / layout.VALIDATION, _validation_patients(settings, manifest))
     if settings.data.source == "phantom":
         _write_examples(folder / "examples", manifest)
     _draw(run, folder / "plots", manifest, outputs)
@@ -149,6 +151,12 @@ def check_protected(settings: Settings, manifest: Manifest) -> None:
         raise DataError("bundle.public is set, but the studies bear the keys of this site; train under another name")
     if not settings.bundle.public and not manifest.keyed and settings.network.note is not None:
         raise DataError("the notes of this run were not scrubbed of identities; train under another name")
+
+
+def _validation_patients(settings: Settings, manifest: Manifest) -> list[str]:
+    """Their keys, as the cases have them."""
+    patients = sorted(set(manifest.patients[manifest.rows("validation")].tolist()))
+    return patients if manifest.keyed else [public_hasher(settings.name).patient_key(name) for name in patients]
 
 
 def _write_variants(

@@ -81,7 +81,7 @@ STEPS = (
         work.calibrate,
         reads=state.boxes,
     ),
-    Step("evaluate", ("evaluation",), work.evaluate),
+    Step("evaluate", ("evaluation",), work.evaluate, reads=state.radiologists),
     Step("export", ("name", "bundle"), work.export),
     Step("index", (), work.index),
 )

@@ -49,6 +49,13 @@ def boxes(settings: Settings) -> str:
     return hashlib.sha256(told.encode()).hexdigest() if told else ""
 
 
+def radiologists(settings: Settings) -> str:
+    """sha256 over the radiologists' labels, "" where there are none."""
+    folder = settings.evaluation.radiologists
+    tables = [] if folder is None else sorted(folder.glob("*.csv"))
+    return hashlib.sha256("".join(map(file_sha256, tables)).encode()).hexdigest() if tables else ""
+
+
 def weights(settings: Settings) -> str:
     """sha256 over the weights that training begins with, where they are files of the user's own."""
     network = settings.network

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from medsd.bundle.conformal import write_conformal
 from medsd.bundle.layout import Described, write_json
 from medsd.errors import DataError
 from medsd.evaluation import modalities
+from medsd.evaluation.beside import Beside, beside_of, picked
 from medsd.evaluation.calibration import calibrated, choose_calibration, choose_operating_points, thresholds_of
 from medsd.evaluation.conformal import conformal_scores
 from medsd.evaluation.evidence import EVIDENCE
@@ -28,7 +30,7 @@ from medsd.evaluation.subgroups import groups_of
 from medsd.findings import finding_set
 from medsd.networks.fusion import StudyModel
 from medsd.settings import Settings
-from medsd.studies.manifest import Manifest
+from medsd.studies.manifest import SELECTED, Manifest
 from medsd.training import finetune as finetuning
 from medsd.training import prepare as preparing
 from medsd.training import pretrain as pretraining
@@ -126,8 +128,9 @@ def evaluate(run: Run) -> None:
             _measure(run, reading).write(run.evaluation.with_stem(f"evaluation{reading}"))
         _measure_modalities(run)
     _judge_films(run)
-    macro, ndcg = report.macro["auroc"].interval, report.retrieval.ndcg if report.retrieval else None
-    log.info("test: macro AUROC %s over %d findings; nDCG@10 %s", macro, report.macro["auroc"].over, ndcg)
+    for line in report.lines():
+        log.info("test: %s", line)
+    log.info("test: nDCG@10 %s", report.retrieval.ndcg if report.retrieval else None)
 
 
 def export(run: Run) -> None:
@@ -161,7 +164,14 @@ def _measure(run: Run, reading: str) -> EvaluationReport:
         choices=run.read_choices(),
         conformal=run.read_conformal() if whole else None,
         groups=groups_of(manifest.table.iloc[test]) if whole else None,
+        beside=_beside(run, manifest, outputs["logits"], test) if whole else None,
     )
+
+
+def _beside(run: Run, manifest: Manifest, logits: npt.NDArray[np.float32], test: npt.NDArray[np.int64]) -> Beside:
+    train = manifest.rows("train")
+    found = beside_of(manifest, logits, test, manifest.rows(SELECTED), run.settings.evaluation)
+    return replace(found, picked=int(picked(manifest)[train].sum()), trained=len(train))
 
 
 def _measure_modalities(run: Run) -> None:

@@ -11,6 +11,7 @@ from scipy.special import expit
 
 from medsd.bundle import layout
 from medsd.bundle.card import CARD, PAGE, PARITY, without_machine_paths, write_card
+from medsd.evaluation.beside import Beside
 from medsd.evaluation.calibration import calibrated, choose_calibration, choose_operating_points
 from medsd.evaluation.conformal import conformal_scores
 from medsd.evaluation.report import EvaluationReport, evaluate
@@ -18,6 +19,7 @@ from medsd.evaluation.retrieval import FIGURES, Cases
 from medsd.findings import finding_set
 from medsd.settings import EvaluationSettings
 from tests.bundles import tiny_bundle
+from tests.card_numbers import unexplained_numbers
 
 FINDINGS = finding_set("nih14")
 AGREEMENT = {
@@ -273,3 +275,43 @@ def test_the_same_inputs_give_the_same_card(
     card: str, measured: tuple[layout.Description, EvaluationReport], tmp_path: Path
 ) -> None:
     assert write(tmp_path, *measured) == card
+
+
+def test_what_stands_beside_the_headline_follows_it_with_its_warnings(
+    measured: tuple[layout.Description, EvaluationReport], tmp_path: Path
+) -> None:
+    """A score that is the view, selected images, few answers of radiologists, training images that were picked."""
+    rng = np.random.default_rng(0)
+    view = np.where(rng.random(300) < 0.5, "AP", "PA")
+    target = (rng.random((300, 14)) < np.where(view == "AP", 0.6, 0.3)[:, None]).astype(float)
+    logits = (view == "AP")[:, None] + 0.01 * rng.normal(size=target.shape)
+    beside = Beside(
+        logits[:60],
+        target[:60],
+        np.array([f"s{i}" for i in range(60)]),
+        answers={"Pneumothorax (Google)": np.where(np.arange(360) < 9, 1.0, 0.0)},
+        picked=70,
+        trained=700,
+    )
+    report = evaluate(
+        FINDINGS,
+        logits,
+        target,
+        [f"p{i}" for i in range(300)],
+        calibration=measured[0].calibration,
+        operating_points=measured[0].operating_points,
+        settings=EvaluationSettings(bootstrap=60),
+        groups={"view": view},
+        beside=beside,
+    )
+    card = write(tmp_path, measured[0], report)
+    assert card.index("### Each finding") < card.index("### Beside the headline") < card.index("### Calls at")
+    for sentence in report.warnings:
+        assert f"> **Warning.** {sentence}" in card
+    assert len(report.warnings) == 3 and "70 of 700 training images" in report.warnings[2]
+    assert row(card, "### Beside the headline", "AP")[1] == str((view == "AP").sum())
+    assert row(card, "### Beside the headline", "selected")[1:3] == ["60", "60"]
+    assert row(card, "### Beside the headline", "Pneumothorax (Google)")[4] == "too few to tell"
+    section = card[card.index("### Beside the headline") : card.index("### Calls at")]
+    count, missing = unexplained_numbers(section, tmp_path)
+    assert count > 100 and missing == []

@@ -7,20 +7,24 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from medsd.bundle.layout import Bundle
+from medsd.bundle.layout import VALIDATION, Bundle, write_description, write_json
 from medsd.cli import app
 from medsd.errors import DataError, SettingsError
+from medsd.evaluation.against_card import compare_with_card
 from medsd.evaluation.external import _by_patient, evaluate_bundle, load_studies, measure, read_studies
+from medsd.evaluation.intervals import Interval
 from medsd.evaluation.report import EvaluationReport
 from medsd.evaluation.retrieval import FIGURES
 from medsd.evaluation.shift import ShiftReport
 from medsd.evaluation.studies_report import StudiesReport
+from medsd.privacy import public_hasher
 from tests.card_numbers import unexplained_numbers
 from tests.elsewhere import bundle_with_cases, hospital
 
@@ -157,3 +161,56 @@ def test_measuring_elsewhere_needs_no_torch(bundle: Bundle, table: Path, tmp_pat
     for figures in (found.images.figures, found.findings["Effusion"].figures):
         assert all(str(figures[name]) in done.stdout for name in FIGURES)
     assert "Pleural effusion" in done.stdout and "nDCG@100" in done.stdout
+
+
+def test_the_bundles_own_set_is_measured_on_test_patients_who_neither_trained_nor_chose_thresholds(
+    table: Path, tmp_path: Path
+) -> None:
+    """Another deal of the same patients: some who trained, or were validation patients, stand in its test split."""
+    own = bundle_with_cases(tmp_path / "own", count=12)
+    keys = public_hasher(own.description.name)
+    write_json(own.folder / VALIDATION, [keys.patient_key(f"patient{number}") for number in (12, 13, 14)])
+    provenance = own.description.provenance.model_copy(update={"data": "csv"})
+    write_description(own.folder, own.description.model_copy(update={"provenance": provenance}))
+    rows = pd.read_csv(table)
+    rows["patient"] = [f"patient{number}" for number in range(len(rows))]
+    rows["split"] = ["train"] * 10 + ["test"] * 16 + ["validation"] * 4
+    again = table.with_name("own.csv")
+    rows.to_csv(again, index=False)
+    own = Bundle.open(own.folder)
+    reading = read_studies(own, load_studies(again, own, QUICK))
+    assert (reading.report.split, reading.report.images, reading.report.own) == ("test", 16, 5)
+    assert set(reading.manifest.patients) == {f"patient{number}" for number in range(15, 26)}
+
+    own_report = measure(reading)
+    own_report.write(own.folder / "evaluation.json")
+    run = CliRunner().invoke(
+        app,
+        ["evaluate", str(own.folder), "--studies", str(again), "--out", str(tmp_path / "out")]
+        + [word for setting in QUICK for word in ("--set", setting)],
+    )
+    assert run.exit_code == 0, run.output
+    card = StudiesReport.read(tmp_path / "out" / "studies.json").card
+    told = [f for f in own_report.findings if f.auroc.low is not None]
+    assert card.inside == len(card.findings) == len(told) > 0
+    assert own_report.lines()[0] in run.output and str(card) in run.output
+    assert "### What the card says" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_set_that_the_bundle_did_not_learn_from_is_measured_whole(bundle: Bundle, table: Path) -> None:
+    assert read_studies(bundle, load_studies(table, bundle, QUICK)).report.split is None
+
+
+def test_the_card_is_compared_finding_by_finding_and_by_their_order() -> None:
+    def report(values: list[float]) -> EvaluationReport:
+        findings = [
+            SimpleNamespace(name=str(i), title=f"F{i}", auroc=Interval(value=v, low=v - 0.05, high=v + 0.05))
+            for i, v in enumerate(values)
+        ]
+        none = SimpleNamespace(name="none", title="None", auroc=Interval())
+        return cast(EvaluationReport, SimpleNamespace(findings=[*findings, none]))
+
+    found = compare_with_card(report([0.6, 0.7, 0.8, 0.9]), report([0.62, 0.5, 0.79, 0.88]))
+    assert (found.inside, len(found.findings)) == (3, 4) and found.rank_correlation == pytest.approx(0.8)
+    assert str(found).endswith("for 3 of 4 findings, not for F1; rank correlation 0.80")
+    assert compare_with_card(report([0.6, 0.7]), report([0.6, 0.7])).rank_correlation is None

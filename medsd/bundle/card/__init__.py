@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medsd.bundle import layout
-from medsd.bundle.card import about, films, measured, outside
+from medsd.bundle.card import about, beside, films, measured, outside
 from medsd.bundle.card.films import PLOTS
 from medsd.bundle.card.markdown import joined, without_machine_paths
 from medsd.bundle.card.page import html_page
@@ -146,6 +146,7 @@ def different_pages(bundle: layout.Bundle) -> list[str]:
 def _measured_sections(m: _Measured, boxed: tuple[str, ...] = ()) -> list[str]:
     return [
         measured.discrimination(m.report),
+        beside.section(m.report),
         measured.calls(m.report),
         measured.calibration(m.report),
         measured.conformal(m.report),

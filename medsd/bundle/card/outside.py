@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from medsd.bundle.card.markdown import bullets, chance, figure, joined, table, told
+from medsd.evaluation.against_card import AgainstCard
 from medsd.evaluation.shift import AttributeShift, FilmShift, PrevalenceShift, ShiftReport
 from medsd.evaluation.studies_report import RecalibrationReport, StudiesReport
 
@@ -21,7 +22,7 @@ def studies(s: StudiesReport | None) -> str:
         ("Set", f"{s.name}, source {s.source}{part}"),
         ("Images", f"{s.images} of {s.patients} patients"),
         ("Measured", f"{s.scored} of {s.scored_patients} patients"),
-        ("Left out because the model learned from them", str(s.own)),
+        ("Left out because the model learned from their patients, or was calibrated on them", str(s.own)),
         ("Rows of the source that cannot be used", _counted(s.rejected)),
         ("Refused", _counted(s.refused)),
         ("Scored with a warning", _counted(s.warned)),
@@ -29,7 +30,17 @@ def studies(s: StudiesReport | None) -> str:
         ("Hash of the rows", f"`{s.data_hash}`"),
         ("Model", f"{s.bundle}, sha256 `{s.model_sha256}`"),
     ]
-    return joined("## Studies", bullets(*lines))
+    return joined("## Studies", bullets(*lines), _card(s.card) if s.card is not None and s.card.findings else "")
+
+
+def _card(c: AgainstCard) -> str:
+    """What the card said, and what was measured here."""
+    rows = [[f.title, told(f.card), told(f.here), "yes" if f.inside else "no"] for f in c.findings]
+    return joined(
+        "### What the card says, and what these studies say",
+        f"By AUROC, {c}.",
+        table(["Finding", "Card", "These studies", "In the card's interval"], rows),
+    )
 
 
 def report_head(s: StudiesReport) -> str:

@@ -1,0 +1,316 @@
+"""Whether the view of a radiograph, or how the images were picked, tells the labels: what a pooled AUROC hides.
+
+Start at `measure_views`. A bedside image (AP) is taken of sicker patients. A network that tells AP from PA therefore
+ranks sick above healthy without seeing a finding, and its AUROC over all images is too good. Two things are tested for
+each finding: whether it occurs more often in one view than in the others, and whether the AUROC over all pairs of
+images differs from that over pairs of one view, which a score that only knows the view cannot win. The second is the
+covariate-adjusted AUROC (Janes and Pepe, Biometrika 96, 2009), here weighted by pairs. Both are differences on the same
+bootstrap resamples of patients. Their p values are adjusted for the number of findings (Benjamini and Hochberg 1995),
+each family by itself: where the view plays no part, each warns falsely at a rate of 1 - confidence at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import false_discovery_control
+
+from medsd.evaluation.intervals import (
+    Interval,
+    Resamples,
+    bootstrap,
+    p_value,
+    rarer_patients,
+    weighted_auroc,
+    weighted_aurocs,
+)
+from medsd.evaluation.metrics import BoolArray, FloatArray, enough
+from medsd.evaluation.saved import Part
+from medsd.evaluation.subgroups import FindingGap, row_means, within_bounds
+
+
+class PartReport(Part):
+    """The AUROC in a part of the images, beside that of the headline's images over the same findings.
+
+    Attributes:
+        name: of the part, for instance "PA".
+        images, patients: in it.
+        over: findings that both can tell; where it is 0, nothing has a value.
+        auroc, pooled: means over them, in the part and over the headline's images.
+        gap: `auroc` less `pooled`, on the same resamples.
+        findings: each of them; `gap` likewise.
+    """
+
+    name: str
+    images: int
+    patients: int
+    over: int
+    auroc: Interval = Interval()
+    pooled: Interval = Interval()
+    gap: Interval = Interval()
+    findings: tuple[FindingGap, ...] = ()
+
+
+class FindingViews(Part):
+    """What the view has to do with one finding.
+
+    Attributes:
+        prevalence: share of the labelled images that have it, by view.
+        prevalence_p: adjusted p of the same prevalence in every view; None where it cannot be told.
+        pooled, within: AUROC over all pairs of images, and over pairs of one view.
+        difference: `pooled` less `within`.
+        difference_p: adjusted p of no difference.
+    """
+
+    name: str
+    prevalence: dict[str, float]
+    prevalence_p: float | None
+    pooled: Interval
+    within: Interval
+    difference: Interval
+    difference_p: float | None
+
+
+class ViewReport(Part):
+    """Views of the headline's images; those whose view is not stated are in no figure but the headline.
+
+    Attributes:
+        level: below it a p value is beyond chance.
+        parts: each view against all.
+        over: findings that can be told.
+        pooled, within, difference, difference_p: as of `FindingViews`, for the mean over them.
+        findings: each of them.
+        warnings: sentences; empty where neither prevalence nor AUROC shows that the view plays a part.
+    """
+
+    level: float
+    parts: tuple[PartReport, ...]
+    over: int
+    pooled: Interval = Interval()
+    within: Interval = Interval()
+    difference: Interval = Interval()
+    difference_p: float | None = None
+    findings: tuple[FindingViews, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Images:
+    """N images that were read, and how to measure them.
+
+    Attributes:
+        titles: of the F findings, by name, in column order.
+        target: (N, F) 1, 0 or NaN for unknown.
+        probs: (N, F).
+        patients: (N,) patient keys.
+        resamples, confidence, few, seed: as for `medsd.evaluation.intervals.metric_intervals`.
+    """
+
+    titles: dict[str, str]
+    target: FloatArray
+    probs: FloatArray
+    patients: npt.NDArray[np.str_]
+    resamples: int = 1000
+    confidence: float = 0.95
+    few: int = 10
+    seed: int = 0
+
+    def drawn(self) -> Resamples:
+        """The resamples of the patients."""
+        return Resamples.draw(self.patients, self.resamples, self.seed)
+
+
+def measure_part(name: str, images: Images, members: BoolArray, headline: BoolArray, drawn: Resamples) -> PartReport:
+    """Measure the images of `members` (N,) beside those of `headline` (N,); they may be among them, or not."""
+    counts = {"images": int(members.sum()), "patients": len(set(images.patients[members]))}
+    sides = (members, headline)
+    told = np.logical_and(*(enough(images.target[rows], images.few) for rows in sides))
+    columns = np.flatnonzero(told)
+    if not columns.size:
+        return PartReport(name=name, over=0, **counts)
+    target, probs = images.target[:, columns], images.probs[:, columns]
+
+    def statistic(weights: FloatArray) -> FloatArray:
+        inside, whole = (weighted_aurocs(target[rows], probs[rows], weights[:, rows]) for rows in sides)
+        means = row_means(inside), row_means(whole)
+        return np.column_stack([*means, means[0] - means[1], inside, inside - whole])
+
+    cases = np.minimum(*(rarer_patients(target[rows], drawn.patient_of[rows]) for rows in sides)).tolist()
+    of_values = [*[min(cases)] * 3, *cases * 2]
+    auroc, pooled, gap, *each = bootstrap(statistic, drawn, images.confidence, (-1, 1), cases=of_values)
+    names, positives = list(images.titles), (target[members] == 1).sum(0)
+    return PartReport(
+        name=name,
+        over=int(columns.size),
+        auroc=within_bounds(auroc, 0, 1),
+        pooled=within_bounds(pooled, 0, 1),
+        gap=gap,
+        findings=tuple(
+            FindingGap(
+                name=names[column],
+                positives=int(positives[i]),
+                auroc=within_bounds(each[i], 0, 1),
+                gap=each[columns.size + i],
+            )
+            for i, column in enumerate(columns)
+        ),
+        **counts,
+    )
+
+
+def measure_views(images: Images, view: Sequence[str] | npt.NDArray[np.str_]) -> ViewReport | None:
+    """Measure each view, and test whether it tells the labels.
+
+    Args:
+        images: of the headline.
+        view: (N,) of each image; empty where it is not stated.
+
+    Returns:
+        the report; None where fewer than two views are stated.
+    """
+    views = np.asarray(view, dtype=np.str_)
+    names = sorted(set(views.tolist()) - {""}, reverse=True)  # PA, then AP
+    if len(names) < 2:
+        return None
+    drawn, everything = images.drawn(), np.ones(len(views), dtype=bool)
+    parts = tuple(measure_part(name, images, views == name, everything, drawn) for name in names)
+    report = ViewReport(level=1 - images.confidence, parts=parts, over=0)
+    columns = np.flatnonzero(enough(images.target[views != ""], images.few))
+    if columns.size:
+        report = report.model_copy(update=_told_by_views(images, views, names, columns, drawn))
+    return report.model_copy(update={"warnings": tuple(_warnings(report, images.titles))})
+
+
+def selection_warning(picked: int, trained: int) -> str:
+    """What to say of a model of whose `trained` images `picked` were picked by finding; "" where none were."""
+    if not picked:
+        return ""
+    return (
+        f"{picked} of {trained} training images were picked by finding. How they were picked goes with the labels, so "
+        "the model may have learned that instead of the findings. The headline figures are measured on images that "
+        "were not picked."
+    )
+
+
+def _told_by_views(
+    images: Images, views: npt.NDArray[np.str_], names: list[str], columns: npt.NDArray[np.int64], drawn: Resamples
+) -> dict[str, Any]:
+    """Fields of the report: what the view has to do with each of the findings in `columns`, and with their mean."""
+    target, probs, count = images.target[:, columns], images.probs[:, columns], columns.size
+    stated = views != ""
+    known = [~np.isnan(column) & stated for column in target.T]
+    groups = [[rows & (views == name) for name in names] for rows in known]
+
+    def statistic(weights: FloatArray) -> FloatArray:
+        aurocs = [
+            _pooled_and_within(target[:, f], probs[:, f], weights, groups[f], known[f]) for f in range(count)
+        ]  # F of three (R,)
+        shares = [
+            _share(target[:, f], weights, rows) - _share(target[:, f], weights, known[f] & ~rows)
+            for f in range(count)
+            for rows in groups[f]
+        ]
+        of_findings = [np.column_stack(figure) for figure in zip(*aurocs, strict=True)]  # three of (R, F)
+        return np.column_stack([*(row_means(figure) for figure in of_findings), *of_findings, *shares])
+
+    cases = rarer_patients(target[stated], drawn.patient_of[stated]).tolist()
+    of_values = [*[min(cases)] * 3, *cases * 3, *np.repeat(cases, len(names)).tolist()]
+    found = bootstrap(statistic, drawn, images.confidence, (-1, 1), cases=of_values)
+    means, aurocs, shares = found[:3], np.reshape(np.arange(3, 3 + 3 * count), (3, count)), found[3 + 3 * count :]
+    p_values = [p_value(each, images.confidence, n) for each, n in zip(found, of_values, strict=True)]
+    of_auroc = _adjusted([p_values[2], *(p_values[k] for k in aurocs[2])])
+    # Each view is tested against all others: of two views a single test, of more their smallest p counts.
+    by_view = np.reshape(np.arange(len(found) - len(shares), len(found)), (count, len(names)))
+    of_prevalence = _adjusted([_smallest([p_values[k] for k in row]) for row in by_view])
+    titles = list(images.titles)
+    return {
+        "over": int(count),
+        "pooled": within_bounds(means[0], 0, 1),
+        "within": within_bounds(means[1], 0, 1),
+        "difference": means[2],
+        "difference_p": of_auroc[0],
+        "findings": tuple(
+            FindingViews(
+                name=titles[column],
+                prevalence={
+                    name: float(target[rows, f].mean())
+                    for name, rows in zip(names, groups[f], strict=True)
+                    if rows.any()
+                },
+                prevalence_p=of_prevalence[f],
+                pooled=within_bounds(found[aurocs[0, f]], 0, 1),
+                within=within_bounds(found[aurocs[1, f]], 0, 1),
+                difference=found[aurocs[2, f]],
+                difference_p=of_auroc[1 + f],
+            )
+            for f, column in enumerate(columns)
+        ),
+    }
+
+
+def _smallest(p_values: Sequence[float | None]) -> float | None:
+    """The smallest p of the views, adjusted for their number; None where fewer than two are told."""
+    tests = [p for p in p_values if p is not None]
+    return min(1.0, min(tests) * (len(tests) - 1)) if len(tests) > 1 else None
+
+
+def _pooled_and_within(
+    target: FloatArray, probs: FloatArray, weights: FloatArray, groups: list[BoolArray], stated: BoolArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """(R,) each: AUROC over all pairs of images, over pairs of one group, and what the first is above the second."""
+    won, pairs = np.zeros(len(weights)), np.zeros(len(weights))
+    for rows in groups:
+        weight, truth = weights[:, rows], target[rows]
+        count = (weight @ truth) * (weight @ (1 - truth))
+        won += np.nan_to_num(weighted_auroc(truth, probs[rows], weight)) * count
+        pairs += count
+    pooled = weighted_auroc(target[stated], probs[stated], weights[:, stated])
+    within = np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+    return pooled, within, pooled - within
+
+
+def _share(target: FloatArray, weights: FloatArray, rows: BoolArray) -> FloatArray:
+    """(R,) the share of the rows that have the finding; NaN where a resample has none of them."""
+    weight = weights[:, rows].sum(1)
+    return np.divide(weights[:, rows] @ target[rows], weight, out=np.full(len(weights), np.nan), where=weight > 0)
+
+
+def _adjusted(p_values: Sequence[float | None]) -> list[float | None]:
+    """p values adjusted for their number; None stays."""
+    tested = [p for p in p_values if p is not None]
+    adjusted = iter(false_discovery_control(tested, method="bh").tolist() if tested else ())
+    return [None if p is None else float(next(adjusted)) for p in p_values]
+
+
+def _warnings(report: ViewReport, titles: dict[str, str]) -> list[str]:
+    said = []
+    prevalent = [each for each in report.findings if _beyond(each.prevalence_p, report.level)]
+    if prevalent:
+        rates = "; ".join(
+            f"{titles[each.name]} {', '.join(f'{view} {share:.3f}' for view, share in each.prevalence.items())}"
+            for each in prevalent
+        )
+        said.append(
+            "The view goes with the labels: how often a finding occurs differs between views, beyond chance, for "
+            f"{len(prevalent)} of {report.over} findings ({rates}). A model can rank these by the view alone; compare "
+            "the figures within views."
+        )
+    apart = [each for each in report.findings if _beyond(each.difference_p, report.level)]
+    if apart or _beyond(report.difference_p, report.level):
+        each = "; ".join(f"{titles[f.name]} {f.pooled.value:.3f} and {f.within.value:.3f}" for f in apart)
+        said.append(
+            "The AUROC over all images is not that within views, beyond chance: the mean over "
+            f"{report.over} findings is {report.pooled.value:.3f} over all pairs of images and "
+            f"{report.within.value:.3f} over pairs of one view (difference {report.difference})"
+            + (f"; {each}" if apart else "")
+            + ". The second figure is how well findings are told apart; the rest comes from the view."
+        )
+    return said
+
+
+def _beyond(p: float | None, level: float) -> bool:
+    return p is not None and p < level

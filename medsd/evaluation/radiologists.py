@@ -1,0 +1,159 @@
+"""The model against radiologists' labels of NIH ChestX-ray14, where they exist: measured only, never trained on.
+
+Start at `read_radiologists` and `measure_radiologists`. NIH's own labels were mined from reports. Two groups had
+radiologists look at part of the images: the RSNA challenge of 2018 (Shih et al., Radiology: Artificial Intelligence
+2019; `rsna_class.csv`) and Google (Majkowska et al., Radiology 2020; `google4.csv`). Their words are not NIH's, so each
+is scored by the largest probability of the findings that it may mean:
+
+- pneumothorax (Google): Pneumothorax;
+- nodule or mass (Google): Nodule, Mass;
+- airspace opacity (Google) and lung opacity (RSNA): Consolidation, Edema, Infiltration, Pneumonia, the findings whose
+  names say that air spaces are filled. Atelectasis is not among them: it is a loss of volume.
+
+Google's fracture has no finding of NIH's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from medsd.errors import DataError
+from medsd.evaluation.confounding import Images
+from medsd.evaluation.intervals import Interval, Resamples, bootstrap, rarer_patients, weighted_auroc
+from medsd.evaluation.metrics import FloatArray, enough
+from medsd.evaluation.saved import Part
+from medsd.evaluation.subgroups import within_bounds
+
+IMAGE = "Image Index"
+_OPACITY = ("Consolidation", "Edema", "Infiltration", "Pneumonia")
+_RSNA = {"lung opacity": 1.0, "normal": 0.0, "no lung opacity / not normal": 0.0}
+_GOOGLE = {"yes": 1.0, "no": 0.0}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What radiologists were asked: where the answer stands, what its words mean, and which findings answer it."""
+
+    name: str
+    table: str
+    column: str
+    words: dict[str, float]
+    findings: tuple[str, ...]
+
+
+QUESTIONS = (
+    Question("Pneumothorax (Google)", "google4.csv", "Pneumothorax", _GOOGLE, ("Pneumothorax",)),
+    Question("Nodule or mass (Google)", "google4.csv", "Nodule or mass", _GOOGLE, ("Nodule", "Mass")),
+    Question("Airspace opacity (Google)", "google4.csv", "Airspace opacity", _GOOGLE, _OPACITY),
+    Question("Lung opacity (RSNA)", "rsna_class.csv", "class", _RSNA, _OPACITY),
+)
+
+
+class RadiologistReport(Part):
+    """One question to radiologists; figures have no value where there are too few answers.
+
+    Attributes:
+        findings: titles of those whose largest probability is the score.
+        images, patients: with an answer.
+        auroc: against the radiologists.
+        mined: of the same scores on the same images, against the labels of the data set: any of `findings`.
+        gap: `auroc` less `mined`.
+    """
+
+    name: str
+    findings: tuple[str, ...]
+    images: int
+    patients: int
+    positives: int
+    negatives: int
+    auroc: Interval = Interval()
+    mined: Interval = Interval()
+    gap: Interval = Interval()
+
+
+def read_radiologists(folder: Path, paths: Iterable[object]) -> dict[str, FloatArray]:
+    """The answers of radiologists to images.
+
+    Args:
+        folder: with rsna_class.csv, google4.csv, or one of them.
+        paths: of N images; files are known by name, as NIH names them.
+
+    Returns:
+        by the name of each question (N,) 1, 0 or NaN where nobody was asked.
+
+    Raises:
+        DataError: there is neither table, or one cannot be read or lacks a column.
+    """
+    names = [PurePosixPath(path).name if isinstance(path, str) else "" for path in paths]
+    found: dict[str, FloatArray] = {}
+    for question in QUESTIONS:
+        path = folder / question.table
+        if not path.is_file():
+            continue
+        try:
+            table = pd.read_csv(path, usecols=[IMAGE, question.column], dtype=str, keep_default_na=False)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path}: cannot be read as a table with the columns {IMAGE} and {question.column} "
+                f"({type(error).__name__})"
+            ) from None
+        table["answer"] = table[question.column].str.strip().str.lower().map(question.words)
+        answers = table.groupby(IMAGE)["answer"].agg(["min", "max"])
+        agreed = answers["max"].where(answers["min"] == answers["max"])  # NaN where two rows say the opposite
+        found[question.name] = agreed.reindex(names).to_numpy(dtype=np.float64)
+    if not found:
+        tables = " nor ".join(sorted({question.table for question in QUESTIONS}))
+        raise DataError(f"{folder}: neither {tables} is here; set evaluation.radiologists to their folder")
+    return found
+
+
+def measure_radiologists(images: Images, answers: dict[str, FloatArray]) -> tuple[RadiologistReport, ...]:
+    """Measure each question whose findings the model has.
+
+    Args:
+        images: N of them, of no patient who trained.
+        answers: by question (N,), as of `read_radiologists`.
+    """
+    return tuple(
+        _measure(question, images, answers[question.name])
+        for question in QUESTIONS
+        if question.name in answers and set(question.findings) <= set(images.titles)
+    )
+
+
+def _measure(question: Question, images: Images, answers: FloatArray) -> RadiologistReport:
+    rows, names = ~np.isnan(answers), list(images.titles)
+    columns = [names.index(name) for name in question.findings]
+    truth, score = answers[rows], images.probs[rows][:, columns].max(axis=1)
+    labels, patients = images.target[rows][:, columns], images.patients[rows]
+    # Any of the findings; where none is known to be present and one is unknown, unknown.
+    mined = np.where((labels == 1).any(axis=1), 1.0, labels.sum(axis=1))
+    report = RadiologistReport(
+        name=question.name,
+        findings=tuple(images.titles[name] for name in question.findings),
+        images=int(rows.sum()),
+        patients=len(set(patients)),
+        positives=int((truth == 1).sum()),
+        negatives=int((truth == 0).sum()),
+    )
+    if not enough(truth[:, None], images.few)[0]:
+        return report
+    drawn = Resamples.draw(patients, images.resamples, images.seed)
+    known = ~np.isnan(mined)
+
+    def statistic(weights: FloatArray) -> FloatArray:
+        theirs = weighted_auroc(truth, score, weights)
+        own = weighted_auroc(mined[known], score[known], weights[:, known])
+        return np.column_stack([theirs, own, theirs - own])
+
+    cases = int(rarer_patients(truth[:, None], drawn.patient_of)[0])
+    auroc, of_mined, gap = bootstrap(statistic, drawn, images.confidence, (-1, 1), cases=cases)
+    if not enough(mined[:, None], images.few)[0]:
+        of_mined = gap = Interval()
+    update = {"auroc": within_bounds(auroc, 0, 1), "mined": within_bounds(of_mined, 0, 1), "gap": gap}
+    return report.model_copy(update=update)
