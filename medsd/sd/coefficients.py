@@ -112,5 +112,5 @@ class _Product(torch.autograd.Function):
         left, right = ctx.saved_tensors
         return (
             product(grad, right.mT) if ctx.needs_input_grad[0] else None,
-            product(left.mT, grad) if ctx.needs_input_grad[1] else None,
+            product(grad.mT, left).mT if ctx.needs_input_grad[1] else None,  # as autograd orders it, to the last digit
         )
