@@ -1,7 +1,8 @@
 """The contrastive sum of a large batch, one block of anchors after the other, exact in value and gradient.
 
 The plain computation keeps several (N, M) matrices for its backward pass. This one finishes the gradient of a block
-while its similarities are at hand, so that only a block and the (N, D) and (M, D) gradients are ever in memory.
+while its similarities are at hand, so that only a block and the (N, D) and (M, D) gradients are ever in memory. A
+gradient of the gradient is right, too, but takes the memory of the plain computation.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from medsd.sd.coefficients import contrastive_sum, log_probabilities, product
 
 if TYPE_CHECKING:
     from medsd.sd.coefficients import Coefficients, Excluded
@@ -33,7 +35,7 @@ def blocked_contrast(
         block_of: left-out pairs and coefficients (R, M) of the anchors in a slice.
 
     Returns:
-        Two scalars; the first has gradients for the three tensors, once (no second derivatives).
+        Two scalars; the first has gradients of any order for the three tensors.
     """
     total, terms = _BlockedContrast.apply(anchors, refs, inverse_temperature, block_of)
     return total, terms
@@ -50,19 +52,18 @@ class _BlockedContrast(torch.autograd.Function):
         needs_gradient = wants_anchors or wants_refs or wants_temperature
         grad_anchors = torch.empty_like(anchors) if wants_anchors or wants_temperature else None
         grad_refs = torch.zeros_like(refs) if wants_refs else None
-        rows_of_a_block = max(1, CELLS_OF_A_BLOCK // max(1, refs.shape[0]))
-        for start in range(0, anchors.shape[0], rows_of_a_block):
-            rows = slice(start, min(start + rows_of_a_block, anchors.shape[0]))
+        for rows in _blocks(anchors, refs):
             excluded, found = block_of(rows)
-            coefficient = found.matrix  # (R, M)
-            logits = excluded.fill_(scaled[rows] @ refs.T, torch.finfo(anchors.dtype).min)
-            log_prob = logits.log_softmax(dim=1)
+            coefficient, log_denominator = found.matrix, found.log_denominator()  # (R, M)
+            log_prob = log_probabilities(scaled[rows] @ refs.T, excluded, log_denominator)
             total -= torch.einsum("rm,rm->r", coefficient, log_prob).sum()
             terms += found.terms.sum()
             if found.constant is not None:
                 total += found.constant.sum()
             if not needs_gradient:
                 continue
+            if log_denominator is not None:
+                log_prob += log_denominator
             # dL/dlogits = softmax · Σ_j c_ij − c_ij; it overwrites the log probabilities
             slope = log_prob.exp_().mul_(coefficient.sum(1, keepdim=True)).sub_(coefficient)
             if grad_anchors is not None:
@@ -73,12 +74,38 @@ class _BlockedContrast(torch.autograd.Function):
         if grad_anchors is not None:
             grad_temperature = (grad_anchors * anchors).sum()
             grad_anchors.mul_(inverse_temperature)
-        ctx.save_for_backward(grad_anchors, grad_refs, grad_temperature)
+        ctx.block_of = block_of
+        ctx.save_for_backward(anchors, refs, inverse_temperature, grad_anchors, grad_refs, grad_temperature)
         ctx.mark_non_differentiable(terms)
         return total, terms
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        grads = [grad * grad_total if grad is not None else None for grad in ctx.saved_tensors]
-        return (*(grad if wanted else None for grad, wanted in zip(grads, ctx.needs_input_grad, strict=False)), None)
+        wanted = ctx.needs_input_grad[:3]
+        inputs, grads = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+        if torch.is_grad_enabled():  # a gradient of this gradient is wanted, so that it must depend on the inputs
+            found = iter(_differentiable_gradients(inputs, wanted, grad_total, ctx.block_of))
+            return (*(next(found) if is_wanted else None for is_wanted in wanted), None)
+        return (
+            *(grad * grad_total if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)),
+            None,
+        )
+
+
+def _differentiable_gradients(
+    inputs: tuple[Tensor, ...], wanted: tuple[bool, ...], grad_total: Tensor, block_of: BlockOf
+) -> tuple[Tensor, ...]:
+    # Views, for anchors and samples may be the same tensor, and each has a gradient of its own.
+    anchors, refs, inverse_temperature = (tensor.view_as(tensor) for tensor in inputs)
+    of = [t for t, is_wanted in zip((anchors, refs, inverse_temperature), wanted, strict=True) if is_wanted]
+    with torch.autocast(anchors.device.type, enabled=False):
+        sums = [
+            contrastive_sum(product(anchors[rows] * inverse_temperature, refs.T), *block_of(rows))
+            for rows in _blocks(anchors, refs)
+        ]
+        return torch.autograd.grad(torch.stack(sums).sum(), of, grad_total, create_graph=True)
+
+
+def _blocks(anchors: Tensor, refs: Tensor) -> list[slice]:
+    step = max(1, CELLS_OF_A_BLOCK // max(1, refs.shape[0]))
+    return [slice(start, min(start + step, len(anchors))) for start in range(0, len(anchors), step)]

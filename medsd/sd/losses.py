@@ -7,16 +7,19 @@ compared with whom. A loss of the family says only how much each pair counts; st
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Callable, Collection
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from medsd.errors import DataError, SettingsError
 from medsd.sd.blocked import blocked_contrast
-from medsd.sd.coefficients import Coefficients, Excluded
+from medsd.sd.coefficients import Coefficients, Excluded, contrastive_sum, product, weigh_positives
 from medsd.sd.gather import gather_rows, summed, world_size
-from medsd.sd.relations import LabelPairs, PairCounts
+from medsd.sd.relations import FACTORS, LabelPairs, PairCounts
+
+Weigh = Callable[[PairCounts, Excluded, LabelPairs, slice], Coefficients]
 
 _FEWEST_TERMS = 1e-12  # makes 0/0 a 0; the terms of soft or weighted findings may sum to less than 1
 LARGEST_PLAIN = 1 << 20  # pairs; above, blocks are as fast or faster and take far less memory
@@ -37,14 +40,22 @@ class ContrastiveLoss(nn.Module):
         gather: compare with the samples of all processes of torch.distributed, as one process with the joint batch
             would. The value is the same on each; gradients are scaled for a trainer that averages them over the
             processes, as DistributedDataParallel does.
-        blocked: compute in blocks (True), at once (False), or as the number of pairs demands (None). Blocks have no
-            second derivative.
+        blocked: compute in blocks (True), at once (False), or as the number of pairs demands (None). A gradient of the
+            gradient takes the memory of the computation at once either way.
 
     Raises:
         SettingsError: an option outside its range.
     """
 
     finding_weights: Tensor | None
+
+    # What the table of the family says of a loss (`medsd.sd.family.table`); `on_sphere`: embeddings have unit length.
+    source: ClassVar[str]
+    positive: ClassVar[str]
+    unknown: ClassVar[str] = "left out"
+    empty_sets: ClassVar[str] = "equal"
+    soft: ClassVar[str] = "fuzzy sets"
+    on_sphere: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -60,11 +71,9 @@ class ContrastiveLoss(nn.Module):
         super().__init__()
         if not (math.isfinite(temperature) and temperature > 0):
             raise SettingsError(f"temperature is {temperature}; it must be a positive number, for instance 0.1")
-        if empty not in ("equal", "ignore"):
-            raise SettingsError(f"empty is '{empty}'; it must be 'equal' or 'ignore'")
-        if negatives not in ("known", "sure"):
-            raise SettingsError(f"negatives is '{negatives}'; it must be 'known' or 'sure'")
-        self.empty, self.negatives, self.gather, self.blocked = empty, negatives, gather, blocked
+        self.empty = one_of("empty", empty, ("equal", "ignore"))
+        self.negatives = one_of("negatives", negatives, ("known", "sure"))
+        self.gather, self.blocked = gather, blocked
         self._fixed_temperature = temperature
         self._lowest = min(temperature, LOWEST_LEARNED_TEMPERATURE)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if learn_temperature else None
@@ -127,46 +136,68 @@ class ContrastiveLoss(nn.Module):
 
     def contrast(self, embeddings: Tensor, labels: Tensor, refs: Tensor, ref_labels: Tensor, own: int | None) -> Tensor:
         """The loss of anchors (N, D) against samples (M, D) that are already gathered; see `forward`."""
+        return self.mean_of(self.coefficients, embeddings, labels, refs, ref_labels, own)[0]
+
+    def mean_of(
+        self, weigh: Weigh, embeddings: Tensor, labels: Tensor, refs: Tensor, ref_labels: Tensor, own: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """The mean over the summands whose coefficients `weigh` gives, and their number over all processes."""
         plain = self.blocked is False or (self.blocked is None and len(embeddings) * len(refs) <= LARGEST_PLAIN)
         compare = self._compare if plain else self._compare_in_blocks
         with torch.autocast(embeddings.device.type, enabled=False):
-            anchors = unit_length(embeddings)
-            samples = anchors if refs is embeddings else unit_length(refs).to(anchors.dtype)
+            anchors = self.place(embeddings)
+            samples = anchors if refs is embeddings else self.place(refs).to(anchors.dtype)
             sample_labels = None if ref_labels is labels else ref_labels.to(anchors.dtype)
-            total, terms = compare(anchors, labels.to(anchors.dtype), samples, sample_labels, own)
+            total, terms = compare(anchors, labels.to(anchors.dtype), samples, sample_labels, own, weigh)
             if not (self.gather and world_size() > 1):
-                return total / terms.clamp(min=_FEWEST_TERMS)
+                return total / terms.clamp(min=_FEWEST_TERMS), terms
             # Each process adds its anchors to one mean. Data-parallel training averages gradients over the processes,
             # hence the factor; the value is the mean itself.
-            terms = summed(terms).clamp(min=_FEWEST_TERMS)
-            value, share = summed(total) / terms, total * (world_size() / terms)
-            return share + (value - share).detach()
+            terms = summed(terms)
+            divisor = terms.clamp(min=_FEWEST_TERMS)
+            value, share = summed(total) / divisor, total * (world_size() / divisor)
+            return share + (value - share).detach(), terms
+
+    def place(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (N, D) as they are compared: in single precision or better, of unit length where the loss asks."""
+        if self.on_sphere:
+            return unit_length(embeddings)
+        return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
     def _compare(
-        self, anchors: Tensor, labels: Tensor, samples: Tensor, sample_labels: Tensor | None, own: int | None
+        self,
+        anchors: Tensor,
+        labels: Tensor,
+        samples: Tensor,
+        sample_labels: Tensor | None,
+        own: int | None,
+        weigh: Weigh | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Sum of the anchors' losses and the number of summands, for unit embeddings (N, D) and (M, D)."""
+        """Sum of the anchors' losses and the number of summands, for placed embeddings (N, D) and (M, D)."""
         with torch.no_grad():
             pairs = LabelPairs(labels, sample_labels, self.finding_weights)
-            excluded, found = self.block(pairs, slice(0, anchors.shape[0]), own)
-        logits = (anchors * self.inverse_temperature()) @ samples.T  # (N, M)
-        # The lowest number rather than -inf: a row without any sample then has a finite softmax and zero gradient.
-        log_prob = excluded.fill_(logits, torch.finfo(logits.dtype).min).log_softmax(dim=1)
-        total = 0 - (found.matrix * log_prob).sum()  # 0 − 0, for -0 would be printed
-        if found.constant is not None:
-            total = total + found.constant.sum()
-        return total, found.terms.sum()
+            excluded, found = self.block(pairs, slice(0, anchors.shape[0]), own, weigh)
+        logits = product(anchors * self.inverse_temperature(), samples.T)  # (N, M)
+        return contrastive_sum(logits, excluded, found), found.terms.sum()
 
     @torch.compiler.disable  # its loop would be unrolled
     def _compare_in_blocks(
-        self, anchors: Tensor, labels: Tensor, samples: Tensor, sample_labels: Tensor | None, own: int | None
+        self,
+        anchors: Tensor,
+        labels: Tensor,
+        samples: Tensor,
+        sample_labels: Tensor | None,
+        own: int | None,
+        weigh: Weigh | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The same as `_compare`, in a memory that grows with N + M instead of N·M."""
         pairs = LabelPairs(labels, sample_labels, self.finding_weights)
         inverse_temperature = torch.as_tensor(self.inverse_temperature(), dtype=anchors.dtype, device=anchors.device)
-        return blocked_contrast(anchors, samples, inverse_temperature, lambda rows: self.block(pairs, rows, own))
+        return blocked_contrast(anchors, samples, inverse_temperature, lambda rows: self.block(pairs, rows, own, weigh))
 
-    def block(self, pairs: LabelPairs, rows: slice, own: int | None) -> tuple[Excluded, Coefficients]:
+    def block(
+        self, pairs: LabelPairs, rows: slice, own: int | None, weigh: Weigh | None = None
+    ) -> tuple[Excluded, Coefficients]:
         """The left-out pairs and the coefficients of the anchors in `rows`, over all samples."""
         counts = pairs.counts(rows)
         left_out = None if counts.determined is None else ~counts.determined
@@ -177,7 +208,7 @@ class ContrastiveLoss(nn.Module):
             unsure = (counts.weight() <= 0) & ~pairs.surely_disjoint(rows)
             left_out = unsure if left_out is None else left_out | unsure
         excluded = Excluded(left_out, None if own is None else own + rows.start)
-        return excluded, self.coefficients(counts, excluded, pairs, rows)
+        return excluded, (weigh or self.coefficients)(counts, excluded, pairs, rows)
 
     def inverse_temperature(self) -> Tensor | float:
         """1/τ; a learned τ is brought back into its bounds."""
@@ -196,17 +227,24 @@ class SDLoss(ContrastiveLoss):
         L_i = −1/|P(i)| · Σ_{p∈P(i)} K_s K_d · log( exp(z_i·z_p/τ) / Σ_{a∈A(i)} exp(z_i·z_a/τ) ),
         K_s = |S∩T| / |S|,   K_d = 1 / (1 + |T∖S|)
 
-    and the loss is the mean of L_i over the anchors with a positive. Single-label batches give SupCon.
+    and the loss is the mean of L_i over the anchors with a positive. Single-label batches give SupCon. Positive: a
+    sample that shares a finding. Negative: all others. Neutral: pairs of which too little is known.
 
     Args:
-        temperature: τ > 0.
+        temperature: τ > 0. The paper uses 0.07. The default is 0.1, with which MulSupCon, ws-MulSupCon and
+            pytorch-metric-learning publish the losses that this one is compared with; where the comparisons of medsd
+            tuned τ, they chose among 0.1, 0.2 and 0.4. Whether 0.07 is better is not measured yet.
+        factors: what weighs a positive: ``"both"`` K_s K_d, ``"similarity"`` K_s or ``"dissimilarity"`` K_d alone.
+        direction: ``"anchor"`` counts from the anchor to the sample, as above. ``"sample"`` is the transpose, S and T
+            changed: |S∩T| / |T| and 1 / (1 + |S∖T|), as the code published with ws-MulSupCon (MICCAI 2025) has it under
+            the name SimDiss; it gives a superset the weight of a subset and the reverse. ``"both"`` is the mean of the
+            two, so that i attracts j as j attracts i.
         weight: ``"outside"`` the logarithm, as above, or ``"inside"``, log(K_s K_d · exp(…)/Σ…). Inside, the weight is
             an added constant: the value differs, but the gradient is that of the unweighted ANY loss, whatever the
             relations. It is there to reproduce results, not to learn from the weights.
         positives: ``"any"`` sample that shares a finding (two empty sets are equal and count), or a number in (0, 1]:
-            those whose weight K_s K_d reaches it.
+            those whose weight reaches it.
         normalise: divide by the ``"count"`` |P(i)| of positives, or by the sum of their ``"weight"``.
-        symmetric: weigh a pair with the mean of its two directions, so that i attracts j as j attracts i.
         **options: learn_temperature, finding_weights, empty, negatives, gather and blocked of `ContrastiveLoss`.
 
     Example:
@@ -247,45 +285,44 @@ class SDLoss(ContrastiveLoss):
         ... ).train()
     """
 
+    source = "Huang et al., arXiv 2410.13439"
+    positive = "shares a finding, with K_s K_d"
+
     def __init__(
         self,
         *,
         temperature: float = 0.1,
+        factors: Literal["both", "similarity", "dissimilarity"] = "both",
+        direction: Literal["anchor", "sample", "both"] = "anchor",
         weight: Literal["outside", "inside"] = "outside",
         positives: Literal["any"] | float = "any",
         normalise: Literal["count", "weight"] = "count",
-        symmetric: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(temperature=temperature, **options)
-        if weight not in ("outside", "inside"):
-            raise SettingsError(f"weight is '{weight}'; it must be 'outside' or 'inside' the logarithm")
-        if normalise not in ("count", "weight"):
-            raise SettingsError(f"normalise is '{normalise}'; it must be 'count' or 'weight'")
+        self.factors = one_of("factors", factors, FACTORS)
+        self.direction = one_of("direction", direction, ("anchor", "sample", "both"))
+        self.weight = one_of("weight", weight, ("outside", "inside"))
+        self.normalise = one_of("normalise", normalise, ("count", "weight"))
         if positives != "any" and not (isinstance(positives, int | float) and 0 < positives <= 1):
             raise SettingsError(f"positives is {positives!r}; it must be 'any' or a least weight in (0, 1]")
-        self.weight, self.positives, self.normalise, self.symmetric = weight, positives, normalise, symmetric
+        self.positives = positives
 
     def coefficients(self, counts: PairCounts, excluded: Excluded, pairs: LabelPairs, rows: slice) -> Coefficients:
-        weight = counts.weight()
-        if self.symmetric:
-            weight = (weight + counts.swapped().weight()) / 2
+        weight = (counts.swapped() if self.direction == "sample" else counts).weight(self.factors)
+        if self.direction == "both":
+            weight = (weight + counts.swapped().weight(self.factors)) / 2
         excluded.fill_(weight, 0)
-        if self.positives != "any":  # the margin is for K_s K_d = 1 met by rounded sums
+        if self.positives != "any":  # the margin is for a weight of 1 met by rounded sums
             weight = weight * (weight > self.positives - 1e-6)
         return weigh_positives(weight, inside=self.weight == "inside", by_weight=self.normalise == "weight")
 
 
-def weigh_positives(weight: Tensor, inside: bool = False, by_weight: bool = False) -> Coefficients:
-    """Coefficients of the pairs with positive `weight` (R, M), divided by their count or by their sum of weights."""
-    positive = weight > 0
-    count = positive.sum(1, dtype=weight.dtype)  # (R,)
-    terms = count.clamp(max=1)
-    scale = terms / (weight.sum(1) if by_weight else count).clamp(min=torch.finfo(weight.dtype).tiny)
-    if not inside:
-        return Coefficients(weight * scale[:, None], terms)
-    log_weight = weight.masked_fill(~positive, 1).log()
-    return Coefficients(positive * scale[:, None], terms, constant=-(log_weight.sum(1) * scale))
+def one_of(name: str, value: str, allowed: Collection[str]) -> str:
+    """`value` if it is allowed, else a SettingsError that names the option."""
+    if value not in allowed:
+        raise SettingsError(f"{name} is '{value}'; it must be {' or '.join(repr(each) for each in allowed)}")
+    return value
 
 
 def unit_length(embeddings: Tensor) -> Tensor:

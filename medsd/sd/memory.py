@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medsd.errors import SettingsError
-from medsd.sd.losses import ContrastiveLoss, flatten_views, unit_length
+from medsd.sd.losses import ContrastiveLoss, flatten_views
 
 
 class MemoryQueue(nn.Module):
@@ -78,6 +78,6 @@ class MemoryQueue(nn.Module):
         size = self.embeddings.shape[0]
         embeddings, labels = embeddings[-size:], labels[-size:]
         places = (self.position + torch.arange(embeddings.shape[0], device=embeddings.device)) % size
-        self.embeddings[places] = unit_length(embeddings.detach()).to(self.embeddings.dtype)
+        self.embeddings[places] = self.loss.place(embeddings.detach()).to(self.embeddings.dtype)
         self.labels[places] = labels.to(self.labels.dtype)
         self.position.add_(embeddings.shape[0]).remainder_(size)

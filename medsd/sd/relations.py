@@ -15,6 +15,7 @@ from medsd.errors import DataError
 
 Array: TypeAlias = Any  # a NumPy array or a torch tensor; an answer is of the kind of the question
 
+FACTORS = ("both", "similarity", "dissimilarity")  # what a weight of the SD loss is made of
 _SMALLEST = 1e-30  # keeps 0/0 at 0; far below any label or finding weight
 
 
@@ -81,8 +82,14 @@ class PairCounts:
         factor = 1 / (1 + self.extra)
         return factor if self.determined is None else factor * self.determined
 
-    def weight(self) -> Array:
-        """K_s·K_d (R, M) in one pass; 1 for equal sets, 0 for disjoint sets and undetermined pairs."""
+    def positive(self) -> Array:
+        """Whether the pair shares a finding or both sets are empty, (R, M) bool."""
+        return self.shared > 0 if self.both_empty is None else (self.shared > 0) | self.both_empty
+
+    def weight(self, factors: str = "both") -> Array:
+        """K_s·K_d (R, M), or one of `FACTORS`; 1 for equal sets, 0 for disjoint sets and undetermined pairs."""
+        if factors != "both":
+            return self.similarity() if factors == "similarity" else self.dissimilarity() * self.positive()
         # shared is 0 wherever the pair is undetermined, so no mask is needed here
         factor = self.shared / ((self.shared + self.missing) * (1 + self.extra)).clip(_SMALLEST)
         return factor if self.both_empty is None else factor + self.both_empty
@@ -113,6 +120,8 @@ class LabelPairs:
         finding_weights: (F,) positive; what a finding counts, 1 each when None.
 
     Attributes:
+        anchor, sample: (N, F), (M, F) the labels, 0 where unknown.
+        anchor_known, sample_known: (N, F), (M, F) 1 where the label is known, else 0.
         anchor_present, sample_present: (N,), (M,) bool, True where at least one finding is known to be present.
 
     Raises:
@@ -133,38 +142,38 @@ class LabelPairs:
             )
         self._xp = xp
         self._weights = _checked_weights(xp, finding_weights, anchor)
-        self._anchor, self._anchor_known, anchor_kind = _split_unknown(xp, anchor)
+        self.anchor, self.anchor_known, anchor_kind = _split_unknown(xp, anchor)
         if sample_labels is None:
-            self._sample, self._sample_known, sample_kind = self._anchor, self._anchor_known, anchor_kind
+            self.sample, self.sample_known, sample_kind = self.anchor, self.anchor_known, anchor_kind
         else:
-            self._sample, self._sample_known, sample_kind = _split_unknown(xp, sample)
+            self.sample, self.sample_known, sample_kind = _split_unknown(xp, sample)
         self.soft = anchor_kind.soft or sample_kind.soft
         self.partial = anchor_kind.partial or sample_kind.partial
-        self.anchor_present = self._anchor.sum(-1) > 0
-        self.sample_present = self._sample.sum(-1) > 0
+        self.anchor_present = self.anchor.sum(-1) > 0
+        self.sample_present = self.sample.sum(-1) > 0
         # Two studies in three are normal in most data sets, but a set without normals saves the mask.
         self._may_be_empty = _is_compiling() or not bool(self.anchor_present.all() and self.sample_present.all())
         weights = 1.0 if self._weights is None else self._weights
-        self._anchor_weighted = self._anchor * weights
-        self._anchor_absent = (self._anchor_known - self._anchor) * weights
-        self._sample_absent = self._sample_known - self._sample
+        self._anchor_weighted = self.anchor * weights
+        self._anchor_absent = (self.anchor_known - self.anchor) * weights
+        self._sample_absent = self.sample_known - self.sample
 
     def __len__(self) -> int:
-        return int(self._anchor.shape[0])
+        return int(self.anchor.shape[0])
 
     @property
     def shape(self) -> tuple[int, int]:
         """(N, M), the numbers of anchors and of samples."""
-        return int(self._anchor.shape[0]), int(self._sample.shape[0])
+        return int(self.anchor.shape[0]), int(self.sample.shape[0])
 
     def counts(self, rows: slice = slice(None)) -> PairCounts:
         """The set sizes of the anchors in `rows` with all samples, (R, M) each."""
         if self.soft:
             shared, missing, extra = self._soft_sizes(rows)
         else:
-            shared = self._anchor_weighted[rows] @ self._sample.T
+            shared = self._anchor_weighted[rows] @ self.sample.T
             missing = self._anchor_weighted[rows] @ self._sample_absent.T
-            extra = self._anchor_absent[rows] @ self._sample.T
+            extra = self._anchor_absent[rows] @ self.sample.T
         determined, both_empty = self._emptiness(rows, shared, missing, extra)
         return PairCounts(shared, missing, extra, determined, both_empty)
 
@@ -176,23 +185,15 @@ class LabelPairs:
         """
         may_have = [  # 1 where the finding is not known to be absent
             self._xp.asarray((known == 0) | (present > 0), dtype=present.dtype)
-            for present, known in ((self._anchor[rows], self._anchor_known[rows]), (self._sample, self._sample_known))
+            for present, known in ((self.anchor[rows], self.anchor_known[rows]), (self.sample, self.sample_known))
         ]
         return (may_have[0] @ may_have[1].T <= 0) & (self.anchor_present[rows, None] | self.sample_present[None, :])
 
-    def overlap_of(self, anchor_values: Array) -> Array:
-        """Σ_f v_f · t_f (R, M) for any values v (R, F) of the anchors' findings."""
-        return anchor_values @ self._sample.T
-
-    def totals(self) -> tuple[Array, Array]:
-        """The anchors' findings (N, F) and the number of samples with each finding (F,), unknown counted as absent."""
-        return self._anchor, self._sample.sum(0)
-
     def _soft_sizes(self, rows: slice) -> tuple[Array, Array, Array]:
         xp = self._xp
-        weights = xp.ones_like(self._anchor[0]) if self._weights is None else self._weights
-        s, s_known = self._anchor[rows], self._anchor_known[rows]
-        t, t_known = self._sample, self._sample_known
+        weights = xp.ones_like(self.anchor[0]) if self._weights is None else self._weights
+        s, s_known = self.anchor[rows], self.anchor_known[rows]
+        t, t_known = self.sample, self.sample_known
         if _is_compiling():  # the compiler fuses this into one reduction; F terms unrolled would bloat the graph
             s, s_known, t, t_known = s[:, None, :], s_known[:, None, :], t[None, :, :], t_known[None, :, :]
             shared = (xp.minimum(s, t) * weights).sum(-1)
@@ -213,7 +214,7 @@ class LabelPairs:
         s_present, t_present = self.anchor_present[rows, None], self.sample_present[None, :]
         if not self.partial:
             return None, (~s_present & ~t_present) if self._may_be_empty else None
-        any_known = self._anchor_known[rows] @ self._sample_known.T > 0
+        any_known = self.anchor_known[rows] @ self.sample_known.T > 0
         empty_here = (shared + missing + extra) <= 0
         # Both empty over the common findings says nothing if one has a finding that the other does not know.
         determined = any_known & ~(empty_here & (s_present | t_present))

@@ -1,45 +1,55 @@
 """The losses that the Similarity-Dissimilarity loss is compared with, called in the same way.
 
-They differ in two things only: which samples are positive for an anchor, and how much each counts. What the frame
-decides is equal for all, so that a comparison compares the rule: unknown labels, empty label sets (two of them are
-equal unless ``empty="ignore"``), views, reference sets, several processes. Start at `loss_by_name`.
+They differ in which samples are positive for an anchor, how much each counts, and, a few, in the denominator. What
+the frame decides is equal for all, so that a comparison compares the rule: views, reference sets, several processes,
+blocks and, unless `family_table` says otherwise, unknown labels and empty sets. Start at `loss_by_name`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from medsd.errors import SettingsError
-from medsd.sd.coefficients import Coefficients, Excluded
+from medsd.sd.by_finding import MulSupConLoss, PrototypeLoss, StepwiseLoss, WsMulSupConLoss
+from medsd.sd.coefficients import Coefficients, Excluded, weigh_positives
 from medsd.sd.gather import largest, world_size
-from medsd.sd.losses import ContrastiveLoss, SDLoss, weigh_positives
+from medsd.sd.lin import JSCLLoss, JSPCLLoss
+from medsd.sd.losses import ContrastiveLoss, SDLoss, one_of
 from medsd.sd.relations import LabelPairs, PairCounts
 
 
 class AnyLoss(ContrastiveLoss):
-    """ANY: every sample that shares a finding with the anchor is a full positive (Zhang and Wu, AAAI 2024, «ANY»).
+    """ANY: every sample that shares a finding with the anchor is a full positive ("ANY" in Zhang and Wu, AAAI 2024).
+
+        L_i = −1/|P(i)| · Σ_{p∈P(i)} log p_ip
 
     Args:
         **options: see `ContrastiveLoss`.
     """
 
+    source = "ANY of Zhang and Wu, AAAI 2024"
+    positive = "shares a finding"
+    soft = "present if above 0"
+
     def coefficients(self, counts: PairCounts, excluded: Excluded, pairs: LabelPairs, rows: slice) -> Coefficients:
-        positive = counts.shared > 0
-        if counts.both_empty is not None:
-            positive |= counts.both_empty
-        return weigh_positives(excluded.fill_(positive, False).to(counts.shared.dtype))
+        return weigh_positives(excluded.fill_(counts.positive(), False).to(counts.shared.dtype))
 
 
 class AllLoss(ContrastiveLoss):
-    """ALL: only the samples with the very same label set are positive (Zhang and Wu, AAAI 2024, «ALL»).
+    """ALL: only the samples with the very same label set are positive ("ALL" in Zhang and Wu, AAAI 2024).
+
+    The same rule is SCL, the strict contrastive loss of Lin et al. (Findings of ACL 2023, arXiv 2212.00552).
 
     Args:
         **options: see `ContrastiveLoss`.
     """
+
+    source = "ALL of Zhang and Wu, AAAI 2024; SCL of Lin et al., ACL 2023"
+    positive = "has the same set"
 
     def coefficients(self, counts: PairCounts, excluded: Excluded, pairs: LabelPairs, rows: slice) -> Coefficients:
         equal = (counts.missing + counts.extra) <= 0
@@ -54,6 +64,8 @@ class SupConLoss(AllLoss):
     Args:
         **options: see `ContrastiveLoss`.
     """
+
+    source = "Khosla et al., NeurIPS 2020"
 
     def forward(
         self,
@@ -73,61 +85,75 @@ class SupConLoss(AllLoss):
         return super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels, own)
 
 
-class MulSupConLoss(ContrastiveLoss):
-    """MulSupCon: one SupCon term for each finding of the anchor (Zhang and Wu, AAAI 2024).
-
-    The term of finding f has the samples with f as positives; the loss is the mean over all terms with a positive.
-    «No finding» is a term of its own unless ``empty="ignore"``. Soft labels enter as products s·t, finding weights
-    as the weights of the terms.
-
-    Args:
-        **options: see `ContrastiveLoss`.
-    """
-
-    def coefficients(self, counts: PairCounts, excluded: Excluded, pairs: LabelPairs, rows: slice) -> Coefficients:
-        present, samples_with = pairs.totals()
-        present = present[rows]  # (R, F)
-        positives = samples_with.expand_as(present)
-        if excluded.diagonal is not None:  # nobody is a positive of himself
-            positives = positives - present
-        some = positives > 1e-6  # a term without positives is left out
-        weights = torch.ones_like(samples_with) if self.finding_weights is None else self.finding_weights.to(present)
-        term = present * weights * some  # (R, F)
-        matrix = pairs.overlap_of(term / positives.clamp(min=1e-6))
-        found = Coefficients(excluded.fill_(matrix, 0), term.sum(1))
-        if counts.both_empty is None or self.empty == "ignore":
-            return found
-        normal = weigh_positives(excluded.fill_(counts.both_empty.to(matrix.dtype), 0))
-        return Coefficients(found.matrix + normal.matrix, found.terms + normal.terms)
-
-
 class JaccardLoss(ContrastiveLoss):
-    """Positives weighed by |S∩T| / |S∪T|: JSCL (Lin et al., Findings of ACL 2023), MultiSupCon with a threshold.
+    r"""Positives weighed by the Jaccard index |S∩T| / |S∪T| outside the logarithm.
+
+        L_i = −1/|P(i)| · Σ_{p∈P(i)} J_ip · log p_ip,  P(i) the samples with J_ip > 0 that reach the threshold
+
+    What JSCL aims at (see `lin.JSCLLoss` for what its code does), and with ``normalise="weight"`` the baseline
+    L_Base of Audibert et al. (arXiv 2404.08720). Negative: the others.
 
     Args:
         threshold: the least Jaccard index of a positive; 0 takes all that share a finding.
+        normalise: divide by the ``"count"`` |P(i)|, or by the sum of the ``"weight"`` of the positives.
         **options: see `ContrastiveLoss`.
     """
 
-    def __init__(self, *, threshold: float = 0.0, **options: Any) -> None:
+    source = "aim of Lin et al., ACL 2023"
+    positive = "shares a finding, with the Jaccard index"
+
+    def __init__(
+        self, *, threshold: float = 0.0, normalise: Literal["count", "weight"] = "count", **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.threshold = _checked_threshold(threshold)
+        self.normalise = one_of("normalise", normalise, ("count", "weight"))
+
+    def coefficients(self, counts: PairCounts, excluded: Excluded, pairs: LabelPairs, rows: slice) -> Coefficients:
+        weight = excluded.fill_(counts.jaccard(), 0)
+        return weigh_positives(weight * (weight > self.threshold - 1e-6), by_weight=self.normalise == "weight")
+
+
+class MultiSupConLoss(ContrastiveLoss):
+    r"""MultiSupCon (NeurIPS 2022 workshop on self-supervised learning, paper 8).
+
+        L_i = −1/|N(i)| · Σ_{p∈N(i)} J_ip · log p_ip,  N(i) = {p ≠ i : J_ip ≥ c},  J = |S∩T| / |S∪T|
+
+    as pytorch-metric-learning 3.0 documents it: the threshold is inclusive, two empty sets have J = 1, and with c = 0
+    the samples that share nothing count in |N(i)|. Negative: the samples below the threshold.
+
+    Args:
+        threshold: c in [0, 1].
+        **options: see `ContrastiveLoss`.
+    """
+
+    source = "MultiSupCon, NeurIPS 2022 SSL workshop"
+    positive = "Jaccard index of the threshold or above, with the Jaccard index"
+
+    def __init__(self, *, threshold: float = 0.5, **options: Any) -> None:
         super().__init__(**options)
         self.threshold = _checked_threshold(threshold)
 
     def coefficients(self, counts: PairCounts, excluded: Excluded, pairs: LabelPairs, rows: slice) -> Coefficients:
         weight = excluded.fill_(counts.jaccard(), 0)
-        return weigh_positives(weight * (weight > self.threshold - 1e-6))
+        positive = excluded.fill_(weight > self.threshold - 1e-6, False)
+        return weigh_positives(weight * positive, positive=positive)
 
 
 class OverlapLoss(ContrastiveLoss):
     """Full positives where label sets overlap enough, in the manner of ProbMCL (Sajedi et al., ICASSP 2024).
 
-    The paper's positive set A(i) = {j : D(y_i, y_j) ≥ α}, with the Jaccard index as D, on embeddings instead of its
-    Gaussian mixtures.
+    The paper's positive set A(i) = {j : D(y_i, y_j) ≥ α}, with the Jaccard index as D, on embeddings. This is not the
+    published loss: that compares Gaussian mixtures p_i of a mixture density network by a similarity Sim(p_i, p_j), and
+    adds their negative log-likelihood. Neither D nor Sim could be had with certainty, and no code is public.
 
     Args:
         threshold: α in (0, 1].
         **options: see `ContrastiveLoss`.
     """
+
+    source = "threshold of ProbMCL, ICASSP 2024"
+    positive = "Jaccard index of the threshold or above"
 
     def __init__(self, *, threshold: float = 0.5, **options: Any) -> None:
         super().__init__(**options)
@@ -147,6 +173,12 @@ LOSSES: Mapping[str, type[ContrastiveLoss]] = {
     "mulsupcon": MulSupConLoss,
     "jaccard": JaccardLoss,
     "probmcl": OverlapLoss,
+    "multisupcon": MultiSupConLoss,
+    "ws-mulsupcon": WsMulSupConLoss,
+    "msc": PrototypeLoss,
+    "slcl": StepwiseLoss,
+    "jscl": JSCLLoss,
+    "jspcl": JSPCLLoss,
 }
 
 
@@ -154,7 +186,8 @@ def loss_by_name(name: str, **options: Any) -> ContrastiveLoss:
     """Build a loss from its name in a configuration.
 
     Args:
-        name: one of `LOSSES`: sd, supcon, any, all, mulsupcon, jaccard, probmcl.
+        name: one of `LOSSES`: sd, supcon, any, all, mulsupcon, jaccard, probmcl, multisupcon, ws-mulsupcon, msc, slcl,
+            jscl, jspcl.
         **options: the keyword arguments of its class.
 
     Raises:
@@ -170,6 +203,15 @@ def loss_by_name(name: str, **options: Any) -> ContrastiveLoss:
         return LOSSES[name](**options)
     except TypeError as exc:
         raise SettingsError(f"loss '{name}' does not take these options: {', '.join(options)} ({exc})") from exc
+
+
+def family_table() -> str:
+    """What each loss does with what data may bring, as a Markdown table; it stands in the README."""
+    heads = ("name", "source", "positive", "unknown labels", "empty sets", "soft labels", "processes", "blocks")
+    rows = [heads, ("---",) * len(heads)]
+    for name, loss in LOSSES.items():
+        rows.append((name, loss.source, loss.positive, loss.unknown, loss.empty_sets, loss.soft, "yes", "yes"))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _checked_threshold(threshold: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from medsd.strict import Strict
 
@@ -12,7 +12,7 @@ from medsd.strict import Strict
 class LossSettings(Strict):
     """The Similarity-Dissimilarity loss (see medsd.sd)."""
 
-    name: str = Field("sd", description="sd, or a rival: supcon, any, all, mulsupcon, jaccard, probmcl")
+    name: str = Field("sd", description="sd, or another loss of the table in the README, for instance mulsupcon")
     temperature: float = Field(0.1, gt=0, le=10)
     finding_weights: Literal["none", "inverse_frequency"] = Field(
         "none", description="inverse_frequency: rare findings of the training studies count more in K_s and K_d"
@@ -28,6 +28,18 @@ class LossSettings(Strict):
         le=100,
         description="of the contrast of images with notes in the learned space: sentences find images",
     )
+    options: dict[str, bool | int | float | str] = Field(
+        default_factory=dict,
+        description="further arguments of the loss, such as direction: both for sd or threshold: 0.3 for jaccard",
+    )
+
+    @field_validator("options")
+    @classmethod
+    def _of_no_other_key(cls, options: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+        taken = sorted(options.keys() & {*cls.model_fields, "gather"})
+        if taken:
+            raise ValueError(f"options repeats {', '.join(taken)}, which is set by a key of its own or by the training")
+        return options
 
 
 class PseudoLabelSettings(Strict):

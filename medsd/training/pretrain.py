@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medsd.errors import SettingsError
 from medsd.networks.fusion import Outputs, StudyModel
 from medsd.sd import loss_by_name
 from medsd.settings import LossSettings, Settings, StageSettings
@@ -34,7 +35,13 @@ def contrast(settings: LossSettings, labels: npt.NDArray[np.float32], sentences:
         finding_weights=weights,
         negatives=settings.negatives,
         gather=True,
+        **settings.options,
     )
+    if any(True for _ in criterion.parameters()):
+        raise SettingsError(
+            f"loss: {settings.name} with these options has parameters of its own, which this training does not learn; "
+            "use it from Python, or choose another loss"
+        )
 
     def loss(model: StudyModel, outputs: Outputs, batch: Batch) -> Tensor:
         projected = model.project(outputs.features.float())

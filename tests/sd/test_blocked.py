@@ -9,6 +9,7 @@ import torch
 
 from medsd.sd import blocked
 from medsd.sd.rivals import LOSSES, loss_by_name
+from tests.sd.loops import build_loss
 from tests.sd.test_losses import OPTIONS, batch, value_and_gradient
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [("sd", options) for options in OPTIONS] + [
@@ -27,7 +28,7 @@ def test_blocked_is_plain_in_value_and_gradient(name: str, options: dict[str, An
     embeddings, labels = batch(0, samples=50, unknown=unknown)
     embeddings = embeddings.detach().float().requires_grad_()
     plain, blocks = (
-        value_and_gradient(loss_by_name(name, blocked=way, **options), embeddings, labels) for way in (False, True)
+        value_and_gradient(build_loss(name, blocked=way, **options), embeddings, labels) for way in (False, True)
     )
     torch.testing.assert_close(blocks, plain, rtol=1e-6 if options.get("temperature") is None else 1e-5, atol=1e-6)
 
@@ -64,3 +65,41 @@ def test_no_matrix_of_all_pairs_is_ever_allocated() -> None:
     with Watch():
         loss_by_name("sd", blocked=True)(embeddings, labels).backward()
     assert max(seen) <= max(embeddings.numel(), labels.numel())
+
+
+@pytest.mark.parametrize("name", ["sd", "jscl", "msc", "ws-mulsupcon"])
+def test_a_gradient_of_the_gradient_through_blocks_is_the_plain_one(name: str) -> None:
+    """As in a gradient penalty; autograd once gave another number without a word."""
+    penalties = []
+    for way in (False, True):
+        embeddings, labels = batch(5, samples=20, unknown=0.2)
+        refs, ref_labels = batch(6, samples=50)
+        loss = build_loss(name, blocked=way, learn_temperature=True).double()
+        value = loss(embeddings, labels) + loss(embeddings, labels, ref_emb=refs, ref_labels=ref_labels)
+        (gradient,) = torch.autograd.grad(value, embeddings, create_graph=True)
+        (gradient.norm() - 1).square().backward()
+        assert loss.log_temperature is not None
+        penalties.append((gradient.detach(), embeddings.grad, refs.grad, loss.log_temperature.grad))
+    torch.testing.assert_close(penalties[1], penalties[0], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+def test_second_derivatives_agree_with_differences_of_gradients(blocked: bool) -> None:
+    embeddings, labels = batch(7, samples=5, unknown=0.2)
+    loss = build_loss("sd", blocked=blocked)
+    assert torch.autograd.gradgradcheck(lambda z: loss(z, labels), embeddings)
+
+
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_backward_pass_inside_autocast_loses_nothing(blocked: bool, order: int) -> None:
+    gradients = []
+    for inside in (False, True):
+        embeddings, labels = batch(8, samples=50)
+        embeddings = embeddings.detach().float().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside):
+            value = build_loss("sd", blocked=blocked)(embeddings, labels)
+            if order == 2:
+                value = torch.autograd.grad(value, embeddings, create_graph=True)[0].square().sum()
+            gradients.append(torch.autograd.grad(value, embeddings)[0])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-6, atol=1e-6 * float(gradients[0].abs().max()))

@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from medsd.sd.crossmodal import CrossModalLoss
 from medsd.sd.losses import ContrastiveLoss
 from medsd.sd.memory import MemoryQueue
-from medsd.sd.rivals import loss_by_name
+from medsd.sd.rivals import LOSSES, loss_by_name
+from tests.sd.loops import build_loss
 
 # Rows 0–2 are the first process's, 3–7 the second's. The first anchor has its positives on the other process only, the
 # second process has more positives than the first, and row 2 has none anywhere.
@@ -58,10 +59,11 @@ def third_batch_of_a_queue(loss: ContrastiveLoss, embeddings: Tensor, labels: Te
 
 CASES: dict[str, tuple[Callable[..., Tensor], str, dict[str, Any]]] = {
     "sd": (own_batch, "sd", {}),
-    "learned temperature": (own_batch, "sd", {"learn_temperature": True, "symmetric": True}),
+    "learned temperature": (own_batch, "sd", {"learn_temperature": True, "direction": "both"}),
     "blocked": (own_batch, "sd", {"blocked": True, "normalise": "weight"}),
     "inside": (own_batch, "sd", {"weight": "inside", "empty": "ignore"}),
-    "mulsupcon": (own_batch, "mulsupcon", {}),
+    **{name: (own_batch, name, {}) for name in LOSSES if name not in ("sd", "supcon")},
+    "several parts in blocks": (own_batch, "ws-mulsupcon", {"blocked": True}),
     "images and notes": (images_and_notes, "sd", {}),
     "class numbers": (class_numbers, "supcon", {}),
     "queue": (third_batch_of_a_queue, "sd", {}),
@@ -84,11 +86,12 @@ def run_process(rank: int, folder: str) -> None:
     rows = slice(0, FIRST) if rank == 0 else slice(FIRST, None)
     outcomes = {}
     for case, (call, name, options) in CASES.items():
-        loss = loss_by_name(name, gather=True, **options).double()
+        loss = build_loss(name, gather=True, **options).double()
         outcomes[case] = step(DistributedDataParallel(make_encoder()), loss, call, rows)
-        if "log_temperature" in outcomes[case]:  # averaged, as the trainer averages the model's parameters
-            dist.all_reduce(outcomes[case]["log_temperature"])
-            outcomes[case]["log_temperature"] /= 2
+        for own in ("log_temperature", "prototypes"):
+            if own in outcomes[case]:  # averaged, as the trainer averages the model's parameters
+                dist.all_reduce(outcomes[case][own])
+                outcomes[case][own] /= 2
     torch.save(outcomes, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -104,7 +107,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Outcome
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_are_one_with_the_joint_batch(outcomes: list[dict[str, Outcome]], case: str) -> None:
     call, name, options = CASES[case]
-    expected = step(make_encoder(), loss_by_name(name, **options).double(), call, slice(None))
+    expected = step(make_encoder(), build_loss(name, **options).double(), call, slice(None))
     for found in outcomes:
         torch.testing.assert_close(found[case], expected, rtol=1e-6, atol=1e-6)
 

@@ -24,7 +24,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"positives": 0.5},
     {"normalise": "weight"},
     {"weight": "inside", "normalise": "weight"},
-    {"symmetric": True},
+    {"direction": "both"},
     {"empty": "ignore"},
     {"learn_temperature": True},
     {"finding_weights": [0.5, 1.0, 2.0, 0.25]},
@@ -180,7 +180,7 @@ def test_the_threshold_keeps_the_pairs_that_reach_it() -> None:
 def test_the_symmetric_weight_is_the_mean_of_both_directions() -> None:
     embeddings, labels = batch(12)
     expected = weighted_loop(embeddings, labels, lambda s, t: (sd_weight(s, t) + sd_weight(t, s)) / 2)
-    torch.testing.assert_close(SDLoss(symmetric=True)(embeddings, labels), expected)
+    torch.testing.assert_close(SDLoss(direction="both")(embeddings, labels), expected)
 
 
 def test_normalising_by_weight_makes_the_weights_of_an_anchor_sum_to_one() -> None:

@@ -8,6 +8,8 @@ import torch
 from medsd.errors import SettingsError
 from medsd.sd.losses import SDLoss
 from medsd.sd.memory import MemoryQueue
+from medsd.sd.rivals import LOSSES
+from tests.sd.loops import build_loss
 from tests.sd.test_losses import batch, value_and_gradient
 
 
@@ -15,10 +17,13 @@ def make_queue(size: int = 30) -> MemoryQueue:
     return MemoryQueue(SDLoss(), size=size, embedding_size=5, findings=4).double()
 
 
-def test_an_empty_queue_changes_nothing() -> None:
-    embeddings, labels = batch(0)
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_empty_queue_changes_nothing(name: str) -> None:
+    embeddings, labels = batch(0, unknown=0.2)
+    loss = build_loss(name).double()
+    queue = MemoryQueue(loss, size=30, embedding_size=5, findings=4).double()
     torch.testing.assert_close(
-        value_and_gradient(make_queue(), embeddings, labels), value_and_gradient(SDLoss(), embeddings, labels)
+        value_and_gradient(queue, embeddings, labels), value_and_gradient(loss, embeddings, labels)
     )
 
 

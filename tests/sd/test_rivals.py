@@ -16,6 +16,7 @@ from medsd.sd.rivals import LOSSES, MulSupConLoss, SupConLoss, loss_by_name
 from tests.sd.loops import (
     all_weight,
     any_weight,
+    build_loss,
     jaccard_weight,
     log_probabilities,
     mulsupcon_loop,
@@ -65,8 +66,11 @@ def test_mulsupcon_takes_normal_for_a_label_unless_told_otherwise() -> None:
     )
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_is_supcon_on_single_labels(name: str) -> None:
+NOT_SUPCON = {"msc", "slcl", "jscl", "jspcl"}  # prototypes, absent findings, all are positive
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in NOT_SUPCON])
+def test_single_labels_give_supcon(name: str) -> None:
     embeddings, _ = batch(1, samples=16)
     classes = torch.arange(16) % 4
     expected = value_and_gradient(PeerSupConLoss(), embeddings, classes)
@@ -85,7 +89,7 @@ def test_supcon_takes_class_numbers() -> None:
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_of_every_loss_agree_with_differences(name: str, blocked: bool) -> None:
     embeddings, labels = batch(3, samples=6, unknown=0.2)
-    loss = loss_by_name(name, blocked=blocked)
+    loss = build_loss(name, blocked=blocked)
     assert torch.autograd.gradcheck(lambda z: loss(z, labels), embeddings)
 
 
@@ -103,7 +107,7 @@ def test_every_loss_is_finite_on_degenerate_batches(name: str, spoil: Callable[[
     embeddings, labels = batch(4, samples=5)
     for count in (1, 5):
         part = embeddings[:count].detach().requires_grad_()
-        value, gradient = value_and_gradient(loss_by_name(name), part, spoil(labels[:count]))
+        value, gradient = value_and_gradient(build_loss(name), part, spoil(labels[:count]))
         assert value.isfinite() and gradient.isfinite().all()
 
 

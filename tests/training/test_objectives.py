@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from medsd.errors import SettingsError
 from medsd.networks.fusion import Inputs, Outputs, StudyModel
-from medsd.sd import SDLoss, inverse_frequency_weights
+from medsd.sd import LOSSES, SDLoss, inverse_frequency_weights
 from medsd.settings import (
     FinetuneSettings,
     ImageSettings,
@@ -276,3 +277,33 @@ def test_a_network_that_ran_away_is_still_validated(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(finetuning, "read_studies", lambda *_: (logits, np.zeros((COUNT, 16), np.float32)))
     (epoch,) = finetune(_settings(tmp_path), _model(), arrays, rows, rows, tmp_path).history
     assert (epoch["validation_loss"], epoch["validation_auroc"]) == (0, 1)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "msc"])
+def test_each_loss_of_the_family_is_trained_by_its_name(name: str) -> None:
+    embeddings, labels = torch.randn(8, 6, requires_grad=True), (torch.rand(8, 4) < 0.4).float()
+    value = _contrast_of(LossSettings(name=name), embeddings, labels)
+    value.backward()
+    assert embeddings.grad is not None and embeddings.grad.isfinite().all()
+
+
+def test_the_options_of_a_loss_reach_it() -> None:
+    embeddings, labels = torch.randn(8, 6), (torch.rand(8, 4) < 0.4).float()
+    found = _contrast_of(LossSettings(options={"factors": "similarity", "direction": "both"}), embeddings, labels)
+    torch.testing.assert_close(found, SDLoss(factors="similarity", direction="both")(embeddings, labels))
+
+
+def test_an_option_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="options repeats temperature"):
+        LossSettings(options={"temperature": 0.2})
+    labels = np.ones((4, 3), np.float32)
+    with pytest.raises(SettingsError, match="loss 'any' does not take these options"):
+        contrast(LossSettings(name="any", options={"threshold": 0.5}), labels)
+    with pytest.raises(SettingsError, match="parameters of its own, which this training does not learn"):
+        contrast(LossSettings(name="msc", options={"findings": 3, "embedding_size": 6}), labels)
+
+
+def _contrast_of(settings: LossSettings, embeddings: Tensor, labels: Tensor) -> Tensor:
+    model = cast(StudyModel, SimpleNamespace(project=lambda features: features))
+    outputs, batch = (SimpleNamespace(features=embeddings), SimpleNamespace(labels=labels))
+    return contrast(settings, labels.numpy())(model, cast(Outputs, outputs), cast(Batch, batch))
