@@ -59,7 +59,7 @@ class Fit:
     """What is new and what stays, by finding.
 
     Attributes:
-        calibration, choices, points, conformal: of every finding.
+        calibration, choices, points, conformal: of every finding that was trained.
         findings: those whose calibration is new.
     """
 
@@ -141,9 +141,14 @@ def halves_of(reading: Reading) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.i
 
 
 def fit_again(bundle: Bundle, reading: Reading, rows: npt.NDArray[np.int64]) -> Fit:
-    """Calibration, operating points and conformal scores from some of the studies; see the module."""
-    d, names, settings = bundle.description, bundle.findings.names, reading.evaluation
-    logits, labels = reading.logits[rows], reading.manifest.labels[rows].astype(np.float64)
+    """Calibration, operating points and conformal scores from some of the studies; see the module.
+
+    A finding that was not trained gets none, whatever is labelled: no fit makes its logit mean something.
+    """
+    d, settings = bundle.description, reading.evaluation
+    names = bundle.findings.without(d.not_trained).names
+    kept = np.isin(bundle.findings.names, names)
+    logits, labels = reading.logits[rows][:, kept], reading.manifest.labels[rows][:, kept].astype(np.float64)
     few = settings.few
     chosen, reasons = choose_calibration(logits, labels, names, few=few, method=settings.calibration)
     calibration, choices = dict(d.calibration), {}

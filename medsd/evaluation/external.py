@@ -255,6 +255,7 @@ def measure(reading: Reading, cases: CaseIndex | None = None) -> EvaluationRepor
         choices=description.calibration_choices,
         conformal=read_conformal(path) if CONFORMAL in description.files else None,
         groups=groups_of(manifest.table),
+        not_trained=description.not_trained,
     )
 
 

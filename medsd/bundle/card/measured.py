@@ -27,7 +27,8 @@ METRICS = {
 def discrimination(r: EvaluationReport) -> str:
     """The metrics over all findings and of each."""
     rows = [
-        [f.title, str(f.positives), str(f.negatives), told(f.auroc), told(f.average_precision), told(f.brier)]
+        [f.title, str(f.positives), str(f.negatives)]
+        + [told(each) if f.trained else "not trained" for each in (f.auroc, f.average_precision, f.brier)]
         for f in r.findings
     ]
     means = [
@@ -54,9 +55,10 @@ def _where(r: EvaluationReport) -> str:
 def _left_out(r: EvaluationReport) -> str:
     titles = [f.title for f in r.findings if f.too_few]
     summed = "F1 (micro) sums the calls of all findings that have a threshold."
-    if not titles:
-        return f"No finding is left out of the means. {summed}"
-    return f"Left out of the means as too few to tell: {', '.join(titles)}. {summed}"
+    silent = [f.title for f in r.findings if not f.trained]
+    left = {"too few to tell": titles, "not trained": silent}
+    said = "; ".join(f"as {why}: {', '.join(names)}" for why, names in left.items() if names)
+    return f"Left out of the means {said}. {summed}" if said else f"No finding is left out of the means. {summed}"
 
 
 def _incomplete(r: EvaluationReport) -> str:
@@ -83,6 +85,8 @@ def calls(r: EvaluationReport) -> str:
 
 
 def _call_row(f: FindingReport) -> list[str]:
+    if not f.trained:
+        return [f.title, "not trained", "–", "–", "–", "–", "–"]
     if f.threshold is None:
         return [f.title, "none: undecided", "–", "–", "–", "–", "–"]
     return [f.title, f"{f.threshold:.3f}", *(told(i) for i in (f.sensitivity, f.specificity, f.ppv, f.npv, f.f1))]
