@@ -41,7 +41,7 @@ class ServingModel(nn.Module):
     intercept: Tensor
     knots: Tensor | None
     bends: Tensor | None
-    nothing: Tensor | None
+    trained: Tensor | None
 
     def __init__(
         self,
@@ -67,8 +67,9 @@ class ServingModel(nn.Module):
         self.register_buffer("knots", knots if count else None)
         self.register_buffer("bends", bends if count else None)
         # A finding that was not trained has no probability. NaN comes after the sigmoid, whose kernels may lose one.
-        nothing = torch.tensor([0.0 if name in calibration else math.nan for name in findings])
-        self.register_buffer("nothing", nothing if nothing.isnan().any() else None)
+        # It is a factor, not a summand, because quantisers look for the range of sums.
+        trained = torch.tensor([1.0 if name in calibration else math.nan for name in findings])
+        self.register_buffer("trained", trained if trained.isnan().any() else None)
 
     def forward(
         self,
@@ -86,8 +87,8 @@ class ServingModel(nn.Module):
         if self.knots is not None and self.bends is not None:
             log_odds = log_odds + (torch.relu(outputs.logits[:, :, None] - self.knots) * self.bends).sum(2)
         probabilities = torch.sigmoid(log_odds)
-        if self.nothing is not None:
-            probabilities = probabilities + self.nothing
+        if self.trained is not None:
+            probabilities = probabilities * self.trained
         said = (probabilities, outputs.logits, outputs.embedding)
         if outputs.evidence is None or outputs.regions is None:
             return said

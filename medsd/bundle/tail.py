@@ -142,9 +142,9 @@ def _tail(onnx: Any, calibration: list[Calibration | None], own: str) -> tuple[l
         ]
         last = own + "log_odds"
     if None in calibration:
-        values["nothing"] = np.array([np.nan if each is None else 0 for each in calibration], np.float32)
+        values["trained"] = np.array([np.nan if each is None else 1 for each in calibration], np.float32)
         nodes.append(node("Sigmoid", [last], [own + "all"]))
-        nodes.append(node("Add", [own + "all", own + "nothing"], ["probabilities"]))
+        nodes.append(node("Mul", [own + "all", own + "trained"], ["probabilities"]))
     else:
         nodes.append(node("Sigmoid", [last], ["probabilities"]))
     return nodes, [onnx.numpy_helper.from_array(value, own + name) for name, value in values.items()]
