@@ -30,7 +30,7 @@ class FindingVote:
         share: the vote, 0…1; NaN where no case knows the finding.
         probability: the model's; NaN where it was not trained for the finding.
         share_call: what the vote amounts to; undecided where the index has no threshold or no case knows.
-        call: the model's, or «not trained».
+        call: the model's, or "not trained".
         disagrees: both decided, and differently.
     """
 

@@ -106,7 +106,7 @@ class Prediction:
         return (*sorted(probabilities, key=lambda name: -probabilities[name]), *self.not_trained)
 
     def said(self, name: str) -> Said:
-        """The call of a finding, or «not trained»."""
+        """The call of a finding, or "not trained"."""
         return NOT_TRAINED if name in self.not_trained else self.calls.get(name, "undecided")
 
     @property
