@@ -387,6 +387,7 @@ def _as_record(prediction: Prediction, path: Path | None) -> dict[str, object]:
         "message": prediction.message.removeprefix(f"{path}: "),  # the name of a file may be a patient's
         "probabilities": prediction.probabilities,
         "calls": dict(prediction.calls),
+        "not_trained": list(prediction.not_trained),
         "coverage": prediction.coverage,
         "neither": list(prediction.neither),
         "out_of_distribution": prediction.out_of_distribution,

@@ -197,10 +197,10 @@ def _differences(about: Gallery, case: SimilarCase, vocabulary: FindingSet) -> s
         ("missing", about.only_here, case.missing),
     )
     shown = "".join(_difference(kind, words, names, vocabulary) for kind, words, names in lines if names)
-    # A finding of the case that the model left undecided is in none of the three.
+    # A finding of the case that the model left undecided, or was not trained for, is in none of the three.
     told = {*case.shared, *case.extra}
     untold = tuple(name for name in case.case.findings if name not in told)
-    shown += _difference("untold", "In this case, undecided in your film", untold, vocabulary) if untold else ""
+    shown += _difference("untold", "In this case, without a call in your image", untold, vocabulary) if untold else ""
     return f'<div class="sets">{_nothing(case)}{shown}</div>'
 
 

@@ -10,13 +10,13 @@ from html import escape
 
 from apps.web.reading import Reading
 from apps.web.render import Window, evidence_uri, film_uri
-from medsd.bundle.layout import Bundle, OperatingPoint
+from medsd.bundle.layout import Bundle, Description, OperatingPoint
 from medsd.cases.vote import FindingVote
-from medsd.inference.prediction import Prediction
+from medsd.inference.prediction import NOT_TRAINED, Prediction
 from medsd.results.record import DISCLAIMER, SYNTHETIC
 
 _AGREE = {"present": "absent", "absent": "present"}  # what it means to disagree with a call
-_CALL_ORDER = {"present": 0, "undecided": 1, "absent": 2}
+_CALL_ORDER = {"present": 0, "undecided": 1, "absent": 2, NOT_TRAINED: 3}
 _CALLED = {"absent": "called absent", "undecided": "undecided"}
 _SETS = {"both": "both present and absent conform", "neither": "unlike the validation films of either"}
 
@@ -97,7 +97,7 @@ def evidence_words(prediction: Prediction, name: str) -> str:
 
     Evidence is drawn on its own scale, so there is a brightest place even where the model calls a finding absent.
     """
-    call = prediction.calls.get(name, "undecided")
+    call = prediction.said(name)
     words = f"Evidence for {prediction.findings.title(name)} {percent(prediction.probabilities[name])}"
     return words if call == "present" else f"{words}, which is {_CALLED[call]}: where most speaks for it, not a finding"
 
@@ -141,20 +141,18 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def findings(
-    reading: Reading | None, points: dict[str, OperatingPoint], shown: str | None, *, feedback: bool = False
-) -> str:
+def findings(reading: Reading | None, about: Description | None, shown: str | None, *, feedback: bool = False) -> str:
     """The findings, most probable first: title, probability as number and bar, threshold, call, vote of the cases.
 
     Args:
         reading: None before the first film.
-        points: the bundle's operating points by finding.
+        about: the bundle, whose operating points and calibration the table names.
         shown: the finding whose evidence lies over the film.
         feedback: whether to ask what the person thinks of each.
     """
     if reading is None:
         return '<p class="quiet">The findings appear here, most probable first.</p>'
-    if not reading.ranked:
+    if not reading.ranked or about is None:
         return ""
     votes = {vote.finding: vote for vote in reading.votes}
     columns = [("probability", "Probability", "descending"), ("call", "Call", "none")]
@@ -162,12 +160,13 @@ def findings(
     heads = _head("title", "Finding", "none") + "".join(_head(*column) for column in columns)
     heads += '<th scope="col">Your view</th>' if feedback else ""
     rows = "".join(
-        _finding_row(reading, name, points.get(name), votes.get(name), name == shown, feedback)
-        for name in reading.ranked
+        _finding_row(reading, name, about, votes.get(name), name == shown, feedback) for name in reading.ranked
     )
+    said = about.calibration_words()
+    calibration = f'<p class="quiet" role="note">{escape(said)}</p>' if said else ""
     return (
         f'<table class="findings"><caption>Findings <span>{_hint(reading)}</span></caption>'
-        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{_disagreement(reading)}"
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{_disagreement(reading)}{calibration}"
     )
 
 
@@ -200,30 +199,34 @@ def _disagreement(reading: Reading) -> str:
 def _finding_row(
     reading: Reading,
     name: str,
-    point: OperatingPoint | None,
+    about: Description,
     vote: FindingVote | None,
     shown: bool,
     feedback: bool,
 ) -> str:
-    probability = reading.prediction.probabilities[name]
-    call = reading.prediction.calls.get(name, "undecided")
+    probability = reading.prediction.probabilities.get(name)
+    call, point = reading.prediction.said(name), about.operating_points.get(name)
     title = escape(reading.prediction.findings.title(name))
     button = (
         title
-        if reading.prediction.evidence_maps is None
+        if reading.prediction.evidence_maps is None or probability is None
         else f'<button type="button" data-finding="{escape(name)}" aria-pressed="{str(shown).lower()}">{title}</button>'
     )
+    key = "-1" if probability is None else f"{probability:.6f}"
     share = -1.0 if vote is None or vote.share != vote.share else vote.share
     return (
-        f'<tr class="{call}{" shown" if shown else ""}" data-name="{escape(name)}" data-title="{title.lower()}" '
-        f'data-probability="{probability:.6f}" data-call="{_CALL_ORDER[call]}" data-cases="{share:.4f}">'
+        f'<tr class="{call.replace(" ", "-")}{" shown" if shown else ""}" data-name="{escape(name)}" '
+        f'data-title="{title.lower()}" '
+        f'data-probability="{key}" data-call="{_CALL_ORDER[call]}" data-cases="{share:.4f}">'
         f'<th scope="row">{button}</th><td>{_bar(reading, probability, point)}</td>'
-        f"<td>{_call(reading, name, call, point)}</td>{_vote_cell(reading, vote)}"
+        f"<td>{_call(reading, name, call, about)}</td>{_vote_cell(reading, vote)}"
         f"{_opinion_cell(reading, name, call, title) if feedback else ''}</tr>"
     )
 
 
-def _bar(reading: Reading, probability: float, point: OperatingPoint | None) -> str:
+def _bar(reading: Reading, probability: float | None, point: OperatingPoint | None) -> str:
+    if probability is None:
+        return '<span class="number">–</span>'
     threshold = point.threshold if point and reading.prediction.coverage is None else None
     tick = "" if threshold is None else f'<i style="left: {threshold * 100:.1f}%" title="called present from here"></i>'
     return (
@@ -232,8 +235,11 @@ def _bar(reading: Reading, probability: float, point: OperatingPoint | None) -> 
     )
 
 
-def _call(reading: Reading, name: str, call: str, point: OperatingPoint | None) -> str:
+def _call(reading: Reading, name: str, call: str, about: Description) -> str:
     """The call, and below it where it comes from."""
+    if call == NOT_TRAINED:
+        return f'<span class="call" title="{escape(about.not_trained.get(name, ""))}">{call}</span>'
+    point = about.operating_points.get(name)
     coverage = reading.prediction.coverage
     if coverage is not None:
         found = reading.prediction.conformal_sets.get(name, "both")

@@ -62,7 +62,6 @@ class Desk:
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
-        self._points = dict(reader.bundle.description.operating_points)
 
     def take_upload(self, path: str | None, note: str | None, seat: Seat) -> Scene:
         """Want a dropped file read. Its copy on the server is deleted as soon as its bytes are in memory."""
@@ -198,7 +197,9 @@ class Desk:
         return link(content, kind, name)
 
     def _findings(self, reading: Reading | None, shown: str | None) -> str:
-        return markup.findings(reading, self._points, shown, feedback=self.reader.feedback is not None)
+        return markup.findings(
+            reading, self.reader.bundle.description, shown, feedback=self.reader.feedback is not None
+        )
 
     def window(
         self, reading: Reading | None, level: float, width: float, inverted: bool, zoom: float, shown: str | None
@@ -229,7 +230,7 @@ class Desk:
         """Image and table after another finding was chosen by its row."""
         name = str(scripts.sent(event).get("finding", ""))
         asked, reading = seat.asked, seat.reading
-        if reading is None or name not in reading.ranked:
+        if reading is None or name not in reading.prediction.probabilities:
             return gr.skip(), gr.skip(), gr.skip()
         seat.shown = name
         image, table = self.window(reading, level, width, inverted, zoom, name), self._findings(reading, name)
@@ -321,7 +322,7 @@ class ReadTab:
     def _results(self) -> None:
         self.notice = gr.HTML("", elem_id="notice", js_on_load=None)
         self.findings = gr.HTML(
-            markup.findings(None, {}, None), elem_id="findings", js_on_load=scripts.FINDINGS, apply_default_css=False
+            markup.findings(None, None, None), elem_id="findings", js_on_load=scripts.FINDINGS, apply_default_css=False
         )
         coverages = offered(self.desk.reader.bundle)
         with gr.Row(elem_id="keep", visible=False) as self.keep:

@@ -112,9 +112,8 @@ class Reading:
 
     @property
     def ranked(self) -> tuple[str, ...]:
-        """The findings, most probable first; empty when refused."""
-        probabilities = self.prediction.probabilities
-        return tuple(sorted(probabilities, key=lambda name: -probabilities[name]))
+        """The findings, most probable first, those that were not trained last; empty when refused."""
+        return self.prediction.ranked
 
 
 @dataclass(frozen=True)

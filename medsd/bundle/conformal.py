@@ -150,7 +150,7 @@ def read_conformal(path: Path) -> dict[str, ConformalScores]:
 
 
 def conformal_limits(bundle: Bundle, coverage: float) -> dict[str, Limits | None]:
-    """The limits of each finding of a bundle at `coverage`.
+    """The limits of each finding of a bundle at `coverage`; a finding that was not trained has none.
 
     Raises:
         DataError: `coverage` is no share between 0 and 1.
@@ -163,7 +163,8 @@ def conformal_limits(bundle: Bundle, coverage: float) -> dict[str, Limits | None
             "leave the coverage out, or calibrate and export it again"
         )
     scores = read_conformal(bundle.folder / CONFORMAL)
-    missing = [name for name in bundle.findings if name not in scores]
+    names = [name for name in bundle.findings if name not in bundle.description.not_trained]
+    missing = [name for name in names if name not in scores]
     if missing:
         raise BundleError(f"{bundle.folder / CONFORMAL}: nothing for {', '.join(missing)}; copy the bundle again")
-    return {name: scores[name].limits(coverage) for name in bundle.findings}
+    return {name: scores[name].limits(coverage) for name in names}

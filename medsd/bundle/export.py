@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ class ServingModel(nn.Module):
     Args:
         model: trained.
         findings: the order of the outputs.
-        calibration: of each finding, Platt's or isotonic.
+        calibration: of each finding, Platt's or isotonic; without one its probability is NaN.
         head: of the evidence maps; None draws the class activation map as it is.
     """
 
@@ -40,6 +41,7 @@ class ServingModel(nn.Module):
     intercept: Tensor
     knots: Tensor | None
     bends: Tensor | None
+    trained: Tensor | None
 
     def __init__(
         self,
@@ -51,7 +53,7 @@ class ServingModel(nn.Module):
         super().__init__()
         self.model = model
         self.head = head
-        hinges = [layout.as_hinges(calibration[name]) for name in findings]
+        hinges = [layout.as_hinges(calibration.get(name, layout.UNCALIBRATED)) for name in findings]
         self.register_buffer("slope", torch.tensor([each.slope for each in hinges]))
         self.register_buffer("intercept", torch.tensor([each.intercept for each in hinges]))
         # (F, K) with a bend of 0 where a finding has fewer knots; none at all where every finding has Platt's.
@@ -64,6 +66,10 @@ class ServingModel(nn.Module):
             )
         self.register_buffer("knots", knots if count else None)
         self.register_buffer("bends", bends if count else None)
+        # A finding that was not trained has no probability. NaN comes after the sigmoid, whose kernels may lose one.
+        # It is a factor, not a summand, because quantisers look for the range of sums.
+        trained = torch.tensor([1.0 if name in calibration else math.nan for name in findings])
+        self.register_buffer("trained", trained if trained.isnan().any() else None)
 
     def forward(
         self,
@@ -81,6 +87,8 @@ class ServingModel(nn.Module):
         if self.knots is not None and self.bends is not None:
             log_odds = log_odds + (torch.relu(outputs.logits[:, :, None] - self.knots) * self.bends).sum(2)
         probabilities = torch.sigmoid(log_odds)
+        if self.trained is not None:
+            probabilities = probabilities * self.trained
         said = (probabilities, outputs.logits, outputs.embedding)
         if outputs.evidence is None or outputs.regions is None:
             return said

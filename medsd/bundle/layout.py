@@ -32,10 +32,11 @@ Precision = Literal["float32", "float16", "int8"]
 GRAPHS: dict[Precision, str] = {"float32": MODEL, "float16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 # The graph's inputs: pixels float32 [B,1,S,S] in 0…1 and, with a note encoder, has_image float32 [B], note_ids and
 # note_mask int64 [B,L], has_note float32 [B] (1 given, 0 missing); of a model of notes alone, note_ids and note_mask.
-# Its outputs: probabilities [B,F], logits [B,F], embedding [B,D] of unit length and, where it reads images, evidence
-# [B,F,h,w], which adds up over h and w to the film's part of the logit, less what is the same for every film; all
-# float32. A graph may also say regions [B,D,h,w]: its mean over h and w, with what the note adds, is the embedding, so
-# the product with another embedding says which places of the film make two studies alike.
+# Its outputs: probabilities [B,F], which are NaN for a finding that was not trained, logits [B,F], embedding [B,D] of
+# unit length and, where it reads images, evidence [B,F,h,w], which adds up over h and w to the film's part of the
+# logit, less what is the same for every film; all float32. A graph may also say regions [B,D,h,w]: its mean over h
+# and w, with what the note adds, is the embedding, so the product with another embedding says which places of the
+# film make two studies alike.
 INPUTS_IMAGE = ("pixels",)
 INPUTS_NOTE = ("note_ids", "note_mask")
 INPUTS_FUSED = ("pixels", "has_image", "note_ids", "note_mask", "has_note")
@@ -113,6 +114,7 @@ class IsotonicCalibration(Described):
 
 
 Calibration = PlattCalibration | IsotonicCalibration
+UNCALIBRATED = PlattCalibration(slope=1.0, intercept=0.0)
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,10 @@ class Description(Described):
         (), description="findings whose maps learned from boxes that radiologists drew where the finding lies"
     )
     calibration: dict[str, Calibration]
+    not_trained: dict[str, str] = Field(
+        default_factory=dict,
+        description="findings without an example to learn from, and why: they have no probability and no calibration",
+    )
     calibration_choices: dict[str, CalibrationChoice] = Field(
         default_factory=dict, description="empty in bundles of before there was a choice: Platt, or pooled with too few"
     )
@@ -262,6 +268,23 @@ class Description(Described):
         if self.image != (self.evidence_grid is not None):
             raise ValueError("evidence_grid belongs to a model of images, and to no other")
         return self
+
+    @model_validator(mode="after")
+    def _calibrated_or_not_trained(self) -> Description:
+        if sorted([*self.calibration, *self.not_trained]) != sorted(finding.name for finding in self.findings):
+            raise ValueError("each finding has a calibration, or is in not_trained, and not both")
+        return self
+
+    def calibration_words(self) -> str:
+        """Which probabilities are not calibrated by cases of their own finding, in a sentence; "" where all are."""
+        words = {"pooled": "Calibrated with all findings together, as these have too few cases of their own",
+                 "none": "Not calibrated, as all findings together have too few cases"}  # fmt: skip
+        titles = {finding.name: finding.title for finding in self.findings}
+        borrowed = {
+            said: [titles[name] for name, choice in self.calibration_choices.items() if choice.method == method]
+            for method, said in words.items()
+        }
+        return " ".join(f"{said}: {', '.join(names)}." for said, names in borrowed.items() if names)
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -294,14 +294,16 @@ def _inference() -> dict[str, Any]:
 
 def _readme(bundle: Bundle) -> str:
     names = "\n".join(f"{number}. {name}" for number, name in enumerate(bundle.findings))
+    untaught = ", ".join(bundle.description.not_trained)
+    silent = f", and for what the model was not trained for: {untaught}" if untaught else ""
     synthetic = "It learned from synthetic films: nothing here is a medical result.\n\n" * bundle.description.synthetic
     return (
         f"# {bundle.label}\n\n{bundle.description.description.strip()}\n\n{synthetic}"
         "Research software, no medical device: it must not be used to diagnose, to treat or to triage.\n\n"
         f"A medsd bundle in MONAI's form. `pip install 'medsd[train]' fire`, then here:\n\n```\n{_RUN}\n"
         "```\n\nEvery DICOM file or image below FILMS is a row of eval/predictions.csv: its path, then a calibrated "
-        "probability for each finding, in this order (NaN where the gate of medsd refuses the film):\n\n"
-        f"{names}\n\n"
+        "probability for each finding, in this order (NaN where the gate of medsd refuses the film"
+        f"{silent}):\n\n{names}\n\n"
         "The weights are models/model.safetensors, read by `medsd.bundle.monai_bundle.load_network`; there is no "
         "models/model.pt, because reading one unpickles. models/model.onnx is the graph that medsd serves, with "
         "logits, embedding and evidence maps. How it was measured says the card of the medsd bundle.\n"

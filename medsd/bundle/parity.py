@@ -17,6 +17,7 @@ import torch
 
 from medsd.bundle.export import ServingModel, output_names
 from medsd.bundle.layout import Precision
+from medsd.bundle.tail import largest_gap
 from medsd.errors import BundleError
 from medsd.evaluation.metrics import auroc, average_precision, brier, macro
 from medsd.inference.session import CPU, cuda_driver_present, preload_cuda, providers_at_hand
@@ -84,15 +85,15 @@ def check_variant(
     session = _session(onnx_path, CPU)
     by_size = {size: _onnx_outputs(session, feed, size) for size in BATCH_SIZES}
     outputs = by_size[BATCH_SIZES[-1]]
-    batched = max(float(np.abs(each[name] - outputs[name]).max()) for each in by_size.values() for name in each)
+    batched = max(largest_gap(each[name], outputs[name]) for each in by_size.values() for name in each)
     cosines = (outputs["embedding"] * expected["embedding"]).sum(1)
     aurocs = {side: _metrics(labels, each)["macro_auroc"] for side, each in _sides(expected, outputs)}
     difference = _difference(aurocs)
     report: dict[str, Any] = {
         "provider": CPU,
         "readings": len(labels),
-        "largest_difference": {name: float(np.abs(outputs[name] - expected[name]).max()) for name in outputs},
-        "mean_difference": {name: float(np.abs(outputs[name] - expected[name]).mean()) for name in outputs},
+        "largest_difference": {name: largest_gap(outputs[name], expected[name]) for name in outputs},
+        "mean_difference": {name: float(np.nanmean(np.abs(outputs[name] - expected[name]))) for name in outputs},
         "largest_difference_between_batch_sizes": batched,
         "embedding_cosine": {"mean": float(cosines.mean()), "smallest": float(cosines.min())},
         "macro_auroc": aurocs,
@@ -100,7 +101,7 @@ def check_variant(
         "auroc_tolerance": VARIANT_AUROC[precision],
         "cosine_tolerance": VARIANT_COSINE[precision],
     }
-    reason = _variant_reason(precision, report, outputs)
+    reason = _variant_reason(precision, report)
     return report | {"published": not reason, "reason": reason}
 
 
@@ -109,9 +110,9 @@ def torch_outputs(serving: ServingModel, feed: Arrays) -> Arrays:
     return _joined([_torch_outputs(serving, part) for part in _slices(feed, 32)])
 
 
-def _variant_reason(precision: Precision, report: Mapping[str, Any], outputs: Arrays) -> str:
+def _variant_reason(precision: Precision, report: Mapping[str, Any]) -> str:
     """Why the graph must not be published, or ""."""
-    if not all(np.isfinite(value).all() for value in outputs.values()):
+    if not np.isfinite([*report["largest_difference"].values()]).all():
         return "an output is not a number"
     difference, cosine = report["auroc_difference"], report["embedding_cosine"]["mean"]
     if difference is not None and abs(difference) > VARIANT_AUROC[precision]:
@@ -130,11 +131,11 @@ def _compare(
     session = _session(onnx_path, provider)
     said = {size: _onnx_outputs(session, feed, size) for size in BATCH_SIZES}
     differences = {
-        str(size): {name: float(np.abs(outputs[name] - expected[name]).max()) for name in expected}
+        str(size): {name: largest_gap(outputs[name], expected[name]) for name in expected}
         for size, outputs in said.items()
     }
     largest = {name: max(by_output[name] for by_output in differences.values()) for name in expected}
-    scale = {name: max(1.0, float(np.abs(value).max())) for name, value in expected.items()}
+    scale = {name: max(1.0, float(np.abs(np.nan_to_num(value)).max())) for name, value in expected.items()}
     worst = max(largest[name] / scale[name] for name in expected)
     # Of all batch sizes, the one whose AUROC is furthest from PyTorch's.
     torch_metrics = _metrics(labels, expected)
@@ -163,7 +164,8 @@ def _compare(
 
 
 def _metrics(labels: npt.NDArray[np.float32], outputs: Arrays) -> dict[str, float | None]:
-    probabilities = outputs["probabilities"]
+    trained = ~np.isnan(outputs["probabilities"]).all(axis=0)
+    labels, probabilities = labels[:, trained], outputs["probabilities"][:, trained]
     if not np.isfinite(probabilities).all():
         return dict.fromkeys(("macro_auroc", "macro_average_precision", "mean_brier"))
     return {

@@ -59,7 +59,7 @@ class Fit:
     """What is new and what stays, by finding.
 
     Attributes:
-        calibration, choices, points, conformal: of every finding.
+        calibration, choices, points, conformal: of every finding that was trained.
         findings: those whose calibration is new.
     """
 
@@ -141,12 +141,17 @@ def halves_of(reading: Reading) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.i
 
 
 def fit_again(bundle: Bundle, reading: Reading, rows: npt.NDArray[np.int64]) -> Fit:
-    """Calibration, operating points and conformal scores from some of the studies; see the module."""
-    d, names, settings = bundle.description, bundle.findings.names, reading.evaluation
-    logits, labels = reading.logits[rows], reading.manifest.labels[rows].astype(np.float64)
+    """Calibration, operating points and conformal scores from some of the studies; see the module.
+
+    A finding that was not trained gets none, whatever is labelled: no fit makes its logit mean something.
+    """
+    d, settings = bundle.description, reading.evaluation
+    names = bundle.findings.without(d.not_trained).names
+    kept = np.isin(bundle.findings.names, names)
+    logits, labels = reading.logits[rows][:, kept], reading.manifest.labels[rows][:, kept].astype(np.float64)
     few = settings.few
     chosen, reasons = choose_calibration(logits, labels, names, few=few, method=settings.calibration)
-    calibration, choices = dict(d.calibration), {}
+    calibration, choices, stayed = dict(d.calibration), {}, set()
     for column, name in enumerate(names):
         truth = labels[:, column]
         positives, negatives = int((truth == 1).sum()), int((truth == 0).sum())
@@ -160,8 +165,12 @@ def fit_again(bundle: Bundle, reading: Reading, rows: npt.NDArray[np.int64]) -> 
             choices[name] = CalibrationChoice(method="intercept", reason=reason, **counts)
         else:
             reason = f"{positives} with it and {negatives} without: too few to fit, as it was"
-            choices[name] = CalibrationChoice(method="kept", reason=reason, **counts)
-    fitted = tuple(name for name in names if choices[name].method != "kept")
+            stayed.add(name)
+            # That of all findings stays the one of all findings, and is named so.
+            before = d.calibration_choices.get(name)
+            method = before.method if before is not None and before.method in ("pooled", "none") else "kept"
+            choices[name] = CalibrationChoice(method=method, reason=reason, **counts)
+    fitted = tuple(name for name in names if name not in stayed)
     probabilities = calibrated(logits, calibration, names)
     new = choose_operating_points(probabilities, labels, names, few=few, rule=settings.operating_points)
     points = {

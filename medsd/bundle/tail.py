@@ -39,7 +39,7 @@ def exchange_tail(
     Args:
         bundle: the old one.
         path: of the new graph.
-        calibration: of every finding.
+        calibration: of every finding that was trained.
         version: for the graph's metadata.
         precision: which of the bundle's graphs; all have a float32 tail.
 
@@ -61,7 +61,7 @@ def exchange_tail(
     if len(kept) != len(graph.node) - 1:
         raise BundleError(f"{old}: no node makes the probabilities alone; this graph cannot be changed")
     own = f"{_OWN}_{sum(node.output[0].startswith(_OWN) for node in kept)}_"  # no name of an earlier recalibration
-    nodes, constants = _tail(onnx, [calibration[name] for name in bundle.findings], own)
+    nodes, constants = _tail(onnx, [calibration.get(name) for name in bundle.findings], own)
     del graph.node[:]
     graph.node.extend([*kept, *nodes])
     graph.initializer.extend(constants)
@@ -100,18 +100,23 @@ def compare_graphs(
         if not difference <= TOLERANCE * max(1.0, float(np.abs(old[name]).max())):
             raise BundleError(f"{path.name}: output '{name}' changed by {difference:.2g}; only probabilities may")
     expected = calibrated(new["logits"], calibration, bundle.findings.names)
-    worst = float(np.abs(new["probabilities"] - expected).max())
+    worst = largest_gap(new["probabilities"], expected)
     if not worst <= 10 * TOLERANCE:
         raise BundleError(f"{path.name}: the probabilities differ from the new calibration by {worst:.2g}")
     return differences, _READINGS
 
 
-def _tail(onnx: Any, calibration: list[Calibration], own: str) -> tuple[list[Any], list[Any]]:
+def largest_gap(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
+    """The largest absolute difference; none where both are NaN, NaN where only one of them is."""
+    return float(np.where(np.isnan(first) & np.isnan(second), 0.0, np.abs(first - second)).max())
+
+
+def _tail(onnx: Any, calibration: list[Calibration | None], own: str) -> tuple[list[Any], list[Any]]:
     """Nodes from `logits` to `probabilities`, as `medsd.bundle.export.ServingModel` computes, and their constants.
 
-    Names of values begin with `own`.
+    Names of values begin with `own`. None stands for a finding that was not trained.
     """
-    hinges = [layout.as_hinges(each) for each in calibration]
+    hinges = [layout.as_hinges(each or layout.UNCALIBRATED) for each in calibration]
     values: dict[str, npt.NDArray[Any]] = {
         "slope": np.array([each.slope for each in hinges], np.float32),
         "intercept": np.array([each.intercept for each in hinges], np.float32),
@@ -136,7 +141,12 @@ def _tail(onnx: Any, calibration: list[Calibration], own: str) -> tuple[list[Any
             node("Add", [last, own + "sum"], [own + "log_odds"]),
         ]
         last = own + "log_odds"
-    nodes.append(node("Sigmoid", [last], ["probabilities"]))
+    if None in calibration:
+        values["trained"] = np.array([np.nan if each is None else 1 for each in calibration], np.float32)
+        nodes.append(node("Sigmoid", [last], [own + "all"]))
+        nodes.append(node("Mul", [own + "all", own + "trained"], ["probabilities"]))
+    else:
+        nodes.append(node("Sigmoid", [last], ["probabilities"]))
     return nodes, [onnx.numpy_helper.from_array(value, own + name) for name, value in values.items()]
 
 

@@ -172,7 +172,7 @@ def feeds(bundle: Bundle, film: np.ndarray, note: str = "") -> dict[str, np.ndar
 
 
 def ask(client: triton.InferenceServerClient, model: str, given: dict[str, np.ndarray]) -> np.ndarray:
-    """Calibrated probabilities (F,)."""
+    """Calibrated probabilities (F,); NaN for a finding that the model was not trained for."""
     inputs = []
     for name, value in given.items():
         tensor = triton.InferInput(name, list(value.shape), "INT64" if value.dtype == np.int64 else "FP32")
@@ -198,7 +198,8 @@ def main() -> None:
             print(f"{path}: refused, {film.reason}")
             continue
         probabilities = ask(client, arguments.model, feeds(bundle, film.pixels, arguments.note))
-        print(path, {name: round(float(p), 3) for name, p in zip(bundle.findings, probabilities)})
+        said = zip(bundle.findings, probabilities)
+        print(path, {name: "not trained" if np.isnan(p) else round(float(p), 3) for name, p in said})
 
 
 if __name__ == "__main__":

@@ -83,13 +83,14 @@ def relation_chances(probabilities: FloatArray, labels: FloatArray) -> dict[Rela
     case that has a finding are: equal A·B, superset A·(1−B−C), subset (1−A)·B, overlap (1−A)·(1−B−C), disjoint C.
 
     Args:
-        probabilities: (F,) in 0…1.
+        probabilities: (F,) in 0…1; a finding with NaN is left out.
         labels: (F,) of the case: 1, 0, NaN unknown.
 
     Returns:
         six chances that sum to 1.
     """
     p = np.asarray(probabilities, dtype=np.float64)
+    p, labels = p[~np.isnan(p)], labels[~np.isnan(p)]
     none_extra = float(np.prod(1 - p[labels == 0]))  # A
     chances: dict[RelationWord, float] = dict.fromkeys(RELATION_WORDS.values(), 0.0)
     if (labels == 1).any():

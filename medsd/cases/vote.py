@@ -16,7 +16,7 @@ from medsd.bundle.layout import Call
 from medsd.cases.case import FloatArray, SimilarCase
 from medsd.cases.described import VoteRule
 from medsd.findings import FindingSet
-from medsd.inference.prediction import Prediction
+from medsd.inference.prediction import Prediction, Said
 
 NEAREST = 16  # cases that vote where the index has no rule
 
@@ -28,9 +28,9 @@ class FindingVote:
     Attributes:
         finding: its name.
         share: the vote, 0…1; NaN where no case knows the finding.
-        probability: the model's.
+        probability: the model's; NaN where it was not trained for the finding.
         share_call: what the vote amounts to; undecided where the index has no threshold or no case knows.
-        call: the model's.
+        call: the model's, or "not trained".
         disagrees: both decided, and differently.
     """
 
@@ -38,7 +38,7 @@ class FindingVote:
     share: float
     probability: float
     share_call: Call
-    call: Call
+    call: Said
     disagrees: bool
 
 
@@ -95,11 +95,11 @@ def ballot(
     thresholds = rule.thresholds if rule else {}
     votes = []
     for name, share in shares.items():
-        threshold, call = thresholds.get(name), prediction.calls.get(name, "undecided")
+        threshold, call = thresholds.get(name), prediction.said(name)
         said: Call = "undecided"
         if threshold is not None and not np.isnan(share):
             said = "present" if share >= threshold else "absent"
-        differs = "undecided" not in (said, call) and said != call
+        differs = {said, call} == {"present", "absent"}
         votes.append(FindingVote(name, share, probabilities.get(name, float("nan")), said, call, differs))
     return tuple(votes)
 

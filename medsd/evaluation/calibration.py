@@ -18,6 +18,7 @@ from sklearn.metrics import roc_curve
 
 from medsd.bundle.layout import (
     KNOTS,
+    UNCALIBRATED,
     Calibration,
     CalibrationChoice,
     CalibrationMethod,
@@ -77,7 +78,7 @@ def choose_calibration(
     for f, finding in enumerate(findings):
         cases, rarer = int(positives[f] + negatives[f]), int(min(positives[f], negatives[f]))
         chosen, reason = _by_size(cases, rarer, few) if method == "by_size" else _platt_or_pooled(rarer, few)
-        if chosen == "pooled" and pooled == PlattCalibration(slope=1.0, intercept=0.0):
+        if chosen == "pooled" and pooled == UNCALIBRATED:
             chosen, reason = "none", f"fewer than {few} cases of a class over all findings together"
         known = ~np.isnan(target[:, f])
         if chosen == "temperature":
@@ -172,9 +173,15 @@ def fit_isotonic(logits: FloatArray, truth: FloatArray, platt: PlattCalibration)
 
 
 def calibrated(logits: npt.ArrayLike, calibration: Mapping[str, Calibration], findings: Sequence[str]) -> FloatArray:
-    """Probabilities (N, F) of logits (N, F), as the exported graph computes them."""
-    z = np.asarray(logits, dtype=np.float64)
-    return np.stack([expit(log_odds(z[:, f], calibration[name])) for f, name in enumerate(findings)], axis=1)
+    """Probabilities (N, F) of logits (N, F), as the exported graph computes them.
+
+    They are NaN for a finding without a calibration, which is one that was not trained.
+    """
+    z, probs = np.asarray(logits, dtype=np.float64), np.full(np.shape(logits), np.nan)
+    for f, name in enumerate(findings):
+        if name in calibration:
+            probs[:, f] = expit(log_odds(z[:, f], calibration[name]))
+    return probs
 
 
 def log_odds(logits: FloatArray, calibration: Calibration) -> FloatArray:
@@ -228,7 +235,7 @@ def choose_operating_points(
 
 def thresholds_of(points: Mapping[str, OperatingPoint], findings: Sequence[str]) -> FloatArray:
     """The thresholds (F,) in column order, NaN where there is none."""
-    values = (points[name].threshold for name in findings)
+    values = (points[name].threshold if name in points else None for name in findings)
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 

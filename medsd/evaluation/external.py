@@ -273,6 +273,7 @@ def measure(reading: Reading, cases: CaseIndex | None = None) -> EvaluationRepor
         conformal=read_conformal(path) if CONFORMAL in description.files else None,
         groups=groups_of(manifest.table.iloc[rows]),
         beside=beside_of(manifest, reading.logits, rows, apart, reading.evaluation),
+        not_trained=description.not_trained,
     )
 
 

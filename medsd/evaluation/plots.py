@@ -68,7 +68,7 @@ def write_plots(
         folder: where the PNG files go; made if it is missing.
         findings: the finding set.
         target: (N, F) 1, 0 or NaN for unknown.
-        probs: (N, F) calibrated probabilities.
+        probs: (N, F) calibrated probabilities; a finding whose column is NaN was not trained, and has no curve.
         before: (N, F) probabilities before calibration, for comparison.
         coordinates: (N, 2) of the same images, from `project`; without them there is no map.
         splits: (n, F) targets by name of split, for the prevalences; only this split when None.
@@ -77,16 +77,20 @@ def write_plots(
     Returns:
         The files written.
     """
-    target, probs = metrics.checked(target, probs)
+    labels, said = np.asarray(target, dtype=np.float64), np.asarray(probs, dtype=np.float64)
+    silent = np.isnan(said).all(axis=0)
+    trained, kept = findings.without(np.array(findings.names)[silent]), ~silent
+    truth, said = metrics.checked(labels[:, kept], said[:, kept])
+    before = None if before is None else np.asarray(before)[:, kept]
     folder.mkdir(parents=True, exist_ok=True)
     plots = {
-        ROC: draw_roc(findings, target, probs, few=few),
-        PRECISION_RECALL: draw_precision_recall(findings, target, probs, few=few),
-        CALIBRATION: draw_calibration(findings, target, probs, before, few=few),
-        PREVALENCE: draw_prevalence(findings, splits or {"this split": target}),
+        ROC: draw_roc(trained, truth, said, few=few),
+        PRECISION_RECALL: draw_precision_recall(trained, truth, said, few=few),
+        CALIBRATION: draw_calibration(trained, truth, said, before, few=few),
+        PREVALENCE: draw_prevalence(findings, splits or {"this split": labels}),
     }
     if coordinates is not None:
-        plots[MAP] = draw_map(findings, target, coordinates)
+        plots[MAP] = draw_map(findings, labels, coordinates)
     for name, figure in plots.items():
         save_png(figure, folder / name)
     return tuple(folder / name for name in plots)

@@ -6,7 +6,7 @@ the arrays by `medsd.evaluation.plots`, and the words around the numbers by `med
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from medsd.evaluation.radiologists import RadiologistReport, measure_radiologist
 from medsd.evaluation.retrieval import Cases, RetrievalReport, measure_retrieval
 from medsd.evaluation.saved import Part, Saved
 from medsd.evaluation.subgroups import SubgroupReport, measure_subgroups
-from medsd.findings import FindingSet
+from medsd.findings import Finding, FindingSet
 from medsd.settings import EvaluationSettings
 
 SCHEMA_VERSION = 1
@@ -38,7 +38,8 @@ _DECIMALS = 6
 class FindingReport(Part):
     """One finding; an interval without a value means «too few to tell».
 
-    The metrics from sensitivity on are those at `threshold`, and have no value where there is no threshold.
+    The metrics from sensitivity on are those at `threshold`, and have no value where there is no threshold. A finding
+    that was not `trained` has no probability, so that nothing of it is measured.
     """
 
     name: str
@@ -47,17 +48,18 @@ class FindingReport(Part):
     negatives: int
     unknown: int
     too_few: bool
+    trained: bool = True
     threshold: float | None
     calibration: CalibrationChoice | None = None
-    auroc: Interval
-    average_precision: Interval
-    brier: Interval
-    calibration_error: Interval
-    sensitivity: Interval
-    specificity: Interval
-    ppv: Interval
-    npv: Interval
-    f1: Interval
+    auroc: Interval = Interval()
+    average_precision: Interval = Interval()
+    brier: Interval = Interval()
+    calibration_error: Interval = Interval()
+    sensitivity: Interval = Interval()
+    specificity: Interval = Interval()
+    ppv: Interval = Interval()
+    npv: Interval = Interval()
+    f1: Interval = Interval()
 
 
 class MacroReport(Part):
@@ -160,6 +162,7 @@ def evaluate(
     conformal: Mapping[str, ConformalScores] | None = None,
     groups: Mapping[str, npt.ArrayLike] | None = None,
     beside: Beside | None = None,
+    not_trained: Container[str] = (),
 ) -> EvaluationReport:
     """Measure one split.
 
@@ -180,18 +183,21 @@ def evaluate(
         groups: (N,) values by attribute, for instance ``{"sex": …}``; None leaves subgroups out, and without
             ``"view"`` views are not compared.
         beside: images that were picked by finding, and radiologists' labels; None leaves both out.
+        not_trained: findings without a probability: their labels count in retrieval alone.
 
     Raises:
         DataError: shapes or values that do not fit, a finding without calibration or operating point.
     """
     settings = settings or EvaluationSettings()
-    _check_names(findings, calibration, "calibration")
-    _check_names(findings, operating_points, "operating_points")
+    trained = findings.without(not_trained)
+    _check_names(trained, calibration, "calibration")
+    _check_names(trained, operating_points, "operating_points")
     target, logits = metrics.checked(target, logits, probabilities=False)
     if target.shape[1] != len(findings):
         raise DataError(f"logits have {target.shape[1]} columns; {findings.key} has {len(findings)} findings")
-    probs = calibrated(logits, calibration, findings.names)
-    thresholds = thresholds_of(operating_points, findings.names)
+    labels, kept = target, np.isin(findings.names, trained.names)
+    target, logits, names = labels[:, kept], logits[:, kept], trained.names
+    probs, thresholds = calibrated(logits, calibration, names), thresholds_of(operating_points, names)
     bootstrap: dict[str, Any] = {"resamples": settings.bootstrap, "confidence": settings.confidence, "seed": seed}
     intervals = metric_intervals(
         target,
@@ -203,18 +209,18 @@ def evaluate(
     )
     retrieval = None
     if embeddings is not None and index is not None:
-        queries = Cases(embeddings, target, patients)
+        queries = Cases(embeddings, labels, patients)
         retrieval = measure_retrieval(queries, index, k=neighbours, names=findings.names, few=settings.few, **bootstrap)
     called = None
     if conformal is not None:
-        level, names = settings.conformal, findings.names
+        level, few = settings.conformal, settings.few
         called = measure_conformal(
-            probs, target, patients, conformal, names, coverage=level, groups=groups, few=settings.few, **bootstrap
+            probs, target, patients, conformal, names, coverage=level, groups=groups, few=few, **bootstrap
         )
     subgroups = None
     if groups is not None:
         subgroups = measure_subgroups(
-            findings.names,
+            names,
             target,
             probs,
             patients,
@@ -225,7 +231,7 @@ def evaluate(
             **bootstrap,
         )
     images = confounding.Images(
-        {finding.name: finding.title for finding in findings.findings},
+        {finding.name: finding.title for finding in trained.findings},
         target,
         probs,
         np.asarray(patients, dtype=np.str_),
@@ -238,24 +244,26 @@ def evaluate(
         patients=len(set(patients)),
         few=settings.few,
         **bootstrap,
-        findings=_finding_reports(findings, target, thresholds, intervals, settings.few, choices or {}),
-        too_few=tuple(n for n, told in zip(findings, metrics.enough(target, settings.few), strict=True) if not told),
+        findings=_finding_reports(findings, labels, trained, thresholds, intervals, settings.few, choices or {}),
+        too_few=tuple(n for n, told in zip(names, metrics.enough(target, settings.few), strict=True) if not told),
         macro={name: MacroReport(interval=m.macro, over=m.over) for name, m in intervals.items()},
         calibration=_calibration_report(target, logits, probs, settings.few),
         retrieval=retrieval,
         conformal=called,
         subgroups=subgroups,
         views=confounding.measure_views(images, np.asarray(groups["view"])) if groups and "view" in groups else None,
-        **({} if beside is None else _beside(images, beside, calibration)),
+        **({} if beside is None else _beside(images, beside, kept, calibration)),
     )
     return EvaluationReport.model_validate(_rounded(report.model_dump()))
 
 
-def _beside(images: confounding.Images, beside: Beside, calibration: Mapping[str, Calibration]) -> dict[str, Any]:
+def _beside(
+    images: confounding.Images, beside: Beside, kept: metrics.BoolArray, calibration: Mapping[str, Calibration]
+) -> dict[str, Any]:
     """Fields of the report: selected images against the headline's, and radiologists' labels of both."""
     together, count = images, len(images.patients)
     if len(beside.patients):
-        target, logits = metrics.checked(beside.target, beside.logits, probabilities=False)
+        target, logits = metrics.checked(beside.target[:, kept], beside.logits[:, kept], probabilities=False)
         together = replace(
             images,
             target=np.concatenate([images.target, target]),
@@ -276,6 +284,7 @@ def _beside(images: confounding.Images, beside: Beside, calibration: Mapping[str
 def _finding_reports(
     findings: FindingSet,
     target: metrics.FloatArray,
+    trained: FindingSet,
     thresholds: metrics.FloatArray,
     intervals: Mapping[str, MetricIntervals],
     few: int,
@@ -283,20 +292,27 @@ def _finding_reports(
 ) -> tuple[FindingReport, ...]:
     positives, negatives = metrics.class_counts(target)
     told = metrics.enough(target, few)
-    return tuple(
-        FindingReport(
-            name=finding.name,
-            title=finding.title,
-            positives=int(positives[f]),
-            negatives=int(negatives[f]),
-            unknown=int(np.isnan(target[:, f]).sum()),
+
+    def report(f: int, finding: Finding) -> FindingReport:
+        counts: dict[str, Any] = {
+            "name": finding.name,
+            "title": finding.title,
+            "positives": int(positives[f]),
+            "negatives": int(negatives[f]),
+            "unknown": int(np.isnan(target[:, f]).sum()),
+        }
+        if finding.name not in trained:
+            return FindingReport(**counts, too_few=False, trained=False, threshold=None)
+        t = trained.names.index(finding.name)
+        return FindingReport(
+            **counts,
             too_few=not told[f],
-            threshold=None if np.isnan(thresholds[f]) else float(thresholds[f]),
+            threshold=_or_none(thresholds[t]),
             calibration=choices.get(finding.name),
-            **{name: intervals[name].findings[f] for name in THRESHOLD_FREE + AT_THRESHOLD},
+            **{name: intervals[name].findings[t] for name in THRESHOLD_FREE + AT_THRESHOLD},
         )
-        for f, finding in enumerate(findings.findings)
-    )
+
+    return tuple(report(f, finding) for f, finding in enumerate(findings.findings))
 
 
 def _calibration_report(

@@ -63,7 +63,7 @@ class Said:
     """What the model says of N films.
 
     Attributes:
-        probabilities: (N, F) calibrated.
+        probabilities: (N, F) calibrated; a finding with NaN, which was not trained, is left out.
         embeddings: (N, D) of unit length.
     """
 
@@ -101,7 +101,7 @@ def measure_changes(
     """
     truth = np.asarray(target, dtype=np.float64)
     drawn = Resamples.draw(patients, settings.bootstrap, seed)
-    told = np.flatnonzero(enough(truth, settings.few))
+    told = np.flatnonzero(enough(truth, settings.few) & ~np.isnan(before.probabilities).all(axis=0))
     called = np.flatnonzero(~np.isnan(thresholds))
 
     def compare(name: str, said: Said) -> ChangeReport:
@@ -109,7 +109,7 @@ def measure_changes(
         each = np.stack(
             [
                 flips.mean(axis=1) if called.size else np.full(len(truth), np.nan),
-                np.abs(said.probabilities - before.probabilities).mean(axis=1),
+                np.nanmean(np.abs(said.probabilities - before.probabilities), axis=1),
                 (said.embeddings * before.embeddings).sum(axis=1),
             ],
             axis=1,

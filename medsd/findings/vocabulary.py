@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -62,6 +62,10 @@ class FindingSet(Sequence[str]):
     def title(self, name: str) -> str:
         """The words a reader sees for `name`."""
         return self.findings[self.names.index(name)].title
+
+    def without(self, names: Container[str]) -> FindingSet:
+        """This set without the findings in `names`, in the same order."""
+        return replace(self, findings=tuple(finding for finding in self.findings if finding.name not in names))
 
     def encode(self, present: Sequence[str]) -> npt.NDArray[np.float32]:
         """Turn the names of the findings that are present into a row of 0 and 1.

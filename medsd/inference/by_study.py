@@ -162,11 +162,11 @@ class Studies:
             for probability, call in said:
                 found |= {probability: row.get(probability), call: row.get(call, "")}
             return found | {"out_of_distribution": row.get("out_of_distribution")}
-        values = np.array([[row[f"probability_{name}"] for name in names] for row in used]).mean(0)  # (F,)
+        values = np.array([[row[f"probability_{name}"] for name in names] for row in used], np.float64).mean(0)  # (F,)
         calls = called(self._bundle, values, self._coverage, self._limits)["calls"]
         found = {}
         for name, value in zip(names, values.tolist(), strict=True):
-            found |= {f"probability_{name}": table.rounded(value), f"call_{name}": calls[name]}
+            found |= {f"probability_{name}": table.rounded(value), f"call_{name}": calls.get(name, "")}
         unlike = [row["out_of_distribution"] for row in used if row["out_of_distribution"] is not None]
         return found | {"out_of_distribution": max(unlike, default=None)}
 

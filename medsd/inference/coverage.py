@@ -35,10 +35,11 @@ def called(
 
     Args:
         bundle: gives the operating points.
-        values: float32 (F,), the calibrated probabilities.
+        values: float32 (F,), the calibrated probabilities; a finding with NaN, which was not trained, gets no call.
         coverage, limits: what is promised, and the limits that keep the promise (`conformal_limits`).
     """
-    probabilities = list(zip(bundle.findings, values.astype(float), strict=True))
+    found = zip(bundle.findings, values.astype(float), strict=True)
+    probabilities = [(name, value) for name, value in found if not np.isnan(value)]
     if limits is None:
         points = bundle.description.operating_points
         calls = {n: call(value, points[n]) if n in points else "undecided" for n, value in probabilities}

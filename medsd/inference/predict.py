@@ -17,6 +17,7 @@ from medsd.bundle.conformal import conformal_limits
 from medsd.bundle.layout import Bundle
 from medsd.dicom.gate import REASONS, GatePolicy
 from medsd.dicom.policy import concern
+from medsd.errors import BundleError
 from medsd.inference import out_of_distribution
 from medsd.inference.coverage import called
 from medsd.inference.film import Film, Source, named, read_film
@@ -60,7 +61,8 @@ class Predictor:
             By default they are read in this process, which only the policy's limits of size bound.
 
     Raises:
-        BundleError: no bundle, an altered one, or a graph that is not the one it describes.
+        BundleError: no bundle, an altered one, or a graph that is not the one it describes; when it reads, also where
+            a probability is not a number and should be one.
         DependencyError: `require_gpu` and no GPU computes.
     """
 
@@ -89,6 +91,7 @@ class Predictor:
         spec = self.bundle.description.note
         self._tokenizer = NoteTokenizer(self.bundle.tokenizer_path, spec) if spec else None
         self._reference = out_of_distribution.load(self.bundle)
+        self._silent = np.isin(self.bundle.findings.names, list(self.bundle.description.not_trained))
 
     @property
     def takes_notes(self) -> bool:
@@ -161,11 +164,26 @@ class Predictor:
     def _score(self, studies: Sequence[Study]) -> list[Prediction]:
         pixels = self._pixels(studies)  # (B, S, S)
         outputs = self.session.run(self._feeds(studies, pixels))
+        self._check(outputs)
         verdicts = self._reference.judge(pixels, outputs.embedding) if self._reference else [None] * len(studies)
         return [
             self._reading(study, outputs, row, verdict if study.film else None)
             for row, (study, verdict) in enumerate(zip(studies, verdicts, strict=True))
         ]
+
+    def _check(self, outputs: Outputs) -> None:
+        """That NaN means "not trained" and nothing else; an overflow must not be read as that.
+
+        Raises:
+            BundleError: a finding has no number that should have one, or has one that should not.
+        """
+        odd = (np.isnan(outputs.probabilities) != self._silent).any(axis=0)
+        if odd.any():
+            names = ", ".join(np.array(self.bundle.findings.names)[odd])
+            raise BundleError(
+                f"{self.bundle.graph_path(self.session.precision)}: gives no number where it should, or one where "
+                f"nothing was trained ({names}); try float32, else export the bundle again"
+            )
 
     def _pixels(self, studies: Sequence[Study]) -> npt.NDArray[np.uint8]:
         """What the model sees (B, S, S); zeros stand for a missing film."""

@@ -18,6 +18,8 @@ from medsd.inference.preprocess import evidence_to_image
 from medsd.settings import PixelSpec
 
 Status = Literal["scored", "warned", "refused"]
+NOT_TRAINED: Literal["not trained"] = "not trained"  # stands where a call would
+Said = Call | Literal["not trained"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class Prediction:
         view: of the film, as in `medsd.inference.film.Film`; "" where nothing says.
         study_keys, patient_keys: all keys under which study and patient may be cases, to leave those out of an answer;
             one of them may be public, so they are never shown. Without them the two keys above count.
-        logits, values: float32 (F,); `values` are the calibrated probabilities.
-        calls: present, absent or undecided, by finding; at the operating points, or conformal where `coverage` is set.
+        logits, values: float32 (F,); `values` are the calibrated probabilities, NaN for a finding that was not trained.
+        calls: present, absent or undecided, by finding that was trained; at the operating points, or conformal where
+            `coverage` is set.
         coverage: what the conformal calls promise; None for calls at the operating points.
         conformal_sets: by finding, where `coverage` is set: «present», «absent», «both» (undecided for want of
             certainty) or «neither» (undecided, because it is unlike the validation films of either class).
@@ -83,10 +86,28 @@ class Prediction:
 
     @property
     def probabilities(self) -> dict[str, float]:
-        """Calibrated probability by finding; empty when refused."""
+        """Calibrated probability by finding that was trained; empty when refused."""
         if self.values is None:
             return {}
-        return {name: float(value) for name, value in zip(self.findings, self.values, strict=True)}
+        found = zip(self.findings, self.values, strict=True)
+        return {name: float(value) for name, value in found if not np.isnan(value)}
+
+    @property
+    def not_trained(self) -> tuple[str, ...]:
+        """The findings of which the model can say nothing; empty when refused."""
+        if self.values is None:
+            return ()
+        return tuple(name for name, value in zip(self.findings, self.values, strict=True) if np.isnan(value))
+
+    @property
+    def ranked(self) -> tuple[str, ...]:
+        """The findings, most probable first, those that were not trained last; empty when refused."""
+        probabilities = self.probabilities
+        return (*sorted(probabilities, key=lambda name: -probabilities[name]), *self.not_trained)
+
+    def said(self, name: str) -> Said:
+        """The call of a finding, or "not trained"."""
+        return NOT_TRAINED if name in self.not_trained else self.calls.get(name, "undecided")
 
     @property
     def present(self) -> tuple[str, ...]:
@@ -95,15 +116,13 @@ class Prediction:
 
     def called(self) -> str:
         """What the calls come to in words: «no finding» only where every finding was called absent."""
-        undecided = [name for name in self.findings if self.calls.get(name, "undecided") == "undecided"]
+        undecided = [name for name in self.findings if self.said(name) == "undecided"]
+        open_ = {"undecided on": undecided, "not trained for": self.not_trained}
         present = ", ".join(map(self.findings.title, self.present))
-        if not undecided:
-            return present or "no finding"
-        if len(undecided) == len(tuple(self.findings)):
+        if len(undecided) == len(self.findings):
             return "undecided on every finding"
-        return (
-            f"{present or 'no finding called present'}; undecided on {', '.join(map(self.findings.title, undecided))}"
-        )
+        rest = [f"{words} {', '.join(map(self.findings.title, names))}" for words, names in open_.items() if names]
+        return "; ".join([present or ("no finding called present" if rest else "no finding"), *rest])
 
     @property
     def neither(self) -> tuple[str, ...]:
@@ -123,6 +142,8 @@ class Prediction:
             DataError: no such finding, or there is no film behind this prediction.
         """
         position = self._position(name)
+        if name in self.not_trained:
+            raise DataError(f"no evidence for '{name}': the model was not trained for it")
         if self.evidence_maps is None or self.image is None or self.pixel_spec is None:
             why = "the study was refused" if self.refused else "there is no film"
             raise DataError(f"no evidence for '{name}': {why}; evidence maps need a film that was scored")

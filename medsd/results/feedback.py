@@ -84,6 +84,7 @@ class FeedbackFolder:
             raise DataError(f"feedback: '{finding}' is no finding of {prediction.findings.key}")
         if prediction.image is None or prediction.refused:
             raise DataError("feedback: it is kept with its film, and there is none that was read")
+        probability = prediction.probabilities.get(finding)
         # A study may have several films, and a plain picture names no study: the pixels name themselves.
         image = self._key("film", hashlib.sha256(prediction.image.tobytes()).hexdigest())
         line = {
@@ -94,8 +95,8 @@ class FeedbackFolder:
             "patient": self._key("feedback patient", prediction.patient_key or image),
             "finding": finding,
             "opinion": opinion,
-            "call": prediction.calls.get(finding, "undecided"),
-            "probability": f"{prediction.probabilities[finding]:.6f}",
+            "call": prediction.said(finding),
+            "probability": "" if probability is None else f"{probability:.6f}",
             "model_sha256": prediction.model_sha256,
         }
         try:

@@ -186,24 +186,25 @@ def _film(figures: Sequence[Figure], width: float) -> list[Any]:
 
 def _findings(prediction: Prediction, bundle: Bundle, votes: Sequence[FindingVote]) -> list[Any]:
     probabilities = prediction.probabilities
-    if not probabilities:
+    if not prediction.ranked:
         return []
     said = {vote.finding: vote for vote in votes}
     header = ["Finding", "Probability", "Call", "Called present from", *(["Nearest cases"] if said else [])]
     rows = []
-    for name in sorted(probabilities, key=lambda each: -probabilities[each]):
+    for name in prediction.ranked:
         point = bundle.description.operating_points.get(name)
         threshold = point.threshold if point and prediction.coverage is None else None
         row = [
             prediction.findings.title(name),
-            f"{probabilities[name] * 100:.1f} %",
-            prediction.calls.get(name, "undecided"),
+            f"{probabilities[name] * 100:.1f} %" if name in probabilities else "–",
+            prediction.said(name),
             "–" if threshold is None else f"{threshold * 100:.0f} %",
         ]
         rows.append([*row, _vote(said.get(name))] if said else row)
     return [
         _text("Findings", 12, bold=True),
         _rule_of_calls(prediction),
+        *([_text(words, 8, colour=_SOFT)] if (words := bundle.description.calibration_words()) else []),
         _table([header, *rows], (170, 70, 75, 100, 100)),
     ]
 

@@ -41,7 +41,8 @@ def reading_record(
         when: the time of the reading, ISO 8601.
 
     Returns:
-        plain values; ``findings`` in the order of falling probability, empty for a refused study.
+        plain values; ``findings`` in the order of falling probability, empty for a refused study; those that were not
+        trained come last, without a probability. ``calibration`` is the method that made the probability.
     """
     return {
         "disclaimer": f"{SYNTHETIC} {DISCLAIMER}" if bundle.description.synthetic else DISCLAIMER,
@@ -62,17 +63,19 @@ def reading_record(
 
 
 def _findings(prediction: Prediction, bundle: Bundle) -> list[dict[str, Any]]:
-    records = []
-    for name, probability in sorted(prediction.probabilities.items(), key=lambda item: -item[1]):
-        point = bundle.description.operating_points.get(name)
+    records: list[dict[str, Any]] = []
+    d, probabilities = bundle.description, prediction.probabilities
+    for name in prediction.ranked:
+        point, choice = d.operating_points.get(name), d.calibration_choices.get(name)
         records.append(
             {
                 "name": name,
                 "title": prediction.findings.title(name),
-                "probability": _rounded(probability),
-                "call": prediction.calls.get(name, "undecided"),
+                "probability": _rounded(probabilities.get(name)),
+                "call": prediction.said(name),
                 "conformal_set": prediction.conformal_sets.get(name),
                 "operating_point": point.threshold if point else None,
+                "calibration": choice.method if choice else None,
             }
         )
     return records

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -55,7 +56,7 @@ def is_number(column: str) -> bool:
 
 
 def row(path: Path | str, prediction: Prediction) -> Row:
-    """The row of one study; numbers of a refused one are None, its calls are empty.
+    """The row of one study; numbers of a refused one are None, its calls are empty, as for a finding not trained.
 
     The name of a file may be a patient's: it stands under ``path`` alone, so that a table without this column has none.
     """
@@ -83,8 +84,8 @@ def printable(text: Path | str) -> str:
 
 
 def rounded(value: float | None) -> float | None:
-    """A number as the table has it."""
-    return None if value is None else round(float(value), _DECIMALS)
+    """A number as the table has it; NaN is none."""
+    return None if value is None or math.isnan(value) else round(float(value), _DECIMALS)
 
 
 def check_format(path: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import numpy as np
 
 from medsd.errors import DataError
+from medsd.evaluation.metrics import class_counts
 from medsd.studies.manifest import SPLITS, Manifest
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,22 @@ _WHY = {
     "validation": "no threshold, so that every call is undecided",
     "test": "not measured",
 }
+
+
+def not_trained(manifest: Manifest) -> dict[str, str]:
+    """The findings that training cannot teach, and why: their training studies have not both a yes and a no.
+
+    A network learns to tell two classes. Without a known study of one of them its output means nothing, or is the same
+    for every study, so that no probability can be made of it.
+    """
+    labels = manifest.labels[manifest.rows("train")]
+    present, absent = class_counts(labels)
+    why = np.select(
+        [(present == 0) & (absent == 0), present == 0, absent == 0],
+        ["no training study is labelled for it", "no training study has it", "no training study is without it"],
+        "",
+    )
+    return {name: str(reason) for name, reason in zip(manifest.findings, why, strict=True) if reason}
 
 
 def check_enough(manifest: Manifest, few: int) -> None:
@@ -39,7 +56,8 @@ def check_enough(manifest: Manifest, few: int) -> None:
     labels, titles = manifest.labels, [manifest.findings.title(name) for name in manifest.findings]
     present = {split: (labels[rows[split]] == 1).sum(axis=0) for split in SPLITS}
     absent = {split: (labels[rows[split]] == 0).sum(axis=0) for split in SPLITS}
-    if not ((present["train"] > 0) & (absent["train"] > 0)).any():
+    taught = (present["train"] > 0) & (absent["train"] > 0)
+    if not taught.any():
         raise DataError(
             "no finding is present in one training study and absent in another, so there is nothing to learn; check "
             "the columns of findings, and what the settings make of uncertain and unlisted ones"
@@ -50,10 +68,12 @@ def check_enough(manifest: Manifest, few: int) -> None:
     ]
     log.info("images in %s: %s", "/".join(SPLITS), "/".join(str(len(rows[split])) for split in SPLITS))
     log.info("positives in %s: %s", "/".join(SPLITS), ", ".join(told))
-    if unknown := [title for f, title in enumerate(titles) if not known[f]]:
-        log.info("unknown in every study: %s", ", ".join(unknown))
+    silent = not_trained(manifest)
+    for reason in sorted(set(silent.values())):
+        names = ", ".join(manifest.findings.title(name) for name, why in silent.items() if why == reason)
+        log.warning("no probability, as %s: %s", reason, names)
     for split in SPLITS:
-        short = (known > 0) & (np.minimum(present[split], absent[split]) < few)
+        short = (known > 0) & taught & (np.minimum(present[split], absent[split]) < few)
         if short.any():
             names = ", ".join(title for title, is_short in zip(titles, short, strict=True) if is_short)
             log.warning("fewer than %d positives or negatives in %s (%s): %s", few, split, _WHY[split], names)

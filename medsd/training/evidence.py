@@ -24,6 +24,7 @@ from medsd.networks.fusion import StudyModel
 from medsd.settings import Settings
 from medsd.studies.boxes import Box, read_boxes
 from medsd.studies.manifest import Manifest
+from medsd.training.enough import not_trained
 from medsd.training.evidence_head import (
     BATCH,
     average_evidence,
@@ -75,6 +76,8 @@ def judge_evidence(
         return None
     boxes = read_boxes(manifest.root, manifest.findings)
     grouped, known = (boxes_of_rows(boxes, manifest, manifest.rows(part)) for part in (split, "train"))
+    silent = not_trained(manifest)
+    grouped = {(row, name): of_film for (row, name), of_film in grouped.items() if name not in silent}
     if not grouped:
         return None
     names = np.array([name for _, name in grouped])

@@ -10,7 +10,7 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from medsd.evaluation.metrics import auroc, macro
+from medsd.evaluation.metrics import auroc, enough, macro
 from medsd.networks.fusion import Outputs, StudyModel
 from medsd.settings import Settings
 from medsd.training.across import with_each_modality
@@ -54,14 +54,15 @@ def finetune(
     freeze(model, stage, "finetune")
     batches = stage_batches(settings, stage, arrays, rows, views=stage.views, seed=seed)
     known = arrays.labels[rows]
+    # A finding that is not taught would choose the epoch by chance.
+    taught = np.where(enough(known, 1), arrays.labels[validation], np.float32(np.nan))
     objective = build_objective(stage.objective, torch.from_numpy(known), stage.label_smoothing)
 
     def validate(current: StudyModel) -> dict[str, float]:
         logits, _ = read_studies(current, arrays, validation)
-        labels = arrays.labels[validation]
-        loss = masked_cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
+        loss = masked_cross_entropy(torch.from_numpy(logits), torch.from_numpy(taught))
         probs = expit(logits.astype(np.float64))
-        return {FALLBACK: float(loss), KEY: macro(auroc(labels, probs, few=FEW)).value}
+        return {FALLBACK: float(loss), KEY: macro(auroc(taught, probs, few=FEW)).value}
 
     torch.manual_seed(seed)
     loss = classify_and_keep(objective, stage.sd_weight, contrast(settings.loss, known, arrays.sentences))

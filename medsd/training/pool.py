@@ -307,13 +307,14 @@ def _write(
         raise DataError(f"there is no study to choose from: {why}")
     weights = weights or Weights()
     probs, embeddings = _stacked(studies, len(findings), labelled.embeddings.shape[1])
+    taught = ~np.isnan(probs).all(axis=0)  # of a finding that was not, there is nothing to be unsure of
+    names: list[str] = np.array(findings.names)[taught].tolist()
+    probs, thresholds = probs[:, taught], thresholds[taught]
     patients = np.array([study.patient_key for study in studies], dtype=str)
-    pool = Pool(probs, embeddings, patients, labelled.labels, labelled.embeddings, thresholds)
+    pool = Pool(probs, embeddings, patients, labelled.labels[:, taught], labelled.embeddings, thresholds)
     chosen = suggest(pool, count, seed=seed, weights=weights)
     unsure = finding_uncertainty(probs, measure=weights.measure, thresholds=thresholds)
-    rows = [
-        _row(rank, each, studies[each.row], unsure[each.row], findings) for rank, each in enumerate(chosen, start=1)
-    ]
+    rows = [_row(rank, each, studies[each.row], unsure[each.row], names) for rank, each in enumerate(chosen, start=1)]
     write_table(out, rows, COLUMNS)
     known = sum(study.reason == LABELLED for study in skipped)
     return ListSummary(
@@ -326,14 +327,14 @@ def _write(
     )
 
 
-def _row(rank: int, chosen: Suggestion, study: _Study, unsure: FloatArray, findings: FindingSet) -> dict[str, Any]:
+def _row(rank: int, chosen: Suggestion, study: _Study, unsure: FloatArray, names: Sequence[str]) -> dict[str, Any]:
     most = np.argsort(-unsure, kind="stable")[:_UNSURE]
     numbers = {name: round(getattr(chosen, name), 6) for name in ("score", "uncertainty", "diversity", "rarity")}
     return {
         "rank": rank,
         "path": study.path,
         **numbers,
-        "unsure": "|".join(findings.names[f] for f in most),
+        "unsure": "|".join(names[f] for f in most),
         "study_key": study.study_key,
         "patient_key": study.patient_key,
     }

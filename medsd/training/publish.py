@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
+from scipy.special import expit
 
 from medsd.bundle import layout
 from medsd.bundle.card import write_card
@@ -35,6 +36,7 @@ from medsd.privacy import public_hasher
 from medsd.settings import Settings
 from medsd.studies.manifest import SPLITS, Manifest
 from medsd.training.distribution import image_embeddings, judge_distribution
+from medsd.training.enough import not_trained
 from medsd.training.evidence_head import read_evidence_head
 from medsd.training.folder import Run, public_settings
 from medsd.training.loaders import StudyArrays, plain_batches
@@ -125,6 +127,7 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
         evidence_grid=_grid(model, settings),
         evidence_from_boxes=boxed,
         calibration=calibration,
+        not_trained=not_trained(manifest),
         calibration_choices=run.read_choices(),
         operating_points=points,
         out_of_distribution=distribution,
@@ -245,13 +248,12 @@ def _grid(model: StudyModel, settings: Settings) -> tuple[int, int] | None:
 def _draw(run: Run, folder: Path, manifest: Manifest, outputs: dict[str, npt.NDArray[np.float32]]) -> None:
     calibration, _ = run.read_calibration()
     names, test = manifest.findings.names, manifest.rows("test")
-    uncalibrated = {name: layout.PlattCalibration(slope=1, intercept=0) for name in names}
     write_plots(
         folder,
         manifest.findings,
         manifest.labels[test],
         calibrated(outputs["logits"][test], calibration, names),
-        before=calibrated(outputs["logits"][test], uncalibrated, names),
+        before=expit(outputs["logits"][test].astype(np.float64)),
         coordinates=project(outputs["embeddings"][test], seed=run.settings.seed),
         splits={split: manifest.labels[manifest.rows(split)] for split in SPLITS},
         few=run.settings.evaluation.few,

@@ -24,6 +24,7 @@ from safetensors.numpy import load_file
 
 from medsd.errors import SettingsError
 from medsd.evaluation.compare.run import exact_command
+from medsd.evaluation.metrics import enough
 from medsd.evaluation.retrieval import Cases, score_queries
 from medsd.settings import Settings, load_settings
 from medsd.strict import Strict, load_as
@@ -147,11 +148,13 @@ def read_trained(run: Run, part: str, reading: str = "all") -> Trained:
         return Cases(embeddings[which], manifest.labels[which], manifest.patients[which])
 
     history = json.loads((run.folder / "history.json").read_text(encoding="utf-8"))
+    # A finding that was not taught would add chance to every mean.
+    labels = np.where(enough(manifest.labels[train], 1), manifest.labels, np.float32(np.nan))
     return Trained(
         logits[rows],
         score_queries(cases(rows), cases(train)).ndcg,
-        manifest.labels[rows],
+        labels[rows],
         manifest.patients[rows],
         sum(stage["seconds"] for stage in history.values()),
-        best_threshold(manifest.labels[chosen], logits[chosen]),
+        best_threshold(labels[chosen], logits[chosen]),
     )

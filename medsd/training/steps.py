@@ -41,6 +41,7 @@ from medsd.training.case_index import index_cases
 from medsd.training.checkpoints import load_checkpoint, restore_model, save_checkpoint
 from medsd.training.distributed import is_first, wait_for_all
 from medsd.training.engine import StageResult, keep_freed_memory
+from medsd.training.enough import not_trained
 from medsd.training.evidence import judge_evidence
 from medsd.training.evidence_head import fit_evidence_head, read_evidence_head, write_evidence_head
 from medsd.training.folder import Run
@@ -103,8 +104,10 @@ def calibrate(run: Run) -> None:
 def _choose_calls(run: Run) -> None:
     """What turns logits into probabilities and calls."""
     manifest, settings = Manifest.read(run.manifest), run.settings.evaluation
-    rows, few, names = manifest.rows("validation"), settings.few, manifest.findings.names
-    logits, labels = load_file(run.outputs)["logits"][rows], manifest.labels[rows]
+    rows, few = manifest.rows("validation"), settings.few
+    names = manifest.findings.without(not_trained(manifest)).names
+    kept = np.isin(manifest.findings.names, names)
+    logits, labels = load_file(run.outputs)["logits"][rows][:, kept], manifest.labels[rows][:, kept]
     calibration, choices = choose_calibration(logits, labels, names, few=few, method=settings.calibration)
     probabilities = calibrated(logits, calibration, names)
     points = choose_operating_points(probabilities, labels, names, few=few, rule=settings.operating_points)
@@ -165,6 +168,7 @@ def _measure(run: Run, reading: str) -> EvaluationReport:
         conformal=run.read_conformal() if whole else None,
         groups=groups_of(manifest.table.iloc[test]) if whole else None,
         beside=_beside(run, manifest, outputs["logits"], test) if whole else None,
+        not_trained=not_trained(manifest),
     )
 
 

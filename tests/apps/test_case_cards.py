@@ -34,7 +34,7 @@ def test_what_makes_two_films_alike_can_be_laid_over_the_film(reading: Reading) 
 def test_cases_that_were_searched_for_are_compared_with_what_was_asked(bundle: Bundle, reading: Reading) -> None:
     about = Gallery("found-", "Cases", here="asked for", only_here="Asked for, not in this case")
     html = case_cards.gallery(about, reading.cases, reading.pictures, bundle.findings)
-    assert "your film" not in html.replace("undecided in your film", "") and 'id="found-case-1"' in html
+    assert "your film" not in html.replace("without a call in your image", "") and 'id="found-case-1"' in html
     assert any(case.missing for case in reading.cases) and "Asked for, not in this case" in html
 
 

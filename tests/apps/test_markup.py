@@ -16,12 +16,8 @@ from medsd.inference.prediction import Prediction
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{{value}}${value}"
 
 
-def _points(bundle: Bundle) -> dict:  # type: ignore[type-arg]
-    return dict(bundle.description.operating_points)
-
-
 def test_findings_stand_most_probable_first_with_number_bar_and_call(bundle: Bundle, reading: Reading) -> None:
-    table = markup.findings(reading, _points(bundle), reading.ranked[0])
+    table = markup.findings(reading, bundle.description, reading.ranked[0])
     names = re.findall(r'data-name="([^"]+)"', table)
     probabilities = [reading.prediction.probabilities[name] for name in names]
     assert probabilities == sorted(probabilities, reverse=True) and len(names) == len(bundle.findings)
@@ -31,7 +27,7 @@ def test_findings_stand_most_probable_first_with_number_bar_and_call(bundle: Bun
 
 
 def test_only_the_shown_finding_is_pressed(bundle: Bundle, reading: Reading) -> None:
-    table = markup.findings(reading, _points(bundle), "Mass")
+    table = markup.findings(reading, bundle.description, "Mass")
     assert re.findall(r'data-finding="([^"]+)" aria-pressed="true"', table) == ["Mass"]
 
 
@@ -43,9 +39,10 @@ def test_a_probability_is_never_said_to_be_certain(probability: float, words: st
 
 
 def test_a_call_says_where_it_comes_from(bundle: Bundle, reading: Reading) -> None:
-    points = _points(bundle)
-    points["Mass"] = points["Mass"].model_copy(update={"threshold": None})
-    table = markup.findings(reading, points, None)
+    points = bundle.description.operating_points
+    without = points | {"Mass": points["Mass"].model_copy(update={"threshold": None})}
+    about = bundle.description.model_copy(update={"operating_points": without})
+    table = markup.findings(reading, about, None)
     assert table.count("sensitivity 70 %, specificity 80 % in validation") == len(bundle.findings) - 1
     assert table.count("too few validation films") == 1
 
@@ -60,7 +57,7 @@ def test_the_film_carries_the_evidence_of_the_chosen_finding(reading: Reading) -
 def test_a_refused_film_shows_the_notice_instead_of_findings(bundle: Bundle) -> None:
     refused = Reading(Prediction(bundle.findings, "refused", "modality", "the modality is CT."))
     assert "Not read" in markup.notice(refused) and "The modality is CT." in markup.notice(refused)
-    assert markup.findings(refused, _points(bundle), None) == "" and case_cards.cases(refused) == ""
+    assert markup.findings(refused, bundle.description, None) == "" and case_cards.cases(refused) == ""
 
 
 def test_of_a_film_unlike_the_training_films_findings_and_cases_are_withheld_and_the_film_is_shown(
@@ -78,13 +75,13 @@ def test_of_a_film_unlike_the_training_films_findings_and_cases_are_withheld_and
     assert 'class="film"' in markup.film(withheld, Window(), "Mass") and "Evidence" not in markup.film(
         withheld, Window(), "Mass"
     )
-    assert markup.findings(withheld, _points(bundle), None) == "" and case_cards.cases(withheld) == ""
+    assert markup.findings(withheld, bundle.description, None) == "" and case_cards.cases(withheld) == ""
 
 
 def test_a_warning_stands_above_the_findings(bundle: Bundle, reading: Reading) -> None:
     warned = replace(reading, prediction=replace(reading.prediction, status="warned", message="bright and dark"))
     assert 'class="notice warned"' in markup.notice(warned)
-    assert "<table" in markup.findings(warned, _points(bundle), None)
+    assert "<table" in markup.findings(warned, bundle.description, None)
 
 
 def test_a_case_says_its_relation_and_the_findings_that_differ(bundle: Bundle, reading: Reading) -> None:
@@ -138,7 +135,7 @@ def test_no_identity_of_the_film_is_on_the_page(bundle: Bundle, reader: Reader, 
     page = "".join(
         (
             markup.film(read, Window(), None),
-            markup.findings(read, {}, None),
+            markup.findings(read, bundle.description, None),
             case_cards.cases(read),
             markup.notice(read),
         )
@@ -147,27 +144,27 @@ def test_no_identity_of_the_film_is_on_the_page(bundle: Bundle, reader: Reader, 
 
 
 def test_what_the_nearest_cases_say_stands_beside_and_disagreement_is_flagged(bundle: Bundle, reading: Reading) -> None:
-    table = markup.findings(reading, _points(bundle), None)
+    table = markup.findings(reading, bundle.description, None)
     against = [vote for vote in reading.votes if vote.disagrees]
     assert against and table.count('class="flag"') == len(against) and "Model and nearest cases disagree" in table
     assert 'data-sort="cases"' in table
-    alone = markup.findings(replace(reading, votes=()), _points(bundle), None)
+    alone = markup.findings(replace(reading, votes=()), bundle.description, None)
     assert "disagree" not in alone and 'data-sort="cases"' not in alone
 
 
 def test_under_a_coverage_a_call_says_why_it_is_undecided(bundle: Bundle, reader: Reader, reading: Reading) -> None:
     covered = reader.again(reading, Wish(coverage=0.95))
-    table = markup.findings(covered, _points(bundle), None)
+    table = markup.findings(covered, bundle.description, None)
     assert "Calls cover 95 % of patients." in table and "called present from here" not in table
     undecided = [name for name in bundle.findings if covered.prediction.calls[name] == "undecided"]
     assert undecided and table.count("both present and absent conform") == len(undecided)
 
 
 def test_feedback_is_asked_for_only_where_it_is_kept(bundle: Bundle, reading: Reading) -> None:
-    assert "data-opinion" not in markup.findings(reading, _points(bundle), None)
+    assert "data-opinion" not in markup.findings(reading, bundle.description, None)
     name = reading.ranked[0]
     call = reading.prediction.calls[name]
     said = replace(reading, opinions={name: call})
-    table = markup.findings(said, _points(bundle), None, feedback=True)
+    table = markup.findings(said, bundle.description, None, feedback=True)
     assert table.count("data-opinion") == 2 * len(bundle.findings)
     assert table.count('class="opinion"') and table.count('aria-pressed="true"') == 1

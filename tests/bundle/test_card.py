@@ -13,7 +13,8 @@ from medsd.bundle import layout
 from medsd.bundle.card import CARD, PAGE, PARITY, without_machine_paths, write_card
 from medsd.evaluation.beside import Beside
 from medsd.evaluation.calibration import calibrated, choose_calibration, choose_operating_points
-from medsd.evaluation.conformal import conformal_scores
+from medsd.evaluation.conformal import ClassCoverage, conformal_scores
+from medsd.evaluation.intervals import Interval
 from medsd.evaluation.report import EvaluationReport, evaluate
 from medsd.evaluation.retrieval import FIGURES, Cases
 from medsd.findings import finding_set
@@ -159,7 +160,8 @@ def test_every_finding_has_its_row_with_the_figures_of_the_report(
         assert cells[3:] == [str(finding.auroc), str(finding.average_precision), str(finding.brier)]
         called = row(card, "### Calls", finding.title)
         if finding.threshold is None:
-            assert called[1] == "none: undecided"
+            seen = finding.calibration
+            assert called[1] == f"none: undecided ({seen.positives} with it, {seen.negatives} without)"
         else:
             assert called[2:4] == [str(finding.sensitivity), str(finding.specificity)]
 
@@ -201,11 +203,41 @@ def test_conformal_calls_and_groups_are_shown_and_what_cannot_be_told_is_said(
     assert finding.enough
     title = report.findings[0].title
     assert row(card, "### Conformal calls", title)[1:3] == [str(finding.covered), str(finding.present.covered)]
-    assert re.search(r"Always undecided, for want of validation patients: Hiatal hernia", card)
+    hernia = next(f for f in report.conformal.findings if f.name == "Hernia")
+    counts = f"({hernia.present.calibration_patients} with it, {hernia.absent.calibration_patients} without)"
+    assert f"Always undecided, for want of validation patients: Hiatal hernia {counts}." in card
+    assert row(card, "### Conformal calls", title)[5] == (
+        f"{finding.present.calibration_patients} / {finding.present.patients}"
+    )
     women = report.subgroups.groups[0]
     assert str(women.figures["auroc"].gap) in row(card, "### Groups of patients", "sex F")[3]
     assert "> **Warning.** view AP: 1 patients, too few to tell" in card
     assert row(card, "### Calibration", title)[1] == report.findings[0].calibration.method
+
+
+def test_a_class_that_is_covered_less_than_chance_allows_is_warned_of(
+    card: str, measured: tuple[layout.Description, EvaluationReport], tmp_path: Path
+) -> None:
+    words = "Covered less than promised, beyond what chance allows"
+    description, report = measured
+    first = report.conformal.findings[0]
+    held = first.present.model_copy(update={"covered": Interval(value=0.8, low=0.7, high=0.9), "expected": (0.8, 1.0)})
+    low = held.model_copy(update={"covered": Interval(value=0.79, low=0.7, high=0.88)})
+
+    def told(present: ClassCoverage) -> str:
+        others = tuple(
+            f.model_copy(update={part: getattr(f, part).model_copy(update={"expected": None})
+                                 for part in ("present", "absent")})
+            for f in report.conformal.findings[1:]
+        )  # fmt: skip
+        absent = first.absent.model_copy(update={"expected": None})
+        changed = (first.model_copy(update={"present": present, "absent": absent}), *others)
+        conformal = report.conformal.model_copy(update={"findings": changed})
+        return write(tmp_path, description, report.model_copy(update={"conformal": conformal}))
+
+    assert words not in told(held)
+    title = report.findings[0].title
+    assert f"> **Warning.** {words}: {title} where present (0.790 (0.700 to 0.880))." in told(low)
 
 
 def test_data_splits_and_provenance_are_named(card: str) -> None:

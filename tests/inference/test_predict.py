@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,23 @@ def test_calls_follow_the_operating_points(predictor: Predictor, chest: Chest):
         expected = "undecided" if name == "Hernia" else "present" if probability >= 0.5 else "absent"
         assert prediction.calls[name] == expected
     assert prediction.present == tuple(n for n, p in prediction.probabilities.items() if p >= 0.5 and n != "Hernia")
+
+
+def test_a_number_that_is_lost_is_not_taken_for_a_finding_that_was_not_trained(
+    image_bundle: Bundle, chest: Chest, monkeypatch: pytest.MonkeyPatch
+):
+    predictor = Predictor(image_bundle, provider="cpu")
+    run = predictor.session.run
+
+    def overflowed(feeds):
+        found = run(feeds)
+        probabilities = found.probabilities.copy()
+        probabilities[:, 1] = np.nan
+        return replace(found, probabilities=probabilities)
+
+    monkeypatch.setattr(predictor.session, "run", overflowed)
+    with pytest.raises(BundleError, match=r"no number where it should.*Cardiomegaly"):
+        predictor(chest)
 
 
 def test_image_note_and_both_differ(fused: Predictor, chest: Chest):

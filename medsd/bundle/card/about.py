@@ -27,12 +27,20 @@ def head(d: layout.Description) -> str:
     grid = d.evidence_grid
     evidence = f", an evidence map for each ({grid[0]} × {grid[1]})" if grid is not None else ""
     about = f"\n\n{d.description.strip()}" if d.description.strip() else ""
-    titles = ", ".join(f.title for f in d.findings)
+    titles = ", ".join(f.title for f in d.findings if f.name not in d.not_trained)
     return (
         f"# {d.name} {d.version}\n\n{warning}A medsd bundle that reads {' and '.join(inputs)}{either}, and gives a "
-        f"calibrated probability for each of {len(d.findings)} findings{evidence}, and a place among earlier cases "
-        f"({d.embedding_size} dimensions).{about}\n\nFindings ({d.finding_set}): {titles}."
+        f"calibrated probability for each of {len(d.calibration)} findings{evidence}, and a place among earlier cases "
+        f"({d.embedding_size} dimensions).{about}\n\nFindings ({d.finding_set}): {titles}.{_told(d)}"
     )
+
+
+def _told(d: layout.Description) -> str:
+    """Which findings have no probability, and which have one that is not calibrated by cases of their own."""
+    titles = {f.name: f.title for f in d.findings}
+    silent = ", ".join(f"{titles[name]} ({why})" for name, why in d.not_trained.items())
+    lines = [f"**Not trained, so without a probability:** {silent}." if silent else "", d.calibration_words()]
+    return "".join(f"\n\n{line}" for line in lines if line)
 
 
 def _length(note: layout.NoteInput) -> str:

@@ -27,7 +27,8 @@ METRICS = {
 def discrimination(r: EvaluationReport) -> str:
     """The metrics over all findings and of each."""
     rows = [
-        [f.title, str(f.positives), str(f.negatives), told(f.auroc), told(f.average_precision), told(f.brier)]
+        [f.title, str(f.positives), str(f.negatives)]
+        + [told(each) if f.trained else "not trained" for each in (f.auroc, f.average_precision, f.brier)]
         for f in r.findings
     ]
     means = [
@@ -54,9 +55,10 @@ def _where(r: EvaluationReport) -> str:
 def _left_out(r: EvaluationReport) -> str:
     titles = [f.title for f in r.findings if f.too_few]
     summed = "F1 (micro) sums the calls of all findings that have a threshold."
-    if not titles:
-        return f"No finding is left out of the means. {summed}"
-    return f"Left out of the means as too few to tell: {', '.join(titles)}. {summed}"
+    silent = [f.title for f in r.findings if not f.trained]
+    left = {"too few to tell": titles, "not trained": silent}
+    said = "; ".join(f"as {why}: {', '.join(names)}" for why, names in left.items() if names)
+    return f"Left out of the means {said}. {summed}" if said else f"No finding is left out of the means. {summed}"
 
 
 def _incomplete(r: EvaluationReport) -> str:
@@ -83,9 +85,17 @@ def calls(r: EvaluationReport) -> str:
 
 
 def _call_row(f: FindingReport) -> list[str]:
+    if not f.trained:
+        return [f.title, "not trained", "–", "–", "–", "–", "–"]
     if f.threshold is None:
-        return [f.title, "none: undecided", "–", "–", "–", "–", "–"]
+        return [f.title, f"none: undecided{_seen(f)}", "–", "–", "–", "–", "–"]
     return [f.title, f"{f.threshold:.3f}", *(told(i) for i in (f.sensitivity, f.specificity, f.ppv, f.npv, f.f1))]
+
+
+def _seen(f: FindingReport) -> str:
+    """Why there is no threshold: how many images it would have been chosen on."""
+    c = f.calibration
+    return "" if c is None else f" ({c.positives} with it, {c.negatives} without)"
 
 
 def calibration(r: EvaluationReport) -> str:
@@ -118,10 +128,22 @@ def conformal(r: EvaluationReport) -> str:
     titles = {f.name: f.title for f in r.findings}
     rows = [
         [titles[f.name], told(f.covered), told(f.present.covered), told(f.absent.covered), f"{f.decided:.3f}"]
+        + [f"{each.calibration_patients} / {each.patients}" for each in (f.present, f.absent)]
         for f in c.findings
         if f.enough
     ]
-    silent = [titles[f.name] for f in c.findings if not f.enough]
+    silent = [
+        f"{titles[f.name]} ({f.present.calibration_patients} with it, {f.absent.calibration_patients} without)"
+        for f in c.findings
+        if not f.enough
+    ]
+    below = [
+        f"{titles[f.name]} where {name} ({told(each.covered)})"
+        for f in c.findings
+        for name, each in (("present", f.present), ("absent", f.absent))
+        if each.expected and each.covered.value is not None and each.covered.value < each.expected[0]
+    ]
+    header = ("Finding", "Covered", "… where present", "… where absent", "Images decided")
     groups = [
         [f"{g.attribute} {g.value or NOT_STATED}", str(g.patients), told(g.covered), told(g.covered_present)]
         for g in c.groups
@@ -131,9 +153,11 @@ def conformal(r: EvaluationReport) -> str:
         f"Where a coverage is named (`medsd score --coverage {c.coverage:g}`), a call is present or absent only where "
         "the other does not conform with the validation patients; else it is undecided. The truth is then in the set "
         f"of at least that share of patients, of those with a finding and of those without; here of {c.coverage:.0%}, "
-        f"counted by patients of {_where(r)} with exact binomial intervals.",
-        table(["Finding", "Covered", "… where present", "… where absent", "Films decided"], rows) if rows else "",
+        f"counted by patients of {_where(r)} with exact binomial intervals. Chance alone lets a class fall below the "
+        "promise, by more the fewer patients its limit was chosen on and it is counted on (the last columns).",
+        table([*header, "With it, chosen on / counted on", "Without it"], rows) if rows else "",
         f"Always undecided, for want of validation patients: {', '.join(silent)}." if silent else "",
+        warning(f"Covered less than promised, beyond what chance allows: {', '.join(below)}.") if below else "",
         table(["Group", "Patients", "Covered", "… where present"], groups) if groups else "",
     )
 
