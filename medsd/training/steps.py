@@ -24,6 +24,7 @@ from medsd.evaluation.report import EvaluationReport
 from medsd.evaluation.report import evaluate as measure
 from medsd.evaluation.retrieval import Cases, measure_retrieval
 from medsd.evaluation.robustness import ROBUSTNESS
+from medsd.evaluation.sources import SOURCES, measure_sources
 from medsd.evaluation.subgroups import groups_of
 from medsd.findings import finding_set
 from medsd.networks.fusion import StudyModel
@@ -126,6 +127,7 @@ def evaluate(run: Run) -> None:
             _measure(run, reading).write(run.evaluation.with_stem(f"evaluation{reading}"))
         _measure_modalities(run)
     _judge_films(run)
+    _judge_sources(run)
     macro, ndcg = report.macro["auroc"].interval, report.retrieval.ndcg if report.retrieval else None
     log.info("test: macro AUROC %s over %d findings; nDCG@10 %s", macro, report.macro["auroc"].over, ndcg)
 
@@ -226,6 +228,32 @@ def _judge_films(run: Run) -> None:
     for path, report in zip(paths, reports, strict=True):
         if report is not None:
             report.write(path)
+
+
+def _judge_sources(run: Run) -> None:
+    """Whether embeddings tell which source an image comes from, where there are several; one source makes no report."""
+    path = run.folder / SOURCES
+    path.unlink(missing_ok=True)
+    manifest, settings = Manifest.read(run.manifest), run.settings
+    if settings.network.image is None or manifest.table["source"].nunique() < 2:
+        return
+    seen = np.flatnonzero(manifest.table["path"].notna())
+    outputs, doubt = load_file(run.outputs), settings.evaluation
+    report = measure_sources(
+        manifest.table.iloc[seen],
+        manifest.labels[seen],
+        outputs.get("embeddings_image", outputs["embeddings"])[seen],
+        np.load(run.pixels, mmap_mode="r", allow_pickle=False)[seen],
+        confidence=doubt.confidence,
+        resamples=doubt.bootstrap,
+        seed=settings.seed,
+    )
+    if report is None:
+        log.warning("sources: too few images with the same labels and view to see whether embeddings tell them apart")
+        return
+    report.write(path)
+    for pair in report.pairs:
+        log.log(logging.WARNING if pair.above else logging.INFO, "%s", pair.sentence)
 
 
 def _fused(settings: Settings) -> bool:
