@@ -98,20 +98,26 @@ def measure_sources(
     the fit both sources weigh the same in every group.
 
     Args:
-        table: N rows of a manifest, with source, view, patient and split; what is not in training is held out.
+        table: N rows of a manifest, with path, source, view, patient and split; what is not in training is held out.
         labels: (N, F) 1, 0 or NaN.
         embeddings: (N, D).
-        pixels: uint8 (N, S, S), as the network sees them.
+        pixels: uint8 (N, S, S), as the network sees them; read where they are needed.
         confidence, resamples, seed: of the intervals, over patients.
 
     Returns:
         None where there are no two sources with enough images of the same labels and view.
     """
     known = np.where(np.isnan(labels), -1, labels).astype(np.int8)
-    group = table["view"].fillna("").astype(str) + [row.tobytes().hex() for row in known]
+    views = table["view"].fillna("")
     images = pd.DataFrame(
-        {"source": table["source"], "group": group, "patient": table["patient"], "held": table["split"] != "train"}
+        {
+            "source": table["source"],
+            "group": [f"{view} {row.tobytes().hex()}" for view, row in zip(views, known, strict=True)],
+            "patient": table["patient"],
+            "held": table["split"] != "train",
+        }
     ).reset_index(drop=True)
+    images = images[table["path"].notna().to_numpy()]
     largest = sorted(images["source"].value_counts().index[:_MOST_SOURCES])
     pairs = []
     for first, second in combinations(largest, 2):

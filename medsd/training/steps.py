@@ -237,13 +237,12 @@ def _judge_sources(run: Run) -> None:
     manifest, settings = Manifest.read(run.manifest), run.settings
     if settings.network.image is None or manifest.table["source"].nunique() < 2:
         return
-    seen = np.flatnonzero(manifest.table["path"].notna())
     outputs, doubt = load_file(run.outputs), settings.evaluation
     report = measure_sources(
-        manifest.table.iloc[seen],
-        manifest.labels[seen],
-        outputs.get("embeddings_image", outputs["embeddings"])[seen],
-        np.load(run.pixels, mmap_mode="r", allow_pickle=False)[seen],
+        manifest.table,
+        manifest.labels,
+        outputs.get("embeddings_image", outputs["embeddings"]),
+        np.load(run.pixels, mmap_mode="r", allow_pickle=False),
         confidence=doubt.confidence,
         resamples=doubt.bootstrap,
         seed=settings.seed,

@@ -23,7 +23,7 @@ QUIET = {"rotation_degrees": 0, "translation": 0, "zoom": 0, "contrast": 0, "noi
 
 @pytest.fixture(scope="module")
 def studies() -> tuple[pd.DataFrame, list[npt.NDArray[np.float32]]]:
-    """Images of a sharp source in which the finding, a bright spot, is common, and of a coarse one in which it is rare."""
+    """A sharp source in which the finding, a bright spot, is common, and a coarse one in which it is rare."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     rows, images = [], []
@@ -36,9 +36,10 @@ def studies() -> tuple[pd.DataFrame, list[npt.NDArray[np.float32]]]:
         image = (0.45 + anatomy + spot + rng.normal(0, 0.05, (SIZE, SIZE))).clip(0, 1).astype(np.float32)
         stored = image if sharp else np.asarray(Image.fromarray(image).resize((COARSE, COARSE), Image.Resampling.BOX))
         source = "sharp" if sharp else "coarse"
-        rows.append((source, "PA", f"patient {number}", "train" if number < COUNT // 2 else "test", float(finding)))
+        split = "train" if number < COUNT // 2 else "test"
+        rows.append((f"{number}.png", source, "PA", f"patient {number}", split, float(finding)))
         images.append(stored)
-    return pd.DataFrame(rows, columns=["source", "view", "patient", "split", "finding"]), images
+    return pd.DataFrame(rows, columns=["path", "source", "view", "patient", "split", "finding"]), images
 
 
 def told(
@@ -72,3 +73,20 @@ def told(
     (pair,) = report.pairs
     assert pair.over == "held-out images" and pair.groups == 2
     return pair
+
+
+Studies = tuple[pd.DataFrame, list[npt.NDArray[np.float32]]]
+
+
+def test_images_that_are_read_as_they_are_tell_their_source(studies: Studies) -> None:
+    pair = told(studies)
+    assert pair.told.low is not None and pair.told.low > 0.9
+    assert pair.above and "see pixels.detail" in pair.sentence
+    assert pair.told_coarsely.value is not None and pair.told_coarsely.value < LIMIT, "sharpness is all that differs"
+
+
+@pytest.mark.parametrize("resolution", [0, COARSE // 2])
+def test_images_of_one_common_detail_do_not(studies: Studies, resolution: int) -> None:
+    pair = told(studies, detail=COARSE, resolution=resolution)
+    assert pair.told.value is not None and pair.told.value <= LIMIT
+    assert not pair.above and "does not tell" in pair.sentence
