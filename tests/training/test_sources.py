@@ -1,4 +1,7 @@
-"""A source that differs from another in sharpness alone shows in the embedding, unless training hides the sharpness."""
+"""A source that differs from another in sharpness alone shows in the embedding, unless all images get one detail.
+
+Random resolution in training does not hide it: the network still sees how sharp an image is.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,21 @@ from medsd.inference.preprocess import to_pixels
 from medsd.settings import AugmentSettings, PixelSpec
 from medsd.training.augment import Augmentation
 
-SIZE, COARSE, COUNT, STEPS = 32, 16, 1200, 120
+SIZE, COARSE, STEPS = 32, 16, 80
+TRAIN, TEST = 400, 800  # images; at chance, an AUROC over 800 moves by 0.02
 QUIET = {"rotation_degrees": 0, "translation": 0, "zoom": 0, "contrast": 0, "noise": 0, "erase": 0}
 
 
+Studies = tuple[pd.DataFrame, list[npt.NDArray[np.float32]]]
+
+
 @pytest.fixture(scope="module")
-def studies() -> tuple[pd.DataFrame, list[npt.NDArray[np.float32]]]:
+def studies() -> Studies:
     """A sharp source in which the finding, a bright spot, is common, and a coarse one in which it is rare."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(1)
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     rows, images = [], []
-    for number in range(COUNT):
+    for number in range(TRAIN + TEST):
         sharp = number % 2 == 0
         finding = rng.random() < (0.8 if sharp else 0.2)
         anatomy = gaussian_filter(rng.normal(0, 1, (SIZE, SIZE)), 4)
@@ -36,15 +43,13 @@ def studies() -> tuple[pd.DataFrame, list[npt.NDArray[np.float32]]]:
         image = (0.45 + anatomy + spot + rng.normal(0, 0.05, (SIZE, SIZE))).clip(0, 1).astype(np.float32)
         stored = image if sharp else np.asarray(Image.fromarray(image).resize((COARSE, COARSE), Image.Resampling.BOX))
         source = "sharp" if sharp else "coarse"
-        split = "train" if number < COUNT // 2 else "test"
+        split = "train" if number < TRAIN else "test"
         rows.append((f"{number}.png", source, "PA", f"patient {number}", split, float(finding)))
         images.append(stored)
     return pd.DataFrame(rows, columns=["path", "source", "view", "patient", "split", "finding"]), images
 
 
-def told(
-    studies: tuple[pd.DataFrame, list[npt.NDArray[np.float32]]], *, detail: int = 0, resolution: int = 0
-) -> SourcePair:
+def told(studies: Studies, *, detail: int = 0, resolution: int = 0) -> SourcePair:
     """Train a small network on the finding and see whether its embedding tells the sources of held-out images."""
     table, images = studies
     pixels = np.stack([to_pixels(image, PixelSpec(size=SIZE, detail=detail)) for image in images])
@@ -75,18 +80,15 @@ def told(
     return pair
 
 
-Studies = tuple[pd.DataFrame, list[npt.NDArray[np.float32]]]
-
-
-def test_images_that_are_read_as_they_are_tell_their_source(studies: Studies) -> None:
-    pair = told(studies)
-    assert pair.told.low is not None and pair.told.low > 0.9
+@pytest.mark.parametrize("resolution", [0, COARSE // 2])
+def test_images_that_are_read_as_they_are_tell_their_source(studies: Studies, resolution: int) -> None:
+    pair = told(studies, resolution=resolution)
+    assert pair.told.low is not None and pair.told.low > 0.8
     assert pair.above and "see pixels.detail" in pair.sentence
     assert pair.told_coarsely.value is not None and pair.told_coarsely.value < LIMIT, "sharpness is all that differs"
 
 
-@pytest.mark.parametrize("resolution", [0, COARSE // 2])
-def test_images_of_one_common_detail_do_not(studies: Studies, resolution: int) -> None:
-    pair = told(studies, detail=COARSE, resolution=resolution)
-    assert pair.told.value is not None and pair.told.value <= LIMIT
+def test_images_of_one_common_detail_do_not(studies: Studies) -> None:
+    pair = told(studies, detail=COARSE)
+    assert pair.told.value is not None and pair.told.value < LIMIT
     assert not pair.above and "does not tell" in pair.sentence
