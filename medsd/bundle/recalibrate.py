@@ -42,6 +42,7 @@ from medsd.evaluation.intervals import Interval, Resamples, bootstrap
 from medsd.evaluation.metrics import BINS, FloatArray, bin_of
 from medsd.evaluation.report import EVALUATION
 from medsd.evaluation.shift import SHIFT
+from medsd.evaluation.sources import SOURCES
 from medsd.evaluation.studies_report import RECALIBRATION, STUDIES, Compared, RecalibrationReport
 
 log = logging.getLogger(__name__)
@@ -325,8 +326,9 @@ def _copy(bundle: Bundle, part: Path) -> None:
         part,
         ignore=shutil.ignore_patterns(layout.CASES, PLOTS, CARD, PAGE, layout.DESCRIPTION, layout.MODEL, *_STALE),
     )
-    if (bundle.folder / EVIDENCE).is_file():
-        shutil.copyfile(bundle.folder / EVIDENCE, part / EVIDENCE)
+    for name in (EVIDENCE, SOURCES):  # which say nothing of probabilities
+        if (bundle.folder / name).is_file():
+            shutil.copyfile(bundle.folder / name, part / name)
 
 
 def _write(

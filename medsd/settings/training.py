@@ -77,7 +77,8 @@ class AugmentSettings(Strict):
         ge=0,
         le=2048,
         description="reduce each image to a random side between this many pixels and pixels.size, and enlarge it "
-        "again; merged sources of different sharpness then look alike. 0: never",
+        "again. Sharpness then says less about the labels, but the source of an image still shows in its embedding: "
+        "pixels.detail removes the sharpness itself. 0: never",
     )
 
 

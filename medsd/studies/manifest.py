@@ -94,8 +94,8 @@ class Manifest:
         return _rows_hash("\x1f".join(map(str, row)) for row in known.itertuples(index=False))
 
     def split_hash(self) -> str:
-        """sha256 over the pairs of study and split, whatever their order."""
-        return _rows_hash(self.table["study"].astype(str) + "\x1f" + self.table["split"].astype(str))
+        """sha256 over the pairs of study and split, whatever their order; no split counts as an empty one."""
+        return _rows_hash(self.table["study"].astype(str) + "\x1f" + self.table["split"].fillna(""))
 
     def write(self, path: Path) -> None:
         """Write the Parquet file atomically; vocabulary and root travel in its metadata."""

@@ -26,6 +26,7 @@ from medsd.evaluation.report import EvaluationReport
 from medsd.evaluation.report import evaluate as measure
 from medsd.evaluation.retrieval import Cases, measure_retrieval
 from medsd.evaluation.robustness import ROBUSTNESS
+from medsd.evaluation.sources import SOURCES, measure_sources
 from medsd.evaluation.subgroups import groups_of
 from medsd.findings import finding_set
 from medsd.networks.fusion import StudyModel
@@ -131,6 +132,7 @@ def evaluate(run: Run) -> None:
             _measure(run, reading).write(run.evaluation.with_stem(f"evaluation{reading}"))
         _measure_modalities(run)
     _judge_films(run)
+    _judge_sources(run)
     for line in report.lines():
         log.info("test: %s", line)
     log.info("test: nDCG@10 %s", report.retrieval.ndcg if report.retrieval else None)
@@ -240,6 +242,31 @@ def _judge_films(run: Run) -> None:
     for path, report in zip(paths, reports, strict=True):
         if report is not None:
             report.write(path)
+
+
+def _judge_sources(run: Run) -> None:
+    """Whether embeddings tell which source an image comes from, where there are several; one source makes no report."""
+    path = run.folder / SOURCES
+    path.unlink(missing_ok=True)
+    manifest, settings = Manifest.read(run.manifest), run.settings
+    if settings.network.image is None or manifest.table["source"].nunique() < 2:
+        return
+    outputs, doubt = load_file(run.outputs), settings.evaluation
+    report = measure_sources(
+        manifest.table,
+        manifest.labels,
+        outputs.get("embeddings_image", outputs["embeddings"]),
+        np.load(run.pixels, mmap_mode="r", allow_pickle=False),
+        confidence=doubt.confidence,
+        resamples=doubt.bootstrap,
+        seed=settings.seed,
+    )
+    if report is None:
+        log.warning("sources: too few images with the same labels and view to see whether embeddings tell them apart")
+        return
+    report.write(path)
+    for pair in report.pairs:
+        log.log(logging.WARNING if pair.above else logging.INFO, "%s", pair.sentence)
 
 
 def _fused(settings: Settings) -> bool:

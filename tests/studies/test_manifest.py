@@ -30,8 +30,9 @@ def _manifest(**columns: object) -> Manifest:
     return Manifest(complete(table, FINDINGS), FINDINGS, Path("somewhere"))
 
 
-def test_a_manifest_survives_a_round_trip_with_its_hashes(tmp_path: Path) -> None:
-    manifest = _manifest(note=["short of breath", None, "äöü"])
+@pytest.mark.parametrize("split", ["train", None])
+def test_a_manifest_survives_a_round_trip_with_its_hashes(tmp_path: Path, split: str | None) -> None:
+    manifest = _manifest(note=["short of breath", None, "äöü"], split=["test", "test", split])
     manifest.write(tmp_path / "studies.parquet")
     again = Manifest.read(tmp_path / "studies.parquet")
     assert (again.data_hash(), again.split_hash()) == (manifest.data_hash(), manifest.split_hash())

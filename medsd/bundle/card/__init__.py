@@ -24,6 +24,7 @@ from medsd.evaluation.modalities import MODALITIES, ModalityReport
 from medsd.evaluation.report import EVALUATION, EvaluationReport
 from medsd.evaluation.robustness import ROBUSTNESS, RobustnessReport
 from medsd.evaluation.shift import SHIFT, ShiftReport
+from medsd.evaluation.sources import SOURCES, SourcesReport
 from medsd.evaluation.studies_report import RECALIBRATION, STUDIES, RecalibrationReport, StudiesReport
 from medsd.strict import read_json
 
@@ -48,6 +49,7 @@ class _Measured:
     evidence: EvidenceReport | None
     robustness: RobustnessReport | None
     distribution: DistributionReport | None
+    sources: SourcesReport | None
     shift: ShiftReport | None
     studies: StudiesReport | None
     recalibration: RecalibrationReport | None
@@ -71,6 +73,7 @@ class _Measured:
             evidence=optional(EVIDENCE, EvidenceReport.read),
             robustness=optional(ROBUSTNESS, RobustnessReport.read),
             distribution=optional(DISTRIBUTION, DistributionReport.read),
+            sources=optional(SOURCES, SourcesReport.read),
             shift=optional(SHIFT, ShiftReport.read),
             studies=optional(STUDIES, StudiesReport.read),
             recalibration=optional(RECALIBRATION, RecalibrationReport.read),
@@ -156,6 +159,7 @@ def _measured_sections(m: _Measured, boxed: tuple[str, ...] = ()) -> list[str]:
         measured.modalities(m.modalities),
         films.evidence(m.evidence, boxed),
         films.robustness(m.robustness),
+        films.sources(m.sources),
     ]
 
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medsd.bundle import layout
-from medsd.bundle.card.markdown import bullets, joined, table, told
+from medsd.bundle.card.markdown import bullets, joined, table, told, warning
 from medsd.evaluation.distribution import DistributionReport
 from medsd.evaluation.evidence import EvidenceReport
 from medsd.evaluation.robustness import RobustnessReport
+from medsd.evaluation.sources import SourcesReport
 
 PLOTS = "plots"
 _RANDOMISED = {"classifier": "where what stands behind the encoder is random", "all weights": "where all of them are"}
@@ -65,6 +66,26 @@ def robustness(r: RobustnessReport | None) -> str:
         f"The same {r.films} films of {r.patients} patients of the {r.split} split, handled differently and read "
         "without notes; nothing about the patients has changed.",
         table(header, rows),
+    )
+
+
+def sources(s: SourcesReport | None) -> str:
+    """Whether embeddings tell where an image comes from."""
+    if s is None:
+        return ""
+    rows = [
+        [*p.sources, p.over, *(f"{n} of {m}" for n, m in zip(p.images, p.patients, strict=True)), told(p.told),
+         told(p.told_coarsely)]
+        for p in s.pairs
+    ]  # fmt: skip
+    header = ["Source", "and source", "Over", "Images of patients", "and of", "AUROC", "AUROC of mean greys"]
+    return joined(
+        "### Whether the source of an image shows",
+        "A linear classifier tells two sources apart by the embedding, among images with the same labels and view and "
+        f"across patients; 0.5 is chance, above {s.limit:g} the source shows. Beside it the same by the mean greys of "
+        "8 × 8 blocks, which no sharpness changes.",
+        table(header, rows),
+        *(warning(p.sentence) for p in s.pairs if p.above),
     )
 
 

@@ -1,0 +1,217 @@
+"""Can it be told from the embedding which source an image comes from, among images with the same labels and view?
+
+Sources differ in sharpness, noise and how their images were picked. A network that can see the source reads findings
+off it that are commoner there. Start at `measure_sources`; the report is `evaluation_sources.json` of a bundle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from medsd.evaluation.intervals import Interval, Resamples, bootstrap, weighted_auroc
+from medsd.evaluation.metrics import FloatArray
+from medsd.evaluation.saved import Part, Saved
+
+SOURCES = "evaluation_sources.json"
+LIMIT = 0.6
+"""AUROC above which a source can be told."""
+ENOUGH = 50  # patients of each source among held-out images; with fewer, training images are taken too
+MOST_IMAGES = 4000  # of a source in a pair
+_MOST_SOURCES = 8  # the largest; a merge of more would make too many pairs
+_FEW = 10  # patients of each source in a group of equal labels and view; and over all groups, for a figure at all
+_FOLDS = 5
+
+Over = Literal["held-out images", "all images"]
+
+
+class SourcePair(Part):
+    """Two sources.
+
+    Attributes:
+        sources: their names.
+        over: "all images" where the held-out ones are too few of either source; the network has learned from most.
+        images, patients: of each, in the groups of equal labels and view that have enough of both.
+        groups: how many such groups there are.
+        told: AUROC of telling the second from the first by the embedding, within groups; 0.5 where they look alike.
+        told_coarsely: the same by 8 × 8 mean greys, which no sharpness changes: as far as this goes, the images
+            themselves differ, by how they were picked, exposed or cropped.
+    """
+
+    sources: tuple[str, str]
+    over: Over
+    images: tuple[int, int]
+    patients: tuple[int, int]
+    groups: int
+    told: Interval
+    told_coarsely: Interval
+
+    @property
+    def above(self) -> bool:
+        """Whether the sources can be told apart."""
+        return self.told.value is not None and self.told.value > LIMIT
+
+    @property
+    def sentence(self) -> str:
+        """What the figures say."""
+        names = f"images of {self.sources[0]} from those of {self.sources[1]}"
+        if not self.above:
+            return f"The embedding does not tell {names}: AUROC {self.told}, limit {LIMIT:g}."
+        coarse = self.told_coarsely.value is not None and self.told_coarsely.value > LIMIT
+        return (
+            f"The embedding tells {names} that have the same labels and view: AUROC {self.told}, limit {LIMIT:g}. A "
+            "finding that is commoner in one of them may be read off the source. Mean greys of 8 × 8 blocks, in which "
+            f"no sharpness is left, tell them with {self.told_coarsely}: "
+            + ("the images differ in more than sharpness." if coarse else "sharpness tells them; see pixels.detail.")
+        )
+
+
+class SourcesReport(Saved):
+    """The whole of evaluation_sources.json: every pair of sources that has enough images to tell."""
+
+    limit: float
+    confidence: float
+    resamples: int
+    seed: int
+    pairs: tuple[SourcePair, ...]
+
+
+def measure_sources(
+    table: pd.DataFrame,
+    labels: npt.NDArray[np.floating],
+    embeddings: npt.NDArray[np.floating],
+    pixels: npt.NDArray[np.uint8],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> SourcesReport | None:
+    """How well sources are told apart, pair by pair.
+
+    A logistic regression on standardised embeddings, in five parts that divide no patient; each image is scored by the
+    fit on the other four. Images are compared within groups of equal labels (unknown is a value, too) and view, and in
+    the fit both sources weigh the same in every group.
+
+    Args:
+        table: N rows of a manifest, with path, source, view, patient and split; what is not in training is held out.
+        labels: (N, F) 1, 0 or NaN.
+        embeddings: (N, D).
+        pixels: uint8 (N, S, S), as the network sees them; read where they are needed.
+        confidence, resamples, seed: of the intervals, over patients.
+
+    Returns:
+        None where there are no two sources with enough images of the same labels and view.
+    """
+    known = np.where(np.isnan(labels), -1, labels).astype(np.int8)
+    views = table["view"].fillna("")
+    images = pd.DataFrame(
+        {
+            "source": table["source"],
+            "group": [f"{view} {row.tobytes().hex()}" for view, row in zip(views, known, strict=True)],
+            "patient": table["patient"],
+            "held": table["split"] != "train",
+        }
+    ).reset_index(drop=True)
+    images = images[table["path"].notna().to_numpy()]
+    largest = sorted(images["source"].value_counts().index[:_MOST_SOURCES])
+    pairs = []
+    for first, second in combinations(largest, 2):
+        over: Over = "held-out images"
+        pair = _Pair.of(images[images["held"]], first, second)
+        if min(pair.count("patient")) < ENOUGH:
+            over, pair = "all images", _Pair.of(images, first, second)
+        if min(pair.count("patient")) < _FEW:
+            continue
+        rows = pair.images.index.to_numpy()
+        doubt = Resamples.draw(pair.images["patient"].to_numpy(dtype=str), resamples, seed)
+        told, coarsely = (
+            pair.tell(features.astype(np.float64), doubt, confidence)
+            for features in (embeddings[rows], _blocks(pixels[rows]))
+        )
+        pairs.append(
+            SourcePair(
+                sources=(first, second),
+                over=over,
+                images=pair.count("row"),
+                patients=pair.count("patient"),
+                groups=pair.images["group"].nunique(),
+                told=told,
+                told_coarsely=coarsely,
+            )
+        )
+    if not pairs:
+        return None
+    return SourcesReport(limit=LIMIT, confidence=confidence, resamples=resamples, seed=seed, pairs=tuple(pairs))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Images of two sources, in groups that have `_FEW` patients of both.
+
+    Attributes:
+        images: group, patient, and whether the image is of the second source; the index says which image it is.
+    """
+
+    images: pd.DataFrame
+
+    @classmethod
+    def of(cls, images: pd.DataFrame, first: str, second: str) -> _Pair:
+        parts = [images[images["source"] == name].iloc[_spread(images["source"] == name)] for name in (first, second)]
+        both = pd.concat(parts).assign(second=lambda part: part["source"] == second)
+        patients = both.groupby(["group", "second"])["patient"].nunique().unstack(fill_value=0)
+        patients = patients.reindex(columns=[False, True], fill_value=0).min(axis=1)
+        return cls(both[both["group"].isin(patients.index[patients >= _FEW])])
+
+    def count(self, what: Literal["row", "patient"]) -> tuple[int, int]:
+        """Images or patients of each source."""
+        parts = [self.images[self.images["second"] == one] for one in (False, True)]
+        first, second = (len(part) if what == "row" else part["patient"].nunique() for part in parts)
+        return first, second
+
+    def tell(self, features: FloatArray, drawn: Resamples, confidence: float) -> Interval:
+        """AUROC within groups of telling the second source by features (n, D)."""
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GroupKFold, cross_val_predict
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        second, (_, group) = self.images["second"].to_numpy(), np.unique(self.images["group"], return_inverse=True)
+        cells = np.bincount(2 * group + second, minlength=2 * (group.max() + 1)).reshape(-1, 2)
+        smaller = cells.min(axis=1)  # what a group weighs
+        scores = cross_val_predict(
+            make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)),
+            features,
+            second,
+            groups=self.images["patient"].to_numpy(),
+            cv=GroupKFold(_FOLDS),
+            method="decision_function",
+            params={"logisticregression__sample_weight": (smaller[:, None] / cells)[group, second.astype(int)]},
+        )
+        truth, members = second.astype(np.float64), [np.flatnonzero(group == one) for one in range(len(cells))]
+
+        def within(weights: FloatArray) -> FloatArray:
+            areas = np.stack([weighted_auroc(truth[m], scores[m], weights[:, m]) for m in members], axis=1)
+            drawn_at_all = ~np.isnan(areas)
+            mass = drawn_at_all @ smaller
+            total = np.where(drawn_at_all, areas, 0) @ smaller
+            return np.divide(total, mass, out=np.full(len(weights), np.nan), where=mass > 0)[:, None]
+
+        (area,) = bootstrap(within, drawn, confidence, (0, 1), cases=min(self.count("patient")))
+        return Interval(**{k: round(v, 6) if isinstance(v, float) else v for k, v in area.model_dump().items()})
+
+
+def _spread(chosen: pd.Series) -> npt.NDArray[np.int64]:
+    """At most `MOST_IMAGES` of the rows that are chosen, at even distances."""
+    count = int(chosen.sum())
+    return np.unique(np.linspace(0, count - 1, min(count, MOST_IMAGES)).astype(np.int64)) if count else np.arange(0)
+
+
+def _blocks(pixels: npt.NDArray[np.uint8], side: int = 8) -> FloatArray:
+    """Mean greys of images (N, S, S) in side × side blocks, (N, side²); S is a multiple of 32 (`PixelSpec.size`)."""
+    step = pixels.shape[1] // side
+    return pixels.reshape(len(pixels), side, step, side, step).mean(axis=(2, 4)).reshape(len(pixels), -1)
