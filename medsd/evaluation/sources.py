@@ -67,7 +67,11 @@ class SourcePair(Part):
             f"The embedding tells {names} that have the same labels and view: AUROC {self.told}, limit {LIMIT:g}. A "
             "finding that is commoner in one of them may be read off the source. Mean greys of 8 × 8 blocks, in which "
             f"no sharpness is left, tell them with {self.told_coarsely}: "
-            + ("the images differ in more than sharpness." if coarse else "sharpness tells them; see pixels.detail.")
+            + (
+                "the images differ in more than sharpness."
+                if coarse
+                else "sharpness tells them; see training.hide_sources."
+            )
         )
 
 
@@ -164,8 +168,8 @@ class _Pair:
         parts = [images[images["source"] == name].iloc[_spread(images["source"] == name)] for name in (first, second)]
         both = pd.concat(parts).assign(second=lambda part: part["source"] == second)
         patients = both.groupby(["group", "second"])["patient"].nunique().unstack(fill_value=0)
-        patients = patients.reindex(columns=[False, True], fill_value=0).min(axis=1)
-        return cls(both[both["group"].isin(patients.index[patients >= _FEW])])
+        fewer = patients.reindex(columns=[False, True], fill_value=0).min(axis=1)
+        return cls(both[both["group"].isin(fewer.index[fewer >= _FEW])])
 
     def count(self, what: Literal["row", "patient"]) -> tuple[int, int]:
         """Images or patients of each source."""

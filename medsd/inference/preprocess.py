@@ -25,7 +25,6 @@ __all__ = ["GreyImage", "HasPixels", "ModelPixels", "PixelSpec", "evidence_to_im
 GreyImage = npt.NDArray[np.float32]
 ModelPixels = npt.NDArray[np.uint8]
 
-_TRIANGLE = Image.Resampling.BILINEAR
 _GAP = 2.0  # block means leave this many times the pixels that the resize makes of them, Pillow's `reducing_gap`
 # Means of 8-bit values often lie half-way between two grey levels; this far below, rounding no longer hangs on the last
 # bit of a float32, so that the two ways to a reduced film meet.
@@ -70,43 +69,21 @@ def _grey(radiograph: HasPixels | npt.ArrayLike) -> GreyImage:
     return image
 
 
-def _resize(
-    image: GreyImage,
-    size: tuple[int, int],
-    box: tuple[float, float, float, float] | None = None,
-    kernel: Image.Resampling = _TRIANGLE,
-) -> GreyImage:
-    """Antialiased resize of `image` (H, W), or of its `box`, to `size` = (width, height)."""
-    resized = Image.fromarray(np.ascontiguousarray(image)).resize(size, kernel, box=box)
+def _resize(image: GreyImage, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> GreyImage:
+    """Antialiased (triangle filter) resize of `image` (H, W), or of its `box`, to `size` = (width, height)."""
+    resized = Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BILINEAR, box=box)
     return np.asarray(resized, dtype=np.float32)
 
 
-def _shrink(
-    image: GreyImage | StoredGreys, box: Box, size: tuple[int, int], kernel: Image.Resampling = _TRIANGLE
-) -> tuple[GreyImage, bool]:
+def _shrink(image: GreyImage | StoredGreys, box: Box, size: tuple[int, int]) -> tuple[GreyImage, bool]:
     """The `box` of `image`, antialiased, in `size` = (width, height), and whether blocks were averaged first."""
     left, top, right, bottom = box
     across, down = factors = _factors(right - left, bottom - top, size)
     if factors == (1, 1):
         picture = image.picture() if isinstance(image, StoredGreys) else image
-        return _resize(picture[top:bottom, left:right], size, kernel=kernel), False
+        return _resize(picture[top:bottom, left:right], size), False
     means = image.means(box, factors) if isinstance(image, StoredGreys) else block_means(image, box, factors)
-    return _resize(means, size, (0.0, 0.0, (right - left) / across, (bottom - top) / down), kernel), True
-
-
-def _equally_sharp(
-    image: GreyImage | StoredGreys, box: Box, size: tuple[int, int], share: float
-) -> tuple[GreyImage, bool]:
-    """As `_shrink`, by way of `share` of `size`, or of the image's own pixels where these are fewer.
-
-    Area means: the triangle filter blurs what it reduces and leaves alone what is small already, so that the sharpness
-    of the result would tell how large the file was.
-    """
-    left, top, right, bottom = box
-    own = (right - left, bottom - top)
-    coarse = min(own[0], max(1, round(size[0] * share))), min(own[1], max(1, round(size[1] * share)))
-    means, reduced = _shrink(image, box, coarse, Image.Resampling.BOX)
-    return _resize(means, size), reduced
+    return _resize(means, size, (0.0, 0.0, (right - left) / across, (bottom - top) / down)), True
 
 
 def _factors(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
@@ -139,8 +116,6 @@ def to_pixels(radiograph: HasPixels | npt.ArrayLike, spec: PixelSpec) -> ModelPi
         radiograph: a `Radiograph`, or its pixels (H, W), float in 0…1, dark air and bright bone.
         spec: the preprocessing of the bundle. ``fit="stretch"`` ignores the aspect ratio (NIH published ChestX-ray14
             stretched to 1024 × 1024), ``"pad"`` adds black borders, ``"crop"`` keeps the central square.
-            ``detail`` brings every image to so many pixels a side by area means first, and enlarges it then, so that
-            images stored at that resolution and above are equally sharp.
             ``contrast="percentile"`` maps the low percentile of the visible pixels to 0 and the high one to 1.
 
     Returns:
@@ -155,11 +130,7 @@ def to_pixels(radiograph: HasPixels | npt.ArrayLike, spec: PixelSpec) -> ModelPi
     image = getattr(radiograph, "greys", None) or _grey(radiograph)
     place = _placement((image.shape[0], image.shape[1]), spec)
     left, top, right, bottom = place.square
-    inner_size = (right - left, bottom - top)
-    if spec.detail:
-        inner, reduced = _equally_sharp(image, place.image, inner_size, spec.detail / spec.size)
-    else:
-        inner, reduced = _shrink(image, place.image, inner_size)
+    inner, reduced = _shrink(image, place.image, (right - left, bottom - top))
     if spec.contrast == "percentile":
         inner = _stretch_contrast(inner, spec.low_percentile, spec.high_percentile)
     square = np.zeros((spec.size, spec.size), dtype=np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from medsd.findings import Uncertain
 from medsd.strict import Strict
@@ -18,22 +18,9 @@ class PixelSpec(Strict):
     fit: Literal["stretch", "pad", "crop"] = Field(
         "stretch", description="how a film that is not square is made square"
     )
-    detail: int = Field(
-        0,
-        ge=0,
-        description="side in pixels to which every image is brought by area means before it is enlarged to size, so "
-        "that images stored at different resolutions are equally sharp: what the coarsest source has. 0: as it is",
-    )
     contrast: Literal["none", "percentile"] = Field("none", description="percentile: stretch between the two below")
     low_percentile: float = Field(0.5, ge=0, lt=50)
     high_percentile: float = Field(99.5, gt=50, le=100)
-
-    @field_validator("detail")
-    @classmethod
-    def _within_size(cls, detail: int, others: ValidationInfo) -> int:
-        if detail and not 16 <= detail <= others.data.get("size", detail):
-            raise ValueError("detail must be 0, or from 16 to size")
-        return detail
 
 
 class Nih14Part(Strict):

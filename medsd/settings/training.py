@@ -78,7 +78,7 @@ class AugmentSettings(Strict):
         le=2048,
         description="reduce each image to a random side between this many pixels and pixels.size, and enlarge it "
         "again. Sharpness then says less about the labels, but the source of an image still shows in its embedding: "
-        "pixels.detail removes the sharpness itself. 0: never",
+        "see training.hide_sources. 0: never",
     )
 
 
@@ -157,6 +157,11 @@ class TrainingSettings(Strict):
     finetune: FinetuneSettings = FinetuneSettings(sd_weight=0.1)
     pseudo_labels: PseudoLabelSettings = PseudoLabelSettings()
     augment: AugmentSettings = AugmentSettings()
+    hide_sources: bool = Field(
+        False,
+        description="after fine-tuning, take the directions out of the learned space in which merged sources differ "
+        "among images of equal labels and view",
+    )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the network; float16 needs a GPU, the losses are taken in float32"
     )

@@ -46,6 +46,7 @@ from medsd.training.enough import not_trained
 from medsd.training.evidence import judge_evidence
 from medsd.training.evidence_head import fit_evidence_head, read_evidence_head, write_evidence_head
 from medsd.training.folder import Run
+from medsd.training.hide_sources import hide_sources
 from medsd.training.loaders import StudyArrays
 from medsd.training.robustness import judge_robustness
 
@@ -89,6 +90,8 @@ def finetune(run: Run) -> None:
         _note_history(run, f"round {number}", each)
     if not is_first():
         return
+    if run.settings.training.hide_sources and model.image is not None:
+        hide_sources(model, arrays, manifest.table, train)
     save_checkpoint(run.model, {"model": model.state_dict()}, {"epoch": result.best_epoch})
     _save_outputs(run, model, arrays)
 

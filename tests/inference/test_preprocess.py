@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pydantic import ValidationError
 
 from medsd.dicom.pixels import stored_greys
 from medsd.dicom.read import Radiograph
@@ -99,23 +98,6 @@ def test_an_8_bit_square_of_the_right_size_passes_unchanged() -> None:
 def test_downscaling_averages_instead_of_skipping() -> None:
     checkers = np.indices((256, 256)).sum(axis=0) % 2
     assert np.abs(to_pixels(checkers, PixelSpec(size=32)).astype(int) - 127.5).max() < 3
-
-
-@pytest.mark.parametrize("fit", FITS)
-def test_with_a_common_detail_one_picture_is_as_sharp_from_files_of_any_size(fit: str) -> None:
-    grain = np.random.default_rng(3).random((1024, 1024)).astype(np.float32)
-    files = [grain.reshape(side, 1024 // side, side, 1024 // side).mean(axis=(1, 3)) for side in (1024, 256, 128, 64)]
-    specs = PixelSpec(size=128, detail=64, fit=fit), PixelSpec(size=128)  # type: ignore[arg-type]
-    squares = [to_pixels(each, specs[0]).astype(int) for each in files]
-    assert max(np.abs(squares[0] - each).max() for each in squares[1:]) <= 1
-    as_they_are = [np.diff(to_pixels(each, specs[1]).astype(float)).std() for each in files]
-    assert max(as_they_are) > 2 * min(as_they_are), "without it the file's size shows"
-
-
-@pytest.mark.parametrize("detail", [8, 160])
-def test_a_detail_that_cannot_be_is_refused(detail: int) -> None:
-    with pytest.raises(ValidationError, match="from 16 to size"):
-        PixelSpec(size=128, detail=detail)
 
 
 def test_padding_is_black_and_centred() -> None:

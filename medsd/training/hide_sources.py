@@ -1,0 +1,112 @@
+"""Hide from which source an image comes: what tells sources apart is taken out of the image features.
+
+Merged sources differ in sharpness, exposure and in how their images were picked, so that a network reads the source and
+with it the findings that are commoner there. After fine-tuning, least-squares concept erasure removes the directions of
+the learned space in which sources differ among images of the same labels and view. No linear classifier of the images
+that it was fitted on can then tell them apart, and the features change as little as that allows. The map is linear, and
+becomes part of the last layer in front of the space.
+
+Belrose N, Schneider-Joseph D, Ravfogel S, Cotterell R, Raff E, Biderman S. LEACE: perfect linear concept erasure in
+closed form. NeurIPS 2023.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Iterable
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from medsd.networks.fusion import StudyModel
+from medsd.training.loaders import StudyArrays, plain_batches
+
+log = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[np.float64]
+_SMALLEST = 1e-6  # of the largest variance, below which a direction of the space is not used
+
+
+def hide_sources(model: StudyModel, arrays: StudyArrays, table: pd.DataFrame, rows: npt.NDArray[np.int64]) -> None:
+    """Change the weights of `model` so that its image features hide the sources of the training images.
+
+    Nothing is changed where there are no two sources with images of the same labels and view.
+
+    Args:
+        model: fine-tuned, with an image encoder.
+        arrays: the prepared studies.
+        table: the manifest's, a row a study; its columns `source` and `view` are used.
+        rows: of the training studies.
+    """
+    rows = rows[arrays.has_image[rows]]
+    features = _image_features(model, arrays, rows)
+    matrix = eraser(features, table.iloc[rows], arrays.labels[rows])
+    removed = len(matrix) - int(np.linalg.matrix_rank(matrix))
+    if not removed:
+        return
+    offset = features.mean(axis=0) - matrix @ features.mean(axis=0)
+    layer = model.image_to_space
+    weight = layer.weight.detach().double().flatten(1).cpu().numpy()  # (D, width)
+    bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().cpu().numpy()
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(matrix @ weight).view_as(layer.weight))
+        if layer.bias is not None:
+            layer.bias.copy_(torch.from_numpy(matrix @ bias + offset))
+    log.info("%d of %d directions of the learned space told the sources, and were taken out", removed, len(matrix))
+
+
+def eraser(features: FloatArray, table: pd.DataFrame, labels: npt.NDArray[np.floating]) -> FloatArray:
+    """The matrix (D, D) that takes out of features what tells sources apart among images of equal labels and view.
+
+    A source may look different in each view, and with findings and without: what is linear in the source is taken out
+    of each of these four kinds of image.
+
+    Args:
+        features: (N, D).
+        table: N rows with the columns `source` and `view`.
+        labels: (N, F) 1, 0 or NaN for unknown, which counts as a value.
+    """
+    known, view = np.where(np.isnan(labels), -1, labels).astype(np.int8), table["view"].fillna("")
+    groups = _numbers(f"{seen} {row.tobytes().hex()}" for seen, row in zip(view, known, strict=True))
+    kinds = zip(table["source"], view, (known == 1).any(axis=1), strict=True)
+    number = _numbers(kinds)
+    sources = np.eye(number.max() + 1)[number]
+    features, sources = _within(features, groups), _within(sources, groups)
+    variances, axes = np.linalg.eigh(features.T @ features / len(features))
+    kept = variances > _SMALLEST * variances.max()
+    spread, axes = np.sqrt(variances[kept]), axes[:, kept]
+    shared = axes.T @ (features.T @ sources) / len(features) / spread[:, None]  # (D', kinds), of whitened features
+    directions, sizes, _ = np.linalg.svd(shared, full_matrices=False)
+    directions = directions[:, sizes > _SMALLEST]
+    told = (axes * spread) @ directions @ directions.T @ (axes / spread).T
+    result: FloatArray = np.eye(features.shape[1]) - told
+    return result
+
+
+def _numbers(values: Iterable[Hashable]) -> npt.NDArray[np.int64]:
+    """A number from 0 for each value, the same for equal ones."""
+    seen: dict[Hashable, int] = {}
+    return np.array([seen.setdefault(value, len(seen)) for value in values], dtype=np.int64)
+
+
+def _within(values: FloatArray, groups: npt.NDArray[np.int64]) -> FloatArray:
+    """Values less the means of their groups."""
+    sums = np.zeros((groups.max() + 1, values.shape[1]))
+    np.add.at(sums, groups, values)
+    result: FloatArray = values - (sums / np.bincount(groups)[:, None])[groups]
+    return result
+
+
+def _image_features(model: StudyModel, arrays: StudyArrays, rows: npt.NDArray[np.int64]) -> FloatArray:
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    found = []
+    with torch.inference_mode():
+        for inputs in plain_batches(arrays, rows):
+            features = model(inputs.to(device)).image_features
+            assert features is not None, "the model has an image encoder"
+            found.append(features.double().cpu().numpy())
+    model.train(was_training)
+    return np.concatenate(found)
