@@ -2,7 +2,7 @@
 
 Run `python -m tests.bench.bench_gate --data FOLDER`; it prints Markdown tables. The tables and limits of
 `medsd.dicom.view` come from one half of the patients and of the generated laterals (`--fit` prints them); figures are
-those of the other half. Laterals, hands, skulls and noise are generated, rotated chests are real ones.
+those of the other half. Laterals to fit on, hands, skulls and noise are generated.
 """
 
 from __future__ import annotations
@@ -100,6 +100,9 @@ def others(data: Path, frontals: list[FloatImage]) -> Iterator[tuple[str, list[F
     for name, draw in (("hands", hand_film), ("skulls", skull_film), ("noise", noise_film)):
         yield f"{name}, generated", [sketch(draw(index).astype(np.float32)) for index in range(DRAWN)]
     yield "photographs, in crops", list(photographs())
+    for folder in ("covid_lateral", "nih_rotated90", "ood_ct", "ood_mednist64"):
+        found = (read_sketch(path, BROAD) for path in sorted((data / folder / "images").iterdir()))
+        yield folder, [one for one in found if one is not None]
     carried = Path(pydicom.__file__).parent / "data" / "test_files"
     small = (read_sketch(path, BROAD) for path in sorted(carried.glob("*.dcm")))
     yield "pydicom's test images (CT, MR, …)", [one for one in small if one is not None]
