@@ -15,11 +15,11 @@ from medsd.dicom.gate import GatePolicy
 from medsd.dicom.read import read_radiograph
 from medsd.errors import BundleError, DataError
 from medsd.inference import out_of_distribution
-from medsd.inference.film import read_film
 from medsd.inference.predict import Predictor
 from medsd.inference.verdict import Verdict
+from medsd.preprocessing.film import read_film
 from medsd.privacy import KeyedHasher
-from medsd.results.table import row
+from medsd.scoring.table import row
 from tests.bundles import tiny_bundle
 
 Chest = npt.NDArray[np.float64]
