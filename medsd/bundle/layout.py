@@ -98,6 +98,7 @@ class OutOfDistribution(Described):
     false_alarm_rate: float = Field(gt=0, lt=1)
     limits: dict[str, float]
     checks: dict[str, OutOfDistributionCheck] = Field(default_factory=dict)
+    trimmed: bool = Field(False, description="shutters and borders of an image are taken off before it is looked at")
 
     @model_validator(mode="after")
     def _limits_are_there(self) -> OutOfDistribution:

@@ -36,7 +36,7 @@ def chest_likeness(pixels: FloatImage) -> float:
 
 def sketch(pixels: FloatImage) -> FloatImage:
     """An image (H, W) without shutters and borders, in 64 × 64."""
-    return _trim(_shrink(pixels))
+    return _shrink(inside_borders(_shrink(pixels)))
 
 
 def likeness_of_sketch(small: FloatImage) -> float:
@@ -76,13 +76,13 @@ def _shrink(pixels: FloatImage) -> FloatImage:
     return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
 
 
-def _trim(image: FloatImage) -> FloatImage:
-    """`image` without flat rows and columns at its edges, a third on each side at most."""
+def inside_borders(image: FloatImage) -> FloatImage:
+    """The part of an image (H, W) inside flat rows and columns at its edges, a third on each side at most."""
     flat = _FLAT * float(image.std())
     top, bottom = _flat_edges(image.std(axis=1) < flat)
     image = image[top:bottom]
     left, right = _flat_edges(image.std(axis=0) < flat)
-    return _shrink(image[:, left:right])
+    return image[:, left:right]
 
 
 def _flat_edges(flat: npt.NDArray[np.bool_]) -> tuple[int, int]:

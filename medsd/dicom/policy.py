@@ -98,8 +98,8 @@ class GatePolicy(Strict):
         odd_header: what a header leads to in which something was assumed or passed over.
         turned: what EXIF data lead to that turned a picture.
         for_processing, burned_in, inverted_look: what each of these leads to.
-        out_of_distribution: what a film leads to that lies beyond the limit of the bundle, as about one suitable film
-            in a hundred does (`false_alarm_rate` in bundle.json). Where it is ``"warn"``, films beyond twice the limit
+        out_of_distribution: what a film leads to that lies beyond the limit of the bundle, as about one suitable
+            image in 200 does (`false_alarm_rate` in bundle.json). Where it is ``"warn"``, films beyond twice the limit
             are refused all the same. The limits of bundles of medsd 0.1 are only warned about.
     """
 

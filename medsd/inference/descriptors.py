@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from medsd.dicom.look import inside_borders
 from medsd.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
@@ -20,6 +21,22 @@ CELLS, DIRECTIONS = 6, 8
 _SIDE = 96  # pixels that edges are looked for in: ribs and heart border, but not the noise
 _FAINT = 1e-3  # mean grey levels of edge below which a film counts as one without edges
 _PORTION = 256  # films described at a time, which bounds the memory
+
+
+def without_borders(pixels: Pixels) -> Pixels:
+    """Images (N, S, S) without shutters and flat borders, each enlarged to S × S again.
+
+    Otherwise a small field, as of a child, looks stranger than a lateral chest that fills the image.
+    """
+    return np.stack([_enlarged(image) for image in pixels]) if len(pixels) else pixels
+
+
+def _enlarged(image: Pixels) -> Pixels:
+    inside = inside_borders(image.astype(np.float32))
+    if inside.shape == image.shape:
+        return image
+    whole = Image.fromarray(np.ascontiguousarray(inside)).resize(image.shape[::-1], Image.Resampling.BILINEAR)
+    return np.rint(np.asarray(whole)).astype(np.uint8)
 
 
 def thumbnails(pixels: Pixels) -> Floats:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from medsd.bundle import layout
 from medsd.errors import BundleError, DataError
-from medsd.inference.descriptors import THUMBNAIL, Floats, Pixels, orientation_histograms, thumbnails
+from medsd.inference.descriptors import THUMBNAIL, Floats, Pixels, orientation_histograms, thumbnails, without_borders
 from medsd.inference.early_distribution import EarlyReference
 from medsd.inference.one_class import Arrays, PrincipalGaussian, tail_quantile
 from medsd.inference.verdict import WORDS, Verdict
@@ -55,7 +55,8 @@ class _Films:
     embeddings: npt.NDArray[np.floating] | None
 
     @classmethod
-    def of(cls, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> _Films:
+    def of(cls, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None, *, trimmed: bool = True) -> _Films:
+        pixels = without_borders(pixels) if trimmed else pixels
         return cls(thumbnails(pixels), orientation_histograms(pixels), embeddings)
 
     def __getitem__(self, rows: npt.NDArray[Any]) -> _Films:
@@ -135,7 +136,7 @@ class Reference:
 
     def strangeness(self, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> dict[str, Floats]:
         """How strange each film is by each check, (N,): 0 as the median suitable film, in its deviations above."""
-        return self._standardised(_Films.of(pixels, embeddings))
+        return self._standardised(self._films(pixels, embeddings))
 
     def values(self, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> Floats:
         """All checks together as a share of the limit, (N,)."""
@@ -143,13 +144,16 @@ class Reference:
 
     def judge(self, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> list[Verdict]:
         """A verdict for each of N films: pixels (N, S, S) uint8 and embeddings (N, D)."""
-        films = _Films.of(pixels, embeddings)
+        films = self._films(pixels, embeddings)
         strange = self._standardised(films)
         values = self._value(strange)
         return [
             self._verdict(pixels[row], float(values[row]), {name: float(z[row]) for name, z in strange.items()})
             for row in range(len(pixels))
         ]
+
+    def _films(self, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> _Films:
+        return _Films.of(pixels, embeddings, trimmed=self.description.trimmed)
 
     def _standardised(self, films: _Films) -> dict[str, Floats]:
         scales = self.description.checks
@@ -168,7 +172,7 @@ class Reference:
         speaking = " and ".join(WORDS[name] for name in strange if strange[name] >= 0.7 * most)
         # What it would be like if it were its own negative, or turned.
         others = np.stack([255 - film, *(np.rot90(film, turn) for turn in _TURNS)])
-        negative, *turned = self._value(self._standardised(_Films.of(others, None))) <= 1
+        negative, *turned = self._value(self._standardised(self._films(others, None))) <= 1
         if negative and strange["edges"] > _NEGATIVE_EDGES and strange.get("network", 0) < _NEGATIVE_NETWORK:
             return Verdict(value, "inverted_look")
         said = [words for words, fits in zip(_TURNS.values(), turned, strict=True) if fits]
@@ -190,7 +194,7 @@ def fit(
     validation_embeddings: npt.NDArray[np.floating] | None,
     *,
     patients: Sequence[str] | npt.NDArray[Any] | None = None,
-    false_alarm_rate: float = 0.01,
+    false_alarm_rate: float = 0.005,
 ) -> tuple[layout.OutOfDistribution, Arrays]:
     """Learn what training films look like and where the limits lie.
 
@@ -228,7 +232,9 @@ def fit(
         which: max(tail_quantile(combined(strange), 1 - false_alarm_rate), _NARROWEST)
         for which, strange in ((_ALL, together), (_FILM, film))
     }
-    description = layout.OutOfDistribution(false_alarm_rate=false_alarm_rate, limits=limits, checks=scales)
+    description = layout.OutOfDistribution(
+        false_alarm_rate=false_alarm_rate, limits=limits, checks=scales, trimmed=True
+    )
     arrays: Arrays = {"template": models.template, **models.edges.arrays("edges")}
     return description, arrays | ({} if models.network is None else models.network.arrays("network"))
 

@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from medsd.errors import DataError
-from medsd.inference.descriptors import CELLS, DIRECTIONS, orientation_histograms, thumbnails
+from medsd.inference.descriptors import CELLS, DIRECTIONS, orientation_histograms, thumbnails, without_borders
 
 Films = npt.NDArray[np.uint8]
 
@@ -25,6 +26,16 @@ def test_a_thumbnail_has_no_mean_and_unit_length(films: Films) -> None:
     small = thumbnails(films)
     np.testing.assert_allclose(small.mean(axis=1), 0, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(small, axis=1), 1, rtol=1e-5)
+
+
+def test_borders_are_taken_off_and_nothing_else(films: Films) -> None:
+    framed = np.zeros_like(films)
+    framed[:, 32:160, 48:144] = films[:, 32:160, 48:144]
+    found = without_borders(np.concatenate([framed, films]))
+    inside = [Image.fromarray(film[32:160, 48:144]).resize((192, 192), Image.Resampling.BILINEAR) for film in films]
+    assert np.abs(found[:3].astype(int) - np.stack(inside)).max() <= 1
+    np.testing.assert_array_equal(found[3:], films)
+    assert without_borders(films[:0]).shape == (0, 192, 192)
 
 
 def test_a_film_of_another_side_is_an_error() -> None:

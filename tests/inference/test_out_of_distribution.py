@@ -181,6 +181,16 @@ def test_real_chests_of_new_patients_pass_and_none_is_far(real: Reference, nih):
     assert not any(verdict.far for verdict in verdicts)
 
 
+@pytest.mark.parametrize("grey", [0, 250])
+def test_a_small_field_is_no_stranger_than_a_large_one(real: Reference, nih, grey: int):
+    test = nih[0][nih[1] > 7]
+    framed = np.full_like(test, grey)
+    framed[:, 8:56, 12:52] = [np.asarray(Image.fromarray(film).resize((40, 48))) for film in test]
+    as_they_are = Reference(real.description.model_copy(update={"trimmed": False}), real.models)
+    assert np.mean(real.values(framed, None) > 1) < 0.1
+    assert np.mean(as_they_are.values(framed, None) > 1) > 0.5
+
+
 @pytest.mark.parametrize(("name", "least"), [("negative", 0.9), ("turned", 0.85), ("upside down", 0.95)])
 def test_real_chests_wrongly_presented_are_noticed(real: Reference, nih, name: str, least: float):
     test = nih[0][nih[1] > 7]
