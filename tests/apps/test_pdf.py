@@ -6,14 +6,19 @@ import base64
 import io
 import re
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from apps.web import markup
 from apps.web.pdf import Figure, reading_pdf
+from apps.web.reading import Reading
+from apps.web.record import reading_record
 from medsd.bundle.layout import Bundle
+from medsd.calibration.types import CalibrationChoice
 from medsd.cases.case import Case, Hit
 from medsd.cases.explain import explain
 from medsd.cases.vote import FindingVote
@@ -99,6 +104,18 @@ def test_findings_model_and_hash_are_there_and_the_disclaimer_on_every_page(
     assert len(pages) >= 2 and all("no medical device" in page and "synthetic phantoms" in page for page in pages)
     assert bundle.label in whole and bundle.model_sha256 in whole and "2026-05-06" in whole and "case11" in whole
     assert all(bundle.findings.title(name).split()[0] in whole for name in bundle.findings)
+
+
+def test_a_calibration_of_all_findings_together_is_named(bundle: Bundle, prediction: Prediction) -> None:
+    choice = CalibrationChoice(method="pooled", positives=3, negatives=90, reason="too few")
+    told = bundle.description.model_copy(update={"calibration_choices": {"Hernia": choice}})
+    words = "Calibrated with all findings together, as these have too few cases of their own: Hiatal hernia."
+    pooled = replace(bundle, description=told)
+    assert words in " ".join(" ".join(_words(reading_pdf(prediction, pooled))).split())
+    assert words in markup.findings(Reading(prediction), told, None)
+    record = {each["name"]: each["calibration"] for each in reading_record(prediction, pooled)["findings"]}
+    assert record["Hernia"] == "pooled" and record["Mass"] is None
+    assert "Calibrated with" not in " ".join(_words(reading_pdf(prediction, bundle)))
 
 
 def test_the_vote_is_told_where_it_disagrees(bundle: Bundle, prediction: Prediction) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from medsd.bundle.layout import GRAPHS, Bundle, Variant, write_description
 from medsd.calibration.conformal import read_conformal
 from medsd.calibration.fit import calibrated
-from medsd.calibration.types import IsotonicCalibration, PlattCalibration, call
+from medsd.calibration.types import CalibrationChoice, IsotonicCalibration, PlattCalibration, call
 from medsd.card import CARD, different_pages
 from medsd.cases.index import CaseIndex
 from medsd.cli import app
@@ -83,6 +83,17 @@ def test_what_is_fitted_depends_on_the_labels(bundle: Bundle, reading: Reading) 
     assert fit.calibration["Effusion"].slope == pytest.approx(0.5, abs=0.12)
     assert fit.calibration["Pneumonia"].slope == bundle.description.calibration["Pneumonia"].slope
     assert fit.calibration["Pneumonia"].intercept > 2
+
+
+def test_a_calibration_that_was_pooled_and_stays_is_still_named_so(bundle: Bundle, reading: Reading) -> None:
+    choices = {
+        name: CalibrationChoice(method="pooled", positives=3, negatives=90, reason="") for name in bundle.findings
+    }
+    old = bundle.description.model_copy(update={"calibration_choices": choices})
+    fit = fit_again(replace(bundle, description=old), reading, np.arange(400))
+    assert fit.findings == ("Effusion", "Pneumonia") and fit.choices["Hernia"].method == "pooled"
+    said = old.model_copy(update={"calibration_choices": fit.choices}).calibration_words()
+    assert "Hiatal hernia" in said and "effusion" not in said and "Pneumonia," not in said
 
 
 def test_an_intercept_moves_the_mean_of_the_probabilities_to_the_prevalence(bundle: Bundle, reading: Reading) -> None:
