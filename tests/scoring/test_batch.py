@@ -109,7 +109,7 @@ def test_rows_of_another_model_are_not_mixed(image_bundle: Bundle, fused_bundle:
 SLOW = """
 import sys, time
 from pathlib import Path
-from medsd.inference import decode
+from medsd.preprocessing import decode
 from medsd.scoring.batch import score
 from medsd.preprocessing.film import Film
 read = decode.read_film
