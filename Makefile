@@ -7,8 +7,8 @@ PORT   ?= 7860
 BUNDLE ?= models/phantom
 # What trains a network runs once more with the instructions of another processor: sums are then added in another order.
 OTHER    := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell
-TRAINING := tests/sd/test_losses.py tests/evaluation/test_compare_training.py \
-	$(addprefix tests/training/test_,objectives.py engine.py evidence_head.py pseudo_labels.py)
+TRAINING := tests/sd/test_losses.py tests/experiments/test_compare_training.py \
+	tests/pipeline/test_evidence_head.py $(addprefix tests/training/test_,objectives.py engine.py pseudo_labels.py)
 
 .PHONY: help app test check bench lock programs clean
 

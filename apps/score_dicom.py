@@ -1,6 +1,6 @@
 """Score radiographs into a table: `python -m apps.score_dicom BUNDLE PATH… --out results.csv`.
 
-A thin script over `medsd.inference.batch.score`, for schedulers and shell loops that want no more than that; `medsd
+A thin script over `medsd.scoring.batch.score`, for schedulers and shell loops that want no more than that; `medsd
 score` does the same and more.
 """
 
@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         exit status: 0 done, 1 some inputs were refused and --strict is set, 2 for bad usage or input, 130 interrupted.
     """
     arguments = _parser().parse_args(argv)
-    from medsd.inference.batch import score
     from medsd.privacy import install_log_filter
+    from medsd.scoring.batch import score
     from medsd.settings import load_gate
 
     install_log_filter()

@@ -167,7 +167,7 @@ def score(
     Example: medsd score models/nih14 s3://archive/2026 --out s3://results/2026.parquet --engine ray --ray-address
     head:6379
     """
-    from medsd.inference import batch, by_study, cluster
+    from medsd.scoring import batch, by_study, cluster
     from medsd.settings import load_gate
 
     on_ray = engine is Engine.ray
@@ -278,8 +278,8 @@ def suggest(
 
     Example: medsd suggest models/nih14 /archive/unread --count 50 --out next.csv
     """
+    from medsd.labelling import pool
     from medsd.settings import load_gate, load_settings
-    from medsd.training import pool
 
     if config is not None:
         if bundle is not None:
@@ -321,8 +321,8 @@ def deidentify(
     """
     from medsd.dicom.confidentiality import Confidentiality
     from medsd.dicom.deidentify import deidentify_files
-    from medsd.inference.inputs import expand_inputs
     from medsd.privacy import KeyedHasher
+    from medsd.scoring.inputs import expand_inputs
 
     profile = Confidentiality(KeyedHasher.from_environment(), modified_dates, characteristics)
     files, folders = expand_inputs(paths), [path for path in paths if path.is_dir()]

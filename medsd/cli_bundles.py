@@ -49,9 +49,9 @@ def evaluate_elsewhere(
     if studies is None or out is None:
         raise SettingsError(f"{folder} is a bundle; say on what to measure it and where to: --studies … --out FOLDER")
     with _measuring():
-        from medsd.evaluation.external import evaluate_bundle
         from medsd.evaluation.report import EVALUATION, EvaluationReport
         from medsd.evaluation.studies_report import STUDIES, StudiesReport
+        from medsd.external.evaluate import evaluate_bundle
 
         bundle, settings = _opened(folder, studies, overrides)
         shift = evaluate_bundle(bundle, settings, out, split=split, provider=provider, workers=workers, progress=True)
@@ -69,7 +69,7 @@ def print_retrieval(path: Path) -> None:
     """The retrieval table of an evaluation.json, as wide as the terminal; nothing where retrieval was not measured."""
     import pandas as pd
 
-    from medsd.bundle.card.measured import rankings
+    from medsd.card.measured import rankings
     from medsd.evaluation.report import EvaluationReport
 
     header, rows = rankings(EvaluationReport.read(path))
@@ -95,8 +95,8 @@ def recalibrate(
     Example: medsd recalibrate models/nih14 --studies configs/covid.yaml --set data.root=/data/covid --out models/ours
     """
     with _measuring():
-        from medsd.bundle.recalibrate import recalibrate as run
-        from medsd.evaluation.external import read_studies
+        from medsd.external.evaluate import read_studies
+        from medsd.external.recalibrate import recalibrate as run
 
         opened, settings = _opened(bundle, studies, set_ or ())
         if out.exists():
@@ -118,7 +118,7 @@ def card(
     Example: medsd card models/nih14 --check
     """
     with _measuring():
-        from medsd.bundle import card as making
+        from medsd import card as making
         from medsd.bundle import layout
 
         opened = layout.Bundle.open(bundle)
@@ -140,7 +140,7 @@ def card(
 
 def _opened(folder: Path, studies: Path, overrides: Sequence[str]) -> tuple[Bundle, Settings]:
     from medsd.bundle.layout import Bundle
-    from medsd.evaluation.external import load_studies
+    from medsd.external.evaluate import load_studies
 
     bundle = Bundle.open(folder)
     return bundle, load_studies(studies, bundle, overrides)

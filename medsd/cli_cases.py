@@ -123,8 +123,8 @@ def rebuild(
     Example: medsd cases rebuild models/mine --images /data/films
     """
     from medsd.cases import manage
-    from medsd.inference.note_files import Notes
     from medsd.inference.predict import Predictor
+    from medsd.scoring.note_files import Notes
 
     predictor = Predictor(bundle)
     said = manage.rebuild(

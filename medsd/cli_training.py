@@ -16,7 +16,7 @@ from medsd import cli_bundles
 from medsd.errors import DependencyError, MedsdError
 
 if TYPE_CHECKING:
-    from medsd.training.folder import Run
+    from medsd.pipeline.folder import Run
 
 
 class Provider(StrEnum):
@@ -123,12 +123,12 @@ def export(
     if triton or monai_bundle:
         opened = Bundle.open(bundle or "")
         if triton:
-            from medsd.bundle.triton import write_repository
+            from medsd.export.triton import write_repository
 
             print(f"triton: {write_repository(opened, triton)}")
         if monai_bundle:
             try:
-                from medsd.bundle.monai_bundle import write_monai_bundle
+                from medsd.export.monai_bundle import write_monai_bundle
             except ModuleNotFoundError as error:
                 raise DependencyError(
                     f"MONAI's form needs {error.name}; install it with: pip install 'medsd[train]'"
@@ -153,9 +153,9 @@ def compare(config: Config, set_: Set = None) -> None:
 
     try:
         if "arms" in top_level_keys(config):
-            from medsd.training.recipes import compare_recipes as run_comparison
+            from medsd.experiments.recipes import compare_recipes as run_comparison
         else:
-            from medsd.evaluation.compare.run import compare as run_comparison
+            from medsd.experiments.compare.run import compare as run_comparison
     except ModuleNotFoundError as error:
         raise DependencyError(f"comparing needs {error.name}; install it with: pip install 'medsd[train]'") from None
     print(f"compare: done, see {run_comparison(config, set_ or ())}")
@@ -167,7 +167,7 @@ def tune(config: Config, set_: Set = None) -> None:
     Example: medsd tune configs/tune/nih14.yaml --set data.root=/data/nih14
     """
     try:
-        from medsd.training.tune import tune as run_search
+        from medsd.experiments.tune import tune as run_search
     except ModuleNotFoundError as error:
         raise DependencyError(f"tuning needs {error.name}; install it with: pip install 'medsd[train,tune]'") from None
     print(f"tune: done, see {run_search(config, set_ or ())}")
@@ -178,7 +178,7 @@ def _run(config: Path, overrides: list[str] | None, until: str, *, again: bool =
 
     settings = load_settings(config, overrides or ())
     try:
-        from medsd.training.run import run_steps
+        from medsd.pipeline.run import run_steps
     except ModuleNotFoundError as error:
         raise DependencyError(f"training needs {error.name}; install it with: pip install 'medsd[train]'") from None
     run = run_steps(settings, until, again=again)

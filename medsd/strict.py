@@ -266,3 +266,9 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 def _literal_source(model: type[BaseModel]) -> Any:
     field = model.model_fields.get("source")
     return field.annotation.__args__[0] if field is not None and field.annotation is not None else None
+
+
+class Described(BaseModel):
+    """Base of the parts of bundle.json: strict when written, and when read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

@@ -21,7 +21,7 @@ REPORTING_OFF = {
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub, and Gradio and transformers through it
     "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers would ask a service of the hub to convert a model
     "MLFLOW_DISABLE_TELEMETRY": "true",  # MLflow, which MONAI imports where it is installed
-    "RAY_USAGE_STATS_ENABLED": "0",  # Ray; what it asks in spite of this is stopped in `medsd.inference.cluster`
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray; what it asks in spite of this is stopped in `medsd.scoring.cluster`
     "DO_NOT_TRACK": "1",  # the common name, for whatever else honours it
 }
 _OFFLINE = {

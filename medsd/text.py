@@ -1,7 +1,7 @@
 """One spelling for text that is searched: `normalise_text` for notes, `fold` to find a name in any spelling.
 
 Every note passes `normalise_text` once, where it enters: in training in `medsd.studies.manifest.complete`, in serving
-in `medsd.inference.note.clean_note`. So scrubbing, masking, the labeller and the tokenizer see the same text.
+in `medsd.preprocessing.notes.clean_note`. So scrubbing, masking, the labeller and the tokenizer see the same text.
 
 References:
     Unicode Standard Annex 15 (NFKC); Unicode Standard, section 5.21 (default ignorable code points).

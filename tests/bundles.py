@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from medsd.bundle import layout
+from medsd.calibration.types import OperatingPoint, PlattCalibration
 from medsd.findings import finding_set
 from medsd.settings import PixelSpec
 
@@ -26,7 +27,7 @@ def tiny_bundle(
     if fused:
         _write_tokenizer(folder / layout.TOKENIZER)
     points = {
-        name: layout.OperatingPoint(
+        name: OperatingPoint(
             threshold=None if name == "Hernia" else 0.5,
             rule="youden",
             sensitivity=0.7,
@@ -48,7 +49,7 @@ def tiny_bundle(
         pixels=PixelSpec(size=SIZE),
         embedding_size=WIDTH,
         evidence_grid=(GRID, GRID),
-        calibration={name: layout.PlattCalibration(slope=1.0, intercept=0.0) for name in vocabulary},
+        calibration={name: PlattCalibration(slope=1.0, intercept=0.0) for name in vocabulary},
         operating_points=points,
         provenance=layout.Provenance(
             data="random weights", data_hash="0", split_hash="0", studies={"train": 0}, patients={"train": 0}, config={}

@@ -6,14 +6,25 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+
+from medsd.bundle.layout import Bundle
+from medsd.inference.predict import Predictor
+from medsd.privacy import KeyedHasher
+from tests.bundles import tiny_bundle
+from tests.runs import small_settings
+
+if TYPE_CHECKING:
+    from medsd.pipeline.folder import Run
 
 BuildDx = Callable[..., bytes]
 
@@ -88,3 +99,58 @@ def chest() -> npt.NDArray[np.float64]:
     air = sum(np.exp(-(((x - side) / 0.3) ** 2) - (y / 0.15) ** 2) for side in (0.0, 1.0))
     image = 0.55 + 0.3 * y - 0.35 * lungs - 0.5 * air
     return np.clip(image + np.random.default_rng(0).normal(0, 0.01, image.shape), 0.0, 1.0)
+
+
+@pytest.fixture(scope="session")
+def image_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return tiny_bundle(tmp_path_factory.mktemp("bundles") / "image")
+
+
+@pytest.fixture(scope="session")
+def fused_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return tiny_bundle(tmp_path_factory.mktemp("bundles") / "fused", fused=True)
+
+
+@pytest.fixture(scope="session")
+def predictor(image_bundle: Bundle) -> Predictor:
+    return Predictor(image_bundle, provider="cpu")
+
+
+@pytest.fixture(scope="session")
+def fused(fused_bundle: Bundle) -> Predictor:
+    return Predictor(fused_bundle, provider="cpu")
+
+
+@pytest.fixture(scope="session")
+def hasher() -> KeyedHasher:
+    return KeyedHasher(b"a key for tests alone")
+
+
+@pytest.fixture
+def films(tmp_path: Path, chest: npt.NDArray[np.float64]) -> Path:
+    """Seven PNG chests that differ, one file that is none, one hidden file."""
+    folder = tmp_path / "films"
+    (folder / "deeper").mkdir(parents=True)
+    for number in range(7):
+        shade = np.clip(chest * (0.6 + 0.06 * number), 0, 1)
+        place = folder / "deeper" if number > 4 else folder
+        Image.fromarray((shade * 255).astype(np.uint8)).save(place / f"film_{number}.png")
+    (folder / "note.doc").write_bytes(b"no film at all")
+    (folder / ".hidden.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, monkeypatch_session: pytest.MonkeyPatch) -> Run:
+    """A run with every step done."""
+    from medsd.pipeline.run import run_steps  # which imports torch
+
+    monkeypatch_session.setenv("MEDSD_KEY", "a key for the tests of medsd")
+    return run_steps(small_settings(tmp_path_factory.mktemp("phantom")))
+
+
+@pytest.fixture(scope="session")
+def monkeypatch_session() -> pytest.MonkeyPatch:
+    """A monkeypatch that lasts as long as the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch

@@ -34,7 +34,7 @@ from medsd.studies.phantom import write_phantom
 from tests import canary
 from tests.apps.visit import Browser
 from tests.canary import FAMILY, NUMBER, traces, traces_in
-from tests.training.conftest import SMALL
+from tests.runs import SMALL
 
 STUDIES, HERS = 40, 8  # the first films are hers, the rest of as many others
 MISTAKES = ("finding_list=note", "columns.split=patient", "columns.image=patient")

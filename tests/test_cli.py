@@ -137,7 +137,7 @@ def test_similar_says_no_finding_only_where_every_finding_was_called_absent(
 
 def test_wrong_usage_and_a_full_disk_are_exit_status_2(bundle: Path, film: Path) -> None:
     assert [_medsd(*words).returncode for words in (("score",), ("score", "--nope"), ("nope",))] == [2, 2, 2]
-    code = "import sys, errno, medsd.cli as cli, medsd.inference.batch as batch\n"
+    code = "import sys, errno, medsd.cli as cli, medsd.scoring.batch as batch\n"
     code += "def full(*_, **__): raise OSError(errno.ENOSPC, 'full')\n"
     code += "batch.score = full; sys.argv = ['medsd', 'score', *sys.argv[1:]]; cli.main()"
     command = [sys.executable, "-c", code, str(bundle), str(film), "--out", "x.csv"]
@@ -147,7 +147,7 @@ def test_wrong_usage_and_a_full_disk_are_exit_status_2(bundle: Path, film: Path)
 
 
 def test_ctrl_c_is_one_line_and_exit_status_130(bundle: Path, film: Path) -> None:
-    code = "import sys, medsd.cli as cli, medsd.inference.batch as batch\n"
+    code = "import sys, medsd.cli as cli, medsd.scoring.batch as batch\n"
     code += "def stop(*_, **__): raise KeyboardInterrupt\n"
     code += "batch.score = stop; sys.argv = ['medsd', 'score', *sys.argv[1:]]; cli.main()"
     command = [sys.executable, "-c", code, str(bundle), str(film), "--out", "x.csv"]

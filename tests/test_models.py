@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from medsd.bundle.layout import Bundle
 from medsd.cases.index import CaseIndex
 from medsd.cli import app
-from medsd.inference.batch import score
 from medsd.inference.predict import Predictor
 from medsd.privacy import KeyedHasher
+from medsd.scoring.batch import score
 from tests.dicom.test_gate import EXPECTED
 
 ROOT = Path(__file__).parents[1]

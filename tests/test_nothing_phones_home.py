@@ -21,7 +21,7 @@ import pytest
 
 from medsd import telemetry
 from tests.recorder import ROOT, Record, missing, record
-from tests.training.conftest import PHANTOM, SMALL
+from tests.runs import PHANTOM, SMALL
 
 BUNDLE = ROOT / "models" / "phantom"
 IMAGES = sorted((BUNDLE / "examples").glob("*.dcm"))[:3]

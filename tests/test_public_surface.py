@@ -30,7 +30,7 @@ def test_import_medsd_loads_nothing_else():
 
 def test_a_predictor_needs_no_training_library():
     script = (
-        "import sys, medsd; medsd.Predictor; import medsd.inference.batch; "
+        "import sys, medsd; medsd.Predictor; import medsd.scoring.batch; "
         "print([name for name in ('torch', 'monai', 'transformers', 'sklearn') if name in sys.modules])"
     )
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -27,9 +27,9 @@ from apps.web.reading import Reader
 from apps.web.uploads import MOST_FILES, Uploads, is_regular
 from medsd.errors import DataError, MedsdError
 from medsd.findings import FindingSet
-from medsd.inference.inputs import name_inputs
 from medsd.inference.prediction import Prediction
-from medsd.results import table
+from medsd.scoring import table
+from medsd.scoring.inputs import name_inputs
 
 MOST_BYTES = 4_000_000_000
 _SHOWN = 200  # rows on the page; the table to download has all

@@ -9,11 +9,11 @@ from html import escape
 from typing import Literal
 
 from apps.web.markup import evidence_words
+from apps.web.pdf import Figure, reading_pdf
 from apps.web.reading import Reading
+from apps.web.record import reading_record
 from apps.web.render import PREVIEW_SIDE, Window, evidence_layer, film_jpeg, fit_side
 from medsd.bundle.layout import Bundle
-from medsd.results.pdf import Figure, reading_pdf
-from medsd.results.record import reading_record
 
 Kind = Literal["PDF", "JSON"]
 _TYPES: dict[str, str] = {"PDF": "application/pdf", "JSON": "application/json", "CSV": "text/csv"}

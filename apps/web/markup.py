@@ -9,11 +9,12 @@ from __future__ import annotations
 from html import escape
 
 from apps.web.reading import Reading
+from apps.web.record import DISCLAIMER, SYNTHETIC
 from apps.web.render import Window, evidence_uri, film_uri
-from medsd.bundle.layout import Bundle, Description, OperatingPoint
+from medsd.bundle.layout import Bundle, Description
+from medsd.calibration.types import OperatingPoint
 from medsd.cases.vote import FindingVote
 from medsd.inference.prediction import NOT_TRAINED, Prediction
-from medsd.results.record import DISCLAIMER, SYNTHETIC
 
 _AGREE = {"present": "absent", "absent": "present"}  # what it means to disagree with a call
 _CALL_ORDER = {"present": 0, "undecided": 1, "absent": 2, NOT_TRAINED: 3}

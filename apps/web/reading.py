@@ -27,11 +27,11 @@ from medsd.inference.prediction import Prediction
 from medsd.strict import read_json
 
 if TYPE_CHECKING:
+    from apps.web.feedback import FeedbackFolder, Opinion
     from medsd.cases.ask import Answer, Question
     from medsd.cases.case import SimilarCase
     from medsd.cases.index import CaseIndex
     from medsd.cases.vote import FindingVote
-    from medsd.results.feedback import FeedbackFolder, Opinion
 
 log = logging.getLogger(__name__)
 

@@ -143,7 +143,7 @@ def likeness_share(prediction: Prediction, embedding: GreyFilm, shape: tuple[int
         DataError: the bundle does not say what each place adds.
     """
     from medsd.cases.likeness import region_shares
-    from medsd.inference.preprocess import evidence_to_image
+    from medsd.preprocessing.pixels import evidence_to_image
 
     shares = region_shares(prediction, embedding)
     assert prediction.pixel_spec is not None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from apps.web.reading import Reading, Wish
 
 if TYPE_CHECKING:
-    from medsd.results.feedback import Opinion
+    from apps.web.feedback import Opinion
 
 
 @dataclass(eq=False)

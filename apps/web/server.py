@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     import uvicorn
 
     from apps.web.uploads import Uploads
-    from medsd.inference.decode import Decoder
-    from medsd.inference.helper import Helper
     from medsd.inference.predict import Predictor
     from medsd.inference.prediction import Prediction
     from medsd.inference.providers import PrecisionChoice
+    from medsd.preprocessing.decode import Decoder
+    from medsd.preprocessing.helper import Helper
 
 log = logging.getLogger(__name__)
 
@@ -126,12 +126,12 @@ def open_reader(
         BundleError: the model or the case index cannot be used.
         DataError: there is no folder `images`, or `feedback` cannot be made.
     """
+    from apps.web.feedback import FeedbackFolder
     from medsd.cases.index import CaseIndex
     from medsd.cases.manage import hasher_of
     from medsd.cases.pictures import PictureFolder
-    from medsd.inference.decode import Decoder
     from medsd.inference.predict import Predictor
-    from medsd.results.feedback import FeedbackFolder
+    from medsd.preprocessing.decode import Decoder
 
     hasher = hasher_of(bundle)
     # Uploads are strangers' files: a process of their own can be stopped, and may go down, without the page.
@@ -152,8 +152,8 @@ def open_reader(
 
 def _scorer(predictor: Predictor, decoder: Decoder) -> Callable[[Path, str], Prediction]:
     """Reads a file of a batch into the row that `medsd score` would make of it: with this user's keys, and alone."""
-    from medsd.inference.batch import read_safely
     from medsd.inference.predict import Study
+    from medsd.scoring.batch import read_safely
 
     @cache
     def decode() -> Helper:  # a process of its own, so that a long batch does not keep single films waiting

@@ -8,20 +8,19 @@ bundle.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from medsd.calibration.types import Calibration, CalibrationChoice, OperatingPoint
 from medsd.errors import BundleError
+from medsd.files import write_json
 from medsd.findings import Finding, FindingSet
 from medsd.settings import PixelSpec
-from medsd.strict import read_json
+from medsd.strict import Described, read_json
 
 SCHEMA_VERSION = 1
 DESCRIPTION = "bundle.json"
@@ -47,13 +46,6 @@ TOKENIZER = "tokenizer.json"
 OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"
 CASES = "cases"
 VALIDATION = "validation_patients.json"  # keys of the patients that chose thresholds and calibration: never measured
-KNOTS = 32  # of an isotonic calibration, at most
-
-
-class Described(BaseModel):
-    """Base of the parts of bundle.json: strict when written, and when read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class FindingEntry(Described):
@@ -86,84 +78,6 @@ class NoteInput(Described):
         if self.window is not None and self.max_tokens % self.window:
             raise ValueError(f"max_tokens {self.max_tokens} is no multiple of window {self.window}")
         return self
-
-
-class PlattCalibration(Described):
-    """probability = sigmoid(slope · logit + intercept), inside the ONNX graph; kept here for the record."""
-
-    slope: float = Field(gt=0)
-    intercept: float
-
-
-class IsotonicCalibration(Described):
-    """probability = sigmoid(g(logit)), g linear between knots and rising; inside the ONNX graph, kept for the record.
-
-    Below the first knot and above the last, g goes on with `slope`, so that no two logits are ever tied.
-    """
-
-    knots: tuple[float, ...] = Field(min_length=1, max_length=KNOTS, description="logits, rising")
-    log_odds: tuple[float, ...] = Field(description="g at the knots, rising")
-    slope: float = Field(gt=0)
-
-    @model_validator(mode="after")
-    def _rising(self) -> IsotonicCalibration:
-        for name, values in (("knots", self.knots), ("log_odds", self.log_odds)):
-            if len(values) != len(self.knots) or any(b <= a for a, b in pairwise(values)):
-                raise ValueError(f"{name} must be as many as knots, and each above the one before")
-        return self
-
-
-Calibration = PlattCalibration | IsotonicCalibration
-UNCALIBRATED = PlattCalibration(slope=1.0, intercept=0.0)
-
-
-@dataclass(frozen=True)
-class Hinges:
-    """Any calibration as log-odds = slope · z + intercept + Σ bend · max(z − knot, 0), as the graph computes it."""
-
-    slope: float
-    intercept: float
-    knots: tuple[float, ...] = ()
-    bends: tuple[float, ...] = ()
-
-
-def as_hinges(calibration: Calibration) -> Hinges:
-    """The calibration of one finding as a sum of hinges."""
-    if isinstance(calibration, PlattCalibration):
-        return Hinges(calibration.slope, calibration.intercept)
-    points = list(zip(calibration.knots, calibration.log_odds, strict=True))
-    between = [(y - b) / (x - a) for (a, b), (x, y) in pairwise(points)]
-    slopes = [calibration.slope, *between, calibration.slope]
-    intercept = calibration.log_odds[0] - calibration.slope * calibration.knots[0]
-    return Hinges(calibration.slope, intercept, calibration.knots, tuple(b - a for a, b in pairwise(slopes)))
-
-
-# The last two are a recalibration's (`medsd.bundle.recalibrate`).
-CalibrationMethod = Literal["none", "pooled", "temperature", "platt", "isotonic", "intercept", "kept"]
-
-
-class CalibrationChoice(Described):
-    """Which calibration a finding has, and the validation cases that decided it (`medsd.evaluation.calibration`)."""
-
-    method: CalibrationMethod
-    positives: int
-    negatives: int
-    reason: str
-
-
-class OperatingPoint(Described):
-    """Where a probability becomes a call.
-
-    `threshold` None: too few validation cases to choose one; the call is always «undecided».
-    Sensitivity and specificity are those of the validation split, where the threshold was chosen.
-    """
-
-    threshold: float | None
-    rule: str
-    sensitivity: float | None = None
-    specificity: float | None = None
-    positives: int
-    negatives: int
 
 
 class OutOfDistributionCheck(Described):
@@ -210,7 +124,7 @@ class Provenance(Described):
 
 
 class Recalibrated(Described):
-    """What a bundle was made from whose calibration alone is new (`medsd.bundle.recalibrate`)."""
+    """What a bundle was made from whose calibration alone is new (`medsd.external.recalibrate`)."""
 
     bundle: str = Field(description="name and version")
     model_sha256: str
@@ -439,20 +353,3 @@ def write_description(folder: Path, description: Description) -> Description:
     complete = description.model_copy(update={"files": hash_files(folder)})
     write_json(folder / DESCRIPTION, complete.model_dump(mode="json"))
     return complete
-
-
-def write_json(path: Path, tree: Mapping[str, Any] | Sequence[Any], *, indent: int | None = 2) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a half."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(tree, indent=indent, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-Call = Literal["present", "absent", "undecided"]
-
-
-def call(probability: float, point: OperatingPoint) -> Call:
-    """What the operating point makes of a calibrated probability."""
-    if point.threshold is None:
-        return "undecided"
-    return "present" if probability >= point.threshold else "absent"

@@ -11,9 +11,10 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from medsd.bundle.layout import Described, FindingEntry
+from medsd.bundle.layout import FindingEntry
 from medsd.findings import Finding, FindingSet
 from medsd.sd.relations import Relation
+from medsd.strict import Described
 
 RelationWord = Literal["equal", "overlap", "superset", "subset", "disjoint", "undetermined"]
 RELATION_WORDS: dict[int, RelationWord] = {

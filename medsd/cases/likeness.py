@@ -15,7 +15,7 @@ import numpy as np
 from medsd.cases.case import FloatArray
 from medsd.errors import DataError
 from medsd.inference.prediction import Prediction
-from medsd.inference.preprocess import evidence_to_image
+from medsd.preprocessing.pixels import evidence_to_image
 
 
 @dataclass(frozen=True)

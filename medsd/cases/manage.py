@@ -20,15 +20,15 @@ from medsd.cases.case import FILTER_COLUMNS, FloatArray
 from medsd.cases.index import CaseIndex, create_index
 from medsd.cases.pictures import PictureFolder, encode_thumbnail
 from medsd.errors import DataError
-from medsd.inference.note import NoteMask
+from medsd.preprocessing.notes import NoteMask
 from medsd.privacy import KeyedHasher, scrub_note
 from medsd.studies.protect import film_identities
 
 if TYPE_CHECKING:
     from medsd.cases.table import FilmRow
-    from medsd.inference.note_files import Notes
     from medsd.inference.predict import Predictor
     from medsd.inference.prediction import Prediction
+    from medsd.scoring.note_files import Notes
 
 log = logging.getLogger(__name__)
 

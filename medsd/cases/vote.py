@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medsd.bundle.layout import Call
+from medsd.calibration.types import Call
 from medsd.cases.case import FloatArray, SimilarCase
 from medsd.cases.described import VoteRule
 from medsd.findings import FindingSet

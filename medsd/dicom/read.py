@@ -53,7 +53,7 @@ _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 @dataclass(frozen=True)
 class Radiograph:
-    """One radiograph, ready for the eye and for `medsd.inference.preprocess.to_pixels`.
+    """One radiograph, ready for the eye and for `medsd.preprocessing.pixels.to_pixels`.
 
     Attributes:
         pixels: float32 (H, W) in 0…1, dark air and bright bone; of a DICOM file made when they are first asked for.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import spearmanr
 
-from medsd.evaluation.intervals import Interval
 from medsd.evaluation.report import EvaluationReport
 from medsd.evaluation.saved import Part
+from medsd.metrics.intervals import Interval
 
 _FEWEST = 3  # findings whose order is worth a correlation
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from medsd.evaluation.metrics import FloatArray
 from medsd.evaluation.radiologists import read_radiologists
+from medsd.metrics.metrics import FloatArray
 from medsd.settings import EvaluationSettings
 from medsd.studies.manifest import Manifest
 

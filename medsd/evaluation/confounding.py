@@ -19,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import false_discovery_control
 
-from medsd.evaluation.intervals import (
+from medsd.evaluation.saved import Part
+from medsd.evaluation.subgroups import FindingGap, row_means, within_bounds
+from medsd.metrics.intervals import (
     Interval,
     Resamples,
     bootstrap,
@@ -28,9 +30,7 @@ from medsd.evaluation.intervals import (
     weighted_auroc,
     weighted_aurocs,
 )
-from medsd.evaluation.metrics import BoolArray, FloatArray, enough
-from medsd.evaluation.saved import Part
-from medsd.evaluation.subgroups import FindingGap, row_means, within_bounds
+from medsd.metrics.metrics import BoolArray, FloatArray, enough
 
 
 class PartReport(Part):
@@ -107,7 +107,7 @@ class Images:
         target: (N, F) 1, 0 or NaN for unknown.
         probs: (N, F).
         patients: (N,) patient keys.
-        resamples, confidence, few, seed: as for `medsd.evaluation.intervals.metric_intervals`.
+        resamples, confidence, few, seed: as for `medsd.metrics.intervals.metric_intervals`.
     """
 
     titles: dict[str, str]

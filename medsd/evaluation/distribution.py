@@ -12,9 +12,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from medsd.evaluation.conformal import clopper_pearson
-from medsd.evaluation.intervals import Interval, Resamples, bootstrap, weighted_auroc
+from medsd.calibration.conformal_fit import clopper_pearson
 from medsd.evaluation.saved import Part, Saved
+from medsd.metrics.intervals import Interval, Resamples, bootstrap, weighted_auroc
 
 DISTRIBUTION = "evaluation_distribution.json"
 AS_THEY_ARE = "as they are"
@@ -41,7 +41,7 @@ class DistributionReport(Saved):
 
     Attributes:
         told_apart: AUROC with which a classifier tells embeddings of test films from those of training films, patients
-            apart: what the network's memory of the latter amounts to (`medsd.evaluation.two_samples.tell_apart`).
+            apart: what the network's memory of the latter amounts to (`medsd.metrics.two_samples.tell_apart`).
     """
 
     WAY_OUT: ClassVar[str] = "export the bundle again"

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from medsd.errors import DataError
-from medsd.evaluation.intervals import Interval, Resamples, bootstrap
-from medsd.evaluation.metrics import FloatArray
 from medsd.evaluation.saved import Part, Saved
+from medsd.metrics.intervals import Interval, Resamples, bootstrap
+from medsd.metrics.metrics import FloatArray
 from medsd.settings import EvaluationSettings
 from medsd.studies.boxes import Box
 

@@ -15,11 +15,11 @@ import numpy.typing as npt
 from pydantic import Field
 
 from medsd.errors import DataError
-from medsd.evaluation.intervals import Interval, Resamples, bootstrap, weighted_macro_auroc
-from medsd.evaluation.metrics import FloatArray, enough
-from medsd.evaluation.retrieval import RetrievalReport
 from medsd.evaluation.saved import Part, Saved
 from medsd.findings import FindingSet
+from medsd.metrics.intervals import Interval, Resamples, bootstrap, weighted_macro_auroc
+from medsd.metrics.metrics import FloatArray, enough
+from medsd.metrics.retrieval import RetrievalReport
 from medsd.settings import EvaluationSettings
 
 MODALITIES = "evaluation_modalities.json"

@@ -24,11 +24,11 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
+from medsd.calibration.fit import Reliability, reliability
 from medsd.errors import DataError
-from medsd.evaluation import metrics
-from medsd.evaluation.calibration import Reliability, reliability
-from medsd.evaluation.metrics import FloatArray
 from medsd.findings import FindingSet
+from medsd.metrics import metrics
+from medsd.metrics.metrics import FloatArray
 
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#BBBBBB"  # Okabe and Ito 2008
 _COLOURS = 48  # of the PNG's palette

@@ -24,10 +24,10 @@ import pandas as pd
 
 from medsd.errors import DataError
 from medsd.evaluation.confounding import Images
-from medsd.evaluation.intervals import Interval, Resamples, bootstrap, rarer_patients, weighted_auroc
-from medsd.evaluation.metrics import FloatArray, enough
 from medsd.evaluation.saved import Part
 from medsd.evaluation.subgroups import within_bounds
+from medsd.metrics.intervals import Interval, Resamples, bootstrap, rarer_patients, weighted_auroc
+from medsd.metrics.metrics import FloatArray, enough
 
 IMAGE = "Image Index"
 _OPACITY = ("Consolidation", "Edema", "Infiltration", "Pneumonia")

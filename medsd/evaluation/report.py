@@ -1,7 +1,7 @@
 """The measurement of one split as one document: `evaluate` makes it, `evaluation.json` is where a bundle keeps it.
 
 The report holds numbers only, rounded to six decimals, so that the same inputs give the same bytes; plots are made from
-the arrays by `medsd.evaluation.plots`, and the words around the numbers by `medsd.bundle.card`.
+the arrays by `medsd.evaluation.plots`, and the words around the numbers by `medsd.card`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ import numpy.typing as npt
 from pydantic import Field
 from scipy.special import expit
 
-from medsd.bundle.conformal import ConformalScores
-from medsd.bundle.layout import Calibration, CalibrationChoice, OperatingPoint
+from medsd.calibration.conformal import ConformalScores
+from medsd.calibration.conformal_fit import ConformalReport, measure_conformal
+from medsd.calibration.fit import calibrated, log_loss, reliability, thresholds_of
+from medsd.calibration.types import Calibration, CalibrationChoice, OperatingPoint
 from medsd.errors import DataError
-from medsd.evaluation import confounding, metrics
+from medsd.evaluation import confounding
 from medsd.evaluation.beside import Beside
-from medsd.evaluation.calibration import calibrated, log_loss, reliability, thresholds_of
-from medsd.evaluation.conformal import ConformalReport, measure_conformal
-from medsd.evaluation.intervals import AT_THRESHOLD, THRESHOLD_FREE, Interval, MetricIntervals, metric_intervals
 from medsd.evaluation.radiologists import RadiologistReport, measure_radiologists
-from medsd.evaluation.retrieval import Cases, RetrievalReport, measure_retrieval
 from medsd.evaluation.saved import Part, Saved
 from medsd.evaluation.subgroups import SubgroupReport, measure_subgroups
 from medsd.findings import Finding, FindingSet
+from medsd.metrics import metrics
+from medsd.metrics.intervals import AT_THRESHOLD, THRESHOLD_FREE, Interval, MetricIntervals, metric_intervals
+from medsd.metrics.retrieval import Cases, RetrievalReport, measure_retrieval
 from medsd.settings import EvaluationSettings
 
 SCHEMA_VERSION = 1
@@ -70,7 +71,7 @@ class MacroReport(Part):
 
 
 class Curve(Part):
-    """A reliability curve over all findings together, as `medsd.evaluation.calibration.Reliability`."""
+    """A reliability curve over all findings together, as `medsd.calibration.fit.Reliability`."""
 
     predicted: tuple[float, ...]
     observed: tuple[float, ...]

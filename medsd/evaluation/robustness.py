@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from medsd.evaluation.intervals import Interval, Resamples, bootstrap, weighted_macro_auroc
-from medsd.evaluation.metrics import FloatArray, enough
 from medsd.evaluation.saved import Part, Saved
 from medsd.findings import FindingSet
+from medsd.metrics.intervals import Interval, Resamples, bootstrap, weighted_macro_auroc
+from medsd.metrics.metrics import FloatArray, enough
 from medsd.settings import EvaluationSettings
 
 ROBUSTNESS = "evaluation_robustness.json"

@@ -8,8 +8,8 @@ from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medsd.bundle.layout import write_json
 from medsd.errors import DataError
+from medsd.files import write_json
 
 
 class Part(BaseModel):

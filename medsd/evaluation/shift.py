@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest, chi2_contingency, fisher_exact, ks_2samp
 
-from medsd.evaluation.conformal import clopper_pearson
-from medsd.evaluation.intervals import Interval, Resamples
-from medsd.evaluation.metrics import FloatArray
+from medsd.calibration.conformal_fit import clopper_pearson
 from medsd.evaluation.saved import Part, Saved
-from medsd.evaluation.two_samples import FEW, discrepancy, estimated_prevalence, holm, tell_apart
+from medsd.metrics.intervals import Interval, Resamples
+from medsd.metrics.metrics import FloatArray
+from medsd.metrics.two_samples import FEW, discrepancy, estimated_prevalence, holm, tell_apart
 
 SHIFT = "shift.json"
 # Margins below which a significant difference is not called one.

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medsd.evaluation.intervals import Interval, Resamples, bootstrap, weighted_auroc
-from medsd.evaluation.metrics import FloatArray
 from medsd.evaluation.saved import Part, Saved
+from medsd.metrics.intervals import Interval, Resamples, bootstrap, weighted_auroc
+from medsd.metrics.metrics import FloatArray
 
 SOURCES = "evaluation_sources.json"
 LIMIT = 0.6

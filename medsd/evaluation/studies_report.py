@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from medsd.evaluation.against_card import AgainstCard
-from medsd.evaluation.intervals import Interval
 from medsd.evaluation.saved import Part, Saved
+from medsd.metrics.intervals import Interval
 
 STUDIES, RECALIBRATION = "studies.json", "recalibration.json"
 

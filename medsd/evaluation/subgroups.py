@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from medsd.errors import DataError
-from medsd.evaluation.intervals import Interval, Resamples, bootstrap, rarer_patients, weighted_metrics
-from medsd.evaluation.metrics import BoolArray, FloatArray, checked, enough
 from medsd.evaluation.saved import Part
+from medsd.metrics.intervals import Interval, Resamples, bootstrap, rarer_patients, weighted_metrics
+from medsd.metrics.metrics import BoolArray, FloatArray, checked, enough
 
 NOT_STATED = "not stated"
 # Means over findings that are compared, and whether more of it is better.
@@ -112,7 +112,7 @@ def measure_subgroups(
         groups: by attribute (N,) values; an empty one is «not stated», a group of its own.
         thresholds: (F,) operating points, NaN where there is none.
         margin: see `SubgroupReport`.
-        resamples, confidence, few, seed: as for `medsd.evaluation.intervals.metric_intervals`.
+        resamples, confidence, few, seed: as for `medsd.metrics.intervals.metric_intervals`.
 
     Raises:
         DataError: shapes or values that do not fit.

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medsd.bundle.conformal import CONFORMAL, Limits, call_of, conformal_limits
-from medsd.bundle.layout import Bundle, call
+from medsd.bundle.layout import Bundle
+from medsd.calibration.conformal import CONFORMAL, Limits, call_of, checked_coverage, read_conformal
+from medsd.calibration.types import call
+from medsd.errors import BundleError
 from medsd.inference.prediction import Prediction
 
 COVERAGES = (0.8, 0.9, 0.95)  # those that people are offered
@@ -59,3 +61,24 @@ def recalled(prediction: Prediction, bundle: Bundle, coverage: float | None) -> 
         return prediction
     limits = None if coverage is None else conformal_limits(bundle, coverage)
     return replace(prediction, **called(bundle, prediction.values, coverage, limits))
+
+
+def conformal_limits(bundle: Bundle, coverage: float) -> dict[str, Limits | None]:
+    """The limits of each finding of a bundle at `coverage`; a finding that was not trained has none.
+
+    Raises:
+        DataError: `coverage` is no share between 0 and 1.
+        BundleError: the bundle has no conformal scores, or not those of all its findings.
+    """
+    checked_coverage(coverage)
+    if CONFORMAL not in bundle.description.files:
+        raise BundleError(
+            f"{bundle.label} was exported without conformal scores, so that it promises no coverage; "
+            "leave the coverage out, or calibrate and export it again"
+        )
+    scores = read_conformal(bundle.folder / CONFORMAL)
+    names = [name for name in bundle.findings if name not in bundle.description.not_trained]
+    missing = [name for name in names if name not in scores]
+    if missing:
+        raise BundleError(f"{bundle.folder / CONFORMAL}: nothing for {', '.join(missing)}; copy the bundle again")
+    return {name: scores[name].limits(coverage) for name in names}

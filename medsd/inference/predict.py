@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from medsd.bundle.conformal import conformal_limits
 from medsd.bundle.layout import Bundle
 from medsd.dicom.gate import REASONS, GatePolicy
 from medsd.dicom.policy import concern
 from medsd.errors import BundleError
 from medsd.inference import out_of_distribution
-from medsd.inference.coverage import called
-from medsd.inference.film import Film, Source, named, read_film
-from medsd.inference.note import NoteTokenizer, clean_note
+from medsd.inference.coverage import called, conformal_limits
 from medsd.inference.prediction import Prediction, Status
-from medsd.inference.preprocess import to_batch
 from medsd.inference.session import ModelSession, Outputs, PrecisionChoice, ProviderChoice
 from medsd.inference.verdict import Verdict
+from medsd.preprocessing.film import Film, Source, named, read_film
+from medsd.preprocessing.notes import NoteTokenizer, clean_note
+from medsd.preprocessing.pixels import to_batch
 
 if TYPE_CHECKING:
     from medsd.privacy import KeyedHasher
@@ -54,10 +53,10 @@ class Predictor:
         hasher: makes `study_key`, `patient_key` and `instance_key`; without it they stay empty.
         coverage: None for calls at the operating points; a share, for instance 0.9, for conformal calls, of which the
             truth is in the set of at least that share of patients, for those who have a finding and those who do not
-            (see `medsd.bundle.conformal`).
+            (see `medsd.calibration.conformal`).
         threads: of the CPU provider; 0 takes the processors that this process may use.
-        decode: reads paths and contents of files, ``decode(source, name) -> Film``; for instance
-            `medsd.inference.decode.Decoder.helper`, a process that the policy's `max_seconds` and `max_memory` bound.
+        decode: reads paths and contents of files, ``decode(source, name) -> Film``; for
+            instance `medsd.preprocessing.decode.Decoder.helper`, a process that the policy's limits bound.
             By default they are read in this process, which only the policy's limits of size bound.
 
     Raises:

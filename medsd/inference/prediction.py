@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from medsd.bundle.conformal import ConformalSet
-from medsd.bundle.layout import Call
+from medsd.calibration.conformal import ConformalSet
+from medsd.calibration.types import Call
 from medsd.errors import DataError
 from medsd.findings import FindingSet
-from medsd.inference.preprocess import evidence_to_image
+from medsd.preprocessing.pixels import evidence_to_image
 from medsd.settings import PixelSpec
 
 Status = Literal["scored", "warned", "refused"]
@@ -35,7 +35,7 @@ class Prediction:
         model_sha256: of its model.onnx.
         provider: the ONNX Runtime execution provider that computed it.
         study_key, patient_key, instance_key: keyed hashes, never identifiers; empty where the input carries none.
-        view: of the film, as in `medsd.inference.film.Film`; "" where nothing says.
+        view: of the film, as in `medsd.preprocessing.film.Film`; "" where nothing says.
         study_keys, patient_keys: all keys under which study and patient may be cases, to leave those out of an answer;
             one of them may be public, so they are never shown. Without them the two keys above count.
         logits, values: float32 (F,); `values` are the calibrated probabilities, NaN for a finding that was not trained.

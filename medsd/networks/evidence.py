@@ -19,7 +19,7 @@ class EvidenceHead(nn.Module):
     Args:
         average: (F, h, w), the activation map of an average film, which is taken off; 0 for a finding with a pointer.
         pointer: (F, D), linear in the regions; what it says of a place beyond its mean over the film moves the logit's
-            parts there. Learned from boxes (`medsd.training.evidence_head`); 0 for a finding without them.
+            parts there. Learned from boxes (`medsd.pipeline.evidence_head`); 0 for a finding without them.
     """
 
     average: Tensor

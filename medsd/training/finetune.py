@@ -10,7 +10,7 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from medsd.evaluation.metrics import auroc, enough, macro
+from medsd.metrics.metrics import auroc, enough, macro
 from medsd.networks.fusion import Outputs, StudyModel
 from medsd.settings import Settings
 from medsd.training.across import with_each_modality

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from medsd.bundle import layout
-from medsd.bundle.conformal import CONFORMAL, ConformalScores, write_conformal
+from medsd.calibration.conformal import CONFORMAL, ConformalScores, write_conformal
 from medsd.cases import index as case_index
 from medsd.cases.case import Case, age_band
 from medsd.cases.described import RELATION_WORDS, SimilarityScale, VoteRule

@@ -15,7 +15,7 @@ import pytest
 
 from apps.web.reading import Reader
 from apps.web.server import prepare_environment
-from medsd.inference.batch import score
+from medsd.scoring.batch import score
 from medsd.studies.phantom import generate_study, write_dicom
 
 prepare_environment()

@@ -11,19 +11,19 @@ import pydicom
 import pytest
 
 from apps.web.export import export
+from apps.web.pdf import reading_pdf
 from apps.web.reading import Reader, Reading
 from apps.web.render import Window
 from apps.web.server import open_reader
 from medsd.bundle.layout import Bundle, write_description
 from medsd.cases.case import Case
 from medsd.cases.index import CaseIndex
-from medsd.inference.batch import score
+from medsd.labelling.pool import suggest_films
 from medsd.privacy import KeyedHasher, public_hasher
-from medsd.results.pdf import reading_pdf
+from medsd.scoring.batch import score
 from medsd.studies.phantom import generate_study, write_dicom
-from medsd.training.pool import suggest_films
 from tests.apps.reading_room import KEY, copy_bundle
-from tests.results.test_pdf import _words
+from tests.apps.test_pdf import _words
 
 OWN = KeyedHasher(KEY.encode())
 

@@ -30,7 +30,7 @@ from pydicom.uid import (
 )
 
 from medsd.dicom.gate import GatePolicy
-from medsd.inference.film import read_film
+from medsd.preprocessing.film import read_film
 from medsd.settings import PixelSpec
 from medsd.studies.phantom import generate_study, write_dicom
 from tests.dicom.encoders import compress_jpeg_lossless

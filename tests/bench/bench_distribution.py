@@ -28,10 +28,10 @@ from medsd.bundle.layout import Bundle
 from medsd.dicom.gate import GatePolicy
 from medsd.errors import MedsdError
 from medsd.inference import out_of_distribution
-from medsd.inference.film import read_film
 from medsd.inference.out_of_distribution import CHECKS, Reference
 from medsd.inference.predict import Predictor
-from medsd.inference.preprocess import to_batch, to_pixels
+from medsd.preprocessing.film import read_film
+from medsd.preprocessing.pixels import to_batch, to_pixels
 from medsd.settings import Settings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources import read_source

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logit
 
-from medsd.evaluation import intervals, metrics
-from medsd.evaluation.metrics import FloatArray
+from medsd.metrics import intervals, metrics
+from medsd.metrics.metrics import FloatArray
 
 FINDINGS, PATIENTS, CONFIDENCE = 3, 200, 0.95
 POPULATION = 60_000  # patients

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from medsd.evaluation.intervals import Interval, Resamples, bootstrap
 from medsd.findings import FindingSet, finding_set
+from medsd.metrics.intervals import Interval, Resamples, bootstrap
 from medsd.studies.notes import Note, ReportLabels, Status, label_report
 from medsd.studies.notes.openi import is_held_back, read_openi_reports
 

@@ -22,15 +22,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medsd.evaluation.compare import training
-from medsd.evaluation.compare.datasets import LabelledSet
-from medsd.evaluation.compare.films import read_films
-from medsd.evaluation.compare.settings import BudgetSettings, CompareSettings, Trial
-from medsd.evaluation.compare.statistics import Comparison, compare_paired, seed_mean
-from medsd.evaluation.intervals import Interval, Resamples, bootstrap, weighted_auroc
-from medsd.evaluation.metrics import auroc, enough, macro
+from medsd.experiments.compare import training
+from medsd.experiments.compare.films import read_films
+from medsd.experiments.compare.labelled_set import LabelledSet
+from medsd.experiments.compare.settings import BudgetSettings, CompareSettings, Trial
+from medsd.experiments.compare.statistics import Comparison, compare_paired, seed_mean
+from medsd.labelling.suggest import Pool, Weights, suggest
+from medsd.metrics.intervals import Interval, Resamples, bootstrap, weighted_auroc
+from medsd.metrics.metrics import auroc, enough, macro
 from medsd.training.pseudo_labels import fixed_labels, pseudo_labelled
-from medsd.training.suggest import Pool, Weights, suggest
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -349,7 +349,7 @@ def report(
         "## Which study to label next",
         "",
         f"From {BUDGETS[0]:.0%} to {BUDGETS[-1]:.0%} of the training patients with one labelled film each (@ is the "
-        "share), chosen at random or by `medsd.training.suggest`; the first part is random and the same for both.",
+        "share), chosen at random or by `medsd.labelling.suggest`; the first part is random and the same for both.",
         "",
         *_table({name: values for name, values in figures.items() if "@" in name}),
         "",

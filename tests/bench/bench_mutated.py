@@ -25,10 +25,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from medsd.dicom.gate import GatePolicy
-from medsd.inference.batch import read_safely
-from medsd.inference.decode import Decoder, decode_all
-from medsd.inference.film import Film, read_film
 from medsd.inference.predict import Predictor, Study
+from medsd.preprocessing.decode import Decoder, decode_all
+from medsd.preprocessing.film import Film, read_film
+from medsd.scoring.batch import read_safely
 from tests.mutants import Mutants, generated_films
 
 SEED = 2026

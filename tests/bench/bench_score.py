@@ -86,7 +86,7 @@ def write_films(folder: Path, encoding: str, count: int, side: int) -> list[Path
 
 def densenet_bundle(folder: Path) -> Path:
     """A bundle of the size that hospitals deploy: DenseNet121, 224 pixels, fourteen findings, random weights."""
-    from medsd.bundle.export import ServingModel, export_onnx
+    from medsd.export.onnx import ServingModel, export_onnx
     from medsd.findings import finding_set
     from tests.bundles import tiny_bundle
 
@@ -212,7 +212,7 @@ def run_scorer(folder: Path, bundle: Path, workers: int, size: int) -> Measured:
 def scorer(folder: Path, bundle: Path, out: Path, workers: int, size: int) -> None:
     """What `run_scorer` starts."""
     from medsd.dicom.gate import GatePolicy
-    from medsd.inference.batch import score
+    from medsd.scoring.batch import score
 
     rows: list[tuple[float, float]] = []  # moment of each, and what all processes had cost by then
     costs: dict[int, float] = {}  # of processes that have ended, too

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from medsd.evaluation.conformal import ClassCoverage, ConformalFinding
+from medsd.calibration.conformal_fit import ClassCoverage, ConformalFinding
 from medsd.evaluation.report import EVALUATION, EvaluationReport
 
 POSITIVES = 30

@@ -1,7 +1,7 @@
 """The vote of the nearest cases as a classifier, and what the flag of disagreement is worth, on new patients.
 
 Run `python -m tests.bench.bench_vote [models/nih14]`; data as for the tests. Validation patients choose the number of
-voters and the thresholds (`medsd.training.case_index.choose_vote_rule`), unless the bundle's index has them; test
+voters and the thresholds (`medsd.pipeline.case_index.choose_vote_rule`), unless the bundle's index has them; test
 patients are measured, with a bootstrap over patients. Printed are the macro AUROC of the head, of the vote weighted by
 likeness and K_s·K_d, and of the plain share; then how often calls are wrong that are flagged, and that are not.
 """
@@ -21,13 +21,13 @@ from medsd.cases.described import VoteRule
 from medsd.cases.index import CaseIndex
 from medsd.cases.manage import hasher_of
 from medsd.cases.vote import ballot
-from medsd.evaluation.intervals import Resamples, bootstrap, metric_intervals, paired_difference
 from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction
+from medsd.metrics.intervals import Resamples, bootstrap, metric_intervals, paired_difference
+from medsd.pipeline.case_index import choose_vote_rule
 from medsd.settings import load_settings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources import read_source
-from medsd.training.case_index import choose_vote_rule
 
 ROOT = Path(__file__).parents[2]
 FEW, RESAMPLES = 10, 1000

@@ -17,9 +17,9 @@ from medsd.cases.manage import add_films, export, hasher_of, open_cases, patient
 from medsd.cases.table import read_films
 from medsd.cli import app
 from medsd.errors import BundleError, DataError, MedsdError
-from medsd.inference.note_files import Notes
 from medsd.inference.predict import Predictor
 from medsd.privacy import KeyedHasher, public_hasher
+from medsd.scoring.note_files import Notes
 from tests.bundles import WIDTH, tiny_bundle
 
 HASHER = KeyedHasher(b"a key for the tests of medsd")

@@ -15,7 +15,7 @@ import pytest
 from medsd.dicom.gate import REASONS, GatePolicy, admit
 from medsd.dicom.look import chest_likeness, looks_inverted
 from medsd.dicom.quiet import quiet
-from medsd.inference.preprocess import PixelSpec, to_pixels
+from medsd.preprocessing.pixels import PixelSpec, to_pixels
 
 Build = Callable[..., bytes]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medsd.dicom.gate import REASONS, GatePolicy, admit
-from medsd.inference.film import read_film
+from medsd.preprocessing.film import read_film
 from medsd.settings import PixelSpec
 from tests.mutants import MUTATIONS, Mutants, generated_films
 

@@ -94,7 +94,8 @@ def test_a_file_that_is_not_there_leads_to_its_reason(tmp_path: Path) -> None:
 
 def test_every_reason_is_tested() -> None:
     assert {*BY_HEADER, *BY_CONTENT, "file_error", "turned", *IN_INFERENCE} == set(REASONS)
-    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "inference").glob("test_*.py"))
+    rooms = [ROOT / "tests" / room for room in ("inference", "preprocessing", "scoring")]
+    tests = "".join(path.read_text(encoding="utf-8") for room in rooms for path in room.glob("test_*.py"))
     assert [reason for reason in IN_INFERENCE if f'"{reason}"' not in tests] == []
 
 

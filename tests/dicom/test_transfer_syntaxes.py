@@ -38,7 +38,7 @@ from pydicom.uid import (
 
 from medsd import Predictor
 from medsd.dicom.read import Radiograph, read_radiograph
-from medsd.inference.preprocess import PixelSpec, to_pixels
+from medsd.preprocessing.pixels import PixelSpec, to_pixels
 from tests.conftest import dx_dataset, file_bytes
 from tests.dicom.encoders import compress_jpeg_lossless
 

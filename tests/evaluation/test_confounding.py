@@ -9,7 +9,7 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
-from medsd.bundle.layout import OperatingPoint, PlattCalibration
+from medsd.calibration.types import OperatingPoint, PlattCalibration
 from medsd.evaluation.beside import Beside
 from medsd.evaluation.confounding import Images, ViewReport, measure_views, selection_warning
 from medsd.evaluation.report import EvaluationReport, evaluate

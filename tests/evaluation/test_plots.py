@@ -10,8 +10,9 @@ from PIL import Image
 from scipy.special import expit
 
 from medsd.errors import DataError
-from medsd.evaluation import metrics, plots
+from medsd.evaluation import plots
 from medsd.findings import finding_set
+from medsd.metrics import metrics
 
 FINDINGS = finding_set("nih14")
 

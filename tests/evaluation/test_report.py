@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from medsd.calibration.conformal_fit import conformal_scores, measure_conformal
+from medsd.calibration.fit import calibrated, choose_calibration, choose_operating_points, thresholds_of
 from medsd.errors import DataError
-from medsd.evaluation import metrics
-from medsd.evaluation.calibration import calibrated, choose_calibration, choose_operating_points, thresholds_of
-from medsd.evaluation.conformal import conformal_scores, measure_conformal
 from medsd.evaluation.report import EvaluationReport, evaluate
-from medsd.evaluation.retrieval import Cases, measure_retrieval
 from medsd.findings import finding_set
+from medsd.metrics import metrics
+from medsd.metrics.retrieval import Cases, measure_retrieval
 from medsd.settings import EvaluationSettings
 
 FINDINGS = finding_set("phantom8")

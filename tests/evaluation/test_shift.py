@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medsd.evaluation.intervals import Interval
 from medsd.evaluation.shift import ShiftReport, Side, measure_shift
+from medsd.metrics.intervals import Interval
 
 FINDINGS = (("Effusion", "Pleural effusion"), ("Pneumonia", "Pneumonia"), ("Hernia", "Hiatal hernia"))
 

@@ -7,9 +7,9 @@ import pytest
 from scipy.special import expit
 
 from medsd.errors import DataError
-from medsd.evaluation import metrics
-from medsd.evaluation.intervals import metric_intervals
 from medsd.evaluation.subgroups import COMPARED, SubgroupReport, age_group, measure_subgroups
+from medsd.metrics import metrics
+from medsd.metrics.intervals import metric_intervals
 
 NAMES = ("a", "b", "c")
 LIMITS = np.array([0.4, 0.5, np.nan])

@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from medsd.bundle import layout
-from medsd.bundle.conformal import CONFORMAL, ConformalScores, write_conformal
 from medsd.bundle.layout import Bundle
+from medsd.calibration.conformal import CONFORMAL, ConformalScores, write_conformal
 from medsd.cli import app
 from medsd.errors import BundleError, DataError
-from medsd.inference.batch import score
 from medsd.inference.predict import Predictor
+from medsd.scoring.batch import score
 from tests.bundles import tiny_bundle
 
 Chest = npt.NDArray[np.float64]

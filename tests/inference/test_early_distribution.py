@@ -14,7 +14,7 @@ from medsd.errors import BundleError
 from medsd.inference import out_of_distribution
 from medsd.inference.descriptors import thumbnails
 from medsd.inference.early_distribution import EarlyReference
-from medsd.inference.preprocess import to_pixels
+from medsd.preprocessing.pixels import to_pixels
 from medsd.settings import PixelSpec
 
 Films = npt.NDArray[np.uint8]

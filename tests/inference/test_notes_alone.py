@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from medsd.bundle import layout
 from medsd.errors import BundleError, DataError
-from medsd.inference.batch import score
 from medsd.inference.predict import Predictor
+from medsd.scoring.batch import score
 from tests.bundles import TOKENS, WIDTH, WORDS, tiny_bundle
 
 

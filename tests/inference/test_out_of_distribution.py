@@ -14,8 +14,8 @@ from medsd.dicom.gate import GatePolicy, admit
 from medsd.errors import BundleError, DataError
 from medsd.inference import out_of_distribution
 from medsd.inference.out_of_distribution import CHECKS, Reference, fit
-from medsd.inference.preprocess import to_pixels
 from medsd.inference.verdict import WORDS
+from medsd.preprocessing.pixels import to_pixels
 from medsd.settings import PixelSpec
 from tests.bench.generated_bodies import hand, skull
 

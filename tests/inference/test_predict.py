@@ -15,11 +15,11 @@ from medsd.dicom.gate import GatePolicy
 from medsd.dicom.read import read_radiograph
 from medsd.errors import BundleError, DataError
 from medsd.inference import out_of_distribution
-from medsd.inference.film import read_film
 from medsd.inference.predict import Predictor
 from medsd.inference.verdict import Verdict
+from medsd.preprocessing.film import read_film
 from medsd.privacy import KeyedHasher
-from medsd.results.table import row
+from medsd.scoring.table import row
 from tests.bundles import tiny_bundle
 
 Chest = npt.NDArray[np.float64]
@@ -210,8 +210,10 @@ def wary(tmp_path_factory: pytest.TempPathFactory, chest: Chest) -> Bundle:
 
 
 @pytest.fixture
-def shifted(chest: Chest) -> Chest:
-    return usual(chest, np.random.default_rng(7), 6)
+def strange(chest: Chest) -> Chest:
+    """A chest with a shadow of itself upside down: beyond the limit, not beyond twice the limit."""
+    image = usual(chest, np.random.default_rng(7), 3)
+    return 0.78 * image + 0.22 * image[::-1]
 
 
 def test_a_usual_film_is_in_distribution(wary: Bundle, chest: Chest):
@@ -220,8 +222,8 @@ def test_a_usual_film_is_in_distribution(wary: Bundle, chest: Chest):
     assert 0 <= prediction.out_of_distribution < 1
 
 
-def test_a_strange_film_has_no_findings_and_is_told_why(wary: Bundle, shifted: Chest):
-    prediction = Predictor(wary, provider="cpu")(shifted, name="film.dcm")
+def test_a_strange_film_has_no_findings_and_is_told_why(wary: Bundle, strange: Chest):
+    prediction = Predictor(wary, provider="cpu")(strange, name="film.dcm")
     assert (prediction.status, prediction.reason) == ("refused", "out_of_distribution")
     assert (prediction.values, prediction.calls, prediction.embedding, prediction.evidence_maps) == (
         None,
@@ -231,11 +233,11 @@ def test_a_strange_film_has_no_findings_and_is_told_why(wary: Bundle, shifted: C
     )
     assert prediction.out_of_distribution > 1
     assert prediction.message.startswith("film.dcm: the image is unlike the radiographs that the model learned from (")
-    assert "light and dark do not lie as in a frontal chest" in prediction.message
+    assert "its outlines are not those of a frontal chest" in prediction.message
 
 
-def test_the_table_withholds_what_a_strange_film_would_have_been_given(wary: Bundle, shifted: Chest):
-    prediction = Predictor(wary, provider="cpu")(shifted)
+def test_the_table_withholds_what_a_strange_film_would_have_been_given(wary: Bundle, strange: Chest):
+    prediction = Predictor(wary, provider="cpu")(strange)
     found = row("film.dcm", prediction)
     assert {found[name] for name in found if name.startswith("probability_")} == {None}
     assert {found[name] for name in found if name.startswith("call_")} == {""}
@@ -243,9 +245,9 @@ def test_the_table_withholds_what_a_strange_film_would_have_been_given(wary: Bun
     assert found["out_of_distribution"] == pytest.approx(prediction.out_of_distribution, abs=1e-3)
 
 
-def test_where_the_policy_warns_a_very_strange_film_is_refused_all_the_same(wary: Bundle, shifted: Chest):
+def test_where_the_policy_warns_a_very_strange_film_is_refused_all_the_same(wary: Bundle, strange: Chest):
     predictor = Predictor(wary, provider="cpu", policy=GatePolicy(out_of_distribution="warn"))
-    warned, noise = predictor(shifted), predictor(np.random.default_rng(1).random((90, 80)))
+    warned, noise = predictor(strange), predictor(np.random.default_rng(1).random((90, 80)))
     assert (warned.status, warned.reason) == ("warned", "out_of_distribution")
     assert (noise.status, noise.reason) == ("refused", "out_of_distribution")
     assert noise.out_of_distribution > warned.out_of_distribution > 1
@@ -253,9 +255,9 @@ def test_where_the_policy_warns_a_very_strange_film_is_refused_all_the_same(wary
 
 
 @pytest.mark.parametrize(("action", "status"), [("accept", "scored"), ("warn", "warned"), ("refuse", "refused")])
-def test_the_policy_decides_what_strangeness_leads_to(wary: Bundle, shifted: Chest, action: str, status: str):
+def test_the_policy_decides_what_strangeness_leads_to(wary: Bundle, strange: Chest, action: str, status: str):
     policy = GatePolicy(out_of_distribution=action)  # type: ignore[arg-type]
-    prediction = Predictor(wary, provider="cpu", policy=policy)(shifted)
+    prediction = Predictor(wary, provider="cpu", policy=policy)(strange)
     assert (prediction.status, prediction.values is None) == (status, status == "refused")
     assert prediction.out_of_distribution > 1
 

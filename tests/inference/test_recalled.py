@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medsd.bundle import layout
-from medsd.bundle.conformal import CONFORMAL, ConformalScores, write_conformal
+from medsd.calibration.conformal import CONFORMAL, ConformalScores, write_conformal
 from medsd.errors import BundleError
 from medsd.inference.coverage import COVERAGES, offered, recalled
 from medsd.inference.predict import Predictor

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from medsd.bundle import layout
-from medsd.bundle.export import ServingModel, export_onnx, output_names
+from medsd.calibration.types import PlattCalibration
+from medsd.export.onnx import ServingModel, export_onnx, output_names
 from medsd.findings import finding_set
 from medsd.networks.fusion import Inputs, StudyModel
 from medsd.networks.image import ImageEncoder, image_encoder
@@ -88,7 +88,7 @@ def test_the_graph_of_every_kind_agrees_with_pytorch(backbone: str, tmp_path: Pa
     torch.manual_seed(0)
     findings = finding_set("phantom8")
     model = StudyModel(NetworkSettings(image=ImageSettings(backbone=backbone), embedding=16), len(findings), SIZE)
-    calibration = {name: layout.PlattCalibration(slope=1, intercept=0) for name in findings}
+    calibration = {name: PlattCalibration(slope=1, intercept=0) for name in findings}
     serving = ServingModel(model, findings, calibration).eval()
     export_onnx(serving, tmp_path / "model.onnx", size=SIZE, max_tokens=0, metadata={})
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])

@@ -10,16 +10,16 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel
 
-from medsd.bundle import layout
-from medsd.bundle.export import ServingModel, export_onnx
-from medsd.bundle.parity import check_parity
+from medsd.calibration.types import PlattCalibration
 from medsd.errors import SettingsError
+from medsd.export.onnx import ServingModel, export_onnx
+from medsd.export.parity import check_parity
 from medsd.findings import finding_set
-from medsd.inference.note import NoteTokenizer
 from medsd.networks.fusion import StudyModel
 from medsd.networks.note import MIN_PATIENTS, note_encoder, note_tokenizer
+from medsd.pipeline.prepare import note_input
+from medsd.preprocessing.notes import NoteTokenizer
 from medsd.settings import ImageSettings, NetworkSettings, NoteSettings
-from medsd.training.prepare import note_input
 
 NOTES = [f"short of breath, case {letter}" for letter in "abcdefgh"]
 HERS = ["Canaryson 金糸雀 has a cough"] * 40
@@ -99,7 +99,7 @@ def _parity(settings: NoteSettings, folder: Path) -> dict[str, object]:
     torch.manual_seed(0)
     network = NetworkSettings(image=ImageSettings(backbone="densenet-small"), note=settings, embedding=16)
     model = StudyModel(network, len(findings), 32, tokenizer)
-    calibration = {name: layout.PlattCalibration(slope=1, intercept=0) for name in findings}
+    calibration = {name: PlattCalibration(slope=1, intercept=0) for name in findings}
     serving = ServingModel(model, findings, calibration).eval()
     export_onnx(serving, folder / "model.onnx", size=32, max_tokens=tokenize.spec.max_tokens, metadata={})
     notes = tokenize([LONG, "fever", None, LONG + LONG, "cough"])

@@ -13,15 +13,15 @@ from medsd.evaluation.modalities import MODALITIES, ModalityReport
 from medsd.findings import finding_set
 from medsd.networks.fusion import Inputs, Outputs, StudyModel
 from medsd.networks.note import note_tokenizer
+from medsd.pipeline.run import run_steps
 from medsd.sd import SDLoss
 from medsd.sd.crossmodal import CrossModalLoss
 from medsd.settings import NetworkSettings, NoteSettings
 from medsd.training.across import with_each_modality
 from medsd.training.loaders import Batch
 from medsd.training.objectives import masked_cross_entropy
-from medsd.training.run import run_steps
 from medsd.training.sentences import FORMS, sentences_of
-from tests.training.conftest import small_settings
+from tests.runs import small_settings
 
 NOTE = NoteSettings(layers=1, hidden=16, max_tokens=12, vocabulary_size=100)
 MODELS = Path(__file__).resolve().parents[2] / "models"

@@ -34,7 +34,7 @@ from medsd.training.finetune import classify_and_keep
 from medsd.training.loaders import Batch, StudyArrays, TrainingBatches
 from medsd.training.objectives import Objective
 from medsd.training.pretrain import contrast
-from tests.training.conftest import small_settings
+from tests.runs import small_settings
 
 STUDIES, SIZE, BATCH, EPOCHS = 40, 32, 10, 5  # 20 steps
 STAGE = {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": 1e-3, "sd_weight": 0.5, "weight_averaging": 0.9}

@@ -38,7 +38,7 @@ from medsd.training.objectives import (
     masked_cross_entropy,
 )
 from medsd.training.pretrain import contrast
-from tests.training.conftest import small_settings
+from tests.runs import small_settings
 
 NAN = float("nan")
 LOGITS = torch.tensor([[1.5, -0.5, 0.2], [-2.0, 0.1, 3.0], [0.0, -4.0, 1.0]])

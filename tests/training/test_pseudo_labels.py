@@ -112,7 +112,7 @@ def test_rounds_teach_from_unlabelled_studies_and_resume_to_the_same_weights(tmp
     from medsd.training.engine import StageResult
     from medsd.training.loaders import StudyArrays
     from medsd.training.self_training import labelled_rows, self_train
-    from tests.training.conftest import small_settings
+    from tests.runs import small_settings
 
     rounds = ("training.pseudo_labels.rounds=2", "training.pseudo_labels.few=1", "training.pseudo_labels.epochs=1")
     settings = small_settings(tmp_path, "network.note=null", *rounds)
@@ -147,10 +147,10 @@ def test_a_run_labels_its_unlabelled_studies_keeps_the_manifest_and_suggests_amo
 ) -> None:
     from dataclasses import replace
 
+    from medsd.labelling.pool import suggest_studies
+    from medsd.pipeline.run import run_steps
     from medsd.studies.manifest import Manifest
-    from medsd.training.pool import suggest_studies
-    from medsd.training.run import run_steps
-    from tests.training.conftest import small_settings
+    from tests.runs import small_settings
 
     monkeypatch.setenv("MEDSD_KEY", "a key for the tests of medsd")
     more = (

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from medsd.evaluation.sources import LIMIT, SourcePair, measure_sources
-from medsd.inference.preprocess import to_pixels
+from medsd.preprocessing.pixels import to_pixels
 from medsd.settings import AugmentSettings, PixelSpec
 from medsd.training.augment import Augmentation
 from medsd.training.hide_sources import eraser

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from medsd.errors import DataError
-from medsd.evaluation.compare.datasets import read_set
-from medsd.evaluation.compare.settings import CompareSettings
+from medsd.experiments.compare.datasets import read_set
+from medsd.experiments.compare.settings import CompareSettings
 from medsd.findings import finding_set
 from medsd.settings import Cmc2007Source, SplitSettings
 from medsd.studies.cmc2007_reports import TABLE, read_coded_reports

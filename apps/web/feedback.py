@@ -1,0 +1,185 @@
+"""What readers say of a model's calls, kept in a folder as a labelled table that `medsd train` reads.
+
+In the folder stand `opinions.csv`, a line for each opinion, only ever appended to; `films/`, the films that somebody
+gave an opinion on; `studies.csv`, a row a film and a column a finding, made anew from the opinions each time; and
+`train.yaml`, a configuration that trains on it. Readers who contradict each other leave a finding uncertain (−1).
+
+Nothing names anybody: films are pixels without a header, studies, patients and readers are keyed hashes. Several
+processes may write at once, but on Windows.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from medsd.errors import DataError
+from medsd.findings import FINDING_SETS, FindingSet
+from medsd.inference.prediction import Prediction
+from medsd.privacy import KeyedHasher
+from medsd.scoring.table import write_table
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock between processes there
+    fcntl = None  # type: ignore[assignment]
+
+Opinion = Literal["present", "absent"]
+
+OPINIONS, STUDIES, FILMS, CONFIG = "opinions.csv", "studies.csv", "films", "train.yaml"
+_FIELDS = ("time", "reader", "image", "patient", "finding", "opinion", "call", "probability", "model_sha256")
+_LABELS = {"present": 1, "absent": 0}
+_CONTRADICTED = -1  # «uncertain» of `medsd.studies.sources.csv`
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class FeedbackFolder:
+    """The folder, and the secret that its keys are made with.
+
+    Args:
+        root: made if it is missing.
+        hasher: of this user or site; never that of a public bundle, whose key everybody has.
+
+    Raises:
+        DataError: the folder cannot be made or written.
+    """
+
+    root: Path
+    hasher: KeyedHasher
+
+    def __post_init__(self) -> None:
+        try:
+            (self.root / FILMS).mkdir(parents=True, exist_ok=True, mode=0o700)
+            (self.root / _LOCK).touch(mode=0o600)
+        except OSError as error:
+            raise DataError(f"{self.root}: feedback cannot be kept here ({error.strerror}); give another") from None
+
+    def add(self, prediction: Prediction, finding: str, opinion: Opinion, *, reader: str = "") -> None:
+        """Keep one opinion; a later one of the same reader on the same finding of the same film takes its place.
+
+        Args:
+            prediction: with its film; the film is kept, too, without anything of its header.
+            finding: a name of the vocabulary.
+            opinion: what the reader says of it.
+            reader: who says so; only a keyed hash of it is kept.
+
+        Raises:
+            DataError: there is no film, no such finding, or the folder cannot be written.
+        """
+        if finding not in prediction.findings.names:
+            raise DataError(f"feedback: '{finding}' is no finding of {prediction.findings.key}")
+        if prediction.image is None or prediction.refused:
+            raise DataError("feedback: it is kept with its film, and there is none that was read")
+        probability = prediction.probabilities.get(finding)
+        # A study may have several films, and a plain picture names no study: the pixels name themselves.
+        image = self._key("film", hashlib.sha256(prediction.image.tobytes()).hexdigest())
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "reader": self._key("reader", reader),
+            "image": f"{FILMS}/{image}.png",
+            # Hashed again: a folder that is handed on cannot be joined with the tables of `medsd score`.
+            "patient": self._key("feedback patient", prediction.patient_key or image),
+            "finding": finding,
+            "opinion": opinion,
+            "call": prediction.said(finding),
+            "probability": "" if probability is None else f"{probability:.6f}",
+            "model_sha256": prediction.model_sha256,
+        }
+        try:
+            with self._locked():
+                self._keep_film(self.root / line["image"], prediction.image)
+                self._append(line)
+                self._rewrite(prediction.findings)
+        except OSError as error:
+            raise DataError(f"{self.root}: feedback could not be kept ({error.strerror})") from None
+
+    def _key(self, domain: str, value: str) -> str:
+        return self.hasher.digest(domain, value).hex()[:16] if value else ""
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self.root / _LOCK).open("w") as lock:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _keep_film(self, path: Path, image: npt.NDArray[np.float32]) -> None:
+        """8-bit grey, without anything else in the file."""
+        if path.exists():
+            return
+        draft = path.with_name(f".{path.name}.draft")
+        Image.fromarray(np.rint(image.clip(0, 1) * 255).astype(np.uint8)).save(draft, "PNG")
+        draft.replace(path)
+
+    def _append(self, line: dict[str, str]) -> None:
+        """One write of whole lines at the end; what stands there is never touched."""
+        path = self.root / OPINIONS
+        text = io.StringIO()
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            text.write("\n")  # the last line of a process that was killed is short, and must not spoil this one
+        writer = csv.DictWriter(text, _FIELDS, lineterminator="\n")
+        if not path.exists():
+            writer.writeheader()
+        writer.writerow(line)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "ab", buffering=0) as file:
+            file.write(text.getvalue().encode())
+            os.fsync(file.fileno())
+
+    def _rewrite(self, findings: FindingSet) -> None:
+        rows = labelled(self.root / OPINIONS, findings)
+        write_table(self.root / STUDIES, rows, ["image", "patient", *findings])
+        if not (self.root / CONFIG).exists():
+            (self.root / CONFIG).write_text(_configuration(self.root, findings), encoding="utf-8")
+
+
+def labelled(opinions: Path, findings: FindingSet) -> list[dict[str, object]]:
+    """A row a film from the opinions: 1 present, 0 absent, −1 where readers contradict each other, else empty.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    said: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+    patients: dict[str, str] = {}
+    try:
+        with opinions.open(newline="", encoding="utf-8") as file:
+            for line in csv.DictReader(file):
+                if line["opinion"] in _LABELS:  # the last line of a process that was killed may be short
+                    patients[line["image"]] = line["patient"]
+                    said[line["image"], line["finding"]][line["reader"]] = _LABELS[line["opinion"]]
+    except (OSError, KeyError) as error:
+        raise DataError(f"{opinions}: cannot be read as opinions ({type(error).__name__})") from None
+    rows = []
+    for image, patient in patients.items():
+        row: dict[str, object] = {"image": image, "patient": patient}
+        for name in findings:
+            labels = set(said.get((image, name), {}).values())
+            row[name] = "" if not labels else labels.pop() if len(labels) == 1 else _CONTRADICTED
+        rows.append(row)
+    return rows
+
+
+def _configuration(root: Path, findings: FindingSet) -> str:
+    # A bundle may bring a vocabulary of its own; the nearest that ships is then for the user to choose.
+    key = findings.key if findings.key in FINDING_SETS else "nih14"
+    return (
+        "# What readers said of a model's calls. All keys are explained in configs/own.yaml and medsd/settings.\n"
+        "#   medsd train train.yaml --set data.root=THIS_FOLDER\n"
+        f"name: feedback\nfindings: {key}\n"
+        f'data:\n  source: csv\n  root: "{root.absolute().as_posix()}"\n  table: {STUDIES}\n  name: feedback\n'
+        "  columns: {image: image, patient: patient}\n  uncertain: unknown  # -1: readers contradicted each other\n"
+    )

@@ -1,0 +1,263 @@
+"""A reading as PDF: film with evidence, findings, cases with their relations, model and hash; the disclaimer on every
+page.
+
+Nothing of who was examined is in it: no note, no name of a file, no header, no patient's key. Pictures come ready from
+the caller, so this module lays out and does no more. The letters are those of DejaVu Sans, which Matplotlib brings, so
+that a title in any European script prints.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import escape
+
+from apps.web.record import DISCLAIMER, SYNTHETIC
+from medsd.cases.explain import sentence
+
+if TYPE_CHECKING:
+    from medsd.bundle.layout import Bundle
+    from medsd.cases.case import SimilarCase
+    from medsd.cases.vote import FindingVote
+    from medsd.inference.prediction import Prediction
+
+_MARGIN, _FOOT = 40.0, 54.0  # points
+_FILM_HEIGHT, _CASE_SIDE = 300.0, 54.0
+_INK, _SOFT, _LINE, _ALERT = "#17212b", "#52606d", "#d5dde5", "#a11d2f"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture for the document.
+
+    Attributes:
+        content: an encoded PNG, JPEG or WebP.
+        caption: the line below it.
+    """
+
+    content: bytes = field(repr=False)
+    caption: str = ""
+
+
+def reading_pdf(
+    prediction: Prediction,
+    bundle: Bundle,
+    cases: Sequence[SimilarCase] = (),
+    votes: Sequence[FindingVote] = (),
+    *,
+    figures: Sequence[Figure] = (),
+    pictures: Sequence[bytes | None] = (),
+    when: str = "",
+) -> bytes:
+    """One reading as a PDF document of A4 pages.
+
+    Args:
+        prediction: of `bundle`'s model; a refused one gives the reason in the place of the findings.
+        bundle: gives operating points, name and hash of the model.
+        cases: the nearest earlier cases.
+        votes: what they say of each finding.
+        figures: one or two pictures of the film, side by side.
+        pictures: of each case, or None; as many as `cases`, or none at all.
+        when: the time of the reading, ISO 8601; without it the document has no time in it, and the same reading gives
+            the same bytes.
+    """
+    from reportlab.lib.pagesizes import A4
+    from reportlab.platypus import SimpleDocTemplate
+
+    _register_fonts()
+    buffer = io.BytesIO()
+    document = SimpleDocTemplate(
+        buffer,
+        pagesize=A4,
+        leftMargin=_MARGIN,
+        rightMargin=_MARGIN,
+        topMargin=_MARGIN,
+        bottomMargin=_FOOT,
+        title="medsd reading",
+        author="medsd",
+        creator="medsd",
+        producer="medsd",
+        invariant=1,
+    )
+    warning = [DISCLAIMER, *([SYNTHETIC] if bundle.description.synthetic else [])]
+    story = [
+        *_head(prediction, bundle, when),
+        *_notice(prediction),
+        *_film(figures, document.width),
+        *_findings(prediction, bundle, votes),
+        *_cases(cases, pictures, prediction, document.width),
+    ]
+
+    def footer(canvas: Any, page: Any) -> None:
+        canvas.saveState()
+        canvas.setFont("medsd-bold", 8)
+        for line, words in enumerate(warning):
+            canvas.drawString(_MARGIN + 6, _FOOT - 20 - 11 * line, words)
+        canvas.setFont("medsd", 8)
+        canvas.drawRightString(A4[0] - _MARGIN, _FOOT - 20, f"page {page.page}")
+        canvas.restoreState()
+
+    document.build(story, onFirstPage=footer, onLaterPages=footer)
+    return buffer.getvalue()
+
+
+@lru_cache(maxsize=1)
+def _register_fonts() -> None:
+    import matplotlib
+    from reportlab.pdfbase import pdfmetrics
+    from reportlab.pdfbase.ttfonts import TTFont
+
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    pdfmetrics.registerFont(TTFont("medsd", str(folder / "DejaVuSans.ttf")))
+    pdfmetrics.registerFont(TTFont("medsd-bold", str(folder / "DejaVuSans-Bold.ttf")))
+    pdfmetrics.registerFontFamily("medsd", normal="medsd", bold="medsd-bold", italic="medsd", boldItalic="medsd-bold")
+
+
+def _text(words: str, size: float = 9, *, bold: bool = False, colour: str = _INK, after: float = 4) -> Any:
+    """A paragraph of plain words; whatever looks like mark-up in them is printed as it stands."""
+    return _markup(escape(words), size, bold=bold, colour=colour, after=after)
+
+
+def _markup(words: str, size: float = 9, *, bold: bool = False, colour: str = _INK, after: float = 4) -> Any:
+    from reportlab.lib.styles import ParagraphStyle
+    from reportlab.platypus import Paragraph
+
+    style = ParagraphStyle(
+        "text",
+        fontName="medsd-bold" if bold else "medsd",
+        fontSize=size,
+        leading=size * 1.35,
+        textColor=colour,
+        spaceAfter=after,
+    )
+    return Paragraph(words, style)
+
+
+def _head(prediction: Prediction, bundle: Bundle, when: str) -> list[Any]:
+    lines = [
+        f"Model {prediction.model or bundle.label}, computed by {prediction.provider or 'unknown'}",
+        f"sha256 of model.onnx {prediction.model_sha256 or bundle.model_sha256}",
+        f"Read {when}" if when else "",
+        f"Study key {prediction.study_key}" if prediction.study_key else "",
+    ]
+    return [
+        _text("Reading of a chest radiograph", 16, bold=True, after=6),
+        *(_text(line, 8, colour=_SOFT, after=1) for line in lines if line),
+        _text("", 4),
+    ]
+
+
+def _notice(prediction: Prediction) -> list[Any]:
+    if not prediction.message:
+        return []
+    title = "Findings withheld: " if prediction.refused else "Read with care: "
+    return [_markup(f"<b>{title}</b>{escape(prediction.message)}", 10, colour=_ALERT, after=8)]
+
+
+def _picture(content: bytes, width: float, height: float) -> Any:
+    """The picture as large as `width` and `height` allow; PNG and JPEG are embedded as they are decoded."""
+    from PIL import Image as Pillow
+    from reportlab.platypus import Image
+
+    with Pillow.open(io.BytesIO(content)) as opened:
+        picture = opened.convert("RGB")
+    scale = min(width / picture.width, height / picture.height)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=88)
+    return Image(buffer, picture.width * scale, picture.height * scale)
+
+
+def _film(figures: Sequence[Figure], width: float) -> list[Any]:
+    from reportlab.platypus import Table
+
+    if not figures:
+        return []
+    share = width / len(figures)
+    pictures = [_picture(figure.content, share - 8, _FILM_HEIGHT) for figure in figures]
+    captions = [_text(figure.caption, 8, colour=_SOFT) for figure in figures]
+    table = Table([pictures, captions], colWidths=[share] * len(figures), hAlign="LEFT")
+    table.setStyle([("ALIGN", (0, 0), (-1, -1), "LEFT"), ("LEFTPADDING", (0, 0), (-1, -1), 2)])
+    return [table]
+
+
+def _findings(prediction: Prediction, bundle: Bundle, votes: Sequence[FindingVote]) -> list[Any]:
+    probabilities = prediction.probabilities
+    if not prediction.ranked:
+        return []
+    said = {vote.finding: vote for vote in votes}
+    header = ["Finding", "Probability", "Call", "Called present from", *(["Nearest cases"] if said else [])]
+    rows = []
+    for name in prediction.ranked:
+        point = bundle.description.operating_points.get(name)
+        threshold = point.threshold if point and prediction.coverage is None else None
+        row = [
+            prediction.findings.title(name),
+            f"{probabilities[name] * 100:.1f} %" if name in probabilities else "–",
+            prediction.said(name),
+            "–" if threshold is None else f"{threshold * 100:.0f} %",
+        ]
+        rows.append([*row, _vote(said.get(name))] if said else row)
+    return [
+        _text("Findings", 12, bold=True),
+        _rule_of_calls(prediction),
+        *([_text(words, 8, colour=_SOFT)] if (words := bundle.description.calibration_words()) else []),
+        _table([header, *rows], (170, 70, 75, 100, 100)),
+    ]
+
+
+def _rule_of_calls(prediction: Prediction) -> Any:
+    if prediction.coverage is None:
+        return _text("Calls at the operating points of the model.", 8, colour=_SOFT)
+    return _text(f"Conformal calls with a coverage of {prediction.coverage * 100:g} %.", 8, colour=_SOFT)
+
+
+def _vote(vote: FindingVote | None) -> str:
+    if vote is None or vote.share != vote.share:
+        return "–"
+    return f"{vote.share * 100:.0f} %{'  disagree' if vote.disagrees else ''}"
+
+
+def _table(rows: list[list[Any]], widths: Sequence[float]) -> Any:
+    from reportlab.lib.colors import HexColor
+    from reportlab.platypus import Table
+
+    cells = [
+        [_text(cell, 8.5, bold=number == 0, after=0) if isinstance(cell, str) else cell for cell in row]
+        for number, row in enumerate(rows)
+    ]
+    table = Table(cells, colWidths=list(widths[: len(rows[0])]), repeatRows=1, hAlign="LEFT", spaceAfter=10)
+    table.setStyle(
+        [
+            ("LINEBELOW", (0, 0), (-1, -1), 0.4, HexColor(_LINE)),
+            ("VALIGN", (0, 0), (-1, -1), "MIDDLE"),
+            ("TOPPADDING", (0, 0), (-1, -1), 2),
+            ("BOTTOMPADDING", (0, 0), (-1, -1), 2),
+            ("LEFTPADDING", (0, 0), (-1, -1), 2),
+        ]
+    )
+    return table
+
+
+def _cases(
+    cases: Sequence[SimilarCase], pictures: Sequence[bytes | None], prediction: Prediction, width: float
+) -> list[Any]:
+    if not cases:
+        return []
+    shown = pictures if len(pictures) == len(cases) else [None] * len(cases)
+    rows: list[list[Any]] = [["", "Case", "Similarity", "Relation to the findings called present"]]
+    for rank, (case, content) in enumerate(zip(cases, shown, strict=True), 1):
+        picture = _picture(content, _CASE_SIDE, _CASE_SIDE) if content else ""
+        likeness = f"{case.similarity:.2f}"
+        if case.percentile is not None:
+            likeness += f"; more alike than {case.percentile:.0f} % of pairs with this relation"
+        about = case.case
+        meta = " · ".join(filter(None, (about.view, about.sex, about.age_band, about.source, about.study_key)))
+        rows.append([picture, f"{rank}. {meta}", likeness, sentence(case, prediction.findings)])
+    return [
+        _text("Nearest earlier cases", 12, bold=True),
+        _table(rows, (_CASE_SIDE + 10, 130, 120, width - _CASE_SIDE - 260)),
+    ]

@@ -1,0 +1,1 @@
+"""From logits to probabilities and calls: types that a bundle carries, and fits on validation images."""

@@ -1,1 +1,0 @@
-"""`medsd compare`: losses side by side under equal conditions. Start at `medsd.evaluation.compare.run.compare`."""

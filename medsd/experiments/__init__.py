@@ -1,0 +1,1 @@
+"""Trainings side by side: losses, recipes, searches for hyper-parameters."""

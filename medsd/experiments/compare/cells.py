@@ -1,0 +1,217 @@
+"""The smallest pieces of a comparison: one trial on the validation part, one cell on the test part, kept as JSON.
+
+A `Worker` does a `Task` and returns plain data, so that tasks can run in other processes and an interrupted comparison
+goes on with the pieces that are there. A piece is taken again only if all it depends on is unchanged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from medsd.experiments.compare import training
+from medsd.experiments.compare.labelled_set import IntArray, LabelledSet
+from medsd.experiments.compare.neighbours import relation_table
+from medsd.experiments.compare.settings import CompareSettings, Trial
+from medsd.metrics import metrics
+from medsd.metrics.retrieval import Cases, score_queries
+
+RECIPE = 1  # raise it when training or measuring changes, so that kept pieces are not mixed with new ones
+GROUPS = ("head", "middle", "tail")
+_THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
+_DIGITS = 6
+
+Outcome = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training and its measurement.
+
+    Attributes:
+        kind: "trial" (fitted on a part of the training rows, measured on the rest) or "cell" (trained on all training
+            rows, measured on the test rows).
+        loss, trial, seed: what is trained.
+        penalty: of the linear probe; cells only.
+        threshold: a finding is called at this probability; cells only.
+    """
+
+    kind: Literal["trial", "cell"]
+    loss: str
+    trial: Trial
+    seed: int
+    penalty: float | None = None
+    threshold: float | None = None
+
+    def fingerprint(self, settings: CompareSettings, digest: str) -> str:
+        """sha256 over all that the outcome depends on."""
+        depends = {
+            "recipe": RECIPE,
+            "task": asdict(self),
+            "budget": settings.budget.model_dump(),
+            "penalties": settings.grid.probe_penalty,
+            "validation": settings.grid.validation,
+            "k": settings.k,
+            "data": digest,
+        }
+        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A set as one kind of task sees it: all inputs, scaled by the rows `fit`, measured on the rows `held`."""
+
+    data: LabelledSet
+    inputs: training.FloatArray
+    fit: IntArray
+    held: IntArray
+
+    def cases(self, rows: IntArray, space: Callable[[training.FloatArray], training.FloatArray]) -> Cases:
+        """`rows` where `space` puts them."""
+        return Cases(space(self.inputs[rows]), self.data.labels[rows], self.data.patients[rows])
+
+
+class Worker:
+    """Does the tasks of one set; what they share is made once.
+
+    Args:
+        data: the set.
+        settings: of the comparison.
+    """
+
+    def __init__(self, data: LabelledSet, settings: CompareSettings) -> None:
+        self._data, self._settings = data, settings
+
+    def __call__(self, task: Task) -> Outcome:
+        """Train and measure; the outcome is plain data, rounded."""
+        start = time.perf_counter()
+        part = self._trial_part if task.kind == "trial" else self._cell_part
+        labels = self._data.labels[part.fit]
+        network = training.train(task.loss, task.trial, part.inputs[part.fit], labels, self._settings.budget, task.seed)
+        measure = _measure_trial if task.kind == "trial" else _measure_cell
+        outcome = measure(task, network, part, self._settings)
+        return _rounded(outcome) | {"seconds": round(time.perf_counter() - start, 1)}
+
+    @cached_property
+    def _trial_part(self) -> Part:
+        fit, held = self._data.divided(self._settings.grid.validation)
+        return Part(self._data, self._data.inputs(fit), fit, held)
+
+    @cached_property
+    def _cell_part(self) -> Part:
+        return Part(self._data, self._data.inputs(self._data.train), self._data.train, self._data.test)
+
+
+def _measure_trial(task: Task, network: training.Network, part: Part, settings: CompareSettings) -> Outcome:
+    """Retrieval in the learned space; for each probe penalty the mean average precision and the best threshold."""
+    queries, index = (part.cases(rows, _learned_space(task.loss, network)) for rows in (part.held, part.fit))
+    truth, found = part.data.labels[part.held], []
+    for penalty in settings.grid.probe_penalty:
+        probs = _probabilities(task.loss, network, part, penalty)
+        best = max(_THRESHOLDS, key=lambda limit: _micro_f1(truth, probs, limit))
+        found.append((_macro(metrics.average_precision(truth, probs)), float(best)))
+    ndcg = score_queries(queries, index, k=settings.k).ndcg
+    return {"ndcg": np.nanmean(ndcg), "map": [m for m, _ in found], "thresholds": [t for _, t in found]}
+
+
+def _measure_cell(task: Task, network: training.Network, part: Part, settings: CompareSettings) -> Outcome:
+    assert task.penalty is not None and task.threshold is not None
+    queries, index = (part.cases(rows, _learned_space(task.loss, network)) for rows in (part.held, part.fit))
+    embedded = [part.cases(rows, partial(training.embed, network)) for rows in (part.held, part.fit)]
+    scores = score_queries(queries, index, k=settings.k)
+    relations = relation_table(queries, index, min(settings.k, len(part.fit)))
+    probs = _probabilities(task.loss, network, part, task.penalty)
+    labels = part.data.labels
+    return {
+        "metrics": {
+            "ndcg": np.nanmean(scores.ndcg),
+            "recall": np.nanmean(scores.recall),
+            "ndcg_embedding": np.nanmean(score_queries(embedded[0], embedded[1], k=settings.k).ndcg),
+            **_classification(labels[part.held], probs, task.threshold, finding_groups(labels[part.fit])),
+        },
+        "random": {"ndcg": np.nanmean(scores.random_ndcg), "recall": np.nanmean(scores.random_recall)},
+        "relations": {name: getattr(relations, name) for name in ("found", "ideal", "random", "right")},
+        "query_ndcg": scores.ndcg,
+    }
+
+
+def _learned_space(loss: str, network: training.Network) -> Callable[[training.FloatArray], training.FloatArray]:
+    """Where the loss compares; cross-entropy compares nowhere and gives its penultimate features."""
+    return partial(training.embed if loss == "bce" else training.project, network)
+
+
+def _probabilities(loss: str, network: training.Network, part: Part, penalty: float) -> npt.NDArray[np.float32]:
+    """Of the held rows: from cross-entropy's own head, or from a probe on the frozen embeddings of the fitted rows."""
+    embeddings = training.embed(network, part.inputs[part.held])
+    if loss == "bce":
+        return training.head_probabilities(network, embeddings)
+    fitted = training.embed(network, part.inputs[part.fit])
+    return training.probe(fitted, part.data.labels[part.fit], penalty)(embeddings)
+
+
+def _classification(
+    truth: npt.NDArray[np.float32], probs: npt.NDArray[np.float32], threshold: float, groups: dict[str, IntArray]
+) -> dict[str, float]:
+    told = metrics.enough(truth, 1)
+    calls = metrics.confusion(truth, probs, np.full(truth.shape[1], threshold))
+    per_finding = {
+        "map": metrics.average_precision(truth, probs),
+        "macro_f1": np.where(told, calls.f1, np.nan),
+        "auroc": metrics.auroc(truth, probs),
+    }
+    found = {name: _macro(values) for name, values in per_finding.items()} | {"micro_f1": calls.micro_f1}
+    for group, columns in groups.items():
+        found |= {f"{name}_{group}": _macro(values[columns]) for name, values in per_finding.items()}
+    return found
+
+
+def finding_groups(labels: npt.NDArray[np.float32]) -> dict[str, IntArray]:
+    """Head, middle and tail: the columns in three parts by how often they occur in the training rows (N, F)."""
+    order = np.argsort(-labels.sum(0), kind="stable")
+    return dict(zip(GROUPS, np.array_split(order, len(GROUPS)), strict=True))
+
+
+def read_piece(path: Path, fingerprint: str) -> Outcome | None:
+    """The outcome kept at `path`, or None if there is none, it is damaged, or it is of other settings or data."""
+    try:
+        piece = json.loads(path.read_text(encoding="utf-8"))
+        return piece["outcome"] if piece["fingerprint"] == fingerprint else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_piece(path: Path, fingerprint: str, outcome: Outcome) -> None:
+    """Keep an outcome; a piece is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps({"fingerprint": fingerprint, "outcome": outcome}), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _micro_f1(truth: npt.NDArray[np.float32], probs: npt.NDArray[np.float32], limit: float) -> float:
+    called, present = probs >= limit, truth == 1
+    return float(2 * (called & present).sum() / max(1, called.sum() + present.sum()))
+
+
+def _macro(values: npt.NDArray[np.float64]) -> float:
+    return metrics.macro(values).value
+
+
+def _rounded(tree: Any) -> Any:
+    """Plain data with a fixed number of digits, None for NaN."""
+    if isinstance(tree, dict):
+        return {key: _rounded(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_rounded(value) for value in tree]
+    if isinstance(tree, np.ndarray):
+        return _rounded(tree.tolist())
+    return None if np.isnan(tree) else round(float(tree), _DIGITS)

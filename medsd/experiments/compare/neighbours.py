@@ -1,0 +1,86 @@
+"""Which relations the neighbours of a query stand in, next to a random and to the ideal order.
+
+Start at `relation_table`. The relation is that of the neighbour's label set T to the query's S (`medsd.sd.relations`):
+R1 disjoint, R2 equal, R3 overlap, R4 superset, R5 subset. The ideal order is that of falling Jaccard overlap, which is
+the gain of nDCG; cases of equal gain share its places evenly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from medsd.metrics.retrieval import Cases
+from medsd.sd.relations import LabelPairs, Relation
+
+FloatArray = npt.NDArray[np.float64]
+RELATIONS = (Relation.DISJOINT, Relation.EQUAL, Relation.OVERLAP, Relation.SUPERSET, Relation.SUBSET)
+
+
+@dataclass(frozen=True)
+class RelationTable:
+    """Five rows, R1 to R5; column k − 1 is about the first k neighbours.
+
+    Attributes:
+        found: (5, k) share of the first k neighbours that stand in the relation, mean over the queries.
+        ideal: (5, k) the same in the ideal order.
+        random: (5,) the same in a random order, whatever k.
+        right: (5, k) of the places that the ideal order gives to a relation, the share that the neighbours give to
+            it as well: Σ_q min(n_q, b_q) / Σ_q b_q with n_q found and b_q ideal neighbours of the relation among the
+            first k of query q. NaN where the ideal order has none.
+    """
+
+    found: FloatArray
+    ideal: FloatArray
+    random: FloatArray
+    right: FloatArray
+
+
+def relation_table(queries: Cases, index: Cases, k: int) -> RelationTable:
+    """Count the relations of the first k neighbours, leaving out queries to which nothing is relevant.
+
+    Args:
+        queries: usually the test part.
+        index: usually the training part; cases of the query's own patient are skipped.
+        k: at most the number of cases.
+    """
+    counts = LabelPairs(np.asarray(queries.target, np.float64), np.asarray(index.target, np.float64)).counts()
+    allowed = np.asarray(queries.patients)[:, None] != np.asarray(index.patients)[None, :]  # (Q, M)
+    gain = np.where(allowed, counts.jaccard(), -1.0)
+    some = (gain > 0).any(1)
+    gain, allowed = gain[some], allowed[some]
+    relation = np.asarray(counts.relation())[some]
+    similarity = np.where(allowed, _unit(queries.embeddings)[some] @ _unit(index.embeddings).T, -np.inf)
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+    nearest = np.take_along_axis(relation, order, axis=1)  # (Q, k)
+    found = np.stack([np.cumsum(nearest == each, axis=1) for each in RELATIONS])  # (5, Q, k)
+    ideal = _ideal_counts(gain, relation, k)
+    places = np.arange(1, k + 1)
+    both, best = np.minimum(found, ideal).sum(1), ideal.sum(1)  # (5, k)
+    return RelationTable(
+        found=found.mean(1) / places,
+        ideal=ideal.mean(1) / places,
+        random=np.array([((relation == each) & allowed).sum(1) / allowed.sum(1) for each in RELATIONS]).mean(1),
+        right=np.divide(both, best, out=np.full(best.shape, np.nan), where=best > 1e-9),
+    )
+
+
+def _ideal_counts(gain: FloatArray, relation: npt.NDArray[np.integer], k: int) -> FloatArray:
+    """Neighbours of each relation (5, Q, k) among the first 1…k of the ideal order, ties shared evenly."""
+    found = np.zeros((len(RELATIONS), len(gain), k))
+    for q, (gains, relations) in enumerate(zip(gain, relation, strict=True)):
+        levels, level_of = np.unique(-gains, return_inverse=True)  # the best gain first
+        sizes = np.bincount(level_of, minlength=len(levels))
+        before = np.cumsum(sizes) - sizes
+        taken = np.clip(np.arange(1, k + 1)[None, :] - before[:, None], 0, sizes[:, None])  # (levels, k)
+        for r, each in enumerate(RELATIONS):
+            of_relation = np.bincount(level_of, weights=relations == each, minlength=len(levels))
+            found[r, q] = (of_relation / sizes) @ taken
+    return found
+
+
+def _unit(embeddings: npt.ArrayLike) -> FloatArray:
+    vectors = np.asarray(embeddings, dtype=np.float64)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

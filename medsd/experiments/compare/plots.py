@@ -1,0 +1,110 @@
+"""The plots of a comparison: the metrics with intervals, the frequency groups, the relations of the neighbours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from medsd.evaluation.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, save_png
+from medsd.experiments.compare.cells import GROUPS
+from medsd.experiments.compare.summary import MAIN
+
+Summary = dict[str, Any]
+_STYLE: Any = {
+    "font.size": 9.0,
+    "axes.titlesize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.titlesize": 11.0,
+}
+_COLOURS = (
+    BLUE,
+    VERMILION,
+    ORANGE,
+    GREEN,
+    "#CC79A7",
+    "#56B4E9",
+    "#000000",
+    "#888800",
+    "#7F7F7F",
+)  # Okabe and Ito first
+_RELATION_TITLES = ("R1 disjoint", "R2 equal", "R3 overlap", "R4 superset", "R5 subset")
+
+
+def write_plots(folder: Path, summary: Summary, of_set: Summary) -> dict[str, str]:
+    """Draw the three plots of a set; returns their file names by kind."""
+    comparison, of = summary["name"], of_set["name"]
+    stem = of if comparison == of else f"{comparison}-{of}"  # reports of several comparisons may share a folder
+    names = {kind: f"{stem}-{kind}.png" for kind in ("metrics", "frequency", "relations")}
+    with mpl.rc_context(_STYLE):
+        save_png(draw_metrics(summary, of_set), folder / names["metrics"])
+        save_png(draw_frequency(summary, of_set), folder / names["frequency"])
+        save_png(draw_relations(summary, of_set), folder / names["relations"])
+    return names
+
+
+def draw_metrics(summary: Summary, of_set: Summary) -> Figure:
+    """Each main metric as a panel, each loss as a dot with its interval over the seeds."""
+    figure = Figure(figsize=(9.0, 5.0), layout="constrained")
+    for axes, metric in zip(figure.subplots(2, 3, sharey=True).flat, MAIN, strict=True):
+        _dots(axes, summary, of_set, metric)
+        axes.set_title(summary["metrics"][metric])
+        if metric in of_set["random"]:
+            axes.axvline(of_set["random"][metric], color=GREY, linewidth=1, linestyle="--")
+    figure.suptitle(f"{of_set['title']}\nmean and {_percent(summary)} interval over the seeds (dashed: random order)")
+    return figure
+
+
+def draw_frequency(summary: Summary, of_set: Summary) -> Figure:
+    """Mean average precision of head, middle and tail findings."""
+    figure = Figure(figsize=(9.0, 3.0), layout="constrained")
+    for axes, group in zip(figure.subplots(1, 3, sharey=True), GROUPS, strict=True):
+        _dots(axes, summary, of_set, f"map_{group}")
+        axes.set_title(f"mAP, {group} ({len(of_set['groups'][group])} findings)")
+    figure.suptitle(f"{of_set['title']}\nfindings by their frequency in the training part")
+    return figure
+
+
+def draw_relations(summary: Summary, of_set: Summary) -> Figure:
+    """The share of the first k neighbours in each relation, for k from 1."""
+    relations, figure = of_set["relations"], Figure(figsize=(9.0, 3.4), layout="constrained")
+    panels = figure.subplots(1, 5, sharex=True)
+    for row, (axes, title) in enumerate(zip(panels, _RELATION_TITLES, strict=True)):
+        for colour, (loss, found) in zip(_COLOURS, relations["found"].items(), strict=False):
+            shares = found[row]
+            is_reference = loss == summary["settings"]["reference"]
+            axes.plot(range(1, len(shares) + 1), shares, color=colour, linewidth=2.2 if is_reference else 1.0,
+                      label=summary["titles"][loss] if row == 0 else None)  # fmt: skip
+        ideal = relations["ideal"][row]
+        axes.plot(range(1, len(ideal) + 1), ideal, color=GREY, linestyle=":", label="ideal" if row == 0 else None)
+        axes.axhline(relations["random"][row], color=GREY, linestyle="--", linewidth=1,
+                     label="random" if row == 0 else None)  # fmt: skip
+        axes.set_title(title)
+        axes.set_xlabel("first k")
+    panels[0].set_ylabel("share of the neighbours")
+    figure.legend(frameon=False, loc="outside lower center", ncols=6)
+    figure.suptitle(f"{of_set['title']}\nrelations of the neighbours' label sets to the query's")
+    return figure
+
+
+def _dots(axes: Any, summary: Summary, of_set: Summary, metric: str) -> None:
+    """A row for each loss, the reference in a colour of its own."""
+    losses = list(of_set["losses"])
+    rows = np.arange(len(losses))[::-1]
+    for row, loss in zip(rows, losses, strict=True):
+        found = of_set["losses"][loss]["means"][metric]
+        if found["mean"] is None:
+            continue
+        colour = VERMILION if loss == summary["settings"]["reference"] else BLUE
+        if found["low"] is not None:
+            axes.plot([found["low"], found["high"]], [row, row], color=colour, linewidth=1.5)
+        axes.plot([found["mean"]], [row], "o", color=colour, markersize=4)
+    axes.set_yticks(rows, [summary["titles"][loss] for loss in losses])
+
+
+def _percent(summary: Summary) -> str:
+    return f"{100 * summary['settings']['confidence']:g} %"

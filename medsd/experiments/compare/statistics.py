@@ -1,0 +1,111 @@
+"""What a handful of seeds allows to say: means with intervals, paired tests, and their correction.
+
+The test is Student's paired t on the seeds' differences: two losses share initial weights, order and views of a seed,
+so their figures are pairs. Wilcoxon's signed ranks cannot fall below p = 0.0625 with five seeds, whatever the
+differences, and could never speak. Seeds tell of training, not of the choice of test samples; for that there is the
+bootstrap over test patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from medsd.metrics.intervals import Resamples, bootstrap
+
+
+@dataclass(frozen=True)
+class SeedMean:
+    """Mean over the seeds with its t interval; low and high are NaN for a single seed."""
+
+    mean: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The reference against one rival in one metric.
+
+    Attributes:
+        difference: reference minus rival, mean over the seeds, with its t interval.
+        p: two-sided, of the paired t test.
+        p_holm: the same after Holm's correction over the rivals.
+    """
+
+    difference: SeedMean
+    p: float
+    p_holm: float
+
+    def verdict(self, level: float) -> str:
+        """How the reference does: «wins», «loses» or «ties»."""
+        if not self.p_holm < level or self.difference.mean == 0:
+            return "ties"
+        return "wins" if self.difference.mean > 0 else "loses"
+
+
+def seed_mean(values: npt.ArrayLike, confidence: float) -> SeedMean:
+    """Mean of n values ± t · s / √n with n − 1 degrees of freedom."""
+    array = np.asarray(values, dtype=np.float64)
+    mean = float(array.mean())
+    if array.size < 2:
+        return SeedMean(mean, float("nan"), float("nan"))
+    half = float(stats.t.ppf((1 + confidence) / 2, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size))
+    return SeedMean(mean, mean - half, mean + half)
+
+
+def compare_paired(reference: npt.ArrayLike, rivals: Sequence[npt.ArrayLike], confidence: float) -> list[Comparison]:
+    """Test `reference` (seeds,) against each of `rivals`, of the same seeds in the same order."""
+    differences = [np.asarray(reference, dtype=np.float64) - np.asarray(rival, dtype=np.float64) for rival in rivals]
+    raw = [_paired_p(difference) for difference in differences]
+    return [
+        Comparison(seed_mean(difference, confidence), p, corrected)
+        for difference, p, corrected in zip(differences, raw, holm(raw), strict=True)
+    ]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (Scand. J. Statist. 1979): p values as they count when all were tested together."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    scaled = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)))
+    corrected = np.empty_like(scaled)
+    corrected[order] = scaled
+    return corrected.tolist()
+
+
+def patient_intervals(
+    values: npt.NDArray[np.float64], patients: npt.NDArray[np.str_], resamples: int, confidence: float
+) -> list[SeedMean]:
+    """Bootstrap intervals of the column means.
+
+    Args:
+        values: (N, K), each row of one test sample.
+        patients: (N,) whose samples they are; a patient is drawn with all of them.
+        resamples: how many draws; always the same ones.
+        confidence: share of the interval.
+    """
+    drawn = Resamples.draw(patients, resamples, seed=0)
+    found = bootstrap(lambda weights: (weights @ values) / weights.sum(1, keepdims=True), drawn, confidence)
+    nan = float("nan")
+    return [
+        SeedMean(each.value or 0.0, nan if each.low is None else each.low, nan if each.high is None else each.high)
+        for each in found
+    ]
+
+
+def _paired_p(difference: npt.NDArray[np.float64]) -> float:
+    """1 where all differences are 0 (or there is one seed only), 0 where they are all the same other number."""
+    if difference.size < 2 or not difference.any():
+        return 1.0
+    if np.ptp(difference) == 0:
+        return 0.0
+    return float(stats.ttest_1samp(difference, 0.0).pvalue)

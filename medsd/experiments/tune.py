@@ -1,0 +1,388 @@
+"""A search for hyper-parameters: trainings of one base configuration, measured on the validation patients alone.
+
+Optuna proposes (TPE; Bergstra et al., NeurIPS 2011; Akiba et al., KDD 2019), `run_steps` trains, each trial in a folder
+of its own, and what was found is kept in a journal of JSON lines, so that the same command goes on where an earlier one
+stopped. Steps that no searched setting touches, decoding and maybe pretraining, are done once for all trials.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import optuna
+import torch
+from optuna.pruners import BasePruner, MedianPruner, NopPruner
+from optuna.samplers import TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+from safetensors.numpy import load_file
+
+from medsd.errors import DataError, MedsdError, SettingsError
+from medsd.experiments.compare.run import exact_command
+from medsd.experiments.recipes import read_trained
+from medsd.experiments.tune_report import best_of, write_report
+from medsd.experiments.tuning import TuneSettings, Value
+from medsd.metrics.metrics import enough
+from medsd.pipeline.folder import Run
+from medsd.pipeline.run import alone, fingerprint_of, read_marker, run_steps
+from medsd.pipeline.tracking import local_store
+from medsd.settings import Settings, load_settings
+from medsd.strict import as_yaml, load_as
+from medsd.studies.manifest import Manifest
+from medsd.training.engine import EndedEarly, Stage, Watch, watched
+from medsd.training.objectives import masked_cross_entropy
+
+log = logging.getLogger(__name__)
+
+Found = Mapping[str, Value]
+
+_FEW_TRIALS = 5  # when so many fail and none succeeds, it is not for what was proposed
+_AFTER_PRETRAINING = ("training.finetune", "training.pseudo_labels", "pixels")
+# What a step leaves that the trials share, its marker last.
+_SHARED = {
+    "prepare": ("studies.parquet", "pixels.npy", "rejected.csv", "done/prepare.json"),
+    "pretrain": ("tokenizer.json", "pretrain.safetensors", "history.json", "done/pretrain.json"),
+}
+_KEPT = ("settings.yaml", "history.json", "tensorboard", "mlflow.json", "mlruns.db")  # of a finished trial
+
+
+def tune(config: Path, overrides: Sequence[str] = ()) -> Path:
+    """Search until as many trials as wanted are done, going on where an earlier call stopped, and write the report.
+
+    Args:
+        config: a YAML file with the keys of `TuneSettings`.
+        overrides: ``a.b=c`` each; every key that the search does not know goes to all trials, as ``data.root=FOLDER``.
+
+    Returns:
+        The report, <output>/<name>/<name>.md; the best settings stand beside it in best.yaml.
+
+    Raises:
+        SettingsError: the configuration, the base, or a setting of the space does not fit.
+        DataError: the folder holds another search, or the validation patients cannot tell good from bad.
+        MedsdError: whatever the preparation has to say; what a single trial has to say is counted and reported.
+    """
+    own = [each for each in overrides if each.split("=")[0].split(".")[0] in TuneSettings.model_fields]
+    settings = load_as(TuneSettings, config, own)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SettingsError("medsd tune trains in one process; start it without torchrun")
+    search = Search(config, settings, [each for each in overrides if each not in own])
+    with alone(settings.folder):
+        study = open_study(settings, search.fingerprint(search.check_data()), search.epochs)
+        if not study.get_trials(deepcopy=False) and (start := search.base_values()):
+            study.enqueue_trial(dict(start))  # what is found is then no worse than the base
+        run_trials(study, settings, search)
+        best = search.settings_of(best_of(study), f"{search.base.name}-tuned", search.base.output)
+        return write_report(settings, study, best, exact_command(config, overrides, "tune"))
+
+
+class Trainings(Protocol):
+    """What `run_trials` drives."""
+
+    def suggest(self, trial: Trial) -> Found:
+        """A value for each setting of the space."""
+
+    def train(self, trial: Trial, found: Found) -> dict[str, float]:
+        """Train with these settings; validation figures by name."""
+
+    def tidy(self, trial: Trial) -> None:
+        """The trial is done, and its figures are kept."""
+
+
+class Search:
+    """The trainings of a search.
+
+    Args:
+        config: its file; the base lies below that folder.
+        settings: of the search.
+        everyone: ``a.b=c`` each, laid over the base for all trials.
+
+    Raises:
+        SettingsError: the base, or a setting of the space whatever its value, does not fit.
+    """
+
+    def __init__(self, config: Path, settings: TuneSettings, everyone: Sequence[str]) -> None:
+        self.config, self.settings, self.everyone = config, settings, everyone
+        self._made: dict[str, Run] = {}  # the shared runs of this session
+        self.base = self.settings_of({})
+        self._whole = {key: self._is_whole(key) for key in settings.space}
+        self.epochs = self.base.training.finetune.epochs
+
+    def fingerprint(self, made: str) -> str:
+        """Of all that makes trials comparable; `made` is that of the prepared studies."""
+        asked = self.settings.model_dump(mode="json", include={"space", "objective", "seed", "startup"})
+        tree = {**asked, "base": fingerprint_of(self.base, "finetune"), "few": self.base.evaluation.few, "made": made}
+        return json.dumps(tree, sort_keys=True)
+
+    def settings_of(self, found: Found, name: str | None = None, output: Path | None = None) -> Settings:
+        """The settings of a training with what was found laid over the base."""
+        laid = [*self.settings.common, *self.everyone, *(f"{key}={as_yaml(value)}" for key, value in found.items())]
+        if name is not None:
+            laid += [f"name={name}", f"output={as_yaml(str(output or self.settings.folder))}"]
+        try:
+            return load_settings(self.config.parent / self.settings.base, laid)
+        except SettingsError as error:
+            raise SettingsError(f"{self.config}: {str(error).splitlines()[0]}") from None
+
+    def suggest(self, trial: Trial) -> dict[str, Value]:
+        """A value for each setting of the space."""
+        found: dict[str, Value] = {}
+        for key, each in self.settings.space.items():
+            if each.choices is not None:
+                found[key] = trial.suggest_categorical(key, each.choices)
+                continue
+            assert each.low is not None and each.high is not None
+            if self._whole[key]:
+                step = int(each.step or 1)
+                found[key] = trial.suggest_int(key, int(each.low), int(each.high), step=step, log=each.log)
+            else:
+                found[key] = trial.suggest_float(key, each.low, each.high, step=each.step, log=each.log)
+        return found
+
+    def base_values(self) -> dict[str, Value]:
+        """What the base says of each setting of the space; empty where that lies outside."""
+        values = {key: _value_of(self.base, key) for key in self.settings.space}
+        return values if all(each.contains(values[key]) for key, each in self.settings.space.items()) else {}
+
+    def check_data(self) -> str:
+        """Prepare the base's studies, and see that the validation patients can tell the objective.
+
+        Returns:
+            A fingerprint of what was prepared.
+
+        Raises:
+            DataError: they cannot.
+            MedsdError: whatever the preparation has to say.
+        """
+        run, few = self._shared({}, "prepare"), self.base.evaluation.few
+        manifest = Manifest.read(run.manifest)
+        if self.settings.objective == "auroc" and not enough(manifest.labels[manifest.rows("validation")], few).any():
+            raise DataError(
+                f"{self.settings.name}: no finding has {few} positives and negatives among the validation patients; "
+                "take more data, lower evaluation.few, or set objective=loss"
+            )
+        return read_marker(run.folder / "done" / "prepare.json", "made")
+
+    def train(self, trial: Trial, found: Found) -> dict[str, float]:
+        """Train one trial and measure it.
+
+        Raises:
+            EndedEarly: it lags behind the others.
+            MedsdError: whatever a training has to say.
+        """
+        run = Run(self._placed(found, _folder_of(trial)))
+        _lend(self._shared(found, "prepare"), run, "prepare")
+        if all(key.startswith(_AFTER_PRETRAINING) for key in self.settings.space):
+            _lend(self._shared(found, "pretrain"), run, "pretrain")
+        with watched(_reports(trial, run.folder, self.settings.objective)):
+            run_steps(run.settings, until="finetune")
+        return measure(run)
+
+    def tidy(self, trial: Trial) -> None:
+        """Remove what is large and was needed for the figures only; the best is trained again, to the same numbers."""
+        folder = self.settings.folder / _folder_of(trial)
+        for path in folder.iterdir() if folder.exists() else ():
+            if path.name not in _KEPT:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _placed(self, found: Found, name: str) -> Settings:
+        settings = self.settings_of(found, name)
+        if settings.training.mlflow is not True:
+            return settings
+        store = local_store(self.settings.folder)  # one for all trials
+        return settings.model_copy(update={"training": settings.training.model_copy(update={"mlflow": store})})
+
+    def _shared(self, found: Found, step: str) -> Run:
+        """A run up to `step`, made once for all trials in which that comes to the same."""
+        name = f"{step}-{fingerprint_of(self.settings_of(found), step)[:12]}"
+        if name not in self._made:
+            run = Run(self._placed(found, name))
+            if step == "pretrain":
+                _lend(self._shared(found, "prepare"), run, "prepare")
+            self._made[name] = run_steps(run.settings, until=step)
+        return self._made[name]
+
+    def _is_whole(self, key: str) -> bool:
+        """Whether a setting takes whole numbers alone, known of its value once it is loaded.
+
+        Raises:
+            SettingsError: a choice, or an end of the range, is not allowed beside any values of the others.
+        """
+        each = self.settings.space[key]
+        loaded = [self._loaded(key, value) for value in each.choices or each.ends]
+        return isinstance(_value_of(loaded[0], key), int)
+
+    def _loaded(self, key: str, value: Value) -> Settings:
+        """The base with one value, alone or where need be with the first or the last of the other settings."""
+        others = self.settings.space.items()
+        firsts, lasts = ({name: each.ends[end] for name, each in others} for end in (0, 1))
+        for beside in (firsts, lasts):
+            with suppress(SettingsError):
+                return self.settings_of({**beside, key: value})
+        return self.settings_of({key: value})
+
+
+def run_trials(study: optuna.Study, settings: TuneSettings, trainings: Trainings) -> None:
+    """Try until `settings.trials` are done, first of all what was interrupted.
+
+    Raises:
+        MedsdError: the first trials all failed; the message is that of the last.
+    """
+    while (trial := _next_trial(study, settings)) is not None:
+        found = trainings.suggest(trial)
+        name = f"trial {trial.number + 1} of {settings.trials}"
+        log.info("%s: %s", name, ", ".join(f"{key}={as_yaml(value)}" for key, value in found.items()))
+        try:
+            figures = _known(study, found) or trainings.train(trial, found)
+            value = figures[settings.objective]
+            if math.isnan(value):
+                raise DataError(f"{settings.objective} of the validation patients cannot be told")
+        except EndedEarly as told:
+            study.tell(trial, state=TrialState.PRUNED)
+            log.info("%s: ended early, %s", name, told)
+        except MedsdError as error:
+            trial.set_user_attr("error", str(error))
+            study.tell(trial, state=TrialState.FAIL)
+            log.warning("%s: failed: %s", name, error)
+            _stop_if_hopeless(study, error)
+        else:
+            trial.set_user_attr("figures", figures)
+            study.tell(trial, value)
+            log.info("%s: %s %.4f, best %.4f", name, settings.objective, value, study.best_value)
+        trainings.tidy(trial)
+
+
+def open_study(settings: TuneSettings, fingerprint: str, epochs: int) -> optuna.Study:
+    """The study of the search, new or as an earlier call left it.
+
+    Args:
+        settings: of the search.
+        fingerprint: of all that makes its trials comparable.
+        epochs: of fine-tuning; a trial is not ended in the first third of them.
+
+    Raises:
+        DataError: the folder holds another search, or a journal that cannot be read.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = settings.folder / "journal.log"
+    _mend(path)
+    pruner: BasePruner = NopPruner()
+    if settings.pruning == "median":
+        pruner = MedianPruner(n_startup_trials=settings.startup, n_warmup_steps=epochs // 3)
+    try:
+        # A file of JSON lines: no server, and, unlike Optuna's Redis backend, no snapshots that are unpickled.
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(path))),
+            study_name="medsd",
+            direction="minimize" if settings.objective == "loss" else "maximize",
+            pruner=pruner,
+            load_if_exists=True,
+        )
+    except (ValueError, KeyError):
+        raise DataError(f"{path}: damaged journal; move it away to begin a new search") from None
+    known = study.user_attrs.get("fingerprint")
+    if known is None:
+        study.set_user_attr("fingerprint", fingerprint)
+    elif known != fingerprint:
+        raise DataError(
+            f"{settings.folder}: holds a search over another base or space, whose figures do not compare; "
+            "set another name, or remove the folder"
+        )
+    return study
+
+
+def measure(run: Run) -> dict[str, float]:
+    """What a trained run says of the validation patients: the objectives by name, and the seconds that it took."""
+    trained = read_trained(run, "validation")
+    figures = trained.figures(run.settings.evaluation.few)
+    rows = Manifest.read(run.manifest).rows("validation")
+    logits = torch.from_numpy(load_file(run.outputs)["logits"][rows])
+    loss = float(masked_cross_entropy(logits, torch.from_numpy(trained.labels)))
+    return {"auroc": figures["auroc"], "ndcg": figures["ndcg"], "loss": loss, "seconds": trained.seconds}
+
+
+def _folder_of(trial: Trial) -> str:
+    return f"trial-{trial.number + 1:04}"
+
+
+def _next_trial(study: optuna.Study, settings: TuneSettings) -> Trial | None:
+    trials = study.get_trials(deepcopy=False)
+    if sum(trial.state.is_finished() for trial in trials) >= settings.trials:
+        return None
+    begun = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    trial = Trial(study, begun[0]._trial_id) if begun else study.ask()
+    # Seeded by the trial, so that an interrupted search proposes what an uninterrupted one would.
+    seed = int(np.random.SeedSequence((settings.seed, trial.number)).generate_state(1)[0])
+    study.sampler = TPESampler(n_startup_trials=settings.startup, seed=seed)
+    return trial
+
+
+def _known(study: optuna.Study, found: Found) -> dict[str, float] | None:
+    """The figures of an earlier trial with the same settings: training is deterministic."""
+    done: list[FrozenTrial] = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return next((trial.user_attrs["figures"] for trial in done if trial.params == found), None)
+
+
+def _stop_if_hopeless(study: optuna.Study, error: MedsdError) -> None:
+    trials = study.get_trials(deepcopy=False)
+    failed = sum(trial.state == TrialState.FAIL for trial in trials)
+    if failed >= _FEW_TRIALS and failed == sum(trial.state.is_finished() for trial in trials):
+        raise MedsdError(f"all of the first {failed} trials failed; the last: {error}")
+
+
+def _reports(trial: Trial, folder: Path, objective: str) -> Watch:
+    """Tells the trial of each epoch of the fine-tuning in `folder`."""
+    figure, sign = ("validation_loss", "loss") if objective == "loss" else ("validation_auroc", "AUROC")
+
+    def watch(stage: Stage) -> None:
+        if stage.name != "finetune" or stage.folder != folder:
+            return
+        epoch, value = len(stage.history) - 1, stage.history[-1][figure]
+        if math.isnan(value):
+            return
+        trial.report(value, epoch)
+        if epoch + 1 < stage.settings.epochs and trial.should_prune():
+            raise EndedEarly(f"{sign} {value:.4f} after epoch {epoch + 1}")
+
+    return watch
+
+
+def _lend(source: Run, target: Run, step: str) -> None:
+    """Give a run what another made in a step that is the same for both, large files as links."""
+    (target.folder / "done").mkdir(parents=True, exist_ok=True)
+    for name in _SHARED[step]:
+        made, wanted = source.folder / name, target.folder / name
+        if not made.exists() or wanted.exists():
+            continue
+        if made.suffix in (".npy", ".safetensors"):
+            with suppress(OSError):  # a file system without links
+                wanted.hardlink_to(made)
+        if not wanted.exists():
+            temporary = wanted.with_name(f".{wanted.name}.part")
+            shutil.copyfile(made, temporary)
+            temporary.replace(wanted)
+
+
+def _mend(path: Path) -> None:
+    """Take off what a kill or a full disk left of a journal: a last line without an end, a lock without an owner."""
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def _value_of(settings: Settings, key: str) -> Value:
+    """What the settings say of a dotted key; None also where a section above it is absent."""
+    value: object = settings
+    for part in key.split("."):
+        value = getattr(value, part, None)
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)

@@ -1,0 +1,1 @@
+"""A trained model as ONNX: graph, parity, quantisation, and other ways to serve it."""

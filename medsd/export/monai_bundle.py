@@ -1,0 +1,319 @@
+"""A bundle in MONAI's bundle form: metadata, inference configuration, weights and docs, for programs that speak that.
+
+`write_monai_bundle` writes one. The other names are what its configuration calls when MONAI runs it: `load_network`,
+`film_list` and `ReadFilm`. Weights are safetensors, read by `load_network`: MONAI's own loader takes pickled files,
+which medsd neither writes nor reads. medsd never runs a configuration of MONAI's form itself, as one can run code.
+
+MONAI Bundle Specification: https://docs.monai.io/en/stable/mb_specification.html
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from medsd.bundle import layout
+from medsd.bundle.layout import Bundle
+from medsd.calibration.types import Calibration
+from medsd.errors import BundleError
+from medsd.export.onnx import ServingModel
+from medsd.files import write_json
+from medsd.findings import Finding, FindingSet
+from medsd.networks.fusion import StudyModel
+from medsd.preprocessing.film import read_film
+from medsd.preprocessing.pixels import to_batch
+from medsd.scoring.inputs import expand_inputs
+from medsd.settings import NetworkSettings, PixelSpec
+from medsd.strict import read_json
+
+log = logging.getLogger(__name__)
+
+# The schema that MONAI's model zoo names; `verify_metadata` fetches it, or takes the file at --filepath.
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+WEIGHTS, NETWORK, METADATA, INFERENCE = (
+    "models/model.safetensors",
+    "configs/network.json",
+    "configs/metadata.json",
+    "configs/inference.json",
+)
+_HERE = "medsd.export.monai_bundle"
+_CALIBRATION: TypeAdapter[dict[str, Calibration]] = TypeAdapter(dict[str, Calibration])
+_RUN = (
+    "python -m monai.bundle run --bundle_root . --meta_file configs/metadata.json --config_file configs/inference.json"
+)
+
+
+def write_monai_bundle(bundle: Bundle, folder: Path) -> Path:
+    """Write a bundle that reads images in MONAI's form.
+
+    Args:
+        bundle: an opened, verified bundle with its weights.
+        folder: made; must not be there or be empty.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        BundleError: the bundle reads notes alone, lacks its weights or its configuration, or `folder` is not empty.
+    """
+    description, weights = bundle.description, bundle.folder / "weights" / "model.safetensors"
+    if not description.image:
+        raise BundleError(f"{bundle.folder}: reads notes alone; MONAI's form is written of models that read images")
+    if not weights.is_file() or "network" not in description.provenance.config:
+        raise BundleError(f"{bundle.folder}: weights, or their configuration, are not in this bundle; export it again")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BundleError(f"{folder}: is there and not empty; give another folder")
+    for name in ("configs", "models", "docs"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(weights, folder / WEIGHTS)
+    shutil.copyfile(bundle.model_path, folder / "models" / layout.MODEL)
+    if description.note is not None:
+        shutil.copyfile(bundle.tokenizer_path, folder / "models" / layout.TOKENIZER)
+    write_json(folder / NETWORK, _network_facts(bundle))
+    write_json(folder / METADATA, _metadata(bundle))
+    write_json(folder / INFERENCE, _inference())
+    (folder / "docs" / "README.md").write_text(_readme(bundle), encoding="utf-8")
+    licence = f"Software: Apache-2.0.\nData: {description.provenance.licence or 'not stated'}\n"
+    for name in ("LICENSE", "docs/license.txt", "docs/data_license.txt"):
+        (folder / name).write_text(licence, encoding="utf-8")
+    return folder
+
+
+class ImageProbabilities(nn.Module):
+    """The calibrated model as MONAI calls it: pixels in, probabilities out; of a fused model, without a note."""
+
+    def __init__(self, serving: ServingModel, tokens: int, pad_id: int) -> None:
+        super().__init__()
+        self.serving = serving
+        note = torch.full((1, max(tokens, 1)), pad_id, dtype=torch.int64)
+        mask = torch.zeros_like(note)
+        mask[:, 0] = 1  # attention over nothing at all is not a number
+        self.register_buffer("note", note)
+        self.register_buffer("mask", mask)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 1, S, S) in 0…1 → (B, F)."""
+        pixels = torch.as_tensor(pixels).as_subclass(Tensor)  # MONAI's tensors carry metadata that is not needed here
+        if self.serving.model.note is None:
+            probabilities: Tensor = self.serving(pixels)[0]
+            return probabilities
+        count, one = len(pixels), pixels.new_ones(len(pixels))
+        note, mask = (self.get_buffer(name).expand(count, -1) for name in ("note", "mask"))
+        probabilities = self.serving(pixels, one, note, mask, torch.zeros_like(one))[0]
+        return probabilities  # noqa: RET504  # named for its type
+
+
+def load_network(bundle_root: str) -> ImageProbabilities:
+    """The network of a folder that `write_monai_bundle` wrote, in evaluation mode.
+
+    Raises:
+        BundleError: a file is missing, or the weights are not those of the network.
+    """
+    root = Path(bundle_root)
+    facts = _read_facts(root)
+    settings = NetworkSettings.model_validate_json(json.dumps(facts["network"]))
+    note = None if facts["note"] is None else layout.NoteInput.model_validate(facts["note"])
+    tokenizer = None if note is None else Tokenizer.from_file(str(root / "models" / layout.TOKENIZER))
+    findings = FindingSet("bundle", tuple(Finding(name, name) for name in facts["findings"]))
+    model = StudyModel(settings, len(findings), int(facts["pixels"]["size"]), tokenizer)
+    try:
+        missing, unexpected = model.load_state_dict(load_file(root / WEIGHTS), strict=False)
+    except RuntimeError:  # tensors of other shapes
+        missing, unexpected = [], ["shapes"]
+    if unexpected or any(not name.startswith("projection.") for name in missing):  # that head is of the training alone
+        raise BundleError(f"{root / WEIGHTS}: not the weights of {NETWORK}; write the bundle again")
+    serving = ServingModel(model, findings, _CALIBRATION.validate_python(facts["calibration"]))
+    return ImageProbabilities(serving, *((note.max_tokens, note.pad_id) if note else (0, 0))).eval()
+
+
+def film_list(dataset_dir: str) -> list[dict[str, str]]:
+    """The films below a folder, as MONAI's data sets take them."""
+    return [{"image": str(path)} for path in expand_inputs([Path(dataset_dir)])]
+
+
+class ReadFilm:
+    """A transform of MONAI: ``{"image": path}`` becomes ``{"image": (1, S, S) in 0…1, "filename_or_obj": path}``.
+
+    Films go through medsd's gate and preprocessing. One that must not be scored becomes NaN, and so do its
+    probabilities; the reason is logged.
+    """
+
+    def __init__(self, bundle_root: str) -> None:
+        self.spec = PixelSpec.model_validate(_read_facts(Path(bundle_root))["pixels"])
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        path = Path(data["image"])
+        film = read_film(path, self.spec)
+        if film.pixels is None:
+            log.warning("%s", film.message)
+            pixels = np.full((1, self.spec.size, self.spec.size), np.nan, np.float32)
+        else:
+            pixels = to_batch([film.pixels])[0]
+        return {"image": torch.from_numpy(pixels), "filename_or_obj": str(path)}
+
+
+def _read_facts(root: Path) -> dict[str, Any]:
+    path = root / NETWORK
+    try:
+        facts: dict[str, Any] = read_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise BundleError(f"{path}: missing or damaged; give the folder of a bundle as --bundle_root") from None
+    return facts
+
+
+def _network_facts(bundle: Bundle) -> dict[str, Any]:
+    """What `load_network` and `ReadFilm` need to know."""
+    description = bundle.description
+    network = json.loads(json.dumps(description.provenance.config["network"]))
+    network["image"]["weights"] = "none"  # they come from the bundle
+    return {
+        "medsd_bundle": bundle.label,
+        "model_sha256": bundle.model_sha256,
+        "network": network,
+        "pixels": description.pixels.model_dump(mode="json"),
+        "note": description.note.model_dump(mode="json") if description.note else None,
+        "findings": list(bundle.findings),
+        "calibration": {name: each.model_dump(mode="json") for name, each in description.calibration.items()},
+    }
+
+
+def _metadata(bundle: Bundle) -> dict[str, Any]:
+    d = bundle.description
+    packages = {name: _version(name) for name in ("medsd", "safetensors", "pydicom", "pydantic", "tokenizers")}
+    channels = {str(number): name for number, name in enumerate(bundle.findings)}
+    return {
+        "schema": SCHEMA,
+        "version": d.version,
+        "changelog": {d.version: "written by medsd export --monai-bundle"},
+        "monai_version": _version("monai"),
+        "pytorch_version": _version("torch").split("+")[0],
+        "numpy_version": _version("numpy"),
+        "required_packages_version": packages,
+        "optional_packages_version": {"onnxruntime": _version("onnxruntime") or _version("onnxruntime-gpu")},
+        "name": d.name,
+        "task": "Findings on frontal chest radiographs",
+        "description": d.description.strip() or f"{len(channels)} findings on frontal chest radiographs",
+        "authors": "The medsd maintainers",
+        "copyright": "The medsd maintainers; Apache-2.0",
+        "data_source": d.provenance.citation or d.provenance.data,
+        "data_type": "dicom, png, jpeg",
+        "image_classes": "single channel, grey values in 0…1, dark air and bright bone",
+        "label_classes": "several findings a study, each present or absent",
+        "pred_classes": "a calibrated probability for each finding",
+        "intended_use": "Research software, no medical device; not to be used to diagnose, treat or triage",
+        "references": [
+            "Similarity-Dissimilarity loss for multi-label supervised contrastive learning, arXiv 2410.13439"
+        ],
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    "type": "image",
+                    "format": "magnitude",
+                    "modality": "CR, DX",
+                    "num_channels": 1,
+                    "spatial_shape": [d.pixels.size, d.pixels.size],
+                    "dtype": "float32",
+                    "value_range": [0, 1],
+                    "is_patch_data": False,
+                    "channel_def": {"0": "image"},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    "type": "probabilities",
+                    "format": "classes",
+                    "num_channels": len(channels),
+                    "spatial_shape": [],
+                    "dtype": "float32",
+                    "value_range": [0, 1],
+                    "is_patch_data": False,
+                    "channel_def": channels,
+                }
+            },
+        },
+    }
+
+
+def _inference() -> dict[str, Any]:
+    """The inference workflow: every film of `dataset_dir`, a row each in `output_dir`/predictions.csv."""
+    return {
+        "bundle_root": ".",
+        "dataset_dir": "$@bundle_root + '/films'",
+        "output_dir": "$@bundle_root + '/eval'",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "network_def": {"_target_": f"{_HERE}.load_network", "bundle_root": "@bundle_root"},
+        "network": "$@network_def.to(@device)",
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": [{"_target_": f"{_HERE}.ReadFilm", "bundle_root": "@bundle_root"}],
+        },
+        "dataset": {
+            "_target_": "Dataset",
+            "data": {"_target_": f"{_HERE}.film_list", "dataset_dir": "@dataset_dir"},
+            "transform": "@preprocessing",
+        },
+        "dataloader": {
+            "_target_": "DataLoader",
+            "dataset": "@dataset",
+            "batch_size": 8,
+            "shuffle": False,
+            "num_workers": 0,
+        },
+        "inferer": {"_target_": "SimpleInferer"},
+        "handlers": [
+            {
+                "_target_": "ClassificationSaver",
+                "output_dir": "@output_dir",
+                "filename": "predictions.csv",
+                "batch_transform": "$lambda batch: batch",
+                "output_transform": "$monai.handlers.from_engine(['pred'])",
+            }
+        ],
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "@device",
+            "val_data_loader": "@dataloader",
+            "network": "@network",
+            "inferer": "@inferer",
+            "val_handlers": "@handlers",
+            "amp": False,
+        },
+        "run": ["$@evaluator.run()"],
+    }
+
+
+def _readme(bundle: Bundle) -> str:
+    names = "\n".join(f"{number}. {name}" for number, name in enumerate(bundle.findings))
+    untaught = ", ".join(bundle.description.not_trained)
+    silent = f", and for what the model was not trained for: {untaught}" if untaught else ""
+    synthetic = "It learned from synthetic films: nothing here is a medical result.\n\n" * bundle.description.synthetic
+    return (
+        f"# {bundle.label}\n\n{bundle.description.description.strip()}\n\n{synthetic}"
+        "Research software, no medical device: it must not be used to diagnose, to treat or to triage.\n\n"
+        f"A medsd bundle in MONAI's form. `pip install 'medsd[train]' fire`, then here:\n\n```\n{_RUN}\n"
+        "```\n\nEvery DICOM file or image below FILMS is a row of eval/predictions.csv: its path, then a calibrated "
+        "probability for each finding, in this order (NaN where the gate of medsd refuses the film"
+        f"{silent}):\n\n{names}\n\n"
+        "The weights are models/model.safetensors, read by `medsd.export.monai_bundle.load_network`; there is no "
+        "models/model.pt, because reading one unpickles. models/model.onnx is the graph that medsd serves, with "
+        "logits, embedding and evidence maps. How it was measured says the card of the medsd bundle.\n"
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""

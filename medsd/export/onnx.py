@@ -1,0 +1,195 @@
+"""From a trained model to `model.onnx`: one graph with calibrated probabilities, logits, embedding and evidence maps.
+
+The graph carries its own description in the ONNX metadata, so that it can be read without the bundle around it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from medsd.bundle import layout
+from medsd.calibration.types import UNCALIBRATED, Calibration, as_hinges
+from medsd.errors import BundleError
+from medsd.findings import FindingSet
+from medsd.networks.evidence import EvidenceHead, logit_parts
+from medsd.networks.fusion import Inputs, StudyModel
+
+OPSET = 20
+LARGEST_BATCH = 1024
+_OWN = "medsd_"  # before the outputs' names until the graph is made
+
+
+class ServingModel(nn.Module):
+    """What is exported: the model with its calibration, from the graph's inputs to its outputs (`layout`).
+
+    Args:
+        model: trained.
+        findings: the order of the outputs.
+        calibration: of each finding, Platt's or isotonic; without one its probability is NaN.
+        head: of the evidence maps; None draws the class activation map as it is.
+    """
+
+    slope: Tensor
+    intercept: Tensor
+    knots: Tensor | None
+    bends: Tensor | None
+    trained: Tensor | None
+
+    def __init__(
+        self,
+        model: StudyModel,
+        findings: FindingSet,
+        calibration: Mapping[str, Calibration],
+        head: EvidenceHead | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.head = head
+        hinges = [as_hinges(calibration.get(name, UNCALIBRATED)) for name in findings]
+        self.register_buffer("slope", torch.tensor([each.slope for each in hinges]))
+        self.register_buffer("intercept", torch.tensor([each.intercept for each in hinges]))
+        # (F, K) with a bend of 0 where a finding has fewer knots; none at all where every finding has Platt's.
+        count = max(len(each.knots) for each in hinges)
+        knots, bends = torch.zeros(2, len(hinges), count)
+        for f, each in enumerate(hinges):
+            knots[f, : len(each.knots)], bends[f, : len(each.bends)] = (
+                torch.tensor(each.knots),
+                torch.tensor(each.bends),
+            )
+        self.register_buffer("knots", knots if count else None)
+        self.register_buffer("bends", bends if count else None)
+        # A finding that was not trained has no probability. NaN comes after the sigmoid, whose kernels may lose one.
+        # It is a factor, not a summand, because quantisers look for the range of sums.
+        trained = torch.tensor([1.0 if name in calibration else math.nan for name in findings])
+        self.register_buffer("trained", trained if trained.isnan().any() else None)
+
+    def forward(
+        self,
+        pixels: Tensor | None = None,
+        has_image: Tensor | None = None,
+        note_ids: Tensor | None = None,
+        note_mask: Tensor | None = None,
+        has_note: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Probabilities (B, F), logits (B, F), embedding (B, D) and, of a model of images, evidence (B, F, h, w), each
+        place's part of the logit, and regions (B, D, h, w).
+        """
+        outputs = self.model(Inputs(pixels, has_image, note_ids, note_mask, has_note))
+        log_odds = self.slope * outputs.logits + self.intercept
+        if self.knots is not None and self.bends is not None:
+            log_odds = log_odds + (torch.relu(outputs.logits[:, :, None] - self.knots) * self.bends).sum(2)
+        probabilities = torch.sigmoid(log_odds)
+        if self.trained is not None:
+            probabilities = probabilities * self.trained
+        said = (probabilities, outputs.logits, outputs.embedding)
+        if outputs.evidence is None or outputs.regions is None:
+            return said
+        if self.head is None:
+            evidence = logit_parts(outputs.evidence)
+        else:
+            evidence = self.head(outputs, _image_share(pixels, has_image, has_note))
+        length = outputs.features.norm(dim=1).clamp_min(1e-12)  # as F.normalize divides
+        return (*said, evidence, outputs.regions / length[:, None, None, None])
+
+
+def _image_share(pixels: Tensor | None, has_image: Tensor | None, has_note: Tensor | None) -> Tensor:
+    """(B or 1, 1, 1, 1): the film's share of the features, as `medsd.networks.fusion` weighs what a study has."""
+    if has_image is None or has_note is None:
+        assert pixels is not None
+        return pixels.new_ones(1, 1, 1, 1)
+    return (has_image / (has_image + has_note).clamp_min(1))[:, None, None, None]
+
+
+def input_names(model: StudyModel) -> tuple[str, ...]:
+    """The graph's inputs for this model."""
+    if model.image is None:
+        return layout.INPUTS_NOTE
+    return layout.INPUTS_IMAGE if model.note is None else layout.INPUTS_FUSED
+
+
+def output_names(model: StudyModel) -> tuple[str, ...]:
+    """The graph's outputs for this model."""
+    return layout.OUTPUTS_NOTE if model.image is None else (*layout.OUTPUTS, *layout.OPTIONAL_OUTPUTS)
+
+
+def export_onnx(
+    serving: ServingModel, path: Path, *, size: int, max_tokens: int, metadata: Mapping[str, object]
+) -> None:
+    """Write the graph.
+
+    Args:
+        serving: on the CPU; put into evaluation mode here.
+        path: the file to write.
+        size: side of the pixels.
+        max_tokens: length of a note.
+        metadata: put into the model as JSON, key by key.
+
+    Raises:
+        BundleError: the exporter failed, or the graph breaks ONNX's rules.
+    """
+    serving.eval()
+    names = input_names(serving.model)
+    example = _example(size, max_tokens)
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    try:
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+            warnings.simplefilter("ignore")  # deprecations inside the exporter
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            torch.onnx.export(
+                serving,
+                (),
+                str(path),
+                kwargs={name: example[name] for name in names},
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(names),
+                output_names=[_OWN + name for name in output_names(serving.model)],
+                dynamic_shapes={name: {0: batch} for name in names},
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises many kinds
+        raise BundleError(f"{path}: PyTorch could not export the model: {str(error).splitlines()[0]}") from error
+    graph = onnx.load(path)
+    _name_outputs(graph)
+    _forget_origin(graph)
+    onnx.helper.set_model_props(graph, {f"medsd.{key}": json.dumps(value) for key, value in metadata.items()})
+    onnx.checker.check_model(graph)
+    onnx.save(graph, path)
+
+
+def _name_outputs(model: onnx.ModelProto) -> None:
+    """Give the outputs their names. The exporter calls values inside the graph «embedding», too: those make way."""
+    outputs = (*layout.OUTPUTS, *layout.OPTIONAL_OUTPUTS)
+    names = {name: f"{name}_inner" for name in outputs} | {_OWN + name: name for name in outputs}
+    for node in model.graph.node:
+        for values in (node.input, node.output):
+            values[:] = [names.get(value, value) for value in values]
+    for value in (*model.graph.output, *model.graph.value_info):
+        value.name = names.get(value.name, value.name)
+
+
+def _forget_origin(model: onnx.ModelProto) -> None:
+    """Take out the stack traces that the exporter leaves at each node: they name folders of the machine."""
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer, model.graph):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+def _example(size: int, max_tokens: int) -> dict[str, Tensor]:
+    return {
+        "pixels": torch.rand(2, 1, size, size),
+        "has_image": torch.ones(2),
+        "note_ids": torch.ones(2, max_tokens, dtype=torch.int64),
+        "note_mask": torch.ones(2, max_tokens, dtype=torch.int64),
+        "has_note": torch.ones(2),
+    }

@@ -1,0 +1,180 @@
+"""The tail of an exported graph, from logits to probabilities, exchanged with ONNX's own tools.
+
+Nothing is looked for by name but the graph's outputs: whatever computed the probabilities is replaced by nodes that
+compute them from the output `logits`, and what nobody needs any more is taken out. So it works for every bundle,
+whatever exported it. `compare_graphs` then holds the new graph against the old.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medsd.bundle.layout import Bundle, Precision
+from medsd.calibration.fit import calibrated
+from medsd.calibration.types import UNCALIBRATED, Calibration, as_hinges
+from medsd.errors import BundleError, DependencyError
+from medsd.telemetry import import_onnxruntime
+
+TOLERANCE = 1e-5  # of the outputs that must not change, by their scale; graphs may be optimised differently
+_READINGS = 16
+_OWN = "medsd_recalibrated"
+
+
+def exchange_tail(
+    bundle: Bundle,
+    path: Path,
+    calibration: Mapping[str, Calibration],
+    *,
+    version: str,
+    precision: Precision = "float32",
+) -> None:
+    """Write the bundle's graph with another calibration.
+
+    Args:
+        bundle: the old one.
+        path: of the new graph.
+        calibration: of every finding that was trained.
+        version: for the graph's metadata.
+        precision: which of the bundle's graphs; all have a float32 tail.
+
+    Raises:
+        BundleError: the graph cannot be read, or breaks ONNX's rules afterwards.
+        DependencyError: the package onnx is missing.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise DependencyError("recalibrating needs onnx; install it with: pip install 'medsd[train]'") from None
+    old = bundle.graph_path(precision)
+    try:
+        model = onnx.load(old)
+    except Exception as error:  # protobuf's own classes
+        raise BundleError(f"{old}: cannot be read ({type(error).__name__}); copy it again") from None
+    graph = model.graph
+    kept = [node for node in graph.node if "probabilities" not in node.output]
+    if len(kept) != len(graph.node) - 1:
+        raise BundleError(f"{old}: no node makes the probabilities alone; this graph cannot be changed")
+    own = f"{_OWN}_{sum(node.output[0].startswith(_OWN) for node in kept)}_"  # no name of an earlier recalibration
+    nodes, constants = _tail(onnx, [calibration.get(name) for name in bundle.findings], own)
+    del graph.node[:]
+    graph.node.extend([*kept, *nodes])
+    graph.initializer.extend(constants)
+    _prune(graph)
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, properties | {"medsd.version": json.dumps(version)})
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise BundleError(f"{path.name}: the changed graph is none: {str(error).splitlines()[0]}") from None
+    onnx.save(model, path)
+
+
+def compare_graphs(
+    bundle: Bundle, path: Path, calibration: Mapping[str, Calibration], *, precision: Precision = "float32"
+) -> tuple[dict[str, float], int]:
+    """Hold a changed graph against the bundle's of the same precision on made-up studies.
+
+    Returns:
+        the largest absolute difference of each output but the probabilities, and on how many readings.
+
+    Raises:
+        BundleError: one of them changed, or the probabilities are not those of the new calibration.
+    """
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    feed, found = _studies(bundle), []
+    for model in (bundle.graph_path(precision), path):
+        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        names = [entry.name for entry in session.get_outputs()]
+        found.append(dict(zip(names, session.run(names, feed), strict=True)))
+    old, new = found
+    differences = {name: float(np.abs(new[name] - old[name]).max()) for name in old if name != "probabilities"}
+    for name, difference in differences.items():
+        if not difference <= TOLERANCE * max(1.0, float(np.abs(old[name]).max())):
+            raise BundleError(f"{path.name}: output '{name}' changed by {difference:.2g}; only probabilities may")
+    expected = calibrated(new["logits"], calibration, bundle.findings.names)
+    worst = largest_gap(new["probabilities"], expected)
+    if not worst <= 10 * TOLERANCE:
+        raise BundleError(f"{path.name}: the probabilities differ from the new calibration by {worst:.2g}")
+    return differences, _READINGS
+
+
+def largest_gap(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
+    """The largest absolute difference; none where both are NaN, NaN where only one of them is."""
+    return float(np.where(np.isnan(first) & np.isnan(second), 0.0, np.abs(first - second)).max())
+
+
+def _tail(onnx: Any, calibration: list[Calibration | None], own: str) -> tuple[list[Any], list[Any]]:
+    """Nodes from `logits` to `probabilities`, as `medsd.export.onnx.ServingModel` computes, and their constants.
+
+    Names of values begin with `own`. None stands for a finding that was not trained.
+    """
+    hinges = [as_hinges(each or UNCALIBRATED) for each in calibration]
+    values: dict[str, npt.NDArray[Any]] = {
+        "slope": np.array([each.slope for each in hinges], np.float32),
+        "intercept": np.array([each.intercept for each in hinges], np.float32),
+    }
+    node = onnx.helper.make_node
+    nodes = [
+        node("Mul", ["logits", own + "slope"], [own + "scaled"]),
+        node("Add", [own + "scaled", own + "intercept"], [own + "straight"]),
+    ]
+    last, most = own + "straight", max(len(each.knots) for each in hinges)
+    if most:
+        values |= {name: np.zeros((len(hinges), most), np.float32) for name in ("knots", "bends")}
+        values["axis"] = np.array([2], np.int64)
+        for f, each in enumerate(hinges):
+            values["knots"][f, : len(each.knots)], values["bends"][f, : len(each.bends)] = each.knots, each.bends
+        nodes += [
+            node("Unsqueeze", ["logits", own + "axis"], [own + "column"]),
+            node("Sub", [own + "column", own + "knots"], [own + "beyond"]),
+            node("Relu", [own + "beyond"], [own + "hinges"]),
+            node("Mul", [own + "hinges", own + "bends"], [own + "bent"]),
+            node("ReduceSum", [own + "bent", own + "axis"], [own + "sum"], keepdims=0),
+            node("Add", [last, own + "sum"], [own + "log_odds"]),
+        ]
+        last = own + "log_odds"
+    if None in calibration:
+        values["trained"] = np.array([np.nan if each is None else 1 for each in calibration], np.float32)
+        nodes.append(node("Sigmoid", [last], [own + "all"]))
+        nodes.append(node("Mul", [own + "all", own + "trained"], ["probabilities"]))
+    else:
+        nodes.append(node("Sigmoid", [last], ["probabilities"]))
+    return nodes, [onnx.numpy_helper.from_array(value, own + name) for name, value in values.items()]
+
+
+def _prune(graph: Any) -> None:
+    """Take out nodes, constants and shapes that lead to no output, among them an earlier calibration's."""
+    needed = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(graph.node):  # in the order of computation, so one pass is enough
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= set(node.input)
+    values = {name for node in kept for name in node.output}
+    constants = [constant for constant in graph.initializer if constant.name in needed]
+    shapes = [value for value in graph.value_info if value.name in values]
+    copies = [[*reversed(kept)], constants, shapes]
+    for field, content in zip((graph.node, graph.initializer, graph.value_info), copies, strict=True):
+        fresh = [type(item).FromString(item.SerializeToString()) for item in content]
+        del field[:]
+        field.extend(fresh)
+
+
+def _studies(bundle: Bundle) -> dict[str, npt.NDArray[Any]]:
+    """Made-up inputs of the bundle's graph, seeded."""
+    d, rng = bundle.description, np.random.default_rng(0)
+    side = d.pixels.size
+    feeds: dict[str, npt.NDArray[Any]] = {"pixels": rng.random((_READINGS, 1, side, side), dtype=np.float32)}
+    if d.note is not None:
+        tokens = rng.integers(0, 4, (_READINGS, d.note.max_tokens))  # of any vocabulary
+        ones = np.ones(_READINGS, np.float32)
+        feeds |= {"has_image": ones, "note_ids": tokens, "note_mask": np.ones_like(tokens), "has_note": ones}
+    return {name: feeds[name] for name in d.inputs}

@@ -1,0 +1,1 @@
+"""A bundle on the studies of another hospital: measured, and calibrated anew."""

@@ -1,0 +1,1 @@
+"""Which studies to label next."""

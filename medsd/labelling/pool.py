@@ -1,0 +1,341 @@
+"""`medsd suggest`: films behind a bundle, or the studies of a run, as a list of what to label next.
+
+`suggest_films` serves: it reads films through the bundle's ONNX graph and needs no torch. `suggest_studies` takes what
+a training run has written of its own studies. Both end in `write_list`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medsd.bundle.layout import Bundle
+from medsd.calibration.types import OperatingPoint
+from medsd.cases.index import CaseIndex
+from medsd.cases.manage import hasher_of
+from medsd.dicom.gate import GatePolicy
+from medsd.errors import DataError
+from medsd.findings import FindingSet
+from medsd.inference.predict import Predictor, Study
+from medsd.inference.session import ProviderChoice
+from medsd.labelling.suggest import Pool, Suggestion, Weights, finding_uncertainty, suggest
+from medsd.pipeline.folder import Run
+from medsd.preprocessing.decode import Decoder, decode_all
+from medsd.privacy import KeyedHasher
+from medsd.progress import Progress
+from medsd.scoring.batch import read_safely
+from medsd.scoring.inputs import expand_inputs
+from medsd.scoring.table import printable, write_table
+from medsd.settings import Settings
+from medsd.studies.manifest import Manifest
+from medsd.training.pseudo_labels import is_labelled
+
+log = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[np.float64]
+COLUMNS = ("rank", "path", "score", "uncertainty", "diversity", "rarity", "unsure", "study_key", "patient_key")
+SKIPPED_COLUMNS = ("path", "reason", "message")
+LABELLED = "labelled"  # a reason beside those of the gate
+_UNSURE = 3  # findings named at most
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class ListSummary:
+    """What became of a list.
+
+    Attributes:
+        out: the list; skipped: the table of what was left out, "" for none.
+        suggested, pool, labelled, refused: numbers of studies.
+    """
+
+    out: str
+    skipped: str
+    suggested: int
+    pool: int
+    labelled: int
+    refused: int
+
+    def line(self) -> str:
+        """The summary as a sentence."""
+        left = (
+            f"; left out: {self.labelled} labelled, {self.refused} refused, see {self.skipped}" if self.skipped else ""
+        )
+        return f"{self.suggested} of {self.pool} studies suggested in {self.out}{left}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary for a program."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Study:
+    """What is kept of a study that was read: nothing but numbers, keys and, where it is left out, why."""
+
+    path: str
+    study_key: str = ""
+    patient_key: str = ""
+    probs: npt.NDArray[np.float32] | None = None
+    embedding: npt.NDArray[np.float32] | None = None
+    reason: str = ""
+    message: str = ""
+    study_keys: tuple[str, ...] = ()  # all under which it may be a case
+    patient_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Cases:
+    """What a bundle's index has of the labelled: label sets (M, F), places (M, D), and keys."""
+
+    labels: FloatArray
+    embeddings: FloatArray
+    studies: frozenset[str] = field(default_factory=frozenset)
+    patients: frozenset[str] = field(default_factory=frozenset)
+
+
+def suggest_films(
+    bundle: Bundle | Path | str,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    count: int,
+    labelled: Path | None = None,
+    seed: int = 0,
+    weights: Weights | None = None,
+    workers: int = 1,
+    provider: ProviderChoice = "auto",
+    policy: GatePolicy | None = None,
+    hasher: KeyedHasher | None = None,
+    progress: bool = False,
+) -> ListSummary:
+    """Write which of `inputs` to label next.
+
+    Args:
+        bundle: an opened bundle, or its folder; its cases, where it has some, are what is labelled.
+        inputs: as for `medsd.scoring.batch.score`.
+        out: .csv; what was left out, and why, goes beside it as `<name>.skipped.csv`.
+        count: how many studies, at most one of a patient.
+        labelled: a text list (.txt, .lst) of films, or one film or folder, labelled beside the cases. They are read,
+            too, so that what is suggested lies far from them, but never suggested; their findings count as predicted.
+        seed: of the draw.
+        weights: see `medsd.labelling.suggest.Weights`.
+        workers, provider, policy, progress: as for `medsd.scoring.batch.score`.
+        hasher: makes the keys; by default `medsd.cases.manage.hasher_of`.
+
+    Raises:
+        DataError: an input does not exist, the output cannot be used, or nothing is left to choose from.
+        BundleError: no bundle, or an altered one, or cases of another model.
+    """
+    _check_output(out)
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    known_paths = expand_inputs([labelled]) if labelled else []
+    resolved = {path.resolve() for path in known_paths}
+    paths = expand_inputs(list(inputs), leave_out=[out, skipped_path(out)])
+    paths = [path for path in paths if path.resolve() not in resolved]
+    about = opened.description
+    own = hasher or hasher_of(opened)
+    cases = _read_cases(opened)
+    predictor = Predictor(opened, provider=provider, policy=policy)
+    decoder = Decoder(about.pixels, predictor.policy, own)
+    with Progress(len(known_paths) + len(paths), wanted=progress) as shown:
+        listed = list(_read(predictor, decoder, known_paths, workers, shown))
+        studies = list(_read(predictor, decoder, paths, workers, shown))
+    patients = cases.patients | {key for study in listed for key in study.patient_keys if key}
+    studies = [_judged(study, cases.studies, patients, own) for study in studies]
+    beside = [study for study in listed if study.probs is not None and not _is_case(study, cases.studies, own)]
+    labels, places = _stacked(beside, len(opened.findings), about.embedding_size)
+    return _write(
+        out,
+        [study for study in studies if not study.reason],
+        [study for study in studies if study.reason],
+        _Cases(np.concatenate([cases.labels, labels]), np.concatenate([cases.embeddings, places])),
+        _thresholds(opened.findings, about.operating_points),
+        opened.findings,
+        count=count,
+        seed=seed,
+        weights=weights,
+    )
+
+
+def suggest_studies(
+    settings: Settings, out: Path, *, count: int, seed: int = 0, weights: Weights | None = None
+) -> ListSummary:
+    """Write which unlabelled training studies of a run to label next, from what the run wrote of them.
+
+    Args:
+        settings: of the run, which is calibrated (`medsd calibrate`); labelled are the training studies of which at
+            least one finding is known, to choose from are the others.
+        out, count, seed, weights: as for `suggest_films`.
+
+    Raises:
+        DataError: the run has not come that far, or no training study is unlabelled.
+    """
+    from safetensors.numpy import load_file
+
+    from medsd.calibration.fit import calibrated
+
+    _check_output(out)
+    run = Run(settings)
+    manifest, (calibration, points) = Manifest.read(run.manifest), run.read_calibration()
+    outputs = load_file(run.outputs)
+    names = manifest.findings.names
+    probs = calibrated(outputs["logits"], calibration, names)
+    rows = manifest.rows("train")
+    known = is_labelled(manifest.labels[rows])
+    table, taught = manifest.table, rows[known]
+    patients = set(manifest.patients[taught])
+    keys = [(str(table["study"][row]), str(table["patient"][row])) for row in rows[~known]]
+    studies = [
+        _Study(str(table["path"][row]), study, patient, probs[row], outputs["embeddings"][row])
+        for row, (study, patient) in zip(rows[~known], keys, strict=True)
+        if patient not in patients
+    ]
+    return _write(
+        out,
+        studies,
+        [],
+        _Cases(manifest.labels[taught].astype(np.float64), outputs["embeddings"][taught].astype(np.float64)),
+        _thresholds(manifest.findings, points),
+        manifest.findings,
+        count=count,
+        seed=seed,
+        weights=weights,
+    )
+
+
+def skipped_path(out: Path) -> Path:
+    """Where the films that were left out are listed."""
+    return out.with_name(f"{out.stem}.skipped.csv")
+
+
+def _check_output(out: Path) -> None:
+    if out.suffix.lower() != ".csv":
+        raise DataError(f"{out}: the list is written as CSV; give the output the ending .csv")
+
+
+def _read_cases(bundle: Bundle) -> _Cases:
+    """The bundle's cases; a bundle without an index has none."""
+    size, findings = bundle.description.embedding_size, list(bundle.findings)
+    if not bundle.cases_path.is_dir():
+        log.warning("%s has no cases: nothing is known to be labelled but what --labelled names", bundle.label)
+        return _Cases(np.zeros((0, len(findings))), np.zeros((0, size)))
+    index = CaseIndex.open(bundle.cases_path, model_sha256=bundle.model_sha256)
+    table = index.table()
+    labels = table[findings].to_numpy(dtype=np.float64)
+    keys = (frozenset(table[column]) - {""} for column in ("study_key", "patient_key"))
+    return _Cases(labels, index.embeddings().astype(np.float64), *keys)
+
+
+def _read(
+    predictor: Predictor, decoder: Decoder, paths: Sequence[Path], workers: int, shown: Progress
+) -> Iterator[_Study]:
+    films = decode_all(paths, decoder, workers=workers, ahead=2 * _BATCH)
+    while portion := list(islice(films, _BATCH)):
+        predictions = read_safely(predictor, [Study(film) for _, film in portion])
+        shown.advance(len(portion))
+        for (path, _), said in zip(portion, predictions, strict=True):
+            told = printable(said.message.removeprefix(f"{path.name}: "))
+            reason, message = (said.reason, told) if said.refused else ("", "")
+            yield _Study(
+                printable(path),
+                said.study_key,
+                said.patient_key,
+                said.values,
+                said.embedding,
+                reason,
+                message,
+                said.study_keys,
+                said.patient_keys,
+            )
+
+
+def _judged(study: _Study, labelled: frozenset[str], patients: frozenset[str], hasher: KeyedHasher) -> _Study:
+    """`study`, left out where it or its patient is labelled already."""
+    if study.reason:
+        return study
+    if _is_case(study, labelled, hasher):
+        return replace(study, reason=LABELLED, message="This study is among the labelled ones.")
+    if not patients.isdisjoint(study.patient_keys):
+        return replace(study, reason=LABELLED, message="A study of this patient is among the labelled ones.")
+    return study
+
+
+def _is_case(study: _Study, labelled: frozenset[str], hasher: KeyedHasher) -> bool:
+    """By the header's study, or, as for the app's --images, by the name of the file."""
+    return not labelled.isdisjoint({*study.study_keys, *hasher.study_keys(Path(study.path).stem)})
+
+
+def _thresholds(findings: FindingSet, points: Mapping[str, OperatingPoint]) -> FloatArray:
+    found = [points[name].threshold if name in points else None for name in findings]
+    return np.array([np.nan if value is None else value for value in found])
+
+
+def _stacked(studies: Sequence[_Study], findings: int, size: int) -> tuple[FloatArray, FloatArray]:
+    """Probabilities (N, F) and embeddings (N, D)."""
+    probs = np.array([study.probs for study in studies], dtype=np.float64).reshape(-1, findings)
+    return probs, np.array([study.embedding for study in studies], dtype=np.float64).reshape(-1, size)
+
+
+def _write(
+    out: Path,
+    studies: Sequence[_Study],
+    skipped: Sequence[_Study],
+    labelled: _Cases,
+    thresholds: FloatArray,
+    findings: FindingSet,
+    *,
+    count: int,
+    seed: int,
+    weights: Weights | None,
+) -> ListSummary:
+    """Choose, and write the list and what was left out."""
+    beside = skipped_path(out)
+    if skipped:
+        write_table(
+            beside, [{name: getattr(study, name) for name in SKIPPED_COLUMNS} for study in skipped], SKIPPED_COLUMNS
+        )
+    else:
+        beside.unlink(missing_ok=True)
+    if not studies:
+        why = f"all {len(skipped)} are labelled or refused, see {beside}" if skipped else "every one is labelled"
+        raise DataError(f"there is no study to choose from: {why}")
+    weights = weights or Weights()
+    probs, embeddings = _stacked(studies, len(findings), labelled.embeddings.shape[1])
+    taught = ~np.isnan(probs).all(axis=0)  # of a finding that was not, there is nothing to be unsure of
+    names: list[str] = np.array(findings.names)[taught].tolist()
+    probs, thresholds = probs[:, taught], thresholds[taught]
+    patients = np.array([study.patient_key for study in studies], dtype=str)
+    pool = Pool(probs, embeddings, patients, labelled.labels[:, taught], labelled.embeddings, thresholds)
+    chosen = suggest(pool, count, seed=seed, weights=weights)
+    unsure = finding_uncertainty(probs, measure=weights.measure, thresholds=thresholds)
+    rows = [_row(rank, each, studies[each.row], unsure[each.row], names) for rank, each in enumerate(chosen, start=1)]
+    write_table(out, rows, COLUMNS)
+    known = sum(study.reason == LABELLED for study in skipped)
+    return ListSummary(
+        out=str(out),
+        skipped=str(beside) if skipped else "",
+        suggested=len(rows),
+        pool=len(studies),
+        labelled=known,
+        refused=len(skipped) - known,
+    )
+
+
+def _row(rank: int, chosen: Suggestion, study: _Study, unsure: FloatArray, names: Sequence[str]) -> dict[str, Any]:
+    most = np.argsort(-unsure, kind="stable")[:_UNSURE]
+    numbers = {name: round(getattr(chosen, name), 6) for name in ("score", "uncertainty", "diversity", "rarity")}
+    return {
+        "rank": rank,
+        "path": study.path,
+        **numbers,
+        "unsure": "|".join(names[f] for f in most),
+        "study_key": study.study_key,
+        "patient_key": study.patient_key,
+    }

@@ -1,0 +1,1 @@
+"""Figures from arrays: discrimination, calibration, retrieval, intervals and tests."""

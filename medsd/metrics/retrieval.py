@@ -1,0 +1,365 @@
+"""How well the learned space finds similar cases, in the set algebra of the loss and in the figures of the literature.
+
+Start at `measure_retrieval`. The query's own patient is never among the neighbours. nDCG and recall of the first k
+neighbours take the Jaccard overlap of the known findings as gain, by the set algebra of the loss
+(`medsd.sd.relations`). `Rankings` holds the figures of published image retrieval. These are computed here, because a
+bundle is measured without torch, which torchmetrics needs; the tests hold every one of them against torchmetrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from medsd.errors import DataError
+from medsd.metrics.intervals import Interval, Resamples, bootstrap
+from medsd.metrics.metrics import FloatArray
+from medsd.sd.relations import LabelPairs, PairCounts
+
+_BLOCK = 2_000_000  # pairs in memory at a time
+FIGURES = ("Chance", "P@1", "P@5", "P@10", "mAP", "Recall@5", "Hit@5", "nDCG@10", "nDCG@100")
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Studies in the learned space.
+
+    Attributes:
+        embeddings: (N, D) of any length; they are compared by cosine.
+        target: (N, F) 1, 0 or NaN for unknown.
+        patients: (N,) patient keys.
+    """
+
+    embeddings: npt.NDArray[np.floating]
+    target: npt.NDArray[np.floating]
+    patients: Sequence[str] | npt.NDArray[np.str_]
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.embeddings), len(self.target), len(self.patients)}
+        if len(lengths) != 1 or np.ndim(self.embeddings) != 2 or np.ndim(self.target) != 2:
+            raise DataError(
+                f"embeddings {np.shape(self.embeddings)}, target {np.shape(self.target)} and {len(self.patients)} "
+                "patients do not belong together; each needs one row for each image"
+            )
+        if not np.isfinite(self.embeddings).all():
+            raise DataError("embeddings: a value is NaN or infinite; look for images that the model could not read")
+
+
+@dataclass(frozen=True)
+class QueryScores:
+    """The scores of each query, (Q,) each, NaN for a query to which nothing in the index is relevant.
+
+    Attributes:
+        ndcg: Σ_r gain_r / log2(r + 1) over the first k, divided by that of the best order (Järvelin and
+            Kekäläinen 2002).
+        recall: relevant cases among the first k over min(k, relevant cases in the index); relevant is any overlap.
+        random_ndcg, random_recall: what a random order gives on average, in closed form.
+    """
+
+    ndcg: FloatArray
+    recall: FloatArray
+    random_ndcg: FloatArray
+    random_recall: FloatArray
+
+
+class Ranked(BaseModel):
+    """The mean figures of some queries.
+
+    Attributes:
+        queries: in the means.
+        without_relevant: queries left out because nothing in the index is relevant to them.
+        figures: by the names of `FIGURES`, each in 0…1 and as `score_rankings` defines it. None has a value where the
+            queries are of too few patients.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    queries: int
+    without_relevant: int
+    figures: dict[str, Interval]
+
+
+class Rankings(BaseModel):
+    """The figures of published image retrieval, by what the query has.
+
+    Attributes:
+        images: all queries.
+        with_finding, without_finding: the same ranking and relevance, of those with a known finding and of the others.
+        findings: by finding name; the queries have the finding, and so must a relevant case.
+        mean: by figure, the unweighted mean of `findings` that can be told.
+        over: how many those are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images: Ranked
+    with_finding: Ranked
+    without_finding: Ranked
+    findings: dict[str, Ranked]
+    mean: dict[str, Interval]
+    over: int
+
+
+class RetrievalReport(BaseModel):
+    """Means over the queries with patient-level intervals.
+
+    Attributes:
+        k: neighbours looked at.
+        queries: queries in the means.
+        without_relevant: queries left out because no case of another patient shares a known finding with them (or,
+            for a normal query, is normal).
+        index: cases in the index.
+        gain_over_random: nDCG minus that of the random order, on the same resamples.
+        rankings: None where the findings were not named.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    k: int
+    queries: int
+    without_relevant: int
+    index: int
+    ndcg: Interval
+    recall: Interval
+    random_ndcg: Interval
+    random_recall: Interval
+    gain_over_random: Interval
+    rankings: Rankings | None = None
+
+
+def measure_retrieval(
+    queries: Cases,
+    index: Cases,
+    *,
+    k: int = 10,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    names: Sequence[str] = (),
+    few: int = 10,
+) -> RetrievalReport:
+    """nDCG@k and recall@k of `queries` against `index`, each with interval, and a random order's for comparison.
+
+    Args:
+        queries: usually the test split.
+        index: usually the training split; where it holds a query's own patient, those cases are skipped.
+        k: how many neighbours are looked at.
+        resamples, confidence, seed: of the bootstrap over the queries' patients.
+        names: of the F findings in column order; with them, `Rankings` are measured, too.
+        few: queries of fewer patients are «too few to tell» in `Rankings`.
+
+    Raises:
+        DataError: embeddings or labels of different width, or k below 1.
+    """
+    scores = score_queries(queries, index, k=k)
+    means = _Means(np.asarray(queries.patients, dtype=np.str_), resamples, confidence, seed)
+    columns = (scores.ndcg, scores.recall, scores.random_ndcg, scores.random_recall, scores.ndcg - scores.random_ndcg)
+    ndcg, recall, random_ndcg, random_recall, gain = means.of(np.column_stack(columns)[None])
+    counted = ~np.isnan(scores.ndcg)
+    return RetrievalReport(
+        k=k,
+        queries=int(counted.sum()),
+        without_relevant=int((~counted).sum()),
+        index=len(index.embeddings),
+        ndcg=ndcg,
+        recall=recall,
+        random_ndcg=random_ndcg,
+        random_recall=random_recall,
+        gain_over_random=gain,
+        rankings=_rankings(queries, index, names, means, few) if names else None,
+    )
+
+
+def _rankings(queries: Cases, index: Cases, names: Sequence[str], means: _Means, few: int) -> Rankings:
+    overall, by_finding = score_rankings(queries, index)
+    has = np.asarray(queries.target) == 1  # (Q, F)
+    with_finding = has.any(1)
+
+    def ranked(values: FloatArray, asked: npt.NDArray[np.bool_]) -> Ranked:
+        values = np.where(asked[:, None], values, np.nan)
+        counted = int((~np.isnan(values[:, 0])).sum())
+        figures = dict(zip(FIGURES, means.of(values[None], few=few, bounds=(0, 1)), strict=True))
+        return Ranked(queries=counted, without_relevant=int(asked.sum()) - counted, figures=figures)
+
+    return Rankings(
+        images=ranked(overall, np.ones(len(has), dtype=bool)),
+        with_finding=ranked(overall, with_finding),
+        without_finding=ranked(overall, ~with_finding),
+        findings={name: ranked(by_finding[f], has[:, f]) for f, name in enumerate(names)},
+        mean=dict(zip(FIGURES, means.of(by_finding, few=few, bounds=(0, 1)), strict=True)),
+        over=int(means.told(by_finding, few).sum()),
+    )
+
+
+@dataclass(frozen=True)
+class _Means:
+    """Means over queries (Q,) of these patients, with intervals; a query without a value (NaN) is left out."""
+
+    patients: npt.NDArray[np.str_]
+    resamples: int
+    confidence: float
+    seed: int
+
+    def told(self, values: FloatArray, few: int) -> npt.NDArray[np.bool_]:
+        """Which of the layers (L,) of values (L, Q, K) have queries of `few` patients or more."""
+        return self._of_patients(values) >= max(1, few)
+
+    def of(
+        self, values: FloatArray, *, few: int = 1, bounds: tuple[float, float] = (-np.inf, np.inf)
+    ) -> tuple[Interval, ...]:
+        """The means (K,) of values (L, Q, K) over the queries, then over the layers that can be told."""
+        told = self.told(values, few)
+        if not told.any():
+            return (Interval(),) * values.shape[2]
+        cases, values = int(self._of_patients(values)[told].min()), values[told]
+        some = ~np.isnan(values[:, :, 0]).all(0)
+        counted = (~np.isnan(values[:, some, 0])).astype(np.float64)  # (L, Q')
+        filled = np.nan_to_num(values[:, some])
+
+        def statistic(weights: FloatArray) -> FloatArray:
+            number = (counted @ weights.T)[:, :, None]  # (L, R, 1)
+            means: FloatArray = _where(number > 0, weights @ filled, number).mean(0)
+            return means
+
+        drawn = Resamples.draw(self.patients[some], self.resamples, self.seed)
+        return bootstrap(statistic, drawn, self.confidence, bounds, cases)
+
+    def _of_patients(self, values: FloatArray) -> npt.NDArray[np.int64]:
+        return np.array([len(np.unique(self.patients[~np.isnan(layer[:, 0])])) for layer in values])
+
+
+def score_queries(queries: Cases, index: Cases, *, k: int = 10) -> QueryScores:
+    """The scores of each query; see `QueryScores`. Equal similarities come in the order of the index."""
+    if k < 1:
+        raise DataError(f"k is {k}; look at one neighbour or more")
+    blocks = [
+        _score_block(similarity, counts.jaccard() * allowed, allowed, k)
+        for _, similarity, allowed, counts in _blocks(queries, index)
+    ]
+    return QueryScores(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
+
+
+def score_rankings(queries: Cases, index: Cases) -> tuple[FloatArray, FloatArray]:
+    """The figures of published image retrieval of each query, over the whole ranking of the other patients' cases.
+
+    Over all findings a case is relevant that shares a known finding with the query, or has none as the query has none;
+    its gain is 2^r − 1 for r shared findings, 1 for two without (Zhao et al., CVPR 2015, on multi-label retrieval, who
+    have no image without labels). For one finding, the queries have it, and a case is relevant (gain 1) that has it. As
+    in `medsd.sd.relations`, only what is known on both sides counts: a case whose label is unknown is not relevant.
+
+    - Chance: relevant cases over all cases, the precision of a random order.
+    - P@k: precision, relevant cases among the first k, over k.
+    - mAP: average precision, the mean of the precision at the rank of every relevant case.
+    - Recall@5: relevant cases among the first 5, over all that are relevant; small in a large index.
+    - Hit@5: 1 if one of the first 5 is relevant, which metric learning calls Recall@5 (Oh Song et al., CVPR 2016).
+    - nDCG@k: Σ_i gain_i / log2(i + 1) over the first k, divided by that of the best order.
+
+    Returns:
+        (Q, K) over all findings and (F, Q, K) for each finding, in the order of `FIGURES`; NaN where nothing in the
+        index is relevant, and where a query does not have the finding.
+    """
+    has, present = np.asarray(queries.target) == 1, np.asarray(index.target) == 1
+    number, findings = has.shape
+    overall, by_finding = (np.full((*shape, number, len(FIGURES)), np.nan) for shape in ((), (findings,)))
+    for rows, similarity, allowed, counts in _blocks(queries, index):
+        order = np.argsort(-similarity, axis=1, kind="stable")
+        shared = counts.shared if counts.both_empty is None else counts.shared + counts.both_empty
+        cases = allowed.sum(1)
+        overall[rows] = _figures(np.take_along_axis((2**shared - 1) * allowed, order, axis=1), cases)
+        for f in range(findings):
+            asked = np.flatnonzero(has[rows, f])
+            relevant = np.take_along_axis(present[:, f] & allowed[asked], order[asked], axis=1)
+            by_finding[f, rows][asked] = _figures(relevant.astype(np.float64), cases[asked])
+    return overall, by_finding
+
+
+def _figures(gain: FloatArray, cases: npt.NDArray[np.int64]) -> FloatArray:
+    """`FIGURES` (r, K) of gains (r, M) in the order of the ranking, of which the first `cases` (r,) are candidates."""
+    length = gain.shape[1]
+    relevant = gain > 0
+    hits = np.cumsum(relevant, axis=1)
+    total = hits[:, -1]
+    precisions = (hits / np.arange(1, length + 1) * relevant).sum(1)
+    first = {k: hits[:, min(k, length) - 1] for k in (1, 5, 10)}
+    columns = [
+        _where(cases > 0, total, cases),
+        *(found / k for k, found in first.items()),
+        *(_where(total > 0, part, total) for part in (precisions, first[5])),
+        first[5] > 0,
+        *(_ndcg(gain, k) for k in (10, 100)),
+    ]
+    return np.where(total[:, None] > 0, np.column_stack(columns), np.nan)
+
+
+def _ndcg(gain: FloatArray, k: int) -> FloatArray:
+    """nDCG (r,) of the first k of gains (r, M) in the order of the ranking."""
+    k = min(k, gain.shape[1])
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    best = np.take_along_axis(gain, _largest(gain, k), axis=1) @ discount
+    return _where(best > 0, gain[:, :k] @ discount, best)
+
+
+def _blocks(queries: Cases, index: Cases) -> Iterator[tuple[slice, FloatArray, npt.NDArray[np.bool_], PairCounts]]:
+    """Rows of the queries, with (r, M) cosines (−∞ for the own patient's cases), other patients' cases, and set sizes.
+
+    Raises:
+        DataError: embeddings or labels of different width, or none.
+    """
+    if len(queries.embeddings) == 0 or len(index.embeddings) == 0:
+        raise DataError("retrieval needs one query and one case or more; a split is empty")
+    if np.shape(queries.embeddings)[1] != np.shape(index.embeddings)[1]:
+        raise DataError(
+            f"queries have {np.shape(queries.embeddings)[1]} dimensions and the index {np.shape(index.embeddings)[1]}; "
+            "both must come from the same model"
+        )
+    pairs = LabelPairs(np.asarray(queries.target, dtype=np.float64), np.asarray(index.target, dtype=np.float64))
+    to, those = _unit(queries.embeddings), _unit(index.embeddings)
+    both = np.concatenate([np.asarray(cases.patients, dtype=np.str_) for cases in (queries, index)])
+    patients, own = np.split(np.unique(both, return_inverse=True)[1], [len(to)])
+    step = max(1, _BLOCK // len(those))
+    for start in range(0, len(to), step):
+        rows = slice(start, start + step)
+        allowed = patients[rows, None] != own  # (r, M)
+        yield rows, np.where(allowed, to[rows] @ those.T, -np.inf), allowed, pairs.counts(rows)
+
+
+def _score_block(
+    similarity: FloatArray, gain: FloatArray, allowed: npt.NDArray[np.bool_], k: int
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """nDCG, recall and their expectations in a random order, (r,) each, of queries (r, M)."""
+    k = min(k, gain.shape[1])
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    first = _largest(similarity, k)
+    found = np.take_along_axis(gain, first, axis=1)  # (r, k); a case that is not allowed has gain 0
+    best = np.take_along_axis(gain, _largest(gain, k), axis=1) @ discount
+    number, relevant = allowed.sum(1), (gain > 0).sum(1)
+    some = relevant > 0
+    # In a random order of n cases each of the first min(k, n) places has the mean gain.
+    places = np.minimum(k, number)
+    mean_discount = np.concatenate([[0.0], np.cumsum(discount)])[places]
+    return (
+        _where(some, found @ discount, best),
+        _where(some, (found > 0).sum(1), np.minimum(k, relevant)),
+        _where(some, gain.sum(1) * mean_discount, number * best),
+        _where(some, relevant * places, number * np.minimum(k, relevant)),
+    )
+
+
+def _largest(values: FloatArray, k: int) -> npt.NDArray[np.intp]:
+    """Columns (r, k) of the k largest values of each row, the largest first."""
+    columns = np.sort(np.argpartition(-values, k - 1, axis=1)[:, :k], axis=1)  # sorted, so that ties keep the order
+    order = np.argsort(-np.take_along_axis(values, columns, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(columns, order, axis=1)
+
+
+def _where(some: npt.NDArray[np.bool_], part: npt.ArrayLike, whole: npt.ArrayLike) -> FloatArray:
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=some)
+
+
+def _unit(embeddings: npt.ArrayLike) -> FloatArray:
+    vectors = np.asarray(embeddings, dtype=np.float64)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,83 @@
+"""The out-of-distribution check of a new bundle, judged on test films and on the same films made unsuitable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import load_file
+
+from medsd.bundle import layout
+from medsd.evaluation.distribution import AS_THEY_ARE, DISTRIBUTION, measure_distribution, unsuitable
+from medsd.export.onnx import ServingModel, input_names
+from medsd.inference.out_of_distribution import Reference
+from medsd.metrics.two_samples import tell_apart
+from medsd.pipeline.folder import Run
+from medsd.preprocessing.pixels import to_batch
+from medsd.studies.manifest import Manifest
+from medsd.training.loaders import StudyArrays, plain_batches
+
+MOST_FILMS = 150  # each is read four times more
+_EMBEDDING = layout.OUTPUTS.index("embedding")
+
+Outputs = dict[str, npt.NDArray[np.float32]]
+
+
+def image_embeddings(outputs: Outputs) -> npt.NDArray[np.float32]:
+    """(N, D): films come with a note and without, so every second one is taken without."""
+    embeddings = outputs["embeddings"]
+    if "embeddings_image" not in outputs:
+        return embeddings
+    return np.where(np.arange(len(embeddings))[:, None] % 2, outputs["embeddings_image"], embeddings)
+
+
+def judge_distribution(
+    run: Run,
+    folder: Path,
+    description: layout.OutOfDistribution,
+    manifest: Manifest,
+    arrays: StudyArrays,
+    serving: ServingModel,
+    outputs: Outputs,
+) -> None:
+    """Write evaluation_distribution.json into the bundle that is made in `folder`; nothing without test films."""
+    assert arrays.pixels is not None
+    settings, seed = run.settings.evaluation, run.settings.seed
+    doubt: dict[str, Any] = {"confidence": settings.confidence, "resamples": settings.bootstrap, "seed": seed}
+    train, test = (rows[arrays.has_image[rows]] for rows in (manifest.rows("train"), manifest.rows("test")))
+    if not len(test):
+        return
+    embeddings = image_embeddings(outputs)
+    firsts = [embeddings[_one_a_patient(rows, manifest.patients, seed)] for rows in (train, test)]
+    apart = tell_apart(*firsts, **doubt)
+    reference = Reference.from_arrays(description, load_file(folder / layout.OUT_OF_DISTRIBUTION))
+    rows = test[np.unique(np.linspace(0, len(test) - 1, min(len(test), MOST_FILMS)).astype(int))]
+    films = np.asarray(arrays.pixels[rows])
+    values = {AS_THEY_ARE: reference.values(films, embeddings[rows])}
+    for name, changed in unsuitable(films).items():
+        values[name] = reference.values(changed, _embeddings(serving, arrays, rows, changed))
+    report = measure_distribution(values, manifest.patients[rows], told_apart=apart, **doubt)
+    report.write(folder / DISTRIBUTION)
+
+
+def _one_a_patient(rows: npt.NDArray[np.int64], patients: npt.NDArray[np.str_], seed: int) -> npt.NDArray[np.int64]:
+    order = np.random.default_rng(seed).permutation(rows)
+    return order[np.unique(patients[order], return_index=True)[1]]
+
+
+def _embeddings(
+    serving: ServingModel, arrays: StudyArrays, rows: npt.NDArray[np.int64], films: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.float32]:
+    """(N, D) of changed films, read without notes."""
+    names, found, start = input_names(serving.model), [], 0
+    for inputs in plain_batches(arrays, rows, use_image=True, use_note=False):
+        feed = {name: getattr(inputs, name) for name in names}
+        count = len(feed["pixels"])
+        feed["pixels"] = torch.from_numpy(to_batch(list(films[start : start + count])))
+        start += count
+        with torch.inference_mode():
+            found.append(serving(**feed)[_EMBEDDING].numpy())
+    return np.concatenate(found)

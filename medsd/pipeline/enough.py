@@ -1,0 +1,90 @@
+"""Whether there are enough studies to train on, said before the training and not by a nan after it."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from medsd.errors import DataError
+from medsd.metrics.metrics import class_counts
+from medsd.studies.manifest import SPLITS, Manifest
+
+log = logging.getLogger(__name__)
+
+_WHY = {
+    "train": "hardly learned",
+    "validation": "no threshold, so that every call is undecided",
+    "test": "not measured",
+}
+
+
+def not_trained(manifest: Manifest) -> dict[str, str]:
+    """The findings that training cannot teach, and why: their training studies have not both a yes and a no.
+
+    A network learns to tell two classes. Without a known study of one of them its output means nothing, or is the same
+    for every study, so that no probability can be made of it.
+    """
+    labels = manifest.labels[manifest.rows("train")]
+    present, absent = class_counts(labels)
+    why = np.select(
+        [(present == 0) & (absent == 0), present == 0, absent == 0],
+        ["no training study is labelled for it", "no training study has it", "no training study is without it"],
+        "",
+    )
+    return {name: str(reason) for name, reason in zip(manifest.findings, why, strict=True) if reason}
+
+
+def check_enough(manifest: Manifest, few: int) -> None:
+    """Say how many positives each finding has in each split, and warn where they are too few.
+
+    Studies of which no label is known may be prepared, to be looked at; training refuses them.
+
+    Args:
+        manifest: of a training.
+        few: `evaluation.few`: with fewer positives or negatives than this, nothing is chosen or measured.
+
+    Raises:
+        DataError: a split has no study, or no finding is present in one training study and absent in another.
+    """
+    if np.isnan(manifest.labels).all():
+        log.warning("no label is known of any study, so that these cannot be trained on")
+        return
+    rows = {split: manifest.rows(split) for split in SPLITS}
+    if empty := [split for split in SPLITS if not len(rows[split])]:
+        raise DataError(f"no study is in {' and '.join(empty)}; {_seen(manifest)}")
+    labels, titles = manifest.labels, [manifest.findings.title(name) for name in manifest.findings]
+    present = {split: (labels[rows[split]] == 1).sum(axis=0) for split in SPLITS}
+    absent = {split: (labels[rows[split]] == 0).sum(axis=0) for split in SPLITS}
+    taught = (present["train"] > 0) & (absent["train"] > 0)
+    if not taught.any():
+        raise DataError(
+            "no finding is present in one training study and absent in another, so there is nothing to learn; check "
+            "the columns of findings, and what the settings make of uncertain and unlisted ones"
+        )
+    known = sum(present[split] + absent[split] for split in SPLITS)
+    told = [
+        f"{title} {'/'.join(str(present[split][f]) for split in SPLITS)}" for f, title in enumerate(titles) if known[f]
+    ]
+    log.info("images in %s: %s", "/".join(SPLITS), "/".join(str(len(rows[split])) for split in SPLITS))
+    log.info("positives in %s: %s", "/".join(SPLITS), ", ".join(told))
+    silent = not_trained(manifest)
+    for reason in sorted(set(silent.values())):
+        names = ", ".join(manifest.findings.title(name) for name, why in silent.items() if why == reason)
+        log.warning("no probability, as %s: %s", reason, names)
+    for split in SPLITS:
+        short = (known > 0) & taught & (np.minimum(present[split], absent[split]) < few)
+        if short.any():
+            names = ", ".join(title for title, is_short in zip(titles, short, strict=True) if is_short)
+            log.warning("fewer than %d positives or negatives in %s (%s): %s", few, split, _WHY[split], names)
+
+
+def _seen(manifest: Manifest) -> str:
+    """What the splits of the source say."""
+    counts = ", ".join(f"{split} has {count}" for split, count in manifest.counts().items() if count)
+    said = f"{counts or 'no row has a split'}; train, validation and test need studies each"
+    if strange := manifest.rejected.unknown_splits:
+        said += f". The column of splits also has {strange}: a split is train, validation (val, valid, dev) or test"
+    if manifest.rejected:
+        said += f". Left out: {manifest.rejected.counts()}"
+    return said

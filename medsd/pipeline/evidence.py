@@ -1,0 +1,167 @@
+"""What evidence maps are held against: boxes that radiologists drew.
+
+`judge_evidence` measures a bundle's maps (`medsd.networks.evidence`) beside Grad-CAM (Selvaraju et al., ICCV 2017),
+which is MONAI's, at the encoder's last feature map, and beside what needs no network (`medsd.evaluation.evidence`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.visualize import GradCAM
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from medsd.errors import DataError
+from medsd.evaluation.evidence import Boxed, EvidenceReport, Maps, centre_prior, judge, usual_place
+from medsd.networks.evidence import EvidenceHead
+from medsd.networks.fusion import StudyModel
+from medsd.pipeline.enough import not_trained
+from medsd.pipeline.evidence_head import (
+    BATCH,
+    average_evidence,
+    boxes_of_rows,
+    has_boxes,
+    image_alone,
+    image_outputs,
+    pixels_of,
+)
+from medsd.settings import Settings
+from medsd.studies.boxes import Box, read_boxes
+from medsd.studies.manifest import Manifest
+from medsd.training.loaders import StudyArrays
+
+
+class _ImageLogits(nn.Module):
+    """Logits (B, F) of pixels (B, 1, S, S) alone, as MONAI's maps want their network."""
+
+    def __init__(self, model: StudyModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model(image_alone(pixels)).logits
+
+
+def judge_evidence(
+    settings: Settings,
+    manifest: Manifest,
+    arrays: StudyArrays,
+    model: StudyModel,
+    head: EvidenceHead,
+    split: str = "test",
+) -> EvidenceReport | None:
+    """Judge the maps on the films of a split that have boxes.
+
+    Args:
+        settings: of the run.
+        manifest: its studies.
+        arrays: their pixels.
+        model: trained, on the CPU.
+        head: of its maps, as the bundle has it.
+        split: whose films are judged; the usual place of each finding comes from the training patients' boxes.
+
+    Returns:
+        None where the data set has no boxes, or too few.
+
+    Raises:
+        DataError: the table of boxes is there and cannot be read.
+    """
+    if not has_boxes(settings):
+        return None
+    boxes = read_boxes(manifest.root, manifest.findings)
+    grouped, known = (boxes_of_rows(boxes, manifest, manifest.rows(part)) for part in (split, "train"))
+    silent = not_trained(manifest)
+    grouped = {(row, name): of_film for (row, name), of_film in grouped.items() if name not in silent}
+    if not grouped:
+        return None
+    names = np.array([name for _, name in grouped])
+    rows = np.array([row for row, _ in grouped])
+    columns = np.array([manifest.findings.names.index(name) for name in names])
+    pixels = pixels_of(arrays, rows)
+    places: dict[str, list[list[Box]]] = defaultdict(list)
+    for (_, name), of_film in known.items():
+        places[name].append(of_film)
+    own = evidence_maps(model, pixels, columns, head)
+    maps: dict[str, Maps] = {
+        "evidence": own,
+        "activation map": evidence_maps(model, pixels, columns),
+        "Grad-CAM": grad_cam_maps(model, pixels, columns),
+        "usual place": usual_place(names, places),
+        "centre": centre_prior(len(names)),
+    }
+    randomised = {}
+    for name, whole in (("classifier", False), ("all weights", True)):
+        other = _randomised(model, whole=whole)
+        drawn = _random_head(head, average_evidence(other, arrays, manifest.rows("train")))
+        randomised[name] = _likeness(own, evidence_maps(other, pixels, columns, drawn))
+    boxed = Boxed(names, manifest.patients[rows], list(grouped.values()))
+    try:
+        return judge(maps, boxed, settings.evaluation, seed=settings.seed, randomised=randomised, split=split)
+    except DataError:  # too few
+        return None
+
+
+def evidence_maps(
+    model: StudyModel, pixels: Tensor, columns: npt.NDArray[np.int64], head: EvidenceHead | None = None
+) -> Maps:
+    """(N, h, w): the map of each film (N, 1, S, S) for the finding of that column, by `head` or as the model has it."""
+    one = torch.ones(1, 1, 1, 1)
+    maps = []
+    for outputs in image_outputs(model, pixels):
+        assert outputs.evidence is not None
+        maps.append(outputs.evidence if head is None else head(outputs, one))
+    return torch.cat(maps)[torch.arange(len(pixels)), torch.from_numpy(columns)].numpy()
+
+
+def grad_cam_maps(model: StudyModel, pixels: Tensor, columns: npt.NDArray[np.int64]) -> Maps:
+    """(N, h, w): MONAI's Grad-CAM at the encoder's last feature map, before it is enlarged."""
+    network = _ImageLogits(model)
+    cam = GradCAM(nn_module=network, target_layers="model.image")
+
+    def maps(part: Tensor, findings: Tensor) -> Tensor:
+        # MONAI takes one class a call, so one film at a time.
+        each = [cam.compute_map(x[None], class_idx=int(finding)) for x, finding in zip(part, findings, strict=True)]
+        return torch.cat(each)[:, 0]
+
+    with torch.inference_mode(False), torch.enable_grad():
+        return _in_batches(network, pixels.clone().requires_grad_(), columns, maps)
+
+
+def _in_batches(
+    network: nn.Module, pixels: Tensor, columns: npt.NDArray[np.int64], maps: Callable[[Tensor, Tensor], Tensor]
+) -> Maps:
+    network.eval()
+    parts = zip(pixels.split(BATCH), torch.from_numpy(columns).split(BATCH), strict=True)
+    return torch.cat([maps(part, findings).detach().float() for part, findings in parts]).numpy()
+
+
+def _randomised(model: StudyModel, *, whole: bool) -> StudyModel:
+    """The same network with weights as new: the classifier's alone, or all that can be reset."""
+    other = copy.deepcopy(model)
+    torch.manual_seed(0)
+    for module in other.modules() if whole else (other.classifier,):
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return other
+
+
+def _random_head(head: EvidenceHead, average: Tensor) -> EvidenceHead:
+    """A head that has learned nothing: pointers of the same size at random, where there are any."""
+    torch.manual_seed(1)
+    pointer = torch.randn_like(head.pointer)
+    pointer = pointer * head.pointer.norm(dim=1, keepdim=True) / pointer.norm(dim=1, keepdim=True)
+    return EvidenceHead(torch.where(head.pointer.any(dim=1)[:, None, None], 0.0, average), pointer)
+
+
+def _likeness(first: Maps, second: Maps) -> float:
+    """The mean rank correlation of the maps of the same film; a flat map is like nothing."""
+    pairs = zip(first.reshape(len(first), -1), second.reshape(len(second), -1), strict=True)
+    each = [float(spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else 0.0 for a, b in pairs]
+    return round(float(np.mean(each)), 6)

@@ -1,0 +1,202 @@
+"""From a source to arrays: the manifest, every film as model pixels, every note as token ids.
+
+Films are decoded in parallel by the very functions that serving uses (`medsd.pipeline.films`). A row that cannot be
+used, by its table or by its film, is left out and listed with its reason.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medsd.bundle.layout import NoteInput
+from medsd.errors import DataError
+from medsd.findings import FindingSet
+from medsd.pipeline.enough import check_enough
+from medsd.pipeline.films import FilmFile, decode_films, list_images
+from medsd.pipeline.near_duplicates import find_near_duplicates, keep_together, write_report
+from medsd.preprocessing.notes import NoteMask, NoteTokenizer, clean_note
+from medsd.privacy import KeyedHasher
+from medsd.settings import NoteSettings, Settings
+from medsd.studies.manifest import Manifest
+from medsd.studies.notes import mask_phrases
+from medsd.studies.protect import protect
+from medsd.studies.rejected import Rejections, TooManyRejected
+from medsd.studies.sources import read_source
+from medsd.training.loaders import Sentences, StudyArrays
+from medsd.training.sentences import sentences_of
+
+log = logging.getLogger(__name__)
+
+PAD = "[PAD]"  # BERT's, and that of every tokenizer derived from it
+NOTES = 4096  # that are tokenised at a time
+
+
+def prepare(settings: Settings, manifest_path: Path, pixels_path: Path, rejected_path: Path) -> None:
+    """Write the manifest, the pixels (uint8 (N, S, S), .npy) and the rows that were left out, with their reasons.
+
+    Beside the last stand warned.csv, what the gate lets through with a warning, and near_duplicates.csv. A run that was
+    killed goes on with the image at which it stopped. Memory: some 0.4 kB a row, and 1 kB an image for near duplicates.
+
+    Raises:
+        DataError: the source cannot be read, more than half of its rows cannot be used, or what is left cannot be
+            trained on.
+    """
+    try:
+        manifest = readable(read_source(settings), settings)
+        films = None
+        if settings.network.image is not None:
+            films = decode_films(manifest, settings.pixels, pixels_path, settings.gate)
+    except TooManyRejected as error:
+        error.rejections.write(rejected_path)
+        raise TooManyRejected(f"{error}; all of them are in {rejected_path}", error.rejections) from None
+    kept = manifest
+    if films is not None:
+        films.finish()
+        _write_warned(manifest, films, rejected_path.with_name("warned.csv"))
+        kept = manifest.without([row for row, _, _ in films.refused])
+        if settings.splits.near_duplicates:
+            kept = _without_leaks(kept, films, settings, rejected_path.with_name("near_duplicates.csv"))
+    manifest.rejected.write(rejected_path)
+    check_enough(kept, settings.evaluation.few)
+    if not settings.bundle.public:
+        kept = protect(kept, KeyedHasher.from_environment())
+    _without_findings(kept, settings).write(manifest_path)
+    log.info("%d studies kept, %d rejected (%s)", len(kept), len(manifest.rejected), rejected_path.name)
+
+
+def _without_findings(manifest: Manifest, settings: Settings) -> Manifest:
+    """The manifest without the words that name a finding, where the settings hide them: nothing later can show them."""
+    if settings.network.note is None or not settings.network.note.mask_findings:
+        return manifest
+    mask = NoteMask(_masked(settings.network.note, manifest.findings))
+    return replace(manifest, table=manifest.table.assign(note=manifest.table["note"].map(mask, na_action="ignore")))
+
+
+def _write_warned(manifest: Manifest, films: FilmFile, path: Path) -> None:
+    """List what the gate let through with a warning, and log how often."""
+    warned = Rejections()
+    list_images(manifest, films.warned, warned)
+    warned.write(path)
+    if warned:
+        log.warning("%d images are used with a warning of the gate (%s): %s", len(warned), path, warned.counts())
+
+
+def _without_leaks(kept: Manifest, films: FilmFile, settings: Settings, path: Path) -> Manifest:
+    pixels = np.load(films.path, mmap_mode="r", allow_pickle=False)
+    alike = find_near_duplicates(pixels, kept.patients)
+    try:
+        kept = keep_together(kept, alike, settings.splits)
+    finally:
+        write_report(kept, alike, path)
+    return kept
+
+
+def readable(manifest: Manifest, settings: Settings) -> Manifest:
+    """The studies that have something that the settings' network reads; how many have not is logged.
+
+    A model of notes alone is not told of films: its studies are their notes.
+
+    Raises:
+        DataError: no study is left.
+    """
+    network, table = settings.network, manifest.table
+    has = np.zeros(len(manifest), dtype=bool)
+    if network.image is not None:
+        has |= table["path"].notna().to_numpy()
+    if network.note is not None:
+        has |= np.array([isinstance(note, str) and bool(clean_note(note)) for note in table["note"]], dtype=bool)
+    if not has.any():
+        wanted = " or ".join(name for name, part in (("film", network.image), ("note", network.note)) if part)
+        raise DataError(f"no study of {settings.data.source} has a {wanted}; change network.image and network.note")
+    if not has.all():
+        log.warning("%d of %d studies have nothing that this network reads and are left out", (~has).sum(), len(has))
+    left = manifest.without(np.flatnonzero(~has).tolist())
+    if network.image is not None:
+        return left
+    alone = left.without(np.flatnonzero(left.table.duplicated("study")).tolist())  # several films, one note
+    return replace(alone, table=alone.table.assign(path=None))
+
+
+def load_arrays(settings: Settings, manifest: Manifest, pixels_path: Path, tokenizer_path: Path) -> StudyArrays:
+    """The prepared studies; pixels stay on disk until they are needed."""
+    pixels = None
+    if settings.network.image is not None:
+        pixels = np.load(pixels_path, mmap_mode="r", allow_pickle=False)
+    if pixels is not None and len(pixels) != len(manifest):
+        raise DataError(
+            f"{pixels_path}: holds {len(pixels)} films, the manifest {len(manifest)}; run `medsd prepare` again"
+        )
+    has_image = manifest.table["path"].notna().to_numpy()
+    has_note = np.zeros(len(manifest), dtype=bool)
+    if settings.network.note is None:
+        return StudyArrays(pixels, manifest.labels, has_image, has_note)
+    spec = note_input(settings.network.note, tokenizer_path, manifest.findings)
+    tokenize, notes = NoteTokenizer(tokenizer_path, spec), manifest.table["note"]
+    # A million notes of 96 tokens are 1.5 GB as int64; batches widen what they take.
+    ids = np.empty((len(notes), spec.max_tokens), dtype=np.int32)
+    mask = np.empty((len(notes), spec.max_tokens), dtype=np.int8)
+    for start in range(0, len(notes), NOTES):
+        part = slice(start, start + NOTES)
+        batch = tokenize([None if pd.isna(note) else str(note) for note in notes.iloc[part]])
+        ids[part], mask[part], has_note[part] = batch.ids, batch.mask, batch.given > 0
+    sentences = None
+    if _spoken(settings):
+        tokens = [tokenize(spoken) for spoken in sentences_of(manifest.findings)]
+        sentences = Sentences(tuple(each.ids for each in tokens), tuple(each.mask for each in tokens))
+    return StudyArrays(pixels, manifest.labels, has_image, has_note, ids, mask, sentences)
+
+
+def _spoken(settings: Settings) -> bool:
+    """Whether sentences that name findings take part: they are contrasted with images, and are not masked."""
+    note = settings.network.note
+    return settings.loss.cross_modal_weight > 0 and note is not None and not note.mask_findings
+
+
+def note_input(settings: NoteSettings, tokenizer_path: Path, findings: FindingSet) -> NoteInput:
+    """How notes are masked, cut and padded, as training uses it and the bundle keeps it."""
+    tokenizer = json.loads(tokenizer_path.read_text(encoding="utf-8"))
+    pad = (tokenizer.get("padding") or {}).get("pad_id")  # said by those that are not trained here
+    if pad is None:
+        pad = tokenizer["model"]["vocab"].get(PAD, 0)
+    return NoteInput(
+        max_tokens=settings.length,
+        pad_id=int(pad),
+        window=settings.window,
+        stride=settings.stride,
+        mask=_masked(settings, findings),
+    )
+
+
+def write_tokenizer(settings: Settings, manifest: Manifest, path: Path) -> None:
+    """Write the tokenizer of the settings' note encoder; one that is trained sees the training notes alone, masked.
+
+    Raises:
+        DataError: no training study has a note.
+    """
+    from medsd.networks.note import MIN_PATIENTS, note_tokenizer
+
+    assert settings.network.note is not None
+    rows = manifest.table.iloc[manifest.rows("train")]
+    notes = rows["note"].dropna()
+    if notes.empty:
+        raise DataError("network.note is set, but no training study has a note; remove network.note or add notes")
+    mask = NoteMask(_masked(settings.network.note, manifest.findings))
+    masked, patients = [mask(clean_note(str(note))) for note in notes], rows.loc[notes.index, "patient"].tolist()
+    if _spoken(settings):  # words of the vocabulary are nobody's own
+        spoken = [text for texts in sentences_of(manifest.findings) for text in texts]
+        masked += [text for text in spoken for _ in range(MIN_PATIENTS)]
+        patients += [f"finding {number}" for _ in spoken for number in range(MIN_PATIENTS)]
+    text = note_tokenizer(settings.network.note, masked, patients).to_str(pretty=True)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(json.loads(text), ensure_ascii=False), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _masked(settings: NoteSettings, findings: FindingSet) -> tuple[str, ...]:
+    return mask_phrases(findings) if settings.mask_findings else ()

@@ -1,0 +1,320 @@
+"""The last steps of a run: put a bundle together, check it, move it into place.
+
+A bundle is written beside its final place and renamed when everything in it holds, so that nobody meets a half.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from safetensors.numpy import load_file
+from safetensors.torch import save_file
+from scipy.special import expit
+
+from medsd.bundle import layout
+from medsd.calibration.fit import calibrated
+from medsd.card import write_card
+from medsd.errors import DataError
+from medsd.evaluation.plots import project, write_plots
+from medsd.export.onnx import ServingModel, export_onnx, input_names
+from medsd.export.parity import check_parity, check_variant, torch_outputs
+from medsd.export.quantise import write_float16, write_int8
+from medsd.files import write_json
+from medsd.inference import out_of_distribution
+from medsd.networks.fusion import StudyModel
+from medsd.pipeline.distribution import image_embeddings, judge_distribution
+from medsd.pipeline.enough import not_trained
+from medsd.pipeline.evidence_head import read_evidence_head
+from medsd.pipeline.folder import Run, public_settings
+from medsd.pipeline.prepare import note_input
+from medsd.privacy import public_hasher
+from medsd.settings import Settings
+from medsd.studies.manifest import SPLITS, Manifest
+from medsd.training.loaders import StudyArrays, plain_batches
+
+log = logging.getLogger(__name__)
+
+PACKAGES = (
+    "medsd",
+    "torch",
+    "monai",
+    "transformers",
+    "tokenizers",
+    "onnx",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "numpy",
+    "pydicom",
+)
+EXAMPLES = 6
+
+
+def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel) -> None:
+    """Write `<run>/bundle`, without its cases.
+
+    Raises:
+        BundleError: the export failed, or what came out does not agree with PyTorch.
+        DataError: see `check_protected`.
+    """
+    settings, folder = run.settings, run.bundle.with_name(".bundle.part")
+    check_protected(settings, manifest)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    calibration, points = run.read_calibration()
+    model = model.cpu()
+    head, boxed = (None, ()) if model.image is None else read_evidence_head(run.evidence_head)
+    serving = ServingModel(model, manifest.findings, calibration, head)
+    note = None
+    if settings.network.note is not None:
+        note = note_input(settings.network.note, run.tokenizer, manifest.findings)
+        shutil.copyfile(run.tokenizer, folder / layout.TOKENIZER)
+    onnx_path = folder / layout.MODEL
+    metadata = {
+        "name": settings.name,
+        "version": settings.bundle.version,
+        "findings": list(manifest.findings),
+        "pixels": settings.pixels.model_dump(mode="json"),
+        "note": note.model_dump() if note else None,
+        "schema_version": layout.SCHEMA_VERSION,
+    }
+    tokens = note.max_tokens if note else 0
+    export_onnx(serving, onnx_path, size=settings.pixels.size, max_tokens=tokens, metadata=metadata)
+    studies = manifest.rows("test")[: settings.bundle.parity_studies]
+    feed, labels = _readings(serving, arrays, studies)
+    parity = check_parity(serving, onnx_path, feed, labels)
+    variants = _write_variants(folder, serving, manifest, arrays, settings, feed, labels, parity)
+    write_json(folder / "parity.json", parity)
+    outputs = load_file(run.outputs)
+    distribution = None
+    if model.image is not None:
+        distribution = _fit_distribution(folder, manifest, arrays, outputs)
+        judge_distribution(run, folder, distribution, manifest, arrays, serving, outputs)
+    weights = {
+        name: value.contiguous() for name, value in model.state_dict().items() if not name.startswith("projection.")
+    }
+    (folder / "weights").mkdir()
+    save_file(weights, folder / "weights" / "model.safetensors")
+    for path in (*run.folder.glob("evaluation*.json"), *run.folder.glob(run.conformal.name)):
+        shutil.copyfile(path, folder / path.name)
+    write_json(folder / layout.VALIDATION, _validation_patients(settings, manifest))
+    if settings.data.source == "phantom":
+        _write_examples(folder / "examples", manifest)
+    _draw(run, folder / "plots", manifest, outputs)
+    description = layout.Description(
+        schema_version=layout.SCHEMA_VERSION,
+        name=settings.name,
+        version=settings.bundle.version,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        description=settings.bundle.description,
+        synthetic=settings.data.source == "phantom",
+        public=settings.bundle.public,
+        finding_set=manifest.findings.key,
+        findings=layout.finding_entries(manifest.findings),
+        image=model.image is not None,
+        note=note,
+        pixels=settings.pixels,
+        embedding_size=settings.network.embedding,
+        evidence_grid=_grid(model, settings),
+        evidence_from_boxes=boxed,
+        calibration=calibration,
+        not_trained=not_trained(manifest),
+        calibration_choices=run.read_choices(),
+        operating_points=points,
+        out_of_distribution=distribution,
+        provenance=_provenance(run, manifest),
+        variants=variants,
+        files=layout.hash_files(folder),
+    )
+    write_card(folder, description)
+    layout.write_description(folder, description)
+    layout.Bundle.open(folder)  # what is published can be opened
+    shutil.rmtree(run.bundle, ignore_errors=True)
+    folder.replace(run.bundle)
+    log.info("bundle: %s", run.bundle)
+
+
+def check_protected(settings: Settings, manifest: Manifest) -> None:
+    """Refuse to publish what was prepared for another kind of bundle than the settings ask for.
+
+    Raises:
+        DataError: the studies bear this site's keys and the bundle is to be public; or the bundle is private, and the
+            vocabulary of its notes was made before notes were scrubbed.
+    """
+    if settings.bundle.public and manifest.keyed:
+        raise DataError("bundle.public is set, but the studies bear the keys of this site; train under another name")
+    if not settings.bundle.public and not manifest.keyed and settings.network.note is not None:
+        raise DataError("the notes of this run were not scrubbed of identities; train under another name")
+
+
+def _validation_patients(settings: Settings, manifest: Manifest) -> list[str]:
+    """Their keys, as the cases have them."""
+    patients = sorted(set(manifest.patients[manifest.rows("validation")].tolist()))
+    return patients if manifest.keyed else [public_hasher(settings.name).patient_key(name) for name in patients]
+
+
+def _write_variants(
+    folder: Path,
+    serving: ServingModel,
+    manifest: Manifest,
+    arrays: StudyArrays,
+    settings: Settings,
+    feed: dict[str, npt.NDArray[Any]],
+    labels: npt.NDArray[np.float32],
+    parity: dict[str, Any],
+) -> dict[layout.Precision, layout.Variant]:
+    """Make and measure the graphs of fewer bits that the settings ask for; those that cost too much are not kept.
+
+    What each costs is noted in `parity`, also of those that are left out.
+    """
+    wanted = [precision for precision in dict.fromkeys(settings.bundle.precisions) if precision != "float32"]
+    expected = torch_outputs(serving, feed) if wanted else {}
+    published: dict[layout.Precision, layout.Variant] = {}
+    for precision in wanted:
+        path = folder / layout.GRAPHS[precision]
+        if precision == "float16":
+            write_float16(folder / layout.MODEL, path)
+        else:
+            train = manifest.rows("train")
+            count = min(len(train), settings.bundle.quantisation_studies)
+            spread = train[np.linspace(0, len(train) - 1, count).astype(int)]
+            write_int8(folder / layout.MODEL, path, _readings(serving, arrays, spread)[0])
+        report = check_variant(precision, path, feed, labels, expected)
+        parity.setdefault("variants", {})[precision] = report
+        if not report["published"]:
+            path.unlink()
+            log.warning("%s is left out of the bundle: %s", path.name, report["reason"])
+            continue
+        published[precision] = layout.Variant(
+            file=path.name,
+            auroc_difference=report["auroc_difference"],
+            embedding_cosine=report["embedding_cosine"]["mean"],
+        )
+    return published
+
+
+def _readings(
+    serving: ServingModel, arrays: StudyArrays, rows: npt.NDArray[np.int64]
+) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
+    """The graph's inputs for `rows`, and the labels; with notes, as both modalities, image alone and note alone."""
+    names = input_names(serving.model)
+    modes = [(True, True)]
+    if serving.model.image is not None and serving.model.note is not None:
+        modes += [(True, False), (False, True)]
+    parts = [
+        {name: getattr(inputs, name).numpy() for name in names}
+        for image, note in modes
+        for inputs in plain_batches(arrays, rows, use_image=image, use_note=note)
+    ]
+    feed = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    return feed, np.tile(arrays.labels[rows], (len(modes), 1))
+
+
+def _fit_distribution(
+    folder: Path, manifest: Manifest, arrays: StudyArrays, outputs: dict[str, npt.NDArray[np.float32]]
+) -> layout.OutOfDistribution:
+    """Limits on how unlike the training films a film may be."""
+    assert arrays.pixels is not None, "only a model of images has looks to compare"
+    train, validation = (rows[arrays.has_image[rows]] for rows in (manifest.rows("train"), manifest.rows("validation")))
+    embeddings = image_embeddings(outputs)
+    distribution, statistics = out_of_distribution.fit(
+        arrays.pixels[train],
+        embeddings[train],
+        arrays.pixels[validation],
+        embeddings[validation],
+        patients=manifest.patients[train],
+    )
+    out_of_distribution.save(folder / layout.OUT_OF_DISTRIBUTION, statistics)
+    return distribution
+
+
+def _grid(model: StudyModel, settings: Settings) -> tuple[int, int] | None:
+    if model.image is None:
+        return None
+    with torch.inference_mode():
+        shape = model.image(torch.zeros(1, 1, settings.pixels.size, settings.pixels.size)).shape
+    return int(shape[2]), int(shape[3])
+
+
+def _draw(run: Run, folder: Path, manifest: Manifest, outputs: dict[str, npt.NDArray[np.float32]]) -> None:
+    calibration, _ = run.read_calibration()
+    names, test = manifest.findings.names, manifest.rows("test")
+    write_plots(
+        folder,
+        manifest.findings,
+        manifest.labels[test],
+        calibrated(outputs["logits"][test], calibration, names),
+        before=expit(outputs["logits"][test].astype(np.float64)),
+        coordinates=project(outputs["embeddings"][test], seed=run.settings.seed),
+        splits={split: manifest.labels[manifest.rows(split)] for split in SPLITS},
+        few=run.settings.evaluation.few,
+    )
+
+
+def _write_examples(folder: Path, manifest: Manifest) -> None:
+    """A few films of test patients with their notes: those with the most findings, and one without any."""
+    firsts: dict[tuple[str, ...], pd.Series] = {}
+    for row in manifest.rows("test"):
+        study = manifest.table.iloc[int(row)]
+        if isinstance(study["path"], str) and isinstance(study["note"], str):
+            firsts.setdefault(manifest.findings.decode(manifest.labels[row]), study)
+    richest = sorted((found for found in firsts if found), key=len, reverse=True)[: EXAMPLES - 1]
+    folder.mkdir()
+    entries = []
+    for number, found in enumerate([*richest, *([()] if () in firsts else [])], start=1):
+        name = f"example_{number}{Path(firsts[found]['path']).suffix}"
+        shutil.copyfile(manifest.root / firsts[found]["path"], folder / name)
+        entries.append({"title": f"Synthetic film {number}", "file": name, "note": firsts[found]["note"]})
+    write_json(folder / "examples.json", entries)
+
+
+def _provenance(run: Run, manifest: Manifest) -> layout.Provenance:
+    settings = run.settings
+    return layout.Provenance(
+        data=settings.data.source,
+        data_hash=manifest.data_hash(),
+        split_hash=manifest.split_hash(),
+        studies=manifest.counts(),
+        patients=manifest.counts("patient"),
+        licence=settings.bundle.licence,
+        citation=settings.bundle.citation,
+        config=public_settings(settings),
+        git_commit=_git_commit(),
+        packages=_packages(),
+        training_seconds=_training_seconds(run),
+    )
+
+
+def _training_seconds(run: Run) -> float:
+    history = json.loads((run.folder / "history.json").read_text(encoding="utf-8"))
+    return float(sum(stage["seconds"] for stage in history.values()))
+
+
+def _git_commit() -> str:
+    """The commit of the code, where it runs from a checkout."""
+    home = Path(__file__).parent
+    try:
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=home, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def _packages() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

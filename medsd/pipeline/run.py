@@ -1,0 +1,229 @@
+"""A run: the steps from a configuration to a bundle, each resumed where it stopped.
+
+A run is a folder. Each finished step leaves a marker with the fingerprint of what it was made from: the settings, and
+the files that `medsd.pipeline.state` tells of. A step whose fingerprint no longer fits is made again, and so are those
+after it; after `prepare`, only where it gave something else than before. A lock keeps a second process out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from medsd.errors import DataError
+from medsd.files import write_json
+from medsd.pipeline import state
+from medsd.pipeline import steps as work
+from medsd.pipeline.folder import Run
+from medsd.pipeline.tracking import tracked
+from medsd.settings import Settings, save_settings
+from medsd.training import self_training
+from medsd.training.distributed import as_the_first, is_first, joined, wait_for_all
+
+log = logging.getLogger(__name__)
+PREPARE = "prepare"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a run.
+
+    Attributes:
+        name: the verb of the command line.
+        depends: the sections of the settings that decide its result.
+        work: does it; must itself resume or start clean.
+        reads: the state of what it reads from disk, beside what the steps before it made.
+        clean: what to remove before it is made again from other settings.
+        shared: all processes of a distributed run do it together; the first alone does the others.
+    """
+
+    name: str
+    depends: tuple[str, ...]
+    work: Callable[[Run], None]
+    clean: tuple[str, ...] = ()
+    shared: bool = False
+    reads: Callable[[Settings], str] = lambda _: ""
+
+
+STEPS = (
+    Step(
+        PREPARE,
+        ("data", "findings", "splits", "gate", "pixels", "seed", "reads"),
+        work.prepare,
+        ("studies.parquet",),  # the images' own journal tells whether they are still right
+        reads=state.sources,
+    ),
+    Step(
+        "pretrain",
+        ("network", "loss", "training.augment", "training.pretrain", "training.precision"),
+        work.pretrain,
+        ("pretrain.safetensors",),
+        shared=True,
+        reads=state.weights,
+    ),
+    Step(
+        "finetune",
+        ("training.finetune", "training.pseudo_labels"),
+        work.finetune,
+        ("finetune.safetensors", self_training.FOLDER),
+        shared=True,
+    ),
+    Step(
+        "calibrate",
+        ("evaluation.few", "evaluation.operating_points", "evaluation.calibration"),
+        work.calibrate,
+        reads=state.boxes,
+    ),
+    Step("evaluate", ("evaluation",), work.evaluate, reads=state.radiologists),
+    Step("export", ("name", "bundle"), work.export),
+    Step("index", (), work.index),
+)
+
+
+def run_steps(settings: Settings, until: str = "index", *, again: bool = False) -> Run:
+    """Run every step that is not done up to `until`.
+
+    Args:
+        settings: of the run.
+        until: name of the last step.
+        again: make the last step anew even if it is done.
+
+    Raises:
+        DataError: another process works in the run's folder.
+        MedsdError: whatever a step has to say.
+    """
+    run = Run(settings)
+    with joined(settings.training.device):
+        # The others do what the first tells them, and write nothing.
+        if is_first():
+            with tracked(run):
+                _lead(run, until, again)
+        else:
+            _follow(run, until)
+    return run
+
+
+def _lead(run: Run, until: str, again: bool) -> None:
+    with alone(run.folder):
+        save_settings(run.settings, run.folder / "settings.yaml")
+        (run.folder / "done").mkdir(exist_ok=True)
+        fingerprint = made = ""
+        for step in _steps(until):
+            fingerprint = _fingerprint(step, run.settings, fingerprint)
+            made = hashlib.sha256(f"{made}{step.reads(run.settings)}".encode()).hexdigest()
+            marker, whole = run.folder / "done" / f"{step.name}.json", f"{fingerprint} {made}"
+            done = read_marker(marker)
+            wanted = done != whole or (again and step.name == until)
+            if wanted:
+                _undo(run, step)
+                if done != whole:
+                    _start_clean(run, step, whole)
+                elif step.name == PREPARE:
+                    run.pixels.unlink(missing_ok=True)  # asked for by name: decode the images again
+            as_the_first({"wanted": wanted})
+            if wanted:
+                log.info("%s …", step.name)
+                step.work(run)
+                told = {"made": state.prepared(run.manifest, run.pixels)} if step.name == PREPARE else {}
+                write_json(marker, {"fingerprint": whole, **told})
+            else:
+                log.info("%s: done before", step.name)
+            if step.name == PREPARE:
+                made = read_marker(marker, "made")  # the steps after it hang on what it gave, not on what it read
+        wait_for_all()
+
+
+def _follow(run: Run, until: str) -> None:
+    for step in _steps(until):
+        if as_the_first({"wanted": 0.0})["wanted"] and step.shared:
+            step.work(run)
+    wait_for_all()
+
+
+def _steps(until: str) -> tuple[Step, ...]:
+    """The steps up to `until`."""
+    return STEPS[: [step.name for step in STEPS].index(until) + 1]
+
+
+def _undo(run: Run, first: Step) -> None:
+    """Take the markers of `first` and of all steps after it away: what they made no longer belongs together.
+
+    Those after `prepare` have what it gave in their fingerprints, and stay where that is the same again.
+    """
+    for step in STEPS[STEPS.index(first) :] if first.name != PREPARE else [first]:
+        (run.folder / "done" / f"{step.name}.json").unlink(missing_ok=True)
+
+
+def _start_clean(run: Run, step: Step, fingerprint: str) -> None:
+    """Remove what the step left from other settings; what it left half done from these is kept, to resume."""
+    begun = run.folder / "done" / f"{step.name}.begun.json"
+    if read_marker(begun) != fingerprint:
+        for name in step.clean:
+            left = run.folder / name
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        shutil.rmtree(run.folder / "tensorboard" / step.name, ignore_errors=True)
+    write_json(begun, {"fingerprint": fingerprint})
+
+
+def fingerprint_of(settings: Settings, until: str) -> str:
+    """sha256 of all settings that decide what the steps up to `until` make of the same data."""
+    fingerprint = ""
+    for step in _steps(until):
+        fingerprint = _fingerprint(step, settings, fingerprint)
+    return fingerprint
+
+
+def _fingerprint(step: Step, settings: Settings, before: str) -> str:
+    """sha256 over the sections of the settings that the step depends on and the fingerprint of the step before."""
+    tree = settings.model_dump(mode="json")
+    # What the gate refuses by default is no reason to read films again, nor is a default that changes later; what a
+    # bundle finds strange concerns serving alone.
+    tree["gate"] = settings.gate.model_dump(mode="json", exclude_defaults=True, exclude={"out_of_distribution"})
+    # Which images are decoded does not depend on the network, unless it reads none.
+    tree["reads"] = {} if settings.network.image is not None else {"image": False}
+    if settings.network.note is not None and settings.network.note.mask_findings:
+        tree["reads"]["mask_findings"] = True  # the manifest holds masked notes
+    sections = []
+    for path in step.depends:
+        section = tree
+        for key in path.split("."):
+            section = section[key]
+        sections.append(section)
+    text = json.dumps([step.name, sections, before], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_marker(path: Path, key: str = "fingerprint") -> str:
+    """What the marker of a finished step says; "" where there is none."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))[key])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run, or of another folder of work; it goes with the process, however that ends.
+
+    Raises:
+        DataError: another process holds it, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("w")
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({os.strerror(error.errno or 0)}); set another output") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{folder}: another medsd works on this run; wait for it, or set another output") from None
+        yield

@@ -1,0 +1,327 @@
+"""What each step of a run does; `medsd.pipeline.run` decides which of them run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
+
+from medsd.calibration.conformal import write_conformal
+from medsd.calibration.conformal_fit import conformal_scores
+from medsd.calibration.fit import calibrated, choose_calibration, choose_operating_points, thresholds_of
+from medsd.errors import DataError
+from medsd.evaluation import modalities
+from medsd.evaluation.beside import Beside, beside_of, picked
+from medsd.evaluation.evidence import EVIDENCE
+from medsd.evaluation.report import EvaluationReport
+from medsd.evaluation.report import evaluate as measure
+from medsd.evaluation.robustness import ROBUSTNESS
+from medsd.evaluation.sources import SOURCES, measure_sources
+from medsd.evaluation.subgroups import groups_of
+from medsd.files import write_json
+from medsd.findings import finding_set
+from medsd.metrics.retrieval import Cases, measure_retrieval
+from medsd.networks.fusion import StudyModel
+from medsd.pipeline import prepare as preparing
+from medsd.pipeline import publish as publishing
+from medsd.pipeline.case_index import index_cases
+from medsd.pipeline.enough import not_trained
+from medsd.pipeline.evidence import judge_evidence
+from medsd.pipeline.evidence_head import fit_evidence_head, read_evidence_head, write_evidence_head
+from medsd.pipeline.folder import Run
+from medsd.pipeline.robustness import judge_robustness
+from medsd.settings import Settings
+from medsd.strict import Described
+from medsd.studies.manifest import SELECTED, Manifest
+from medsd.training import finetune as finetuning
+from medsd.training import pretrain as pretraining
+from medsd.training import self_training
+from medsd.training.across import read_sentences
+from medsd.training.checkpoints import load_checkpoint, restore_model, save_checkpoint
+from medsd.training.distributed import is_first, wait_for_all
+from medsd.training.engine import StageResult, keep_freed_memory
+from medsd.training.hide_sources import hide_sources
+from medsd.training.loaders import StudyArrays
+
+log = logging.getLogger(__name__)
+
+Outputs = dict[str, npt.NDArray[np.float32]]
+# What a study is read from: the modalities it has, or one of them alone.
+READINGS = {"": (True, True), "_image": (True, False), "_note": (False, True)}
+
+
+def prepare(run: Run) -> None:
+    """Read the source, split it by patient, decode every film."""
+    preparing.prepare(run.settings, run.manifest, run.pixels, run.rejected)
+
+
+def pretrain(run: Run) -> None:
+    """SD pretraining from the settings' initial weights; before it, the tokenizer of the notes."""
+    if run.settings.network.note is not None and is_first():
+        preparing.write_tokenizer(run.settings, Manifest.read(run.manifest), run.tokenizer)
+    wait_for_all()
+    manifest, arrays = _data(run)
+    model = _model(run.settings)
+    rows = self_training.labelled_rows(arrays.labels, manifest.rows("train"))
+    result = pretraining.pretrain(run.settings, model, arrays, rows, run.folder)
+    _note_history(run, "pretrain", result)
+
+
+def finetune(run: Run) -> None:
+    """Fine-tuning from the pretrained weights; then the outputs of every study."""
+    manifest, arrays = _data(run)
+    model = _model(run.settings)
+    if run.settings.training.pretrain.epochs:
+        path = run.folder / "pretrain.safetensors"
+        restore_model(model, load_checkpoint(path).part("best"), path)
+    train, validation = manifest.rows("train"), manifest.rows("validation")
+    labelled = self_training.labelled_rows(arrays.labels, train)
+    result = finetuning.finetune(run.settings, model, arrays, labelled, validation, run.folder)
+    _note_history(run, "finetune", result)
+    rounds = self_training.self_train(run.settings, model, arrays, train, validation, run.folder, result)
+    for number, each in enumerate(rounds, start=1):
+        _note_history(run, f"round {number}", each)
+    if not is_first():
+        return
+    if run.settings.training.hide_sources and model.image is not None:
+        hide_sources(model, arrays, manifest.table, train)
+    save_checkpoint(run.model, {"model": model.state_dict()}, {"epoch": result.best_epoch})
+    _save_outputs(run, model, arrays)
+
+
+def calibrate(run: Run) -> None:
+    """Calibration, operating points, conformal scores, the head of the evidence maps: chosen on validation patients."""
+    _choose_calls(run)
+    run.evidence_head.unlink(missing_ok=True)
+    if run.settings.network.image is not None:
+        manifest, arrays = _data(run)
+        write_evidence_head(run.evidence_head, *fit_evidence_head(run.settings, manifest, arrays, _trained(run)))
+
+
+def _choose_calls(run: Run) -> None:
+    """What turns logits into probabilities and calls."""
+    manifest, settings = Manifest.read(run.manifest), run.settings.evaluation
+    rows, few = manifest.rows("validation"), settings.few
+    names = manifest.findings.without(not_trained(manifest)).names
+    kept = np.isin(manifest.findings.names, names)
+    logits, labels = load_file(run.outputs)["logits"][rows][:, kept], manifest.labels[rows][:, kept]
+    calibration, choices = choose_calibration(logits, labels, names, few=few, method=settings.calibration)
+    probabilities = calibrated(logits, calibration, names)
+    points = choose_operating_points(probabilities, labels, names, few=few, rule=settings.operating_points)
+    scores = conformal_scores(probabilities, labels, manifest.patients[rows], names, seed=run.settings.seed)
+    write_conformal(run.conformal, scores)
+    parts: dict[str, Mapping[str, Described]] = {
+        "calibration": calibration,
+        "choices": choices,
+        "operating_points": points,
+    }
+    tree = {part: {name: value.model_dump() for name, value in found.items()} for part, found in parts.items()}
+    write_json(run.calibration, tree)
+
+
+def evaluate(run: Run) -> None:
+    """Everything that is reported of the test patients, once."""
+    report = _measure(run, "")
+    report.write(run.evaluation)
+    if _fused(run.settings):
+        for reading in ("_image", "_note"):
+            _measure(run, reading).write(run.evaluation.with_stem(f"evaluation{reading}"))
+        _measure_modalities(run)
+    _judge_films(run)
+    _judge_sources(run)
+    for line in report.lines():
+        log.info("test: %s", line)
+    log.info("test: nDCG@10 %s", report.retrieval.ndcg if report.retrieval else None)
+
+
+def export(run: Run) -> None:
+    """The bundle: graph, parity, statistics, card; moved into place when all of it holds."""
+    manifest, arrays = _data(run)
+    publishing.publish(run, manifest, arrays, _trained(run))
+
+
+def index(run: Run) -> None:
+    """The training cases, with the bundle's embeddings of them."""
+    index_cases(run, Manifest.read(run.manifest))
+
+
+def _measure(run: Run, reading: str) -> EvaluationReport:
+    manifest, outputs = Manifest.read(run.manifest), load_file(run.outputs)
+    train, test = manifest.rows("train"), manifest.rows("test")
+    calibration, points = run.read_calibration()
+    cases = Cases(outputs["embeddings"][train], manifest.labels[train], manifest.patients[train])
+    whole = not reading  # conformal scores are those of whole studies
+    return measure(
+        manifest.findings,
+        outputs[f"logits{reading}"][test],
+        manifest.labels[test],
+        manifest.patients[test],
+        calibration=calibration,
+        operating_points=points,
+        embeddings=outputs[f"embeddings{reading}"][test],
+        index=cases,
+        settings=run.settings.evaluation,
+        seed=run.settings.seed,
+        choices=run.read_choices(),
+        conformal=run.read_conformal() if whole else None,
+        groups=groups_of(manifest.table.iloc[test]) if whole else None,
+        beside=_beside(run, manifest, outputs["logits"], test) if whole else None,
+        not_trained=not_trained(manifest),
+    )
+
+
+def _beside(run: Run, manifest: Manifest, logits: npt.NDArray[np.float32], test: npt.NDArray[np.int64]) -> Beside:
+    train = manifest.rows("train")
+    found = beside_of(manifest, logits, test, manifest.rows(SELECTED), run.settings.evaluation)
+    return replace(found, picked=int(picked(manifest)[train].sum()), trained=len(train))
+
+
+def _measure_modalities(run: Run) -> None:
+    """What hangs on image and note, of the test studies that have both; too few of them make no report."""
+    manifest, outputs, settings = Manifest.read(run.manifest), load_file(run.outputs), run.settings
+    table, test = manifest.table, manifest.rows("test")
+    seen, told = table["path"].notna().to_numpy(), table["note"].notna().to_numpy()
+    both, images = test[seen[test] & told[test]], manifest.rows("train")[seen[manifest.rows("train")]]
+    target, patients = manifest.labels, manifest.patients
+    path = run.folder / modalities.MODALITIES
+    path.unlink(missing_ok=True)
+    try:
+        found, sentences = None, None
+        if len(both) and len(images):
+            found = measure_retrieval(
+                Cases(outputs["embeddings_note"][both], target[both], patients[both]),
+                Cases(outputs["embeddings_image"][images], target[images], patients[images]),
+                resamples=settings.evaluation.bootstrap,
+                confidence=settings.evaluation.confidence,
+                seed=settings.seed,
+            )
+        if "embeddings_sentence" in outputs:
+            looked = test[seen[test]]
+            sentences = modalities.score_sentences(
+                manifest.findings,
+                outputs["embeddings_sentence"],
+                outputs["embeddings_image"][looked],
+                target[looked],
+                patients[looked],
+                settings.evaluation,
+                seed=settings.seed,
+            )
+        readings = modalities.Readings(
+            outputs["logits_image"][both], outputs["logits_note"][both], target[both], patients[both]
+        )
+        report = modalities.measure_reliance(
+            readings, settings.evaluation, seed=settings.seed, note_to_image=found, sentences=sentences
+        )
+    except DataError as error:
+        log.warning("image and note: %s", error)
+        return
+    report.write(path)
+    if warning := modalities.warning_of(report):
+        log.warning("%s", warning)
+
+
+def _judge_films(run: Run) -> None:
+    """Evidence maps against boxes, where the data set has any; and calls of films that are only handled differently."""
+    paths = [run.folder / EVIDENCE, run.folder / ROBUSTNESS]
+    for path in paths:
+        path.unlink(missing_ok=True)
+    if run.settings.network.image is None:
+        return
+    manifest, arrays = _data(run)
+    model, (head, _) = _trained(run), read_evidence_head(run.evidence_head)
+    calibration, points = run.read_calibration()
+    thresholds = thresholds_of(points, manifest.findings.names)
+    reports = (
+        judge_evidence(run.settings, manifest, arrays, model, head),
+        judge_robustness(run.settings, manifest, arrays, model, calibration, thresholds),
+    )
+    for path, report in zip(paths, reports, strict=True):
+        if report is not None:
+            report.write(path)
+
+
+def _judge_sources(run: Run) -> None:
+    """Whether embeddings tell which source an image comes from, where there are several; one source makes no report."""
+    path = run.folder / SOURCES
+    path.unlink(missing_ok=True)
+    manifest, settings = Manifest.read(run.manifest), run.settings
+    if settings.network.image is None or manifest.table["source"].nunique() < 2:
+        return
+    outputs, doubt = load_file(run.outputs), settings.evaluation
+    report = measure_sources(
+        manifest.table,
+        manifest.labels,
+        outputs.get("embeddings_image", outputs["embeddings"]),
+        np.load(run.pixels, mmap_mode="r", allow_pickle=False),
+        confidence=doubt.confidence,
+        resamples=doubt.bootstrap,
+        seed=settings.seed,
+    )
+    if report is None:
+        log.warning("sources: too few images with the same labels and view to see whether embeddings tell them apart")
+        return
+    report.write(path)
+    for pair in report.pairs:
+        log.log(logging.WARNING if pair.above else logging.INFO, "%s", pair.sentence)
+
+
+def _fused(settings: Settings) -> bool:
+    return settings.network.image is not None and settings.network.note is not None
+
+
+def _data(run: Run) -> tuple[Manifest, StudyArrays]:
+    keep_freed_memory()
+    if run.settings.training.threads:
+        torch.set_num_threads(run.settings.training.threads)
+    manifest = Manifest.read(run.manifest)
+    return manifest, preparing.load_arrays(run.settings, manifest, run.pixels, run.tokenizer)
+
+
+def _trained(run: Run) -> StudyModel:
+    """The fine-tuned model, on the CPU."""
+    model = _model(run.settings)
+    restore_model(model, load_checkpoint(run.model).part("model"), run.model)
+    return model
+
+
+def _model(settings: Settings) -> StudyModel:
+    """A new model with seeded weights."""
+    torch.manual_seed(settings.seed)
+    tokenizer = None
+    if settings.network.note is not None:
+        tokenizer = Tokenizer.from_file(str(Run(settings).tokenizer))
+    return StudyModel(settings.network, len(finding_set(settings.findings)), settings.pixels.size, tokenizer)
+
+
+def _save_outputs(run: Run, model: StudyModel, arrays: StudyArrays) -> None:
+    rows = np.arange(len(arrays))
+    outputs: Outputs = {}
+    for reading, (image, note) in READINGS.items():
+        if reading and (arrays.note_ids is None or arrays.pixels is None):
+            continue
+        logits, embeddings = finetuning.read_studies(model, arrays, rows, use_image=image, use_note=note)
+        outputs[f"logits{reading}"], outputs[f"embeddings{reading}"] = logits, embeddings
+    if arrays.sentences is not None:
+        outputs["embeddings_sentence"] = read_sentences(model, arrays.sentences)
+    temporary = run.outputs.with_name(f".{run.outputs.name}.part")
+    save_file(outputs, temporary)
+    temporary.replace(run.outputs)
+
+
+def _note_history(run: Run, stage: str, result: StageResult) -> None:
+    if not is_first():
+        return
+    path = run.folder / "history.json"
+    history: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    epochs = [{name: None if np.isnan(value) else value for name, value in e.items()} for e in result.history]
+    history[stage] = {"epochs": epochs, "best_epoch": result.best_epoch, "seconds": round(result.seconds, 1)}
+    write_json(path, history)
+    log.info("%s took %.0f s", stage, result.seconds)

@@ -1,0 +1,154 @@
+"""From whatever a caller hands in as a film to the square that the model sees, with the gate in between.
+
+`read_film` never raises for bad input: a film that must not be scored is a `Film` with a reason. What it returns is
+small enough to travel between processes, so a batch decodes elsewhere than it computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from medsd.dicom.gate import Admission, GatePolicy, admit
+from medsd.dicom.identity import Identity, read_identity
+from medsd.dicom.policy import concern
+from medsd.dicom.read import Radiograph
+from medsd.dicom.view import look_concerns
+from medsd.preprocessing.pixels import to_pixels
+from medsd.settings import PixelSpec
+
+if TYPE_CHECKING:
+    from medsd.privacy import KeyedHasher
+
+Source = Path | str | bytes | npt.NDArray[np.floating] | Radiograph
+
+
+@dataclass(frozen=True)
+class Film:
+    """One film behind the gate.
+
+    Attributes:
+        status, reason, message: what the gate decided, in the words of `medsd.inference.prediction.Prediction`.
+        name: how messages call it.
+        study_key, patient_key, instance_key: keyed hashes, "" where the header cannot be read or says nothing, or no
+            hasher was given. A refused film has them, too.
+        view: "PA", "AP", "FRONTAL", "LATERAL", "OTHER" by the header; "LATERAL" also where the header is silent and the
+            picture looks lateral; else "".
+        study_keys, patient_keys: all under which they may be cases (`KeyedHasher.study_keys`); never shown.
+        pixels: uint8 (S, S), what the model sees; None when refused.
+        image: float32 (H, W) in 0…1, what a person sees; None when refused, or not kept.
+    """
+
+    status: Literal["scored", "warned", "refused"]
+    reason: str = ""
+    message: str = ""
+    name: str = ""
+    study_key: str = ""
+    patient_key: str = ""
+    instance_key: str = ""
+    view: str = ""
+    study_keys: tuple[str, ...] = field(default=(), repr=False)
+    patient_keys: tuple[str, ...] = field(default=(), repr=False)
+    pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
+    image: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+
+
+def read_film(
+    source: Source,
+    spec: PixelSpec,
+    *,
+    policy: GatePolicy | None = None,
+    hasher: KeyedHasher | None = None,
+    name: str = "",
+    keep_image: bool = True,
+) -> Film:
+    """Gate one film and make the model's pixels of it.
+
+    Args:
+        source: a path, the content of a file, an array (H, W) in 0…1 with dark air, or a `Radiograph`.
+        spec: the bundle's preprocessing.
+        policy: what is refused, warned about and accepted.
+        hasher: makes the keys of study, patient and instance.
+        name: how messages call the film; the file's name by default.
+        keep_image: keep the film in its own size too, for showing it.
+    """
+    source = Path(source) if isinstance(source, str) else source
+    name = name or (source.name if isinstance(source, Path) else "")
+    admission = _admit(source, policy or GatePolicy(), name)
+    if admission.radiograph is None:
+        film = Film("refused", admission.reason, admission.message, name)
+        return identified(film, read_identity(source), hasher) if isinstance(source, (Path, bytes)) else film
+    film = Film(
+        "warned" if admission.status == "warned" else "scored",
+        admission.reason,
+        admission.message,
+        name,
+        pixels=to_pixels(admission.radiograph, spec),
+        image=admission.radiograph.pixels if keep_image else None,
+    )
+    return identified(film, admission.radiograph, hasher)
+
+
+def _admit(source: Path | bytes | npt.NDArray[np.floating] | Radiograph, policy: GatePolicy, name: str) -> Admission:
+    if isinstance(source, Radiograph):
+        return _admit_radiograph(source, name)
+    if isinstance(source, np.ndarray):
+        return _admit_array(source, policy, name)
+    return admit(source, policy, name)
+
+
+def _admit_radiograph(radiograph: Radiograph, name: str) -> Admission:
+    """A radiograph was judged when it was read; its concerns still have to be told."""
+    if not radiograph.concerns:
+        return Admission("accepted", radiograph=radiograph)
+    message = " Also: ".join(item.message for item in radiograph.concerns)
+    return Admission("warned", radiograph.concerns[0].reason, named(name, message), radiograph)
+
+
+def _admit_array(array: npt.NDArray[np.floating], policy: GatePolicy, name: str) -> Admission:
+    """Judge an array by what can be judged without a header."""
+    if array.ndim != 2 or array.dtype.kind not in "fiub" or 0 in array.shape:
+        detail = f"an array of shape {array.shape} and type {array.dtype}; give (H, W) grey values in 0…1"
+        return _refuse("not_an_image", name, detail=detail)
+    pixels = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
+        return _refuse("not_an_image", name, detail="grey values outside of 0…1; scale them first")
+    if min(pixels.shape) < policy.min_side:
+        return _refuse("too_small", name, value=f"{pixels.shape[1]} × {pixels.shape[0]}", accepted=policy.min_side)
+    if pixels.min() == pixels.max():
+        return _refuse("flat", name)
+    concerns = look_concerns(pixels, policy)
+    refused = [item for item in concerns if policy.action(item) == "refuse"]
+    if refused:
+        return Admission("refused", refused[0].reason, named(name, refused[0].message))
+    return _admit_radiograph(Radiograph(pixels, concerns=tuple(concerns)), name)
+
+
+def _refuse(reason: str, name: str, **values: object) -> Admission:
+    return Admission("refused", reason, named(name, concern(reason, **values).message))
+
+
+def named(name: str, message: str) -> str:
+    """A message that begins with the name of what it speaks of, where there is one."""
+    return f"{name}: {message}" if name else message
+
+
+def identified(film: Film, said: Radiograph | Identity, hasher: KeyedHasher | None) -> Film:
+    """`film` with the view, and with a hasher the keys, of what its header says."""
+    looks = isinstance(said, Radiograph) and any(item.setting == "lateral_look" for item in said.concerns)
+    film = replace(film, view="LATERAL" if looks else said.view)
+    if hasher is None:
+        return film
+    studies, patients = hasher.study_keys(said.study_uid), hasher.patient_keys(said.patient_id)
+    return replace(
+        film,
+        study_key=studies[0],
+        patient_key=patients[0],
+        study_keys=studies,
+        patient_keys=patients,
+        instance_key=hasher.instance_key(said.instance_uid),
+    )

@@ -1,1 +1,0 @@
-"""Predictions as tables and documents."""

@@ -1,0 +1,284 @@
+"""Paths of object stores and other file systems, such as ``s3://bucket/films``, through fsspec.
+
+fsspec is what Ray and pandas read such paths with; each store needs its own package beside it (s3fs, gcsfs, adlfs …),
+and takes its address and its key from the settings of that package. A path without a scheme, or with ``file://``, is
+one of this machine's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medsd.dicom.policy import concern
+from medsd.errors import DataError, DependencyError, ImageError
+from medsd.preprocessing.decode import Decoder
+from medsd.preprocessing.film import Film
+from medsd.preprocessing.helper import Helper, out_of_memory, refused
+from medsd.scoring.inputs import hidden_member
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)  # one letter is a drive of Windows
+_ROOTED = ("file", "local")  # no host stands behind their two slashes
+# An object appears there as a whole or not at all; elsewhere a draft is renamed.
+_WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss", "memory"}
+
+
+def url_of(path: Path | str) -> str | None:
+    """The URL that a path is, or None; `pathlib` takes slashes out of URLs, which are put back.
+
+    >>> url_of(Path("s3://bucket/film.dcm"))
+    's3://bucket/film.dcm'
+    """
+    found = _URL.fullmatch(str(path))
+    if found is None or os.path.exists(path):  # noqa: PTH110
+        return None
+    return _join(found[1].lower(), found[2])
+
+
+def place_of(path: Path | str) -> Path | str:
+    """A path of this machine's file system as `Path`, any other as its URL."""
+    url = url_of(path)
+    if url is None:
+        return Path(path)
+    return Path(url.removeprefix("file://")) if url.startswith("file://") else url
+
+
+def _join(scheme: str, rest: str) -> str:
+    return f"{scheme}://{'/' if scheme in _ROOTED else ''}{rest.lstrip('/')}"
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it.
+
+    Raises:
+        DependencyError: the package for it is not installed.
+        DataError: nothing knows this scheme, or its settings are wrong.
+    """
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError:
+        raise DependencyError(f"{url}: needs fsspec; install it with: pip install 'medsd[cluster]'") from None
+    try:
+        return url_to_fs(url)
+    except ImportError as error:
+        raise DependencyError(f"{url}: {error}; install it here and on every machine of the cluster") from None
+    except Exception as error:  # each store has its own
+        raise DataError(f"{url}: cannot be opened ({error or type(error).__name__}); check the address") from None
+
+
+def names_at(url: str) -> list[str]:
+    """The films that a URL means: one, those of a folder and below (sorted, without hidden ones, tables and texts), or
+    those of a pattern.
+
+    Raises:
+        DataError: there are none, or the store does not answer.
+    """
+    files, path = file_system(url)
+    try:
+        found = _find(files, path)
+    except Exception as error:
+        raise DataError(f"{url}: cannot be listed ({type(error).__name__}); check the address and the key") from None
+    if found is None:
+        raise DataError(f"{url}: does not exist; give a file, a folder, a pattern or a list")
+    if not found:
+        what = "the pattern matches no file" if glob.has_magic(path) else "the folder holds no films"
+        raise DataError(f"{url}: {what}")
+    scheme = url.partition("://")[0]
+    return [name if "://" in name else _join(scheme, name) for name in found]
+
+
+def _find(files: Any, path: str) -> list[str] | None:
+    if glob.has_magic(path) and not files.exists(path):
+        matches = files.glob(path, detail=True)
+        return sorted(name for name, info in matches.items() if info["type"] == "file")
+    if files.isdir(path):
+        root = path.rstrip("/") + "/"
+        return sorted(name for name in files.find(path) if not hidden_member(name.removeprefix(root)))
+    return [path] if files.exists(path) else None
+
+
+def fetch(url: str, most: int, name: str = "") -> bytes:
+    """The content of a file.
+
+    Args:
+        url: of the file.
+        most: bytes.
+        name: how messages call it.
+
+    Raises:
+        ImageError: it cannot be read, or is larger than `most`.
+    """
+    try:
+        files, path = file_system(url)
+        with files.open(path, "rb") as file:
+            content: bytes = file.read(most + 1)
+    except OSError as error:
+        raise concern("file_error", detail=error.strerror or type(error).__name__).error(name) from None
+    if len(content) > most:
+        value, accepted = f"the file has more than {most} bytes", f"{most} bytes"
+        raise concern("too_large", value=value, accepted=accepted).error(name)
+    return content
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """A `Decoder` that also reads what a URL leads to, within the same limits; travels to helper processes."""
+
+    decoder: Decoder
+
+    def __call__(self, source: Path | bytes, name: str = "") -> Film:
+        """Read one film; whatever goes wrong is a refusal."""
+        url = url_of(source) if isinstance(source, Path) else None
+        if url is None or not isinstance(source, Path):
+            return self.decoder(source, name)
+        name = name or source.name
+        try:
+            content = fetch(url, self.decoder.policy.max_file_bytes, name)
+        except ImageError as error:
+            return Film("refused", error.reason, str(error), name)
+        except MemoryError:
+            return out_of_memory(name)
+        except Exception as error:  # each store has its own
+            return refused("file_error", name, detail=type(error).__name__)
+        return self.decoder(content, name)
+
+    def identified(self, film: Film, source: Path | bytes) -> Film:
+        """As `Decoder.identified`, what a URL leads to included."""
+        url = url_of(source) if isinstance(source, Path) else None
+        try:
+            content = source if url is None else fetch(url, self.decoder.policy.max_file_bytes, film.name)
+        except Exception:  # each store has its own
+            return film
+        return self.decoder.identified(film, content)
+
+    def helper(self) -> Helper:
+        """A process that reads as this does, within the policy's limits of time and memory."""
+        return Helper(self, self.decoder.policy.max_seconds, self.decoder.policy.max_memory)
+
+
+class Store:
+    """A folder of small files, each there as a whole or not at all, here or behind a URL; travels between processes.
+
+    Args:
+        folder: where; made with the first file.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = folder
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write one file.
+
+        Raises:
+            OSError: it cannot be.
+        """
+        if isinstance(self.folder, Path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write_here(self.folder / name, content)
+            return
+        files, path = file_system(f"{self.folder}/{name}")
+        _make_parent(files, path)
+        if _is_whole(files):
+            files.pipe_file(path, content)
+        else:
+            draft = _draft(path)
+            files.pipe_file(draft, content)
+            files.mv(draft, path)
+
+    def read(self, name: str) -> bytes:
+        """The content of one file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if isinstance(self.folder, Path):
+            return (self.folder / name).read_bytes()
+        files, path = file_system(f"{self.folder}/{name}")
+        content: bytes = files.cat_file(path)
+        return content
+
+    def names(self) -> set[str]:
+        """What is in it."""
+        if isinstance(self.folder, Path):
+            return {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
+        files, path = file_system(self.folder)
+        files.invalidate_cache()
+        try:
+            return {Path(str(name)).name for name in files.ls(path, detail=False)}
+        except FileNotFoundError:
+            return set()
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files, those that are there."""
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                if isinstance(self.folder, Path):
+                    (self.folder / name).unlink()
+                else:
+                    files, path = file_system(f"{self.folder}/{name}")
+                    files.rm_file(path)
+
+    def remove_folder(self) -> None:
+        """Remove the folder when it is empty; object stores have none."""
+        with contextlib.suppress(Exception):
+            if isinstance(self.folder, Path):
+                self.folder.rmdir()
+            else:
+                files, path = file_system(self.folder)
+                files.rmdir(path)
+
+
+def upload(here: Path, url: str) -> None:
+    """Copy a file to a URL, where it appears as a whole.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    files, path = file_system(url)
+    _make_parent(files, path)
+    target = path if _is_whole(files) else _draft(path)
+    files.put_file(str(here), target)
+    if target != path:
+        files.mv(target, path)
+
+
+def download(url: str, here: Path) -> bool:
+    """Copy a file from a URL to `here`; False where there is none."""
+    files, path = file_system(url)
+    if not files.exists(path):
+        return False
+    files.get_file(path, str(here))
+    return True
+
+
+def _write_here(path: Path, content: bytes) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")  # a worker given up for dead may still be writing
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _is_whole(files: Any) -> bool:
+    protocols = (files.protocol,) if isinstance(files.protocol, str) else files.protocol
+    return bool(_WHOLE.intersection(protocols))
+
+
+def _make_parent(files: Any, path: str) -> None:
+    if not _is_whole(files):
+        files.makedirs(path.rpartition("/")[0], exist_ok=True)
+
+
+def _draft(path: str) -> str:
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/.{name}.{os.getpid()}.draft"

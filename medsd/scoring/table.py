@@ -1,0 +1,214 @@
+"""The table of results: its columns, one row a study, and the three formats in which it is written.
+
+Nothing else lists these columns. A row holds the caller's own path, keyed hashes and numbers; never what a header says
+of the patient.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from medsd.errors import DataError
+from medsd.findings import FindingSet
+
+if TYPE_CHECKING:
+    from medsd.inference.prediction import Prediction
+
+Row = dict[str, Any]
+
+SUFFIXES = (".csv", ".parquet", ".jsonl")
+_BEFORE = ("path", "status", "reason", "message", "study_key", "patient_key", "instance_key", "view")
+COUNTS = ("images", "images_used", "images_not_frontal", "images_refused", "duplicates")
+_PATHS = ("paths_used", "paths_not_frontal", "paths_refused")  # as JSON: a list, a list, and the reason of each
+_OF_STUDY = ("study_key", "patient_key", "status", "reason", "message", *COUNTS, *_PATHS)
+_AFTER = ("out_of_distribution", "model", "model_sha256")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+_DECIMALS = 6  # a float32 probability has no more to say
+_CHUNK = 2000  # rows held at once while a table is written
+
+
+def columns(findings: FindingSet | Sequence[str]) -> list[str]:
+    """The columns for a vocabulary, in order.
+
+    >>> columns(["Mass"])[8:10]
+    ['probability_Mass', 'call_Mass']
+    """
+    pairs = chain.from_iterable((f"probability_{name}", f"call_{name}") for name in findings)
+    return [*_BEFORE, *pairs, *_AFTER]
+
+
+def study_columns(findings: FindingSet | Sequence[str]) -> list[str]:
+    """The columns of a table of studies (`medsd.scoring.by_study`), in order."""
+    return [*_OF_STUDY, *columns(findings)[len(_BEFORE) :]]
+
+
+def is_number(column: str) -> bool:
+    """Whether a column holds a number; the others hold text."""
+    return column.startswith("probability_") or column == "out_of_distribution" or column in COUNTS
+
+
+def row(path: Path | str, prediction: Prediction) -> Row:
+    """The row of one study; numbers of a refused one are None, its calls are empty, as for a finding not trained.
+
+    The name of a file may be a patient's: it stands under ``path`` alone, so that a table without this column has none.
+    """
+    probabilities = prediction.probabilities
+    found: Row = {
+        "path": printable(path),
+        "status": prediction.status,
+        "reason": prediction.reason,
+        "message": printable(prediction.message.removeprefix(f"{Path(path).name}: ")),
+        "study_key": prediction.study_key,
+        "patient_key": prediction.patient_key,
+        "instance_key": prediction.instance_key,
+        "view": prediction.view,
+    }
+    for name in prediction.findings:
+        found[f"probability_{name}"] = rounded(probabilities.get(name))
+        found[f"call_{name}"] = prediction.calls.get(name, "")
+    found["out_of_distribution"] = rounded(prediction.out_of_distribution)
+    return found | {"model": prediction.model, "model_sha256": prediction.model_sha256}
+
+
+def printable(text: Path | str) -> str:
+    """Text that every format can hold: zero bytes, and bytes of a file name that are no UTF-8, are shown as escapes."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
+
+
+def rounded(value: float | None) -> float | None:
+    """A number as the table has it; NaN is none."""
+    return None if value is None or math.isnan(value) else round(float(value), _DECIMALS)
+
+
+def check_format(path: Path) -> None:
+    """Refuse an output whose suffix names no format.
+
+    Raises:
+        DataError: the suffix is none of .csv, .parquet, .jsonl.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(
+            f"{path}: the results are written as {', '.join(SUFFIXES)}; give the output one of these endings"
+        )
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[str], defuse: bool = False) -> None:
+    """Write `rows` so that a reader sees the old file or the whole new one.
+
+    Args:
+        path: the output; its suffix chooses CSV, Parquet or JSON lines.
+        rows: mappings of column to value; taken in small portions.
+        names: the columns, in order.
+        defuse: in CSV, put an apostrophe before texts that begin with ``=``, ``+``, ``-``, ``@``, a tab, a return or an
+            apostrophe: a spreadsheet would run the former as formulas, and `read_table` takes it away again.
+
+    Raises:
+        DataError: another suffix, or the file cannot be written.
+    """
+    check_format(path)
+    writers: dict[str, Callable[..., None]] = {
+        ".csv": partial(_write_csv, defuse=defuse),
+        ".parquet": _write_parquet,
+        ".jsonl": _write_jsonl,
+    }
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        writers[path.suffix.lower()](draft, rows, names)
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _write_csv(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[str], *, defuse: bool) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        write_csv(file, rows, names, defuse=defuse)
+
+
+def write_csv(file: TextIO, rows: Iterable[Mapping[str, Any]], names: Sequence[str], *, defuse: bool = False) -> None:
+    """CSV by RFC 4180: lines end in CR LF, and a text with a quote, a comma, CR or LF in it stands in quotes."""
+    writer = csv.DictWriter(file, names, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows({name: _defused(row[name]) for name in names} if defuse else row for row in rows)
+
+
+def _defused(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json_line({name: row[name] for name in names}) for row in rows)
+
+
+def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # A schema of our own: where every film of a portion was refused, nothing could be inferred.
+    schema = pa.schema(
+        [(n, pa.int64() if n in COUNTS else pa.float64() if is_number(n) else pa.string()) for n in names]
+    )
+    remaining = iter(rows)
+    with pq.ParquetWriter(path, schema) as writer:
+        while portion := list(islice(remaining, _CHUNK)):
+            writer.write_table(pa.Table.from_pylist([dict(row) for row in portion], schema=schema))
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """One row as one line of JSON."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_table(path: Path, *, defused: bool = False) -> Iterator[Row]:
+    """The rows of a table that `write_table` wrote, one after another; `defused` as it was written.
+
+    Raises:
+        DataError: another suffix, or no such table.
+    """
+    check_format(path)
+    readers: dict[str, Callable[[Path], Iterator[Row]]] = {
+        ".csv": partial(_read_csv, defused=defused),
+        ".parquet": _read_parquet,
+        ".jsonl": _read_jsonl,
+    }
+    try:
+        yield from readers[path.suffix.lower()](path)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: is no table of results ({type(error).__name__}); choose another output") from None
+
+
+def _read_csv(path: Path, *, defused: bool) -> Iterator[Row]:
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            yield {name: _read_value(name, text, defused) for name, text in row.items()}
+
+
+def _read_value(name: str, text: str, defused: bool) -> Any:
+    if is_number(name):
+        return int(text) if name in COUNTS else float(text) if text else None
+    return text.removeprefix("'") if defused else text
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        for portion in file.iter_batches(batch_size=_CHUNK):
+            yield from portion.to_pylist()

@@ -1,0 +1,157 @@
+"""What the workers of a cluster do: decode a block of inputs, read it with the model, keep its rows.
+
+`Decode` and `Read` travel to a machine, `begin` there, and are called with one row of Ray Data a block. Decoded studies
+travel between them as JSON and one array of pixels, not as pickles.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medsd.bundle.layout import Bundle, Precision
+from medsd.dicom.gate import GatePolicy
+from medsd.errors import DataError
+from medsd.inference.predict import Predictor, Study
+from medsd.inference.providers import ProviderChoice
+from medsd.preprocessing.decode import Decoder
+from medsd.preprocessing.film import Film
+from medsd.scoring import table
+from medsd.scoring.batch import batches, read_padded, study_of
+from medsd.scoring.blocks import Block, write_block
+from medsd.scoring.note_files import Notes
+from medsd.scoring.remote import Fetching, Store
+
+
+class Stage:
+    """An actor: begins its work when it starts, and does it row by row."""
+
+    def __init__(self, work: Decode | Read) -> None:
+        self._work = work.begin()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return self._work(row)
+
+
+@dataclass
+class Decode:
+    """The films of a block, decoded in a helper process.
+
+    Args:
+        decoder: of films; None where notes are read alone.
+        side_notes: take notes from the texts beside films, too.
+    """
+
+    decoder: Decoder | None
+    side_notes: bool
+
+    def begin(self) -> Decode:
+        """Start what the work needs, on the machine that does it."""
+        _hide_main()
+        self._helper = Fetching(self.decoder).helper() if self.decoder else None
+        return self
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        block = Block.from_json(row["block"])
+        notes = Notes(block.notes, beside=self.side_notes)
+        studies = [study_of(name, self._helper(Path(name)) if self._helper else None, notes) for name in block.names]
+        return {"block": row["block"], **pack(studies)}
+
+
+@dataclass
+class Read:
+    """The decoded films of a block through the model, and its rows into their file.
+
+    Args:
+        files: of the bundle, Ray's reference to ``{name: bytes}``.
+        store: where the rows are kept.
+        size: of a batch.
+        width: of an embedding that is kept, else 0.
+        provider, precision, require_gpu, policy, coverage: as for `Predictor`.
+    """
+
+    files: Any
+    store: Store
+    size: int
+    width: int
+    provider: ProviderChoice
+    precision: Precision
+    require_gpu: bool
+    policy: GatePolicy
+    coverage: float | None
+
+    def begin(self) -> Read:
+        """Load the model, from a copy of the bundle that is not needed afterwards."""
+        import ray
+
+        with tempfile.TemporaryDirectory(prefix="medsd-") as place:
+            for name, content in ray.get(self.files).items():
+                path = Path(place) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self._predictor = Predictor(
+                Bundle.open(place, verify=False),
+                provider=self.provider,
+                precision=self.precision,
+                require_gpu=self.require_gpu,
+                policy=self.policy,
+                coverage=self.coverage,
+                threads=1,  # as the local engine on a CPU
+            )
+        return self
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        block = Block.from_json(row["block"])
+        studies = zip(block.names, unpack(row), strict=True)
+        read = [(batch, read_padded(self._predictor, batch, self.size)) for batch in batches(studies, self.size)]
+        predictions = [prediction for _, some in read for prediction in some]
+        rows = [table.row(name, prediction) for name, prediction in zip(block.names, predictions, strict=True)]
+        try:
+            write_block(self.store, block.key, rows, [prediction.embedding for prediction in predictions], self.width)
+        except Exception as error:  # each store has its own
+            detail = getattr(error, "strerror", None) or type(error).__name__
+            raise DataError(
+                f"{self.store.folder}: a worker cannot write there ({detail}); the finished rows are safe: give a "
+                "folder that every machine can write, or make room, then go on with --resume"
+            ) from None
+        outcomes = [(prediction.status, prediction.reason) for prediction in predictions]
+        return {"outcomes": json.dumps(outcomes), "provider": self._predictor.session.provider}
+
+
+def pack(studies: Sequence[Study]) -> dict[str, Any]:
+    """Decoded studies as columns of a row of Ray Data; the pixels (n, S, S) of those that have any are one array."""
+    said = [(study.note, None if study.film is None else _words(study.film)) for study in studies]
+    pixels = [study.film.pixels for study in studies if study.film is not None and study.film.pixels is not None]
+    side = pixels[0].shape[0] if pixels else 0
+    return {"studies": json.dumps(said), "side": side, "pixels": np.stack(pixels).tobytes() if pixels else b""}
+
+
+def unpack(row: dict[str, Any]) -> Iterator[Study]:
+    """The studies that `pack` packed."""
+    side = row["side"]
+    pixels = iter(np.frombuffer(row["pixels"], np.uint8).reshape(-1, side, side) if side else ())
+    for note, words in json.loads(row["studies"]):
+        if words is None:
+            yield Study(None, note)
+            continue
+        there = words.pop("there")
+        yield Study(Film(**words, pixels=next(pixels) if there else None), note)
+
+
+def _words(film: Film) -> dict[str, Any]:
+    names = ("status", "reason", "message", "name", "study_key", "patient_key", "instance_key", "view")
+    return {name: getattr(film, name) for name in names} | {"there": film.pixels is not None}
+
+
+def _hide_main() -> None:
+    """Helper processes would import Ray's worker script, and Ray with it, as their main module."""
+    main = sys.modules["__main__"]
+    main.__spec__ = None
+    main.__dict__.pop("__file__", None)

