@@ -26,7 +26,7 @@ from medsd.training.loaders import StudyArrays, plain_batches
 log = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float64]
-_SMALLEST = 1e-6  # of the largest variance, below which a direction of the space is not used
+_SMALLEST = 1e-6  # of the largest variance, below which a direction is taken out whole: a probe would enlarge it
 
 
 def hide_sources(model: StudyModel, arrays: StudyArrays, table: pd.DataFrame, rows: npt.NDArray[np.int64]) -> None:
@@ -81,7 +81,7 @@ def eraser(features: FloatArray, table: pd.DataFrame, labels: npt.NDArray[np.flo
     directions, sizes, _ = np.linalg.svd(shared, full_matrices=False)
     directions = directions[:, sizes > _SMALLEST]
     told = (axes * spread) @ directions @ directions.T @ (axes / spread).T
-    result: FloatArray = np.eye(features.shape[1]) - told
+    result: FloatArray = axes @ axes.T - told
     return result
 
 
