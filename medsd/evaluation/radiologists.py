@@ -36,7 +36,7 @@ _GOOGLE = {"yes": 1.0, "no": 0.0}
 
 
 @dataclass(frozen=True)
-class Question:
+class RadiologistQuestion:
     """What radiologists were asked: where the answer stands, what its words mean, and which findings answer it."""
 
     name: str
@@ -47,10 +47,10 @@ class Question:
 
 
 QUESTIONS = (
-    Question("Pneumothorax (Google)", "google4.csv", "Pneumothorax", _GOOGLE, ("Pneumothorax",)),
-    Question("Nodule or mass (Google)", "google4.csv", "Nodule or mass", _GOOGLE, ("Nodule", "Mass")),
-    Question("Airspace opacity (Google)", "google4.csv", "Airspace opacity", _GOOGLE, _OPACITY),
-    Question("Lung opacity (RSNA)", "rsna_class.csv", "class", _RSNA, _OPACITY),
+    RadiologistQuestion("Pneumothorax (Google)", "google4.csv", "Pneumothorax", _GOOGLE, ("Pneumothorax",)),
+    RadiologistQuestion("Nodule or mass (Google)", "google4.csv", "Nodule or mass", _GOOGLE, ("Nodule", "Mass")),
+    RadiologistQuestion("Airspace opacity (Google)", "google4.csv", "Airspace opacity", _GOOGLE, _OPACITY),
+    RadiologistQuestion("Lung opacity (RSNA)", "rsna_class.csv", "class", _RSNA, _OPACITY),
 )
 
 
@@ -126,7 +126,7 @@ def measure_radiologists(images: Images, answers: dict[str, FloatArray]) -> tupl
     )
 
 
-def _measure(question: Question, images: Images, answers: FloatArray) -> RadiologistReport:
+def _measure(question: RadiologistQuestion, images: Images, answers: FloatArray) -> RadiologistReport:
     rows, names = ~np.isnan(answers), list(images.titles)
     columns = [names.index(name) for name in question.findings]
     truth, score = answers[rows], images.probs[rows][:, columns].max(axis=1)

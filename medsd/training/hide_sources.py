@@ -13,7 +13,6 @@ closed form. NeurIPS 2023.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -68,12 +67,14 @@ def eraser(features: FloatArray, table: pd.DataFrame, labels: npt.NDArray[np.flo
         table: N rows with the columns `source` and `view`.
         labels: (N, F) 1, 0 or NaN for unknown, which counts as a value.
     """
-    known, view = np.where(np.isnan(labels), -1, labels).astype(np.int8), table["view"].fillna("")
-    groups = _numbers(f"{seen} {row.tobytes().hex()}" for seen, row in zip(view, known, strict=True))
-    kinds = zip(table["source"], view, (known == 1).any(axis=1), strict=True)
-    number = _numbers(kinds)
-    sources = np.eye(number.max() + 1)[number]
-    features, sources = _within(features, groups), _within(sources, groups)
+    known, view = np.where(np.isnan(labels), -1, labels).astype(np.int8), table["view"].fillna("").astype(str)
+    groups = [f"{seen} {row.tobytes().hex()}" for seen, row in zip(view, known, strict=True)]
+    present = (known == 1).any(axis=1)
+    kinds = [f"{source} {seen} {found}" for source, seen, found in zip(table["source"], view, present, strict=True)]
+    features, sources = (
+        _within(features, groups),
+        _within(pd.get_dummies(pd.Series(kinds)).to_numpy(dtype=np.float64), groups),
+    )
     variances, axes = np.linalg.eigh(features.T @ features / len(features))
     kept = variances > _SMALLEST * variances.max()
     spread, axes = np.sqrt(variances[kept]), axes[:, kept]
@@ -85,18 +86,9 @@ def eraser(features: FloatArray, table: pd.DataFrame, labels: npt.NDArray[np.flo
     return result
 
 
-def _numbers(values: Iterable[Hashable]) -> npt.NDArray[np.int64]:
-    """A number from 0 for each value, the same for equal ones."""
-    seen: dict[Hashable, int] = {}
-    return np.array([seen.setdefault(value, len(seen)) for value in values], dtype=np.int64)
-
-
-def _within(values: FloatArray, groups: npt.NDArray[np.int64]) -> FloatArray:
+def _within(values: FloatArray, groups: list[str]) -> FloatArray:
     """Values less the means of their groups."""
-    sums = np.zeros((groups.max() + 1, values.shape[1]))
-    np.add.at(sums, groups, values)
-    result: FloatArray = values - (sums / np.bincount(groups)[:, None])[groups]
-    return result
+    return values - pd.DataFrame(values).groupby(groups).transform("mean").to_numpy()
 
 
 def _image_features(model: StudyModel, arrays: StudyArrays, rows: npt.NDArray[np.int64]) -> FloatArray:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from medsd.errors import DataError
@@ -35,7 +36,7 @@ def tables(folder: Path, count: int = 60) -> list[str]:
 def images(count: int, few: int = 10) -> Images:
     rng = np.random.default_rng(0)
     target = (rng.random((count, 14)) < 0.3).astype(float)
-    probs = 1 / (1 + np.exp(-(target + rng.normal(size=target.shape))))
+    probs = expit(target + rng.normal(size=target.shape))
     titles = {finding.name: finding.title for finding in FINDINGS.findings}
     return Images(titles, target, probs, (np.arange(count) // 2).astype(str), resamples=60, few=few)
 
