@@ -23,8 +23,8 @@ test: $(VENV)/.dev programs check ## set up everything and run the whole test su
 	$(OTHER) $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile $(TRAINING)
 
 check: $(VENV)/.dev ## formatting, types, and which room may import which
-	$(BIN)/ruff format --check medsd apps tests
-	$(BIN)/ruff check medsd apps tests
+	$(BIN)/ruff format --check medsd tests
+	$(BIN)/ruff check medsd tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

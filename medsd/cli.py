@@ -350,7 +350,7 @@ def app_(
 
     Example: medsd app models/nih14 --images /data/nih14/images
     """
-    from apps.web.server import serve
+    from medsd.apps.web.server import serve
     from medsd.settings import load_gate
 
     policy = load_gate(gate, set_ or ())

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from apps.web.reading import Reader, Reading
-from apps.web.server import open_reader
+from medsd.apps.web.reading import Reader, Reading
+from medsd.apps.web.server import open_reader
 from medsd.bundle.layout import Bundle
 from medsd.privacy import KEY_VARIABLE
 from medsd.studies.phantom import generate_study, write_dicom
@@ -43,7 +43,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.fixture(scope="session")
 def reading(reader: Reader, film: bytes) -> Reading:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("apps.web.reading.ALIKE_S", 60.0)  # all films of cases are read, however busy the machine
+        patch.setattr("medsd.apps.web.reading.ALIKE_S", 60.0)  # all films of cases are read, however busy the machine
         return reader.read(film, "short of breath")
 
 

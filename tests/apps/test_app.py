@@ -14,21 +14,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apps.web.case_cards import MOST_PINNED
-from apps.web.export import _figures
-from apps.web.reading import Reader, Reading
-from apps.web.render import DISPLAY_SIDE, Window
-from apps.web.server import open_reader, prepare_environment
+from medsd.apps.web.case_cards import MOST_PINNED
+from medsd.apps.web.export import _figures
+from medsd.apps.web.reading import Reader, Reading
+from medsd.apps.web.render import DISPLAY_SIDE, Window
+from medsd.apps.web.server import open_reader, prepare_environment
 from medsd.bundle.layout import Bundle
 from tests.bundles import tiny_bundle
 
 prepare_environment()
 gr = pytest.importorskip("gradio")
 
-from apps.web.app import build_page, theme  # noqa: E402
-from apps.web.pins import Board  # noqa: E402
-from apps.web.read import Desk, Scene  # noqa: E402
-from apps.web.seat import Asked, Seat  # noqa: E402
+from medsd.apps.web.app import build_page, theme  # noqa: E402
+from medsd.apps.web.pins import Board  # noqa: E402
+from medsd.apps.web.read import Desk, Scene  # noqa: E402
+from medsd.apps.web.seat import Asked, Seat  # noqa: E402
 
 LOOK = (50, 100, False, 1)  # level, width, inversion, zoom
 

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from apps.web.reading import Reader
-from apps.web.server import prepare_environment
+from medsd.apps.web.reading import Reader
+from medsd.apps.web.server import prepare_environment
 from medsd.scoring.batch import score
 from medsd.studies.phantom import generate_study, write_dicom
 
 prepare_environment()
 pytest.importorskip("gradio")
 
-from apps.web import batch  # noqa: E402
-from apps.web.batch import BatchDesk  # noqa: E402
+from medsd.apps.web import batch  # noqa: E402
+from medsd.apps.web.batch import BatchDesk  # noqa: E402
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apps.web.card import card_text, facts
+from medsd.apps.web.card import card_text, facts
 from medsd.bundle.layout import Bundle
 from tests.apps.reading_room import copy_bundle
 

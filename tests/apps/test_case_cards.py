@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from apps.web import case_cards
-from apps.web.case_cards import Gallery, Pinned
-from apps.web.reading import Reading
+from medsd.apps.web import case_cards
+from medsd.apps.web.case_cards import Gallery, Pinned
+from medsd.apps.web.reading import Reading
 from medsd.bundle.layout import Bundle
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apps.web.feedback import CONFIG, FILMS, OPINIONS, STUDIES, FeedbackFolder, labelled
+from medsd.apps.web.feedback import CONFIG, FILMS, OPINIONS, STUDIES, FeedbackFolder, labelled
 from medsd.errors import DataError
 from medsd.findings import finding_set
 from medsd.inference.prediction import Prediction

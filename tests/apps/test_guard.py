@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from apps.web import server
-from apps.web.reading import Reader
+from medsd.apps.web import server
+from medsd.apps.web.reading import Reader
 from medsd.studies.phantom import generate_study, write_png
 from tests.apps.visit import Browser, file_data
 
@@ -197,8 +197,8 @@ KEPT = {
 
 
 def test_the_app_has_these_routes_and_no_other(address: str, reader: Reader) -> None:
-    from apps.web.app import build_page
-    from apps.web.guard import ROUTES
+    from medsd.apps.web.app import build_page
+    from medsd.apps.web.guard import ROUTES
 
     assert {f"{method} {route}" for route, methods in ROUTES.items() for method in methods} == KEPT
     import gradio as gr
@@ -352,7 +352,7 @@ def _flood(visitors: list[Browser], image: bytes, jobs: int) -> list[int]:
 
 
 def test_one_visitor_cannot_fill_the_queue(address: str, image: bytes) -> None:
-    from apps.web.guard import MOST_JOBS
+    from medsd.apps.web.guard import MOST_JOBS
 
     answers = _flood([Browser(address, "flood")], image, 80)
     # A job that ended while they came makes room for one more.

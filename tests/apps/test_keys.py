@@ -10,11 +10,11 @@ import numpy as np
 import pydicom
 import pytest
 
-from apps.web.export import export
-from apps.web.pdf import reading_pdf
-from apps.web.reading import Reader, Reading
-from apps.web.render import Window
-from apps.web.server import open_reader
+from medsd.apps.web.export import export
+from medsd.apps.web.pdf import reading_pdf
+from medsd.apps.web.reading import Reader, Reading
+from medsd.apps.web.render import Window
+from medsd.apps.web.server import open_reader
 from medsd.bundle.layout import Bundle, write_description
 from medsd.cases.case import Case
 from medsd.cases.index import CaseIndex

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from apps.web import server
-from apps.web.reading import MAX_NOTE, Reader
+from medsd.apps.web import server
+from medsd.apps.web.reading import MAX_NOTE, Reader
 from medsd.studies.phantom import generate_study, write_png
 from tests.apps.visit import Browser
 

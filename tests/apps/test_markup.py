@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from apps.web import case_cards, markup
-from apps.web.reading import Reader, Reading, Wish
-from apps.web.render import Window
+from medsd.apps.web import case_cards, markup
+from medsd.apps.web.reading import Reader, Reading, Wish
+from medsd.apps.web.render import Window
 from medsd.bundle.layout import Bundle
 from medsd.inference.prediction import Prediction
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apps.web import markup
-from apps.web.pdf import Figure, reading_pdf
-from apps.web.reading import Reading
-from apps.web.record import reading_record
+from medsd.apps.web import markup
+from medsd.apps.web.pdf import Figure, reading_pdf
+from medsd.apps.web.reading import Reading
+from medsd.apps.web.record import reading_record
 from medsd.bundle.layout import Bundle
 from medsd.calibration.types import CalibrationChoice
 from medsd.cases.case import Case, Hit

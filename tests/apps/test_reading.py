@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apps.web.reading import MAX_NOTE, Reader, Reading, shipped_examples, thumbnail_film
-from apps.web.render import DISPLAY_SIDE, evidence_uri, likeness_share
+from medsd.apps.web.reading import MAX_NOTE, Reader, Reading, shipped_examples, thumbnail_film
+from medsd.apps.web.render import DISPLAY_SIDE, evidence_uri, likeness_share
 from medsd.bundle.layout import Bundle
 from medsd.cases.pictures import PictureFolder
 from medsd.privacy import KeyedHasher
@@ -121,7 +121,7 @@ def test_a_case_whose_film_is_not_at_hand_or_not_readable_stands_without_that_la
 def test_large_films_of_cases_do_not_keep_a_reading_waiting(
     reader: Reader, film: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apps.web.reading.ALIKE_S", 0.0)
+    monkeypatch.setattr("medsd.apps.web.reading.ALIKE_S", 0.0)
     quick = reader.read(film)
     assert len(quick.cases) == 8 and quick.alike == (None,) * 8
 

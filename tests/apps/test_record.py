@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from apps.web.record import reading_record
+from medsd.apps.web.record import reading_record
 from medsd.bundle.layout import Bundle
 from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction

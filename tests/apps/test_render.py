@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from apps.web.render import (
+from medsd.apps.web.render import (
     EVIDENCE_SIDE,
     PRESETS,
     Window,

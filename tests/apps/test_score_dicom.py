@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from apps.score_dicom import main
+from medsd.apps.score_dicom import main
 from tests.bundles import tiny_bundle
 
 

@@ -6,13 +6,13 @@ import re
 
 import pytest
 
-from apps.web.reading import Reader
-from apps.web.server import prepare_environment
+from medsd.apps.web.reading import Reader
+from medsd.apps.web.server import prepare_environment
 
 prepare_environment()
 pytest.importorskip("gradio")
 
-from apps.web.search import FOUND, SearchDesk  # noqa: E402
+from medsd.apps.web.search import FOUND, SearchDesk  # noqa: E402
 
 
 @pytest.fixture(scope="module")

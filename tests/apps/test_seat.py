@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from apps.web import server
-from apps.web.reading import Reader, Reading, Wish
+from medsd.apps.web import server
+from medsd.apps.web.reading import Reader, Reading, Wish
 from medsd.bundle.layout import Bundle
 from medsd.studies.phantom import generate_study, write_png
 from tests.apps.visit import Browser
@@ -24,8 +24,8 @@ from tests.apps.visit import Browser
 server.prepare_environment()
 gr = pytest.importorskip("gradio")
 
-from apps.web.read import Desk, Scene, _look  # noqa: E402
-from apps.web.seat import Asked, Seat  # noqa: E402
+from medsd.apps.web.read import Desk, Scene, _look  # noqa: E402
+from medsd.apps.web.seat import Asked, Seat  # noqa: E402
 
 NOTHING, LOOK = Scene(), (50, 100, False, 1)
 

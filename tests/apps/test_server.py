@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from apps.web import server
-from apps.web.reading import Reader
-from apps.web.visitors import WRONG_PASSWORD_DELAY_S
+from medsd.apps.web import server
+from medsd.apps.web.reading import Reader
+from medsd.apps.web.visitors import WRONG_PASSWORD_DELAY_S
 from medsd.bundle.layout import Bundle
 from medsd.errors import BundleError, SettingsError
 from tests.apps.reading_room import copy_bundle
@@ -121,14 +121,14 @@ def test_no_interface_is_described_and_no_file_of_the_bundle_is_served(address: 
 
 def test_nothing_heavy_is_imported_before_the_request_is_checked() -> None:
     heavy = "('gradio', 'torch', 'lancedb', 'onnxruntime', 'matplotlib')"
-    code = f"import sys, apps.web.server; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, medsd.apps.web.server; print([m for m in {heavy} if m in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert out.stdout.strip() == "[]"
 
 
 def test_the_command_ends_with_status_2_and_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "apps.web", str(tmp_path / "nowhere"), "--port", "0"]
+    command = [sys.executable, "-m", "medsd.apps.web", str(tmp_path / "nowhere"), "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     out = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert out.returncode == 2 and out.stderr.startswith("error: ") and out.stderr.count("\n") == 1
@@ -136,7 +136,7 @@ def test_the_command_ends_with_status_2_and_one_line(tmp_path: Path) -> None:
 
 def test_the_command_serves_and_cleans_up_when_it_is_ended(bundle: Bundle, tmp_path: Path) -> None:
     pytest.importorskip("gradio")
-    command = [sys.executable, "-m", "apps.web", str(bundle.folder), "--port", "0"]
+    command = [sys.executable, "-m", "medsd.apps.web", str(bundle.folder), "--port", "0"]
     environment = {k: v for k, v in os.environ.items() if k != "GRADIO_TEMP_DIR"}
     environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(tmp_path)}
     environment |= {"HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}  # as in many hospitals

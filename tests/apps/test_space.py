@@ -6,14 +6,14 @@ import re
 
 import pytest
 
-from apps.web.reading import Reader, Reading
-from apps.web.server import prepare_environment
+from medsd.apps.web.reading import Reader, Reading
+from medsd.apps.web.server import prepare_environment
 from tests.apps.reading_room import CASES
 
 prepare_environment()
 gr = pytest.importorskip("gradio")
 
-from apps.web.space import SpaceDesk  # noqa: E402
+from medsd.apps.web.space import SpaceDesk  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from apps.web import visitors
-from apps.web.visitors import FREE_GUESSES, GUESS_EVERY_S, Logins, TooManyGuessesError, Visitor, Visitors
+from medsd.apps.web import visitors
+from medsd.apps.web.visitors import FREE_GUESSES, GUESS_EVERY_S, Logins, TooManyGuessesError, Visitor, Visitors
 
 T = TypeVar("T")
 

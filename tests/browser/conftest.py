@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from apps.web import server
+from medsd.apps.web import server
 from medsd.bundle.layout import Bundle
 from medsd.privacy import KEY_VARIABLE
 from medsd.studies.phantom import generate_study, write_dicom

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from apps.web import server
-from apps.web.reading import Reader
+from medsd.apps.web import server
+from medsd.apps.web.reading import Reader
 from medsd.bundle.layout import Bundle
 from medsd.privacy import KEY_VARIABLE
 from medsd.studies.phantom import generate_study, write_dicom

@@ -10,10 +10,10 @@ import onnxruntime
 import pandas as pd
 import pytest
 
-from apps.web import markup
-from apps.web.pdf import reading_pdf
-from apps.web.reading import Reader, Reading
-from apps.web.record import reading_record
+from medsd.apps.web import markup
+from medsd.apps.web.pdf import reading_pdf
+from medsd.apps.web.reading import Reader, Reading
+from medsd.apps.web.record import reading_record
 from medsd.bundle.layout import GRAPHS, Bundle
 from medsd.calibration.conformal import read_conformal
 from medsd.card import CARD

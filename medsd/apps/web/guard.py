@@ -18,8 +18,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from apps.web.uploads import UploadRefusedError, Uploads
-from apps.web.visitors import Logins, TooManyGuessesError, Visitor, Visitors
+from medsd.apps.web.uploads import UploadRefusedError, Uploads
+from medsd.apps.web.visitors import Logins, TooManyGuessesError, Visitor, Visitors
 
 API = "/gradio_api"
 # Files of Gradio's front end: the same for everybody, so nobody has to sign in for them.

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from apps.web import case_cards, scripts
-from apps.web.case_cards import Gallery
-from apps.web.filters import FilterBoxes, finding_boxes, to_filter
-from apps.web.pins import Board
-from apps.web.reading import MAX_NOTE, Reader
+from medsd.apps.web import case_cards, scripts
+from medsd.apps.web.case_cards import Gallery
+from medsd.apps.web.filters import FilterBoxes, finding_boxes, to_filter
+from medsd.apps.web.pins import Board
+from medsd.apps.web.reading import MAX_NOTE, Reader
 from medsd.cases.ask import Question
 from medsd.cases.case import SimilarCase
 from medsd.cases.query import FindingQuery

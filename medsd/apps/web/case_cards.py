@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from apps.web.reading import Reading
-from apps.web.render import PREVIEW_SIDE, Window, evidence_uri, film_uri, fit_side, likeness_share, thumbnail_uri
+from medsd.apps.web.reading import Reading
+from medsd.apps.web.render import PREVIEW_SIDE, Window, evidence_uri, film_uri, fit_side, likeness_share, thumbnail_uri
 from medsd.cases.case import SimilarCase
 from medsd.errors import DataError
 from medsd.findings import FindingSet

@@ -21,7 +21,7 @@ from gradio.routes import file_upload_statuses
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
-from apps.web.visitors import Clock, Visitor
+from medsd.apps.web.visitors import Clock, Visitor
 
 MOST_FILES = 500  # of one drop
 LARGEST_FILE = 256 * 1024**2  # bytes

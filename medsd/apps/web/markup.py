@@ -1,16 +1,16 @@
 """The pieces of the page that Gradio has no component for: film, findings, notices and case cards, as HTML.
 
 Every text goes through `html.escape`, whether it comes from a file, a bundle or a vocabulary; pictures come as data
-URIs from `apps.web.render`. Styles are in style.css.
+URIs from `medsd.apps.web.render`. Styles are in style.css.
 """
 
 from __future__ import annotations
 
 from html import escape
 
-from apps.web.reading import Reading
-from apps.web.record import DISCLAIMER, SYNTHETIC
-from apps.web.render import Window, evidence_uri, film_uri
+from medsd.apps.web.reading import Reading
+from medsd.apps.web.record import DISCLAIMER, SYNTHETIC
+from medsd.apps.web.render import Window, evidence_uri, film_uri
 from medsd.bundle.layout import Bundle, Description
 from medsd.calibration.types import OperatingPoint
 from medsd.cases.vote import FindingVote

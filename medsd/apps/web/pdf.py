@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
-from apps.web.record import DISCLAIMER, SYNTHETIC
+from medsd.apps.web.record import DISCLAIMER, SYNTHETIC
 from medsd.cases.explain import sentence
 
 if TYPE_CHECKING:

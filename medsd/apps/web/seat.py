@@ -10,10 +10,10 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from apps.web.reading import Reading, Wish
+from medsd.apps.web.reading import Reading, Wish
 
 if TYPE_CHECKING:
-    from apps.web.feedback import Opinion
+    from medsd.apps.web.feedback import Opinion
 
 
 @dataclass(eq=False)

@@ -6,9 +6,9 @@ from typing import Any
 
 import gradio as gr
 
-from apps.web import case_cards, scripts
-from apps.web.case_cards import MOST_PINNED, Pinned
-from apps.web.reading import Reader
+from medsd.apps.web import case_cards, scripts
+from medsd.apps.web.case_cards import MOST_PINNED, Pinned
+from medsd.apps.web.reading import Reader
 
 Pins = tuple[Pinned, ...]
 

@@ -1,6 +1,6 @@
 """The page: its tabs, put together.
 
-Only `apps.web.server` should import this module: importing Gradio takes seconds.
+Only `medsd.apps.web.server` should import this module: importing Gradio takes seconds.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from pathlib import Path
 
 import gradio as gr
 
-from apps.web import card, markup
-from apps.web.batch import BatchTab
-from apps.web.pins import Board
-from apps.web.read import ReadTab
-from apps.web.reading import Reader
-from apps.web.search import SearchTab
-from apps.web.space import SpaceTab
-from apps.web.uploads import Uploads
+from medsd.apps.web import card, markup
+from medsd.apps.web.batch import BatchTab
+from medsd.apps.web.pins import Board
+from medsd.apps.web.read import ReadTab
+from medsd.apps.web.reading import Reader
+from medsd.apps.web.search import SearchTab
+from medsd.apps.web.space import SpaceTab
+from medsd.apps.web.uploads import Uploads
 
 STYLE = Path(__file__).with_name("style.css")
 

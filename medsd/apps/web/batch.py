@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from apps.web import scripts
-from apps.web.export import link
-from apps.web.markup import percent
-from apps.web.reading import Reader
-from apps.web.uploads import MOST_FILES, Uploads, is_regular
+from medsd.apps.web import scripts
+from medsd.apps.web.export import link
+from medsd.apps.web.markup import percent
+from medsd.apps.web.reading import Reader
+from medsd.apps.web.uploads import MOST_FILES, Uploads, is_regular
 from medsd.errors import DataError, MedsdError
 from medsd.findings import FindingSet
 from medsd.inference.prediction import Prediction

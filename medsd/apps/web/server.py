@@ -1,4 +1,4 @@
-"""Serving the app: safe options first, Gradio last. `serve` is what `medsd app` and `python -m apps.web` call.
+"""Serving the app: safe options first, Gradio last. `serve` is what `medsd app` and `python -m medsd.apps.web` call.
 
 Everything that can be wrong with the request (address, login, port, bundle) is checked before Gradio is imported,
 which takes seconds. Without a login nothing but this machine is answered.
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apps.web.reading import Reader
+from medsd.apps.web.reading import Reader
 from medsd.bundle.layout import Bundle
 from medsd.dicom.policy import GatePolicy
 from medsd.errors import MedsdError, SettingsError
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import gradio as gr
     import uvicorn
 
-    from apps.web.uploads import Uploads
+    from medsd.apps.web.uploads import Uploads
     from medsd.inference.predict import Predictor
     from medsd.inference.prediction import Prediction
     from medsd.inference.providers import PrecisionChoice
@@ -126,7 +126,7 @@ def open_reader(
         BundleError: the model or the case index cannot be used.
         DataError: there is no folder `images`, or `feedback` cannot be made.
     """
-    from apps.web.feedback import FeedbackFolder
+    from medsd.apps.web.feedback import FeedbackFolder
     from medsd.cases.index import CaseIndex
     from medsd.cases.manage import hasher_of
     from medsd.cases.pictures import PictureFolder
@@ -218,9 +218,9 @@ def launch(
     import uvicorn
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from apps.web.guard import Guard
-    from apps.web.uploads import Uploads
-    from apps.web.visitors import Logins, Visitors
+    from medsd.apps.web.guard import Guard
+    from medsd.apps.web.uploads import Uploads
+    from medsd.apps.web.visitors import Logins, Visitors
 
     uploads = Uploads(Path(os.environ["GRADIO_TEMP_DIR"]), quota=int(quota_gb * 1e9))
     page, app, stop = _gradio_app(reader, uploads, bool(logins))
@@ -249,9 +249,9 @@ def _gradio_app(reader: Reader, uploads: Uploads, login: bool) -> tuple[gr.Block
     import gradio as gr
     from fastapi import FastAPI
 
-    from apps.web.app import STYLE, build_page, theme
-    from apps.web.guard import VISITOR
-    from apps.web.uploads import LARGEST_FILE
+    from medsd.apps.web.app import STYLE, build_page, theme
+    from medsd.apps.web.guard import VISITOR
+    from medsd.apps.web.uploads import LARGEST_FILE
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -399,7 +399,7 @@ def read_logins(path: Path | None, environment: Mapping[str, str] = os.environ) 
 
 
 def main() -> None:
-    """`python -m apps.web`: the app, without the rest of the command line."""
+    """`python -m medsd.apps.web`: the app, without the rest of the command line."""
 
     def app(
         bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")] = Path("models/phantom"),
@@ -411,7 +411,7 @@ def main() -> None:
         quota_gb: Annotated[float, typer.Option("--uploads-gb", help="GB on disk for all uploads.", min=0)] = QUOTA_GB,
         open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     ) -> None:
-        """Serve the web app of a bundle. Example: python -m apps.web models/nih14 --port 7860"""
+        """Serve the web app of a bundle. Example: python -m medsd.apps.web models/nih14 --port 7860"""
         try:
             serve(
                 bundle,

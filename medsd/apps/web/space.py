@@ -12,9 +12,9 @@ import gradio as gr
 import numpy as np
 import numpy.typing as npt
 
-from apps.web import case_cards, scripts
-from apps.web.case_cards import Gallery
-from apps.web.reading import Reader, Reading
+from medsd.apps.web import case_cards, scripts
+from medsd.apps.web.case_cards import Gallery
+from medsd.apps.web.reading import Reader, Reading
 from medsd.cases.explain import explain, explain_query
 from medsd.cases.space import CasePlane, lay_out
 from medsd.errors import DataError

@@ -1,4 +1,4 @@
-"""Score radiographs into a table: `python -m apps.score_dicom BUNDLE PATH… --out results.csv`.
+"""Score radiographs into a table: `python -m medsd.apps.score_dicom BUNDLE PATH… --out results.csv`.
 
 A thin script over `medsd.scoring.batch.score`, for schedulers and shell loops that want no more than that; `medsd
 score` does the same and more.
@@ -16,7 +16,9 @@ from typing import get_args
 from medsd.errors import MedsdError
 from medsd.inference.providers import PrecisionChoice, ProviderChoice
 
-_EXAMPLE = "example: python -m apps.score_dicom models/nih14 films/ 'more/*.dcm' --out results.parquet --workers 4"
+_EXAMPLE = (
+    "example: python -m medsd.apps.score_dicom models/nih14 films/ 'more/*.dcm' --out results.parquet --workers 4"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from apps.web.reading import Reader
+from medsd.apps.web.reading import Reader
 from medsd.cases.case import FILTER_COLUMNS, CaseFilter
 
 _TITLES = {"view": "View", "sex": "Sex", "age_band": "Age", "source": "Source"}

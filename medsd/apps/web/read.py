@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from apps.web import case_cards, markup, scripts
-from apps.web.export import Kind, export, link
-from apps.web.filters import FilterBoxes, to_filter
-from apps.web.pins import Board
-from apps.web.reading import MAX_NOTE, Reader, Reading, Wish
-from apps.web.render import PRESETS, Preset, Window, preset_window
-from apps.web.seat import Asked, Seat
-from apps.web.uploads import is_regular
+from medsd.apps.web import case_cards, markup, scripts
+from medsd.apps.web.export import Kind, export, link
+from medsd.apps.web.filters import FilterBoxes, to_filter
+from medsd.apps.web.pins import Board
+from medsd.apps.web.reading import MAX_NOTE, Reader, Reading, Wish
+from medsd.apps.web.render import PRESETS, Preset, Window, preset_window
+from medsd.apps.web.seat import Asked, Seat
+from medsd.apps.web.uploads import is_regular
 from medsd.errors import MedsdError
 from medsd.inference.coverage import offered
 

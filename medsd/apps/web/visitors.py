@@ -1,6 +1,6 @@
 """Who asks: visitors and the secret token of each, the sessions of their pages, and the check of passwords.
 
-Nothing here knows HTTP or Gradio, so tests bring their own clock. `apps.web.guard` applies it to every request.
+Nothing here knows HTTP or Gradio, so tests bring their own clock. `medsd.apps.web.guard` applies it to every request.
 """
 
 from __future__ import annotations

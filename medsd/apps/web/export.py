@@ -8,11 +8,11 @@ from dataclasses import replace
 from html import escape
 from typing import Literal
 
-from apps.web.markup import evidence_words
-from apps.web.pdf import Figure, reading_pdf
-from apps.web.reading import Reading
-from apps.web.record import reading_record
-from apps.web.render import PREVIEW_SIDE, Window, evidence_layer, film_jpeg, fit_side
+from medsd.apps.web.markup import evidence_words
+from medsd.apps.web.pdf import Figure, reading_pdf
+from medsd.apps.web.reading import Reading
+from medsd.apps.web.record import reading_record
+from medsd.apps.web.render import PREVIEW_SIDE, Window, evidence_layer, film_jpeg, fit_side
 from medsd.bundle.layout import Bundle
 
 Kind = Literal["PDF", "JSON"]
@@ -20,7 +20,7 @@ _TYPES: dict[str, str] = {"PDF": "application/pdf", "JSON": "application/json", 
 
 
 def link(content: bytes, kind: str, name: str, *, wait: bool = False) -> str:
-    """A download, as HTML for a component that runs `apps.web.scripts.SAVE`; it starts at once, unless `wait`."""
+    """A download, as HTML for a component that runs `medsd.apps.web.scripts.SAVE`; it starts at once, unless `wait`."""
     data = base64.b64encode(content).decode("ascii")
     later = ' data-wait=""' if wait else ""
     return (

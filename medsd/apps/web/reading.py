@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
-from apps.web.render import DETAIL_SIDE, DISPLAY_SIDE, PREVIEW_SIDE, GreyFilm, evidence_uri, fit_side, likeness_share
+from medsd.apps.web.render import (
+    DETAIL_SIDE,
+    DISPLAY_SIDE,
+    PREVIEW_SIDE,
+    GreyFilm,
+    evidence_uri,
+    fit_side,
+    likeness_share,
+)
 from medsd.bundle.layout import Bundle
 from medsd.cases.case import CaseFilter
 from medsd.errors import BundleError, DataError, MedsdError
@@ -27,7 +35,7 @@ from medsd.inference.prediction import Prediction
 from medsd.strict import read_json
 
 if TYPE_CHECKING:
-    from apps.web.feedback import FeedbackFolder, Opinion
+    from medsd.apps.web.feedback import FeedbackFolder, Opinion
     from medsd.cases.ask import Answer, Question
     from medsd.cases.case import SimilarCase
     from medsd.cases.index import CaseIndex

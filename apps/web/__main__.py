@@ -1,5 +1,0 @@
-"""`python -m apps.web BUNDLE`."""
-
-from apps.web.server import main
-
-main()
