@@ -25,7 +25,7 @@ SMALL = (
     "training.threads=1",
     "training.workers=0",
     "evaluation.bootstrap=50",
-    "evaluation.few=3",
+    "evaluation.minimum_positives=3",
     "bundle.parity_studies=6",
 )
 

@@ -142,7 +142,7 @@ def measure_conformal(
     groups: Mapping[str, npt.ArrayLike] | None = None,
     confidence: float = 0.95,
     resamples: int = 1000,
-    few: int = 10,
+    minimum_positives: int = 10,
     seed: int = 0,
 ) -> ConformalReport:
     """How often the sets at `coverage` hold the truth on other patients than those of the scores.
@@ -154,7 +154,7 @@ def measure_conformal(
         groups: (N,) values by attribute, for instance ``{"sex": …}``.
         confidence: the share of every interval.
         resamples, seed: of the bootstrap of the groups.
-        few: groups of fewer patients are too few to tell.
+        minimum_positives: groups of fewer patients are too few to tell.
 
     Raises:
         DataError: shapes or values that do not fit.
@@ -195,7 +195,7 @@ def measure_conformal(
             )
         )
     told = _Told(covered[:, limited], target[:, limited], (present != absent)[:, limited], keys)
-    doubt = _Doubt(confidence, resamples, few, seed)
+    doubt = _Doubt(confidence, resamples, minimum_positives, seed)
     found = tuple(
         told.group(attribute, value, np.asarray(values) == value, doubt)
         for attribute, values in (groups or {}).items()
@@ -270,14 +270,14 @@ class _Doubt:
 
     confidence: float
     resamples: int
-    few: int
+    minimum_positives: int
     seed: int
 
     def share(self, covered: FloatArray, cells: BoolArray, keys: npt.NDArray[np.str_]) -> Interval:
         """Mean over patients of the share covered among their `cells` (n, F), with an interval over patients."""
         films, _ = np.nonzero(cells)
         means = _patient_means(covered[cells], np.ones(len(films), dtype=bool), keys[films])
-        if means.size < max(self.few, 2):
+        if means.size < max(self.minimum_positives, 2):
             return Interval()
         drawn = Resamples.draw(np.arange(means.size).astype(str), self.resamples, self.seed)
         (found,) = bootstrap(

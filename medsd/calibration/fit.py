@@ -49,21 +49,21 @@ def choose_calibration(
     target: npt.ArrayLike,
     findings: Sequence[str],
     *,
-    few: int = 10,
+    minimum_positives: int = 10,
     method: str = "by_size",
 ) -> tuple[dict[str, Calibration], dict[str, CalibrationChoice]]:
     """The calibration of each finding on the validation split, as rich as its cases allow, and why it was chosen.
 
-    By the number of the rarer class: below `few` the fit of all findings pooled; below `PLATT_CASES` a temperature, one
-    parameter, on top of that; then Platt's slope and intercept; from `ISOTONIC_STUDIES` known studies with
-    `ISOTONIC_CASES` of the rarer class on, an isotonic curve. All of them keep the ranking.
+    By the number of the rarer class: below `minimum_positives` the fit of all findings pooled; below `PLATT_CASES` a
+    temperature, one parameter, on top of that; then Platt's slope and intercept; from `ISOTONIC_STUDIES` known studies
+    with `ISOTONIC_CASES` of the rarer class on, an isotonic curve. All of them keep the ranking.
 
     Args:
         logits: (N, F) of the validation split.
         target: (N, F) 1, 0 or NaN for unknown.
         findings: F names, in column order.
-        few: see above.
-        method: ``by_size``, or ``platt`` for Platt's whatever the size (pooled below `few`).
+        minimum_positives: see above.
+        method: ``by_size``, or ``platt`` for Platt's whatever the size (pooled below `minimum_positives`).
 
     Raises:
         DataError: shapes or values that do not fit, or an unknown method.
@@ -71,15 +71,22 @@ def choose_calibration(
     if method not in ("by_size", "platt"):
         raise DataError(f"calibration method '{method}' is unknown; use by_size or platt")
     target, logits = _named(target, logits, findings)
-    platt, pooled = fit_platt(logits, target, findings, few=few), _fit_pooled(logits, target, few)
+    platt, pooled = (
+        fit_platt(logits, target, findings, minimum_positives=minimum_positives),
+        _fit_pooled(logits, target, minimum_positives),
+    )
     positives, negatives = class_counts(target)
     calibration: dict[str, Calibration] = {}
     choices = {}
     for f, finding in enumerate(findings):
         cases, rarer = int(positives[f] + negatives[f]), int(min(positives[f], negatives[f]))
-        chosen, reason = _by_size(cases, rarer, few) if method == "by_size" else _platt_or_pooled(rarer, few)
+        chosen, reason = (
+            _by_size(cases, rarer, minimum_positives)
+            if method == "by_size"
+            else _platt_or_pooled(rarer, minimum_positives)
+        )
         if chosen == "pooled" and pooled == UNCALIBRATED:
-            chosen, reason = "none", f"fewer than {few} cases of a class over all findings together"
+            chosen, reason = "none", f"fewer than {minimum_positives} cases of a class over all findings together"
         known = ~np.isnan(target[:, f])
         if chosen == "temperature":
             calibration[finding] = _fit_temperature(logits[known, f], target[known, f], pooled)
@@ -93,9 +100,9 @@ def choose_calibration(
     return calibration, choices
 
 
-def _by_size(cases: int, rarer: int, few: int) -> tuple[CalibrationMethod, str]:
-    if rarer < few or rarer == 0:
-        return _platt_or_pooled(rarer, few)
+def _by_size(cases: int, rarer: int, minimum_positives: int) -> tuple[CalibrationMethod, str]:
+    if rarer < minimum_positives or rarer == 0:
+        return _platt_or_pooled(rarer, minimum_positives)
     if rarer < PLATT_CASES:
         return "temperature", f"{rarer} cases of the rarer class, fewer than {PLATT_CASES}: one parameter"
     if cases < ISOTONIC_STUDIES or rarer < ISOTONIC_CASES:
@@ -103,43 +110,50 @@ def _by_size(cases: int, rarer: int, few: int) -> tuple[CalibrationMethod, str]:
     return "isotonic", f"{cases} studies, {rarer} of the rarer class: enough for a curve"
 
 
-def _platt_or_pooled(rarer: int, few: int) -> tuple[CalibrationMethod, str]:
-    if rarer < max(few, 1):
-        return "pooled", f"{rarer} cases of the rarer class, fewer than {max(few, 1)}: the fit of all findings together"
+def _platt_or_pooled(rarer: int, minimum_positives: int) -> tuple[CalibrationMethod, str]:
+    fewest = max(minimum_positives, 1)
+    if rarer < fewest:
+        return "pooled", f"{rarer} cases of the rarer class, fewer than {fewest}: the fit of all findings together"
     return "platt", "asked for"
 
 
 def fit_platt(
-    logits: npt.ArrayLike, target: npt.ArrayLike, findings: Sequence[str], *, few: int = 10
+    logits: npt.ArrayLike, target: npt.ArrayLike, findings: Sequence[str], *, minimum_positives: int = 10
 ) -> dict[str, PlattCalibration]:
     """Slope and intercept of each finding, for probability = sigmoid(slope · logit + intercept).
 
     Maximum a posteriori (Platt 1999 with a prior instead of smoothed targets): log(slope) has a normal prior, which
     keeps every slope above 0, so that the ranking stays. First one pooled slope and intercept for all findings, drawn
     towards slope 1; then each finding, drawn towards the pooled slope, its intercept free. A finding with fewer
-    positives or negatives than `few` takes the pooled fit; so does everything when the pool itself is too small, and
-    then the pooled fit is slope 1, intercept 0.
+    positives or negatives than `minimum_positives` takes the pooled fit; so does everything when the pool itself is too
+    small, and then the pooled fit is slope 1, intercept 0.
 
     Args:
         logits: (N, F) of the validation split.
         target: (N, F) 1, 0 or NaN for unknown.
         findings: F names, in column order.
-        few: see above.
+        minimum_positives: see above.
 
     Raises:
         DataError: shapes or values that do not fit.
     """
     target, logits = _named(target, logits, findings)
     known = ~np.isnan(target)
-    pooled = _fit_pooled(logits, target, few)
+    pooled = _fit_pooled(logits, target, minimum_positives)
     fits = (
         pooled,
         *(
-            _fit(logits[known[:, f], f], target[known[:, f], f], towards=pooled.slope, spread=_FINDING_SPREAD, few=few)
+            _fit(
+                logits[known[:, f], f],
+                target[known[:, f], f],
+                towards=pooled.slope,
+                spread=_FINDING_SPREAD,
+                minimum_positives=minimum_positives,
+            )
             for f in range(len(findings))
         ),
     )
-    told = enough(target, few)
+    told = enough(target, minimum_positives)
     return {name: fits[f + 1] if told[f] else pooled for f, name in enumerate(findings)}
 
 
@@ -194,7 +208,12 @@ def log_odds(logits: FloatArray, calibration: Calibration) -> FloatArray:
 
 
 def choose_operating_points(
-    probs: npt.ArrayLike, target: npt.ArrayLike, findings: Sequence[str], *, few: int = 10, rule: str = "youden"
+    probs: npt.ArrayLike,
+    target: npt.ArrayLike,
+    findings: Sequence[str],
+    *,
+    minimum_positives: int = 10,
+    rule: str = "youden",
 ) -> dict[str, OperatingPoint]:
     """The threshold of each finding, by a rule, on the validation split.
 
@@ -205,7 +224,7 @@ def choose_operating_points(
         probs: (N, F) calibrated probabilities.
         target: (N, F) 1, 0 or NaN for unknown.
         findings: F names, in column order.
-        few: with fewer positives or negatives there is no threshold, and every call is «undecided».
+        minimum_positives: with fewer positives or negatives there is no threshold, and every call is «undecided».
         rule: ``youden`` (highest sensitivity + specificity), ``f1`` (highest F1), ``sensitivity:0.9`` (the highest
             specificity with at least that sensitivity) or ``specificity:0.9`` (the other way round).
 
@@ -215,7 +234,7 @@ def choose_operating_points(
     target, probs = _named(target, probs, findings, probabilities=True)
     name, wanted = _parse_rule(rule)
     limits = np.full(len(findings), np.nan)
-    for f in np.flatnonzero(enough(target, few)):
+    for f in np.flatnonzero(enough(target, minimum_positives)):
         known = ~np.isnan(target[:, f])
         limits[f] = _threshold(target[known, f], probs[known, f], name, wanted)
     reached = confusion(target, probs, limits)
@@ -283,9 +302,9 @@ def log_loss(target: npt.ArrayLike, probs: npt.ArrayLike) -> float:
     return float(-(target[known] * np.log(p) + (1 - target[known]) * np.log1p(-p)).mean())
 
 
-def _fit_pooled(logits: FloatArray, target: FloatArray, few: int) -> PlattCalibration:
+def _fit_pooled(logits: FloatArray, target: FloatArray, minimum_positives: int) -> PlattCalibration:
     known = ~np.isnan(target)
-    return _fit(logits[known], target[known], towards=1.0, spread=_POOLED_SPREAD, few=few)
+    return _fit(logits[known], target[known], towards=1.0, spread=_POOLED_SPREAD, minimum_positives=minimum_positives)
 
 
 def _fit_temperature(logits: FloatArray, truth: FloatArray, pooled: PlattCalibration) -> PlattCalibration:
@@ -300,9 +319,11 @@ def _fit_temperature(logits: FloatArray, truth: FloatArray, pooled: PlattCalibra
     return PlattCalibration(slope=factor * pooled.slope, intercept=factor * pooled.intercept)
 
 
-def _fit(logits: FloatArray, truth: FloatArray, *, towards: float, spread: float, few: int) -> PlattCalibration:
+def _fit(
+    logits: FloatArray, truth: FloatArray, *, towards: float, spread: float, minimum_positives: int
+) -> PlattCalibration:
     """One slope and intercept, or slope `towards` and intercept 0 with too few cases."""
-    if min((truth == 1).sum(), (truth == 0).sum()) < max(few, 1):
+    if min((truth == 1).sum(), (truth == 0).sum()) < max(minimum_positives, 1):
         return PlattCalibration(slope=towards, intercept=0.0)
 
     def loss(at: FloatArray) -> tuple[float, FloatArray]:

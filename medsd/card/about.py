@@ -105,7 +105,7 @@ def data(d: layout.Description) -> str:
 
 def limits(d: layout.Description, r: EvaluationReport) -> str:
     """What is not known, and what must not be expected."""
-    few = [f.title for f in r.findings if f.too_few]
+    scarce = [f.title for f in r.findings if f.too_few]
     silent = [f.title for f in d.findings if f.name in d.operating_points and _threshold_missing(d, f.name)]
     where = "of another source than it learned from" if d.recalibrated else "of the source that it learned from"
     lines = [
@@ -118,10 +118,10 @@ def limits(d: layout.Description, r: EvaluationReport) -> str:
         lines.append("Not measured here: differences between machines, and between groups that the data do not name.")
     if d.synthetic:
         lines.insert(0, "Synthetic: learned from and measured on phantoms only.")
-    if few and len(few) == len(r.findings):
+    if scarce and len(scarce) == len(r.findings):
         lines.insert(0, "No finding has enough test cases: nothing is known of how well this model reads.")
-    elif few:
-        lines.append(f"Too few test cases to tell: {', '.join(few)}.")
+    elif scarce:
+        lines.append(f"Too few test cases to tell: {', '.join(scarce)}.")
     if silent:
         lines.append(f"Never called present or absent, for want of validation cases: {', '.join(silent)}.")
     return "## Known limits\n\n" + "\n".join(f"- {line}" for line in [*lines, _suitable(d)])

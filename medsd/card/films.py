@@ -33,9 +33,9 @@ def evidence(e: EvidenceReport | None, boxed: Sequence[str] = ()) -> str:
     return joined(
         "### Where the evidence maps point",
         f"{e.films} pairs of a film and a finding with boxes, of {e.patients} patients of the {e.split} split; means "
-        f"over the {e.over} findings with {e.few} of them or more. «evidence» is what this bundle shows; «activation "
-        "map» is the classifier's own; «usual place» is where boxes of the finding lie on training films, «centre» the "
-        "film's middle: neither looks at it.",
+        f"over the {e.over} findings with {e.minimum_positives} of them or more. «evidence» is what this bundle shows; "
+        "«activation map» is the classifier's own; «usual place» is where boxes of the finding lie on training films, "
+        "«centre» the film's middle: neither looks at it.",
         f"Training films with boxes taught the maps of {', '.join(boxed)} at which places to draw the logit; those of "
         "other findings are the activation map beyond that of an average film."
         if boxed

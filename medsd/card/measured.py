@@ -38,7 +38,7 @@ def discrimination(r: EvaluationReport) -> str:
         f"## Measurement on {_where(r)}",
         f"{r.images} images of {r.patients} patients. In brackets: {100 * r.confidence:g} % intervals from "
         f"{r.resamples} bootstrap resamples of patients (seed {r.seed}). Unknown labels are left out, finding by "
-        f"finding. A finding with fewer than {r.few} positives or negatives is «too few to tell».",
+        f"finding. A finding with fewer than {r.minimum_positives} positives or negatives is «too few to tell».",
         "### Over all findings",
         table(["Metric", "Mean over findings", "Findings in it"], means),
         _left_out(r),
@@ -221,7 +221,7 @@ def _published(r: EvaluationReport) -> str:
         "relevant cases in the index. P@k: their share among the first k. mAP: mean average precision of the whole "
         "ranking. Recall@k: relevant cases among the first k, over all relevant cases. Hit@k: queries with a relevant "
         "case among the first k, called Recall@k in metric learning. A row with queries of fewer than "
-        f"{r.few} patients is «too few to tell» and not in the mean.",
+        f"{r.minimum_positives} patients is «too few to tell» and not in the mean.",
         table(header, rows),
     )
 

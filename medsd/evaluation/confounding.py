@@ -107,7 +107,7 @@ class Images:
         target: (N, F) 1, 0 or NaN for unknown.
         probs: (N, F).
         patients: (N,) patient keys.
-        resamples, confidence, few, seed: as for `medsd.metrics.intervals.metric_intervals`.
+        resamples, confidence, minimum_positives, seed: as for `medsd.metrics.intervals.metric_intervals`.
     """
 
     titles: dict[str, str]
@@ -116,7 +116,7 @@ class Images:
     patients: npt.NDArray[np.str_]
     resamples: int = 1000
     confidence: float = 0.95
-    few: int = 10
+    minimum_positives: int = 10
     seed: int = 0
 
     def drawn(self) -> Resamples:
@@ -128,7 +128,7 @@ def measure_part(name: str, images: Images, members: BoolArray, headline: BoolAr
     """Measure the images of `members` (N,) beside those of `headline` (N,); they may be among them, or not."""
     counts = {"images": int(members.sum()), "patients": len(set(images.patients[members]))}
     sides = (members, headline)
-    told = np.logical_and(*(enough(images.target[rows], images.few) for rows in sides))
+    told = np.logical_and(*(enough(images.target[rows], images.minimum_positives) for rows in sides))
     columns = np.flatnonzero(told)
     if not columns.size:
         return PartReport(name=name, over=0, **counts)
@@ -179,7 +179,7 @@ def measure_views(images: Images, view: Sequence[str] | npt.NDArray[np.str_]) ->
     drawn, everything = images.drawn(), np.ones(len(views), dtype=bool)
     parts = tuple(measure_part(name, images, views == name, everything, drawn) for name in names)
     report = ViewReport(level=1 - images.confidence, parts=parts, over=0)
-    columns = np.flatnonzero(enough(images.target[views != ""], images.few))
+    columns = np.flatnonzero(enough(images.target[views != ""], images.minimum_positives))
     if columns.size:
         report = report.model_copy(update=_told_by_views(images, views, names, columns, drawn))
     return report.model_copy(update={"warnings": tuple(_warnings(report, images.titles))})

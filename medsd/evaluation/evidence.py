@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pydantic import AliasChoices, Field
 
 from medsd.errors import DataError
 from medsd.evaluation.saved import Part, Saved
@@ -69,7 +70,7 @@ class EvidenceReport(Saved):
     films: int
     patients: int
     over: int
-    few: int
+    minimum_positives: int = Field(validation_alias=AliasChoices("minimum_positives", "few"))
     resamples: int
     confidence: float
     methods: tuple[MethodReport, ...]
@@ -114,9 +115,9 @@ def judge(
         DataError: there are no films, or no finding has enough of them.
     """
     names, counts = np.unique(boxed.findings, return_counts=True)
-    told = names[counts >= settings.few]
+    told = names[counts >= settings.minimum_positives]
     if not len(told):
-        raise DataError(f"boxes: no finding has {settings.few} films with a box in the {split} split")
+        raise DataError(f"boxes: no finding has {settings.minimum_positives} films with a box in the {split} split")
     masks = np.stack([box_mask(boxes) for boxes in boxed.boxes])
     scores = {name: np.stack(_scores(each, masks), axis=1) for name, each in maps.items()}  # (N, 3)
     drawn = Resamples.draw(boxed.patients, settings.bootstrap, seed)
@@ -148,7 +149,7 @@ def judge(
         films=len(masks),
         patients=len(set(boxed.patients)),
         over=len(told),
-        few=settings.few,
+        minimum_positives=settings.minimum_positives,
         resamples=settings.bootstrap,
         confidence=settings.confidence,
         methods=tuple(methods),

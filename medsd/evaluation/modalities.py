@@ -135,7 +135,7 @@ def measure_reliance(
     """
     settings = settings or EvaluationSettings()
     target = np.asarray(readings.target, dtype=np.float64)
-    told = np.flatnonzero(enough(target, settings.few))
+    told = np.flatnonzero(enough(target, settings.minimum_positives))
     if not told.size or len(np.unique(readings.patients)) < 2:
         raise DataError(f"{split}: too few studies with image and note to tell what hangs on each")
     target = target[:, told]
@@ -214,7 +214,7 @@ def score_sentences(
     """
     settings = settings or EvaluationSettings()
     target = np.asarray(target, dtype=np.float64)
-    told = np.flatnonzero(enough(target, settings.few))
+    told = np.flatnonzero(enough(target, settings.minimum_positives))
     if not told.size:
         raise DataError("too few images with and without each finding to tell whether sentences find them")
     similarity = _unit(sentences) @ _unit(images).T  # (F, N)

@@ -60,7 +60,7 @@ def write_plots(
     before: npt.ArrayLike | None = None,
     coordinates: npt.ArrayLike | None = None,
     splits: Mapping[str, npt.ArrayLike] | None = None,
-    few: int = 10,
+    minimum_positives: int = 10,
 ) -> tuple[Path, ...]:
     """Draw every plot for which there is something to draw.
 
@@ -72,7 +72,7 @@ def write_plots(
         before: (N, F) probabilities before calibration, for comparison.
         coordinates: (N, 2) of the same images, from `project`; without them there is no map.
         splits: (n, F) targets by name of split, for the prevalences; only this split when None.
-        few: findings with fewer positives or negatives have no curve.
+        minimum_positives: findings with fewer positives or negatives have no curve.
 
     Returns:
         The files written.
@@ -84,9 +84,9 @@ def write_plots(
     before = None if before is None else np.asarray(before)[:, kept]
     folder.mkdir(parents=True, exist_ok=True)
     plots = {
-        ROC: draw_roc(trained, truth, said, few=few),
-        PRECISION_RECALL: draw_precision_recall(trained, truth, said, few=few),
-        CALIBRATION: draw_calibration(trained, truth, said, before, few=few),
+        ROC: draw_roc(trained, truth, said, minimum_positives=minimum_positives),
+        PRECISION_RECALL: draw_precision_recall(trained, truth, said, minimum_positives=minimum_positives),
+        CALIBRATION: draw_calibration(trained, truth, said, before, minimum_positives=minimum_positives),
         PREVALENCE: draw_prevalence(findings, splits or {"this split": labels}),
     }
     if coordinates is not None:
@@ -123,7 +123,7 @@ def project(
     return np.asarray(tsne.fit_transform(vectors), dtype=np.float64)
 
 
-def draw_roc(findings: FindingSet, target: FloatArray, probs: FloatArray, *, few: int = 10) -> Figure:
+def draw_roc(findings: FindingSet, target: FloatArray, probs: FloatArray, *, minimum_positives: int = 10) -> Figure:
     """One ROC curve a panel, AUROC in its corner."""
 
     def curve(axes: Axes, truth: FloatArray, probability: FloatArray) -> None:
@@ -132,10 +132,12 @@ def draw_roc(findings: FindingSet, target: FloatArray, probs: FloatArray, *, few
         axes.plot(false_rate, true_rate, color=BLUE)
         _note(axes, f"AUROC {roc_auc_score(truth, probability):.2f}", "lower right")
 
-    return _panels(findings, target, probs, few, curve, "ROC", "1 − specificity", "sensitivity")
+    return _panels(findings, target, probs, minimum_positives, curve, "ROC", "1 − specificity", "sensitivity")
 
 
-def draw_precision_recall(findings: FindingSet, target: FloatArray, probs: FloatArray, *, few: int = 10) -> Figure:
+def draw_precision_recall(
+    findings: FindingSet, target: FloatArray, probs: FloatArray, *, minimum_positives: int = 10
+) -> Figure:
     """One precision-recall curve a panel, with the prevalence (what guessing gives) as a dashed line."""
 
     def curve(axes: Axes, truth: FloatArray, probability: FloatArray) -> None:
@@ -145,12 +147,24 @@ def draw_precision_recall(findings: FindingSet, target: FloatArray, probs: Float
         _note(axes, f"AP {average_precision_score(truth, probability):.2f}", "upper right")
 
     return _panels(
-        findings, target, probs, few, curve, "Precision and recall", "recall (sensitivity)", "precision (PPV)"
+        findings,
+        target,
+        probs,
+        minimum_positives,
+        curve,
+        "Precision and recall",
+        "recall (sensitivity)",
+        "precision (PPV)",
     )
 
 
 def draw_calibration(
-    findings: FindingSet, target: FloatArray, probs: FloatArray, before: npt.ArrayLike | None = None, *, few: int = 10
+    findings: FindingSet,
+    target: FloatArray,
+    probs: FloatArray,
+    before: npt.ArrayLike | None = None,
+    *,
+    minimum_positives: int = 10,
 ) -> Figure:
     """Reliability over all findings together, before and after calibration, above how often each probability occurs."""
     known = int((~np.isnan(target)).sum())
@@ -238,14 +252,14 @@ def _panels(
     findings: FindingSet,
     target: FloatArray,
     probs: FloatArray,
-    few: int,
+    minimum_positives: int,
     draw: Panel,
     title: str,
     x: str,
     y: str,
 ) -> Figure:
     """A panel for each finding, of its known cases."""
-    told = metrics.enough(target, few)
+    told = metrics.enough(target, minimum_positives)
 
     def known_only(axes: Axes, truth: FloatArray, probability: FloatArray) -> None:
         known = ~np.isnan(truth)

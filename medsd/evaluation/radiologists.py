@@ -141,7 +141,7 @@ def _measure(question: RadiologistQuestion, images: Images, answers: FloatArray)
         positives=int((truth == 1).sum()),
         negatives=int((truth == 0).sum()),
     )
-    if not enough(truth[:, None], images.few)[0]:
+    if not enough(truth[:, None], images.minimum_positives)[0]:
         return report
     drawn = Resamples.draw(patients, images.resamples, images.seed)
     known = ~np.isnan(mined)
@@ -153,7 +153,7 @@ def _measure(question: RadiologistQuestion, images: Images, answers: FloatArray)
 
     cases = int(rarer_patients(truth[:, None], drawn.patient_of)[0])
     auroc, of_mined, gap = bootstrap(statistic, drawn, images.confidence, (-1, 1), cases=cases)
-    if not enough(mined[:, None], images.few)[0]:
+    if not enough(mined[:, None], images.minimum_positives)[0]:
         of_mined = gap = Interval()
     update = {"auroc": within_bounds(auroc, 0, 1), "mined": within_bounds(of_mined, 0, 1), "gap": gap}
     return report.model_copy(update=update)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from scipy.special import expit
 
 from medsd.calibration.conformal import ConformalScores
@@ -103,7 +103,7 @@ class EvaluationReport(Saved):
     patients: int
     resamples: int
     confidence: float
-    few: int
+    minimum_positives: int = Field(validation_alias=AliasChoices("minimum_positives", "few"))
     seed: int
     findings: tuple[FindingReport, ...]
     too_few: tuple[str, ...] = Field(description="findings with too few positives or negatives to tell")
@@ -205,18 +205,33 @@ def evaluate(
         probs,
         patients,
         thresholds=thresholds,
-        few=settings.few,
+        minimum_positives=settings.minimum_positives,
         **bootstrap,
     )
     retrieval = None
     if embeddings is not None and index is not None:
         queries = Cases(embeddings, labels, patients)
-        retrieval = measure_retrieval(queries, index, k=neighbours, names=findings.names, few=settings.few, **bootstrap)
+        retrieval = measure_retrieval(
+            queries,
+            index,
+            k=neighbours,
+            names=findings.names,
+            minimum_positives=settings.minimum_positives,
+            **bootstrap,
+        )
     called = None
     if conformal is not None:
-        level, few = settings.conformal, settings.few
+        level, minimum_positives = settings.conformal, settings.minimum_positives
         called = measure_conformal(
-            probs, target, patients, conformal, names, coverage=level, groups=groups, few=few, **bootstrap
+            probs,
+            target,
+            patients,
+            conformal,
+            names,
+            coverage=level,
+            groups=groups,
+            minimum_positives=minimum_positives,
+            **bootstrap,
         )
     subgroups = None
     if groups is not None:
@@ -228,7 +243,7 @@ def evaluate(
             groups,
             thresholds=thresholds,
             margin=settings.subgroup_margin,
-            few=settings.few,
+            minimum_positives=settings.minimum_positives,
             **bootstrap,
         )
     images = confounding.Images(
@@ -236,19 +251,23 @@ def evaluate(
         target,
         probs,
         np.asarray(patients, dtype=np.str_),
-        few=settings.few,
+        minimum_positives=settings.minimum_positives,
         **bootstrap,
     )
     report = EvaluationReport(
         split=split,
         images=len(target),
         patients=len(set(patients)),
-        few=settings.few,
+        minimum_positives=settings.minimum_positives,
         **bootstrap,
-        findings=_finding_reports(findings, labels, trained, thresholds, intervals, settings.few, choices or {}),
-        too_few=tuple(n for n, told in zip(names, metrics.enough(target, settings.few), strict=True) if not told),
+        findings=_finding_reports(
+            findings, labels, trained, thresholds, intervals, settings.minimum_positives, choices or {}
+        ),
+        too_few=tuple(
+            n for n, told in zip(names, metrics.enough(target, settings.minimum_positives), strict=True) if not told
+        ),
         macro={name: MacroReport(interval=m.macro, over=m.over) for name, m in intervals.items()},
-        calibration=_calibration_report(target, logits, probs, settings.few),
+        calibration=_calibration_report(target, logits, probs, settings.minimum_positives),
         retrieval=retrieval,
         conformal=called,
         subgroups=subgroups,
@@ -288,11 +307,11 @@ def _finding_reports(
     trained: FindingSet,
     thresholds: metrics.FloatArray,
     intervals: Mapping[str, MetricIntervals],
-    few: int,
+    minimum_positives: int,
     choices: Mapping[str, CalibrationChoice],
 ) -> tuple[FindingReport, ...]:
     positives, negatives = metrics.class_counts(target)
-    told = metrics.enough(target, few)
+    told = metrics.enough(target, minimum_positives)
 
     def report(f: int, finding: Finding) -> FindingReport:
         counts: dict[str, Any] = {
@@ -317,19 +336,24 @@ def _finding_reports(
 
 
 def _calibration_report(
-    target: metrics.FloatArray, logits: metrics.FloatArray, probs: metrics.FloatArray, few: int
+    target: metrics.FloatArray, logits: metrics.FloatArray, probs: metrics.FloatArray, minimum_positives: int
 ) -> CalibrationReport:
     return CalibrationReport(
-        before=_calibration_state(target, expit(logits), few), after=_calibration_state(target, probs, few)
+        before=_calibration_state(target, expit(logits), minimum_positives),
+        after=_calibration_state(target, probs, minimum_positives),
     )
 
 
-def _calibration_state(target: metrics.FloatArray, probs: metrics.FloatArray, few: int) -> CalibrationState:
+def _calibration_state(
+    target: metrics.FloatArray, probs: metrics.FloatArray, minimum_positives: int
+) -> CalibrationState:
     curve = reliability(target, probs)
     return CalibrationState(
         log_loss=_or_none(log_loss(target, probs)),
-        brier=_or_none(metrics.macro(metrics.brier(target, probs, few=few)).value),
-        calibration_error=_or_none(metrics.macro(metrics.calibration_error(target, probs, few=few)).value),
+        brier=_or_none(metrics.macro(metrics.brier(target, probs, minimum_positives=minimum_positives)).value),
+        calibration_error=_or_none(
+            metrics.macro(metrics.calibration_error(target, probs, minimum_positives=minimum_positives)).value
+        ),
         curve=Curve(
             predicted=tuple(curve.predicted.tolist()),
             observed=tuple(curve.observed.tolist()),

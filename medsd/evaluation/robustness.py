@@ -101,7 +101,7 @@ def measure_changes(
     """
     truth = np.asarray(target, dtype=np.float64)
     drawn = Resamples.draw(patients, settings.bootstrap, seed)
-    told = np.flatnonzero(enough(truth, settings.few) & ~np.isnan(before.probabilities).all(axis=0))
+    told = np.flatnonzero(enough(truth, settings.minimum_positives) & ~np.isnan(before.probabilities).all(axis=0))
     called = np.flatnonzero(~np.isnan(thresholds))
 
     def compare(name: str, said: Said) -> ChangeReport:

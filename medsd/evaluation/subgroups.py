@@ -99,7 +99,7 @@ def measure_subgroups(
     margin: float = 0.05,
     resamples: int = 1000,
     confidence: float = 0.95,
-    few: int = 10,
+    minimum_positives: int = 10,
     seed: int = 0,
 ) -> SubgroupReport:
     """Measure every group against all other studies.
@@ -112,7 +112,7 @@ def measure_subgroups(
         groups: by attribute (N,) values; an empty one is «not stated», a group of its own.
         thresholds: (F,) operating points, NaN where there is none.
         margin: see `SubgroupReport`.
-        resamples, confidence, few, seed: as for `medsd.metrics.intervals.metric_intervals`.
+        resamples, confidence, minimum_positives, seed: as for `medsd.metrics.intervals.metric_intervals`.
 
     Raises:
         DataError: shapes or values that do not fit.
@@ -122,7 +122,16 @@ def measure_subgroups(
     keys = np.asarray(patients, dtype=np.str_)
     if keys.shape != target.shape[:1]:
         raise DataError(f"patients has shape {keys.shape} for {len(target)} images; give one patient key for each")
-    study = _Study(tuple(findings), target, probs, limits, keys, Resamples.draw(keys, resamples, seed), confidence, few)
+    study = _Study(
+        tuple(findings),
+        target,
+        probs,
+        limits,
+        keys,
+        Resamples.draw(keys, resamples, seed),
+        confidence,
+        minimum_positives,
+    )
     reports, not_compared = [], []
     for attribute, given in groups.items():
         values = np.array([str(value).strip() or NOT_STATED for value in np.asarray(given).tolist()])
@@ -133,19 +142,19 @@ def measure_subgroups(
             not_compared.append(attribute)
             continue
         reports += [study.report(attribute, name, values == name) for name in names]
-    warnings = [sentence for report in reports for sentence in warnings_of(report, margin, few)]
+    warnings = [sentence for report in reports for sentence in warnings_of(report, margin, minimum_positives)]
     return SubgroupReport(
         margin=margin, groups=tuple(reports), not_compared=tuple(not_compared), warnings=tuple(warnings)
     )
 
 
-def warnings_of(report: GroupReport, margin: float, few: int) -> list[str]:
+def warnings_of(report: GroupReport, margin: float, minimum_positives: int) -> list[str]:
     """What to say of a group: that it is too small, or that it reads worse by more than `margin` and than chance."""
     who = f"{report.attribute} {report.value}"
     if report.too_few:
         return [
             f"{who}: {report.patients} patients, too few to tell how they are read "
-            f"(no finding has {few} positives and negatives both here and among the others)."
+            f"(no finding has {minimum_positives} positives and negatives both here and among the others)."
         ]
     return [
         f"{who}: {_WORDS[name]} {compared.value.value:.3f}, {abs(compared.gap.value):.3f} "
@@ -188,10 +197,12 @@ class _Study:
     keys: npt.NDArray[np.str_]
     drawn: Resamples
     confidence: float
-    few: int
+    minimum_positives: int
 
     def report(self, attribute: str, value: str, members: BoolArray) -> GroupReport:
-        told = enough(self.target[members], self.few) & enough(self.target[~members], self.few)
+        told = enough(self.target[members], self.minimum_positives) & enough(
+            self.target[~members], self.minimum_positives
+        )
         columns = np.flatnonzero(told)
         figures = {name: Compared(value=Interval(), gap=Interval()) for name in COMPARED}
         gaps: tuple[FindingGap, ...] = ()

@@ -60,8 +60,8 @@ def compare_recipes(config: Path, overrides: Sequence[str] = ()) -> Path:
     }
     _train_all(runs, settings)
     trained = {key: read_trained(Run(each), settings.measured_on, settings.reading) for key, each in runs.items()}
-    few = next(iter(runs.values())).evaluation.few
-    return write_report(settings, trained, few, exact_command(config, overrides))
+    minimum_positives = next(iter(runs.values())).evaluation.minimum_positives
+    return write_report(settings, trained, minimum_positives, exact_command(config, overrides))
 
 
 def settings_of(config: Path, settings: RecipesSettings, everyone: Sequence[str], arm: str, seed: int) -> Settings:

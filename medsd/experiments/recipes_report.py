@@ -48,12 +48,14 @@ class Trained:
     seconds: float
     threshold: float = 0.5
 
-    def figures(self, few: int) -> dict[str, float]:
+    def figures(self, minimum_positives: int) -> dict[str, float]:
         """The metrics, by name."""
         probs = expit(self.logits.astype(np.float64))
         return {
-            "auroc": macro(auroc(self.labels, probs, few=few)).value,
-            "average_precision": macro(average_precision(self.labels, probs, few=few)).value,
+            "auroc": macro(auroc(self.labels, probs, minimum_positives=minimum_positives)).value,
+            "average_precision": macro(
+                average_precision(self.labels, probs, minimum_positives=minimum_positives)
+            ).value,
             "micro_f1": micro_f1(self.labels, probs >= self.threshold),
             "ndcg": float(self.ndcg[counted].mean()) if (counted := ~np.isnan(self.ndcg)).any() else float("nan"),
         }
@@ -79,14 +81,14 @@ def best_threshold(labels: npt.NDArray[np.floating], logits: npt.NDArray[np.floa
 
 
 def patient_difference(
-    first: Sequence[Trained], second: Sequence[Trained], few: int, resamples: int, confidence: float
+    first: Sequence[Trained], second: Sequence[Trained], minimum_positives: int, resamples: int, confidence: float
 ) -> dict[str, Interval]:
     """How much better `first` is than `second` over resampled patients, each the mean over its seeds.
 
     The seeds' interval tells of the training, this one of the choice of patients.
     """
     labels, patients = first[0].labels.astype(np.float64), first[0].patients
-    told = np.flatnonzero(enough(labels, few))
+    told = np.flatnonzero(enough(labels, minimum_positives))
     drawn = Resamples.draw(patients, resamples)
 
     def mean_auroc(trained: Sequence[Trained], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -125,13 +127,15 @@ def _mean_f1(trained: Sequence[Trained], weights: npt.NDArray[np.float64]) -> np
     return np.mean(figures, axis=0)
 
 
-def write_report(settings: RecipesSettings, trained: dict[tuple[str, int], Trained], few: int, command: str) -> Path:
+def write_report(
+    settings: RecipesSettings, trained: dict[tuple[str, int], Trained], minimum_positives: int, command: str
+) -> Path:
     """Write <name>.md and <name>.results.json into the comparison's folder.
 
     Args:
         settings: of the comparison.
         trained: by arm and seed.
-        few: findings with fewer positives or negatives are left out of the macro figures.
+        minimum_positives: findings with fewer positives or negatives are left out of the macro figures.
         command: that gives these figures.
 
     Returns:
@@ -140,14 +144,15 @@ def write_report(settings: RecipesSettings, trained: dict[tuple[str, int], Train
     Raises:
         DataError: no finding has enough positives and negatives to tell anything.
     """
-    if not enough(next(iter(trained.values())).labels, few).any():
+    if not enough(next(iter(trained.values())).labels, minimum_positives).any():
         raise DataError(
-            f"{settings.name}: no finding has {few} positives and negatives among the {settings.measured_on} patients; "
-            "take more data, or lower evaluation.few"
+            f"{settings.name}: no finding has {minimum_positives} positives and negatives among the "
+            f"{settings.measured_on} patients; take more data, or lower evaluation.minimum_positives"
         )
     values = {
         arm: {
-            metric: [trained[arm, seed].figures(few)[metric] for seed in settings.seeds] for metric in METRICS
+            metric: [trained[arm, seed].figures(minimum_positives)[metric] for seed in settings.seeds]
+            for metric in METRICS
         }
         for arm in settings.arms
     }  # fmt: skip
@@ -161,7 +166,7 @@ def write_report(settings: RecipesSettings, trained: dict[tuple[str, int], Train
     of_arm = {arm: [trained[arm, seed] for seed in settings.seeds] for arm in settings.arms}
     patients = {
         arm: patient_difference(
-            of_arm[settings.reference], of_arm[arm], few, settings.bootstrap, settings.confidence
+            of_arm[settings.reference], of_arm[arm], minimum_positives, settings.bootstrap, settings.confidence
         )
         for arm in rivals
     }  # fmt: skip
@@ -179,7 +184,9 @@ def write_report(settings: RecipesSettings, trained: dict[tuple[str, int], Train
     figures.write_text(json.dumps(tree, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     one = next(iter(trained.values()))
     path = settings.folder / f"{settings.name}.md"
-    path.write_text(_markdown(settings, values, tests, patients, seconds, one, few, command), encoding="utf-8")
+    path.write_text(
+        _markdown(settings, values, tests, patients, seconds, one, minimum_positives, command), encoding="utf-8"
+    )
     return path
 
 
@@ -190,17 +197,17 @@ def _markdown(
     patients: dict[str, dict[str, Interval]],
     seconds: dict[str, list[float]],
     one: Trained,
-    few: int,
+    minimum_positives: int,
     command: str,
 ) -> str:
-    told = int(enough(one.labels, few).sum())
+    told = int(enough(one.labels, minimum_positives).sum())
     lines = [
         f"# Recipes side by side: {settings.name}",
         "",
         f"{len(settings.arms)} recipes, {len(settings.seeds)} seeds, one split by patient; measured on the "
         f"{settings.measured_on} patients ({len(one.labels)} studies of {len(np.unique(one.patients))} patients, "
-        f"{told} findings with {few} positives and negatives or more){_read_from(settings.reading)}. Means "
-        f"over the seeds with {settings.confidence:.0%} t intervals. Micro-F1 sums the calls of all "
+        f"{told} findings with {minimum_positives} positives and negatives or more){_read_from(settings.reading)}. "
+        f"Means over the seeds with {settings.confidence:.0%} t intervals. Micro-F1 sums the calls of all "
         "findings, at one threshold for all of them, chosen on the validation patients.",
         "",
         f"    {command}",

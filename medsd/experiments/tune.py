@@ -120,7 +120,12 @@ class Search:
     def fingerprint(self, made: str) -> str:
         """Of all that makes trials comparable; `made` is that of the prepared studies."""
         asked = self.settings.model_dump(mode="json", include={"space", "objective", "seed", "startup"})
-        tree = {**asked, "base": fingerprint_of(self.base, "finetune"), "few": self.base.evaluation.few, "made": made}
+        tree = {
+            **asked,
+            "base": fingerprint_of(self.base, "finetune"),
+            "minimum_positives": self.base.evaluation.minimum_positives,
+            "made": made,
+        }
         return json.dumps(tree, sort_keys=True)
 
     def settings_of(self, found: Found, name: str | None = None, output: Path | None = None) -> Settings:
@@ -163,12 +168,15 @@ class Search:
             DataError: they cannot.
             MedsdError: whatever the preparation has to say.
         """
-        run, few = self._shared({}, "prepare"), self.base.evaluation.few
+        run, minimum_positives = self._shared({}, "prepare"), self.base.evaluation.minimum_positives
         manifest = Manifest.read(run.manifest)
-        if self.settings.objective == "auroc" and not enough(manifest.labels[manifest.rows("validation")], few).any():
+        if (
+            self.settings.objective == "auroc"
+            and not enough(manifest.labels[manifest.rows("validation")], minimum_positives).any()
+        ):
             raise DataError(
-                f"{self.settings.name}: no finding has {few} positives and negatives among the validation patients; "
-                "take more data, lower evaluation.few, or set objective=loss"
+                f"{self.settings.name}: no finding has {minimum_positives} positives and negatives among the "
+                "validation patients; take more data, lower evaluation.minimum_positives, or set objective=loss"
             )
         return read_marker(run.folder / "done" / "prepare.json", "made")
 
@@ -303,7 +311,7 @@ def open_study(settings: TuneSettings, fingerprint: str, epochs: int) -> optuna.
 def measure(run: Run) -> dict[str, float]:
     """What a trained run says of the validation patients: the objectives by name, and the seconds that it took."""
     trained = read_trained(run, "validation")
-    figures = trained.figures(run.settings.evaluation.few)
+    figures = trained.figures(run.settings.evaluation.minimum_positives)
     rows = Manifest.read(run.manifest).rows("validation")
     logits = torch.from_numpy(load_file(run.outputs)["logits"][rows])
     loss = float(masked_cross_entropy(logits, torch.from_numpy(trained.labels)))

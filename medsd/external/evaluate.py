@@ -325,7 +325,7 @@ def draw(reading: Reading, folder: Path, cases: CaseIndex | None = None) -> None
         before=expit(logits),
         coordinates=project(embeddings, "pca") if len(labels) > 2 else None,
         splits={**splits, reading.name: labels},
-        few=reading.evaluation.few,
+        minimum_positives=reading.evaluation.minimum_positives,
     )
 
 

@@ -152,8 +152,10 @@ def fit_again(bundle: Bundle, reading: Reading, rows: npt.NDArray[np.int64]) -> 
     names = bundle.findings.without(d.not_trained).names
     kept = np.isin(bundle.findings.names, names)
     logits, labels = reading.logits[rows][:, kept], reading.manifest.labels[rows][:, kept].astype(np.float64)
-    few = settings.few
-    chosen, reasons = choose_calibration(logits, labels, names, few=few, method=settings.calibration)
+    minimum_positives = settings.minimum_positives
+    chosen, reasons = choose_calibration(
+        logits, labels, names, minimum_positives=minimum_positives, method=settings.calibration
+    )
     calibration, choices, stayed = dict(d.calibration), {}, set()
     for column, name in enumerate(names):
         truth = labels[:, column]
@@ -175,7 +177,9 @@ def fit_again(bundle: Bundle, reading: Reading, rows: npt.NDArray[np.int64]) -> 
             choices[name] = CalibrationChoice(method=method, reason=reason, **counts)
     fitted = tuple(name for name in names if name not in stayed)
     probabilities = calibrated(logits, calibration, names)
-    new = choose_operating_points(probabilities, labels, names, few=few, rule=settings.operating_points)
+    new = choose_operating_points(
+        probabilities, labels, names, minimum_positives=minimum_positives, rule=settings.operating_points
+    )
     points = {
         name: new[name] if new[name].threshold is not None else _same_call(d, name, calibration[name]) for name in names
     }

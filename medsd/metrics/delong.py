@@ -74,7 +74,7 @@ def compare_models(
     thresholds_b: npt.ArrayLike | None = None,
     resamples: int = 1000,
     confidence: float = 0.95,
-    few: int = 10,
+    minimum_positives: int = 10,
     seed: int = 0,
 ) -> ModelComparison:
     """How much better model a reads than model b, by a bootstrap over patients and by DeLong's test.
@@ -87,7 +87,7 @@ def compare_models(
         probs_a, probs_b: (N, F) in 0…1, of the same studies.
         patients: (N,) patient keys.
         thresholds_a, thresholds_b: (F,) operating points of each model; None leaves the metrics at a threshold out.
-        resamples, confidence, few, seed: as for `medsd.metrics.intervals.metric_intervals`.
+        resamples, confidence, minimum_positives, seed: as for `medsd.metrics.intervals.metric_intervals`.
 
     Raises:
         DataError: shapes or values that do not fit.
@@ -101,10 +101,13 @@ def compare_models(
         other_thresholds=thresholds_b,
         resamples=resamples,
         confidence=confidence,
-        few=few,
+        minimum_positives=minimum_positives,
         seed=seed,
     )
-    return ModelComparison(bootstrap, delong(target, probs_a, probs_b, patients, confidence=confidence, few=few))
+    return ModelComparison(
+        bootstrap,
+        delong(target, probs_a, probs_b, patients, confidence=confidence, minimum_positives=minimum_positives),
+    )
 
 
 def delong(
@@ -114,7 +117,7 @@ def delong(
     patients: Sequence[str] | npt.NDArray[np.str_] | None = None,
     *,
     confidence: float = 0.95,
-    few: int = 10,
+    minimum_positives: int = 10,
 ) -> DeLongTests:
     """Whether the AUROCs of two models differ, finding by finding and on average.
 
@@ -129,7 +132,7 @@ def delong(
         scores_a, scores_b: (N, F), any scores; higher speaks for the finding.
         patients: (N,) patient keys; None: every study is a patient of its own.
         confidence: the share of the normal intervals.
-        few: fewer positives or negatives are too few to tell.
+        minimum_positives: fewer positives or negatives are too few to tell.
 
     Raises:
         DataError: shapes or values that do not fit.
@@ -140,7 +143,7 @@ def delong(
     if keys.shape != target.shape[:1]:
         raise DataError(f"patients has shape {keys.shape} for {len(target)} studies; give one patient key for each")
     names, patient_of = np.unique(keys, return_inverse=True)
-    told = enough(target, max(few, 2))
+    told = enough(target, max(minimum_positives, 2))
     results, influences, values = [], [], []
     for f in range(target.shape[1]):
         if not told[f]:

@@ -185,7 +185,7 @@ def metric_intervals(
     thresholds: npt.ArrayLike | None = None,
     resamples: int = 1000,
     confidence: float = 0.95,
-    few: int = 10,
+    minimum_positives: int = 10,
     bins: int = BINS,
     seed: int = 0,
 ) -> dict[str, MetricIntervals]:
@@ -198,7 +198,7 @@ def metric_intervals(
         thresholds: (F,) operating points, NaN where there is none; None leaves the metrics at a threshold out.
         resamples: how many bootstrap resamples.
         confidence: the share of the interval.
-        few: findings with fewer positives or negatives in the set itself are «too few to tell».
+        minimum_positives: findings with fewer positives or negatives in the set itself are «too few to tell».
         bins: of the calibration error.
         seed: of the resampling.
 
@@ -214,7 +214,7 @@ def metric_intervals(
         return weighted_metrics(target, probs, weights, thresholds=limits, bins=bins)
 
     shares = _shares(target, drawn, confidence)
-    return _summaries(statistic, drawn, enough(target, few), shares, _number(limits), (0, 1))
+    return _summaries(statistic, drawn, enough(target, minimum_positives), shares, _number(limits), (0, 1))
 
 
 def paired_difference(
@@ -227,7 +227,7 @@ def paired_difference(
     other_thresholds: npt.ArrayLike | None = None,
     resamples: int = 1000,
     confidence: float = 0.95,
-    few: int = 10,
+    minimum_positives: int = 10,
     bins: int = BINS,
     seed: int = 0,
 ) -> dict[str, MetricIntervals]:
@@ -248,7 +248,7 @@ def paired_difference(
         return {name: first[name] - second[name] for name in first if name in second}
 
     shares = _shares(target, drawn, confidence)
-    return _summaries(statistic, drawn, enough(target, few), shares, _number(limits), (-1, 1))
+    return _summaries(statistic, drawn, enough(target, minimum_positives), shares, _number(limits), (-1, 1))
 
 
 def weighted_metrics(

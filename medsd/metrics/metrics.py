@@ -86,7 +86,7 @@ class Metrics:
 
     Attributes:
         positives, negatives: (F,) known cases.
-        too_few: (F,) bool, True where there are fewer positives or negatives than `few`.
+        too_few: (F,) bool, True where there are fewer positives or negatives than `minimum_positives`.
         auroc, average_precision, brier, calibration_error: (F,), free of any threshold.
         sensitivity, specificity, ppv, npv, f1: (F,), at the operating points.
         micro_f1: F1 of the summed counts of all findings with an operating point.
@@ -116,7 +116,7 @@ def measure(
     probs: npt.ArrayLike,
     thresholds: npt.ArrayLike | None = None,
     *,
-    few: int = 10,
+    minimum_positives: int = 10,
     bins: int = BINS,
 ) -> Metrics:
     """Every metric of this module at once.
@@ -125,7 +125,7 @@ def measure(
         target: (N, F) 1, 0 or NaN for unknown.
         probs: (N, F) in 0…1.
         thresholds: (F,) a probability at or above it is called present; NaN: no call. None: no calls at all.
-        few: fewer positives or negatives than this give NaN.
+        minimum_positives: fewer positives or negatives than this give NaN.
         bins: of the calibration error.
 
     Raises:
@@ -133,7 +133,7 @@ def measure(
     """
     target, probs = checked(target, probs)
     positives, negatives = class_counts(target)
-    told = enough(target, few)
+    told = enough(target, minimum_positives)
     calls = confusion(target, probs, np.full(target.shape[1], np.nan) if thresholds is None else thresholds)
 
     def where_told(values: FloatArray) -> FloatArray:
@@ -143,10 +143,10 @@ def measure(
         positives=positives,
         negatives=negatives,
         too_few=~told,
-        auroc=auroc(target, probs, few=few),
-        average_precision=average_precision(target, probs, few=few),
-        brier=brier(target, probs, few=few),
-        calibration_error=calibration_error(target, probs, bins=bins, few=few),
+        auroc=auroc(target, probs, minimum_positives=minimum_positives),
+        average_precision=average_precision(target, probs, minimum_positives=minimum_positives),
+        brier=brier(target, probs, minimum_positives=minimum_positives),
+        calibration_error=calibration_error(target, probs, bins=bins, minimum_positives=minimum_positives),
         sensitivity=where_told(calls.sensitivity),
         specificity=where_told(calls.specificity),
         ppv=where_told(calls.ppv),
@@ -156,22 +156,24 @@ def measure(
     )
 
 
-def auroc(target: npt.ArrayLike, probs: npt.ArrayLike, *, few: int = 1) -> FloatArray:
+def auroc(target: npt.ArrayLike, probs: npt.ArrayLike, *, minimum_positives: int = 1) -> FloatArray:
     """Area under the ROC curve of each finding (F,), ties counted as half; any monotone score will do for `probs`."""
-    return _per_finding(roc_auc_score, *checked(target, probs, probabilities=False), few)
+    return _per_finding(roc_auc_score, *checked(target, probs, probabilities=False), minimum_positives)
 
 
-def average_precision(target: npt.ArrayLike, probs: npt.ArrayLike, *, few: int = 1) -> FloatArray:
+def average_precision(target: npt.ArrayLike, probs: npt.ArrayLike, *, minimum_positives: int = 1) -> FloatArray:
     """Average precision of each finding (F,): Σ (R_n − R_{n−1}) P_n, as scikit-learn has it, without interpolation."""
-    return _per_finding(average_precision_score, *checked(target, probs, probabilities=False), few)
+    return _per_finding(average_precision_score, *checked(target, probs, probabilities=False), minimum_positives)
 
 
-def brier(target: npt.ArrayLike, probs: npt.ArrayLike, *, few: int = 1) -> FloatArray:
+def brier(target: npt.ArrayLike, probs: npt.ArrayLike, *, minimum_positives: int = 1) -> FloatArray:
     """Mean squared difference of probability and truth, per finding (F,); 0 is perfect."""
-    return _per_finding(brier_score_loss, *checked(target, probs), few)
+    return _per_finding(brier_score_loss, *checked(target, probs), minimum_positives)
 
 
-def calibration_error(target: npt.ArrayLike, probs: npt.ArrayLike, *, bins: int = BINS, few: int = 1) -> FloatArray:
+def calibration_error(
+    target: npt.ArrayLike, probs: npt.ArrayLike, *, bins: int = BINS, minimum_positives: int = 1
+) -> FloatArray:
     """Expected calibration error of each finding (F,).
 
     Σ_b n_b/n · |observed share in b − mean probability in b| over `bins` bins of equal width (Naeini et al., AAAI
@@ -182,7 +184,7 @@ def calibration_error(target: npt.ArrayLike, probs: npt.ArrayLike, *, bins: int 
         gap = np.bincount(bin_of(probability, bins), weights=truth - probability, minlength=bins)
         return float(np.abs(gap).sum() / truth.size)
 
-    return _per_finding(error, *checked(target, probs), few)
+    return _per_finding(error, *checked(target, probs), minimum_positives)
 
 
 def confusion(target: npt.ArrayLike, probs: npt.ArrayLike, thresholds: npt.ArrayLike) -> Confusion:
@@ -221,10 +223,10 @@ def class_counts(target: npt.ArrayLike) -> tuple[IntArray, IntArray]:
     return (target == 1).sum(0), (target == 0).sum(0)
 
 
-def enough(target: npt.ArrayLike, few: int) -> BoolArray:
-    """(F,) True where there are at least `few` (and at least one) positives and negatives."""
+def enough(target: npt.ArrayLike, minimum_positives: int) -> BoolArray:
+    """(F,) True where there are at least `minimum_positives` (and at least one) positives and negatives."""
     positives, negatives = class_counts(target)
-    return np.minimum(positives, negatives) >= max(few, 1)
+    return np.minimum(positives, negatives) >= max(minimum_positives, 1)
 
 
 def bin_of(probs: FloatArray, bins: int) -> IntArray:
@@ -255,10 +257,10 @@ def checked(
 
 
 def _per_finding(
-    score: Callable[[FloatArray, FloatArray], float], target: FloatArray, probs: FloatArray, few: int
+    score: Callable[[FloatArray, FloatArray], float], target: FloatArray, probs: FloatArray, minimum_positives: int
 ) -> FloatArray:
     values = np.full(target.shape[1], np.nan)
-    for f in np.flatnonzero(enough(target, few)):
+    for f in np.flatnonzero(enough(target, minimum_positives)):
         known = ~np.isnan(target[:, f])
         values[f] = score(target[known, f], probs[known, f])
     return values

@@ -140,7 +140,7 @@ def measure_retrieval(
     confidence: float = 0.95,
     seed: int = 0,
     names: Sequence[str] = (),
-    few: int = 10,
+    minimum_positives: int = 10,
 ) -> RetrievalReport:
     """nDCG@k and recall@k of `queries` against `index`, each with interval, and a random order's for comparison.
 
@@ -150,7 +150,7 @@ def measure_retrieval(
         k: how many neighbours are looked at.
         resamples, confidence, seed: of the bootstrap over the queries' patients.
         names: of the F findings in column order; with them, `Rankings` are measured, too.
-        few: queries of fewer patients are «too few to tell» in `Rankings`.
+        minimum_positives: queries of fewer patients are «too few to tell» in `Rankings`.
 
     Raises:
         DataError: embeddings or labels of different width, or k below 1.
@@ -170,11 +170,11 @@ def measure_retrieval(
         random_ndcg=random_ndcg,
         random_recall=random_recall,
         gain_over_random=gain,
-        rankings=_rankings(queries, index, names, means, few) if names else None,
+        rankings=_rankings(queries, index, names, means, minimum_positives) if names else None,
     )
 
 
-def _rankings(queries: Cases, index: Cases, names: Sequence[str], means: _Means, few: int) -> Rankings:
+def _rankings(queries: Cases, index: Cases, names: Sequence[str], means: _Means, minimum_positives: int) -> Rankings:
     overall, by_finding = score_rankings(queries, index)
     has = np.asarray(queries.target) == 1  # (Q, F)
     with_finding = has.any(1)
@@ -182,7 +182,9 @@ def _rankings(queries: Cases, index: Cases, names: Sequence[str], means: _Means,
     def ranked(values: FloatArray, asked: npt.NDArray[np.bool_]) -> Ranked:
         values = np.where(asked[:, None], values, np.nan)
         counted = int((~np.isnan(values[:, 0])).sum())
-        figures = dict(zip(FIGURES, means.of(values[None], few=few, bounds=(0, 1)), strict=True))
+        figures = dict(
+            zip(FIGURES, means.of(values[None], minimum_positives=minimum_positives, bounds=(0, 1)), strict=True)
+        )
         return Ranked(queries=counted, without_relevant=int(asked.sum()) - counted, figures=figures)
 
     return Rankings(
@@ -190,8 +192,8 @@ def _rankings(queries: Cases, index: Cases, names: Sequence[str], means: _Means,
         with_finding=ranked(overall, with_finding),
         without_finding=ranked(overall, ~with_finding),
         findings={name: ranked(by_finding[f], has[:, f]) for f, name in enumerate(names)},
-        mean=dict(zip(FIGURES, means.of(by_finding, few=few, bounds=(0, 1)), strict=True)),
-        over=int(means.told(by_finding, few).sum()),
+        mean=dict(zip(FIGURES, means.of(by_finding, minimum_positives=minimum_positives, bounds=(0, 1)), strict=True)),
+        over=int(means.told(by_finding, minimum_positives).sum()),
     )
 
 
@@ -204,15 +206,15 @@ class _Means:
     confidence: float
     seed: int
 
-    def told(self, values: FloatArray, few: int) -> npt.NDArray[np.bool_]:
-        """Which of the layers (L,) of values (L, Q, K) have queries of `few` patients or more."""
-        return self._of_patients(values) >= max(1, few)
+    def told(self, values: FloatArray, minimum_positives: int) -> npt.NDArray[np.bool_]:
+        """Which of the layers (L,) of values (L, Q, K) have queries of `minimum_positives` patients or more."""
+        return self._of_patients(values) >= max(1, minimum_positives)
 
     def of(
-        self, values: FloatArray, *, few: int = 1, bounds: tuple[float, float] = (-np.inf, np.inf)
+        self, values: FloatArray, *, minimum_positives: int = 1, bounds: tuple[float, float] = (-np.inf, np.inf)
     ) -> tuple[Interval, ...]:
         """The means (K,) of values (L, Q, K) over the queries, then over the layers that can be told."""
-        told = self.told(values, few)
+        told = self.told(values, minimum_positives)
         if not told.any():
             return (Interval(),) * values.shape[2]
         cases, values = int(self._of_patients(values)[told].min()), values[told]

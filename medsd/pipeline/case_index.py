@@ -79,7 +79,7 @@ def _vote_rule(
         embeddings[train],
         manifest.labels[train],
         manifest.table["study"].to_numpy(dtype=str)[train].tolist(),
-        few=run.settings.evaluation.few,
+        minimum_positives=run.settings.evaluation.minimum_positives,
     )
 
 
@@ -93,7 +93,7 @@ def choose_vote_rule(
     case_labels: npt.NDArray[np.float32],
     case_studies: Sequence[str],
     *,
-    few: int = 10,
+    minimum_positives: int = 10,
 ) -> VoteRule | None:
     """How many cases vote, and from which share the vote is a call.
 
@@ -108,7 +108,7 @@ def choose_vote_rule(
         labels: (Q, F): 1, 0, NaN.
         thresholds: of the model's calls; None: it makes none.
         case_embeddings, case_labels, case_studies: (N, D), (N, F) and N studies, the training cases.
-        few: findings with fewer positives or negatives than this do not count for the AUROC.
+        minimum_positives: findings with fewer positives or negatives than this do not count for the AUROC.
 
     Returns:
         the rule; None where there are too few studies to choose by.
@@ -116,7 +116,10 @@ def choose_vote_rule(
     if not len(probs) or not len(case_embeddings):
         return None
     shares = neighbour_shares(probs, embeddings, case_embeddings, case_labels, case_studies, VOTERS)
-    areas = {k: macro(auroc(labels, np.nan_to_num(share), few=few)).value for k, share in shares.items()}
+    areas = {
+        k: macro(auroc(labels, np.nan_to_num(share), minimum_positives=minimum_positives)).value
+        for k, share in shares.items()
+    }
     told = {k: area for k, area in areas.items() if np.isfinite(area)}
     if not told:
         return None

@@ -35,14 +35,14 @@ def not_trained(manifest: Manifest) -> dict[str, str]:
     return {name: str(reason) for name, reason in zip(manifest.findings, why, strict=True) if reason}
 
 
-def check_enough(manifest: Manifest, few: int) -> None:
+def check_enough(manifest: Manifest, minimum_positives: int) -> None:
     """Say how many positives each finding has in each split, and warn where they are too few.
 
     Studies of which no label is known may be prepared, to be looked at; training refuses them.
 
     Args:
         manifest: of a training.
-        few: `evaluation.few`: with fewer positives or negatives than this, nothing is chosen or measured.
+        minimum_positives: with fewer positives or negatives than this, nothing is chosen or measured.
 
     Raises:
         DataError: a split has no study, or no finding is present in one training study and absent in another.
@@ -73,10 +73,12 @@ def check_enough(manifest: Manifest, few: int) -> None:
         names = ", ".join(manifest.findings.title(name) for name, why in silent.items() if why == reason)
         log.warning("no probability, as %s: %s", reason, names)
     for split in SPLITS:
-        short = (known > 0) & taught & (np.minimum(present[split], absent[split]) < few)
+        short = (known > 0) & taught & (np.minimum(present[split], absent[split]) < minimum_positives)
         if short.any():
             names = ", ".join(title for title, is_short in zip(titles, short, strict=True) if is_short)
-            log.warning("fewer than %d positives or negatives in %s (%s): %s", few, split, _WHY[split], names)
+            log.warning(
+                "fewer than %d positives or negatives in %s (%s): %s", minimum_positives, split, _WHY[split], names
+            )
 
 
 def _seen(manifest: Manifest) -> str:

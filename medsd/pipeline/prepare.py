@@ -63,7 +63,7 @@ def prepare(settings: Settings, manifest_path: Path, pixels_path: Path, rejected
         if settings.splits.near_duplicates:
             kept = _without_leaks(kept, films, settings, rejected_path.with_name("near_duplicates.csv"))
     manifest.rejected.write(rejected_path)
-    check_enough(kept, settings.evaluation.few)
+    check_enough(kept, settings.evaluation.minimum_positives)
     if not settings.bundle.public:
         kept = protect(kept, KeyedHasher.from_environment())
     _without_findings(kept, settings).write(manifest_path)

@@ -257,7 +257,7 @@ def _draw(run: Run, folder: Path, manifest: Manifest, outputs: dict[str, npt.NDA
         before=expit(outputs["logits"][test].astype(np.float64)),
         coordinates=project(outputs["embeddings"][test], seed=run.settings.seed),
         splits={split: manifest.labels[manifest.rows(split)] for split in SPLITS},
-        few=run.settings.evaluation.few,
+        minimum_positives=run.settings.evaluation.minimum_positives,
     )
 
 

@@ -78,7 +78,7 @@ STEPS = (
     ),
     Step(
         "calibrate",
-        ("evaluation.few", "evaluation.operating_points", "evaluation.calibration"),
+        ("evaluation.minimum_positives", "evaluation.operating_points", "evaluation.calibration"),
         work.calibrate,
         reads=state.boxes,
     ),

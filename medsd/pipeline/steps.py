@@ -109,13 +109,17 @@ def calibrate(run: Run) -> None:
 def _choose_calls(run: Run) -> None:
     """What turns logits into probabilities and calls."""
     manifest, settings = Manifest.read(run.manifest), run.settings.evaluation
-    rows, few = manifest.rows("validation"), settings.few
+    rows, minimum_positives = manifest.rows("validation"), settings.minimum_positives
     names = manifest.findings.without(not_trained(manifest)).names
     kept = np.isin(manifest.findings.names, names)
     logits, labels = load_file(run.outputs)["logits"][rows][:, kept], manifest.labels[rows][:, kept]
-    calibration, choices = choose_calibration(logits, labels, names, few=few, method=settings.calibration)
+    calibration, choices = choose_calibration(
+        logits, labels, names, minimum_positives=minimum_positives, method=settings.calibration
+    )
     probabilities = calibrated(logits, calibration, names)
-    points = choose_operating_points(probabilities, labels, names, few=few, rule=settings.operating_points)
+    points = choose_operating_points(
+        probabilities, labels, names, minimum_positives=minimum_positives, rule=settings.operating_points
+    )
     scores = conformal_scores(probabilities, labels, manifest.patients[rows], names, seed=run.settings.seed)
     write_conformal(run.conformal, scores)
     parts: dict[str, Mapping[str, Described]] = {

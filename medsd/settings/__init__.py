@@ -93,7 +93,7 @@ class EvaluationSettings(Strict):
         pattern=r"^(youden|f1|(sensitivity|specificity):0\.\d+)$",
         description="how thresholds are chosen on validation: f1, youden, sensitivity:0.9 or specificity:0.9",
     )
-    few: int = Field(10, ge=1, description="fewer positives or negatives than this: too few to tell")
+    minimum_positives: int = Field(10, ge=1, description="fewer positives or negatives than this: too few to tell")
     calibration: str = Field(
         "by_size",
         pattern="^(by_size|platt)$",

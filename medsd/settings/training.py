@@ -55,7 +55,9 @@ class PseudoLabelSettings(Strict):
         1.0, ge=0, le=1, description="part of the positives to be expected that is labelled present"
     )
     negative: float = Field(1.0, ge=0, le=1, description="part of the negatives to be expected that is labelled absent")
-    few: int = Field(3, ge=1, description="a finding with fewer known positives or negatives is not pseudo-labelled")
+    minimum_positives: int = Field(
+        3, ge=1, description="a finding with fewer known positives or negatives is not pseudo-labelled"
+    )
     epochs: int = Field(0, ge=0, description="of fine-tuning in each round; 0: those of training.finetune")
     pretrain: bool = Field(False, description="each round begins with pretraining on labels and pseudo-labels")
 

@@ -62,7 +62,7 @@ def finetune(
         logits, _ = read_studies(current, arrays, validation)
         loss = masked_cross_entropy(torch.from_numpy(logits), torch.from_numpy(taught))
         probs = expit(logits.astype(np.float64))
-        return {FALLBACK: float(loss), KEY: macro(auroc(taught, probs, few=FEW)).value}
+        return {FALLBACK: float(loss), KEY: macro(auroc(taught, probs, minimum_positives=FEW)).value}
 
     torch.manual_seed(seed)
     loss = classify_and_keep(objective, stage.sd_weight, contrast(settings.loss, known, arrays.sentences))

@@ -39,19 +39,19 @@ class Thresholds:
         return found
 
 
-def class_shares(labels: npt.ArrayLike, *, few: int = 1) -> npt.NDArray[np.float64]:
+def class_shares(labels: npt.ArrayLike, *, minimum_positives: int = 1) -> npt.NDArray[np.float64]:
     """The rate of each finding among the studies in which it is known, as CAP estimates the class distribution.
 
     Args:
         labels: (N, F) 1, 0 or NaN, of the labelled patients.
-        few: a finding with fewer known positives or negatives has no rate that could be relied on.
+        minimum_positives: a finding with fewer known positives or negatives has no rate that could be relied on.
 
     Returns:
         (F,) in 0…1, NaN where there are too few to tell.
     """
     table = _table(labels, "labels")
     positives, negatives = (table == 1).sum(0), (table == 0).sum(0)
-    told = np.minimum(positives, negatives) >= max(few, 1)
+    told = np.minimum(positives, negatives) >= max(minimum_positives, 1)
     return np.where(told, positives / np.maximum(positives + negatives, 1), np.nan)
 
 
@@ -88,7 +88,12 @@ def choose_thresholds(
 
 
 def pseudo_labelled(
-    probs: npt.ArrayLike, labels: npt.ArrayLike, *, positive: float = 1.0, negative: float = 1.0, few: int = 1
+    probs: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    positive: float = 1.0,
+    negative: float = 1.0,
+    minimum_positives: int = 1,
 ) -> Labels:
     """Labels with the unknown ones filled by CAP; what was known stays as it is.
 
@@ -99,7 +104,7 @@ def pseudo_labelled(
         probs: (N, F) what the teacher says of each study.
         labels: (N, F) 1, 0 or NaN, labelled and unlabelled studies together.
         positive, negative: see `choose_thresholds`.
-        few: see `class_shares`.
+        minimum_positives: see `class_shares`.
 
     Returns:
         float32 (N, F), 1, 0 or NaN.
@@ -115,7 +120,9 @@ def pseudo_labelled(
     if known.shape != said.shape:
         raise DataError(f"probs have shape {said.shape} and labels {known.shape}; both need (studies, findings)")
     asked = np.where(np.isnan(known), said, np.nan)
-    thresholds = choose_thresholds(asked, class_shares(known, few=few), positive=positive, negative=negative)
+    thresholds = choose_thresholds(
+        asked, class_shares(known, minimum_positives=minimum_positives), positive=positive, negative=negative
+    )
     return np.where(np.isnan(known), thresholds.labels(asked), known)
 
 

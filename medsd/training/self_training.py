@@ -106,7 +106,7 @@ def _pseudo_labelled(
         arrays.labels[rows],
         positive=chosen.positive,
         negative=chosen.negative,
-        few=chosen.few,
+        minimum_positives=chosen.minimum_positives,
     )
     added = labels[rows][np.isnan(arrays.labels[rows])]
     present, absent, unknown = int((added == 1).sum()), int((added == 0).sum()), int(np.isnan(added).sum())

@@ -68,7 +68,7 @@ def coverage(*, rate: float, repeats: int, resamples: int, population: int = POP
     for repeat in range(repeats):
         target, probs, patient = simulate(rng, PATIENTS, rate)
         found = intervals.metric_intervals(
-            target, probs, patient.astype(str), thresholds=limits, resamples=resamples, few=2, seed=repeat
+            target, probs, patient.astype(str), thresholds=limits, resamples=resamples, minimum_positives=2, seed=repeat
         )
         for name, metric in found.items():
             held[name] += _holds([metric.macro], [float(np.mean(truth[name]))])

@@ -224,10 +224,13 @@ def run_seeds(
     return {name: [found[name] for found in each] for name in each[0]}
 
 
-def areas(bench: Bench, arms: Mapping[str, Sequence[Probs]], few: int) -> dict[str, list[float]]:
+def areas(bench: Bench, arms: Mapping[str, Sequence[Probs]], minimum_positives: int) -> dict[str, list[float]]:
     """Macro AUROC of each arm and seed on the held films."""
     truth = bench.data.labels[bench.held]
-    return {name: [macro(auroc(truth, probs, few=few)).value for probs in seeds] for name, seeds in arms.items()}
+    return {
+        name: [macro(auroc(truth, probs, minimum_positives=minimum_positives)).value for probs in seeds]
+        for name, seeds in arms.items()
+    }
 
 
 def over_patients(bench: Bench, first: Sequence[Probs], second: Sequence[Probs]) -> Interval:

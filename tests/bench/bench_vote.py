@@ -91,7 +91,7 @@ def rule_of(index: CaseIndex, predictor: Predictor, manifest: Manifest) -> VoteR
         index.embeddings(),
         table[list(index.findings)].to_numpy(np.float32),
         table["study_key"].tolist(),
-        few=FEW,
+        minimum_positives=FEW,
     )
     assert rule is not None, "there are validation studies"
     return rule

@@ -145,7 +145,7 @@ def test_platt_can_be_asked_for_whatever_the_size() -> None:
 def test_a_temperature_scales_the_pooled_log_odds_and_minimises_its_written_out_objective() -> None:
     logits, target = sized(15, 200)
     found, _ = choose_calibration(logits, target, NAMES)
-    pooled = fit_platt(logits, target, NAMES, few=30)["a"]  # too few for a fit of its own
+    pooled = fit_platt(logits, target, NAMES, minimum_positives=30)["a"]  # too few for a fit of its own
     assert found["a"].slope / pooled.slope == pytest.approx(found["a"].intercept / pooled.intercept)
     z, y = pooled.slope * logits[:, 0] + pooled.intercept, target[:, 0]
 
@@ -272,14 +272,16 @@ def test_rounding_the_probabilities_to_single_precision_changes_no_call(rule: st
 
 def test_of_equally_good_thresholds_the_lowest_is_taken() -> None:
     probs = np.array([[0.8], [0.6], [0.4], [0.2]])
-    point = choose_operating_points(probs, np.array([[1.0], [0.0], [1.0], [0.0]]), "a", few=1)["a"]
+    point = choose_operating_points(probs, np.array([[1.0], [0.0], [1.0], [0.0]]), "a", minimum_positives=1)["a"]
     assert (point.sensitivity, point.specificity) == (1, 0.5)
     assert point.threshold == pytest.approx(0.3)
 
 
 def test_thresholds_at_the_ends_of_the_scale_call_as_they_were_chosen() -> None:
     target = np.array([[1.0], [0.0], [1.0], [0.0]])
-    strict = choose_operating_points(np.array([[0.0], [1.0], [0.0], [1.0]]), target, "a", few=1, rule="specificity:0.9")
+    strict = choose_operating_points(
+        np.array([[0.0], [1.0], [0.0], [1.0]]), target, "a", minimum_positives=1, rule="specificity:0.9"
+    )
     assert (strict["a"].sensitivity, strict["a"].specificity) == (0, 1)
     assert call(1.0, strict["a"]) == "absent"
 

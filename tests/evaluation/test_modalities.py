@@ -14,7 +14,7 @@ from medsd.findings import Finding, FindingSet
 from medsd.settings import EvaluationSettings
 
 FINDINGS = FindingSet("two", (Finding("Mass", "Mass"), Finding("Effusion", "Pleural effusion")))
-SETTINGS = EvaluationSettings(bootstrap=200, few=5)
+SETTINGS = EvaluationSettings(bootstrap=200, minimum_positives=5)
 COUNT = 300
 
 

@@ -33,12 +33,14 @@ def tables(folder: Path, count: int = 60) -> list[str]:
     return [f"part/images/{name}" for name in names] + ["part/images/other.png"]
 
 
-def images(count: int, few: int = 10) -> Images:
+def images(count: int, minimum_positives: int = 10) -> Images:
     rng = np.random.default_rng(0)
     target = (rng.random((count, 14)) < 0.3).astype(float)
     probs = expit(target + rng.normal(size=target.shape))
     titles = {finding.name: finding.title for finding in FINDINGS.findings}
-    return Images(titles, target, probs, (np.arange(count) // 2).astype(str), resamples=60, few=few)
+    return Images(
+        titles, target, probs, (np.arange(count) // 2).astype(str), resamples=60, minimum_positives=minimum_positives
+    )
 
 
 def test_answers_are_found_by_file_name_and_rows_that_disagree_are_unknown(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_the_score_is_the_largest_probability_and_the_mined_label_any_of_the_fin
 
 def test_too_few_answers_say_so(tmp_path: Path) -> None:
     answers = read_radiologists(tmp_path, tables(tmp_path))
-    for report in measure_radiologists(images(61, few=30), answers):
+    for report in measure_radiologists(images(61, minimum_positives=30), answers):
         assert str(report.auroc) == "too few to tell" and report.positives in (20, 21)
     assert measure_radiologists(images(61), {name: values * np.nan for name, values in answers.items()})[0].images == 0
 

@@ -105,7 +105,7 @@ def test_calibration_is_shown_before_and_after(report: EvaluationReport) -> None
     (_, logits, target, _), _ = inputs()
     assert report.calibration.after.log_loss < report.calibration.before.log_loss
     assert report.calibration.before.brier == pytest.approx(
-        metrics.macro(metrics.brier(target, expit(logits), few=10)).value, abs=1e-6
+        metrics.macro(metrics.brier(target, expit(logits), minimum_positives=10)).value, abs=1e-6
     )
     assert sum(report.calibration.after.curve.counts) == (~np.isnan(target)).sum()
 

@@ -13,7 +13,7 @@ from medsd.findings import Finding, FindingSet
 from medsd.settings import EvaluationSettings
 
 FINDINGS = FindingSet("two", (Finding("Mass", "Mass"), Finding("Effusion", "Pleural effusion")))
-SETTINGS = EvaluationSettings(bootstrap=100, few=5)
+SETTINGS = EvaluationSettings(bootstrap=100, minimum_positives=5)
 FILM = np.linspace(0, 1, 96 * 80, dtype=np.float32).reshape(96, 80)
 
 

@@ -20,7 +20,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 def _config(folder: Path, arms: str, reference: str = "sd") -> Path:
     path = folder / "trial.yaml"
-    common = [*SMALL, f"data.root={folder / 'studies'}", "evaluation.few=1"]
+    common = [*SMALL, f"data.root={folder / 'studies'}", "evaluation.minimum_positives=1"]
     path.write_text(
         f"name: trial\nbase: {CONFIGS / 'phantom.yaml'}\noutput: {folder / 'out'}\n"
         f"common: {json.dumps(common)}\n"
@@ -70,7 +70,7 @@ def test_the_difference_over_patients_is_that_of_the_means_over_seeds() -> None:
         return Trained(logits, rng.random(120), labels, patients, 1.0)
 
     good, poor = [trained(2.0), trained(2.0)], [trained(0.5), trained(0.5)]
-    found = patient_difference(good, poor, few=5, resamples=200, confidence=0.95)
+    found = patient_difference(good, poor, minimum_positives=5, resamples=200, confidence=0.95)
     mean = {name: np.mean([one.figures(5)["auroc"] for one in some]) for name, some in (("good", good), ("poor", poor))}
     assert found["auroc"].value == pytest.approx(mean["good"] - mean["poor"])
     assert found["auroc"].low is not None and found["auroc"].low > 0
@@ -82,4 +82,4 @@ def test_logits_of_any_size_have_figures() -> None:
     sure = Trained(2000 * labels - 1000, np.ones(20), labels, np.arange(20).astype(str), 1.0)
     assert sure.figures(1) == {"auroc": 1, "average_precision": 1, "micro_f1": 1, "ndcg": 1}
     assert best_threshold(labels, sure.logits) == 1
-    assert patient_difference([sure], [sure], few=1, resamples=20, confidence=0.9)["micro_f1"].value == 0
+    assert patient_difference([sure], [sure], minimum_positives=1, resamples=20, confidence=0.9)["micro_f1"].value == 0

@@ -29,7 +29,7 @@ SPACE = f"{{{RATE}: {{low: 1e-4, high: 1e-2, log: true}}, {SIZE}: {{low: 4, high
 
 def write_config(folder: Path, space: str = SPACE, more: str = "") -> Path:
     path = folder / "trial.yaml"
-    common = [*SMALL, f"data.root={folder / 'studies'}", "evaluation.few=1", "training.pretrain.epochs=1"]
+    common = [*SMALL, f"data.root={folder / 'studies'}", "evaluation.minimum_positives=1", "training.pretrain.epochs=1"]
     path.write_text(
         f"name: trial\nbase: {PHANTOM}\noutput: {folder / 'out'}\ncommon: {json.dumps(common)}\n"
         f"space: {space}\ntrials: 3\nstartup: 2\n{more}"

@@ -29,7 +29,7 @@ from medsd.privacy import public_hasher
 from tests.card_numbers import unexplained_numbers
 from tests.elsewhere import bundle_with_cases, hospital
 
-QUICK = ("evaluation.bootstrap=30", "evaluation.few=3", "gate.out_of_distribution=accept")
+QUICK = ("evaluation.bootstrap=30", "evaluation.minimum_positives=3", "gate.out_of_distribution=accept")
 
 
 @pytest.fixture(scope="module")

@@ -113,7 +113,7 @@ def test_a_curve_moves_as_a_whole(bundle: Bundle, reading: Reading) -> None:
 
 
 def test_a_finding_with_too_few_for_a_new_threshold_keeps_its_calls(bundle: Bundle, reading: Reading) -> None:
-    scarce = replace(reading, evaluation=EvaluationSettings(bootstrap=40, few=20))
+    scarce = replace(reading, evaluation=EvaluationSettings(bootstrap=40, minimum_positives=20))
     fit, column = fit_again(bundle, scarce, np.arange(400)), bundle.findings.names.index("Pneumonia")
     old, new = (
         calibrated(reading.logits, c, bundle.findings.names)[:, column]

@@ -43,7 +43,7 @@ def test_every_weighted_metric_equals_the_metric_of_the_images_repeated(seed: in
     for weights in next(Resamples.draw(patients, 5, seed).blocks()):
         values = intervals.weighted_metrics(target, probs, weights[None], thresholds=limits)
         repeated = np.repeat(np.arange(len(target)), weights.astype(int))
-        expected = metrics.measure(target[repeated], probs[repeated], limits, few=1)
+        expected = metrics.measure(target[repeated], probs[repeated], limits, minimum_positives=1)
         for name in intervals.THRESHOLD_FREE + intervals.AT_THRESHOLD:
             np.testing.assert_allclose(values[name][0], getattr(expected, name), atol=1e-12, err_msg=name)
         assert values["micro_f1"][0, 0] == pytest.approx(expected.micro_f1)
@@ -128,7 +128,7 @@ def test_resamples_that_lose_a_class_are_counted_and_left_out() -> None:
     target[:2] = 1
     probs = np.linspace(1, 0, 30)[:, None]
     patients = [f"p{i}" for i in range(30)]
-    found = intervals.metric_intervals(target, probs, patients, few=1, resamples=400)["auroc"]
+    found = intervals.metric_intervals(target, probs, patients, minimum_positives=1, resamples=400)["auroc"]
     share = (1 - 2 / 30) ** 30  # neither of two patients is drawn
     assert 0.6 * share < found.findings[0].undefined / 400 < 1.6 * share
     assert found.findings[0].low == found.findings[0].high == 1
@@ -149,7 +149,7 @@ def test_a_finding_whose_positives_are_one_patient_has_no_interval_when_most_res
 def test_too_few_cases_have_no_value_and_say_so() -> None:
     target, probs, patients = random_case(5)
     target[:, 1] = np.where(np.arange(80) < 3, 1, 0)
-    found = intervals.metric_intervals(target, probs, patients, resamples=50, few=10)["auroc"]
+    found = intervals.metric_intervals(target, probs, patients, resamples=50, minimum_positives=10)["auroc"]
     assert str(found.findings[1]) == "too few to tell"
     assert found.over == 3
     kept = np.delete(metrics.auroc(target, probs), 1)

@@ -89,7 +89,7 @@ def test_a_finding_with_too_few_positives_is_nan_everywhere_and_left_out_of_the_
     target, probs = random_case(1)
     target[:, 2] = 0
     target[:9, 2] = 1
-    result = metrics.measure(target, probs, np.full(5, 0.4), few=10)
+    result = metrics.measure(target, probs, np.full(5, 0.4), minimum_positives=10)
     assert result.too_few.tolist() == [False, False, True, False, False]
     for name in ("auroc", "average_precision", "brier", "calibration_error", "sensitivity", "ppv", "npv", "f1"):
         assert np.isnan(getattr(result, name)[2])
@@ -102,15 +102,15 @@ def test_just_enough_positives_or_negatives_are_enough() -> None:
     target = np.zeros((25, 2))
     target[:10, 0], target[:15, 1] = 1, 1
     probs = np.random.default_rng(0).random((25, 2))
-    assert not metrics.measure(target, probs, few=10).too_few.any()
-    assert metrics.measure(target, probs, few=11).too_few.all()
+    assert not metrics.measure(target, probs, minimum_positives=10).too_few.any()
+    assert metrics.measure(target, probs, minimum_positives=11).too_few.all()
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, np.nan])
 def test_a_finding_of_one_class_or_of_none_gives_nan_without_a_warning(value: float) -> None:
     target, probs = random_case(2)
     target[:, 0] = value
-    result = metrics.measure(target, probs, np.full(5, 0.4), few=1)
+    result = metrics.measure(target, probs, np.full(5, 0.4), minimum_positives=1)
     assert np.isnan(result.auroc[0])
     assert np.isnan(result.f1[0])
     assert np.isfinite(result.auroc[1:]).all()
@@ -133,7 +133,7 @@ def test_every_metric_equals_scikit_learns_whatever_is_unknown_tied_or_of_one_cl
         [[1]],
         [[4]],
     ]  # one study, all unknown, constant scores: all occur
-    result = metrics.measure(target, probs, [0.5], few=1)
+    result = metrics.measure(target, probs, [0.5], minimum_positives=1)
     known = ~np.isnan(target[:, 0])
     truth, probability = target[known, 0], probs[known, 0]
     called = probability >= 0.5
@@ -161,7 +161,9 @@ def test_every_metric_equals_scikit_learns_whatever_is_unknown_tied_or_of_one_cl
 @given(st.lists(st.tuples(st.sampled_from([0.0, 1.0, float("nan")]), st.integers(0, 4)), min_size=1, max_size=12))
 def test_intervals_of_degenerate_sets_are_too_few_to_tell_or_hold_their_value(column: Column) -> None:
     target, probs = np.array(column).T[:, :, None] / [[[1]], [[4]]]
-    found = metric_intervals(target, probs, np.arange(len(target)).astype(str), thresholds=[0.5], resamples=30, few=2)
+    found = metric_intervals(
+        target, probs, np.arange(len(target)).astype(str), thresholds=[0.5], resamples=30, minimum_positives=2
+    )
     too_few = not metrics.enough(target, 2)[0]
     for name in ("auroc", "average_precision", "brier", "sensitivity", "specificity", "f1"):
         interval = found[name].findings[0]
@@ -218,7 +220,7 @@ def test_arrays_that_do_not_fit_are_refused_with_a_reason(target: np.ndarray, pr
 def test_metrics_do_not_depend_on_the_order_of_images_or_findings(seed: int) -> None:
     target, probs = random_case(seed, n=40, f=3)
     rows, columns = np.random.default_rng(seed).permutation(40), [2, 0, 1]
-    first = metrics.measure(target, probs, np.full(3, 0.4), few=2)
-    second = metrics.measure(target[rows][:, columns], probs[rows][:, columns], np.full(3, 0.4), few=2)
+    first = metrics.measure(target, probs, np.full(3, 0.4), minimum_positives=2)
+    second = metrics.measure(target[rows][:, columns], probs[rows][:, columns], np.full(3, 0.4), minimum_positives=2)
     for name in ("auroc", "average_precision", "brier", "calibration_error", "f1", "npv"):
         np.testing.assert_allclose(getattr(first, name)[columns], getattr(second, name), rtol=1e-9)

@@ -226,7 +226,7 @@ def test_queries_of_few_patients_are_too_few_to_tell_and_not_in_the_mean() -> No
     assert found.over == 4 and found.findings["a"].figures["mAP"].low is not None
     four = [found.findings[name].figures["mAP"].value for name in "acde"]
     assert found.mean["mAP"].value == pytest.approx(np.mean(four))
-    none = retrieval.measure_retrieval(few, index, resamples=20, names=tuple("abcde"), few=100).rankings
+    none = retrieval.measure_retrieval(few, index, resamples=20, names=tuple("abcde"), minimum_positives=100).rankings
     assert none.over == 0 and none.mean["mAP"].value is None and none.images.figures["mAP"].value is None
 
 

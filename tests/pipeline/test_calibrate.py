@@ -75,7 +75,7 @@ def test_a_thousand_unselected_validation_images_give_every_finding_but_the_rare
     assert scores is not None and report.conformal is not None
     measured = {f.name: f for f in report.conformal.findings}
     for name in FINDINGS:
-        own = points[name].positives >= run.settings.evaluation.few
+        own = points[name].positives >= run.settings.evaluation.minimum_positives
         assert own == (points[name].threshold is not None) == (choices[name].method != "pooled"), name
         enough = scores[name].present_patients >= 9 and scores[name].absent_patients >= 9
         assert enough == (scores[name].limits(0.9) is not None) == measured[name].enough, name

@@ -60,7 +60,7 @@ def test_where_the_model_makes_no_call_the_vote_makes_none(space):
 
 
 def test_too_few_studies_choose_nothing(space):
-    assert choose(space, dict.fromkeys(FINDINGS, 0.5), few=1000) is None
+    assert choose(space, dict.fromkeys(FINDINGS, 0.5), minimum_positives=1000) is None
     probs, vectors, labels = space
     nothing = choose_vote_rule(
         FINDINGS, probs[:0], vectors[:0], labels[:0], {}, vectors[Q:], labels[Q:], [f"s{row}" for row in range(N)]

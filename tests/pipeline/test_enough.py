@@ -26,7 +26,7 @@ def _manifest(splits: list[str], effusion: list[float], rejected: Rejections | N
 def test_positives_are_counted_and_too_few_are_warned_of_by_split(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     splits = ["train"] * 40 + ["validation"] * 8 + ["test"] * 30
-    check_enough(_manifest(splits, [float(n % 2) for n in range(78)]), few=10)
+    check_enough(_manifest(splits, [float(n % 2) for n in range(78)]), minimum_positives=10)
     assert "images in train/validation/test: 40/8/30" in caplog.text
     assert "positives in train/validation/test: Pleural effusion 20/4/15" in caplog.text
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -46,7 +46,7 @@ def test_a_split_without_studies_is_refused_with_what_the_table_says(missing: st
         rejected.add(row + 1, None, "unknown_split")
     manifest = _manifest(others * 10, [float(n % 2) for n in range(20)], rejected)
     with pytest.raises(DataError) as caught:
-        check_enough(manifest, few=1)
+        check_enough(manifest, minimum_positives=1)
     said = str(caught.value)
     assert said.startswith(f"no study is in {missing}; ") and f"{others[0]} has 10, {others[1]} has 10" in said
     assert "'fold 3' (7)" in said and "unknown_split 7" in said and "val, valid, dev" in said
@@ -62,7 +62,7 @@ def test_words_of_a_column_of_splits_that_may_be_names_are_not_told() -> None:
 
 
 def test_studies_without_any_label_may_be_prepared(caplog: pytest.LogCaptureFixture) -> None:
-    check_enough(_manifest(["train", "test"], [np.nan, np.nan]), few=1)
+    check_enough(_manifest(["train", "test"], [np.nan, np.nan]), minimum_positives=1)
     assert "cannot be trained on" in caplog.text
 
 
@@ -70,4 +70,4 @@ def test_studies_without_any_label_may_be_prepared(caplog: pytest.LogCaptureFixt
 def test_labels_from_which_nothing_can_be_learned_are_refused(value: float) -> None:
     splits = ["train", "train", "validation", "test"]
     with pytest.raises(DataError, match="nothing to learn"):
-        check_enough(_manifest(splits, [value, value, 1.0, 0.0]), few=1)
+        check_enough(_manifest(splits, [value, value, 1.0, 0.0]), minimum_positives=1)

@@ -82,7 +82,7 @@ def test_grad_cam_is_the_activation_map_up_to_scale_and_what_is_below_zero(
 
 def fixed_settings(folder: Path) -> Settings:
     config = Path(__file__).parents[2] / "configs" / "nih14.yaml"
-    return load_settings(config, [f"data.root={folder}", "evaluation.bootstrap=20", "evaluation.few=3"])
+    return load_settings(config, [f"data.root={folder}", "evaluation.bootstrap=20", "evaluation.minimum_positives=3"])
 
 
 def test_only_films_of_the_split_are_judged_and_places_come_from_training_ones(

@@ -176,7 +176,7 @@ def test_the_card_names_it_and_nothing_of_it_is_measured(bundle: Bundle) -> None
 
 
 def test_labels_from_elsewhere_bring_no_probability_back(bundle: Bundle, elsewhere: Path, tmp_path: Path) -> None:
-    settings = load_studies(elsewhere, bundle, ["evaluation.bootstrap=20", "evaluation.few=3"])
+    settings = load_studies(elsewhere, bundle, ["evaluation.bootstrap=20", "evaluation.minimum_positives=3"])
     reading = read_studies(bundle, settings)
     assert (reading.manifest.labels[:, bundle.findings.names.index("Mass")] == 1).sum() >= 3
     recalibrate(bundle, reading, tmp_path / "new", everyone=True)

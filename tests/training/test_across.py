@@ -59,7 +59,7 @@ def test_a_sentence_known_of_one_finding_draws_its_images_and_pushes_the_others(
 
 def test_a_run_with_it_reports_sentences_and_modalities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDSD_KEY", "a key for the tests of medsd")
-    run = run_steps(small_settings(tmp_path, "loss.cross_modal_weight=1", "evaluation.few=1"), "evaluate")
+    run = run_steps(small_settings(tmp_path, "loss.cross_modal_weight=1", "evaluation.minimum_positives=1"), "evaluate")
     assert load_file(run.outputs)["embeddings_sentence"].shape == (8, 16)
     report = ModalityReport.read(run.folder / MODALITIES)
     assert report.sentences is not None and report.note_to_image is not None

@@ -22,7 +22,7 @@ NAN = np.nan
 def test_shares_are_of_the_known_labels_and_too_few_have_none() -> None:
     labels = np.array([[1, 1, NAN], [0, 1, NAN], [0, 1, NAN], [NAN, 1, 1]])
     np.testing.assert_allclose(class_shares(labels), [1 / 3, NAN, NAN])
-    assert np.isnan(class_shares(labels, few=2)).all()
+    assert np.isnan(class_shares(labels, minimum_positives=2)).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -114,7 +114,11 @@ def test_rounds_teach_from_unlabelled_studies_and_resume_to_the_same_weights(tmp
     from medsd.training.self_training import labelled_rows, self_train
     from tests.runs import small_settings
 
-    rounds = ("training.pseudo_labels.rounds=2", "training.pseudo_labels.few=1", "training.pseudo_labels.epochs=1")
+    rounds = (
+        "training.pseudo_labels.rounds=2",
+        "training.pseudo_labels.minimum_positives=1",
+        "training.pseudo_labels.epochs=1",
+    )
     settings = small_settings(tmp_path, "network.note=null", *rounds)
     rng, count = np.random.default_rng(0), 40
     labels = rng.integers(0, 2, (count, 3)).astype(np.float32)
@@ -159,7 +163,9 @@ def test_a_run_labels_its_unlabelled_studies_keeps_the_manifest_and_suggests_amo
         "training.pretrain.epochs=1",
         "training.finetune.epochs=1",
     )
-    settings = small_settings(tmp_path, *more, "training.pseudo_labels.rounds=1", "training.pseudo_labels.few=1")
+    settings = small_settings(
+        tmp_path, *more, "training.pseudo_labels.rounds=1", "training.pseudo_labels.minimum_positives=1"
+    )
     run = run_steps(settings, "prepare")
     manifest = Manifest.read(run.manifest)
     unlabelled = manifest.rows("train")[::2]
