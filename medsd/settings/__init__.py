@@ -46,110 +46,79 @@ from medsd.settings.training import (
 )
 from medsd.strict import Strict, load_as, to_yaml
 
-__all__ = [
-    "AugmentSettings",
-    "BundleSettings",
-    "CheXpertPlusSource",
-    "CheXpertSource",
-    "Cmc2007Source",
-    "CovidSource",
-    "CsvColumns",
-    "CsvSource",
-    "DicomSource",
-    "EvaluationSettings",
-    "FinetuneSettings",
-    "GateSettings",
-    "ImageSettings",
-    "LossSettings",
-    "MergeSource",
-    "MimicSource",
-    "NetworkSettings",
-    "Nih14Source",
-    "NoteSettings",
-    "ObjectiveSettings",
-    "OpeniSource",
-    "PadChestSource",
-    "PhantomSource",
-    "PixelSpec",
-    "PseudoLabelSettings",
-    "Settings",
-    "SplitSettings",
-    "StageSettings",
-    "TrainingSettings",
-    "VindrSource",
-    "load_gate",
-    "load_settings",
-    "save_settings",
-]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of runs and comparisons: it becomes a folder
 
 
 class EvaluationSettings(Strict):
-    """How the test split is measured."""
+    """How the test studies are measured."""
 
-    bootstrap: int = Field(1000, ge=20, description="patient-level resamples of each interval")
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    bootstrap: int = Field(1000, ge=20, description="Resamples of the patients for each interval.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
     operating_points: str = Field(
         "f1",
         pattern=r"^(youden|f1|(sensitivity|specificity):0\.\d+)$",
-        description="how thresholds are chosen on validation: f1, youden, sensitivity:0.9 or specificity:0.9",
+        description="How thresholds are chosen on validation: f1, youden, sensitivity:0.9 or specificity:0.9.",
     )
-    minimum_positives: int = Field(10, ge=1, description="fewer positives or negatives than this: too few to tell")
+    minimum_positives: int = Field(
+        10, ge=1, description="A finding with fewer positives or negatives gets no threshold and no figure."
+    )
     calibration: str = Field(
         "by_size",
         pattern="^(by_size|platt)$",
-        description="by_size: temperature, Platt or isotonic, by the validation cases of each finding; or platt",
+        description="by_size: temperature, Platt or isotonic, by the number of validation cases; or platt.",
     )
     conformal: float = Field(
-        0.9, gt=0, lt=1, description="coverage at which conformal calls are measured; a bundle serves any"
+        0.9, gt=0, lt=1, description="Coverage at which conformal calls are measured; a bundle serves any."
     )
     subgroup_margin: float = Field(
-        0.05, ge=0, lt=1, description="a group that reads worse than the others by more is warned of"
+        0.05, ge=0, lt=1, description="Warn of a group that is read worse than the others by more than this."
     )
     radiologists: Path | None = Field(
         None,
-        description="folder with radiologists' labels of NIH's images (rsna_class.csv, google4.csv), which test images "
-        "are measured against; they never train",
+        description="Folder with radiologists' labels of NIH's images (rsna_class.csv, google4.csv), against which "
+        "test images are measured; they never train.",
     )
 
 
 class BundleSettings(Strict):
     """What is published at the end."""
 
-    version: str = "1"
+    version: str = Field("1", description="Version of the bundle.")
     public: bool = Field(
-        False, description="the data are public: keys of cases come from the bundle's name, so that --images finds them"
+        False,
+        description="The data are public: keys of cases come from the bundle's name, so that --images finds them.",
     )
-    thumbnails: bool = Field(
-        False, description="keep a picture of each case in the bundle; only where the licence allows"
-    )
-    note_excerpts: bool = Field(False, description="keep the beginning of each case's note")
-    parity_studies: int = Field(200, ge=2, description="test studies on which ONNX must agree with PyTorch")
+    thumbnails: bool = Field(False, description="Keep a picture of each case; only if the data's licence allows it.")
+    note_excerpts: bool = Field(False, description="Keep the beginning of each case's note.")
+    parity_studies: int = Field(200, ge=2, description="Test studies on which ONNX must agree with PyTorch.")
     precisions: list[Literal["float32", "float16", "int8"]] = Field(
         ["float32"],
-        description="graphs to put in; float32 always is, the others only if they cost little (parity.json)",
+        description="Precisions to publish: float32 always, the others only if they cost little (parity.json).",
     )
-    quantisation_studies: int = Field(128, ge=2, description="training studies that the ranges of int8 are taken from")
-    description: str = ""
-    licence: str = Field("", description="of the data, as the card must name it")
-    citation: str = ""
+    quantisation_studies: int = Field(128, ge=2, description="Training studies that give the ranges of int8.")
+    description: str = Field("", description="What the bundle is for, shown on its card.")
+    licence: str = Field("", description="Licence of the data, shown on the card.")
+    citation: str = Field("", description="How to cite the data, shown on the card.")
 
 
 class Settings(Strict):
     """A whole configuration."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    findings: str = Field(description="the finding set, a key of medsd.findings.FINDING_SETS")
-    seed: int = 0
-    output: Path = Field(Path("runs"), description="the run is <output>/<name>")
-    data: Annotated[SingleSource | MergeSource, Field(discriminator="source")]
-    splits: SplitSettings = SplitSettings()
-    gate: GatePolicy = Field(GatePolicy(), description="which films `medsd prepare` leaves out, see medsd.dicom.policy")
-    pixels: PixelSpec = PixelSpec()
-    network: NetworkSettings = NetworkSettings()
-    loss: LossSettings = LossSettings()
-    training: TrainingSettings = TrainingSettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
-    bundle: BundleSettings = BundleSettings()
+    name: str = Field(pattern=NAME, description="Name of the run and of its bundle.")
+    findings: str = Field(description="The finding set, a key of medsd.findings.FINDING_SETS.")
+    seed: int = Field(0, description="Seed of the weights, the batches and the resamples.")
+    output: Path = Field(Path("runs"), description="The run's folder is <output>/<name>.")
+    data: Annotated[
+        SingleSource | MergeSource, Field(discriminator="source", description="Where the studies come from.")
+    ]
+    splits: SplitSettings = Field(SplitSettings(), description="How patients are split.")
+    gate: GatePolicy = Field(GatePolicy(), description="Which images are refused; see medsd.dicom.policy.")
+    pixels: PixelSpec = Field(PixelSpec(), description="How images become pixels.")
+    network: NetworkSettings = Field(NetworkSettings(), description="The encoders and the learned space.")
+    loss: LossSettings = Field(LossSettings(), description="The contrastive loss.")
+    training: TrainingSettings = Field(TrainingSettings(), description="The stages of training.")
+    evaluation: EvaluationSettings = Field(EvaluationSettings(), description="How the test studies are measured.")
+    bundle: BundleSettings = Field(BundleSettings(), description="What is published.")
 
     @model_validator(mode="after")
     def _known_finding_set(self) -> Settings:
@@ -174,7 +143,7 @@ class Settings(Strict):
 class GateSettings(Strict):
     """What `medsd score`, `similar` and `app` take: the section `gate` alone, as a configuration has it."""
 
-    gate: GatePolicy = GatePolicy()
+    gate: GatePolicy = Field(GatePolicy(), description="Which images are refused.")
 
 
 def load_gate(path: Path | str | None, overrides: Sequence[str] = ()) -> GatePolicy:

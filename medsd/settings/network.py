@@ -1,4 +1,4 @@
-"""The encoders, and the space in which they meet; configs/encoders/README.md shows what their names mean."""
+"""The encoders and the learned space; configs/encoders/README.md shows what their names mean."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ Backbone = Literal[
 class ImageSettings(Strict):
     """The image encoder."""
 
-    backbone: Backbone = "efficientnet-lite0"
+    backbone: Backbone = Field("efficientnet-lite0", description="Architecture of the encoder.")
     weights: Literal["imagenet", "none"] | Path = Field(
         "none",
-        description="imagenet, none, a safetensors or state-dict file (.pt, .pth), hub:owner/name, or xrv:FILE for the "
-        "state dict of a DenseNet121 of torchxrayvision",
+        description="First weights: imagenet, none, a safetensors or state-dict file (.pt, .pth), hub:owner/name, or "
+        "xrv:FILE for the state dict of a DenseNet121 of torchxrayvision.",
     )
-    dropout: float = Field(0.2, ge=0, lt=1)
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout in the encoder and before the classifier.")
 
 
 class NoteSettings(Strict):
-    """The note encoder: a small BERT with a vocabulary of the training notes, or one that exists."""
+    """The note encoder: a small BERT with a vocabulary of the training notes, or an existing model."""
 
     model: Literal["small-bert", "minilm"] | Path = Field(
         "small-bert",
-        description="small-bert, minilm (a package: medsd[notes]), hub:owner/name, or a folder of transformers",
+        description="small-bert, minilm (a package: medsd[notes]), hub:owner/name, or a folder of transformers.",
     )
-    vocabulary_size: int = Field(2000, ge=100, le=60000, description="of small-bert")
-    max_tokens: int = Field(96, ge=8, le=8192, description="longer notes are cut; not used where window is given")
+    vocabulary_size: int = Field(2000, ge=100, le=60000, description="Number of tokens of small-bert.")
+    max_tokens: int = Field(96, ge=8, le=8192, description="Longer notes are cut; not used if window is given.")
     window: int | None = Field(
-        None, ge=8, le=8192, description="read notes in overlapping windows of this many tokens, marks included"
+        None, ge=8, le=8192, description="Read notes in overlapping windows of this many tokens, special ones included."
     )
     stride: int | None = Field(
-        None, ge=1, description="tokens from the start of one window to that of the next; absent: half of its text"
+        None, ge=1, description="Tokens from the start of one window to the next. Absent: half of a window's text."
     )
-    max_windows: int = Field(4, ge=1, le=64, description="what lies behind the last of them is cut")
+    max_windows: int = Field(4, ge=1, le=64, description="Text after this many windows is cut.")
     mask_findings: bool = Field(
-        True, description="hide the words that name a finding of the set: a note that has them gives the answer away"
+        True, description="Hide the words that name a finding of the set, because they give the answer away."
     )
-    layers: int = Field(2, ge=1, le=24, description="of small-bert, as the three below")
-    hidden: int = Field(128, ge=16, le=1024, multiple_of=16)
-    heads: int = Field(4, ge=1, le=16)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    layers: int = Field(2, ge=1, le=24, description="Layers of small-bert.")
+    hidden: int = Field(128, ge=16, le=1024, multiple_of=16, description="Width of small-bert.")
+    heads: int = Field(4, ge=1, le=16, description="Attention heads of small-bert.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout of small-bert.")
 
     @model_validator(mode="after")
     def _stride_of_windows(self) -> NoteSettings:
@@ -82,14 +82,14 @@ class NoteSettings(Strict):
 
 
 class NetworkSettings(Strict):
-    """Encoders, and the space in which they meet."""
+    """The encoders and the learned space that they share."""
 
-    image: ImageSettings | None = Field(ImageSettings(), description="null: notes alone")
-    note: NoteSettings | None = Field(None, description="absent: images alone")
-    embedding: int = Field(256, ge=8, le=4096, description="dimensions of the learned space")
-    projection: int = Field(128, ge=8, le=4096, description="dimensions of the pretraining head, dropped afterwards")
+    image: ImageSettings | None = Field(ImageSettings(), description="The image encoder. null: notes alone.")
+    note: NoteSettings | None = Field(None, description="The note encoder. Absent: images alone.")
+    embedding: int = Field(256, ge=8, le=4096, description="Dimensions of the learned space.")
+    projection: int = Field(128, ge=8, le=4096, description="Dimensions of the pretraining head, dropped afterwards.")
     modality_dropout: float = Field(
-        0.3, ge=0, lt=1, description="chance that a study loses its image or its note in training"
+        0.3, ge=0, lt=1, description="Probability that a study loses its image or its note in training."
     )
 
     @model_validator(mode="after")

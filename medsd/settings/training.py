@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from medsd.strict import Strict
 
+FindingWeights = Annotated[
+    Literal["none", "inverse_frequency"],
+    Field(description="inverse_frequency: findings that are rare in training count more."),
+]
+FindingPower = Annotated[
+    float, Field(gt=0, le=2, description="Power of the inverse frequency; 1 is the full correction.")
+]
+
 
 class LossSettings(Strict):
     """The Similarity-Dissimilarity loss (see medsd.sd)."""
 
-    name: str = Field("sd", description="sd, or another loss of the table in the README, for instance mulsupcon")
-    temperature: float = Field(0.1, gt=0, le=10)
-    finding_weights: Literal["none", "inverse_frequency"] = Field(
-        "none", description="inverse_frequency: rare findings of the training studies count more in K_s and K_d"
-    )
-    finding_power: float = Field(0.5, gt=0, le=2, description="of the inverse frequency; 1 is the full correction")
+    name: str = Field("sd", description="sd, or another loss of medsd.sd, for instance mulsupcon.")
+    temperature: float = Field(0.1, gt=0, le=10, description="Divisor of the cosines.")
+    finding_weights: FindingWeights = "none"
+    finding_power: FindingPower = 0.5
     negatives: Literal["known", "sure"] = Field(
-        "known",
-        description="sure: studies are pushed apart only where no unknown label could make them share a finding",
+        "known", description="sure: push studies apart only if no unknown label could make them share a finding."
     )
     cross_modal_weight: float = Field(
-        0.0,
-        ge=0,
-        le=100,
-        description="of the contrast of images with notes in the learned space: sentences find images",
+        0.0, ge=0, le=100, description="Weight of the contrast of images with notes, by which sentences find images."
     )
     options: dict[str, bool | int | float | str] = Field(
         default_factory=dict,
-        description="further arguments of the loss, such as direction: both for sd or threshold: 0.3 for jaccard",
+        description="Further arguments of the loss, for instance direction: both (sd) or threshold: 0.3 (jaccard).",
     )
 
     @field_validator("options")
@@ -46,138 +48,135 @@ class PseudoLabelSettings(Strict):
     """Rounds of class-aware pseudo-labels (CAP, Xie 2023) after fine-tuning; see medsd.training.pseudo_labels."""
 
     rounds: int = Field(
-        0,
-        ge=0,
-        le=100,
-        description="of labelling what is unknown in the training studies and fine-tuning on all; 0: none",
+        0, ge=0, le=100, description="Rounds of labelling what is unknown in the training studies; 0: none."
     )
-    positive: float = Field(
-        1.0, ge=0, le=1, description="part of the positives to be expected that is labelled present"
-    )
-    negative: float = Field(1.0, ge=0, le=1, description="part of the negatives to be expected that is labelled absent")
+    positive: float = Field(1.0, ge=0, le=1, description="Share of the expected positives that is labelled present.")
+    negative: float = Field(1.0, ge=0, le=1, description="Share of the expected negatives that is labelled absent.")
     minimum_positives: int = Field(
-        3, ge=1, description="a finding with fewer known positives or negatives is not pseudo-labelled"
+        3, ge=1, description="A finding with fewer known positives or negatives gets no pseudo-labels."
     )
-    epochs: int = Field(0, ge=0, description="of fine-tuning in each round; 0: those of training.finetune")
-    pretrain: bool = Field(False, description="each round begins with pretraining on labels and pseudo-labels")
+    epochs: int = Field(0, ge=0, description="Epochs of fine-tuning in each round; 0: those of training.finetune.")
+    pretrain: bool = Field(False, description="Begin each round with pretraining on labels and pseudo-labels.")
 
 
 class AugmentSettings(Strict):
     """Random changes of the training images."""
 
-    rotation_degrees: float = Field(10, ge=0, le=45)
-    translation: float = Field(0.05, ge=0, le=0.5, description="share of the side")
-    zoom: float = Field(0.1, ge=0, le=0.5)
-    contrast: float = Field(0.2, ge=0, le=1)
-    noise: float = Field(0.02, ge=0, le=0.5)
-    erase: float = Field(0.0, ge=0, le=0.5, description="chance of one erased rectangle")
+    rotation_degrees: float = Field(10, ge=0, le=45, description="Largest rotation, in degrees.")
+    translation: float = Field(0.05, ge=0, le=0.5, description="Largest shift, as a share of the side.")
+    zoom: float = Field(0.1, ge=0, le=0.5, description="Largest change of the scale, as a share.")
+    contrast: float = Field(0.2, ge=0, le=1, description="Largest change of brightness and contrast, as a share.")
+    noise: float = Field(0.02, ge=0, le=0.5, description="Largest standard deviation of the noise; white is 1.")
+    erase: float = Field(0.0, ge=0, le=0.5, description="Probability that one rectangle is erased.")
     mirror: float = Field(
-        0.0, ge=0, le=1, description="chance that left and right change places; only where no finding depends on a side"
+        0.0, ge=0, le=1, description="Probability of swapping left and right; only if no finding depends on the side."
     )
     resolution: int = Field(
         0,
         ge=0,
         le=2048,
-        description="reduce each image to a random side between this many pixels and pixels.size, and enlarge it "
-        "again. Sharpness then says less about the labels, but the source of an image still shows in its embedding: "
-        "see training.hide_sources. 0: never",
+        description="Reduce each image to a random side of at least this many pixels and enlarge it again, so that "
+        "sharpness says less about the labels (but see training.hide_sources). 0: never.",
     )
 
 
 class ObjectiveSettings(Strict):
-    """The classification term of fine-tuning; unknown labels count nothing in any of them."""
+    """The classification term of fine-tuning; unknown labels are left out."""
 
     name: Literal["bce", "asl", "focal"] = Field(
-        "bce", description="binary cross-entropy, asymmetric loss (Ridnik 2021), focal loss (Lin 2017)"
+        "bce", description="Binary cross-entropy, asymmetric loss (Ridnik 2021) or focal loss (Lin 2017)."
     )
     balance: Literal["none", "effective_number"] = Field(
-        "none", description="effective_number: positives weigh more the fewer there are, by finding (Cui 2019)"
+        "none", description="effective_number: a finding's positives weigh more the fewer there are (Cui 2019)."
     )
-    beta: float = Field(0.999, gt=0, lt=1, description="of the effective number (1 - beta^n) / (1 - beta)")
-    finding_weights: Literal["none", "inverse_frequency"] = Field(
-        "none", description="inverse_frequency: rare findings count more"
-    )
-    finding_power: float = Field(0.5, gt=0, le=2, description="of the inverse frequency; 1 is the full correction")
-    gamma_positive: float = Field(0.0, ge=0, le=10, description="asl: focusing on hard positives")
-    gamma_negative: float = Field(4.0, ge=0, le=10, description="asl: focusing on hard negatives")
-    margin: float = Field(0.05, ge=0, lt=1, description="asl: negatives below this probability count nothing")
-    gamma: float = Field(2.0, ge=0, le=10, description="focal: focusing on what is hard")
-    alpha: float | None = Field(None, gt=0, lt=1, description="focal: share of the positives; absent: none")
+    beta: float = Field(0.999, gt=0, lt=1, description="beta of the effective number (1 - beta^n) / (1 - beta).")
+    finding_weights: FindingWeights = "none"
+    finding_power: FindingPower = 0.5
+    gamma_positive: float = Field(0.0, ge=0, le=10, description="asl: focus on hard positives.")
+    gamma_negative: float = Field(4.0, ge=0, le=10, description="asl: focus on hard negatives.")
+    margin: float = Field(0.05, ge=0, lt=1, description="asl: negatives below this probability are left out.")
+    gamma: float = Field(2.0, ge=0, le=10, description="focal: focus on hard labels.")
+    alpha: float | None = Field(None, gt=0, lt=1, description="focal: share of the positives. Absent: unweighted.")
 
 
 class StageSettings(Strict):
     """One stage of training."""
 
-    epochs: int = Field(10, ge=0)
-    batch_size: int = Field(64, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
-    encoder_learning_rate_scale: float = Field(1.0, gt=0, le=1, description="of the encoders, against the new layers")
-    weight_decay: float = Field(0.01, ge=0)
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    sd_weight: float = Field(1.0, ge=0, description="weight of the SD term beside the classification term")
-    weight_averaging: float = Field(0.0, ge=0, lt=1, description="decay of the exponential moving average; 0: none")
-    gradient_clip: float = Field(1.0, gt=0)
-    accumulate: int = Field(
-        1,
-        ge=1,
-        description="parts in which a batch goes through the network: less memory, a third more time, the same loss",
+    epochs: int = Field(10, ge=0, description="Passes over the training studies; 0 leaves the stage out.")
+    batch_size: int = Field(64, ge=2, description="Studies in a batch.")
+    learning_rate: float = Field(1e-3, gt=0, description="Highest learning rate of AdamW.")
+    encoder_learning_rate_scale: float = Field(
+        1.0, gt=0, le=1, description="Learning rate of the encoders, as a share of that of the new layers."
     )
-    patience: int = Field(0, ge=0, description="stop after so many epochs without a better validation AUROC; 0: never")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Distance of the targets from 0 and 1.")
+    sd_weight: float = Field(1.0, ge=0, description="Weight of the SD term beside the classification term.")
+    weight_averaging: float = Field(
+        0.0, ge=0, lt=1, description="Decay of the exponential moving average of the weights; 0: none."
+    )
+    gradient_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    accumulate: int = Field(
+        1, ge=1, description="Parts in which a batch passes the network: less memory, more time, the same loss."
+    )
+    patience: int = Field(
+        0, ge=0, description="Stop after this many epochs without a better validation AUROC; 0: never."
+    )
     freeze: Literal["none", "encoders"] = Field(
-        "none", description="encoders: only what stands behind them learns (a probe)"
+        "none", description="encoders: train only the layers after the encoders (a probe)."
     )
     freeze_blocks: int = Field(
-        0, ge=0, le=64, description="the first blocks of the image backbone that stay as they are; 1 is its stem"
+        0, ge=0, le=64, description="First blocks of the image backbone that are not trained; 1 is its stem."
     )
     layer_decay: float = Field(
-        1.0, gt=0, le=1, description="factor of the learning rate from each block of an encoder to the one before it"
+        1.0, gt=0, le=1, description="Factor of the learning rate from each block of an encoder to the one before it."
     )
 
 
 class FinetuneSettings(StageSettings):
     """Fine-tuning."""
 
-    objective: ObjectiveSettings = ObjectiveSettings()
+    objective: ObjectiveSettings = Field(ObjectiveSettings(), description="The classification term.")
     modality_weight: float = Field(
         0.0,
         ge=0,
         le=10,
-        description="of the classification term of image and note each read alone, beside that of the study: a fused "
-        "model keeps up with one of images where a note is missing",
+        description="Weight of the classification term of image and note each read alone, so that a fused model also "
+        "reads studies without a note well.",
     )
     views: Literal[1, 2] = Field(
-        1,
-        description="of each study; 2 with pretrain.epochs: 0 and sd_weight: 1 is joint training from the start",
+        1, description="Views of each study; 2 with pretrain.epochs: 0 and sd_weight: 1 is joint training."
     )
 
 
 class TrainingSettings(Strict):
     """Both stages and what they share."""
 
-    pretrain: StageSettings = StageSettings()
-    finetune: FinetuneSettings = FinetuneSettings(sd_weight=0.1)
-    pseudo_labels: PseudoLabelSettings = PseudoLabelSettings()
-    augment: AugmentSettings = AugmentSettings()
+    pretrain: StageSettings = Field(StageSettings(), description="Pretraining with the SD loss.")
+    finetune: FinetuneSettings = Field(FinetuneSettings(sd_weight=0.1), description="Fine-tuning of the classifier.")
+    pseudo_labels: PseudoLabelSettings = Field(PseudoLabelSettings(), description="Pseudo-labels after fine-tuning.")
+    augment: AugmentSettings = Field(AugmentSettings(), description="Random changes of the training images.")
     hide_sources: bool = Field(
         False,
-        description="after fine-tuning, take the directions out of the learned space in which merged sources differ "
-        "among images of equal labels and view",
+        description="After fine-tuning, remove the directions of the learned space in which merged sources differ "
+        "among images of equal labels and view.",
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="of the network; float16 needs a GPU, the losses are taken in float32"
+        "float32", description="Precision of the network; float16 needs a GPU. The losses are computed in float32."
     )
-    threads: int = Field(0, ge=0, description="0: as many as the machine has")
-    workers: int = Field(1, ge=0, le=64, description="loader processes; the batches do not depend on it")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(0, ge=0, description="Threads of torch; 0: as many as the machine has.")
+    workers: int = Field(1, ge=0, le=64, description="Processes that load batches; the batches do not depend on it.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to train. auto: on a GPU if there is one."
+    )
     activation_checkpointing: bool = Field(
-        False, description="compute the image encoder's blocks again in the pass back: less memory, the same numbers"
+        False, description="Recompute the image encoder's blocks in the backward pass: less memory, the same numbers."
     )
     checkpoint_every: float = Field(
-        600, ge=0, description="seconds between checkpoints within an epoch; 0: only at the end of epochs"
+        600, ge=0, description="Seconds between checkpoints within an epoch; 0: only at the end of epochs."
     )
     mlflow: bool | str = Field(
         False,
-        description="record settings and curves in MLflow too: true for mlruns.db in the run's folder, or the URI of a "
-        "tracking server; false: TensorBoard alone",
+        description="Record settings and curves in MLflow too. true: in mlruns.db in the run's folder; or the URI of a "
+        "tracking server. false: TensorBoard alone.",
     )

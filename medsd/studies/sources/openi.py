@@ -1,7 +1,7 @@
 """Open-i: radiology reports of Indiana University, with their films where they are there.
 
 Layout: `reports.tgz` (or NLM's `NLMCXR_reports.tgz`) as published, or its folder `ecgen-radiology/` unpacked; the films
-of `NLMCXR_png.tgz` or `NLMCXR_dcm.tgz` unpacked below the folder that `data.films` names, each called as its report's
+of `NLMCXR_png.tgz` or `NLMCXR_dcm.tgz` unpacked below the folder that `data.images` names, each called as its report's
 parentImage; and, if there, `findings14.csv` with the labels that NegBio was tested on. The note is the INDICATION
 alone: findings and impression give the answer away, and are the note where `data.note` is «report», to classify the
 report itself. Without films a study is its note. A film's view is not published. One report is one patient.
@@ -62,11 +62,11 @@ def read(settings: OpeniSource, splits: SplitSettings) -> Manifest:
     )
     table = table.assign(patient=table["study"], source="openi", path=None)
     table[list(findings)] = labels
-    if settings.films is not None:
-        films = [_films(root, settings.films, report) for report in reports.values()]
+    if settings.images is not None:
+        films = [_films(root, settings.images, report) for report in reports.values()]
         table = table.assign(path=pd.Series(films, dtype=object)).explode("path", ignore_index=True)
         if table["path"].isna().all():
-            raise DataError(f"{root / settings.films}: no film of {_OWNER} is here; check data.films")
+            raise DataError(f"{root / settings.images}: no film of {_OWNER} is here; check data.images")
     return manifest_of(limited(table, settings.limit), findings, root, splits)
 
 

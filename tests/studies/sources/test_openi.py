@@ -90,12 +90,12 @@ def test_films_are_joined_to_their_reports_by_name(tmp_path: Path) -> None:
     _replica(tmp_path)
     for film in ("CXR1_IM-1-1001.png", "CXR1_IM-1-2001.png", "CXR2_IM-1-1001.png"):
         write_film(tmp_path / "NLMCXR_png" / film)
-    table = _read(tmp_path, films=Path("NLMCXR_png"), labels="mesh").table
+    table = _read(tmp_path, images=Path("NLMCXR_png"), labels="mesh").table
     assert table.groupby("study")["path"].count().to_dict() | {"CXR1": 2, "CXR2": 1} == {
         f"CXR{number}": {1: 2, 2: 1}.get(number, 0) for number in range(20)
     }
-    with pytest.raises(DataError, match=r"no film of Open-i is here; check data\.films"):
-        _read(tmp_path, films=Path("elsewhere"))
+    with pytest.raises(DataError, match=r"no film of Open-i is here; check data\.images"):
+        _read(tmp_path, images=Path("elsewhere"))
 
 
 def test_what_is_missing_or_damaged_is_said_in_a_sentence(tmp_path: Path) -> None:
