@@ -69,7 +69,7 @@ def print_retrieval(path: Path) -> None:
     """The retrieval table of an evaluation.json, as wide as the terminal; nothing where retrieval was not measured."""
     import pandas as pd
 
-    from medsd.card.measured import rankings
+    from medsd.card import rankings
     from medsd.evaluation.report import EvaluationReport
 
     header, rows = rankings(EvaluationReport.read(path))

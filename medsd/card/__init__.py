@@ -2,20 +2,22 @@
 
 `write_card` is called after every other file of the bundle is written and before `layout.write_description`: the card
 lists the hashes of the others. Every figure in it comes from the description and from the JSON files of the bundle, so
-that `medsd card` makes it again, byte by byte. `write_report` is the same page over another set of studies.
+that `medsd card` makes it again, byte by byte. `write_report` makes the same page over another set of studies. The
+words are in templates/.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.ext import Extension
+from markupsafe import Markup
 
 from medsd.bundle import layout
-from medsd.card import about, beside, films, measured, outside
-from medsd.card.films import PLOTS
-from medsd.card.markdown import joined, without_machine_paths
 from medsd.card.page import html_page
 from medsd.errors import BundleError
 from medsd.evaluation.distribution import DISTRIBUTION, DistributionReport
@@ -23,61 +25,54 @@ from medsd.evaluation.evidence import EVIDENCE, EvidenceReport
 from medsd.evaluation.modalities import MODALITIES, ModalityReport
 from medsd.evaluation.report import EVALUATION, EvaluationReport
 from medsd.evaluation.robustness import ROBUSTNESS, RobustnessReport
+from medsd.evaluation.saved import Saved
 from medsd.evaluation.shift import SHIFT, ShiftReport
 from medsd.evaluation.sources import SOURCES, SourcesReport
 from medsd.evaluation.studies_report import RECALIBRATION, STUDIES, RecalibrationReport, StudiesReport
-from medsd.strict import read_json
-
-__all__ = ["CARD", "PAGE", "PARITY", "PLOTS", "different_pages", "pages", "without_machine_paths", "write_card",
-           "write_report"]  # fmt: skip
+from medsd.evaluation.subgroups import NOT_STATED
+from medsd.metrics.retrieval import FIGURES
+from medsd.strict import read_json, to_yaml
 
 CARD, PAGE = "README.md", "card.html"
-PARITY = "parity.json"
+PARITY, PLOTS = "parity.json", "plots"
 REPORT = ("report.md", "report.html")
-_READINGS = {"image alone": "evaluation_image.json", "note alone": "evaluation_note.json"}
 
-Read = TypeVar("Read")
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """What the JSON files of a folder say; None where there is no such file."""
-
-    report: EvaluationReport
-    readings: dict[str, EvaluationReport]
-    modalities: ModalityReport | None
-    evidence: EvidenceReport | None
-    robustness: RobustnessReport | None
-    distribution: DistributionReport | None
-    sources: SourcesReport | None
-    shift: ShiftReport | None
-    studies: StudiesReport | None
-    recalibration: RecalibrationReport | None
-
-    @classmethod
-    def read(cls, folder: Path) -> _Measured:
-        """Read the files of a folder.
-
-        Raises:
-            DataError: evaluation.json is missing, or one of the files is not as this medsd writes it.
-        """
-
-        def optional(name: str, read: Callable[[Path], Read]) -> Read | None:
-            return read(folder / name) if (folder / name).is_file() else None
-
-        readings = {what: optional(name, EvaluationReport.read) for what, name in _READINGS.items()}
-        return cls(
-            report=EvaluationReport.read(folder / EVALUATION),
-            readings={what: report for what, report in readings.items() if report is not None},
-            modalities=optional(MODALITIES, ModalityReport.read),
-            evidence=optional(EVIDENCE, EvidenceReport.read),
-            robustness=optional(ROBUSTNESS, RobustnessReport.read),
-            distribution=optional(DISTRIBUTION, DistributionReport.read),
-            sources=optional(SOURCES, SourcesReport.read),
-            shift=optional(SHIFT, ShiftReport.read),
-            studies=optional(STUDIES, StudiesReport.read),
-            recalibration=optional(RECALIBRATION, RecalibrationReport.read),
-        )
+# What the templates are given, by name: the file, where there is one.
+_FILES: dict[str, tuple[str, type[Saved]]] = {
+    "image_alone": ("evaluation_image.json", EvaluationReport),
+    "note_alone": ("evaluation_note.json", EvaluationReport),
+    "modalities": (MODALITIES, ModalityReport),
+    "evidence": (EVIDENCE, EvidenceReport),
+    "robustness": (ROBUSTNESS, RobustnessReport),
+    "distribution": (DISTRIBUTION, DistributionReport),
+    "sources": (SOURCES, SourcesReport),
+    "shift": (SHIFT, ShiftReport),
+    "studies": (STUDIES, StudiesReport),
+    "recalibration": (RECALIBRATION, RecalibrationReport),
+}
+_METRICS = {
+    "auroc": "AUROC",
+    "average_precision": "Average precision",
+    "brier": "Brier score",
+    "calibration_error": "Expected calibration error",
+    "sensitivity": "Sensitivity at the operating points",
+    "specificity": "Specificity at the operating points",
+    "ppv": "PPV at the operating points",
+    "npv": "NPV at the operating points",
+    "f1": "F1 (macro) at the operating points",
+    "micro_f1": "F1 (micro) at the operating points",
+}
+_CAPTIONS = {
+    "roc.png": "ROC curves",
+    "precision_recall.png": "Precision-recall curves",
+    "calibration.png": "Calibration",
+    "map.png": "Map of the learned space",
+    "prevalence.png": "How often each finding occurs",
+}
+_RANDOMISED = {"classifier": "where what stands behind the encoder is random", "all weights": "where all of them are"}
+_SPLITS = ("train", "validation", "test")
+# Absolute paths, paths from a home or a parent folder, Windows drives; not the slash of a web address or of "a/b".
+_MACHINE_PATH = re.compile(r"(?<![\w.:/~<…])(?:~|(?:\.\./)*\.\.)?/[\w.~+@-][^\s\"'`,;)]*|\b[A-Za-z]:\\[^\s\"'`,;)]*")
 
 
 def write_card(folder: Path, description: layout.Description) -> None:
@@ -96,25 +91,23 @@ def write_card(folder: Path, description: layout.Description) -> None:
 
 def pages(folder: Path, description: layout.Description) -> dict[str, str]:
     """The card by file name; arguments and errors as `write_card`."""
-    m = _Measured.read(folder)
-    sections = [
-        about.head(description),
-        about.use(description),
-        about.data(description),
-        outside.recalibration(m.recalibration),
-        outside.studies(m.studies),
-        outside.shift(m.shift),
-        *_measured_sections(m, description.evidence_from_boxes),
-        films.distribution(description, m.distribution),
-        films.plots(folder),
-        about.limits(description, m.report),
-        about.agreement(_parity(folder)),
-        about.variants(description),
-        about.making(description),
-        about.hashes(about.without_pages(folder, (CARD, PAGE))),
-        about.signature(),
-    ]
-    return _both(sections, folder, (CARD, PAGE), f"{description.name} {description.version}")
+    d, parity = description, _parity(folder)
+    differences = parity.get("largest_difference", {})
+    return _pages(
+        folder,
+        (CARD, PAGE),
+        f"{d.name} {d.version}",
+        d=d,
+        length_of_note=_length_of_note(d.note),
+        splits=sorted(d.provenance.studies, key=lambda split: [*_SPLITS, split].index(split)),
+        uncalled=[f.title for f in d.findings if f.name in d.operating_points and not _has_threshold(d, f.name)],
+        boxed=d.evidence_from_boxes,
+        parity=parity,
+        differences=differences,
+        outputs=list(next(iter(differences.values()), ())),
+        configuration=to_yaml(d.provenance.config).strip(),
+        files={name: digest for name, digest in layout.hash_files(folder).items() if name not in (CARD, PAGE)},
+    )
 
 
 def write_report(folder: Path) -> None:
@@ -123,17 +116,8 @@ def write_report(folder: Path) -> None:
     Raises:
         DataError: studies.json or evaluation.json is missing, or a file is not as this medsd writes it.
     """
-    m = _Measured.read(folder)
-    studies = m.studies or StudiesReport.read(folder / STUDIES)
-    sections = [
-        outside.report_head(studies),
-        outside.studies(studies),
-        outside.shift(m.shift),
-        *_measured_sections(m),
-        films.plots(folder),
-        about.signature(),
-    ]
-    for name, text in _both(sections, folder, REPORT, f"{studies.bundle} on {studies.name}").items():
+    studies = StudiesReport.read(folder / STUDIES)
+    for name, text in _pages(folder, REPORT, f"{studies.bundle} on {studies.name}", boxed=()).items():
         (folder / name).write_text(text, encoding="utf-8")
 
 
@@ -146,26 +130,81 @@ def different_pages(bundle: layout.Bundle) -> list[str]:
     ]
 
 
-def _measured_sections(m: _Measured, boxed: tuple[str, ...] = ()) -> list[str]:
+def rankings(r: EvaluationReport) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the retrieval table: over all, and by finding; no rows where it was not measured."""
+    header = ["", "Queries", *FIGURES]
+    found = None if r.retrieval is None else r.retrieval.rankings
+    if found is None:
+        return header, []
+    titles = {f.name: f.title for f in r.findings}
+    groups = {
+        "All images": found.images,
+        "With a finding": found.with_finding,
+        "Without finding": found.without_finding,
+        **{titles[name]: ranked for name, ranked in found.findings.items()},
+    }
+    rows = [[title, str(g.queries), *(str(g.figures[name]) for name in FIGURES)] for title, g in groups.items()]
+    mean = [f"Mean over {found.over} findings", "–", *(str(found.mean[name]) for name in FIGURES)]
+    return header, [*rows[:3], mean, *rows[3:]]
+
+
+def without_machine_paths(text: str) -> str:
+    """`text` with paths of the machine that it was made on replaced by their last part."""
+    return _MACHINE_PATH.sub(lambda found: "…/" + re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], text)
+
+
+def _pages(folder: Path, names: tuple[str, str], title: str, **values: Any) -> dict[str, str]:
+    """The template of the first of `names`, rendered for what the JSON files of `folder` say, as Markdown and HTML."""
+    r = EvaluationReport.read(folder / EVALUATION)
+    read = {key: cls.read(folder / name) if (folder / name).is_file() else None for key, (name, cls) in _FILES.items()}
+    titles = {f.name: f.title for f in r.findings}
+    left_out = {
+        "too few to tell": [f.title for f in r.findings if f.too_few],
+        "not trained": [f.title for f in r.findings if not f.trained],
+    }
+    text = _ENVIRONMENT.get_template("card.md" if names[0] == CARD else names[0]).render(
+        r=r,
+        titles=titles,
+        scarce=len(left_out["too few to tell"]),
+        left_out={why: found for why, found in left_out.items() if found},
+        below=_below(r, titles),
+        plots=_plots(folder),
+        **read,
+        **values,
+    )
+    text = without_machine_paths(re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
+    return {names[0]: text, names[1]: html_page(text, folder, title=title)}
+
+
+def _length_of_note(note: layout.NoteInput | None) -> str:
+    """How much of a note is read, and in which pieces."""
+    if note is None or note.window is None:
+        return "" if note is None else f"up to {note.max_tokens} tokens"
+    begun = f"every {note.stride} tokens" if note.stride else "after half of the text of the one before"
+    count = note.max_tokens // note.window
+    return (
+        f"in overlapping windows of {note.window} tokens, a new one {begun}, {count} at most; what follows is not read"
+    )
+
+
+def _has_threshold(d: layout.Description, name: str) -> bool:
+    return d.operating_points[name].threshold is not None
+
+
+def _below(r: EvaluationReport, titles: Mapping[str, str]) -> list[str]:
+    """The classes that are covered less than chance allows."""
     return [
-        measured.discrimination(m.report),
-        beside.section(m.report),
-        measured.calls(m.report),
-        measured.calibration(m.report),
-        measured.conformal(m.report),
-        measured.subgroups(m.report),
-        measured.retrieval(m.report),
-        measured.readings(m.report, m.readings),
-        measured.modalities(m.modalities),
-        films.evidence(m.evidence, boxed),
-        films.robustness(m.robustness),
-        films.sources(m.sources),
+        f"{titles[f.name]} where {name} ({each.covered})"
+        for f in (r.conformal.findings if r.conformal else ())
+        for name, each in (("present", f.present), ("absent", f.absent))
+        if each.expected and each.covered.value is not None and each.covered.value < each.expected[0]
     ]
 
 
-def _both(sections: list[str], folder: Path, names: tuple[str, str], title: str) -> dict[str, str]:
-    text = without_machine_paths(joined(*sections) + "\n")
-    return {names[0]: text, names[1]: html_page(text, folder, title=title)}
+def _plots(folder: Path) -> dict[str, str]:
+    """The pictures of plots/ with their captions."""
+    names = sorted((path.name for path in (folder / PLOTS).glob("*.png")), key=lambda n: [*_CAPTIONS, n].index(n))
+    return {name: _CAPTIONS.get(name, Path(name).stem.replace("_", " ").capitalize()) for name in names}
 
 
 def _parity(folder: Path) -> dict[str, Any]:
@@ -177,3 +216,77 @@ def _parity(folder: Path) -> dict[str, Any]:
     except ValueError:
         raise BundleError(f"{path}: not valid JSON; copy the bundle again") from None
     return found
+
+
+class _Lines(Extension):
+    """Templates are wrapped at 120 columns; the page has each paragraph, list item and table row on one line.
+
+    A line that begins with % is a statement, and leaves no line behind.
+    """
+
+    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
+        lines: list[str] = []
+        for line in source.splitlines():
+            whole = not lines or not lines[-1] or lines[-1].startswith(("%", "```", "#", "<"))
+            if whole or not line or line.startswith(("%", "```", "- ", "> ", "| ")):
+                lines.append(line)
+            else:
+                lines[-1] += " " + line.strip()
+        return "".join(f"{{{line} %}}" if line.startswith("%") else f"{line}\n" for line in lines)
+
+
+def _shown(value: Any) -> Any:
+    """Nothing for None, and no bar, which would end the cell of a table; what is marked as safe stays."""
+    if value is None or isinstance(value, Markup):
+        return "" if value is None else value
+    return str(value).replace("|", "\\|")
+
+
+def _scalars(value: Any) -> str:
+    """A number, a text or a mapping of them in one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_scalars(inner)}" for key, inner in value.items())
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "none" if value is None else str(value)
+
+
+def _figure(value: float | None, digits: int = 3) -> str:
+    return "too few to tell" if value is None else f"{value:.{digits}f}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "below 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _moved(moved: bool | None) -> str:
+    return "too few to tell" if moved is None else "moved" if moved else "no sign of it"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
+
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("medsd.card"),
+    extensions=[_Lines],
+    keep_trailing_newline=True,
+    undefined=StrictUndefined,
+    finalize=_shown,
+)
+_ENVIRONMENT.filters |= {
+    "spec": format,
+    "scalars": _scalars,
+    "figure": _figure,
+    "p": _p,
+    "moved": _moved,
+    "counted": _counted,
+}
+_ENVIRONMENT.globals |= {
+    "METRICS": _METRICS,
+    "RANDOMISED": _RANDOMISED,
+    "NOT_STATED": NOT_STATED,
+    "rankings": rankings,
+}
