@@ -20,6 +20,7 @@ from medsd.cases.case import FILTER_COLUMNS, FloatArray
 from medsd.cases.index import CaseIndex, create_index
 from medsd.cases.pictures import PictureFolder, encode_thumbnail
 from medsd.errors import DataError
+from medsd.files import replacing
 from medsd.preprocessing.notes import NoteMask
 from medsd.privacy import KeyedHasher, scrub_note
 from medsd.studies.protect import film_identities
@@ -293,10 +294,9 @@ def export(index: CaseIndex, out: Path) -> int:
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(flat.astype(np.float32)), size),
     }
     about = index.description.model_dump_json(include={"model", "model_sha256", "finding_set", "embedding_size"})
-    temporary = out.with_name(f".{out.name}.part")
     try:
-        pq.write_table(pa.table(columns, metadata={"medsd": about}), temporary)
-        temporary.replace(out)
+        with replacing(out) as draft:
+            pq.write_table(pa.table(columns, metadata={"medsd": about}), draft)
     except OSError as error:
         raise DataError(f"{out}: cannot be written ({error.strerror or type(error).__name__})") from None
     return len(cases)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,6 +27,7 @@ from medsd.dicom.pixel_bytes import tidy_pixel_data
 from medsd.dicom.policy import GatePolicy, concern
 from medsd.dicom.quiet import quiet
 from medsd.errors import DataError, DependencyError, ImageError
+from medsd.files import write_whole
 from medsd.privacy import register_identities
 from medsd.progress import Progress
 
@@ -237,7 +236,8 @@ def _deidentify(
         reason = f"burned_in_{seen.answer}"
         return Outcome("refused", reason, REASONS[reason], burned_in=seen)
     _clean(ds, profile, seen or BurnedIn("unknown", ""))
-    _write_whole(target, _encoded(ds))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(target, _encoded(ds), durable=False)
     if seen and seen.answer != "none_seen" and action == "warn":
         return Outcome("warned", f"burned_in_{seen.answer}", seen.message, place, seen)
     return Outcome("written", output=place, burned_in=seen)
@@ -276,20 +276,6 @@ def _not_writable(error: Exception) -> ImageError:
     return ImageError("not_writable", REASONS["not_writable"].format(detail=type(error).__name__))
 
 
-def _write_whole(target: Path, content: bytes) -> None:
-    """Write by way of a neighbour, so that a file of that name is always complete."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(draft).chmod(0o644)
-        Path(draft).replace(target)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
-
-
 def _check_folders(files: Iterable[Path], folders: Iterable[Path], out: Path, report: Path | None) -> None:
     place = out.resolve()
     if out.is_symlink() or (out.exists() and not out.is_dir()):
@@ -314,7 +300,8 @@ def _write_report(report: Path, rows: list[list[str]]) -> None:
     stream = io.StringIO(newline="")
     csv.writer(stream).writerows([REPORT_COLUMNS, *rows])
     try:
-        _write_whole(report, stream.getvalue().encode("utf-8", "backslashreplace"))
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(report, stream.getvalue().encode("utf-8", "backslashreplace"))
         report.chmod(0o600)
     except OSError as error:
         raise DataError(f"{report}: the report cannot be written ({error.strerror})") from None

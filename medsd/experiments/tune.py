@@ -32,6 +32,7 @@ from medsd.experiments.compare.run import exact_command
 from medsd.experiments.recipes import read_trained
 from medsd.experiments.tune_report import best_of, write_report
 from medsd.experiments.tuning import TuneSettings, Value
+from medsd.files import replacing
 from medsd.metrics.metrics import enough
 from medsd.pipeline.folder import Run
 from medsd.pipeline.run import alone, fingerprint_of, read_marker, run_steps
@@ -375,9 +376,8 @@ def _lend(source: Run, target: Run, step: str) -> None:
             with suppress(OSError):  # a file system without links
                 wanted.hardlink_to(made)
         if not wanted.exists():
-            temporary = wanted.with_name(f".{wanted.name}.part")
-            shutil.copyfile(made, temporary)
-            temporary.replace(wanted)
+            with replacing(wanted) as draft:
+                shutil.copyfile(made, draft)
 
 
 def _mend(path: Path) -> None:

@@ -29,6 +29,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.stats import rankdata
 
 from medsd.errors import DataError
+from medsd.files import replacing
 from medsd.settings import SplitSettings
 from medsd.studies.manifest import SELECTED, SPLITS, Manifest
 from medsd.studies.rejected import without_patient
@@ -149,9 +150,8 @@ def write_report(manifest: Manifest, alike: NearDuplicates, path: Path) -> None:
     for number, rows in (("", alike.first[order]), ("_2", alike.second[order])):
         columns[f"path{number}"] = [without_patient(patients[row], places[row]) for row in rows]
         columns[f"split{number}"] = splits[rows]
-    temporary = path.with_name(f".{path.name}.part")
-    pd.DataFrame(columns).to_csv(temporary, index=False)
-    temporary.replace(path)
+    with replacing(path) as draft:
+        pd.DataFrame(columns).to_csv(draft, index=False)
     if len(alike):
         involved = np.unique(np.concatenate([alike.first, alike.second]))
         log.warning(

@@ -16,6 +16,7 @@ import pandas as pd
 
 from medsd.bundle.layout import NoteInput
 from medsd.errors import DataError
+from medsd.files import write_json
 from medsd.findings import FindingSet
 from medsd.pipeline.enough import check_enough
 from medsd.pipeline.films import FilmFile, decode_films, list_images
@@ -193,9 +194,7 @@ def write_tokenizer(settings: Settings, manifest: Manifest, path: Path) -> None:
         masked += [text for text in spoken for _ in range(MIN_PATIENTS)]
         patients += [f"finding {number}" for _ in spoken for number in range(MIN_PATIENTS)]
     text = note_tokenizer(settings.network.note, masked, patients).to_str(pretty=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(json.loads(text), ensure_ascii=False), encoding="utf-8")
-    temporary.replace(path)
+    write_json(path, json.loads(text), indent=None)
 
 
 def _masked(settings: NoteSettings, findings: FindingSet) -> tuple[str, ...]:

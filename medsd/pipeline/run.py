@@ -7,7 +7,6 @@ after it; after `prepare`, only where it gave something else than before. A lock
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -17,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from medsd.errors import DataError
 from medsd.files import write_json
@@ -218,12 +219,10 @@ def alone(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("w")
+        lock = FileLock(folder / "lock", blocking=False).acquire()
+    except Timeout:
+        raise DataError(f"{folder}: another medsd works on this run; wait for it, or set another output") from None
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({os.strerror(error.errno or 0)}); set another output") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{folder}: another medsd works on this run; wait for it, or set another output") from None
+    with lock:
         yield

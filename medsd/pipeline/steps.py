@@ -26,7 +26,7 @@ from medsd.evaluation.report import evaluate as measure
 from medsd.evaluation.robustness import ROBUSTNESS
 from medsd.evaluation.sources import SOURCES, measure_sources
 from medsd.evaluation.subgroups import groups_of
-from medsd.files import write_json
+from medsd.files import replacing, write_json
 from medsd.findings import finding_set
 from medsd.metrics.retrieval import Cases, measure_retrieval
 from medsd.networks.fusion import StudyModel
@@ -315,9 +315,8 @@ def _save_outputs(run: Run, model: StudyModel, arrays: StudyArrays) -> None:
         outputs[f"logits{reading}"], outputs[f"embeddings{reading}"] = logits, embeddings
     if arrays.sentences is not None:
         outputs["embeddings_sentence"] = read_sentences(model, arrays.sentences)
-    temporary = run.outputs.with_name(f".{run.outputs.name}.part")
-    save_file(outputs, temporary)
-    temporary.replace(run.outputs)
+    with replacing(run.outputs) as draft:
+        save_file(outputs, draft)
 
 
 def _note_history(run: Run, stage: str, result: StageResult) -> None:

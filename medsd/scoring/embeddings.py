@@ -5,7 +5,6 @@ Row n belongs to row n of the table; a refused study has no embedding, its row i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.errors import DataError
+from medsd.files import replacing
 
 SUFFIXES = (".npy", ".parquet")
 _CHUNK = 1000
@@ -47,17 +47,11 @@ def write(path: Path, chunks: Iterable[Vectors], paths: Iterable[str], rows: int
         OSError: it cannot be written.
     """
     check_format(path)
-    draft = path.with_name(f".{path.name}.draft")
-    try:
+    with replacing(path) as draft:
         if path.suffix.lower() == ".npy":
             _write_npy(draft, chunks, (rows, dimensions))
         else:
             _write_parquet(draft, chunks, iter(paths), dimensions)
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _write_npy(path: Path, chunks: Iterable[Vectors], shape: tuple[int, int]) -> None:

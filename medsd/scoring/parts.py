@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.errors import DataError
+from medsd.files import sync_folder, write_json
 from medsd.scoring import embeddings
 from medsd.scoring.lock import LOCK, open_locked
 from medsd.scoring.table import Row, json_line, read_table, write_table
@@ -124,7 +125,7 @@ class Parts:
             self._clear()
             if resume and self.out.exists():
                 self._adopt_finished()
-            _write_json(self.folder / MADE_WITH, self._facts)
+            write_json(self.folder / MADE_WITH, self._facts)
             return
         if not resume:
             raise DataError(
@@ -248,7 +249,7 @@ class Parts:
         self._file = self._part(self._number).open("ab", buffering=0)
         if self._embeddings_out is not None:
             self._vectors = self._vector_part(self._number).open("ab", buffering=0)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
     def _sync(self) -> None:
         if self._file is not None:
@@ -278,7 +279,7 @@ class Parts:
                 paths = (row["path"] for row in self.rows())
                 embeddings.write(self._embeddings_out, chunks, paths, self.counts.total(), self._dimensions)
             write_table(self.out, self.rows(), self.names, self._defuse)
-            _write_json(self.record, {"made_with": self._facts, **(summary or {})})
+            write_json(self.record, {"made_with": self._facts, **(summary or {})})
         except (OSError, DataError) as error:
             what = f"{self.out}: cannot be written ({error.strerror})" if isinstance(error, OSError) else str(error)
             raise DataError(f"{what}; the finished rows are kept in {self.folder.name}: {_GO_ON}") from None
@@ -354,28 +355,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _write_json(path: Path, content: Facts) -> None:
-    """Write a file that is there as a whole or not at all, and stays."""
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut; not every file system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

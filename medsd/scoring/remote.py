@@ -18,6 +18,7 @@ from typing import Any
 
 from medsd.dicom.policy import concern
 from medsd.errors import DataError, DependencyError, ImageError
+from medsd.files import write_whole
 from medsd.preprocessing.decode import Decoder
 from medsd.preprocessing.film import Film
 from medsd.preprocessing.helper import Helper, out_of_memory, refused
@@ -180,7 +181,7 @@ class Store:
         """
         if isinstance(self.folder, Path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write_here(self.folder / name, content)
+            write_whole(self.folder / name, content)
             return
         files, path = file_system(f"{self.folder}/{name}")
         _make_parent(files, path)
@@ -255,18 +256,6 @@ def download(url: str, here: Path) -> bool:
         return False
     files.get_file(path, str(here))
     return True
-
-
-def _write_here(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")  # a worker given up for dead may still be writing
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _is_whole(files: Any) -> bool:

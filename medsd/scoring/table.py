@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from medsd.errors import DataError
+from medsd.files import replacing
 from medsd.findings import FindingSet
 
 if TYPE_CHECKING:
@@ -119,16 +119,11 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[s
         ".parquet": _write_parquet,
         ".jsonl": _write_jsonl,
     }
-    draft = path.with_name(f".{path.name}.draft")
     try:
-        writers[path.suffix.lower()](draft, rows, names)
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
+        with replacing(path) as draft:
+            writers[path.suffix.lower()](draft, rows, names)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _write_csv(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[str], *, defuse: bool) -> None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from medsd.errors import DataError
+from medsd.files import replacing
 from medsd.findings import FindingSet, finding_set
 from medsd.studies.rejected import Rejections
 from medsd.text import normalise_text
@@ -107,9 +108,8 @@ class Manifest:
         about = {"findings": self.findings.key, "root": str(self.root.resolve()), "keyed": self.keyed}
         own = json.dumps(about).encode()
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"medsd": own})
-        temporary = path.with_name(f".{path.name}.part")
-        pq.write_table(table, temporary, row_group_size=ROW_GROUP)
-        temporary.replace(path)
+        with replacing(path) as draft:
+            pq.write_table(table, draft, row_group_size=ROW_GROUP)
 
     @classmethod
     def read(cls, path: Path) -> Manifest:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from medsd.errors import DataError
+from medsd.files import replacing
 
 COLUMNS = ("row", "path", "reason", "message")
 _SHOWN, _OFTEN = 8, 3  # so many words at most, in so many rows each: a column of names has more, and rarer ones
@@ -106,9 +107,8 @@ class Rejections:
         """Write the sidecar (CSV) atomically, in the order of the source, remarks included."""
         table = pd.DataFrame(self.entries + self.remarks, columns=list(COLUMNS))
         table["row"] = table["row"].astype("Int64").mask(table["row"] == 0)
-        temporary = path.with_name(f".{path.name}.part")
-        table.sort_values("row", kind="stable").to_csv(temporary, index=False)
-        temporary.replace(path)
+        with replacing(path) as draft:
+            table.sort_values("row", kind="stable").to_csv(draft, index=False)
 
     @property
     def unknown_splits(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medsd.errors import DataError
+from medsd.files import replacing
 
 _META = "medsd"
 
@@ -38,11 +38,8 @@ def save_checkpoint(path: Path, parts: Mapping[str, Mapping[str, Tensor]], meta:
         f"{part}.{name}": t.detach().cpu().contiguous().clone() for part, ts in parts.items() for name, t in ts.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    save_file(tensors, temporary, metadata={_META: json.dumps(dict(meta))})
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())  # or a machine that loses power may keep the new name and not the content
-    temporary.replace(path)
+    with replacing(path) as draft:
+        save_file(tensors, draft, metadata={_META: json.dumps(dict(meta))})
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -34,7 +34,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         images = [_image(number, Path(folder)) for number in range(IMAGES)]
-        command = [sys.executable, "-m", "medsd.apps.web", str(options.bundle), "--port", "0"]
+        command = [sys.executable, "-m", "medsd.cli", "app", str(options.bundle), "--port", "0"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as app:
             assert app.stdout is not None
             address = next(word for word in app.stdout.readline().split() if word.startswith("http"))

@@ -135,7 +135,7 @@ def test_the_verb_tells_a_bundle_from_a_run(bundle: Bundle, tmp_path: Path) -> N
     run = CliRunner().invoke(app, ["evaluate", str(bundle.folder)])
     assert isinstance(run.exception, SettingsError) and "--studies" in str(run.exception)
     run = CliRunner().invoke(app, ["evaluate", str(tmp_path / "run.yaml"), "--out", "x"])
-    assert "is no bundle" in str(run.exception)
+    assert "is not a bundle" in str(run.exception)
 
 
 def test_the_step_of_a_run_prints_the_retrieval_table(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:

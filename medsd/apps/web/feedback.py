@@ -5,7 +5,7 @@ gave an opinion on; `studies.csv`, a row a film and a column a finding, made ane
 `train.yaml`, a configuration that trains on it. Readers who contradict each other leave a finding uncertain (−1).
 
 Nothing names anybody: films are pixels without a header, studies, patients and readers are keyed hashes. Several
-processes may write at once, but on Windows.
+processes may write at once.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import hashlib
 import io
 import os
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,18 +22,15 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 from PIL import Image
 
 from medsd.errors import DataError
+from medsd.files import replacing
 from medsd.findings import FINDING_SETS, FindingSet
 from medsd.inference.prediction import Prediction
 from medsd.privacy import KeyedHasher
 from medsd.scoring.table import write_table
-
-try:
-    import fcntl
-except ImportError:  # Windows: no lock between processes there
-    fcntl = None  # type: ignore[assignment]
 
 Opinion = Literal["present", "absent"]
 
@@ -100,7 +95,7 @@ class FeedbackFolder:
             "model_sha256": prediction.model_sha256,
         }
         try:
-            with self._locked():
+            with FileLock(self.root / _LOCK, mode=0o600):
                 self._keep_film(self.root / line["image"], prediction.image)
                 self._append(line)
                 self._rewrite(prediction.findings)
@@ -110,20 +105,12 @@ class FeedbackFolder:
     def _key(self, domain: str, value: str) -> str:
         return self.hasher.digest(domain, value).hex()[:16] if value else ""
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self.root / _LOCK).open("w") as lock:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
     def _keep_film(self, path: Path, image: npt.NDArray[np.float32]) -> None:
         """8-bit grey, without anything else in the file."""
         if path.exists():
             return
-        draft = path.with_name(f".{path.name}.draft")
-        Image.fromarray(np.rint(image.clip(0, 1) * 255).astype(np.uint8)).save(draft, "PNG")
-        draft.replace(path)
+        with replacing(path) as draft:
+            Image.fromarray(np.rint(image.clip(0, 1) * 255).astype(np.uint8)).save(draft, "PNG")
 
     def _append(self, line: dict[str, str]) -> None:
         """One write of whole lines at the end; what stands there is never touched."""

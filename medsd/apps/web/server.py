@@ -1,4 +1,4 @@
-"""Serving the app: safe options first, Gradio last. `serve` is what `medsd app` and `python -m medsd.apps.web` call.
+"""Serving the app: safe options first, Gradio last. `serve` is what `medsd app` calls.
 
 Everything that can be wrong with the request (address, login, port, bundle) is checked before Gradio is imported,
 which takes seconds. Without a login nothing but this machine is answered.
@@ -25,14 +25,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from medsd.apps.web.reading import Reader
 from medsd.bundle.layout import Bundle
 from medsd.dicom.policy import GatePolicy
-from medsd.errors import MedsdError, SettingsError
+from medsd.errors import SettingsError
 from medsd.privacy import install_log_filter
 from medsd.telemetry import use_own_caches, work_offline
 
@@ -396,35 +394,3 @@ def read_logins(path: Path | None, environment: Mapping[str, str] = os.environ) 
     if path is not None and not logins:
         raise SettingsError(f"{path}: the login file is empty; write user:password on a line")
     return logins
-
-
-def main() -> None:
-    """`python -m medsd.apps.web`: the app, without the rest of the command line."""
-
-    def app(
-        bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")] = Path("models/phantom"),
-        host: Annotated[str, typer.Option(help="Address; any but a loopback one needs a login.")] = "127.0.0.1",
-        port: Annotated[int, typer.Option(help="Port; 0 takes any free one.", min=0, max=65535)] = 7860,
-        images: Annotated[Path | None, typer.Option(help="Folder with the films of the cases.")] = None,
-        auth: Annotated[Path | None, typer.Option(help="File with user:password on each line.")] = None,
-        feedback: Annotated[Path | None, typer.Option(help="Folder that keeps what readers say of the calls.")] = None,
-        quota_gb: Annotated[float, typer.Option("--uploads-gb", help="GB on disk for all uploads.", min=0)] = QUOTA_GB,
-        open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    ) -> None:
-        """Serve the web app of a bundle. Example: python -m medsd.apps.web models/nih14 --port 7860"""
-        try:
-            serve(
-                bundle,
-                host=host,
-                port=port,
-                images=images,
-                auth=auth,
-                feedback=feedback,
-                quota_gb=quota_gb,
-                open_browser=open_browser,
-            )
-        except MedsdError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(2) from None
-
-    typer.run(app)

@@ -22,6 +22,7 @@ from medsd.experiments.compare import training
 from medsd.experiments.compare.labelled_set import IntArray, LabelledSet
 from medsd.experiments.compare.neighbours import relation_table
 from medsd.experiments.compare.settings import CompareSettings, Trial
+from medsd.files import write_whole
 from medsd.metrics import metrics
 from medsd.metrics.retrieval import Cases, score_queries
 
@@ -192,9 +193,7 @@ def read_piece(path: Path, fingerprint: str) -> Outcome | None:
 def write_piece(path: Path, fingerprint: str, outcome: Outcome) -> None:
     """Keep an outcome; a piece is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps({"fingerprint": fingerprint, "outcome": outcome}), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps({"fingerprint": fingerprint, "outcome": outcome}))
 
 
 def _micro_f1(truth: npt.NDArray[np.float32], probs: npt.NDArray[np.float32], limit: float) -> float:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from medsd.errors import DataError
 from medsd.experiments.compare.labelled_set import LabelledSet, find_folder
 from medsd.experiments.compare.settings import CompareSettings, FilmSettings
+from medsd.files import replacing
 from medsd.settings import AugmentSettings, ImageSettings, Nih14Source, PixelSpec, SplitSettings
 from medsd.studies.manifest import Manifest
 
@@ -76,9 +77,8 @@ def _features(manifest: Manifest, films: FilmSettings, folder: Path) -> npt.NDAr
             return kept["features"].astype(np.float32)
     features = np.concatenate(list(_read_all(manifest, films)))
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.part.npz")
-    np.savez(temporary, features=features)
-    temporary.replace(path)
+    with replacing(path) as draft, draft.open("wb") as file:
+        np.savez(file, features=features)
     return features.astype(np.float32)
 
 

@@ -6,7 +6,6 @@ unique identifiers follow from the study's name alone, so that the same study gi
 
 from __future__ import annotations
 
-import tempfile
 from datetime import date, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
+from medsd import files
 from medsd.errors import DataError
 
 if TYPE_CHECKING:
@@ -58,10 +58,7 @@ def write_whole(path: Path, content: bytes) -> None:
         DataError: the folder is missing or may not be written to.
     """
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".part", delete=False) as part:
-            part.write(content)
-        Path(part.name).chmod(0o644)
-        Path(part.name).replace(path)
+        files.write_whole(path, content, durable=False)
     except OSError as exc:
         raise DataError(
             f"{path}: cannot be written ({exc.strerror}); check that its folder exists and is writable"

@@ -1,38 +1,27 @@
-"""The verbs of `medsd` that take a finished bundle to other studies, or write its card: measure, recalibrate, card.
-
-`evaluate` itself stands in `medsd.cli`, because it is also a step of a run.
-"""
+"""The verbs that take a finished bundle further: export it, recalibrate it, write its card, measure it elsewhere."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medsd.errors import DependencyError, MedsdError, SettingsError
+from medsd.cli.options import BundleFolder, Provider, Set, Workers, requiring
+from medsd.errors import MedsdError, SettingsError
 
 if TYPE_CHECKING:
     from medsd.bundle.layout import Bundle
-    from medsd.inference.session import ProviderChoice
     from medsd.settings import Settings
 
-Studies = Annotated[
-    Path | None, typer.Option(help="other studies: a configuration with `data`, or a table as in configs/own.yaml")
-]
+_STUDIES = "other studies: a configuration with `data`, or a table as in configs/own.yaml"
+Studies = Annotated[Path | None, typer.Option(help=_STUDIES)]
 Split = Annotated[
     str | None,
     typer.Option(help="only this part of the studies: train, validation or test; of the bundle's own, by default test"),
 ]
-Workers = Annotated[int, typer.Option(min=1, help="processes that decode; 1 is this one")]
-
-
-def is_bundle(path: Path) -> bool:
-    """Whether the argument of `evaluate` is a bundle, not a configuration."""
-    return path.is_dir()
 
 
 def evaluate_elsewhere(
@@ -42,13 +31,13 @@ def evaluate_elsewhere(
     overrides: Sequence[str],
     *,
     split: str | None,
-    provider: ProviderChoice,
+    provider: Provider,
     workers: int,
 ) -> None:
     """`medsd evaluate BUNDLE --studies …`."""
     if studies is None or out is None:
-        raise SettingsError(f"{folder} is a bundle; say on what to measure it and where to: --studies … --out FOLDER")
-    with _measuring():
+        raise SettingsError(f"{folder} is a bundle; say what to measure it on and where to: --studies … --out FOLDER")
+    with requiring("train", "measuring"):
         from medsd.evaluation.report import EVALUATION, EvaluationReport
         from medsd.evaluation.studies_report import STUDIES, StudiesReport
         from medsd.external.evaluate import evaluate_bundle
@@ -79,28 +68,26 @@ def print_retrieval(path: Path) -> None:
 
 
 def recalibrate(
-    bundle: Annotated[Path, typer.Argument(help="folder of a bundle, for instance models/nih14")],
-    studies: Annotated[
-        Path, typer.Option(help="studies to fit: a configuration with `data`, or a table as in configs/own.yaml")
-    ],
+    bundle: BundleFolder,
+    studies: Annotated[Path, typer.Option(help=_STUDIES)],
     out: Annotated[Path, typer.Option(help="folder of the new bundle")],
-    everyone: Annotated[bool, typer.Option("--all", help="fit all patients, not a half")] = False,
+    everyone: Annotated[bool, typer.Option("--all", help="fit all patients, not half of them")] = False,
     version: Annotated[str | None, typer.Option(help="of the new bundle; by default 1 becomes 1.1")] = None,
     split: Split = None,
     workers: Workers = 1,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="override a setting: --set data.root=FOLDER")] = None,
+    set_: Set = None,
 ) -> None:
     """Fit calibration and operating points to other studies: a new bundle, measured on patients that were held back.
 
     Example: medsd recalibrate models/nih14 --studies configs/covid.yaml --set data.root=/data/covid --out models/ours
     """
-    with _measuring():
+    with requiring("train", "measuring"):
         from medsd.external.evaluate import read_studies
         from medsd.external.recalibrate import recalibrate as run
 
         opened, settings = _opened(bundle, studies, set_ or ())
         if out.exists():
-            raise SettingsError(f"{out}: is there already; a recalibrated bundle is a new folder")
+            raise SettingsError(f"{out}: exists already; a recalibrated bundle is a new folder")
         reading = read_studies(opened, settings, split=split, workers=workers, progress=True)
         report = run(opened, reading, out, everyone=everyone, version=version)
     for name, figure in report.figures.items():
@@ -109,7 +96,7 @@ def recalibrate(
 
 
 def card(
-    bundle: Annotated[Path, typer.Argument(help="folder of a bundle, for instance models/nih14")],
+    bundle: BundleFolder,
     out: Annotated[Path | None, typer.Option(help="write the pages here, not into the bundle")] = None,
     check: Annotated[bool, typer.Option("--check", help="write nothing; fail if a page is not what is made")] = False,
 ) -> None:
@@ -117,25 +104,39 @@ def card(
 
     Example: medsd card models/nih14 --check
     """
-    with _measuring():
+    with requiring("train", "measuring"):
         from medsd import card as making
         from medsd.bundle import layout
+        from medsd.files import write_whole
 
         opened = layout.Bundle.open(bundle)
         if check:
             if different := making.different_pages(opened):
-                raise MedsdError(f"{bundle}: {', '.join(different)} is not what the JSON files of the bundle make")
-            print("card: README.md and card.html are what the JSON files make")
+                raise MedsdError(f"{bundle}: {', '.join(different)} differs from what the bundle's JSON files give")
+            print("card: README.md and card.html are what the JSON files give")
             return
         for name, text in making.pages(opened.folder, opened.description).items():
             target = (out or opened.folder) / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            part = target.with_name(f".{name}.part")
-            part.write_text(text, encoding="utf-8")
-            part.replace(target)
+            write_whole(target, text)
         if out is None:
             layout.write_description(opened.folder, opened.description)
     print(f"card: done, see {(out or bundle) / making.PAGE}")
+
+
+def write_forms(bundle: Path, triton: Path | None, monai_bundle: Path | None) -> None:
+    """Write a finished bundle in the forms of Triton and MONAI, each where a folder is given."""
+    from medsd.bundle.layout import Bundle
+
+    if triton:
+        from medsd.export.triton import write_repository
+
+        print(f"triton: {write_repository(Bundle.open(bundle), triton)}")
+    if monai_bundle:
+        with requiring("train", "MONAI's form"):
+            from medsd.export.monai_bundle import write_monai_bundle
+
+        print(f"monai bundle: {write_monai_bundle(Bundle.open(bundle), monai_bundle)}")
 
 
 def _opened(folder: Path, studies: Path, overrides: Sequence[str]) -> tuple[Bundle, Settings]:
@@ -146,10 +147,4 @@ def _opened(folder: Path, studies: Path, overrides: Sequence[str]) -> tuple[Bund
     return bundle, load_studies(studies, bundle, overrides)
 
 
-@contextmanager
-def _measuring() -> Iterator[None]:
-    """Say which package is missing, and how to install it: scikit-learn and ONNX are in the extra `train`."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise DependencyError(f"measuring needs {error.name}; install it with: pip install 'medsd[train]'") from None
+VERBS = (recalibrate, card)

@@ -1,4 +1,4 @@
-"""`medsd cases`: a short function a verb for what is done with an index; each imports what it needs when it runs."""
+"""`medsd cases`: a short function for each verb on an index of cases; each imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medsd.cli.options import BundleFolder, Elsewhere, Json, NotesTable, print_summary
+
 if TYPE_CHECKING:
     from medsd.cases.index import CaseIndex
 
-cases = typer.Typer(
+app = typer.Typer(
     help="The index of cases of a bundle, or one anywhere: a folder, s3://…, qdrant+http://host:6333/NAME.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 Target = Annotated[str, typer.Argument(help="folder of a bundle, folder of an index, or its URI")]
-BundleFolder = Annotated[Path, typer.Argument(help="folder of a bundle, for instance models/nih14")]
-Elsewhere = Annotated[str | None, typer.Option("--index", help="the index, where it is not in the bundle")]
-Images = Annotated[Path, typer.Option(help="folder with the films")]
+Images = Annotated[Path, typer.Option(help="folder with the images")]
 Patient = Annotated[list[str] | None, typer.Option(help="the patient's key, as the index has it")]
 Ids = Annotated[
     Path | None, typer.Option(help="file of patient identifiers, one a line; made keys with this site's secret")
 ]
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
-@cases.command()
+@app.command()
 def info(target: Target, as_json: Json = False) -> None:
     """What is in the index: cases, patients, findings, model.
 
@@ -40,7 +39,7 @@ def info(target: Target, as_json: Json = False) -> None:
     print(json.dumps(said, indent=2) if as_json else summary_text(said))
 
 
-@cases.command()
+@app.command()
 def add(
     bundle: BundleFolder,
     table: Annotated[
@@ -48,13 +47,13 @@ def add(
     ],
     images: Images,
     index: Elsewhere = None,
-    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="keep a small picture of each film")] = False,
+    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="keep a small picture of each image")] = False,
     excerpts: Annotated[bool, typer.Option("--excerpts", help="keep the beginning of each note, scrubbed")] = False,
     as_json: Json = False,
 ) -> None:
-    """Read films with the bundle's model and add them as cases.
+    """Read images with the bundle's model and add them as cases.
 
-    Example: medsd cases add models/nih14 new.csv --images /data/films
+    Example: medsd cases add models/nih14 new.csv --images /data/images
     """
     from medsd.cases.index import CaseIndex
     from medsd.cases.manage import add_films, hasher_of
@@ -67,10 +66,10 @@ def add(
     opened = CaseIndex.open(index or predictor.bundle.cases_path)
     rows = read_films(table, images, predictor.bundle.findings)
     said = add_films(opened, predictor, rows, hasher, thumbnails=thumbnails, excerpts=excerpts)
-    print(json.dumps(said.as_dict()) if as_json else said.line())
+    print_summary(said, as_json)
 
 
-@cases.command()
+@app.command()
 def remove(target: Target, patient: Patient = None, ids: Ids = None, as_json: Json = False) -> None:
     """Remove patients who withdraw, from every answer and every file, and bar them from being added again.
 
@@ -82,7 +81,7 @@ def remove(target: Target, patient: Patient = None, ids: Ids = None, as_json: Js
     print(json.dumps(said) if as_json else f"{removed} cases removed; {len(opened)} in the index")
 
 
-@cases.command()
+@app.command()
 def readmit(target: Target, patient: Patient = None, ids: Ids = None, as_json: Json = False) -> None:
     """Let patients who were removed be added again; their cases come back with the next `medsd cases add`.
 
@@ -91,11 +90,8 @@ def readmit(target: Target, patient: Patient = None, ids: Ids = None, as_json: J
     opened, patients = _patients(target, patient, ids)
     readmitted = sum(max(opened.readmit_patient(key) for key in keys) for keys in patients)  # each of them
     said = {"patients": len(patients), "readmitted": readmitted}
-    print(
-        json.dumps(said)
-        if as_json
-        else f"{readmitted} of {len(patients)} patients were removed, and may be added again"
-    )
+    line = f"{readmitted} of {len(patients)} patients were removed, and may be added again"
+    print(json.dumps(said) if as_json else line)
 
 
 def _patients(target: str, patient: list[str] | None, ids: Path | None) -> tuple[CaseIndex, list[tuple[str, ...]]]:
@@ -109,18 +105,18 @@ def _patients(target: str, patient: list[str] | None, ids: Path | None) -> tuple
     return opened, patients
 
 
-@cases.command()
+@app.command()
 def rebuild(
     bundle: BundleFolder,
     images: Images,
     index: Elsewhere = None,
-    notes: Annotated[Path | None, typer.Option(help="CSV with the columns path (or file name) and note")] = None,
-    drop_missing: Annotated[bool, typer.Option("--drop-missing", help="leave out cases without a film")] = False,
+    notes: NotesTable = None,
+    drop_missing: Annotated[bool, typer.Option("--drop-missing", help="leave out cases without an image")] = False,
     as_json: Json = False,
 ) -> None:
-    """Embed every case again from its film, with the bundle's model, whichever model made the index.
+    """Embed every case again from its image, with the bundle's model, whichever model made the index.
 
-    Example: medsd cases rebuild models/mine --images /data/films
+    Example: medsd cases rebuild models/mine --images /data/images
     """
     from medsd.cases import manage
     from medsd.inference.predict import Predictor
@@ -135,10 +131,10 @@ def rebuild(
         notes=Notes.read(notes) if notes else None,
         drop_missing=drop_missing,
     )
-    print(json.dumps(said.as_dict()) if as_json else said.line())
+    print_summary(said, as_json)
 
 
-@cases.command()
+@app.command()
 def compact(
     target: Target,
     approximate_above: Annotated[
@@ -158,7 +154,7 @@ def compact(
     print(json.dumps({"cases": len(opened), "recall": recall}) if as_json else f"{len(opened)} cases; {how}")
 
 
-@cases.command()
+@app.command()
 def export(
     target: Target, out: Annotated[Path, typer.Option(help="the table, .parquet")], as_json: Json = False
 ) -> None:

@@ -1,37 +1,19 @@
-"""The verbs of `medsd` that train: the run and its steps, comparisons, the search for hyper-parameters.
-
-Those that a bundle alone is enough for stand in `medsd.cli_bundles`.
-"""
+"""The verbs that train: the run and its steps, comparisons, the search for hyper-parameters."""
 
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medsd import cli_bundles
-from medsd.errors import DependencyError, MedsdError
+from medsd.cli import bundles
+from medsd.cli.options import Config, Set, Where, Workers, requiring
+from medsd.errors import MedsdError
 
 if TYPE_CHECKING:
     from medsd.pipeline.folder import Run
-
-
-class Provider(StrEnum):
-    """Where the model runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    tensorrt = "tensorrt"
-    openvino = "openvino"
-
-
-Config = Annotated[Path, typer.Argument(help="configuration, for instance configs/nih14.yaml")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="override a setting: --set data.root=FOLDER")]
-Where = Annotated[Provider, typer.Option(help="where the model runs")]
 
 
 def train(config: Config, set_: Set = None) -> None:
@@ -43,7 +25,7 @@ def train(config: Config, set_: Set = None) -> None:
 
 
 def prepare(config: Config, set_: Set = None) -> None:
-    """Read the data set, split it by patient, decode its films.
+    """Read the data set, split it by patient, decode its images.
 
     Example: medsd prepare configs/nih14.yaml --set data.root=/data/nih14
     """
@@ -76,11 +58,11 @@ def calibrate(config: Config, set_: Set = None) -> None:
 
 def evaluate(
     config: Annotated[Path, typer.Argument(help="configuration of a run; or the folder of a bundle, with --studies")],
-    studies: cli_bundles.Studies = None,
+    studies: bundles.Studies = None,
     out: Annotated[Path | None, typer.Option(help="folder for the report on a bundle")] = None,
-    split: cli_bundles.Split = None,
-    workers: cli_bundles.Workers = 1,
-    provider: Where = Provider.auto,
+    split: bundles.Split = None,
+    workers: Workers = 1,
+    provider: Where = "auto",
     set_: Set = None,
 ) -> None:
     """Measure the test patients of a run, with intervals; or a bundle on other studies, and say what has moved.
@@ -89,13 +71,11 @@ def evaluate(
 
     Example: medsd evaluate models/nih14 --studies configs/covid.yaml --set data.root=/data/covid --out report
     """
-    if cli_bundles.is_bundle(config):
-        cli_bundles.evaluate_elsewhere(
-            config, studies, out, set_ or (), split=split, provider=provider.value, workers=workers
-        )
+    if config.is_dir():
+        bundles.evaluate_elsewhere(config, studies, out, set_ or (), split=split, provider=provider, workers=workers)
         return
     if studies is not None or out is not None or split is not None:
-        raise MedsdError(f"{config} is no bundle; --studies, --out and --split belong to the folder of a bundle")
+        raise MedsdError(f"{config} is not a bundle; --studies, --out and --split go with the folder of a bundle")
     _run(config, set_, "evaluate")
 
 
@@ -118,22 +98,8 @@ def export(
         raise typer.BadParameter("--bundle needs --triton FOLDER or --monai-bundle FOLDER")
     if config is not None:
         bundle = _run(config, set_, "export").bundle
-    from medsd.bundle.layout import Bundle
-
-    if triton or monai_bundle:
-        opened = Bundle.open(bundle or "")
-        if triton:
-            from medsd.export.triton import write_repository
-
-            print(f"triton: {write_repository(opened, triton)}")
-        if monai_bundle:
-            try:
-                from medsd.export.monai_bundle import write_monai_bundle
-            except ModuleNotFoundError as error:
-                raise DependencyError(
-                    f"MONAI's form needs {error.name}; install it with: pip install 'medsd[train]'"
-                ) from None
-            print(f"monai bundle: {write_monai_bundle(opened, monai_bundle)}")
+    assert bundle is not None
+    bundles.write_forms(bundle, triton, monai_bundle)
 
 
 def index(config: Config, set_: Set = None) -> None:
@@ -151,13 +117,11 @@ def compare(config: Config, set_: Set = None) -> None:
     """
     from medsd.strict import top_level_keys
 
-    try:
+    with requiring("train", "comparing"):
         if "arms" in top_level_keys(config):
             from medsd.experiments.recipes import compare_recipes as run_comparison
         else:
             from medsd.experiments.compare.run import compare as run_comparison
-    except ModuleNotFoundError as error:
-        raise DependencyError(f"comparing needs {error.name}; install it with: pip install 'medsd[train]'") from None
     print(f"compare: done, see {run_comparison(config, set_ or ())}")
 
 
@@ -166,10 +130,8 @@ def tune(config: Config, set_: Set = None) -> None:
 
     Example: medsd tune configs/tune/nih14.yaml --set data.root=/data/nih14
     """
-    try:
+    with requiring("train,tune", "tuning"):
         from medsd.experiments.tune import tune as run_search
-    except ModuleNotFoundError as error:
-        raise DependencyError(f"tuning needs {error.name}; install it with: pip install 'medsd[train,tune]'") from None
     print(f"tune: done, see {run_search(config, set_ or ())}")
 
 
@@ -177,29 +139,14 @@ def _run(config: Path, overrides: list[str] | None, until: str, *, again: bool =
     from medsd.settings import load_settings
 
     settings = load_settings(config, overrides or ())
-    try:
+    with requiring("train", "training"):
         from medsd.pipeline.run import run_steps
-    except ModuleNotFoundError as error:
-        raise DependencyError(f"training needs {error.name}; install it with: pip install 'medsd[train]'") from None
     run = run_steps(settings, until, again=again)
     if os.environ.get("RANK", "0") == "0":  # under torchrun the first process speaks
         print(f"{until}: done, see {run.bundle if until in ('export', 'index') else run.folder}")
         if until == "evaluate":
-            cli_bundles.print_retrieval(run.evaluation)
+            bundles.print_retrieval(run.evaluation)
     return run
 
 
-VERBS = (
-    train,
-    prepare,
-    pretrain,
-    finetune,
-    calibrate,
-    evaluate,
-    cli_bundles.recalibrate,
-    cli_bundles.card,
-    export,
-    index,
-    compare,
-    tune,
-)
+VERBS = (train, prepare, pretrain, finetune, calibrate, evaluate, export, index, compare, tune)

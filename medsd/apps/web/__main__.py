@@ -1,5 +1,0 @@
-"""`python -m medsd.apps.web BUNDLE`."""
-
-from medsd.apps.web.server import main
-
-main()
