@@ -112,7 +112,7 @@ def card(
         opened = layout.Bundle.open(bundle)
         if check:
             if different := making.different_pages(opened):
-                raise MedsdError(f"{bundle}: {', '.join(different)} differs from what the bundle's JSON files give")
+                raise MedsdError(f"{bundle}: {', '.join(different)} is not what the bundle's JSON files give")
             print("card: README.md and card.html are what the JSON files give")
             return
         for name, text in making.pages(opened.folder, opened.description).items():

@@ -33,23 +33,23 @@ def reader(bundle: Bundle) -> Reader:
 
 
 @pytest.fixture(scope="session")
-def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A DICOM file that no case of the bundle was made of."""
-    path = tmp_path_factory.mktemp("film") / "film.dcm"
+    path = tmp_path_factory.mktemp("image") / "image.dcm"
     write_dicom(generate_study(40, seed=9, size=200), path)
     return path.read_bytes()
 
 
 @pytest.fixture(scope="session")
-def reading(reader: Reader, film: bytes) -> Reading:
+def reading(reader: Reader, image: bytes) -> Reading:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("medsd.apps.web.reading.ALIKE_S", 60.0)  # all films of cases are read, however busy the machine
-        return reader.read(film, "short of breath")
+        patch.setattr("medsd.apps.web.reading.ALIKE_S", 60.0)  # all images of cases are read, however busy the machine
+        return reader.read(image, "short of breath")
 
 
 @pytest.fixture
-def dropped(tmp_path: Path, film: bytes) -> Path:
-    """The film as Gradio hands it over: a copy in its own folder."""
+def dropped(tmp_path: Path, image: bytes) -> Path:
+    """The image as Gradio hands it over: a copy in its own folder."""
     path = tmp_path / "upload.dcm"
-    path.write_bytes(film)
+    path.write_bytes(image)
     return path

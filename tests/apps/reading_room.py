@@ -1,4 +1,4 @@
-"""A small bundle with everything the app shows: cases of phantom films with pictures, examples, a card."""
+"""A small bundle with everything the app shows: cases of phantom images with pictures, examples, a card."""
 
 from __future__ import annotations
 

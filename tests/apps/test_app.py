@@ -47,7 +47,7 @@ def test_an_upload_is_read_and_its_copy_deleted(desk: Desk, dropped: Path) -> No
     busy = desk.take_upload(str(dropped), "", seat)
     assert not dropped.exists()
     # The drop zone is empty again, so no file name stays on the page, and nothing of an earlier study does.
-    assert "Reading" in busy.film and busy.upload is None and busy.reading is None and "<table" not in busy.findings
+    assert "Reading" in busy.image and busy.upload is None and busy.reading is None and "<table" not in busy.findings
     done = desk.read(seat)
     assert done.reading.prediction.status == "scored" and "<table" in done.findings and "<li" in done.cases
 
@@ -58,7 +58,7 @@ def test_the_most_probable_finding_that_is_called_present_is_shown_first(desk: D
     done = desk.read(seat)
     prediction = done.reading.prediction
     assert prediction.present and done.shown == max(prediction.present, key=prediction.probabilities.__getitem__)
-    assert "Evidence for" in done.film and "called absent" not in done.film
+    assert "Evidence for" in done.image and "called absent" not in done.image
 
 
 def test_no_hot_spot_lies_over_an_image_on_which_nothing_is_called_present(
@@ -70,12 +70,12 @@ def test_no_hot_spot_lies_over_an_image_on_which_nothing_is_called_present(
     seat = Seat()
     seat.ask(Asked(b"an image"))
     done = desk.read(seat)
-    assert done.shown is None and "evidence" not in done.film and "Evidence" not in done.film
+    assert done.shown is None and "evidence" not in done.image and "Evidence" not in done.image
     for name, words in ((reading.ranked[0], "which is called absent"), (reading.ranked[1], "which is undecided")):
-        film = desk.choose(seat, 50, 100, False, 1, _click(name))[0]
+        image = desk.choose(seat, 50, 100, False, 1, _click(name))[0]
         assert (
-            words in re.findall(r'<p class="legend"><span>([^<]*)', film)[0]
-            and words in re.findall('alt="([^"]*)"', film)[1]
+            words in re.findall(r'<p class="legend"><span>([^<]*)', image)[0]
+            and words in re.findall('alt="([^"]*)"', image)[1]
         )
 
 
@@ -85,8 +85,8 @@ def test_the_legend_follows_the_call(desk: Desk, reading: Reading, monkeypatch: 
     calls = {**reading.prediction.calls, name: "absent"}
     other = replace(reading, prediction=replace(reading.prediction, calls=calls))
     monkeypatch.setattr(desk.reader, "again", lambda *_: other)
-    film = desk.again(Seat(reading), 50, 100, False, 1, name)[1]
-    assert "which is called absent" in film
+    image = desk.again(Seat(reading), 50, 100, False, 1, name)[1]
+    assert "which is called absent" in image
     monkeypatch.setattr(desk.reader, "again", lambda *_: reading)
     assert desk.again(Seat(reading), 50, 100, False, 1, name)[1] == gr.skip()
 
@@ -114,16 +114,16 @@ def test_an_example_is_read_with_its_note(desk: Desk, reader: Reader) -> None:
     assert busy.note == reader.examples[1].note and done.reading.ranked
 
 
-def test_reading_again_with_another_note_changes_the_findings(desk: Desk, dropped: Path, film: bytes) -> None:
+def test_reading_again_with_another_note_changes_the_findings(desk: Desk, dropped: Path, image: bytes) -> None:
     seat = Seat()
     desk.take_upload(str(dropped), "", seat)
     first = desk.read(seat)
     desk.take_note("short of breath", seat)
     second = desk.read(seat)
-    assert first.findings != second.findings and seat.asked is not None and seat.asked.content == film
+    assert first.findings != second.findings and seat.asked is not None and seat.asked.content == image
 
 
-def test_a_bundle_that_reads_no_notes_has_no_note_and_keeps_no_film(dropped: Path, tmp_path: Path) -> None:
+def test_a_bundle_that_reads_no_notes_has_no_note_and_keeps_no_image(dropped: Path, tmp_path: Path) -> None:
     desk, seat = Desk(open_reader(tiny_bundle(tmp_path / "plain"))), Seat()
     desk.take_upload(str(dropped), None, seat)  # Gradio gives None for a textbox that is hidden
     done = desk.read(seat)
@@ -131,7 +131,7 @@ def test_a_bundle_that_reads_no_notes_has_no_note_and_keeps_no_film(dropped: Pat
     assert "ships without earlier cases" in done.cases
 
 
-def test_nothing_is_read_where_there_is_neither_film_nor_note(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_read_where_there_is_neither_image_nor_note(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(gr, "Warning", said.append)
     seat = Seat()
@@ -171,11 +171,11 @@ def test_a_preset_moves_the_sliders_to_its_window(desk: Desk, reading: Reading) 
     assert picture != desk.window(reading, 50, 100, False, 1, None)
 
 
-def test_a_click_on_a_finding_changes_film_and_table(desk: Desk, reading: Reading) -> None:
+def test_a_click_on_a_finding_changes_image_and_table(desk: Desk, reading: Reading) -> None:
     last = reading.ranked[-1]
-    film, table, shown = desk.choose(Seat(reading), 50, 100, False, 1, _click(last))
+    image, table, shown = desk.choose(Seat(reading), 50, 100, False, 1, _click(last))
     assert shown == last and f'data-finding="{last}" aria-pressed="true"' in table
-    assert film != desk.window(reading, 50, 100, False, 1, reading.ranked[0])
+    assert image != desk.window(reading, 50, 100, False, 1, reading.ranked[0])
 
 
 @pytest.mark.parametrize("finding", ["", "NoSuchFinding", "<b>"])
@@ -183,7 +183,7 @@ def test_a_click_on_nothing_changes_nothing(desk: Desk, reading: Reading, findin
     assert desk.choose(Seat(reading), 50, 100, False, 1, _click(finding)) == (gr.skip(),) * 3
 
 
-def test_zooming_in_shows_the_detail_of_a_large_film(desk: Desk, reader: Reader, reading: Reading) -> None:
+def test_zooming_in_shows_the_detail_of_a_large_image(desk: Desk, reader: Reader, reading: Reading) -> None:
     ramp = np.linspace(0, 1, DISPLAY_SIDE + 600, dtype=np.float32)
     large = reader.read(np.tile(ramp, (300, 1)))  # type: ignore[arg-type]  # an array is a source too
     near, far = (desk.window(large, 50, 100, False, zoom, None) for zoom in (3, 1))
@@ -201,7 +201,7 @@ def test_the_fonts_are_those_of_the_system() -> None:
     assert not theme()._stylesheets and not theme()._font_css and "url(http" not in theme()._get_theme_css()
 
 
-def test_other_cases_and_other_calls_stand_beside_the_same_film(desk: Desk, reading: Reading) -> None:
+def test_other_cases_and_other_calls_stand_beside_the_same_image(desk: Desk, reading: Reading) -> None:
     boxes = ([], [], ["PA"], [], [], [])
     state, _, table, cases = desk.again(Seat(reading), *LOOK, None, 0, *boxes)
     assert (
@@ -229,9 +229,9 @@ def test_a_reading_is_saved_as_pdf_and_json_without_a_name(desk: Desk, reading: 
     assert len(told["cases"]) == 8 and told["read"] == reading.read and b"short of breath" not in b"".join(content)
 
 
-def test_an_opinion_is_kept_where_a_folder_is_given(bundle: Bundle, film: bytes, tmp_path: Path) -> None:
+def test_an_opinion_is_kept_where_a_folder_is_given(bundle: Bundle, image: bytes, tmp_path: Path) -> None:
     desk = Desk(open_reader(bundle, feedback=tmp_path / "kept"))
-    reading = desk.reader.read(film)
+    reading = desk.reader.read(image)
     name = reading.ranked[0]
     event = gr.EventData(None, {"finding": name, "opinion": "absent"})
     state, table = desk.opine(Seat(reading), None, event, gr.Request(username="anna"))

@@ -27,7 +27,7 @@ from medsd.apps.web.batch import BatchDesk  # noqa: E402
 
 @pytest.fixture
 def dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Two films and a text, named after somebody, as Gradio hands them over; what is made has its own place."""
+    """Two images and a text, named after somebody, as Gradio hands them over; what is made has its own place."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "made"))
     (tmp_path / "made").mkdir()
     (tmp_path / "given").mkdir()
@@ -48,7 +48,7 @@ def test_every_file_is_a_row_and_nothing_is_left(reader: Reader, dropped: list[s
     rows = _rows(steps[-1][1])
     assert [row["status"] for row in rows] == ["scored", "scored", "refused"] and rows[2]["message"]
     assert "3 of 3: 2 scored, 1 refused" in steps[-1][0] and "0 of 3" in steps[0][0]
-    assert "Canary" not in str(steps) + str(rows) and [row["path"] for row in rows] == ["Film 1", "Film 2", "Film 3"]
+    assert "Canary" not in str(steps) + str(rows) and [row["path"] for row in rows] == ["Image 1", "Image 2", "Image 3"]
     assert not list((tmp_path / "made").iterdir()) and not list((tmp_path / "given").iterdir())
 
 
@@ -76,13 +76,13 @@ def test_a_name_that_a_spreadsheet_would_run_is_defused(reader: Reader, dropped:
 def test_an_archive_is_taken_apart_and_a_bomb_in_it_is_a_row(
     reader: Reader, dropped: list[str], tmp_path: Path
 ) -> None:
-    archive = tmp_path / "given" / "films.zip"
+    archive = tmp_path / "given" / "images.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         file.write(dropped[0], "a.dcm")
         file.writestr("bomb.dcm", bytes(300_000_000))
     [*_, (html, saved, _)] = BatchDesk(reader).run([str(archive)], names=False)
     rows = _rows(saved)
-    assert [row["status"] for row in rows] == ["scored", "refused"] and "Film 1.2" in html
+    assert [row["status"] for row in rows] == ["scored", "refused"] and "Image 1.2" in html
     assert len(rows[1]["message"]) > 20
 
 

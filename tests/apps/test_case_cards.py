@@ -1,4 +1,4 @@
-"""Cards of cases: where a similarity stands, what makes two films alike, and words that fit what was compared."""
+"""Cards of cases: where a similarity stands, what makes two images alike, and words that fit what was compared."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def test_a_similarity_says_where_it_stands_among_pairs_of_its_relation(reading: 
     assert "More alike than" not in case_cards.cases(bare)
 
 
-def test_what_makes_two_films_alike_can_be_laid_over_the_film(reading: Reading) -> None:
+def test_what_makes_two_images_alike_can_be_laid_over_the_image(reading: Reading) -> None:
     html = case_cards.cases(replace(reading, alike=()))
     assert html.count('class="likeness"') == html.count("Show what makes them alike") == len(reading.cases)
 
     both, layers = case_cards.cases(reading), [layer for layer in reading.alike if layer]
-    assert len(layers) > len(reading.cases) / 2  # a thumbnail may be refused, as any film
+    assert len(layers) > len(reading.cases) / 2  # a thumbnail may be refused, as any image
     assert both.count('class="likeness"') == len(reading.cases) + len(layers)
     assert all(f'<img class="likeness" src="{layer}"' in both for layer in layers)
     older = replace(reading, prediction=replace(reading.prediction, regions=None))
@@ -34,7 +34,7 @@ def test_what_makes_two_films_alike_can_be_laid_over_the_film(reading: Reading) 
 def test_cases_that_were_searched_for_are_compared_with_what_was_asked(bundle: Bundle, reading: Reading) -> None:
     about = Gallery("found-", "Cases", here="asked for", only_here="Asked for, not in this case")
     html = case_cards.gallery(about, reading.cases, reading.pictures, bundle.findings)
-    assert "your film" not in html.replace("without a call in your image", "") and 'id="found-case-1"' in html
+    assert "your image" not in html.replace("without a call in your image", "") and 'id="found-case-1"' in html
     assert any(case.missing for case in reading.cases) and "Asked for, not in this case" in html
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd.apps.web.feedback import CONFIG, FILMS, OPINIONS, STUDIES, FeedbackFolder, labelled
+from medsd.apps.web.feedback import CONFIG, IMAGES, OPINIONS, STUDIES, FeedbackFolder, labelled
 from medsd.errors import DataError
 from medsd.findings import finding_set
 from medsd.inference.prediction import Prediction
@@ -45,7 +45,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_an_opinion_becomes_a_label_of_its_film(folder: FeedbackFolder) -> None:
+def test_an_opinion_becomes_a_label_of_its_image(folder: FeedbackFolder) -> None:
     folder.add(_prediction(), "Mass", "present", reader="anna")
     folder.add(_prediction(), "Hernia", "absent", reader="anna")
     [row] = _rows(folder.root / STUDIES)
@@ -75,7 +75,7 @@ def test_nobody_is_named_and_a_patients_key_is_hashed_again(folder: FeedbackFold
     folder.add(_prediction(patient="0123456789abcdef"), "Mass", "present", reader="Carla Canary")
     text = "".join(path.read_text() for path in folder.root.iterdir() if path.is_file())
     assert "Carla" not in text and "0123456789abcdef" not in text
-    assert not Image.open(next((folder.root / FILMS).glob("*.png"))).info
+    assert not Image.open(next((folder.root / IMAGES).glob("*.png"))).info
 
 
 def test_many_writers_at_once_lose_nothing(folder: FeedbackFolder) -> None:
@@ -89,14 +89,14 @@ def test_many_writers_at_once_lose_nothing(folder: FeedbackFolder) -> None:
 def test_half_a_line_of_a_killed_process_spoils_no_other(folder: FeedbackFolder) -> None:
     folder.add(_prediction(), "Mass", "present")
     with (folder.root / OPINIONS).open("a") as file:
-        file.write("2026-01-01T00:00:00,,films/x")
+        file.write("2026-01-01T00:00:00,,images/x")
     folder.add(_prediction(1), "Edema", "absent")
     assert [row["Edema"] for row in _rows(folder.root / STUDIES)] == ["", "0"]
 
 
 @pytest.mark.parametrize("change", [{"image": None}, {"status": "refused"}])
-def test_without_a_film_that_was_read_nothing_is_kept(folder: FeedbackFolder, change: dict[str, object]) -> None:
-    with pytest.raises(DataError, match="film"):
+def test_without_an_image_that_was_read_nothing_is_kept(folder: FeedbackFolder, change: dict[str, object]) -> None:
+    with pytest.raises(DataError, match="image"):
         folder.add(replace(_prediction(), **change), "Mass", "present")
     assert not (folder.root / OPINIONS).exists()
 

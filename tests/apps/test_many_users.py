@@ -40,11 +40,11 @@ def _probabilities(said: str) -> set[str]:
 
 
 def test_ten_people_at_once_get_their_own_answers(address: str, reader: Reader, tmp_path: Path) -> None:
-    films = [_png(number, tmp_path) for number in range(10)]
-    expected = [{f"{value:.6f}" for value in reader.read(film).prediction.probabilities.values()} for film in films]
+    images = [_png(number, tmp_path) for number in range(10)]
+    expected = [{f"{value:.6f}" for value in reader.read(image).prediction.probabilities.values()} for image in images]
     people = [Browser(address, f"person{number:02d}") for number in range(10)]
     with ThreadPoolExecutor(10) as threads:
-        answers = list(threads.map(lambda pair: pair[0].read("film.png", pair[1]), zip(people, films, strict=True)))
+        answers = list(threads.map(lambda pair: pair[0].read("image.png", pair[1]), zip(people, images, strict=True)))
     assert len({frozenset(each) for each in expected}) == 10
     assert [_probabilities(answer) for answer in answers] == expected
 
@@ -107,13 +107,13 @@ HOSTILE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_is_no_film_is_refused_in_a_sentence(address: str, name: str) -> None:
+def test_what_is_no_image_is_refused_in_a_sentence(address: str, name: str) -> None:
     said = Browser(address, f"hostile{len(name)}").read(name, HOSTILE[name]())
     assert "Not read." in said and "Traceback" not in said and "data-finding" not in said and "alert(1)" not in said
 
 
 def test_a_note_of_a_million_characters_is_refused_in_a_sentence(address: str, tmp_path: Path) -> None:
-    said = Browser(address, "longnote").read("film.png", _png(0, tmp_path), "x" * 1_000_000)
+    said = Browser(address, "longnote").read("image.png", _png(0, tmp_path), "x" * 1_000_000)
     # The page's own box refuses it first; whoever goes round the page meets the reader's limit.
     assert "data-finding" not in said and ('"success":false' in said or f"{MAX_NOTE:,}" in said)
     assert len(json.dumps(said)) < 3_000_000

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from medsd.apps.web import case_cards, markup
+from medsd.apps.web import case_cards, html, markup
 from medsd.apps.web.reading import Reader, Reading, Wish
 from medsd.apps.web.render import Window
 from medsd.bundle.layout import Bundle
@@ -35,7 +35,7 @@ def test_only_the_shown_finding_is_pressed(bundle: Bundle, reading: Reading) -> 
     ("probability", "words"), [(0.0, "< 1 %"), (0.0049, "< 1 %"), (0.42, "42 %"), (0.999, "> 99 %"), (1.0, "> 99 %")]
 )
 def test_a_probability_is_never_said_to_be_certain(probability: float, words: str) -> None:
-    assert markup.percent(probability) == words
+    assert html.percent(probability) == words
 
 
 def test_a_call_says_where_it_comes_from(bundle: Bundle, reading: Reading) -> None:
@@ -44,23 +44,23 @@ def test_a_call_says_where_it_comes_from(bundle: Bundle, reading: Reading) -> No
     about = bundle.description.model_copy(update={"operating_points": without})
     table = markup.findings(reading, about, None)
     assert table.count("sensitivity 70 %, specificity 80 % in validation") == len(bundle.findings) - 1
-    assert table.count("too few validation films") == 1
+    assert table.count("too few validation images") == 1
 
 
-def test_the_film_carries_the_evidence_of_the_chosen_finding(reading: Reading) -> None:
-    with_mass, with_edema = (markup.film(reading, Window(), name) for name in ("Mass", "Edema"))
+def test_the_image_carries_the_evidence_of_the_chosen_finding(reading: Reading) -> None:
+    with_mass, with_edema = (markup.image(reading, Window(), name) for name in ("Mass", "Edema"))
     assert 'class="evidence"' in with_mass and "Evidence for Mass" in with_mass
     assert with_mass != with_edema and "Pulmonary oedema" in with_edema
-    assert 'class="evidence"' not in markup.film(reading, Window(), None)
+    assert 'class="evidence"' not in markup.image(reading, Window(), None)
 
 
-def test_a_refused_film_shows_the_notice_instead_of_findings(bundle: Bundle) -> None:
+def test_a_refused_image_shows_the_notice_instead_of_findings(bundle: Bundle) -> None:
     refused = Reading(Prediction(bundle.findings, "refused", "modality", "the modality is CT."))
     assert "Not read" in markup.notice(refused) and "The modality is CT." in markup.notice(refused)
     assert markup.findings(refused, bundle.description, None) == "" and case_cards.cases(refused) == ""
 
 
-def test_of_a_film_unlike_the_training_films_findings_and_cases_are_withheld_and_the_film_is_shown(
+def test_of_an_image_unlike_the_training_images_findings_and_cases_are_withheld_and_the_image_is_shown(
     bundle: Bundle, reading: Reading
 ) -> None:
     sentence = (
@@ -72,7 +72,7 @@ def test_of_a_film_unlike_the_training_films_findings_and_cases_are_withheld_and
     withheld = Reading(strange, reading.display)
     told = markup.notice(withheld)
     assert "Findings withheld." in told and "its outlines are not those of a chest" in told and "No findings" in told
-    assert 'class="film"' in markup.film(withheld, Window(), "Mass") and "Evidence" not in markup.film(
+    assert 'class="radiograph"' in markup.image(withheld, Window(), "Mass") and "Evidence" not in markup.image(
         withheld, Window(), "Mass"
     )
     assert markup.findings(withheld, bundle.description, None) == "" and case_cards.cases(withheld) == ""
@@ -122,19 +122,19 @@ def test_a_synthetic_bundle_says_so(bundle: Bundle) -> None:
     assert "no medical device" in markup.header(bundle, "")
 
 
-def test_a_reading_without_cases_says_why(reader: Reader, bundle: Bundle, film: bytes) -> None:
-    alone = Reader(bundle, reader._predict).read(film)
+def test_a_reading_without_cases_says_why(reader: Reader, bundle: Bundle, image: bytes) -> None:
+    alone = Reader(bundle, reader._predict).read(image)
     assert "ships without earlier cases" in case_cards.cases(alone)
 
 
-def test_no_identity_of_the_film_is_on_the_page(bundle: Bundle, reader: Reader, build_dx, chest) -> None:  # type: ignore[no-untyped-def]
+def test_no_identity_of_the_image_is_on_the_page(bundle: Bundle, reader: Reader, build_dx, chest) -> None:  # type: ignore[no-untyped-def]
     stored = (chest * 4000).astype("uint16")
     read = reader.read(
         build_dx(stored, 12, PatientName="Canary^Carla", PatientID="CANARY-77", AccessionNumber="CANARY-A")
     )
     page = "".join(
         (
-            markup.film(read, Window(), None),
+            markup.image(read, Window(), None),
             markup.findings(read, bundle.description, None),
             case_cards.cases(read),
             markup.notice(read),

@@ -89,7 +89,7 @@ def _decoded(page: str, letters: dict[str, dict[int, str]]) -> str:
 
 
 def test_the_same_reading_gives_the_same_bytes(bundle: Bundle, prediction: Prediction) -> None:
-    first, second = (reading_pdf(prediction, bundle, figures=[Figure(_picture(), "film")]) for _ in range(2))
+    first, second = (reading_pdf(prediction, bundle, figures=[Figure(_picture(), "image")]) for _ in range(2))
     assert first == second and first.startswith(b"%PDF-") and reading_pdf(prediction, bundle) != first
 
 

@@ -23,7 +23,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def prediction(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Prediction:
-    path = tmp_path_factory.mktemp("film") / "Canary_Carla.dcm"
+    path = tmp_path_factory.mktemp("image") / "Canary_Carla.dcm"
     write_dicom(generate_study(3, seed=1, size=200), path)
     predictor = Predictor(bundle, hasher=KeyedHasher(b"sixteen bytes or more"))
     return predictor(path, "Carla Canary is short of breath")

@@ -18,8 +18,8 @@ from medsd.apps.web.render import (
     apply_window,
     evidence_layer,
     evidence_uri,
-    film_uri,
     fit_side,
+    image_uri,
     preset_window,
     scale_evidence,
     thumbnail_uri,
@@ -46,8 +46,8 @@ def test_inverting_mirrors_the_grey_scale(level: float, width: float) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_never_have_an_empty_window(preset: str) -> None:
-    for film in (RAMP, np.full((4, 4), 0.7, np.float32)):
-        window = preset_window(preset, film)  # type: ignore[arg-type]
+    for image in (RAMP, np.full((4, 4), 0.7, np.float32)):
+        window = preset_window(preset, image)  # type: ignore[arg-type]
         assert window.width > 0 and 0 <= window.level <= 1
 
 
@@ -56,13 +56,13 @@ def test_the_lung_preset_opens_the_dark_half_and_the_mediastinum_preset_the_brig
     assert lungs.level < 0.5 < mediastinum.level
 
 
-def test_a_film_is_made_smaller_but_never_enlarged() -> None:
+def test_an_image_is_made_smaller_but_never_enlarged() -> None:
     assert fit_side(np.zeros((300, 200), np.float32), 150).shape == (150, 100)
     assert fit_side(np.zeros((30, 20), np.float32), 150).shape == (30, 20)
 
 
-def test_the_film_is_a_jpeg_of_its_own_size() -> None:
-    header, content = film_uri(np.zeros((30, 20), np.float32), Window()).split(",")
+def test_the_image_is_a_jpeg_of_its_own_size() -> None:
+    header, content = image_uri(np.zeros((30, 20), np.float32), Window()).split(",")
     assert header == "data:image/jpeg;base64"
     assert Image.open(io.BytesIO(base64.b64decode(content))).size == (20, 30)
 

@@ -15,13 +15,13 @@ from tests.bundles import tiny_bundle
 def folder(tmp_path: Path, chest, monkeypatch) -> Path:
     monkeypatch.setenv("MEDSD_KEY", "a key for tests alone")
     tiny_bundle(tmp_path / "bundle")
-    (tmp_path / "films").mkdir()
-    Image.fromarray((chest * 255).astype(np.uint8)).save(tmp_path / "films" / "one.png")
+    (tmp_path / "images").mkdir()
+    Image.fromarray((chest * 255).astype(np.uint8)).save(tmp_path / "images" / "one.png")
     return tmp_path
 
 
 def _arguments(folder: Path, *more: str) -> list[str]:
-    return [str(folder / "bundle"), str(folder / "films"), "--out", str(folder / "out.csv"), *more]
+    return [str(folder / "bundle"), str(folder / "images"), "--out", str(folder / "out.csv"), *more]
 
 
 def test_it_writes_the_table_and_one_line(folder: Path, capsys):

@@ -1,4 +1,4 @@
-"""The tab «Space»: every case a point, the film in its place, a point opens its case."""
+"""The tab «Space»: every case a point, the image in its place, a point opens its case."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def test_every_case_is_a_point_coloured_by_what_it_has(desk: SpaceDesk, reader: 
     assert reader.index is not None
     wanted = int((reader.index.table()["Effusion"] == 1).sum())
     assert len(re.findall(r"data-point=", html)) == CASES
-    assert len(re.findall(r'<circle class="present"', html)) == wanted and "your film" not in html
+    assert len(re.findall(r'<circle class="present"', html)) == wanted and "your image" not in html
 
 
-def test_the_film_at_hand_is_in_the_map(desk: SpaceDesk, reading: Reading) -> None:
+def test_the_image_at_hand_is_in_the_map(desk: SpaceDesk, reading: Reading) -> None:
     html = desk.draw("Mass", reading)
-    assert html.count('<g class="query"') == 1 and "your film" in html
+    assert html.count('<g class="query"') == 1 and "your image" in html
     x, y = (float(value) for value in re.findall(r"translate\(([\d.]+) ([\d.]+)\)", html)[0])
     assert 0 <= x <= 1000 and 0 <= y <= 560
 

@@ -44,7 +44,7 @@ class Visit:
         self.page.set_input_files("#upload input[type=file]", str(file))
 
     def read(self, file: Path) -> None:
-        """Drop a film and wait for its findings."""
+        """Drop an image and wait for its findings."""
         self.drop(file)
         self.page.wait_for_selector("table.findings tbody tr")
 
@@ -108,9 +108,9 @@ def visit(chromium: Any, address: str) -> Iterator[Callable[..., Visit]]:
 
 
 @pytest.fixture(scope="session")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DICOM file that no case was made of."""
-    path = tmp_path_factory.mktemp("film") / "film.dcm"
+    path = tmp_path_factory.mktemp("image") / "image.dcm"
     write_dicom(generate_study(31, seed=11, size=640), path)
     return path
 

@@ -22,9 +22,9 @@ def _names(visit: Visit) -> list[str]:
     return [str(row.get_attribute("data-name")) for row in visit.page.query_selector_all("table.findings tbody tr")]
 
 
-def test_a_dicom_file_becomes_findings_and_cases(visit: Open, film: Path, room: Bundle) -> None:
+def test_a_dicom_file_becomes_findings_and_cases(visit: Open, image: Path, room: Bundle) -> None:
     here = visit()
-    here.read(film)
+    here.read(image)
     assert sorted(_names(here)) == sorted(room.findings)
     numbers = [text.inner_text() for text in here.page.query_selector_all("table.findings .number")]
     values = [int("".join(filter(str.isdigit, number))) for number in numbers]
@@ -37,47 +37,50 @@ def test_a_dicom_file_becomes_findings_and_cases(visit: Open, film: Path, room: 
     assert here.errors == [] and here.elsewhere == []
 
 
-def test_a_file_dropped_on_the_reading_area_is_read(visit: Open, film: Path) -> None:
+def test_a_file_dropped_on_the_reading_area_is_read(visit: Open, image: Path) -> None:
     here = visit()
-    content = base64.b64encode(film.read_bytes()).decode()
+    content = base64.b64encode(image.read_bytes()).decode()
     here.page.evaluate(
         """content => {
           const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
           const moved = new DataTransfer();
-          moved.items.add(new File([bytes], 'film.dcm'));
-          document.querySelector('#film').dispatchEvent(
+          moved.items.add(new File([bytes], 'image.dcm'));
+          document.querySelector('#radiograph').dispatchEvent(
             new DragEvent('drop', {dataTransfer: moved, bubbles: true, cancelable: true}));
         }""",
         content,
     )
     here.page.wait_for_selector("table.findings tbody tr")
-    assert here.page.locator("#film img.film").is_visible() and here.errors == []
+    assert here.page.locator("#radiograph img.radiograph").is_visible() and here.errors == []
 
 
-def test_choosing_another_finding_changes_the_evidence_over_the_film(visit: Open, film: Path) -> None:
+def test_choosing_another_finding_changes_the_evidence_over_the_image(visit: Open, image: Path) -> None:
     here = visit()
-    here.read(film)
-    before, seen_before = here.picture("#film img.evidence"), here.page.locator("#film").screenshot()
+    here.read(image)
+    before, seen_before = here.picture("#radiograph img.evidence"), here.page.locator("#radiograph").screenshot()
     other = _names(here)[-1]
     here.page.click(f'button[data-finding="{other}"]')
     here.page.wait_for_selector(f'button[data-finding="{other}"][aria-pressed="true"]')
-    assert here.picture("#film img.evidence") != before and here.page.locator("#film").screenshot() != seen_before
+    assert (
+        here.picture("#radiograph img.evidence") != before
+        and here.page.locator("#radiograph").screenshot() != seen_before
+    )
     assert here.page.locator("tr.shown").count() == 1 and here.errors == []
 
 
-def test_a_finding_can_be_chosen_by_keyboard(visit: Open, film: Path) -> None:
+def test_a_finding_can_be_chosen_by_keyboard(visit: Open, image: Path) -> None:
     here = visit()
-    here.read(film)
+    here.read(image)
     second = _names(here)[1]
     here.page.focus(f'button[data-finding="{second}"]')
     here.page.keyboard.press("Enter")
     here.page.wait_for_selector(f'button[data-finding="{second}"][aria-pressed="true"]')
 
 
-def test_presets_inversion_level_and_zoom_change_the_film(visit: Open, film: Path) -> None:
+def test_presets_inversion_level_and_zoom_change_the_image(visit: Open, image: Path) -> None:
     here = visit()
-    here.read(film)
-    seen = {here.picture("#film img.film")}
+    here.read(image)
+    seen = {here.picture("#radiograph img.radiograph")}
     for act in (
         lambda: here.page.get_by_label("Lungs", exact=True).check(),
         lambda: here.page.get_by_label("Invert").check(),
@@ -85,29 +88,29 @@ def test_presets_inversion_level_and_zoom_change_the_film(visit: Open, film: Pat
     ):
         act()
         here.page.wait_for_function(
-            "seen => !seen.includes(document.querySelector('#film img.film').src)", arg=list(seen)
+            "seen => !seen.includes(document.querySelector('#radiograph img.radiograph').src)", arg=list(seen)
         )
-        seen.add(here.picture("#film img.film"))
+        seen.add(here.picture("#radiograph img.radiograph"))
     assert here.page.locator("#preset input:checked").count() == 0  # a moved slider is no preset
-    width = here.page.locator("#film img.film").bounding_box()["width"]
+    width = here.page.locator("#radiograph img.radiograph").bounding_box()["width"]
     here.page.get_by_label("number input for Zoom ×").fill("2")
-    here.page.wait_for_function(f"document.querySelector('#film img.film').clientWidth > {1.9 * width}")
+    here.page.wait_for_function(f"document.querySelector('#radiograph img.radiograph').clientWidth > {1.9 * width}")
     assert len(seen) == 4 and here.errors == []
 
 
-def test_evidence_fades_with_its_slider(visit: Open, film: Path) -> None:
+def test_evidence_fades_with_its_slider(visit: Open, image: Path) -> None:
     here = visit()
-    here.read(film)
+    here.read(image)
     here.page.get_by_label("number input for Evidence %").fill("0")
-    here.page.wait_for_function("getComputedStyle(document.querySelector('#film img.evidence')).opacity === '0'")
+    here.page.wait_for_function("getComputedStyle(document.querySelector('#radiograph img.evidence')).opacity === '0'")
 
 
-def test_a_case_opens_beside_the_film_and_closes_by_keyboard(visit: Open, film: Path, shots: Path) -> None:
+def test_a_case_opens_beside_the_image_and_closes_by_keyboard(visit: Open, image: Path, shots: Path) -> None:
     here = visit()
-    here.read(film)
+    here.read(image)
     here.page.click("li.case >> nth=0 >> button.open")
     dialog = here.page.locator("#case-1")
-    assert dialog.is_visible() and dialog.locator(".badge").is_visible() and dialog.locator(".thisfilm").is_visible()
+    assert dialog.is_visible() and dialog.locator(".badge").is_visible() and dialog.locator(".this-image").is_visible()
     here.page.screenshot(path=shots / "side-by-side.png")
     here.page.keyboard.press("Escape")
     assert not dialog.is_visible()
@@ -119,14 +122,14 @@ def test_an_example_is_one_click_away(visit: Open) -> None:
         pytest.skip("this bundle ships no examples")
     here.page.click("#examples button >> nth=0")
     here.page.wait_for_selector("table.findings tbody tr")
-    assert here.page.locator("#film img.film").is_visible() and here.errors == []
+    assert here.page.locator("#radiograph img.radiograph").is_visible() and here.errors == []
 
 
-def test_the_note_is_read_with_the_film(visit: Open, film: Path, room: Bundle) -> None:
+def test_the_note_is_read_with_the_image(visit: Open, image: Path, room: Bundle) -> None:
     if room.description.note is None:
         pytest.skip("this bundle reads no notes")
     here = visit()
-    here.read(film)
+    here.read(image)
     before = here.page.inner_text("table.findings")
     here.page.fill("#note textarea", "short of breath, known heart failure")
     here.page.click("#again")
@@ -138,13 +141,13 @@ def test_the_note_is_read_with_the_film(visit: Open, film: Path, room: Bundle) -
 
 
 @pytest.mark.parametrize("content", [b"neither DICOM nor an image", b"<svg xmlns='http://www.w3.org/2000/svg'/>"])
-def test_what_is_no_film_is_refused_in_the_place_of_the_findings(
-    visit: Open, film: Path, tmp_path: Path, shots: Path, content: bytes
+def test_what_is_no_image_is_refused_in_the_place_of_the_findings(
+    visit: Open, image: Path, tmp_path: Path, shots: Path, content: bytes
 ) -> None:
     wrong = tmp_path / "wrong.dcm"
     wrong.write_bytes(content)
     here = visit()
-    here.read(film)
+    here.read(image)
     here.drop(wrong)
     here.page.wait_for_selector(".notice.refused")
     here.page.screenshot(path=shots / "refused.png")
@@ -152,25 +155,25 @@ def test_what_is_no_film_is_refused_in_the_place_of_the_findings(
     assert "Traceback" not in here.page.content() and here.errors == []
 
 
-def test_two_visitors_see_their_own_films(visit: Open, film: Path, tmp_path: Path) -> None:
+def test_two_visitors_see_their_own_images(visit: Open, image: Path, tmp_path: Path) -> None:
     from medsd.studies.phantom import generate_study, write_dicom
 
     other = tmp_path / "other.dcm"
     write_dicom(generate_study(77, seed=4, size=320), other)
     first, second = visit(), visit()
-    first.read(film)
-    picture = first.picture("#film img.film")
+    first.read(image)
+    picture = first.picture("#radiograph img.radiograph")
     second.read(other)
     first.page.get_by_label("Invert").check()
-    first.page.wait_for_function("old => document.querySelector('#film img.film').src !== old", arg=picture)
+    first.page.wait_for_function("old => document.querySelector('#radiograph img.radiograph').src !== old", arg=picture)
     first.page.get_by_label("Invert").uncheck()
-    first.page.wait_for_function("old => document.querySelector('#film img.film').src === old", arg=picture)
-    assert second.picture("#film img.film") != picture
+    first.page.wait_for_function("old => document.querySelector('#radiograph img.radiograph').src === old", arg=picture)
+    assert second.picture("#radiograph img.radiograph") != picture
 
 
-def test_the_name_of_the_file_is_nowhere_after_reading(visit: Open, film: Path, tmp_path: Path) -> None:
+def test_the_name_of_the_file_is_nowhere_after_reading(visit: Open, image: Path, tmp_path: Path) -> None:
     named = tmp_path / "Canary_Carla_1950.dcm"
-    named.write_bytes(film.read_bytes())
+    named.write_bytes(image.read_bytes())
     here = visit()
     here.read(named)
     stored = here.page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
@@ -179,33 +182,35 @@ def test_the_name_of_the_file_is_nowhere_after_reading(visit: Open, film: Path, 
     assert not any("Canary" in path.name or path.stat().st_size for path in kept)
 
 
-def test_a_zoomed_film_is_moved_by_dragging(visit: Open, film: Path) -> None:
+def test_a_zoomed_image_is_moved_by_dragging(visit: Open, image: Path) -> None:
     here = visit()
-    here.read(film)
+    here.read(image)
     here.page.get_by_label("number input for Zoom ×").fill("3")
-    here.page.wait_for_function("document.querySelector('#film').scrollTop > 0")  # the middle stayed in the middle
-    before = here.page.evaluate("document.querySelector('#film').scrollTop")
+    here.page.wait_for_function(
+        "document.querySelector('#radiograph').scrollTop > 0"
+    )  # the middle stayed in the middle
+    before = here.page.evaluate("document.querySelector('#radiograph').scrollTop")
     here.page.mouse.move(300, 300)
     here.page.mouse.down()
     here.page.mouse.move(250, 220)
     here.page.mouse.up()
-    assert here.page.evaluate("document.querySelector('#film').scrollTop") == before + 80
+    assert here.page.evaluate("document.querySelector('#radiograph').scrollTop") == before + 80
     assert here.errors == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", SIZES)
-def test_the_page_fits_its_screen(visit: Open, film: Path, shots: Path, name: str, scheme: str) -> None:
+def test_the_page_fits_its_screen(visit: Open, image: Path, shots: Path, name: str, scheme: str) -> None:
     here = visit(SIZES[name], scheme)
     here.page.screenshot(path=shots / f"{name}-{scheme}-empty.png")
-    here.read(film)
+    here.read(image)
     here.page.wait_for_timeout(300)
     here.page.screenshot(path=shots / f"{name}-{scheme}.png")
     here.page.screenshot(path=shots / f"{name}-{scheme}-whole.png", full_page=True)
     assert here.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert "no medical device" in here.page.inner_text("header.bar")
-    film_box, table = (here.page.locator(part).bounding_box() for part in ("#film", "table.findings"))
-    assert film_box["width"] > 0.45 * SIZES[name][0] and table["x"] + table["width"] <= SIZES[name][0]
+    image_box, table = (here.page.locator(part).bounding_box() for part in ("#radiograph", "table.findings"))
+    assert image_box["width"] > 0.45 * SIZES[name][0] and table["x"] + table["width"] <= SIZES[name][0]
 
 
 def test_the_model_tab_shows_facts_and_a_card_that_cannot_act(visit: Open, room: Bundle, shots: Path) -> None:

@@ -49,17 +49,19 @@ PALE = """least => {
 }"""
 
 
-def test_the_whole_image_is_seen_on_a_phone(visit: Open, film: Path, shots: Path) -> None:
+def test_the_whole_image_is_seen_on_a_phone(visit: Open, image: Path, shots: Path) -> None:
     here = visit((390, 844), "light")
-    here.read(film)
+    here.read(image)
     here.page.screenshot(path=shots / "phone.png", full_page=True)
-    area, image, legend = (here.page.locator(part).bounding_box() for part in ("#film", "img.film", "#film .legend"))
+    area, image, legend = (
+        here.page.locator(part).bounding_box() for part in ("#radiograph", "img.image", "#radiograph .legend")
+    )
     for part in (image, legend):
         assert part["x"] >= area["x"] - 1 and part["x"] + part["width"] <= area["x"] + area["width"] + 1 <= 391
         assert part["y"] >= area["y"] - 1 and part["y"] + part["height"] <= area["y"] + area["height"] + 1
     assert (
         here.page.evaluate(
-            "(({scrollWidth, clientWidth}) => scrollWidth - clientWidth)(document.querySelector('#film'))"
+            "(({scrollWidth, clientWidth}) => scrollWidth - clientWidth)(document.querySelector('#radiograph'))"
         )
         == 0
     )
@@ -68,29 +70,29 @@ def test_the_whole_image_is_seen_on_a_phone(visit: Open, film: Path, shots: Path
 
 
 @pytest.mark.parametrize("size", [(390, 844), (1280, 720)])
-def test_the_wheel_over_the_image_scrolls_the_page(visit: Open, film: Path, size: tuple[int, int]) -> None:
+def test_the_wheel_over_the_image_scrolls_the_page(visit: Open, image: Path, size: tuple[int, int]) -> None:
     here = visit(size)
-    here.read(film)
-    here.page.locator("#film").scroll_into_view_if_needed()
-    before, box = here.page.evaluate("window.scrollY"), here.page.locator("#film").bounding_box()
+    here.read(image)
+    here.page.locator("#radiograph").scroll_into_view_if_needed()
+    before, box = here.page.evaluate("window.scrollY"), here.page.locator("#radiograph").bounding_box()
     here.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     here.page.mouse.wheel(0, 200)
     here.page.wait_for_function("before => window.scrollY >= before + 150", arg=before)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_from_what_is_behind_it(visit: Open, film: Path, scheme: str) -> None:
+def test_every_text_stands_out_from_what_is_behind_it(visit: Open, image: Path, scheme: str) -> None:
     here = visit(scheme=scheme)
     here.page.wait_for_selector("#upload >> text=Drop File Here")
     assert here.page.evaluate(PALE, LEAST_CONTRAST) == []
-    here.read(film)
+    here.read(image)
     assert here.page.evaluate(PALE, LEAST_CONTRAST) == []
 
 
-def test_evidence_that_is_hidden_is_said_to_be(visit: Open, film: Path) -> None:
+def test_evidence_that_is_hidden_is_said_to_be(visit: Open, image: Path) -> None:
     here = visit()
-    here.read(film)
-    assert "less → more" in here.page.locator("#film .legend").inner_text()
+    here.read(image)
+    assert "less → more" in here.page.locator("#radiograph .legend").inner_text()
     here.page.get_by_label("number input for Evidence %").fill("0")
-    here.page.wait_for_selector("#film .legend .unseen")
-    assert "less → more" not in here.page.locator("#film .legend").inner_text()
+    here.page.wait_for_selector("#radiograph .legend .unseen")
+    assert "less → more" not in here.page.locator("#radiograph .legend").inner_text()

@@ -39,10 +39,10 @@ def _serious(visit: Visit) -> list[str]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_every_tab_fits_its_screen_and_can_be_used_by_everybody(
-    visit: Open, film: Path, shots: Path, size: str, scheme: str
+    visit: Open, image: Path, shots: Path, size: str, scheme: str
 ) -> None:
     here = visit(SIZES[size], scheme)
-    here.read(film)
+    here.read(image)
     for tab, content in TABS.items():
         here.open_tab(tab)
         here.page.wait_for_selector(content)
@@ -53,11 +53,11 @@ def test_every_tab_fits_its_screen_and_can_be_used_by_everybody(
     assert here.errors == [] and here.elsewhere == []
 
 
-def test_a_case_beside_the_film_is_accessible_and_shows_what_makes_them_alike(
-    visit: Open, film: Path, shots: Path
+def test_a_case_beside_the_image_is_accessible_and_shows_what_makes_them_alike(
+    visit: Open, image: Path, shots: Path
 ) -> None:
     here = visit()
-    here.read(film)
+    here.read(image)
     here.page.click("li.case >> nth=0 >> button.open")
     dialog = here.page.locator("#case-1")
     dialog.get_by_label("Show what makes them alike").check()
@@ -67,9 +67,9 @@ def test_a_case_beside_the_film_is_accessible_and_shows_what_makes_them_alike(
     assert "More alike than" in dialog.inner_text() and _serious(here) == []
 
 
-def test_findings_are_sorted_by_their_heads_and_stay_so(visit: Open, film: Path) -> None:
+def test_findings_are_sorted_by_their_heads_and_stay_so(visit: Open, image: Path) -> None:
     here = visit()
-    here.read(film)
+    here.read(image)
     titles = "[...document.querySelectorAll('table.findings tbody tr')].map(row => row.dataset.title)"
     before = here.page.evaluate(titles)
     here.page.click('button[data-sort="title"]')
@@ -81,18 +81,18 @@ def test_findings_are_sorted_by_their_heads_and_stay_so(visit: Open, film: Path)
     assert here.page.evaluate(titles) == sorted(before) and here.errors == []
 
 
-def test_another_coverage_calls_anew_and_disagreement_is_seen(visit: Open, film: Path) -> None:
+def test_another_coverage_calls_anew_and_disagreement_is_seen(visit: Open, image: Path) -> None:
     here = visit()
-    here.read(film)
+    here.read(image)
     assert here.page.locator(".disagreement").is_visible() and here.page.locator("td.against .flag").count()
     here.page.get_by_label("95 %", exact=True).check()
     here.page.wait_for_selector("table.findings caption:has-text('95 %')")
     assert here.page.locator("tr.undecided").count() and here.errors == []
 
 
-def test_filters_narrow_the_cases_of_a_film(visit: Open, film: Path) -> None:
+def test_filters_narrow_the_cases_of_an_image(visit: Open, image: Path) -> None:
     here = visit()
-    here.read(film)
+    here.read(image)
     here.page.get_by_role("button", name="Filter the cases").click()
     here.page.get_by_label("View", exact=True).first.click()
     here.page.get_by_role("option", name="PA", exact=True).click()
@@ -101,17 +101,17 @@ def test_filters_narrow_the_cases_of_a_film(visit: Open, film: Path) -> None:
     assert here.page.evaluate(shown) and here.errors == []
 
 
-def test_an_opinion_is_kept_and_shown(visit: Open, film: Path) -> None:
+def test_an_opinion_is_kept_and_shown(visit: Open, image: Path) -> None:
     here = visit()
-    here.read(film)
+    here.read(image)
     here.page.click("button[data-opinion] >> nth=1")
     here.page.wait_for_selector('button[data-opinion][aria-pressed="true"]')
     assert here.page.locator('button[data-opinion][aria-pressed="true"]').count() == 1 and here.errors == []
 
 
-def test_a_reading_is_saved_as_pdf_and_json(visit: Open, film: Path, tmp_path: Path) -> None:
+def test_a_reading_is_saved_as_pdf_and_json(visit: Open, image: Path, tmp_path: Path) -> None:
     here = visit()
-    here.read(film)
+    here.read(image)
     for kind in ("pdf", "json"):
         here.page.click(f"#save-{kind}")
         here.page.wait_for_selector(f'#saved a[download="medsd-reading.{kind}"][href^="blob:"]')
@@ -122,17 +122,17 @@ def test_a_reading_is_saved_as_pdf_and_json(visit: Open, film: Path, tmp_path: P
     assert len(json.loads((tmp_path / "json").read_text())["cases"]) == 8 and here.errors == []
 
 
-def test_shift_and_drag_change_the_window_as_workstations_do(visit: Open, film: Path) -> None:
+def test_shift_and_drag_change_the_window_as_workstations_do(visit: Open, image: Path) -> None:
     here = visit()
-    here.read(film)
-    seen = here.picture("#film img.film")
+    here.read(image)
+    seen = here.picture("#radiograph img.radiograph")
     here.page.keyboard.down("Shift")
     here.page.mouse.move(300, 300)
     here.page.mouse.down()
     here.page.mouse.move(220, 260)
     here.page.mouse.up()
     here.page.keyboard.up("Shift")
-    here.page.wait_for_function("old => document.querySelector('#film img.film').src !== old", arg=seen)
+    here.page.wait_for_function("old => document.querySelector('#radiograph img.radiograph').src !== old", arg=seen)
     assert here.page.input_value("#width input[type=number]") == "80"
     assert here.page.input_value("#level input[type=number]") == "40" and here.errors == []
 
@@ -147,7 +147,7 @@ def test_cases_are_found_by_findings_and_pinned(visit: Open) -> None:
     here.page.click("#found [data-pin] >> nth=0")
     here.page.wait_for_selector("#pinned figure")
     here.open_tab("Read")
-    assert here.page.locator("#pinned figure").is_visible()  # it stays while other films are read
+    assert here.page.locator("#pinned figure").is_visible()  # it stays while other images are read
     here.page.click("[data-unpin]")
     here.page.wait_for_selector("#pinned figure", state="detached")
     assert here.errors == []
@@ -171,10 +171,10 @@ def test_a_point_of_the_map_opens_by_mouse_and_by_keyboard(visit: Open) -> None:
     assert here.errors == []
 
 
-def test_a_batch_is_scored_and_its_table_downloaded(visit: Open, room: Bundle, film: Path, tmp_path: Path) -> None:
+def test_a_batch_is_scored_and_its_table_downloaded(visit: Open, room: Bundle, image: Path, tmp_path: Path) -> None:
     named = [tmp_path / f"Canary_Carla_{number}.dcm" for number in range(2)]
     for path in named:
-        path.write_bytes(film.read_bytes())
+        path.write_bytes(image.read_bytes())
     (tmp_path / "no.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     here = visit()
     here.open_tab("Batch")

@@ -204,7 +204,7 @@ def test_a_working_folder_that_was_removed_is_one_line(image_bundle: Bundle, tmp
         [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, timeout=SOON, env=environment
     )
     assert run.returncode == 2
-    assert run.stderr == "medsd: the working folder was removed; change to one that is there\n"
+    assert run.stderr == "medsd: the working folder was removed; change to one that exists\n"
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.2, 0.6, 1.2])

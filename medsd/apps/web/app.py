@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from medsd.apps.web import card, markup
+from medsd.apps.web import card, markup, scripts
 from medsd.apps.web.batch import BatchTab
 from medsd.apps.web.pins import Board
 from medsd.apps.web.read import ReadTab
@@ -30,12 +30,7 @@ def build_page(reader: Reader, uploads: Uploads | None = None) -> gr.Blocks:
     """
     bundle = reader.bundle
     with gr.Blocks(title=f"medsd · {bundle.label}", fill_width=True) as page:
-        gr.HTML(
-            markup.header(bundle, reader.provider, reader.precision),
-            elem_id="header",
-            js_on_load=None,
-            apply_default_css=False,
-        )
+        scripts.html(markup.header(bundle, reader.provider, reader.precision), "header")
         board = Board(reader)
         with gr.Tabs():
             with gr.Tab("Read"):
@@ -49,12 +44,7 @@ def build_page(reader: Reader, uploads: Uploads | None = None) -> gr.Blocks:
                 with gr.Tab("Batch"):
                     BatchTab(reader, uploads)
             with gr.Tab("Model"):
-                gr.HTML(
-                    card.facts(bundle, reader.provider, reader.precision),
-                    elem_id="facts",
-                    js_on_load=None,
-                    apply_default_css=False,
-                )
+                scripts.html(card.facts(bundle, reader.provider, reader.precision), "facts")
                 gr.Markdown(card.card_text(bundle), elem_id="card")
         board.show()
     return page

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from html import escape
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ import gradio as gr
 
 from medsd.apps.web import scripts
 from medsd.apps.web.export import link
-from medsd.apps.web.markup import percent
+from medsd.apps.web.html import fill
 from medsd.apps.web.reading import Reader
 from medsd.apps.web.uploads import MOST_FILES, Uploads, is_regular
 from medsd.errors import DataError, MedsdError
@@ -37,7 +37,7 @@ _WAITING = '<p class="quiet" role="status">Another batch is being read. Yours be
 _EVERY_S = 0.5  # between two pictures of the progress
 
 
-class Film(NamedTuple):
+class BatchFile(NamedTuple):
     """One input of a batch.
 
     Attributes:
@@ -62,7 +62,7 @@ class BatchDesk:
     def __init__(self, reader: Reader, uploads: Uploads | None = None) -> None:
         self.reader = reader
         self._uploads = uploads
-        self._one = threading.Lock()  # a batch is long: one at a time, and others' films are read beside it
+        self._one = threading.Lock()  # a batch is long: one at a time, and others' studies are read beside it
 
     def run(self, paths: list[str] | None, names: bool) -> Iterator[tuple[Any, Any, Any]]:
         """Score what was dropped.
@@ -79,69 +79,67 @@ class BatchDesk:
         home = self._uploads.home if self._uploads else None
         with tempfile.TemporaryDirectory(prefix="medsd-batch-", dir=home, ignore_cleanup_errors=True) as folder:
             given = [self._take(path, number, Path(folder)) for number, path in enumerate(paths, 1)]
-            yield _progress(0, len(given), Counter()), "", gr.update(value=None)
+            yield _page(len(given), Counter()), "", gr.update(value=None)
             try:
-                films = _films(given)
+                files = _unpacked(given)
             except MedsdError as error:
-                yield _refusal(str(error)), "", gr.skip()
+                yield fill("notice", kind="refused", title="Not read", message=str(error)), "", gr.skip()
                 return
-            yield from self._wait()
+            while not self._one.acquire(timeout=_EVERY_S):
+                yield _WAITING, gr.skip(), gr.skip()
             try:
-                yield from self._score(films, names)
+                yield from self._score(files, names)
             finally:
                 self._one.release()
 
-    def _take(self, path: str, number: int, folder: Path) -> Film:
+    def _take(self, path: str, number: int, folder: Path) -> BatchFile:
         """An upload under its number, in a folder that nobody else is served from; what is no file becomes a row."""
         name = (self._uploads.name(path) if self._uploads else "") or Path(path).name
         target = folder / f"{number:05d}{'.zip' if name.lower().endswith('.zip') else ''}"
         if is_regular(Path(path)):
             with contextlib.suppress(OSError):  # another request of the same visitor may have read it
                 shutil.move(path, target)
-        return Film(target, f"Film {number}", name)
+        return BatchFile(target, f"Image {number}", name)
 
-    def _wait(self) -> Iterator[tuple[Any, Any, Any]]:
-        """Take the turn; says so while somebody else has it."""
-        while not self._one.acquire(timeout=_EVERY_S):
-            yield _WAITING, gr.skip(), gr.skip()
-
-    def _score(self, films: Sequence[Film], names: bool) -> Iterator[tuple[Any, Any, Any]]:
-        findings, rows, seen = self.reader.bundle.findings, [], []
+    def _score(self, files: Sequence[BatchFile], names: bool) -> Iterator[tuple[Any, Any, Any]]:
+        assert self.reader.score is not None
+        rows: list[table.Row] = []
+        seen: list[tuple[str, Prediction]] = []
         counts: Counter[str] = Counter()
         drawn = 0.0
-        for done, film in enumerate(films, 1):
-            assert self.reader.score is not None
-            prediction = self.reader.score(film.source, film.number)
+        for file in files:
+            prediction = self.reader.score(file.source, file.number)
             counts[prediction.status] += 1
-            rows.append(table.row(film.name if names else film.number, prediction))
-            seen.append(_row(film.number, prediction))
-            if time.monotonic() - drawn > _EVERY_S or done == len(films):
+            rows.append(table.row(file.name if names else file.number, prediction))
+            seen.append((file.number, replace(prediction, image=None, evidence_maps=None, regions=None)))
+            if time.monotonic() - drawn > _EVERY_S:
                 drawn = time.monotonic()
-                yield _progress(done, len(films), counts) + _table(seen), gr.skip(), gr.skip()
-        saved = link(_csv(rows, findings), "CSV", "medsd-batch.csv", wait=True)
-        yield _progress(len(films), len(films), counts) + _table(seen), saved, gr.skip()
+                yield _page(len(files), counts, seen), gr.skip(), gr.skip()
+        saved = link(_csv(rows, self.reader.bundle.findings), "CSV", "medsd-batch.csv", wait=True)
+        yield _page(len(files), counts, seen), saved, gr.skip()
 
 
-def _films(given: Sequence[Film]) -> list[Film]:
+def _unpacked(given: Sequence[BatchFile]) -> list[BatchFile]:
     """The inputs of a batch, archives taken apart.
 
     Raises:
         DataError: an archive that cannot be listed, or more than a page should score.
     """
-    size = sum(film.source.stat().st_size for film in given if film.source.exists())
+    size = sum(file.source.stat().st_size for file in given if file.source.exists())
     if size > MOST_BYTES:
         raise _too_much(f"{size / 1e9:.1f} GB", f"{MOST_BYTES / 1e9:.0f} GB")
-    films: list[Film] = []
-    for film in given:
-        if film.source.suffix != ".zip" or not film.source.exists():
-            films.append(film)
+    files: list[BatchFile] = []
+    for file in given:
+        if file.source.suffix != ".zip" or not file.source.exists():
+            files.append(file)
             continue
-        for place, source in enumerate(name_inputs([film.source]).names, 1):
+        for place, source in enumerate(name_inputs([file.source]).names, 1):
             member = source.partition("!")[2]
-            films.append(Film(Path(source), f"{film.number}.{place}", f"{film.name}!{member}" if member else film.name))
-    if len(films) > MOST_FILES:
-        raise _too_much(f"{len(films):,} files", f"{MOST_FILES}")
-    return films
+            name = f"{file.name}!{member}" if member else file.name
+            files.append(BatchFile(Path(source), f"{file.number}.{place}", name))
+    if len(files) > MOST_FILES:
+        raise _too_much(f"{len(files):,} files", f"{MOST_FILES}")
+    return files
 
 
 def _too_much(given: str, most: str) -> DataError:
@@ -154,40 +152,10 @@ def _csv(rows: Sequence[table.Row], findings: FindingSet) -> bytes:
     return text.getvalue().encode("utf-8")
 
 
-def _refusal(sentence: str) -> str:
-    return f'<div class="notice refused" role="alert"><strong>Not read.</strong> <span>{escape(sentence)}</span></div>'
-
-
-def _progress(done: int, total: int, counts: Counter[str]) -> str:
+def _page(total: int, counts: Counter[str], rows: Sequence[tuple[str, Prediction]] = ()) -> str:
+    """Progress, and the rows so far."""
     said = ", ".join(f"{counts[status]} {status}" for status in ("scored", "warned", "refused") if counts[status])
-    words = f"{done} of {total}" + (f": {said}" if said else "")
-    return (
-        f'<div class="progress"><progress max="{max(total, 1)}" value="{done}" aria-label="Films read"></progress>'
-        f'<span role="status">{words}</span></div>'
-    )
-
-
-def _row(number: str, prediction: Prediction) -> str:
-    if prediction.refused:
-        found = f'<span class="why">{escape(prediction.message)}</span>'
-    else:
-        said = sorted(((prediction.probabilities[name], name) for name in prediction.present), reverse=True)
-        title = prediction.findings.title
-        found = " ".join(f'<span class="chip">{escape(title(name))} {percent(value)}</span>' for value, name in said)
-        found = found or f'<span class="quiet">{escape(prediction.called())}</span>'
-    return (
-        f'<tr class="{prediction.status}"><th scope="row">{escape(number)}</th><td>{prediction.status}</td>'
-        f"<td>{found}</td></tr>"
-    )
-
-
-def _table(rows: Sequence[str]) -> str:
-    more = f'<p class="quiet">The last {_SHOWN} of {len(rows)}; the table has all.</p>' if len(rows) > _SHOWN else ""
-    return (
-        '<table class="batch"><caption>Films</caption><thead><tr><th scope="col">Film</th><th scope="col">Status</th>'
-        f'<th scope="col">Called present, or why not read</th></tr></thead><tbody>{"".join(rows[-_SHOWN:])}</tbody>'
-        f"</table>{more}"
-    )
+    return fill("batch", done=len(rows), total=total, said=said, rows=rows, most=_SHOWN)
 
 
 class BatchTab:
@@ -201,7 +169,7 @@ class BatchTab:
     def __init__(self, reader: Reader, uploads: Uploads | None = None) -> None:
         desk = BatchDesk(reader, uploads)
         self.files = gr.File(
-            label=f"Films: DICOM, PNG, JPEG or ZIP, up to {MOST_FILES} at a time",
+            label=f"Images: DICOM, PNG, JPEG or ZIP, up to {MOST_FILES} at a time",
             file_count="multiple",
             elem_id="batch-files",
             height=90,
@@ -211,24 +179,13 @@ class BatchTab:
             names = gr.Checkbox(
                 False,
                 label="Names of the files in the table",
-                info="Off: films are numbered in the order of the drop. A file's name may be a patient's.",
+                info="Off: images are numbered in the order of the drop. A file's name may be a patient's.",
                 elem_id="batch-names",
             )
             stop = gr.Button("Stop", size="sm", elem_id="batch-stop", scale=0, min_width=100)
-        saved = gr.HTML("", elem_id="batch-saved", js_on_load=scripts.SAVE, apply_default_css=False)
-        rows = gr.HTML(
-            '<p class="quiet">The rows appear here as the films are read.</p>',
-            elem_id="batch-rows",
-            js_on_load=None,
-            apply_default_css=False,
-        )
-        running = self.files.upload(
-            desk.run,
-            [self.files, names],
-            [rows, saved, self.files],
-            show_progress="hidden",
-            concurrency_limit=16,  # one is read, the others are told that they wait
-            concurrency_id="batch",
-            api_visibility="private",
-        )
+        saved = scripts.html("", "batch-saved", scripts.SAVE)
+        rows = scripts.html('<p class="quiet">The rows appear here as the images are read.</p>', "batch-rows")
+        # One batch is read, the others are told that they wait.
+        handling = scripts.handling("batch", 16, "once")
+        running = self.files.upload(desk.run, [self.files, names], [rows, saved, self.files], **handling)
         stop.click(None, None, None, cancels=[running])

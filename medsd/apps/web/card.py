@@ -1,4 +1,4 @@
-"""The tab «Model»: what model this is, and its card as it ships with the bundle.
+"""The tab Model: what model this is, and its card as it ships with the bundle.
 
 The card is a Markdown file that anybody may have written: pictures beside it are put into the page, pictures from
 elsewhere are left out, and Gradio's Markdown removes HTML that could act.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 import re
-from html import escape
 from pathlib import Path
 
+from medsd.apps.web.html import fill
 from medsd.bundle.layout import Bundle
 
 CARD = "README.md"
@@ -31,14 +31,13 @@ def facts(bundle: Bundle, provider: str, precision: str = "") -> str:
         "Computed by": provider or "not started",
         "Precision": precision,
         "Trained on": about.provenance.data,
-        "Films": studies,
+        "Studies": studies,
         "Licence of the data": about.provenance.licence,
         "Please cite": about.provenance.citation,
-        "Reads notes": "yes" if about.note else "no, films only",
+        "Reads notes": "yes" if about.note else "no, images only",
         "sha256 of model.onnx": bundle.model_sha256,
     }
-    items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in rows.items() if value)
-    return f'<dl class="facts">{items}</dl>'
+    return fill("facts", rows=rows)
 
 
 def card_text(bundle: Bundle) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import replace
-from html import escape
 from typing import Literal
 
+from medsd.apps.web.html import fill
 from medsd.apps.web.markup import evidence_words
 from medsd.apps.web.pdf import Figure, reading_pdf
 from medsd.apps.web.reading import Reading
 from medsd.apps.web.record import reading_record
-from medsd.apps.web.render import PREVIEW_SIDE, Window, evidence_layer, film_jpeg, fit_side
+from medsd.apps.web.render import PREVIEW_SIDE, Window, evidence_layer, fit_side, image_jpeg
 from medsd.bundle.layout import Bundle
 
 Kind = Literal["PDF", "JSON"]
@@ -21,12 +21,7 @@ _TYPES: dict[str, str] = {"PDF": "application/pdf", "JSON": "application/json", 
 
 def link(content: bytes, kind: str, name: str, *, wait: bool = False) -> str:
     """A download, as HTML for a component that runs `medsd.apps.web.scripts.SAVE`; it starts at once, unless `wait`."""
-    data = base64.b64encode(content).decode("ascii")
-    later = ' data-wait=""' if wait else ""
-    return (
-        f'<a class="save" download="{escape(name)}" type="{_TYPES[kind]}" data-content="{data}"{later}>'
-        f"Save {escape(name)}</a>"
-    )
+    return fill("link", content=base64.b64encode(content).decode("ascii"), kind=_TYPES[kind], name=name, wait=wait)
 
 
 def export(
@@ -38,7 +33,7 @@ def export(
         reading: what is on the page.
         bundle: that read it.
         kind: of the file.
-        window, shown, opacity: how the film stands on the page, and the finding whose evidence lies over it.
+        window, shown, opacity: how the image stands on the page, and the finding whose evidence lies over it.
     """
     name = f"medsd-reading.{kind.lower()}"
     about = (reading.prediction, bundle, reading.cases, reading.votes)
@@ -54,10 +49,10 @@ def _figures(reading: Reading, window: Window, shown: str | None, opacity: float
     image, prediction = reading.display, reading.prediction
     if image is None:
         return []
-    bare = Figure(film_jpeg(image, window), "The image")
+    bare = Figure(image_jpeg(image, window), "The image")
     if shown is None or prediction.evidence_maps is None or opacity <= 0:
         return [bare]
     words, evidence = evidence_words(prediction, shown), fit_side(prediction.evidence(shown), PREVIEW_SIDE)
     if evidence_layer(evidence) is None:
         return [replace(bare, caption=f"The image. {words}: no region stands out.")]
-    return [bare, Figure(film_jpeg(image, window, evidence, opacity), words)]
+    return [bare, Figure(image_jpeg(image, window, evidence, opacity), words)]

@@ -1,10 +1,10 @@
 """What readers say of a model's calls, kept in a folder as a labelled table that `medsd train` reads.
 
-In the folder stand `opinions.csv`, a line for each opinion, only ever appended to; `films/`, the films that somebody
-gave an opinion on; `studies.csv`, a row a film and a column a finding, made anew from the opinions each time; and
+In the folder stand `opinions.csv`, a line for each opinion, only ever appended to; `images/`, the images that somebody
+gave an opinion on; `studies.csv`, a row an image and a column a finding, made anew from the opinions each time; and
 `train.yaml`, a configuration that trains on it. Readers who contradict each other leave a finding uncertain (−1).
 
-Nothing names anybody: films are pixels without a header, studies, patients and readers are keyed hashes. Several
+Nothing names anybody: images are pixels without a header, studies, patients and readers are keyed hashes. Several
 processes may write at once.
 """
 
@@ -34,10 +34,10 @@ from medsd.scoring.table import write_table
 
 Opinion = Literal["present", "absent"]
 
-OPINIONS, STUDIES, FILMS, CONFIG = "opinions.csv", "studies.csv", "films", "train.yaml"
+OPINIONS, STUDIES, IMAGES, CONFIG = "opinions.csv", "studies.csv", "images", "train.yaml"
 _FIELDS = ("time", "reader", "image", "patient", "finding", "opinion", "call", "probability", "model_sha256")
 _LABELS = {"present": 1, "absent": 0}
-_CONTRADICTED = -1  # «uncertain» of `medsd.studies.sources.csv`
+_CONTRADICTED = -1  # "uncertain" of `medsd.studies.sources.csv`
 _LOCK = ".lock"
 
 
@@ -58,34 +58,34 @@ class FeedbackFolder:
 
     def __post_init__(self) -> None:
         try:
-            (self.root / FILMS).mkdir(parents=True, exist_ok=True, mode=0o700)
+            (self.root / IMAGES).mkdir(parents=True, exist_ok=True, mode=0o700)
             (self.root / _LOCK).touch(mode=0o600)
         except OSError as error:
             raise DataError(f"{self.root}: feedback cannot be kept here ({error.strerror}); give another") from None
 
     def add(self, prediction: Prediction, finding: str, opinion: Opinion, *, reader: str = "") -> None:
-        """Keep one opinion; a later one of the same reader on the same finding of the same film takes its place.
+        """Keep one opinion; a later one of the same reader on the same finding of the same image takes its place.
 
         Args:
-            prediction: with its film; the film is kept, too, without anything of its header.
+            prediction: with its image; the image is kept, too, without anything of its header.
             finding: a name of the vocabulary.
             opinion: what the reader says of it.
             reader: who says so; only a keyed hash of it is kept.
 
         Raises:
-            DataError: there is no film, no such finding, or the folder cannot be written.
+            DataError: there is no image, no such finding, or the folder cannot be written.
         """
         if finding not in prediction.findings.names:
             raise DataError(f"feedback: '{finding}' is no finding of {prediction.findings.key}")
         if prediction.image is None or prediction.refused:
-            raise DataError("feedback: it is kept with its film, and there is none that was read")
+            raise DataError("feedback: it is kept with its image, and there is none that was read")
         probability = prediction.probabilities.get(finding)
-        # A study may have several films, and a plain picture names no study: the pixels name themselves.
-        image = self._key("film", hashlib.sha256(prediction.image.tobytes()).hexdigest())
+        # A study may have several images, and a plain picture names no study: the pixels name themselves.
+        image = self._key("image", hashlib.sha256(prediction.image.tobytes()).hexdigest())
         line = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "reader": self._key("reader", reader),
-            "image": f"{FILMS}/{image}.png",
+            "image": f"{IMAGES}/{image}.png",
             # Hashed again: a folder that is handed on cannot be joined with the tables of `medsd score`.
             "patient": self._key("feedback patient", prediction.patient_key or image),
             "finding": finding,
@@ -96,7 +96,7 @@ class FeedbackFolder:
         }
         try:
             with FileLock(self.root / _LOCK, mode=0o600):
-                self._keep_film(self.root / line["image"], prediction.image)
+                self._keep_image(self.root / line["image"], prediction.image)
                 self._append(line)
                 self._rewrite(prediction.findings)
         except OSError as error:
@@ -105,7 +105,7 @@ class FeedbackFolder:
     def _key(self, domain: str, value: str) -> str:
         return self.hasher.digest(domain, value).hex()[:16] if value else ""
 
-    def _keep_film(self, path: Path, image: npt.NDArray[np.float32]) -> None:
+    def _keep_image(self, path: Path, image: npt.NDArray[np.float32]) -> None:
         """8-bit grey, without anything else in the file."""
         if path.exists():
             return
@@ -135,7 +135,7 @@ class FeedbackFolder:
 
 
 def labelled(opinions: Path, findings: FindingSet) -> list[dict[str, object]]:
-    """A row a film from the opinions: 1 present, 0 absent, −1 where readers contradict each other, else empty.
+    """A row an image from the opinions: 1 present, 0 absent, −1 where readers contradict each other, else empty.
 
     Raises:
         DataError: the file cannot be read.

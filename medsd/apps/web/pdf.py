@@ -1,4 +1,4 @@
-"""A reading as PDF: film with evidence, findings, cases with their relations, model and hash; the disclaimer on every
+"""A reading as PDF: image with evidence, findings, cases with their relations, model and hash; the disclaimer on every
 page.
 
 Nothing of who was examined is in it: no note, no name of a file, no header, no patient's key. Pictures come ready from
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from medsd.inference.prediction import Prediction
 
 _MARGIN, _FOOT = 40.0, 54.0  # points
-_FILM_HEIGHT, _CASE_SIDE = 300.0, 54.0
+_IMAGE_HEIGHT, _CASE_SIDE = 300.0, 54.0
 _INK, _SOFT, _LINE, _ALERT = "#17212b", "#52606d", "#d5dde5", "#a11d2f"
 
 
@@ -60,7 +60,7 @@ def reading_pdf(
         bundle: gives operating points, name and hash of the model.
         cases: the nearest earlier cases.
         votes: what they say of each finding.
-        figures: one or two pictures of the film, side by side.
+        figures: one or two pictures of the image, side by side.
         pictures: of each case, or None; as many as `cases`, or none at all.
         when: the time of the reading, ISO 8601; without it the document has no time in it, and the same reading gives
             the same bytes.
@@ -87,7 +87,7 @@ def reading_pdf(
     story = [
         *_head(prediction, bundle, when),
         *_notice(prediction),
-        *_film(figures, document.width),
+        *_image(figures, document.width),
         *_findings(prediction, bundle, votes),
         *_cases(cases, pictures, prediction, document.width),
     ]
@@ -171,13 +171,13 @@ def _picture(content: bytes, width: float, height: float) -> Any:
     return Image(buffer, picture.width * scale, picture.height * scale)
 
 
-def _film(figures: Sequence[Figure], width: float) -> list[Any]:
+def _image(figures: Sequence[Figure], width: float) -> list[Any]:
     from reportlab.platypus import Table
 
     if not figures:
         return []
     share = width / len(figures)
-    pictures = [_picture(figure.content, share - 8, _FILM_HEIGHT) for figure in figures]
+    pictures = [_picture(figure.content, share - 8, _IMAGE_HEIGHT) for figure in figures]
     captions = [_text(figure.caption, 8, colour=_SOFT) for figure in figures]
     table = Table([pictures, captions], colWidths=[share] * len(figures), hAlign="LEFT")
     table.setStyle([("ALIGN", (0, 0), (-1, -1), "LEFT"), ("LEFTPADDING", (0, 0), (-1, -1), 2)])

@@ -1,4 +1,4 @@
-"""Pinned cases: they stay beside each other under every tab while other films are read; per session, in memory."""
+"""Pinned cases: they stay beside each other under every tab while other studies are read; per session, in memory."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Board:
     def __init__(self, reader: Reader) -> None:
         self._findings = reader.bundle.findings
         self.pins = gr.State((), time_to_live=3600)
-        self.html = gr.HTML("", elem_id="pinned", js_on_load=scripts.PINNED, apply_default_css=False, render=False)
+        self.html = scripts.html("", "pinned", scripts.PINS, render=False)
 
     def show(self) -> None:
         """Put the board on the page."""
         self.html.render()
-        self.html.select(self.unpin, [self.pins], [self.html, self.pins], **_QUICK)
+        self.html.select(self.unpin, [self.pins], [self.html, self.pins], **scripts.EACH)
 
     def pin_from(self, gallery: Any, shown: Any) -> None:
         """Let the pins of a gallery's cards work.
@@ -37,7 +37,7 @@ class Board:
             gallery: the component with the cards.
             shown: the state with what it shows: something with `cases` and `pictures`.
         """
-        gallery.select(self.pin, [self.pins, shown], [self.html, self.pins], **_QUICK)
+        gallery.select(self.pin, [self.pins, shown], [self.html, self.pins], **scripts.EACH)
 
     def pin(self, pins: Pins, shown: Any, event: gr.EventData) -> tuple[Any, Any]:
         """Keep the case of a card; the oldest goes where there are too many."""
@@ -58,11 +58,3 @@ class Board:
 
     def _drawn(self, pins: Pins) -> tuple[str, Pins]:
         return case_cards.pinned(pins, self._findings), pins
-
-
-_QUICK: dict[str, Any] = {
-    "show_progress": "hidden",
-    "concurrency_limit": 4,
-    "concurrency_id": "look",
-    "api_visibility": "private",
-}

@@ -1,4 +1,4 @@
-"""The tab «Read»: a film and its note in, findings, evidence and cases out. `ReadTab` puts the components together.
+"""The tab Read: an image and its note in, findings, evidence and cases out. `ReadTab` puts the components together.
 
 `Desk` holds the handlers. They are plain methods that take and return values, so tests call them without a browser;
 whatever belongs to one person is in `gr.State`, never in the desk.
@@ -7,6 +7,7 @@ whatever belongs to one person is in `gr.State`, never in the desk.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,12 +26,13 @@ from medsd.errors import MedsdError
 from medsd.inference.coverage import offered
 
 Update = Any  # a value, or gr.update(...) / gr.skip()
+_SAME: tuple[Update, ...] = (gr.skip(),)
 
 
 class Scene(NamedTuple):
     """New values of the components of the reading tab, by their names in `ReadTab`; what is left out stays as it is."""
 
-    film: Update = gr.skip()
+    image: Update = gr.skip()
     notice: Update = gr.skip()
     findings: Update = gr.skip()
     cases: Update = gr.skip()
@@ -68,16 +70,14 @@ class Desk:
         if path is None:
             return Scene()
         uploaded = Path(path)
-        if not is_regular(uploaded):
-            gr.Warning("The upload did not arrive whole. Drop the file again.")
-            return Scene(upload=None)
-        try:
-            content = uploaded.read_bytes()
-        except OSError:
-            gr.Warning("The upload did not arrive whole. Drop the file again.")
-            return Scene(upload=None)
-        finally:
+        content = None
+        if is_regular(uploaded):
+            with suppress(OSError):
+                content = uploaded.read_bytes()
             uploaded.unlink(missing_ok=True)
+        if content is None:
+            gr.Warning("The upload did not arrive whole. Drop the file again.")
+            return Scene(upload=None)
         return self._take(content, note, seat)
 
     def take_example(self, position: int, seat: Seat) -> Scene:
@@ -97,7 +97,7 @@ class Desk:
     def _take(self, content: bytes | None, note: str | None, seat: Seat) -> Scene:
         """A busy page: nothing of an earlier study stands on it any more."""
         seat.ask(Asked(content, note or ""))  # a hidden textbox says None
-        busy = (markup.busy_film(), "", markup.busy_findings(), case_cards.busy_cases())
+        busy = (markup.busy_image(), "", markup.BUSY_FINDINGS, case_cards.no_cases("Searching …"))
         # The drop zone is emptied at once: the name of a file may be a patient's, and belongs to no earlier findings.
         return Scene(*busy, note=note, upload=None, seat=seat, reading=None, shown=None, saved="")
 
@@ -121,7 +121,7 @@ class Desk:
         """The page of a study that was just read."""
         shown = markup.shown_first(reading)
         return Scene(
-            markup.film(reading, Window(), shown),
+            markup.image(reading, Window(), shown),
             markup.notice(reading),
             self._findings(reading, shown),
             case_cards.cases(reading),
@@ -147,7 +147,7 @@ class Desk:
         zoom: float,
         shown: str | None,
         *wish: Any,
-    ) -> tuple[Update, Update, Update, Update]:
+    ) -> tuple[Update, ...]:
         """State, image, table and cases of the same study with other calls, or with other cases beside it.
 
         The image is drawn anew where the call of the finding whose evidence lies over it is another: the legend says
@@ -156,27 +156,27 @@ class Desk:
         current = seat.wish = _wish(wish)
         asked, reading = seat.asked, seat.reading
         if reading is None or reading.prediction.refused:
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            return _SAME * 4
         taken = seat.put(asked, current, self.reader.again(reading, current))
         if taken is None:
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            return _SAME * 4
         called = shown is not None and reading.prediction.calls.get(shown) != taken.prediction.calls.get(shown)
         image = self.window(taken, level, width, inverted, zoom, shown) if called else gr.skip()
         return taken, image, self._findings(taken, shown), case_cards.cases(taken)
 
-    def opine(self, seat: Seat, shown: str | None, event: gr.EventData, request: gr.Request) -> tuple[Update, Update]:
+    def opine(self, seat: Seat, shown: str | None, event: gr.EventData, request: gr.Request) -> tuple[Update, ...]:
         """State and table after a person agreed or disagreed with a call; said again, it stays as it is."""
         finding, opinion = (scripts.sent(event).get(key) for key in ("finding", "opinion"))
         asked, reading = seat.asked, seat.reading
         if reading is None or finding not in reading.ranked or opinion not in ("present", "absent"):
-            return gr.skip(), gr.skip()
+            return _SAME * 2
         try:
             self.reader.opine(reading, finding, opinion, getattr(request, "username", None) or "")
         except MedsdError as error:
             gr.Warning(str(error))
-            return gr.skip(), gr.skip()
+            return _SAME * 2
         taken = seat.agree(asked, finding, opinion)
-        return (gr.skip(), gr.skip()) if taken is None else (taken, self._findings(taken, shown))
+        return _SAME * 2 if taken is None else (taken, self._findings(taken, shown))
 
     def export(
         self,
@@ -190,52 +190,51 @@ class Desk:
     ) -> Update:
         """The reading as a download."""
         if reading is None:
-            gr.Warning("There is nothing to save yet: read a film first.")
+            gr.Warning("There is nothing to save yet: read an image first.")
             return gr.skip()
         window = Window(level / 100, width / 100, inverted)
         content, name = export(reading, self.reader.bundle, kind, window, shown, opacity / 100)
         return link(content, kind, name)
 
     def _findings(self, reading: Reading | None, shown: str | None) -> str:
-        return markup.findings(
-            reading, self.reader.bundle.description, shown, feedback=self.reader.feedback is not None
-        )
+        feedback = self.reader.feedback is not None
+        return markup.findings(reading, self.reader.bundle.description, shown, feedback=feedback)
 
     def window(
         self, reading: Reading | None, level: float, width: float, inverted: bool, zoom: float, shown: str | None
     ) -> str:
-        """The film under a window. Level and width are in percent of the grey scale."""
-        return markup.film(reading, Window(level / 100, width / 100, inverted), shown, zoom)
+        """The image under a window. Level and width are in percent of the grey scale."""
+        return markup.image(reading, Window(level / 100, width / 100, inverted), shown, zoom)
 
     def slide(self, reading: Reading | None, *look: Any) -> tuple[str, None]:
-        """The film after level or width moved, and no preset any more. `look` is as in `window`."""
+        """The image after level or width moved, and no preset any more. `look` is as in `window`."""
         return self.window(reading, *look), None
 
     def zoom(self, reading: Reading | None, *look: Any) -> Update:
-        """The film in the detail of its zoom, where it has more than the page shows. `look` is as in `window`."""
+        """The image in the detail of its zoom, where it has more than the page shows. `look` is as in `window`."""
         return self.window(reading, *look) if reading is not None and reading.has_detail else gr.skip()
 
     def preset(
         self, reading: Reading | None, preset: Preset, inverted: bool, zoom: float, shown: str | None
-    ) -> tuple[str, Update, Update]:
-        """The film under a preset window, and where the sliders stand then."""
+    ) -> tuple[Update, ...]:
+        """The image under a preset window, and where the sliders stand then."""
         if reading is None or reading.display is None:
-            return markup.film(reading, Window(), shown), gr.skip(), gr.skip()
+            return markup.image(reading, Window(), shown), gr.skip(), gr.skip()
         window = preset_window(preset, reading.display, inverted=inverted)
-        return markup.film(reading, window, shown, zoom), round(window.level * 100, 1), round(window.width * 100, 1)
+        return markup.image(reading, window, shown, zoom), round(window.level * 100, 1), round(window.width * 100, 1)
 
     def choose(
         self, seat: Seat, level: float, width: float, inverted: bool, zoom: float, event: gr.EventData
-    ) -> tuple[Update, Update, Update]:
+    ) -> tuple[Update, ...]:
         """Image and table after another finding was chosen by its row."""
         name = str(scripts.sent(event).get("finding", ""))
         asked, reading = seat.asked, seat.reading
         if reading is None or name not in reading.prediction.probabilities:
-            return gr.skip(), gr.skip(), gr.skip()
+            return _SAME * 3
         seat.shown = name
         image, table = self.window(reading, level, width, inverted, zoom, name), self._findings(reading, name)
         if seat.asked is not asked or seat.shown != name:  # another study, or another row, was chosen meanwhile
-            return gr.skip(), gr.skip(), gr.skip()
+            return _SAME * 3
         return image, table, name
 
 
@@ -269,8 +268,8 @@ class ReadTab:
         self.desk = Desk(reader)
         self.reading = gr.State(None, time_to_live=3600)
         self.seat = gr.State(Seat(), time_to_live=3600)
-        self.shown = gr.State(None, time_to_live=3600)  # the finding whose evidence lies over the film
-        with gr.Row(elem_id="desk", equal_height=False):  # style.css makes it a grid: the film left, the rest right
+        self.shown = gr.State(None, time_to_live=3600)  # the finding whose evidence lies over the image
+        with gr.Row(elem_id="desk", equal_height=False):  # style.css makes it a grid: the image left, the rest right
             with gr.Column(elem_id="viewer", min_width=0):
                 self._viewer()
             with gr.Column(elem_id="intake", min_width=0):
@@ -280,14 +279,14 @@ class ReadTab:
         self.narrow = gr.Accordion("Filter the cases", open=False, elem_id="narrow", visible=False)
         with self.narrow, gr.Row(elem_classes="boxes"):
             self.filters = FilterBoxes(reader, findings=True, key="narrow")
-        self.cases = gr.HTML(case_cards.cases(None), elem_id="cases", js_on_load=scripts.CASES, apply_default_css=False)
+        self.cases = scripts.html(case_cards.cases(None), "cases", scripts.PINS)
         board.pin_from(self.cases, self.reading)
         self._wire()
         self._wire_viewer()
         self._wire_results()
 
     def _viewer(self) -> None:
-        self.film = gr.HTML(markup.film(None, Window(), None), elem_id="film", js_on_load=scripts.FILM)
+        self.image = gr.HTML(markup.image(None, Window(), None), elem_id="radiograph", js_on_load=scripts.IMAGE)
         with gr.Column(elem_id="controls", visible=False) as self.controls:
             with gr.Row(elem_classes="tools"):
                 self.preset = gr.Radio(list(PRESETS), value=PRESETS[0], label="Window", elem_id="preset")
@@ -302,7 +301,7 @@ class ReadTab:
     def _intake(self) -> None:
         reader = self.desk.reader
         # Any file name is taken, because DICOM files often have no ending: the content decides what is read.
-        self.upload = gr.File(label="Film: DICOM, PNG or JPEG", elem_id="upload", height=76, buttons=[])
+        self.upload = gr.File(label="Image: DICOM, PNG or JPEG", elem_id="upload", height=76, buttons=[])
         with gr.Column(elem_id="note-box", visible=reader.takes_notes):
             self.note = gr.Textbox(
                 label="Clinical note (optional)",
@@ -321,42 +320,31 @@ class ReadTab:
 
     def _results(self) -> None:
         self.notice = gr.HTML("", elem_id="notice", js_on_load=None)
-        self.findings = gr.HTML(
-            markup.findings(None, None, None), elem_id="findings", js_on_load=scripts.FINDINGS, apply_default_css=False
-        )
+        self.findings = scripts.html(markup.findings(None, None, None), "findings", scripts.FINDINGS)
         coverages = offered(self.desk.reader.bundle)
         with gr.Row(elem_id="keep", visible=False) as self.keep:
             # The values are whole percents: a share would come back as text where it is a radio's value.
             self.coverage = gr.Radio(
-                [
-                    ("Operating points", 0),
-                    *((f"{share * 100:g} %", round(share * 100)) for share in coverages),
-                ],
+                [("Operating points", 0), *((f"{share * 100:g} %", round(share * 100)) for share in coverages)],
                 value=0,
-                label="Calls by, or with a coverage of",
+                label="Calls from: operating points, or conformal sets with this coverage",
                 elem_id="coverage",
                 visible=bool(coverages),
                 min_width=240,
             )
             self.save_pdf = gr.Button("Save PDF", size="sm", elem_id="save-pdf", min_width=90, scale=0)
             self.save_json = gr.Button("Save JSON", size="sm", elem_id="save-json", min_width=90, scale=0)
-        self.saved = gr.HTML("", elem_id="saved", js_on_load=scripts.SAVE, apply_default_css=False)
+        self.saved = scripts.html("", "saved", scripts.SAVE)
 
     @property
     def _wishes(self) -> list[Any]:
         return [self.coverage, *self.filters.inputs]
 
     def _wire(self) -> None:
-        desk = self.desk
-        common: dict[str, Any] = {
-            "outputs": [getattr(self, name) for name in Scene._fields],
-            "show_progress": "hidden",
-            "trigger_mode": "multiple",
-            "api_visibility": "private",
-        }
+        desk, outputs = self.desk, [getattr(self, name) for name in Scene._fields]
         # What is wanted is taken down at once, however many studies wait to be read.
-        taking = {**common, "concurrency_limit": None, "concurrency_id": "take"}
-        reading = {**common, "concurrency_limit": 2, "concurrency_id": "read"}
+        taking = {"outputs": outputs, **scripts.handling("take", None, "multiple")}
+        reading = {"outputs": outputs, **scripts.handling("read", 2, "multiple")}
         takes = [
             self.upload.upload(desk.take_upload, [self.upload, self.note, self.seat], **taking),
             self.again.click(desk.take_note, [self.note, self.seat], **taking),
@@ -371,18 +359,18 @@ class ReadTab:
     def _wire_viewer(self) -> None:
         desk, look = self.desk, [self.seat, self.level, self.width, self.inverted, self.zoom, self.shown]
         for slider in (self.level, self.width):
-            slider.input(_look(desk.slide), look, [self.film, self.preset], **_QUICK)
-        self.inverted.input(_look(desk.window), look, self.film, **_QUICK)
+            slider.input(_look(desk.slide), look, [self.image, self.preset], **scripts.QUICK)
+        self.inverted.input(_look(desk.window), look, self.image, **scripts.QUICK)
         self.preset.input(
             _look(desk.preset),
             [self.seat, self.preset, self.inverted, self.zoom, self.shown],
-            [self.film, self.level, self.width],
-            **_QUICK,
+            [self.image, self.level, self.width],
+            **scripts.QUICK,
         )
-        self.findings.select(desk.choose, look[:-1], [self.film, self.findings, self.shown], **_EACH)
+        self.findings.select(desk.choose, look[:-1], [self.image, self.findings, self.shown], **scripts.EACH)
         self.opacity.change(None, self.opacity, None, js=scripts.SET_OPACITY)
         self.zoom.change(None, self.zoom, None, js=scripts.SET_ZOOM)
-        self.zoom.change(_look(desk.zoom), look, self.film, **_QUICK)
+        self.zoom.change(_look(desk.zoom), look, self.image, **scripts.QUICK)
 
     def _wire_results(self) -> None:
         desk = self.desk
@@ -390,26 +378,11 @@ class ReadTab:
             box.input(
                 desk.again,
                 [self.seat, self.level, self.width, self.inverted, self.zoom, self.shown, *self._wishes],
-                [self.reading, self.film, self.findings, self.cases],
-                **_QUICK,
+                [self.reading, self.image, self.findings, self.cases],
+                **scripts.QUICK,
             )
-        self.findings.like(desk.opine, [self.seat, self.shown], [self.reading, self.findings], **_EACH)
+        self.findings.like(desk.opine, [self.seat, self.shown], [self.reading, self.findings], **scripts.EACH)
         kinds: tuple[tuple[Any, Kind], ...] = ((self.save_pdf, "PDF"), (self.save_json, "JSON"))
         for button, kind in kinds:
-            button.click(
-                partial(desk.export, kind),
-                [self.reading, self.level, self.width, self.inverted, self.shown, self.opacity],
-                self.saved,
-                **_QUICK,
-            )
-
-
-_QUICK: dict[str, Any] = {
-    "show_progress": "hidden",
-    "concurrency_limit": 4,
-    "concurrency_id": "look",
-    "trigger_mode": "always_last",
-    "api_visibility": "private",
-}
-# Each click says something of its own: of two quick ones, "always_last" would repeat the first.
-_EACH = {**_QUICK, "trigger_mode": "multiple"}
+            values = [self.reading, self.level, self.width, self.inverted, self.shown, self.opacity]
+            button.click(partial(desk.export, kind), values, self.saved, **scripts.QUICK)

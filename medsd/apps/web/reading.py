@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -22,7 +22,7 @@ from medsd.apps.web.render import (
     DETAIL_SIDE,
     DISPLAY_SIDE,
     PREVIEW_SIDE,
-    GreyFilm,
+    GreyImage,
     evidence_uri,
     fit_side,
     likeness_share,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from medsd.cases.ask import Answer, Question
     from medsd.cases.case import SimilarCase
     from medsd.cases.index import CaseIndex
+    from medsd.cases.pictures import PictureFolder
     from medsd.cases.vote import FindingVote
 
 log = logging.getLogger(__name__)
@@ -46,22 +47,16 @@ log = logging.getLogger(__name__)
 EXAMPLES = "examples"
 MAX_NOTE = 20_000  # characters; a long discharge letter has a quarter of it
 NEAREST = 8
-ALIKE_S = 0.8  # films of cases are read for so long, nearest first; the rest are the next time that they are near
-CASES_KEPT = 256  # films of cases, some 40 KB each, whose regions are remembered
+ALIKE_S = 0.8  # images of cases are read for so long, nearest first; the rest are the next time that they are near
+CASES_KEPT = 256  # images of cases, some 40 KB each, whose regions are remembered
 _NO_INDEX = "This model ships without earlier cases."
-_NO_SEARCH = "The earlier cases could not be searched. Check the case index with «medsd similar»."
+_NO_SEARCH = "The earlier cases could not be searched. Check the case index with `medsd similar`."
 _UNREADABLE = "This file could not be read. Export the radiograph again as DICOM, PNG or JPEG."
-
-
-class Pictures(Protocol):
-    """Where the films of cases lie, as `medsd.cases.pictures.PictureFolder`."""
-
-    def path(self, study_key: str) -> Path | None: ...
 
 
 @dataclass(frozen=True)
 class Example:
-    """A film that ships with the bundle."""
+    """An image that ships with the bundle."""
 
     title: str
     path: Path
@@ -86,12 +81,12 @@ class Reading:
     """One study on the page.
 
     Attributes:
-        prediction: what the model says; refused where the film must not be read.
-        display: the film at the size of the page, float32 (h, w) in 0…1, or None.
+        prediction: what the model says; refused where the image must not be read.
+        display: the image at the size of the page, float32 (h, w) in 0…1, or None.
         cases: the nearest earlier cases, nearest first.
         pictures: the picture of each case, or None.
-        alike: of each case, what each place of its own film adds to the likeness, as a layer over the picture (a data
-            URI); None where its film is not at hand, or there was no time left to read it.
+        alike: of each case, what each place of its own image adds to the likeness, as a layer over the picture (a data
+            URI); None where its image is not at hand, or there was no time left to read it.
         no_cases: why there are none, "" when there are.
         votes: what the nearest cases say of each finding, whatever the filters.
         opinions: what the person said of findings, by name.
@@ -99,7 +94,7 @@ class Reading:
     """
 
     prediction: Prediction
-    display: GreyFilm | None = field(default=None, repr=False)
+    display: GreyImage | None = field(default=None, repr=False)
     cases: tuple[SimilarCase, ...] = ()
     pictures: tuple[bytes | None, ...] = field(default=(), repr=False)
     alike: tuple[str | None, ...] = field(default=(), repr=False)
@@ -110,11 +105,11 @@ class Reading:
 
     @property
     def has_detail(self) -> bool:
-        """Whether the film has more pixels than the page shows."""
+        """Whether the image has more pixels than the page shows."""
         return self.display is not None and self.display is not self.prediction.image
 
-    def at_zoom(self, zoom: float) -> GreyFilm | None:
-        """The film (h, w) in the detail that a zoom needs."""
+    def at_zoom(self, zoom: float) -> GreyImage | None:
+        """The image (h, w) in the detail that a zoom needs."""
         image = self.prediction.image
         return self.display if zoom <= 1.5 or image is None else fit_side(image, DETAIL_SIDE)
 
@@ -125,8 +120,8 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class CaseFilm:
-    """What is kept of the film of a case: regions and how it became the model's square, and its height and width."""
+class CaseImage:
+    """What is kept of the image of a case: regions and how it became the model's square, and its height and width."""
 
     prediction: Prediction
     shape: tuple[int, ...]
@@ -139,7 +134,7 @@ class Reader:
         bundle: the opened bundle.
         predict: ``predict(content, note) -> Prediction``, usually a `medsd.inference.predict.Predictor`.
         index: the cases, or None where the bundle has none.
-        pictures: the films of the cases, where the person who runs the app holds them; they win over thumbnails.
+        pictures: the images of the cases, where the person who runs the app holds them; they win over thumbnails.
         provider, precision: the execution provider in use and the numbers it computes with, for display.
         score: ``score(path, name) -> Prediction`` for the files of a batch, one after another; None: no batches.
         feedback: where opinions are kept; None: they are not asked for.
@@ -150,7 +145,7 @@ class Reader:
         bundle: Bundle,
         predict: Callable[..., Prediction],
         index: CaseIndex | None = None,
-        pictures: Pictures | None = None,
+        pictures: PictureFolder | None = None,
         provider: str = "",
         precision: str = "",
         score: Callable[[Path, str], Prediction] | None = None,
@@ -165,7 +160,7 @@ class Reader:
         self.index = index
         self._predict = predict
         self._pictures = pictures
-        self._read_case = lru_cache(maxsize=CASES_KEPT)(self._read_case_film)
+        self._read_case = lru_cache(maxsize=CASES_KEPT)(self._read_case_image)
 
     @property
     def takes_notes(self) -> bool:
@@ -227,7 +222,7 @@ class Reader:
         self.feedback.add(reading.prediction, finding, opinion, reader=user)
 
     def picture(self, case: SimilarCase) -> bytes | None:
-        """The film of a case: from the person's own folder, else the thumbnail of the index."""
+        """The image of a case: from the person's own folder, else the thumbnail of the index."""
         path = self._pictures.path(case.case.study_key) if self._pictures else None
         return (case_picture(path) if path else None) or case.case.thumbnail
 
@@ -248,33 +243,33 @@ class Reader:
         return replace(reading, cases=cases, pictures=pictures, alike=alike, no_cases=why_not, votes=votes)
 
     def _alike(self, prediction: Prediction, case: SimilarCase) -> str | None:
-        """The layer over the case's own film."""
-        if prediction.embedding is None or prediction.regions is None:  # a note, or an older bundle
+        """The layer over the case's own image."""
+        if prediction.embedding is None or prediction.regions is None:  # a note, or a bundle without regions
             return None
         path = self._pictures.path(case.case.study_key) if self._pictures else None
-        film = self._read_case(path, None if path else case.case.thumbnail)
-        if film is None:
+        image = self._read_case(path, None if path else case.case.thumbnail)
+        if image is None:
             return None
         try:
-            return evidence_uri(likeness_share(film.prediction, prediction.embedding, film.shape))
+            return evidence_uri(likeness_share(image.prediction, prediction.embedding, image.shape))
         except DataError:
             return None
 
-    def _read_case_film(self, path: Path | None, thumbnail: bytes | None) -> CaseFilm | None:
-        """What the model says of a case's film: of the person's own file, else of a thumbnail that is fine enough."""
+    def _read_case_image(self, path: Path | None, thumbnail: bytes | None) -> CaseImage | None:
+        """What the model says of a case's image: of the person's own file, else of a thumbnail that is fine enough."""
         try:
             if path is not None:
                 said = self._predict(path.read_bytes(), None)
-            elif thumbnail is not None and (picture := thumbnail_film(thumbnail, self.bundle.description.pixels.size)):
+            elif thumbnail is not None and (picture := thumbnail_image(thumbnail, self.bundle.description.pixels.size)):
                 said = self._predict(picture, None)
             else:
                 return None
         except Exception as error:  # the case stays, without this layer
-            log.warning("the film of a case could not be read: %s", type(error).__name__)
+            log.warning("the image of a case could not be read: %s", type(error).__name__)
             return None
         if said.regions is None or said.image is None:
             return None
-        return CaseFilm(replace(said, image=None, evidence_maps=None), said.image.shape)
+        return CaseImage(replace(said, image=None, evidence_maps=None), said.image.shape)
 
     def _similar(
         self, prediction: Prediction, filters: CaseFilter
@@ -296,7 +291,7 @@ def _now() -> str:
 
 @lru_cache(maxsize=256)
 def case_picture(path: Path) -> bytes | None:
-    """The film of a case as a WebP of at most `PREVIEW_SIDE` px; None where it cannot be read."""
+    """The image of a case as a WebP of at most `PREVIEW_SIDE` px; None where it cannot be read."""
     from medsd.cases.pictures import encode_thumbnail
     from medsd.dicom.read import read_radiograph
 
@@ -307,7 +302,7 @@ def case_picture(path: Path) -> bytes | None:
         return None
 
 
-def thumbnail_film(thumbnail: bytes, least: int) -> bytes | None:
+def thumbnail_image(thumbnail: bytes, least: int) -> bytes | None:
     """A thumbnail as the PNG that a predictor reads; None where its shorter side is below `least` pixels."""
     try:
         picture = Image.open(io.BytesIO(thumbnail), formats=("WEBP",))

@@ -1,7 +1,7 @@
-"""Pictures for the page: a film under a window, the evidence of a finding as a coloured layer, thumbnails.
+"""Pictures for the page: an image under a window, the evidence of a finding as a coloured layer, thumbnails.
 
 Everything here takes and returns arrays or encoded bytes and knows neither Gradio nor HTML. Pictures travel inside the
-page as data URIs, so no film is ever a file that another user of the app could ask for.
+page as data URIs, so no image is ever a file that another user of the app could ask for.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from PIL import Image
 if TYPE_CHECKING:
     from medsd.inference.prediction import Prediction
 
-GreyFilm = npt.NDArray[np.float32]
+GreyImage = npt.NDArray[np.float32]
 Preset = Literal["As stored", "Contrast", "Lungs", "Mediastinum"]
 
-DISPLAY_SIDE = 1400  # longest side of the film on the page, px: one and a half times a wide reading area
+DISPLAY_SIDE = 1400  # longest side of the image on the page, px: one and a half times a wide reading area
 DETAIL_SIDE = 3000  # the same when zoomed in, px: every pixel of most detectors
-PREVIEW_SIDE = 720  # the film beside a case, px
+PREVIEW_SIDE = 720  # the image beside a case, px
 EVIDENCE_SIDE = 320  # the evidence grid has a few cells a side; the browser smooths what this leaves
 _MAP_COLOURS = "inferno"
-# Percentiles of the film that become black and white. The lungs are the dark half of a chest film, the mediastinum and
+# Percentiles of the image that become black and white. The lungs are the dark half of a radiograph, the mediastinum and
 # the bones its bright half, so a percentile window does for every exposure what a fixed one would do for one detector.
 _PRESET_PERCENTILES: dict[Preset, tuple[float, float]] = {
     "Contrast": (1.0, 99.0),
@@ -53,20 +53,20 @@ class Window:
     inverted: bool = False
 
 
-def preset_window(preset: Preset, film: GreyFilm, *, inverted: bool = False) -> Window:
-    """The window that `preset` means for this film (H, W) in 0…1."""
+def preset_window(preset: Preset, image: GreyImage, *, inverted: bool = False) -> Window:
+    """The window that `preset` means for this image (H, W) in 0…1."""
     if preset not in _PRESET_PERCENTILES:
         return Window(inverted=inverted)
-    black, white = np.percentile(film, _PRESET_PERCENTILES[preset])
+    black, white = np.percentile(image, _PRESET_PERCENTILES[preset])
     width = max(float(white - black), 0.01)
     return Window(float(black) + width / 2, width, inverted)
 
 
-def apply_window(film: GreyFilm, window: Window) -> npt.NDArray[np.uint8]:
+def apply_window(image: GreyImage, window: Window) -> npt.NDArray[np.uint8]:
     """Map grey values to what is shown, by the LINEAR_EXACT function of DICOM PS3.3 C.11.2.1.3.2.
 
     Args:
-        film: float32 (H, W) in 0…1.
+        image: float32 (H, W) in 0…1.
         window: level and width in the same units.
 
     Returns:
@@ -76,33 +76,31 @@ def apply_window(film: GreyFilm, window: Window) -> npt.NDArray[np.uint8]:
     [[0, 128, 255]]
     """
     width = max(window.width, 1e-3)
-    shown = np.clip((film - np.float32(window.level - width / 2)) / np.float32(width), 0, 1)
+    shown = np.clip((image - np.float32(window.level - width / 2)) / np.float32(width), 0, 1)
     grey = np.rint(shown * 255).astype(np.uint8)
     return 255 - grey if window.inverted else grey
 
 
-def fit_side(film: GreyFilm, side: int) -> GreyFilm:
-    """The film (H, W), made smaller where its longest side exceeds `side` pixels; never enlarged."""
-    height, width = film.shape
+def fit_side(image: GreyImage, side: int) -> GreyImage:
+    """The image (H, W), made smaller where its longest side exceeds `side` pixels; never enlarged."""
+    height, width = image.shape
     scale = side / max(height, width)
     if scale >= 1:
-        return film
+        return image
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(Image.fromarray(film).resize(size, Image.Resampling.BILINEAR), dtype=np.float32)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR), dtype=np.float32)
 
 
-def film_uri(film: GreyFilm, window: Window, *, quality: int = 90) -> str:
-    """The windowed film as a JPEG data URI."""
-    buffer = io.BytesIO()
-    Image.fromarray(apply_window(film, window)).save(buffer, "JPEG", quality=quality)
-    return _data_uri(buffer.getvalue(), "image/jpeg")
+def image_uri(image: GreyImage, window: Window, *, quality: int = 90) -> str:
+    """The windowed image as a JPEG data URI."""
+    return _uri(_encode(Image.fromarray(apply_window(image, window)), "JPEG", quality=quality), "image/jpeg")
 
 
-def scale_evidence(evidence: GreyFilm) -> GreyFilm | None:
+def scale_evidence(evidence: GreyImage) -> GreyImage | None:
     """Evidence on its own scale: 0 at the map's median, 1 at its maximum.
 
-    The median stands for «nothing here»: a class activation has no zero of its own, because the bias of the classifier
-    lies outside the map. The scale belongs to one finding on one film; colours do not compare between findings.
+    The median stands for "nothing here": a class activation has no zero of its own, because the bias of the classifier
+    lies outside the map. The scale belongs to one finding on one image; colours do not compare between findings.
 
     Returns:
         float32 of the same shape in 0…1, or None where the map is flat and no region stands out.
@@ -113,11 +111,11 @@ def scale_evidence(evidence: GreyFilm) -> GreyFilm | None:
     return np.clip((evidence - np.float32(middle)) / np.float32(top - middle), 0, 1).astype(np.float32)
 
 
-def evidence_layer(evidence: GreyFilm) -> npt.NDArray[np.uint8] | None:
-    """The coloured, transparent layer that lies over a film.
+def evidence_layer(evidence: GreyImage) -> npt.NDArray[np.uint8] | None:
+    """The coloured, transparent layer that lies over an image.
 
     Args:
-        evidence: float32 (H, W) in logits, over the film.
+        evidence: float32 (H, W) in logits, over the image.
 
     Returns:
         uint8 RGBA (h, w, 4), at most `EVIDENCE_SIDE` px; clear where nothing speaks for the finding. None when flat.
@@ -126,18 +124,18 @@ def evidence_layer(evidence: GreyFilm) -> npt.NDArray[np.uint8] | None:
     if scaled is None:
         return None
     layer = _colours()[np.rint(scaled * 255).astype(np.uint8)]  # (h, w, 4)
-    # Below a fifth of the range the film stays untouched; above, the layer closes quickly, so a focus has an edge.
+    # Below a fifth of the range the image stays untouched; above, the layer closes quickly, so a focus has an edge.
     layer[..., 3] = np.rint(np.clip((scaled - 0.2) / 0.5, 0, 1) * 255).astype(np.uint8)
     return layer
 
 
-def likeness_share(prediction: Prediction, embedding: GreyFilm, shape: tuple[int, ...]) -> GreyFilm:
-    """What each place of a film adds to its likeness with another study, as `evidence_layer` takes it.
+def likeness_share(prediction: Prediction, embedding: GreyImage, shape: tuple[int, ...]) -> GreyImage:
+    """What each place of an image adds to its likeness with another study, as `evidence_layer` takes it.
 
     Args:
-        prediction: of the film.
+        prediction: of the image.
         embedding: (D,) of the other study.
-        shape: (H, W) of the film as it is shown.
+        shape: (H, W) of the image as it is shown.
 
     Raises:
         DataError: the bundle does not say what each place adds.
@@ -152,39 +150,37 @@ def likeness_share(prediction: Prediction, embedding: GreyFilm, shape: tuple[int
     return evidence_to_image(shares, size, prediction.pixel_spec)
 
 
-def film_jpeg(film: GreyFilm, window: Window, evidence: GreyFilm | None = None, opacity: float = 0.4) -> bytes:
-    """The windowed film (H, W) with evidence over it, as it stands on the page, as a JPEG of at most `PREVIEW_SIDE`."""
-    small = fit_side(film, PREVIEW_SIDE)
+def image_jpeg(image: GreyImage, window: Window, evidence: GreyImage | None = None, opacity: float = 0.4) -> bytes:
+    """The windowed image (H, W) with evidence over it, as on the page, as a JPEG of at most `PREVIEW_SIDE`."""
+    small = fit_side(image, PREVIEW_SIDE)
     picture = Image.fromarray(apply_window(small, window)).convert("RGB")
     layer = None if evidence is None else evidence_layer(evidence)
     if layer is not None:
         over = Image.fromarray(layer).resize(picture.size, Image.Resampling.BILINEAR)
         mask = over.getchannel("A").point(lambda alpha: round(alpha * opacity))
         picture.paste(over.convert("RGB"), (0, 0), mask)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+    return _encode(picture, "JPEG", quality=90)
 
 
-def evidence_uri(evidence: GreyFilm) -> str | None:
+def evidence_uri(evidence: GreyImage) -> str | None:
     """`evidence_layer` as a PNG data URI, or None where no region stands out."""
     layer = evidence_layer(evidence)
-    if layer is None:
-        return None
-    buffer = io.BytesIO()
-    Image.fromarray(layer).save(buffer, "PNG")
-    return _data_uri(buffer.getvalue(), "image/png")
+    return None if layer is None else _uri(_encode(Image.fromarray(layer), "PNG"), "image/png")
 
 
 def thumbnail_uri(content: bytes | None) -> str | None:
     """A stored picture as a data URI; None where there is none, or where it is no PNG, JPEG or WebP."""
-    if not content:
-        return None
-    kinds = [kind for magic, kind in _PICTURE_TYPES.items() if content.startswith(magic)]
-    return _data_uri(content, kinds[0]) if kinds else None
+    kinds = [kind for magic, kind in _PICTURE_TYPES.items() if content and content.startswith(magic)]
+    return _uri(content, kinds[0]) if content and kinds else None
 
 
-def _data_uri(content: bytes, kind: str) -> str:
+def _encode(picture: Image.Image, kind: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
@@ -193,6 +189,6 @@ def _colours() -> npt.NDArray[np.uint8]:
     """The 256 colours of the evidence, RGBA: perceptually even, and readable for the colour-blind."""
     from matplotlib import colormaps
 
-    # The first colours of the map are black and the last white: over a film they would look like part of it.
+    # The first colours of the map are black and the last white: over an image they would look like part of it.
     colours = colormaps[_MAP_COLOURS](np.linspace(0.25, 0.92, 256))
     return np.rint(colours * 255).astype(np.uint8)

@@ -1,8 +1,7 @@
-"""The tab «Findings search»: cases by the findings that they have and lack, or by a sentence."""
+"""The tab Findings search: cases by the findings that they have and lack, or by a sentence."""
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -19,7 +18,7 @@ from medsd.errors import MedsdError
 
 FOUND = 12
 _TITLE = "Cases"
-_EMPTY = "Say what the cases should have, or write a sentence: «effusion without cardiomegaly»."
+_EMPTY = 'Say what the cases should have, or write a sentence: "effusion without cardiomegaly".'
 
 
 class Found(NamedTuple):
@@ -63,7 +62,7 @@ class SearchDesk:
         about = Gallery(
             key="found-",
             title=_TITLE,
-            against=escape(understood),
+            against=understood,
             here="asked for",
             only_here="Asked for, not in this case",
             # Where nothing is wanted, a relation to it would say nothing.
@@ -96,17 +95,8 @@ class SearchTab:
             )
             filters = FilterBoxes(reader, findings=False, key="search")
             go = gr.Button("Search", variant="primary", size="sm", elem_id="search-go", scale=0, min_width=120)
-        html: dict[str, Any] = {"apply_default_css": False, "js_on_load": scripts.CASES}
-        shown = gr.HTML(case_cards.no_cases(_EMPTY, _TITLE), elem_id="found", **html)
-        asked: dict[str, Any] = {
-            "inputs": [*boxes, words, *filters.inputs],
-            "outputs": [shown, found],
-            "show_progress": "hidden",
-            "trigger_mode": "always_last",  # a question that is asked while another is answered is answered next
-            "concurrency_limit": 2,
-            "concurrency_id": "read",
-            "api_visibility": "private",
-        }
-        go.click(desk.find, **asked)
-        words.submit(desk.find, **asked)
+        shown = scripts.html(case_cards.no_cases(_EMPTY, _TITLE), "found", scripts.PINS)
+        asked: list[Any] = [desk.find, [*boxes, words, *filters.inputs], [shown, found]]
+        go.click(*asked, **scripts.handling("read", 2))
+        words.submit(*asked, **scripts.handling("read", 2))
         board.pin_from(shown, found)

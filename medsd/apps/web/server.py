@@ -154,7 +154,7 @@ def _scorer(predictor: Predictor, decoder: Decoder) -> Callable[[Path, str], Pre
     from medsd.scoring.batch import read_safely
 
     @cache
-    def decode() -> Helper:  # a process of its own, so that a long batch does not keep single films waiting
+    def decode() -> Helper:  # a process of its own, so that a long batch does not keep single images waiting
         return replace(decoder, keep_image=False).helper()
 
     def score(path: Path, name: str) -> Prediction:

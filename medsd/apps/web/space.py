@@ -1,4 +1,4 @@
-"""The tab «Space»: a map of the cases, coloured by a finding, with the film at hand in it; a point opens its case."""
+"""The tab Space: a map of the cases, coloured by a finding, with the study at hand in it; a point opens its case."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from medsd.apps.web import case_cards, scripts
 from medsd.apps.web.case_cards import Gallery
+from medsd.apps.web.html import fill
 from medsd.apps.web.reading import Reader, Reading
 from medsd.cases.explain import explain, explain_query
 from medsd.cases.space import CasePlane, lay_out
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _WIDTH, _HEIGHT, _MARGIN = 1000.0, 560.0, 24.0
 _NO_CASE = '<p class="quiet">Choose a point to see its case.</p>'
-_NO_MAP = "The map could not be drawn. Check the case index with «medsd similar»."
+_NO_MAP = "The map could not be drawn. Check the case index with `medsd similar`."
 
 
 class SpaceDesk:
@@ -48,10 +49,10 @@ class SpaceDesk:
         except Exception as error:
             log.error("the map could not be drawn: %s", type(error).__name__)
             return f'<p class="quiet" role="status">{_NO_MAP}</p>'
-        return self._svg(plane, finding or self.reader.bundle.findings.names[0], _query(plane, reading))
+        return self._map(plane, finding or self.reader.bundle.findings.names[0], _query(plane, reading))
 
     def open(self, reading: Reading | None, event: gr.EventData) -> str:
-        """The card of a point's case, related to the film at hand where there is one."""
+        """The card of a point's case, related to the study at hand where there is one."""
         point = scripts.sent(event).get("point")
         plane = self._plane
         if self.reader.index is None or plane is None or not isinstance(point, int) or not 0 <= point < len(plane.rows):
@@ -82,34 +83,34 @@ class SpaceDesk:
                 self._plane = plane
             return self._plane
 
-    def _svg(self, plane: CasePlane, finding: str, query: tuple[float, float] | None) -> str:
+    def _map(self, plane: CasePlane, finding: str, query: tuple[float, float] | None) -> str:
         findings = self.reader.bundle.findings
         labels, places = self._labels[finding], _places(plane.points, query)
-        names = list(findings)
-        known = np.stack([self._labels[name] for name in names], axis=1)  # (P, F)
-        words = [findings.title(name) for name in names]
+        known = np.stack([self._labels[name] for name in findings], axis=1)  # (P, F)
         points = []
         # What is present is drawn last, above the rest.
-        for point in np.argsort(np.nan_to_num(labels, nan=-1), kind="stable"):
-            kind = "unknown" if np.isnan(labels[point]) else "present" if labels[point] == 1 else "absent"
-            none = "nothing is known" if np.isnan(known[point]).all() else "no finding"
-            said = ", ".join(w for w, on in zip(words, known[point] == 1, strict=True) if on) or none
-            x, y = places[point]
+        for number in np.argsort(np.nan_to_num(labels, nan=-1), kind="stable"):
+            none = "nothing is known" if np.isnan(known[number]).all() else "no finding"
+            present = [findings.title(name) for name, on in zip(findings, known[number] == 1, strict=True) if on]
             points.append(
-                f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{6 if kind == "present" else 4}" '
-                f'data-point="{point}" data-label="Case: {escape(said)}"/>'
+                {
+                    "kind": "unknown" if np.isnan(labels[number]) else "present" if labels[number] == 1 else "absent",
+                    "x": round(places[number][0], 1),
+                    "y": round(places[number][1], 1),
+                    "number": number,
+                    "label": ", ".join(present) or none,
+                }
             )
-        here = _cross(*places[-1]) if query is not None else ""
-        title, count = escape(findings.title(finding)), len(plane.rows)
-        shown = f"{count:,} of {plane.total:,} cases" if count < plane.total else f"{count:,} cases"
-        return (
-            f'<figure class="space"><div class="map" tabindex="0" role="application" aria-label="Map of {shown}, '
-            f'coloured by {title}. Arrow keys move to a case, Enter opens it."><svg viewBox="0 0 {_WIDTH:.0f} '
-            f'{_HEIGHT:.0f}" aria-hidden="true">{"".join(points)}{here}</svg></div><figcaption>'
-            f'<span class="key present">{title}</span><span class="key absent">without it</span>'
-            f'<span class="key unknown">not known</span>{_legend_of_query(query)}'
-            f'<span class="quiet">{shown}; two principal components, {plane.explained * 100:.0f} % of the variance'
-            '</span><span class="said" aria-live="polite"></span></figcaption></figure>'
+        count = len(plane.rows)
+        return fill(
+            "map",
+            points=points,
+            finding=findings.title(finding),
+            shown=f"{count:,} of {plane.total:,} cases" if count < plane.total else f"{count:,} cases",
+            query=None if query is None else places[-1].round(1).tolist(),
+            explained=f"{plane.explained * 100:.0f}",
+            width=round(_WIDTH),
+            height=round(_HEIGHT),
         )
 
 
@@ -120,7 +121,7 @@ def _query(plane: CasePlane, reading: Reading | None) -> tuple[float, float] | N
 
 
 def _places(points: npt.NDArray[np.float32], query: tuple[float, float] | None) -> npt.NDArray[np.float64]:
-    """Points, and the film last, in the coordinates of the picture; both axes have one scale."""
+    """Points, and the study at hand last, in the coordinates of the picture; both axes have one scale."""
     every = np.vstack([points, [query]]) if query is not None else points
     low, high = every.min(axis=0).astype(float), every.max(axis=0).astype(float)
     span = np.maximum(high - low, 1e-6)
@@ -129,21 +130,13 @@ def _places(points: npt.NDArray[np.float32], query: tuple[float, float] | None) 
     return np.column_stack([_WIDTH / 2 + centred[:, 0], _HEIGHT / 2 - centred[:, 1]])
 
 
-def _cross(x: float, y: float) -> str:
-    return f'<g class="query" transform="translate({x:.1f} {y:.1f})"><circle r="13"/><path d="M-20 0H20M0 -20V20"/></g>'
-
-
-def _legend_of_query(query: tuple[float, float] | None) -> str:
-    return '<span class="key query">your film</span>' if query is not None else ""
-
-
 class SpaceTab:
     """The components of the tab, and their wiring.
 
     Args:
         reader: holds the index.
         tab: the tab itself; the map is drawn when it is opened.
-        reading: the state with the film at hand.
+        reading: the state with the study at hand.
     """
 
     def __init__(self, reader: Reader, tab: Any, reading: Any) -> None:
@@ -151,19 +144,9 @@ class SpaceTab:
         names = [(finding.title, finding.name) for finding in reader.bundle.findings.findings]
         finding = gr.Dropdown(names, value=names[0][1], label="Coloured by", elem_id="space-finding", filterable=False)
         with gr.Row(elem_id="space", equal_height=False):
-            shown = gr.HTML(
-                '<p class="quiet" role="status">Drawing …</p>',
-                elem_id="space-map",
-                js_on_load=scripts.MAP,
-                apply_default_css=False,
-            )
-            case = gr.HTML(_NO_CASE, elem_id="space-case", js_on_load=None, apply_default_css=False)
-        quick: dict[str, Any] = {
-            "show_progress": "hidden",
-            "concurrency_limit": 2,
-            "concurrency_id": "space",
-            "api_visibility": "private",
-        }
+            shown = scripts.html('<p class="quiet" role="status">Drawing …</p>', "space-map", scripts.MAP)
+            case = scripts.html(_NO_CASE, "space-case")
+        quick = scripts.handling("space", 2)
         tab.select(desk.draw, [finding, reading], shown, **quick)
-        finding.input(desk.draw, [finding, reading], shown, trigger_mode="always_last", **quick)
-        shown.select(desk.open, [reading], case, **quick)
+        finding.input(desk.draw, [finding, reading], shown, **quick)
+        shown.select(desk.open, [reading], case, **scripts.handling("space", 2, "multiple"))
