@@ -16,9 +16,7 @@ from typing import get_args
 from medsd.errors import MedsdError
 from medsd.inference.providers import PrecisionChoice, ProviderChoice
 
-_EXAMPLE = (
-    "example: python -m medsd.apps.score_dicom models/nih14 films/ 'more/*.dcm' --out results.parquet --workers 4"
-)
+_EXAMPLE = "example: python -m medsd.apps.score_dicom models/nih14 images/ 'more/*.dcm' --out results.parquet"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,28 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         exit status: 0 done, 1 some inputs were refused and --strict is set, 2 for bad usage or input, 130 interrupted.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = vars(_parser().parse_args(argv))
+    gate, overrides, strict, as_json = (arguments.pop(name) for name in ("gate", "set", "strict", "json"))
     from medsd.privacy import install_log_filter
     from medsd.scoring.batch import score
     from medsd.settings import load_gate
 
     install_log_filter()
     try:
-        summary = score(
-            arguments.bundle,
-            arguments.paths,
-            arguments.out,
-            notes=arguments.notes,
-            workers=arguments.workers,
-            batch_size=arguments.batch_size,
-            resume=arguments.resume,
-            provider=arguments.provider,
-            precision=arguments.precision,
-            require_gpu=arguments.require_gpu,
-            policy=load_gate(arguments.gate, arguments.set or ()),
-            coverage=arguments.coverage,
-            progress=not arguments.quiet,
-        )
+        summary = score(**arguments, policy=load_gate(gate, overrides or ()))
     except MedsdError as error:
         print(f"score_dicom: {error}", file=sys.stderr)
         return 2
@@ -61,28 +46,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("score_dicom: interrupted; --resume goes on from here", file=sys.stderr)
         return 130
-    print(json.dumps(summary.as_dict()) if arguments.json else summary.line())
-    return 1 if arguments.strict and summary.refused else 0
+    print(json.dumps(summary.as_dict()) if as_json else summary.line())
+    return 1 if strict and summary.refused else 0
 
 
 def _parser() -> argparse.ArgumentParser:
+    """The arguments; but for the last lines they are those of `medsd.scoring.batch.score` by name."""
     parser = argparse.ArgumentParser(prog="score_dicom", description="Score radiographs into a table.", epilog=_EXAMPLE)
-    parser.add_argument("bundle", type=Path, help="folder of the bundle")
-    parser.add_argument("paths", type=Path, nargs="+", help="files, folders, patterns, ZIP archives, @lists, or -")
-    parser.add_argument("--out", type=Path, required=True, help="the table: .csv, .parquet or .jsonl")
-    parser.add_argument("--notes", type=Path, help="CSV with the columns path (or file name) and note")
-    parser.add_argument("--workers", type=_positive, default=2, help="processes that decode (default 2)")
-    parser.add_argument("--batch-size", type=_positive, default=8, help="films in one run of the model (default 8)")
-    parser.add_argument("--coverage", type=float, help="conformal calls that hold the truth of this share, e.g. 0.9")
-    parser.add_argument("--resume", action="store_true", help="keep the rows that an earlier run finished")
-    parser.add_argument("--provider", choices=get_args(ProviderChoice), default="auto", help="where the model runs")
-    parser.add_argument("--precision", choices=get_args(PrecisionChoice), default="auto", help="its numbers")
-    parser.add_argument("--require-gpu", action="store_true", help="fail rather than run on the CPU")
-    parser.add_argument("--gate", type=Path, help="what the gate refuses: configs/gate/default.yaml, changed")
-    parser.add_argument("--set", action="append", help="override the gate: --set gate.view=warn")
-    parser.add_argument("--strict", action="store_true", help="exit with 1 when an input was refused")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    add = parser.add_argument
+    add("bundle", type=Path, help="folder of the bundle")
+    add("inputs", metavar="paths", type=Path, nargs="+", help="files, folders, patterns, ZIP archives, @lists, or -")
+    add("--out", type=Path, required=True, help="the table: .csv, .parquet or .jsonl")
+    add("--notes", type=Path, help="CSV with the columns path (or file name) and note")
+    add("--workers", type=_positive, default=2, help="processes that decode (default 2)")
+    add("--batch-size", type=_positive, default=8, help="images in one run of the model (default 8)")
+    add("--coverage", type=float, help="conformal calls that hold the truth in this share of cases, such as 0.9")
+    add("--resume", action="store_true", help="keep the rows that an earlier run finished")
+    add("--provider", choices=get_args(ProviderChoice), default="auto", help="where the model runs")
+    add("--precision", choices=get_args(PrecisionChoice), default="auto", help="number format of the model")
+    add("--require-gpu", action="store_true", help="fail rather than run on the CPU")
+    add("--quiet", dest="progress", action="store_false", help="no progress")
+    add("--gate", type=Path, help="what the gate refuses: configs/gate/default.yaml, changed")
+    add("--set", action="append", help="override the gate: --set gate.view=warn")
+    add("--strict", action="store_true", help="exit with 1 when an input was refused")
+    add("--json", action="store_true", help="print the summary as JSON")
     return parser
 
 

@@ -7,7 +7,6 @@ something come from the app's own page, and sessions, jobs and files belong to t
 
 from __future__ import annotations
 
-import html
 import json
 from collections import Counter
 from collections.abc import Container, Mapping, MutableMapping
@@ -18,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from medsd.apps.web.html import fill
 from medsd.apps.web.uploads import UploadRefusedError, Uploads
 from medsd.apps.web.visitors import Logins, TooManyGuessesError, Visitor, Visitors
 
@@ -60,13 +60,6 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
-_LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Sign in to medsd</title>
-<meta name="viewport" content="width=device-width"><style>:root{{color-scheme:light dark;font:16px system-ui}}
-form{{display:grid;gap:.8rem;max-width:20rem;margin:15vh auto;padding:0 1rem}}input,button{{font:inherit;padding:.4rem}}
-label{{display:grid;gap:.2rem}}</style><form method="post" action="login"><h1>Sign in to medsd</h1>
-<p role="alert">{said}</p><label>User <input name="username" autocomplete="username" required autofocus></label>
-<label>Password <input name="password" type="password" autocomplete="current-password" required></label>
-<button>Sign in</button></form></html>"""
 
 # A browser that follows a link from another site keeps a strict cookie back; asked once more from here, it sends it.
 # A new cookie would take the pages that are open already from their visitor.
@@ -105,11 +98,11 @@ class Guard:
     def __init__(
         self,
         app: ASGIApp,
-        *,
         queue: Queue,
         functions: Container[int],
         visitors: Visitors,
         uploads: Uploads,
+        *,
         cookie: str,
         logins: Logins | None = None,
     ) -> None:
@@ -159,11 +152,8 @@ class Guard:
             answer = RedirectResponse("./", 303)
         elif route not in PUBLIC_ROUTES:
             visitor = self._visitors.holder(request.cookies.get(self._cookie, ""))
-            if (
-                visitor is None
-                and route == "/"
-                and request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
-            ):
+            from_elsewhere = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
+            if visitor is None and route == "/" and from_elsewhere:
                 await HTMLResponse(_AGAIN, headers={"cache-control": "no-store"})(scope, request.receive, send)
                 return
             if visitor is None and self._logins is None:
@@ -236,11 +226,8 @@ class Guard:
             body["session_hash"] = self._visitors.name(visitor, body["session_hash"])
         event = self._queue.event_ids_to_events.get(str(body.get("event_id")))
         # A job that has ended belongs to nobody: whose it was cannot be told, and there is nothing left to cancel.
-        if (
-            body.get("session_hash", "") is None
-            or event is None
-            or not event.session_hash.startswith(f"{visitor.key}-")
-        ):
+        own = event is not None and event.session_hash.startswith(f"{visitor.key}-")
+        if body.get("session_hash", "") is None or not own:
             raise _Refused(404, "There is no such session or job.")
         return _with_body(self._app, request, body)
 
@@ -322,7 +309,7 @@ def _progress(request: Request, visitor: Visitor) -> str:
 
 
 def _login_page(said: str, status: int = 200) -> Response:
-    return HTMLResponse(_LOGIN.format(said=html.escape(said)), status)
+    return HTMLResponse(fill("login", said=said), status)
 
 
 async def _body(request: Request, most: int = LARGEST_BODY) -> bytes:

@@ -1,9 +1,8 @@
 """A reading as PDF: image with evidence, findings, cases with their relations, model and hash; the disclaimer on every
 page.
 
-Nothing of who was examined is in it: no note, no name of a file, no header, no patient's key. Pictures come ready from
-the caller, so this module lays out and does no more. The letters are those of DejaVu Sans, which Matplotlib brings, so
-that a title in any European script prints.
+Nothing in it says who was examined: no note, file name, header or patient's key. The letters are those of DejaVu Sans,
+which Matplotlib brings, so that a title in any European script prints.
 """
 
 from __future__ import annotations
@@ -70,27 +69,10 @@ def reading_pdf(
 
     _register_fonts()
     buffer = io.BytesIO()
-    document = SimpleDocTemplate(
-        buffer,
-        pagesize=A4,
-        leftMargin=_MARGIN,
-        rightMargin=_MARGIN,
-        topMargin=_MARGIN,
-        bottomMargin=_FOOT,
-        title="medsd reading",
-        author="medsd",
-        creator="medsd",
-        producer="medsd",
-        invariant=1,
-    )
+    margins = {"leftMargin": _MARGIN, "rightMargin": _MARGIN, "topMargin": _MARGIN, "bottomMargin": _FOOT}
+    names = dict.fromkeys(("author", "creator", "producer"), "medsd")
+    document = SimpleDocTemplate(buffer, pagesize=A4, title="medsd reading", invariant=1, **margins, **names)
     warning = [DISCLAIMER, *([SYNTHETIC] if bundle.description.synthetic else [])]
-    story = [
-        *_head(prediction, bundle, when),
-        *_notice(prediction),
-        *_image(figures, document.width),
-        *_findings(prediction, bundle, votes),
-        *_cases(cases, pictures, prediction, document.width),
-    ]
 
     def footer(canvas: Any, page: Any) -> None:
         canvas.saveState()
@@ -101,6 +83,12 @@ def reading_pdf(
         canvas.drawRightString(A4[0] - _MARGIN, _FOOT - 20, f"page {page.page}")
         canvas.restoreState()
 
+    story = [
+        *_head(prediction, bundle, when),
+        *_image(figures, document.width),
+        *_findings(prediction, bundle, votes),
+        *_cases(cases, pictures or [None] * len(cases), prediction, document.width),
+    ]
     document.build(story, onFirstPage=footer, onLaterPages=footer)
     return buffer.getvalue()
 
@@ -119,47 +107,32 @@ def _register_fonts() -> None:
 
 def _text(words: str, size: float = 9, *, bold: bool = False, colour: str = _INK, after: float = 4) -> Any:
     """A paragraph of plain words; whatever looks like mark-up in them is printed as it stands."""
-    return _markup(escape(words), size, bold=bold, colour=colour, after=after)
-
-
-def _markup(words: str, size: float = 9, *, bold: bool = False, colour: str = _INK, after: float = 4) -> Any:
     from reportlab.lib.styles import ParagraphStyle
     from reportlab.platypus import Paragraph
 
-    style = ParagraphStyle(
-        "text",
-        fontName="medsd-bold" if bold else "medsd",
-        fontSize=size,
-        leading=size * 1.35,
-        textColor=colour,
-        spaceAfter=after,
-    )
-    return Paragraph(words, style)
+    font = "medsd-bold" if bold else "medsd"
+    look = {"fontSize": size, "leading": size * 1.35, "textColor": colour, "spaceAfter": after}
+    return Paragraph(escape(words), ParagraphStyle("text", fontName=font, **look))
 
 
 def _head(prediction: Prediction, bundle: Bundle, when: str) -> list[Any]:
     lines = [
         f"Model {prediction.model or bundle.label}, computed by {prediction.provider or 'unknown'}",
         f"sha256 of model.onnx {prediction.model_sha256 or bundle.model_sha256}",
-        f"Read {when}" if when else "",
-        f"Study key {prediction.study_key}" if prediction.study_key else "",
+        when and f"Read {when}",
+        prediction.study_key and f"Study key {prediction.study_key}",
     ]
+    title = "Findings withheld" if prediction.refused else "Read with care"
     return [
         _text("Reading of a chest radiograph", 16, bold=True, after=6),
         *(_text(line, 8, colour=_SOFT, after=1) for line in lines if line),
         _text("", 4),
+        *([_text(f"{title}: {prediction.message}", 10, colour=_ALERT, after=8)] if prediction.message else []),
     ]
 
 
-def _notice(prediction: Prediction) -> list[Any]:
-    if not prediction.message:
-        return []
-    title = "Findings withheld: " if prediction.refused else "Read with care: "
-    return [_markup(f"<b>{title}</b>{escape(prediction.message)}", 10, colour=_ALERT, after=8)]
-
-
 def _picture(content: bytes, width: float, height: float) -> Any:
-    """The picture as large as `width` and `height` allow; PNG and JPEG are embedded as they are decoded."""
+    """The picture, re-encoded as JPEG, as large as `width` and `height` allow."""
     from PIL import Image as Pillow
     from reportlab.platypus import Image
 
@@ -185,38 +158,32 @@ def _image(figures: Sequence[Figure], width: float) -> list[Any]:
 
 
 def _findings(prediction: Prediction, bundle: Bundle, votes: Sequence[FindingVote]) -> list[Any]:
-    probabilities = prediction.probabilities
     if not prediction.ranked:
         return []
+    probabilities, about = prediction.probabilities, bundle.description
     said = {vote.finding: vote for vote in votes}
-    header = ["Finding", "Probability", "Call", "Called present from", *(["Nearest cases"] if said else [])]
-    rows = []
+    rows: list[list[Any]] = [["Finding", "Probability", "Call", "Called present from", "Nearest cases"]]
     for name in prediction.ranked:
-        point = bundle.description.operating_points.get(name)
+        point = about.operating_points.get(name)
         threshold = point.threshold if point and prediction.coverage is None else None
         row = [
             prediction.findings.title(name),
             f"{probabilities[name] * 100:.1f} %" if name in probabilities else "–",
             prediction.said(name),
             "–" if threshold is None else f"{threshold * 100:.0f} %",
+            _vote(said.get(name)),
         ]
-        rows.append([*row, _vote(said.get(name))] if said else row)
-    return [
-        _text("Findings", 12, bold=True),
-        _rule_of_calls(prediction),
-        *([_text(words, 8, colour=_SOFT)] if (words := bundle.description.calibration_words()) else []),
-        _table([header, *rows], (170, 70, 75, 100, 100)),
-    ]
-
-
-def _rule_of_calls(prediction: Prediction) -> Any:
-    if prediction.coverage is None:
-        return _text("Calls at the operating points of the model.", 8, colour=_SOFT)
-    return _text(f"Conformal calls with a coverage of {prediction.coverage * 100:g} %.", 8, colour=_SOFT)
+        rows.append(row)
+    calls = "Calls at the operating points of the model."
+    if prediction.coverage is not None:
+        calls = f"Conformal calls with a coverage of {prediction.coverage * 100:g} %."
+    lines = [_text(line, 8, colour=_SOFT) for line in (calls, about.calibration_words()) if line]
+    shown = rows if said else [row[:-1] for row in rows]
+    return [_text("Findings", 12, bold=True), *lines, _table(shown, (170, 70, 75, 100, 100))]
 
 
 def _vote(vote: FindingVote | None) -> str:
-    if vote is None or vote.share != vote.share:
+    if vote is None or vote.share != vote.share:  # NaN: no case knows the finding
         return "–"
     return f"{vote.share * 100:.0f} %{'  disagree' if vote.disagrees else ''}"
 
@@ -230,15 +197,9 @@ def _table(rows: list[list[Any]], widths: Sequence[float]) -> Any:
         for number, row in enumerate(rows)
     ]
     table = Table(cells, colWidths=list(widths[: len(rows[0])]), repeatRows=1, hAlign="LEFT", spaceAfter=10)
-    table.setStyle(
-        [
-            ("LINEBELOW", (0, 0), (-1, -1), 0.4, HexColor(_LINE)),
-            ("VALIGN", (0, 0), (-1, -1), "MIDDLE"),
-            ("TOPPADDING", (0, 0), (-1, -1), 2),
-            ("BOTTOMPADDING", (0, 0), (-1, -1), 2),
-            ("LEFTPADDING", (0, 0), (-1, -1), 2),
-        ]
-    )
+    whole, padding = ((0, 0), (-1, -1)), ("TOPPADDING", "BOTTOMPADDING", "LEFTPADDING")
+    lines = [("LINEBELOW", *whole, 0.4, HexColor(_LINE)), ("VALIGN", *whole, "MIDDLE")]
+    table.setStyle([*lines, *((side, *whole, 2) for side in padding)])
     return table
 
 
@@ -247,17 +208,14 @@ def _cases(
 ) -> list[Any]:
     if not cases:
         return []
-    shown = pictures if len(pictures) == len(cases) else [None] * len(cases)
     rows: list[list[Any]] = [["", "Case", "Similarity", "Relation to the findings called present"]]
-    for rank, (case, content) in enumerate(zip(cases, shown, strict=True), 1):
-        picture = _picture(content, _CASE_SIDE, _CASE_SIDE) if content else ""
+    for rank, (case, content) in enumerate(zip(cases, pictures, strict=True), 1):
         likeness = f"{case.similarity:.2f}"
         if case.percentile is not None:
             likeness += f"; more alike than {case.percentile:.0f} % of pairs with this relation"
         about = case.case
         meta = " · ".join(filter(None, (about.view, about.sex, about.age_band, about.source, about.study_key)))
+        picture = _picture(content, _CASE_SIDE, _CASE_SIDE) if content else ""
         rows.append([picture, f"{rank}. {meta}", likeness, sentence(case, prediction.findings)])
-    return [
-        _text("Nearest earlier cases", 12, bold=True),
-        _table(rows, (_CASE_SIDE + 10, 130, 120, width - _CASE_SIDE - 260)),
-    ]
+    table = _table(rows, (_CASE_SIDE + 10, 130, 120, width - _CASE_SIDE - 260))
+    return [_text("Nearest earlier cases", 12, bold=True), table]

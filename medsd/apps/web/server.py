@@ -93,9 +93,8 @@ def serve(
             f"or {LOGIN_VARIABLE}=user:password, or stay with 127.0.0.1"
         )
     port = free_port(host, port)
-    reader = open_reader(
-        Bundle.open(bundle_folder), images=images, feedback=feedback, policy=policy, precision=precision
-    )
+    bundle = Bundle.open(bundle_folder)
+    reader = open_reader(bundle, images=images, feedback=feedback, policy=policy, precision=precision)
     served = launch(reader, host=host, port=port, logins=logins, quota_gb=quota_gb)
     # Full collections come when a quarter of all objects is new. Without those that stay for ever, it comes often: the
     # images of a reading are in cycles of Gradio's, 0.4 MB and more each.
@@ -118,12 +117,7 @@ def open_reader(
     policy: GatePolicy | None = None,
     precision: PrecisionChoice = "auto",
 ) -> Reader:
-    """Everything that a page needs of a bundle: session, examples, cases and their pictures, feedback.
-
-    Raises:
-        BundleError: the model or the case index cannot be used.
-        DataError: there is no folder `images`, or `feedback` cannot be made.
-    """
+    """Everything that a page needs of a bundle; arguments and errors as for `serve`."""
     from medsd.apps.web.feedback import FeedbackFolder
     from medsd.cases.index import CaseIndex
     from medsd.cases.manage import hasher_of
@@ -135,11 +129,11 @@ def open_reader(
     # Uploads are strangers' files: a process of their own can be stopped, and may go down, without the page.
     decoder = Decoder(bundle.description.pixels, policy or GatePolicy(), hasher, keep_image=True)
     predictor = Predictor(bundle, precision=precision, hasher=hasher, policy=policy, decode=decoder.helper())
-    index = CaseIndex.open(bundle.cases_path, model_sha256=bundle.model_sha256) if bundle.cases_path.is_dir() else None
+    has_cases = bundle.cases_path.is_dir()
     return Reader(
         bundle,
         predictor,
-        index,
+        CaseIndex.open(bundle.cases_path, model_sha256=bundle.model_sha256) if has_cases else None,
         PictureFolder(images, hasher) if images else None,
         predictor.session.provider,
         predictor.session.precision,
@@ -164,13 +158,7 @@ def _scorer(predictor: Predictor, decoder: Decoder) -> Callable[[Path, str], Pre
 
 
 class Served:
-    """A running app.
-
-    Args:
-        server: answers on `local_url`, from a thread of its own.
-        local_url: where.
-        stop: ends the streams of open pages, which the server would wait for.
-    """
+    """A running app: `server` answers on `local_url` from a thread; `stop` ends the streams of its open pages."""
 
     def __init__(self, server: uvicorn.Server, local_url: str, stop: Callable[[], None]) -> None:
         self.local_url = local_url
@@ -178,7 +166,7 @@ class Served:
         self._server = server
         self._thread = threading.Thread(target=server.run, daemon=True)
         self._thread.start()
-        while not server.started and self._thread.is_alive():
+        while not server.started and self.running:
             time.sleep(0.01)
 
     @property
@@ -222,15 +210,8 @@ def launch(
 
     uploads = Uploads(Path(os.environ["GRADIO_TEMP_DIR"]), quota=int(quota_gb * 1e9))
     page, app, stop = _gradio_app(reader, uploads, bool(logins))
-    app = Guard(
-        app,
-        queue=page._queue,
-        functions=page.fns,
-        visitors=Visitors(),
-        uploads=uploads,
-        cookie=f"medsd-{port}",
-        logins=Logins(logins) if logins else None,
-    )
+    known = Logins(logins) if logins else None
+    app = Guard(app, page._queue, page.fns, Visitors(), uploads, cookie=f"medsd-{port}", logins=known)
     if is_loopback(host):
         # Another site's name that resolves to this machine (DNS rebinding) is turned away.
         app = TrustedHostMiddleware(app, allowed_hosts=["localhost", "127.0.0.1", host, f"[{host}]", "[::1]", "::1"])
@@ -268,21 +249,17 @@ def _gradio_app(reader: Reader, uploads: Uploads, login: bool) -> tuple[gr.Block
     page = build_page(reader, uploads)
     page.queue(max_size=256, default_concurrency_limit=2)
     page.state_session_capacity = SESSIONS
-    closed: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+    closed: dict[str, Any] = dict.fromkeys(("docs_url", "redoc_url", "openapi_url"))
+    off = dict.fromkeys(("run_history", "show_error", "enable_monitoring", "ssr_mode", "pwa", "mcp_server"), False)
     app = gr.mount_gradio_app(
         FastAPI(lifespan=lifespan, **closed),
         page,
         path="/",
         auth_dependency=(lambda request: request.scope[VISITOR].user) if login else None,
         app_kwargs=closed,
-        run_history=False,
-        show_error=False,
         max_file_size=LARGEST_FILE,
         footer_links=[],
-        enable_monitoring=False,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
+        **off,
         theme=theme(),
         css_paths=STYLE,
     )
@@ -296,8 +273,7 @@ def _gradio_app(reader: Reader, uploads: Uploads, login: bool) -> tuple[gr.Block
 
 
 def _log_failures_without_values() -> None:
-    """Gradio prints the traceback of a request that failed, and its message may quote what was sent, a file name for
-    instance. What is logged instead is the kind of the error and where it arose."""
+    """Log the kind of an error and where it arose; Gradio would print its message, which may quote a file name."""
     from gradio import queueing, routes
 
     class Places:
