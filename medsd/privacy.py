@@ -1,11 +1,9 @@
-"""Identities stay outside: keyed hashes in place of identifiers, names taken out of log lines and of notes.
-
-Start at `KeyedHasher.from_environment` for tables and indexes, at `install_log_filter` for programs that log, and at
-`scrub_note` for free text.
-"""
+"""Keyed hashes in place of identifiers (`KeyedHasher`); names taken out of logs (`install_log_filter`) and notes
+(`scrub_note`)."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -20,8 +18,6 @@ import warnings
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 from medsd.errors import SettingsError
 from medsd.text import fold, normalise_text
@@ -31,8 +27,8 @@ _MIN_KEY_BYTES = 16
 _HASH_DIGITS = 16
 _REDACTED = "[redacted]"
 BLANK = "___"  # what stands in a note for what was taken out, as in MIMIC-CXR
-_SHORTEST = 3  # characters; shorter values would blot out half of every line
-_DATE_FORMS = (
+_SHORTEST = 3  # characters; shorter values would redact half of every line
+_DATE_FORMS = [
     "%Y-%m-%d",
     "%Y/%m/%d",
     "%d.%m.%Y",
@@ -42,10 +38,10 @@ _DATE_FORMS = (
     "%d %B %Y",
     "%B %d, %Y",
     "%d %b %Y",
-)
+]
 # DICOM PN: components joined by carets (PS3.5 6.2), as in a message that quotes an element.
 _PART = r"[^\s^=\\|,;:'\"()\[\]{}]"
-# Begins where a word begins, here and in the patterns below: else a long word costs the square of its length.
+# Begins at a word's start, here and in the patterns below: else a long word costs the square of its length.
 _PERSON_NAME = re.compile(rf"(?<!{_PART}){_PART}+(?:\^+{_PART}+)+\^*")
 _MAX_REGISTERED = 4096
 
@@ -74,16 +70,15 @@ _NOTE_PATTERNS = tuple(
 
 
 class KeyedHasher:
-    """HMAC-SHA-256 of identifiers (RFC 2104), 16 hexadecimal digits, one domain each for studies, patients
-    and instances.
+    """HMAC-SHA-256 of identifiers (RFC 2104), 16 hexadecimal digits, a domain each for studies, patients and instances.
 
-    The same identifier gives the same key on every machine that holds the same secret, and without the secret nobody
-    can try identifiers out. 64 bits keep a million studies apart with a chance of error of 3 in 10⁸.
+    All machines with the same secret give the same key; without the secret nobody can try identifiers out. 64 bits
+    keep a million studies apart with a chance of error of 3 in 10⁸.
 
     Args:
         key: the secret, at least 16 bytes.
-        public: the name of a bundle whose cases have public keys (`public_hasher`). What this hasher reads still gets
-            keys of the secret; `study_keys` and `patient_keys` also give those under which it may be a case.
+        public: the name of a bundle whose cases have public keys (`public_hasher`); `study_keys` and `patient_keys`
+            then give these, too.
 
     Raises:
         SettingsError: the secret is too short to protect anything.
@@ -103,11 +98,10 @@ class KeyedHasher:
 
     @classmethod
     def from_environment(cls, folder: Path | None = None, *, public: str = "") -> KeyedHasher:
-        """The hasher of this user: secret from the variable MEDSD_KEY, else from the file ``key`` in `folder`.
+        """The hasher of this user: its secret is in the variable MEDSD_KEY, else in the file ``key`` of `folder`.
 
         Args:
-            folder: the user's configuration folder of medsd by default; the file is created at random, readable by
-                its owner only, when it is absent.
+            folder: `config_folder` by default. An absent file is made at random, readable by its owner only.
             public: as for the class.
 
         Raises:
@@ -129,10 +123,7 @@ class KeyedHasher:
         return self._digest("study", uid)
 
     def patient_key(self, identifier: str) -> str:
-        """16 hexadecimal digits for a Patient ID; "" for an empty one, so that unknown patients do not become one.
-
-        All spellings of an identifier (`patient_id`) have one key.
-        """
+        """16 hexadecimal digits for a Patient ID in any spelling (`patient_id`); "" for an empty one."""
         return self._digest("patient", patient_id(identifier))
 
     def instance_key(self, uid: str) -> str:
@@ -157,10 +148,8 @@ class KeyedHasher:
 
 
 def patient_id(identifier: str) -> str:
-    """One spelling of a patient's identifier: no spaces around it and, of a number, no zeros in front and no ``.0``.
-
-    Tables that went through a spreadsheet have 12 or 12.0 where others have 00012, and DICOM pads with spaces or nulls
-    (PS3.5 6.2).
+    """One spelling of a patient's identifier, without padding (PS3.5 6.2) and, of a number, leading zeros and ``.0``:
+    tables that went through a spreadsheet have 12 or 12.0 for 00012.
     """
     text = identifier.strip().strip("\0").strip()
     number = re.fullmatch(r"0*([0-9]+)(?:\.0*)?", text)
@@ -168,8 +157,9 @@ def patient_id(identifier: str) -> str:
 
 
 def public_hasher(bundle_name: str) -> KeyedHasher:
-    """The hasher of a bundle's own cases where its data are public: its key is its name, so whoever holds the data set
-    can find the original of a case. It hides nothing; a bundle says so (`public` in bundle.json). The images of whoever
+    """The hasher of a bundle's own cases where its data are public (`public` in bundle.json). It hides nothing.
+
+    Its key is the bundle's name, so that who holds the data set can find the original of a case. The images of whoever
     uses the bundle are never keyed by it.
     """
     return KeyedHasher(hashlib.sha256(f"medsd/public\0{bundle_name}".encode()).digest())
@@ -253,11 +243,8 @@ def spellings(value: str) -> list[str]:
     if whole.isdigit():
         forms.append(whole.lstrip("0"))
     if re.fullmatch(r"\d{8}", whole):
-        try:
+        with contextlib.suppress(ValueError):  # eight digits that are no date
             day = datetime.strptime(whole, "%Y%m%d")
-        except ValueError:
-            day = None
-        if day is not None:
             written = [day.strftime(form).casefold() for form in _DATE_FORMS]
             forms += written + [re.sub(r"(?<!\d)0(?=\d)", "", date) for date in written]
     return [form for form in dict.fromkeys(forms) if len(form) >= _SHORTEST or (len(form) == 2 and not form.isascii())]
@@ -266,10 +253,9 @@ def spellings(value: str) -> list[str]:
 def scrub_note(note: str, identities: Iterable[str] = ()) -> str:
     """A note in the spelling of `medsd.text.normalise_text`, with ``___`` in place of what identifies somebody.
 
-    Taken out are the given identities in all their spellings, whatever their case, accents and hyphens
-    (`medsd.text.fold`), and what looks like an identity: names behind a title ("Mrs …", "Dr. …") or a label
-    ("Name: …"), record and telephone numbers, dates, addresses of mail and web, names in DICOM form. A name that stands
-    by itself and that no header gives is not recognised.
+    Removed are the given identities in all spellings, whatever their case, accents and hyphens (`medsd.text.fold`), and
+    what looks like an identity: names after a title ("Mrs …", "Dr. …") or a label ("Name: …"), record and telephone
+    numbers, dates, mail and web addresses, names in DICOM form. Other names are not recognised.
 
     Args:
         note: free text.
@@ -311,10 +297,10 @@ def register_identities(values: Iterable[str]) -> None:
 
 
 def install_log_filter() -> IdentityFilter:
-    """Redact every log record, warning and last traceback of this process from now on; again it changes nothing.
+    """Redact every log record, warning and last traceback of this process from now on; a second call changes nothing.
 
-    A filter on a logger does not see its children's records, and one on a handler misses handlers that come later, so
-    the filter sits where records are made.
+    A logger's filter does not see its children's records, and a handler's misses later handlers, so the filter sits
+    where records are made.
     """
     global _installed
     if not _installed:
@@ -326,20 +312,11 @@ def install_log_filter() -> IdentityFilter:
             return record
 
         logging.setLogRecordFactory(make_redacted)
-        _redact_the_rest()
+        # What Python itself writes to stderr: warnings, and the traceback of an exception that nobody caught.
+        format_warning = warnings.formatwarning
+        warnings.formatwarning = lambda *args, **kwargs: _identities.redact(format_warning(*args, **kwargs))
+        sys.excepthook = lambda *error: print(
+            _identities.redact("".join(traceback.format_exception(*error))), end="", file=sys.stderr
+        )
         _installed = True
     return _identities
-
-
-def _redact_the_rest() -> None:
-    """What Python itself writes to stderr: warnings, and the traceback of an exception that nobody caught."""
-    format_warning = warnings.formatwarning
-
-    def format_redacted(*args: Any, **kwargs: Any) -> str:
-        return _identities.redact(format_warning(*args, **kwargs))
-
-    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        print(_identities.redact("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
-
-    warnings.formatwarning = format_redacted
-    sys.excepthook = report

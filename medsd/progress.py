@@ -1,4 +1,4 @@
-"""How long work says how far it is: a bar on a terminal, a plain line now and then elsewhere, both on stderr."""
+"""Progress of long work on stderr: a bar on a terminal, a plain line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Progress:
         wanted: False is silent.
     """
 
-    def __init__(self, total: int, done: int = 0, *, name: str = "", unit: str = "film", wanted: bool = True) -> None:
+    def __init__(self, total: int, done: int = 0, *, name: str = "", unit: str = "image", wanted: bool = True) -> None:
         self._total, self._done, self._name, self._unit, self._wanted = total, done, name, unit, wanted
         self._terminal = wanted and sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=done, desc=name or None, unit=unit, disable=not self._terminal)

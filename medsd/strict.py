@@ -1,8 +1,6 @@
 """Strict models, and the YAML reader that says where a file does not fit them.
 
-`load_as` reads a file and ``--set a.b=c`` overrides into any child of `Strict`. An unknown key or a wrong type is a
-`SettingsError` that names the file, the line, the key and the nearest valid key. YAML is read with the safe loader;
-nothing in a configuration names code.
+`load_as` reads a file and ``--set a.b=c`` overrides into any child of `Strict`. YAML is read with the safe loader.
 """
 
 from __future__ import annotations
@@ -89,16 +87,14 @@ MOST_VALUES = 10_000  # of a configuration; the longest that ships has some hund
 def _read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     """The file as plain data, and the line of each key path."""
     try:
-        text = path.read_text(encoding="utf-8")
+        tree, lines = _parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read as a configuration ({type(error).__name__})") from None
-    try:
-        tree, lines = _parse_yaml(text)
     except YamlError as error:
         where = str(path) if error.line is None else f"{path}:{error.line}"
         raise SettingsError(f"{where}: not valid YAML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read as a configuration ({type(error).__name__})") from None
     if not isinstance(tree, dict):
         raise SettingsError(f"{path}: a configuration is a mapping of keys to values")
     return tree, lines

@@ -20,7 +20,7 @@ _INVISIBLE = {*"\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"} | {
 _ALIKE = {"\u2010": "-", "\u2011": "-", "\u2212": "-", **dict.fromkeys("\u2018\u2019\u02bc\u00b4", "'")}
 _ALIKE |= dict.fromkeys("\x0b\x0c\x85\u2028\u2029", "\n") | {"\u1680": " "}
 _LETTER = r"[^\W\d_]"
-# A word broken at a line's end. A hyphen stays before a capital («Smith-/Jones»), unless all letters are capitals.
+# A word broken at a line's end. A hyphen stays before a capital ("Smith-/Jones"), unless all letters are capitals.
 _BROKEN = re.compile(rf"(?<={_LETTER})-[ \t]*\n[ \t]*(?={_LETTER})")
 _SOFTLY_BROKEN = re.compile(r"\u00ad[ \t]*\n[ \t]*")
 # Letters that Unicode does not decompose, as they are written without them (ICAO 9303, part 3, section 6).
@@ -32,11 +32,11 @@ _LEFT_OUT = {" ": (" ",), "e": ("a", "o", "u"), "a": ("a",)}  # a letter, and th
 
 
 def normalise_text(text: str) -> str:
-    """`text` in the one spelling that rules and tokenizers are written for; again, it changes nothing.
+    """`text` in the one spelling that rules and tokenizers are written for; a second time, it changes nothing.
 
-    Format characters (soft hyphens, zero-width characters, byte order marks, marks of direction) go, ligatures, full
-    width, odd spaces and decomposed letters are put in NFKC, quotes and hyphens become ASCII, every line ends in
-    ``\\n``, and a word that is hyphenated at a line's end is joined. Letters of other scripts that look alike stay.
+    Format characters (soft hyphens, zero-width characters, byte order marks, marks of direction) are removed.
+    Ligatures, full width, odd spaces and decomposed letters are put in NFKC; quotes and hyphens become ASCII. Every
+    line ends in ``\\n``, and a word that is hyphenated at a line's end is joined. Look-alikes of other scripts stay.
 
     >>> normalise_text("e\\ufb00u\\u00adsion and pneumo-\\nthorax")
     'effusion and pneumothorax'
@@ -62,7 +62,7 @@ def _is_invisible(character: str) -> bool:
 def fold(text: str) -> tuple[str, list[int]]:
     """`text` as it is compared with a name: case, accents, invisible characters, hyphens and line breaks do not count.
 
-    Umlauts equal their vowel with an e and without one («Müller», «Mueller», «Muller»); so in every word an e after
+    Umlauts equal their vowel with an e and without one ("Müller", "Mueller", "Muller"); so in every word an e after
     a, o or u, and an a after an a, are left out.
 
     Returns:

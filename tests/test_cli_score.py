@@ -109,7 +109,7 @@ def test_resume_notices_another_gate_in_one_line(bundle: Path, films: Path, tmp_
 def test_metrics_and_progress_are_told(bundle: Path, films: Path, tmp_path: Path):
     result = _score(bundle, films, "--out", tmp_path / "out.csv", "--metrics", tmp_path / "medsd.prom")
     assert "medsd_score_complete 1.0" in (tmp_path / "medsd.prom").read_text()
-    assert "4 of 4 films, 1 refused" in result.stderr
+    assert "4 of 4 images, 1 refused" in result.stderr
 
 
 def _processor_seconds(*words: object) -> float:

@@ -22,8 +22,8 @@ def test_a_plain_line_tells_rate_time_left_and_what_stands_beside(capsys, monkey
         shown.advance(50, "3 refused")
         shown.advance(850, "4 refused")
     first, last = capsys.readouterr().err.splitlines()
-    assert first == "150 of 1000 films, 2.5 a second, 05:40 left, 3 refused"
-    assert last == "1000 of 1000 films, 4 refused"
+    assert first == "150 of 1000 images, 2.5 a second, 05:40 left, 3 refused"
+    assert last == "1000 of 1000 images, 4 refused"
 
 
 def test_nothing_is_said_where_nothing_is_wanted(capsys):

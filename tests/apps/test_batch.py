@@ -1,4 +1,4 @@
-"""The tab «Batch»: rows as `medsd score` makes them, bounds, and nothing left behind."""
+"""The tab "Batch": rows as `medsd score` makes them, bounds, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_visitor_who_leaves_leaves_nothing(reader: Reader, dropped: list[str],
     steps = BatchDesk(reader).run(dropped, names=False)
     next(steps)
     assert list((tmp_path / "made").iterdir())
-    steps.close()  # as Gradio does when the page is gone, or «Stop» is pressed
+    steps.close()  # as Gradio does when the page is gone, or "Stop" is pressed
     assert not list((tmp_path / "made").iterdir())
 
 

@@ -1,4 +1,4 @@
-"""The tab «Model»: facts of the bundle, and a card that cannot act or fetch."""
+"""The tab "Model": facts of the bundle, and a card that cannot act or fetch."""
 
 from __future__ import annotations
 

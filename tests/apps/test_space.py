@@ -1,4 +1,4 @@
-"""The tab «Space»: every case a point, the image in its place, a point opens its case."""
+"""The tab "Space": every case a point, the image in its place, a point opens its case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tab «Read» in a real browser: from a dropped file to findings, evidence and cases."""
+"""The tab "Read" in a real browser: from a dropped file to findings, evidence and cases."""
 
 from __future__ import annotations
 

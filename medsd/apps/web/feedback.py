@@ -1,11 +1,9 @@
 """What readers say of a model's calls, kept in a folder as a labelled table that `medsd train` reads.
 
-In the folder stand `opinions.csv`, a line for each opinion, only ever appended to; `images/`, the images that somebody
-gave an opinion on; `studies.csv`, a row an image and a column a finding, made anew from the opinions each time; and
-`train.yaml`, a configuration that trains on it. Readers who contradict each other leave a finding uncertain (−1).
-
-Nothing names anybody: images are pixels without a header, studies, patients and readers are keyed hashes. Several
-processes may write at once.
+The folder holds `opinions.csv`, to which each opinion is appended as a line; `images/`, the images that somebody gave
+an opinion on; `studies.csv`, a row for each image and a column for each finding; and `train.yaml`, a configuration that
+trains on it. Where readers contradict each other, a finding is uncertain (−1). Images are pixels without a header;
+studies, patients and readers are keyed hashes. Several processes may write at once.
 """
 
 from __future__ import annotations

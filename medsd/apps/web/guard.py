@@ -83,14 +83,11 @@ class _Refused(Exception):
 
 
 class Guard:
-    """The layer around Gradio's app.
+    """The layer around Gradio's `app` and its `queue`.
 
     Args:
-        app: Gradio's app.
-        queue: its queue.
         functions: the numbers of what the page can ask for.
-        visitors: who may ask.
-        uploads: their files.
+        visitors, uploads: who may ask, and their files.
         cookie: the name of the cookie with a visitor's token. Ports of one host share cookies, so it names the port.
         logins: the users; None where nobody has to sign in.
     """
@@ -106,13 +103,9 @@ class Guard:
         cookie: str,
         logins: Logins | None = None,
     ) -> None:
-        self._app = app
-        self._queue = queue
-        self._functions = functions
-        self._visitors = visitors
-        self._uploads = uploads
+        self._app, self._queue, self._functions = app, queue, functions
+        self._visitors, self._uploads, self._logins = visitors, uploads, logins
         self._cookie = cookie
-        self._logins = logins
         self._joining: Counter[str] = Counter()  # jobs of each person that are on their way into the queue
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -273,11 +266,7 @@ class Guard:
 
 
 def _route(request: Request) -> str:
-    """Which of `ROUTES` a request asks for.
-
-    Raises:
-        _Refused: for none of them, or by a method that it does not have.
-    """
+    """Which of `ROUTES` a request asks for; `_Refused` for none of them, or by a method that it does not have."""
     path = request.scope["path"]
     route = next((each for each in ROUTES if path == each or (each[-1] == "*" and path.startswith(each[:-1]))), None)
     if route is None:
@@ -291,9 +280,6 @@ def _check_origin(request: Request) -> None:
     """Only the app's own page may ask (Fetch Metadata; RFC 6454): no other site, and no other port of this machine.
 
     Programs that are no browsers send neither header; nobody makes them send a visitor's cookie.
-
-    Raises:
-        _Refused: the request comes from elsewhere.
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     # A proxy in front of the app may name itself to the app, and the address that the browser knows beside it.
@@ -313,11 +299,7 @@ def _login_page(said: str, status: int = 200) -> Response:
 
 
 async def _body(request: Request, most: int = LARGEST_BODY) -> bytes:
-    """The body of a request.
-
-    Raises:
-        _Refused: it has more than `most` bytes.
-    """
+    """The body of a request; `_Refused` where it has more than `most` bytes."""
     chunks, size = [], 0
     async for chunk in request.stream():
         chunks.append(chunk)

@@ -1,7 +1,6 @@
 """The tab Read: an image and its note in, findings, evidence and cases out. `ReadTab` puts the components together.
 
-`Desk` holds the handlers. They are plain methods that take and return values, so tests call them without a browser;
-whatever belongs to one person is in `gr.State`, never in the desk.
+`Desk` holds the handlers, plain methods that take and return values; what belongs to one person is in `gr.State`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What the app knows of one study while a person looks at it, and the one place where the app asks the library.
+"""One study on the page (`Reading`, in the state of one tab), and what reads it (`Reader`, shared by all sessions).
 
-`Reader` is shared by every session and holds no study; a `Reading` belongs to one browser tab and lives in its
-`gr.State`. No file name, header value or note is logged here.
+No file name, header value or note is logged here.
 """
 
 from __future__ import annotations
@@ -151,15 +150,10 @@ class Reader:
         score: Callable[[Path, str], Prediction] | None = None,
         feedback: FeedbackFolder | None = None,
     ) -> None:
-        self.bundle = bundle
+        self.bundle, self.index, self.score, self.feedback = bundle, index, score, feedback
+        self.provider, self.precision = provider, precision
         self.examples = shipped_examples(bundle.folder)
-        self.provider = provider
-        self.precision = precision
-        self.score = score
-        self.feedback = feedback
-        self.index = index
-        self._predict = predict
-        self._pictures = pictures
+        self._predict, self._pictures = predict, pictures
         self._read_case = lru_cache(maxsize=CASES_KEPT)(self._read_case_image)
 
     @property
@@ -194,11 +188,7 @@ class Reader:
         return self._with_cases(replace(reading, prediction=prediction), wish.filters)
 
     def find(self, question: Question) -> Answer:
-        """The cases that fit findings or a sentence.
-
-        Raises:
-            MedsdError: in words for the person who asked.
-        """
+        """The cases that fit findings or a sentence; a `MedsdError` is in words for the person who asked."""
         from medsd.cases.ask import ask
 
         if self.index is None:
@@ -212,11 +202,7 @@ class Reader:
             raise DataError(_NO_SEARCH) from None
 
     def opine(self, reading: Reading, finding: str, opinion: Opinion, user: str = "") -> None:
-        """Keep what a person says of a finding.
-
-        Raises:
-            DataError: no feedback is kept here, or it cannot be.
-        """
+        """Keep what a person says of a finding; a `DataError` where no feedback is kept, or it cannot be."""
         if self.feedback is None:
             raise DataError("no feedback is kept here; start the app with --feedback FOLDER")
         self.feedback.add(reading.prediction, finding, opinion, reader=user)
@@ -257,13 +243,12 @@ class Reader:
 
     def _read_case_image(self, path: Path | None, thumbnail: bytes | None) -> CaseImage | None:
         """What the model says of a case's image: of the person's own file, else of a thumbnail that is fine enough."""
+        least = self.bundle.description.pixels.size
         try:
-            if path is not None:
-                said = self._predict(path.read_bytes(), None)
-            elif thumbnail is not None and (picture := thumbnail_image(thumbnail, self.bundle.description.pixels.size)):
-                said = self._predict(picture, None)
-            else:
+            content = path.read_bytes() if path else thumbnail and thumbnail_image(thumbnail, least)
+            if not content:
                 return None
+            said = self._predict(content, None)
         except Exception as error:  # the case stays, without this layer
             log.warning("the image of a case could not be read: %s", type(error).__name__)
             return None

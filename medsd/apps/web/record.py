@@ -31,18 +31,10 @@ def reading_record(
     *,
     when: str = "",
 ) -> dict[str, Any]:
-    """One reading as JSON takes it.
+    """One reading as plain values; arguments as for `medsd.apps.web.pdf.reading_pdf`.
 
-    Args:
-        prediction: of `bundle`'s model.
-        bundle: gives the operating points.
-        cases: the nearest earlier cases.
-        votes: what they say of each finding.
-        when: the time of the reading, ISO 8601.
-
-    Returns:
-        plain values; ``findings`` in the order of falling probability, empty for a refused study; those that were not
-        trained come last, without a probability. ``calibration`` is the method that made the probability.
+    ``findings`` stand in the order of falling probability, those that were not trained last, without a probability;
+    none for a refused study. ``calibration`` is the method that made the probability.
     """
     return {
         "disclaimer": f"{SYNTHETIC} {DISCLAIMER}" if bundle.description.synthetic else DISCLAIMER,
@@ -63,22 +55,20 @@ def reading_record(
 
 
 def _findings(prediction: Prediction, bundle: Bundle) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = []
-    d, probabilities = bundle.description, prediction.probabilities
-    for name in prediction.ranked:
-        point, choice = d.operating_points.get(name), d.calibration_choices.get(name)
-        records.append(
-            {
-                "name": name,
-                "title": prediction.findings.title(name),
-                "probability": _rounded(probabilities.get(name)),
-                "call": prediction.said(name),
-                "conformal_set": prediction.conformal_sets.get(name),
-                "operating_point": point.threshold if point else None,
-                "calibration": choice.method if choice else None,
-            }
-        )
-    return records
+    about, probabilities = bundle.description, prediction.probabilities
+    points, choices = about.operating_points, about.calibration_choices
+    return [
+        {
+            "name": name,
+            "title": prediction.findings.title(name),
+            "probability": _rounded(probabilities.get(name)),
+            "call": prediction.said(name),
+            "conformal_set": prediction.conformal_sets.get(name),
+            "operating_point": points[name].threshold if name in points else None,
+            "calibration": choices[name].method if name in choices else None,
+        }
+        for name in prediction.ranked
+    ]
 
 
 def _rounded(value: float | None) -> float | None:

@@ -29,11 +29,7 @@ KEPT_S = 1800.0  # an upload that nobody read goes then
 
 
 class UploadRefusedError(Exception):
-    """An upload that is not taken.
-
-    Attributes:
-        status: of the answer (RFC 9110, RFC 4918).
-    """
+    """An upload that is not taken, with the HTTP status of the answer (RFC 9110, RFC 4918)."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)

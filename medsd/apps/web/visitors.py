@@ -136,14 +136,8 @@ class TooManyGuessesError(MedsdError):
 class Logins:
     """The check of passwords: the same work for known and unknown users, and a bounded rate of guesses.
 
-    A right password is answered at once, however many wrong ones are being answered. A wrong one is answered after
-    `WRONG_PASSWORD_DELAY_S`. After `FREE_GUESSES` wrong ones for a user from one address, that pair may try one every
-    `GUESS_EVERY_S`; the same user from elsewhere is not affected.
-
-    Args:
-        passwords: of each user.
-        clock: seconds.
-        sleep: waits for so many seconds.
+    A right password is answered at once, a wrong one after `WRONG_PASSWORD_DELAY_S`. After `FREE_GUESSES` wrong ones
+    for a user from one address, that pair may try one every `GUESS_EVERY_S`.
     """
 
     def __init__(
