@@ -10,7 +10,7 @@ OTHER    := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYP
 TRAINING := tests/sd/test_losses.py tests/experiments/test_compare_training.py \
 	tests/pipeline/test_evidence_head.py $(addprefix tests/training/test_,objectives.py engine.py pseudo_labels.py)
 
-.PHONY: help app test check bench lock programs clean
+.PHONY: help app test check docs bench lock programs clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
@@ -23,10 +23,13 @@ test: $(VENV)/.dev programs check ## set up everything and run the whole test su
 	$(OTHER) $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile $(TRAINING)
 
 check: $(VENV)/.dev ## formatting, types, and which room may import which
-	$(BIN)/ruff format --check medsd tests
-	$(BIN)/ruff check medsd tests
+	$(BIN)/ruff format --check medsd tests docs
+	$(BIN)/ruff check medsd tests docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev ## build the documentation into site/ (open site/index.html)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
 
 bench: $(VENV)/.dev ## measurements on real data (MEDSD_DATA=folder); slow
 	$(BIN)/python -m pytest -m bench tests
@@ -51,7 +54,7 @@ programs:
 	done
 
 clean: ## remove the environment and what tools left
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("medsd needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
@@ -64,5 +67,5 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing medsd with everything for training and tests"
-	@$(PIP) --editable '.[train,notes,pacs,deid,tune,mlflow,qdrant,cluster,dev]'
+	@$(PIP) --editable '.[train,notes,pacs,deid,tune,mlflow,qdrant,cluster,docs,dev]'
 	@touch $@ $(VENV)/.core

@@ -1,7 +1,7 @@
 """Note encoders: a small BERT whose WordPiece vocabulary is trained on the notes at hand, or one that exists.
 
 Those that exist come from a package (`minilm`), the hub, or a folder that transformers wrote (usual names:
-configs/encoders/README.md). The small vocabulary is the training notes' own, so a note's identities could enter the
+docs/guides/encoders.md). The small vocabulary is the training notes' own, so a note's identities could enter the
 bundle with it: only words that stand in notes of several patients become tokens (`MIN_PATIENTS`), however often one
 patient's notes have them, and numbers are split into digits. A name that many patients share, or that of a physician of
 many, cannot be told from a word.

@@ -206,7 +206,7 @@ def loss_by_name(name: str, **options: Any) -> ContrastiveLoss:
 
 
 def family_table() -> str:
-    """What each loss does with what data may bring, as a Markdown table; it stands in the README."""
+    """What each loss does with what data may bring, as a Markdown table for the documentation."""
     heads = ("name", "source", "positive", "unknown labels", "empty sets", "soft labels", "processes", "blocks")
     rows = [heads, ("---",) * len(heads)]
     for name, loss in LOSSES.items():

@@ -1,4 +1,4 @@
-"""The encoders and the learned space; configs/encoders/README.md shows what their names mean."""
+"""The encoders and the learned space; docs/guides/encoders.md shows what their names mean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of the encoders: what the page of configs/encoders shows can be written as it stands there."""
+"""The settings of the encoders: what docs/guides/encoders.md shows can be written as it stands there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medsd.settings import Settings, load_settings
 from medsd.settings.network import Backbone
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-PAGE = (CONFIGS / "encoders" / "README.md").read_text(encoding="utf-8")
+PAGE = (CONFIGS.parent / "docs" / "guides" / "encoders.md").read_text(encoding="utf-8")
 
 
 def _with(*overrides: str) -> Settings:
