@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medsd.apps.web.card import card_text, facts
+from medsd.apps.web.card import card_html, facts
 from medsd.bundle.layout import Bundle
 from tests.apps.reading_room import copy_bundle
 
@@ -16,23 +16,23 @@ def test_facts_name_model_version_provider_and_hash(bundle: Bundle) -> None:
 
 
 def test_pictures_beside_the_card_are_put_into_it(bundle: Bundle) -> None:
-    assert "![The plot](data:image/png;base64," in card_text(bundle)
+    assert '<img src="data:image/png;base64,' in card_html(bundle)
 
 
 def test_pictures_from_elsewhere_and_html_are_left_out(bundle: Bundle) -> None:
-    text = card_text(bundle)
-    assert "Elsewhere (not shown)" in text and "pixel.png" not in text
-    assert "<script" not in text and "<img" not in text
+    text = card_html(bundle)
+    assert '<img src="" alt="Elsewhere"' in text and "pixel.png" not in text
+    assert "<script" not in text and 'src="https://' not in text and text.count("<img") == 2
 
 
 def test_a_picture_outside_of_the_bundle_is_not_read(bundle: Bundle, tmp_path: Path) -> None:
     copy = copy_bundle(bundle, tmp_path / "copy")
     (tmp_path / "secret.png").write_bytes(b"\x89PNG\r\n\x1a\nsecret")
     (copy / "README.md").write_text("![x](../secret.png)", encoding="utf-8")
-    assert card_text(Bundle.open(copy, verify=False)) == "*x (not shown)*"
+    assert card_html(Bundle.open(copy, verify=False)) == '<p><img src="" alt="x" /></p>\n'
 
 
 def test_a_bundle_without_a_card_says_so(bundle: Bundle, tmp_path: Path) -> None:
     copy = copy_bundle(bundle, tmp_path / "copy")
     (copy / "README.md").unlink()
-    assert card_text(Bundle.open(copy, verify=False)) == "This bundle ships no card."
+    assert card_html(Bundle.open(copy, verify=False)) == "<p>This bundle ships no card.</p>\n"

@@ -53,10 +53,10 @@ def test_the_whole_image_is_seen_on_a_phone(visit: Open, image: Path, shots: Pat
     here = visit((390, 844), "light")
     here.read(image)
     here.page.screenshot(path=shots / "phone.png", full_page=True)
-    area, image, legend = (
-        here.page.locator(part).bounding_box() for part in ("#radiograph", "img.image", "#radiograph .legend")
+    area, picture, legend = (
+        here.page.locator(part).bounding_box() for part in ("#radiograph", "img.radiograph", "#radiograph .legend")
     )
-    for part in (image, legend):
+    for part in (picture, legend):
         assert part["x"] >= area["x"] - 1 and part["x"] + part["width"] <= area["x"] + area["width"] + 1 <= 391
         assert part["y"] >= area["y"] - 1 and part["y"] + part["height"] <= area["y"] + area["height"] + 1
     assert (

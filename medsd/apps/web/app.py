@@ -45,7 +45,7 @@ def build_page(reader: Reader, uploads: Uploads | None = None) -> gr.Blocks:
                     BatchTab(reader, uploads)
             with gr.Tab("Model"):
                 scripts.html(card.facts(bundle, reader.provider, reader.precision), "facts")
-                gr.Markdown(card.card_text(bundle), elem_id="card")
+                gr.HTML(card.card_html(bundle), elem_id="card", js_on_load=None)
         board.show()
     return page
 
