@@ -45,7 +45,7 @@ _PART = r"[^\s^=\\|,;:'\"()\[\]{}]"
 _PERSON_NAME = re.compile(rf"(?<!{_PART}){_PART}+(?:\^+{_PART}+)+\^*")
 _MAX_REGISTERED = 4096
 
-# What looks like an identity in a clinical note, whoever it is of.
+# What looks like an identity in a clinical note.
 _CAPITAL = r"[^\W\d_a-zß-öø-ÿ][\w'’-]*"  # a word that begins with a capital letter
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _TITLES = "Mrs?|Ms|Miss|Mx|Dr|Prof|Herrn?|Frau|Fr|Hr|Sir|Dame|Mme|Mlle|Sra?|Sister|Nurse"
@@ -159,8 +159,8 @@ def patient_id(identifier: str) -> str:
 def public_hasher(bundle_name: str) -> KeyedHasher:
     """The hasher of a bundle's own cases where its data are public (`public` in bundle.json). It hides nothing.
 
-    Its key is the bundle's name, so that who holds the data set can find the original of a case. The images of whoever
-    uses the bundle are never keyed by it.
+    Its key is the bundle's name, so that whoever holds the data set can find the original of a case. A
+    user's own images are never keyed by it.
     """
     return KeyedHasher(hashlib.sha256(f"medsd/public\0{bundle_name}".encode()).digest())
 
@@ -312,7 +312,7 @@ def install_log_filter() -> IdentityFilter:
             return record
 
         logging.setLogRecordFactory(make_redacted)
-        # What Python itself writes to stderr: warnings, and the traceback of an exception that nobody caught.
+        # What Python itself writes to stderr: warnings, and the traceback of an exception that was not caught.
         format_warning = warnings.formatwarning
         warnings.formatwarning = lambda *args, **kwargs: _identities.redact(format_warning(*args, **kwargs))
         sys.excepthook = lambda *error: print(

@@ -1,7 +1,7 @@
-"""The one place where libraries are told to report nothing, and to write nowhere that is not medsd's.
+"""Libraries report nothing, and keep their caches in medsd's folder.
 
 Importing medsd calls `stop_reports`; the programs (`medsd`, the app) call `use_own_caches` and `work_offline` as well.
-Whatever in medsd needs ONNX Runtime gets it from `import_onnxruntime`.
+All of medsd imports ONNX Runtime by `import_onnxruntime`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def cache_folder() -> Path:
 def import_onnxruntime(part: str = "") -> Any:
     """ONNX Runtime, or a module in it such as ``quantization``, with its reports switched off.
 
-    The variable alone does not do on Windows, nor where a program imported ONNX Runtime before medsd.
+    The variable alone is not enough on Windows, nor where a program imported ONNX Runtime before medsd.
 
     Raises:
         DependencyError: it cannot be imported.

@@ -13,7 +13,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-# Characters that nobody sees: format characters (Cf) are found by their category, these have another one.
+# Invisible characters of other categories than Cf (format), which are found by their category.
 _INVISIBLE = {*"\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"} | {
     chr(code) for codes in ((0x180B, 0x1810), (0xFE00, 0xFE10), (0xE0100, 0xE01F0)) for code in range(*codes)
 }

@@ -102,7 +102,7 @@ def test_without_an_image_that_was_read_nothing_is_kept(folder: FeedbackFolder, 
 
 
 def test_another_finding_is_refused(folder: FeedbackFolder) -> None:
-    with pytest.raises(DataError, match="no finding"):
+    with pytest.raises(DataError, match="not a finding"):
         folder.add(_prediction(), "Dragon", "present")
 
 

@@ -26,7 +26,7 @@ def build_page(reader: Reader, uploads: Uploads | None = None) -> gr.Blocks:
 
     Args:
         reader: reads studies.
-        uploads: what the page is sent; None where nobody is served.
+        uploads: the files that the page is sent; None where no server runs.
     """
     bundle = reader.bundle
     with gr.Blocks(title=f"medsd · {bundle.label}", fill_width=True) as page:

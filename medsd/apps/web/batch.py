@@ -93,7 +93,7 @@ class BatchDesk:
                 self._one.release()
 
     def _take(self, path: str, number: int, folder: Path) -> BatchFile:
-        """An upload under its number, in a folder that nobody else is served from; what is no file becomes a row."""
+        """An upload under its number, in the folder of this run; an upload that is not a file becomes a row."""
         name = (self._uploads.name(path) if self._uploads else "") or Path(path).name
         target = folder / f"{number:05d}{'.zip' if name.lower().endswith('.zip') else ''}"
         if is_regular(Path(path)):

@@ -74,9 +74,9 @@ class FeedbackFolder:
             DataError: there is no image, no such finding, or the folder cannot be written.
         """
         if finding not in prediction.findings.names:
-            raise DataError(f"feedback: '{finding}' is no finding of {prediction.findings.key}")
+            raise DataError(f"feedback: '{finding}' is not a finding of {prediction.findings.key}")
         if prediction.image is None or prediction.refused:
-            raise DataError("feedback: it is kept with its image, and there is none that was read")
+            raise DataError("feedback is kept with its image, and no image was read")
         probability = prediction.probabilities.get(finding)
         # A study may have several images, and a plain picture names no study: the pixels name themselves.
         image = self._key("image", hashlib.sha256(prediction.image.tobytes()).hexdigest())

@@ -1,4 +1,4 @@
-"""The door of the app: what a request must be before Gradio sees it.
+"""The checks that a request must pass before Gradio sees it.
 
 Gradio serves some 60 routes, trusts the session that a request names, and lets every port of localhost ask with the
 visitor's cookie. `Guard` is the one ASGI layer around it: only the routes in `ROUTES` exist, requests that change
@@ -22,7 +22,7 @@ from medsd.apps.web.uploads import UploadRefusedError, Uploads
 from medsd.apps.web.visitors import Logins, TooManyGuessesError, Visitor, Visitors
 
 API = "/gradio_api"
-# Files of Gradio's front end: the same for everybody, so nobody has to sign in for them.
+# Files of Gradio's front end: the same for everybody, before and after signing in.
 PUBLIC_ROUTES = {
     "/assets/*": {"GET"},
     "/static/*": {"GET"},
@@ -89,7 +89,7 @@ class Guard:
         functions: the numbers of what the page can ask for.
         visitors, uploads: who may ask, and their files.
         cookie: the name of the cookie with a visitor's token. Ports of one host share cookies, so it names the port.
-        logins: the users; None where nobody has to sign in.
+        logins: the users; None where no login is asked for.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class Guard:
         if "session_hash" in body:  # to reset needs none
             body["session_hash"] = self._visitors.name(visitor, body["session_hash"])
         event = self._queue.event_ids_to_events.get(str(body.get("event_id")))
-        # A job that has ended belongs to nobody: whose it was cannot be told, and there is nothing left to cancel.
+        # A job that has ended has no owner any more, and there is nothing left to cancel.
         own = event is not None and event.session_hash.startswith(f"{visitor.key}-")
         if body.get("session_hash", "") is None or not own:
             raise _Refused(404, "There is no such session or job.")
@@ -279,7 +279,7 @@ def _route(request: Request) -> str:
 def _check_origin(request: Request) -> None:
     """Only the app's own page may ask (Fetch Metadata; RFC 6454): no other site, and no other port of this machine.
 
-    Programs that are no browsers send neither header; nobody makes them send a visitor's cookie.
+    Programs other than browsers send neither header; no other site can make them send a visitor's cookie.
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     # A proxy in front of the app may name itself to the app, and the address that the browser knows beside it.

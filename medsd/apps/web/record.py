@@ -1,7 +1,7 @@
 """A reading as JSON: what the model said, what it is, and the cases and their vote; nothing of who was examined.
 
 The note, the name of the file and the patient's key are left out; the study's key is a keyed hash, under
-the secret of whoever reads.
+this site's secret.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ def evidence_uri(evidence: GreyImage) -> str | None:
 
 
 def thumbnail_uri(content: bytes | None) -> str | None:
-    """A stored picture as a data URI; None where there is none, or where it is no PNG, JPEG or WebP."""
+    """A stored picture as a data URI; None without one, or if it is not PNG, JPEG or WebP."""
     kinds = [kind for magic, kind in _PICTURE_TYPES.items() if content and content.startswith(magic)]
     return _uri(content, kinds[0]) if content and kinds else None
 

@@ -1,7 +1,7 @@
-"""Who asked last: what one browser tab wants to have read, and what was read of it.
+"""The latest request of one browser tab, and the reading that answers it.
 
 The handlers of one tab run side by side and finish in any order. Each writes into the tab's `Seat`, which takes only
-what still answers the latest request, so that the findings of one image never stand beside another.
+what answers the latest request, so that the findings of one image never stand beside another image.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Seat:
             self.asked, self.reading, self.shown, self._waiting = asked, None, None, True
 
     def claim(self) -> Asked | None:
-        """The request that nobody reads yet; None where there is none."""
+        """The request that is not yet being read, or None."""
         with self._lock:
             waiting, self._waiting = self._waiting, False
             return self.asked if waiting else None

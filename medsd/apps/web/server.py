@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 LOGIN_VARIABLE = "MEDSD_APP_LOGIN"  # user:password, where a file is not at hand
 QUOTA_GB = 8.0  # of uploads on disk over all visitors: two of the largest batches
-SWEEP_S = 60.0  # between two looks for uploads that nobody read
+SWEEP_S = 60.0  # between two searches for uploads that were never read
 SESSIONS = 32  # readings kept at once, up to some 50 MB each; the oldest go first
 
 
@@ -81,9 +81,9 @@ def serve(
         precision: of the model, as for `Predictor`.
 
     Raises:
-        BundleError: there is no bundle, or it or its case index cannot be used.
+        BundleError: the bundle or its case index is missing or cannot be used.
         DataError: there is no folder `images`, or `feedback` cannot be made.
-        SettingsError: the port is in use, the address needs a login, or the login file is no such file.
+        SettingsError: the port is in use, the address needs a login, or the login file is not one.
     """
     install_log_filter()
     logins = read_logins(auth)
@@ -324,7 +324,7 @@ def free_port(host: str, port: int) -> int:
     """`port` if it can be listened on, or any free one for 0.
 
     Raises:
-        SettingsError: it is in use, or `host` is no address of this machine.
+        SettingsError: it is in use, or `host` is not an address of this machine.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]

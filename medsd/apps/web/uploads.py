@@ -25,7 +25,7 @@ from medsd.apps.web.visitors import Clock, Visitor
 
 MOST_FILES = 500  # of one drop
 LARGEST_FILE = 256 * 1024**2  # bytes
-KEPT_S = 1800.0  # an upload that nobody read goes then
+KEPT_S = 1800.0  # an upload that was not read is deleted then
 
 
 class UploadRefusedError(Exception):
@@ -96,7 +96,7 @@ class Uploads:
             return [self._keep(file, visitor) for file in files]
 
     def owns(self, visitor: Visitor, path: object) -> bool:
-        """Whether `path` is a regular file that this visitor uploaded, and nobody has read yet."""
+        """Whether `path` is a regular file that this visitor uploaded and that was not read yet."""
         kept = self._kept.get(path) if isinstance(path, str) else None
         return kept is not None and kept.owner is visitor and is_regular(Path(str(path)))
 
@@ -106,7 +106,7 @@ class Uploads:
         return kept.name if kept else ""
 
     def sweep(self) -> None:
-        """Delete uploads that nobody read for `KEPT_S`, and the empty files that Gradio leaves for each upload."""
+        """Delete uploads that were not read for `KEPT_S`, and the empty files that Gradio leaves for each upload."""
         now = self._clock()
         for path, kept in list(self._kept.items()):
             if now - kept.since > KEPT_S:
@@ -154,7 +154,7 @@ def _refusal(said: str) -> UploadRefusedError:
         return UploadRefusedError(413, f"A file has more than {LARGEST_FILE // 1024**2} MB, the most that is taken.")
     if said.startswith("Too many files"):
         return UploadRefusedError(413, f"This page takes {MOST_FILES} files at a time. Drop fewer.")
-    return UploadRefusedError(400, "This is no upload of files.")
+    return UploadRefusedError(400, "This is not an upload of files.")
 
 
 def is_regular(path: Path) -> bool:

@@ -1,6 +1,6 @@
-"""Who asks: visitors and the secret token of each, the sessions of their pages, and the check of passwords.
+"""Visitors: the secret token of each, the sessions of their pages, and the check of passwords.
 
-Nothing here knows HTTP or Gradio, so tests bring their own clock. `medsd.apps.web.guard` applies it to every request.
+Nothing here knows HTTP or Gradio. `medsd.apps.web.guard` applies it to every request.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Visitor:
     """The holder of one token.
 
     Attributes:
-        user: who signed in, "" where nobody has to.
+        user: who signed in; "" where no login is asked for.
         ends: when the token expires, by the clock of `Visitors`.
         person: the same for all tokens of one user, before and after signing out; begins `key`.
-        key: begins the name of each of its sessions within Gradio. It is no secret.
+        key: begins the name of each of its sessions within Gradio. It is not secret.
         sessions: the sessions of its pages, the newest last.
     """
 
@@ -86,7 +86,7 @@ class Visitors:
         return token
 
     def holder(self, token: str) -> Visitor | None:
-        """Whose token this is; None where it is nobody's, or has expired."""
+        """The visitor with this token; None where it is unknown or has expired."""
         visitor = self._by_token.get(token)
         if visitor is not None and visitor.ends <= self._clock():
             self.dismiss(token)
