@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -48,8 +49,6 @@ MAX_NOTE = 20_000  # characters; a long discharge letter has a quarter of it
 NEAREST = 8
 ALIKE_S = 0.8  # images of cases are read for so long, nearest first; the rest are the next time that they are near
 CASES_KEPT = 256  # images of cases, some 40 KB each, whose regions are remembered
-_NO_INDEX = "This model ships without earlier cases."
-_NO_SEARCH = "The earlier cases could not be searched. Check the case index with `medsd similar`."
 _UNREADABLE = "This file could not be read. Export the radiograph again as DICOM, PNG or JPEG."
 
 
@@ -191,15 +190,8 @@ class Reader:
         """The cases that fit findings or a sentence; a `MedsdError` is in words for the person who asked."""
         from medsd.cases.ask import ask
 
-        if self.index is None:
-            raise DataError(_NO_INDEX)
-        try:
-            return ask(self.index, question, lambda: self._predict if self.takes_notes else None)  # type: ignore[arg-type, return-value]
-        except MedsdError:
-            raise
-        except Exception as error:
-            log.error("the cases could not be searched: %s", type(error).__name__)
-            raise DataError(_NO_SEARCH) from None
+        with _searching():
+            return ask(self._cases(), question, lambda: self._predict if self.takes_notes else None)  # type: ignore[arg-type, return-value]
 
     def opine(self, reading: Reading, finding: str, opinion: Opinion, user: str = "") -> None:
         """Keep what a person says of a finding; a `DataError` where no feedback is kept, or it cannot be."""
@@ -215,14 +207,15 @@ class Reader:
     def _with_cases(self, reading: Reading, filters: CaseFilter) -> Reading:
         if reading.prediction.refused:
             return reading
+        cases: tuple[SimilarCase, ...] = ()
+        votes: tuple[FindingVote, ...] = ()
         try:
-            cases, votes = self._similar(reading.prediction, filters)
+            with _searching():
+                cases = tuple(self._cases().similar(reading.prediction, k=NEAREST, filters=filters or None))
+                votes = self._cases().vote(reading.prediction)  # its thresholds were chosen without filters
             why_not = "" if cases else "No earlier case is left to compare with: widen the filters."
         except MedsdError as error:
-            cases, votes, why_not = (), (), str(error)
-        except Exception as error:
-            log.error("the cases could not be searched: %s", type(error).__name__)
-            cases, votes, why_not = (), (), _NO_SEARCH
+            cases, why_not = (), str(error)
         pictures = tuple(self.picture(case) for case in cases)
         end = time.monotonic() + ALIKE_S
         alike = tuple(self._alike(reading.prediction, case) if time.monotonic() < end else None for case in cases)
@@ -256,18 +249,26 @@ class Reader:
             return None
         return CaseImage(replace(said, image=None, evidence_maps=None), said.image.shape)
 
-    def _similar(
-        self, prediction: Prediction, filters: CaseFilter
-    ) -> tuple[tuple[SimilarCase, ...], tuple[FindingVote, ...]]:
+    def _cases(self) -> CaseIndex:
         if self.index is None:
-            raise DataError(_NO_INDEX)
-        cases = self.index.similar(prediction, k=NEAREST, filters=filters or None)
-        # The thresholds of the vote were chosen without filters.
-        return tuple(cases), self.index.vote(prediction)
+            raise DataError("This model ships without earlier cases.")
+        return self.index
 
     def _refused(self, message: str) -> Reading:
         prediction = Prediction(self.bundle.findings, "refused", "not_read", message, model=self.bundle.label)
         return Reading(prediction, read=_now())
+
+
+@contextmanager
+def _searching() -> Iterator[None]:
+    """Turn a failure into one sentence; the message of a foreign exception may quote what was asked."""
+    try:
+        yield
+    except MedsdError:
+        raise
+    except Exception as error:
+        log.error("the cases could not be searched: %s", type(error).__name__)
+        raise DataError("The earlier cases could not be searched. Check the case index with `medsd similar`.") from None
 
 
 def _now() -> str:
