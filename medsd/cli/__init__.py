@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import typer
 
-from medsd.cli import bundles, cases, reading, site, training
+from medsd.cli import bundles, cases, reading, scoring, site, training
 from medsd.errors import MedsdError
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cases.app, name="cases")
-for _verb in (*training.VERBS, *bundles.VERBS, *reading.VERBS, site.app, site.deidentify, site.doctor):
+for _verb in (scoring.score, *reading.VERBS, *training.VERBS, *bundles.VERBS, *site.VERBS):
     app.command()(_verb)
 
 _INTERRUPTED = 130

@@ -6,11 +6,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import typer
 
 from medsd.errors import DependencyError
+
+if TYPE_CHECKING:
+    from medsd.dicom.policy import GatePolicy
 
 # As in `medsd.inference.providers`, whose import takes seconds.
 Provider = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
@@ -36,7 +39,7 @@ NotesTable = Annotated[Path | None, typer.Option(help="CSV with the columns path
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
-class Summary(Protocol):
+class Reportable(Protocol):
     """What a verb did, for programs and for people."""
 
     def as_dict(self) -> dict[str, Any]: ...
@@ -44,9 +47,16 @@ class Summary(Protocol):
     def line(self) -> str: ...
 
 
-def print_summary(summary: Summary, as_json: bool) -> None:
+def print_summary(summary: Reportable, as_json: bool) -> None:
     """One line for a person, or JSON for a program."""
     print(json.dumps(summary.as_dict()) if as_json else summary.line())
+
+
+def read_gate(path: Path | None, overrides: list[str] | None) -> GatePolicy:
+    """The policy of --gate and --set."""
+    from medsd.settings import load_gate
+
+    return load_gate(path, overrides or ())
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from medsd.cli.options import BundleFolder, Digits, Gate, GateSet, Inputs, Json, print_summary
+from medsd.cli.options import BundleFolder, Digits, Gate, GateSet, Inputs, Json, print_summary, read_gate
 
 
 def app(
@@ -29,7 +29,6 @@ def app(
     Example: medsd app models/nih14 --images /data/nih14/images
     """
     from medsd.apps.web.server import serve
-    from medsd.settings import load_gate
 
     serve(
         bundle,
@@ -40,7 +39,7 @@ def app(
         feedback=feedback,
         quota_gb=quota_gb,
         open_browser=open_browser,
-        policy=load_gate(gate, set_ or ()),
+        policy=read_gate(gate, set_),
         precision=precision,
     )
 
@@ -85,3 +84,6 @@ def doctor(as_json: Json = False) -> None:
 
     report = examine()
     print(json.dumps(report, indent=2) if as_json else in_words(report))
+
+
+VERBS = (app, deidentify, doctor)
