@@ -18,7 +18,8 @@ from medsd.findings import (
     map_labels,
     resolve_uncertain,
 )
-from medsd.findings.mapping import LITERAL, MEANINGS, WIDER, ancestors, concepts
+from medsd.findings.mapping import ancestors, concepts
+from medsd.findings.sets import LITERAL, MEANINGS, WIDER
 
 
 @pytest.mark.parametrize("vocabulary", FINDING_SETS.values(), ids=lambda v: v.key)

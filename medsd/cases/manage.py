@@ -23,7 +23,7 @@ from medsd.errors import DataError
 from medsd.files import replacing
 from medsd.preprocessing.notes import NoteMask
 from medsd.privacy import KeyedHasher, scrub_note
-from medsd.studies.protect import film_identities
+from medsd.studies.protect import image_identities
 
 if TYPE_CHECKING:
     from medsd.cases.table import FilmRow
@@ -319,6 +319,6 @@ def _media(prediction: Prediction, thumbnails: bool, excerpt: str) -> dict[str, 
 
 def _excerpt(row: FilmRow, bundle: Bundle) -> str:
     """The beginning of the note, without identities and without what the bundle hides."""
-    note = scrub_note(row.note, (row.patient, row.study, *film_identities(row.path)))
+    note = scrub_note(row.note, (row.patient, row.study, *image_identities(row.path)))
     told = bundle.description.note
     return NoteMask(told.mask if told is not None else ())(note)[:EXCERPT]

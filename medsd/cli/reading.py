@@ -130,7 +130,7 @@ def suggest(
     elif bundle is None or not paths:
         raise MedsdError("give a bundle and images to choose from, or --config with a run; see medsd suggest --help")
     else:
-        summary = pool.suggest_films(
+        summary = pool.suggest_images(
             bundle,
             paths,
             out,

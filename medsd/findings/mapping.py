@@ -12,77 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.errors import DataError
+from medsd.findings.sets import LITERAL, MEANINGS, WIDER
 from medsd.findings.vocabulary import FindingSet
 
 Column = npt.NDArray[np.float32]
 
-# What the labels of each set mean, where the spelling alone does not say it: name in the set → common concept. A label
-# that stands in no row is a concept of its own name, whatever its case.
-MEANINGS: Mapping[str, Mapping[str, str]] = {
-    "chexpert14": {"Pleural Effusion": "effusion"},
-    "vindr": {
-        "Pleural effusion": "effusion",
-        "Pleural thickening": "pleural_thickening",
-        "Pulmonary fibrosis": "fibrosis",
-    },
-    "padchest": {
-        "hiatal hernia": "hernia",
-        "infiltrates": "infiltration",
-        "pleural effusion": "effusion",
-        "pleural thickening": "pleural_thickening",
-        "pulmonary edema": "edema",
-        "pulmonary fibrosis": "fibrosis",
-        "pulmonary mass": "mass",
-    },
-    "mesh": {
-        "Airspace Disease": "alveolar pattern",
-        "Costophrenic Angle/blunted": "costophrenic angle blunting",
-        "Diaphragm/elevated": "hemidiaphragm elevation",
-        "Fractures, Bone": "fracture",
-        "Hernia, Hiatal": "hernia",
-        "Infiltrate": "infiltration",
-        "Lung Diseases, Interstitial": "ild",
-        "Mass/lung": "mass",
-        "Opacity/lung": "lung opacity",
-        "Pleural Effusion": "effusion",
-        "Pulmonary Atelectasis": "atelectasis",
-        "Pulmonary Disease, Chronic Obstructive": "copd",
-        "Pulmonary Edema": "edema",
-        "Pulmonary Fibrosis": "fibrosis",
-        "Thickening/pleura": "pleural_thickening",
-    },
-}
-# Concept → the wider concept that it is a kind of (Irvin et al., figure 1; VinDr-CXR calls its Lung Opacity a label
-# for all of them; and what radiologists would not dispute).
-WIDER: Mapping[str, str] = {
-    "cardiomegaly": "enlarged cardiomediastinum",
-    "mediastinum/enlarged": "enlarged cardiomediastinum",
-    "alveolar pattern": "lung opacity",
-    "atelectasis": "lung opacity",
-    "consolidation": "lung opacity",
-    "edema": "lung opacity",
-    "infiltration": "lung opacity",
-    "pneumonia": "lung opacity",
-    "lung lesion": "lung opacity",
-    "nodule/mass": "lung lesion",
-    "lung cavity": "lung lesion",
-    "lung tumor": "lung lesion",
-    "mass": "nodule/mass",
-    "nodule": "nodule/mass",
-    "pleural_thickening": "pleural other",
-    "clavicle fracture": "fracture",
-    "rib fracture": "fracture",
-    "catheters, indwelling": "support devices",
-    "central venous catheter": "support devices",
-    "endotracheal tube": "support devices",
-    "implanted medical device": "support devices",
-    "nsg tube": "support devices",
-    "pacemaker": "support devices",
-    "tube, inserted": "support devices",
-}
-# Sets whose wider labels are words of the report, not the sum of the narrower ones: Open-i's annotators coded
-# «Opacity» where the report says so, and not for every consolidation.
-LITERAL = frozenset({"mesh"})
 _OWN = ("other lesion", "other diseases")  # what is left over differs from set to set
 
 
@@ -96,8 +30,7 @@ def map_labels(labels: npt.ArrayLike, from_set: FindingSet, to_set: FindingSet) 
 
     Args:
         labels: (N, F_from), 1, 0 or NaN, in the order of `from_set`.
-        from_set: their vocabulary.
-        to_set: the vocabulary that is wanted.
+        from_set, to_set: the vocabularies.
 
     Returns:
         float32 (N, F_to), 1, 0 or NaN, in the order of `to_set`.

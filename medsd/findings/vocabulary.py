@@ -14,36 +14,22 @@ from medsd.errors import DataError
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding of a vocabulary.
+    """One finding of a vocabulary."""
 
-    Attributes:
-        name: the vocabulary's own spelling, used in columns and outputs (``"Pleural_Thickening"``).
-        title: the words a reader sees (``"Pleural thickening"``).
-        snomed: SNOMED CT concept identifier, or an empty string where no single concept fits.
-        radlex: RadLex identifier, or an empty string.
-        synonyms: further words for it in reports and in other data sets, lower case.
-    """
-
-    name: str
-    title: str
-    snomed: str = ""
-    radlex: str = ""
-    synonyms: tuple[str, ...] = ()
+    name: str  # the vocabulary's own spelling, used in columns and outputs ("Pleural_Thickening")
+    title: str  # the words a reader sees ("Pleural thickening")
+    snomed: str = ""  # SNOMED CT concept identifier, "" where no single concept fits
+    radlex: str = ""  # RadLex identifier, likewise
+    synonyms: tuple[str, ...] = ()  # further words for it in reports and other data sets, lower case
 
 
 @dataclass(frozen=True)
 class FindingSet(Sequence[str]):
-    """An ordered vocabulary; behaves as the sequence of its finding names.
+    """An ordered vocabulary; behaves as the sequence of its finding names."""
 
-    Attributes:
-        key: the name by which configurations and bundles refer to it, for instance ``"nih14"``.
-        findings: the findings, in the order of every column and output.
-        negatives: labels of the data set that mean «none of these», for instance ``"No Finding"``.
-    """
-
-    key: str
-    findings: tuple[Finding, ...]
-    negatives: tuple[str, ...] = ()
+    key: str  # as configurations and bundles name it: "nih14"
+    findings: tuple[Finding, ...]  # in the order of every column and output
+    negatives: tuple[str, ...] = ()  # labels of the data set that mean "none of these": "No Finding"
 
     def __len__(self) -> int:
         return len(self.findings)
@@ -68,25 +54,15 @@ class FindingSet(Sequence[str]):
         return replace(self, findings=tuple(finding for finding in self.findings if finding.name not in names))
 
     def encode(self, present: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Turn the names of the findings that are present into a row of 0 and 1.
-
-        Args:
-            present: names of this set, or one of its negatives, which adds nothing.
-
-        Returns:
-            float32 array of shape (F,).
+        """float32 (F,): 1 for the findings in `present`, else 0; a negative adds nothing.
 
         Raises:
             DataError: a name is neither a finding nor a negative of this set.
         """
-        row = np.zeros(len(self), dtype=np.float32)
         for name in present:
-            if name in self.negatives:
-                continue
-            if name not in self.names:
+            if name not in self.names and name not in self.negatives:
                 raise DataError(f"'{name}' is no finding of {self.key}; it has {', '.join(self.names)}")
-            row[self.names.index(name)] = 1.0
-        return row
+        return np.array([name in present for name in self.names], dtype=np.float32)
 
     def decode(self, row: npt.ArrayLike, threshold: float = 0.5) -> tuple[str, ...]:
         """Names of the findings whose value in `row` (F,) reaches `threshold`; unknown (NaN) is left out."""

@@ -1,13 +1,13 @@
-"""`medsd suggest`: films behind a bundle, or the studies of a run, as a list of what to label next.
+"""`medsd suggest`: a list of what to label next, of images read by a bundle or of the studies of a run.
 
-`suggest_films` serves: it reads films through the bundle's ONNX graph and needs no torch. `suggest_studies` takes what
-a training run has written of its own studies. Both end in `write_list`.
+`suggest_images` reads images through the bundle's ONNX graph and needs no torch. `suggest_studies` takes what a
+training run has written of its own studies.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.bundle.layout import Bundle
-from medsd.calibration.types import OperatingPoint
 from medsd.cases.index import CaseIndex
 from medsd.cases.manage import hasher_of
 from medsd.dicom.gate import GatePolicy
@@ -25,7 +24,7 @@ from medsd.errors import DataError
 from medsd.findings import FindingSet
 from medsd.inference.predict import Predictor, Study
 from medsd.inference.session import ProviderChoice
-from medsd.labelling.suggest import Pool, Suggestion, Weights, finding_uncertainty, suggest
+from medsd.labelling.suggest import Pool, Suggestion, finding_uncertainty, suggest
 from medsd.pipeline.folder import Run
 from medsd.preprocessing.decode import Decoder, decode_all
 from medsd.privacy import KeyedHasher
@@ -52,7 +51,8 @@ class ListSummary:
     """What became of a list.
 
     Attributes:
-        out: the list; skipped: the table of what was left out, "" for none.
+        out: the list.
+        skipped: the table of what was left out, "" for none.
         suggested, pool, labelled, refused: numbers of studies.
     """
 
@@ -65,10 +65,8 @@ class ListSummary:
 
     def line(self) -> str:
         """The summary as a sentence."""
-        left = (
-            f"; left out: {self.labelled} labelled, {self.refused} refused, see {self.skipped}" if self.skipped else ""
-        )
-        return f"{self.suggested} of {self.pool} studies suggested in {self.out}{left}"
+        left = f"; left out: {self.labelled} labelled, {self.refused} refused, see {self.skipped}"
+        return f"{self.suggested} of {self.pool} studies suggested in {self.out}{left if self.skipped else ''}"
 
     def as_dict(self) -> dict[str, Any]:
         """The summary for a program."""
@@ -76,7 +74,7 @@ class ListSummary:
 
 
 @dataclass(frozen=True)
-class _Study:
+class _Candidate:
     """What is kept of a study that was read: nothing but numbers, keys and, where it is left out, why."""
 
     path: str
@@ -100,7 +98,7 @@ class _Cases:
     patients: frozenset[str] = field(default_factory=frozenset)
 
 
-def suggest_films(
+def suggest_images(
     bundle: Bundle | Path | str,
     inputs: Sequence[Path],
     out: Path,
@@ -108,24 +106,22 @@ def suggest_films(
     count: int,
     labelled: Path | None = None,
     seed: int = 0,
-    weights: Weights | None = None,
     workers: int = 1,
     provider: ProviderChoice = "auto",
     policy: GatePolicy | None = None,
     hasher: KeyedHasher | None = None,
     progress: bool = False,
 ) -> ListSummary:
-    """Write which of `inputs` to label next.
+    """Write which of `inputs` to label next, at most one study of a patient.
 
     Args:
-        bundle: an opened bundle, or its folder; its cases, where it has some, are what is labelled.
+        bundle: its cases, where it has some, are what is labelled.
         inputs: as for `medsd.scoring.batch.score`.
         out: .csv; what was left out, and why, goes beside it as `<name>.skipped.csv`.
-        count: how many studies, at most one of a patient.
-        labelled: a text list (.txt, .lst) of films, or one film or folder, labelled beside the cases. They are read,
-            too, so that what is suggested lies far from them, but never suggested; their findings count as predicted.
+        count: how many studies.
+        labelled: a text list (.txt, .lst) of images, or one image or folder, labelled beside the cases. They are read
+            so that what is suggested lies far from them, and never suggested; their findings count as predicted.
         seed: of the draw.
-        weights: see `medsd.labelling.suggest.Weights`.
         workers, provider, policy, progress: as for `medsd.scoring.batch.score`.
         hasher: makes the keys; by default `medsd.cases.manage.hasher_of`.
 
@@ -156,23 +152,19 @@ def suggest_films(
         [study for study in studies if not study.reason],
         [study for study in studies if study.reason],
         _Cases(np.concatenate([cases.labels, labels]), np.concatenate([cases.embeddings, places])),
-        _thresholds(opened.findings, about.operating_points),
         opened.findings,
         count=count,
         seed=seed,
-        weights=weights,
     )
 
 
-def suggest_studies(
-    settings: Settings, out: Path, *, count: int, seed: int = 0, weights: Weights | None = None
-) -> ListSummary:
+def suggest_studies(settings: Settings, out: Path, *, count: int, seed: int = 0) -> ListSummary:
     """Write which unlabelled training studies of a run to label next, from what the run wrote of them.
 
     Args:
         settings: of the run, which is calibrated (`medsd calibrate`); labelled are the training studies of which at
             least one finding is known, to choose from are the others.
-        out, count, seed, weights: as for `suggest_films`.
+        out, count, seed: as for `suggest_images`.
 
     Raises:
         DataError: the run has not come that far, or no training study is unlabelled.
@@ -183,7 +175,7 @@ def suggest_studies(
 
     _check_output(out)
     run = Run(settings)
-    manifest, (calibration, points) = Manifest.read(run.manifest), run.read_calibration()
+    manifest, (calibration, _) = Manifest.read(run.manifest), run.read_calibration()
     outputs = load_file(run.outputs)
     names = manifest.findings.names
     probs = calibrated(outputs["logits"], calibration, names)
@@ -193,7 +185,7 @@ def suggest_studies(
     patients = set(manifest.patients[taught])
     keys = [(str(table["study"][row]), str(table["patient"][row])) for row in rows[~known]]
     studies = [
-        _Study(str(table["path"][row]), study, patient, probs[row], outputs["embeddings"][row])
+        _Candidate(str(table["path"][row]), study, patient, probs[row], outputs["embeddings"][row])
         for row, (study, patient) in zip(rows[~known], keys, strict=True)
         if patient not in patients
     ]
@@ -202,16 +194,14 @@ def suggest_studies(
         studies,
         [],
         _Cases(manifest.labels[taught].astype(np.float64), outputs["embeddings"][taught].astype(np.float64)),
-        _thresholds(manifest.findings, points),
         manifest.findings,
         count=count,
         seed=seed,
-        weights=weights,
     )
 
 
 def skipped_path(out: Path) -> Path:
-    """Where the films that were left out are listed."""
+    """Where the images that were left out are listed."""
     return out.with_name(f"{out.stem}.skipped.csv")
 
 
@@ -224,7 +214,7 @@ def _read_cases(bundle: Bundle) -> _Cases:
     """The bundle's cases; a bundle without an index has none."""
     size, findings = bundle.description.embedding_size, list(bundle.findings)
     if not bundle.cases_path.is_dir():
-        log.warning("%s has no cases: nothing is known to be labelled but what --labelled names", bundle.label)
+        log.warning("%s has no cases: only what --labelled names counts as labelled", bundle.label)
         return _Cases(np.zeros((0, len(findings))), np.zeros((0, size)))
     index = CaseIndex.open(bundle.cases_path, model_sha256=bundle.model_sha256)
     table = index.table()
@@ -235,28 +225,19 @@ def _read_cases(bundle: Bundle) -> _Cases:
 
 def _read(
     predictor: Predictor, decoder: Decoder, paths: Sequence[Path], workers: int, shown: Progress
-) -> Iterator[_Study]:
-    films = decode_all(paths, decoder, workers=workers, ahead=2 * _BATCH)
-    while portion := list(islice(films, _BATCH)):
-        predictions = read_safely(predictor, [Study(film) for _, film in portion])
+) -> Iterator[_Candidate]:
+    images = decode_all(paths, decoder, workers=workers, ahead=2 * _BATCH)
+    while portion := list(islice(images, _BATCH)):
+        predictions = read_safely(predictor, [Study(image) for _, image in portion])
         shown.advance(len(portion))
         for (path, _), said in zip(portion, predictions, strict=True):
             told = printable(said.message.removeprefix(f"{path.name}: "))
             reason, message = (said.reason, told) if said.refused else ("", "")
-            yield _Study(
-                printable(path),
-                said.study_key,
-                said.patient_key,
-                said.values,
-                said.embedding,
-                reason,
-                message,
-                said.study_keys,
-                said.patient_keys,
-            )
+            outputs = said.study_key, said.patient_key, said.values, said.embedding
+            yield _Candidate(printable(path), *outputs, reason, message, said.study_keys, said.patient_keys)
 
 
-def _judged(study: _Study, labelled: frozenset[str], patients: frozenset[str], hasher: KeyedHasher) -> _Study:
+def _judged(study: _Candidate, labelled: frozenset[str], patients: frozenset[str], hasher: KeyedHasher) -> _Candidate:
     """`study`, left out where it or its patient is labelled already."""
     if study.reason:
         return study
@@ -267,17 +248,12 @@ def _judged(study: _Study, labelled: frozenset[str], patients: frozenset[str], h
     return study
 
 
-def _is_case(study: _Study, labelled: frozenset[str], hasher: KeyedHasher) -> bool:
+def _is_case(study: _Candidate, labelled: frozenset[str], hasher: KeyedHasher) -> bool:
     """By the header's study, or, as for the app's --images, by the name of the file."""
     return not labelled.isdisjoint({*study.study_keys, *hasher.study_keys(Path(study.path).stem)})
 
 
-def _thresholds(findings: FindingSet, points: Mapping[str, OperatingPoint]) -> FloatArray:
-    found = [points[name].threshold if name in points else None for name in findings]
-    return np.array([np.nan if value is None else value for value in found])
-
-
-def _stacked(studies: Sequence[_Study], findings: int, size: int) -> tuple[FloatArray, FloatArray]:
+def _stacked(studies: Sequence[_Candidate], findings: int, size: int) -> tuple[FloatArray, FloatArray]:
     """Probabilities (N, F) and embeddings (N, D)."""
     probs = np.array([study.probs for study in studies], dtype=np.float64).reshape(-1, findings)
     return probs, np.array([study.embedding for study in studies], dtype=np.float64).reshape(-1, size)
@@ -285,50 +261,39 @@ def _stacked(studies: Sequence[_Study], findings: int, size: int) -> tuple[Float
 
 def _write(
     out: Path,
-    studies: Sequence[_Study],
-    skipped: Sequence[_Study],
+    studies: Sequence[_Candidate],
+    skipped: Sequence[_Candidate],
     labelled: _Cases,
-    thresholds: FloatArray,
     findings: FindingSet,
     *,
     count: int,
     seed: int,
-    weights: Weights | None,
 ) -> ListSummary:
     """Choose, and write the list and what was left out."""
     beside = skipped_path(out)
     if skipped:
-        write_table(
-            beside, [{name: getattr(study, name) for name in SKIPPED_COLUMNS} for study in skipped], SKIPPED_COLUMNS
-        )
+        rows = [{name: getattr(study, name) for name in SKIPPED_COLUMNS} for study in skipped]
+        write_table(beside, rows, SKIPPED_COLUMNS)
     else:
         beside.unlink(missing_ok=True)
     if not studies:
         why = f"all {len(skipped)} are labelled or refused, see {beside}" if skipped else "every one is labelled"
         raise DataError(f"there is no study to choose from: {why}")
-    weights = weights or Weights()
     probs, embeddings = _stacked(studies, len(findings), labelled.embeddings.shape[1])
-    taught = ~np.isnan(probs).all(axis=0)  # of a finding that was not, there is nothing to be unsure of
+    taught = ~np.isnan(probs).all(axis=0)  # the model knows nothing of the other findings
     names: list[str] = np.array(findings.names)[taught].tolist()
-    probs, thresholds = probs[:, taught], thresholds[taught]
+    probs = probs[:, taught]
     patients = np.array([study.patient_key for study in studies], dtype=str)
-    pool = Pool(probs, embeddings, patients, labelled.labels[:, taught], labelled.embeddings, thresholds)
-    chosen = suggest(pool, count, seed=seed, weights=weights)
-    unsure = finding_uncertainty(probs, measure=weights.measure, thresholds=thresholds)
+    pool = Pool(probs, embeddings, patients, labelled.labels[:, taught], labelled.embeddings)
+    chosen, unsure = suggest(pool, count, seed=seed), finding_uncertainty(probs)
     rows = [_row(rank, each, studies[each.row], unsure[each.row], names) for rank, each in enumerate(chosen, start=1)]
     write_table(out, rows, COLUMNS)
     known = sum(study.reason == LABELLED for study in skipped)
-    return ListSummary(
-        out=str(out),
-        skipped=str(beside) if skipped else "",
-        suggested=len(rows),
-        pool=len(studies),
-        labelled=known,
-        refused=len(skipped) - known,
-    )
+    left_out = str(beside) if skipped else ""
+    return ListSummary(str(out), left_out, len(rows), len(studies), known, len(skipped) - known)
 
 
-def _row(rank: int, chosen: Suggestion, study: _Study, unsure: FloatArray, names: Sequence[str]) -> dict[str, Any]:
+def _row(rank: int, chosen: Suggestion, study: _Candidate, unsure: FloatArray, names: Sequence[str]) -> dict[str, Any]:
     most = np.argsort(-unsure, kind="stable")[:_UNSURE]
     numbers = {name: round(getattr(chosen, name), 6) for name in ("score", "uncertainty", "diversity", "rarity")}
     return {

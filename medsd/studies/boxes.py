@@ -1,9 +1,7 @@
-"""Boxes that radiologists drew around findings: ChestX-ray14's, for judging evidence maps.
+"""Boxes that radiologists drew around findings of ChestX-ray14, for judging evidence maps.
 
-NIH publishes them as `BBox_List_2017.csv`, in pixels of its 1,024 × 1,024 films; a subset called `boxes.csv` is read,
-too. They were drawn on about 900 films of the official test set, for eight of the fourteen findings.
-
-Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM. ChestX-ray8. CVPR 2017, section 3.3.
+NIH publishes them as `BBox_List_2017.csv`, for about 900 images of 1,024 × 1,024 pixels and eight of the fourteen
+findings; a subset called `boxes.csv` is read, too. Wang et al., ChestX-ray8, CVPR 2017, section 3.3.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import pandas as pd
 from medsd.errors import DataError
 from medsd.findings import FindingSet
 
-SIDE = 1024.0  # of the films that the boxes were drawn on
+SIDE = 1024.0  # of the images that the boxes were drawn on
 _TABLES = ("BBox_List_2017*.csv", "boxes.csv")
 _COLUMNS = {0: "image", 1: "finding", 2: "left", 3: "top", 4: "width", 5: "height"}
 _OTHER_NAMES = {"Infiltrate": "Infiltration"}
@@ -25,15 +23,9 @@ _OTHER_NAMES = {"Infiltrate": "Infiltration"}
 
 @dataclass(frozen=True)
 class Box:
-    """Where a finding lies in a film, as shares of the film's sides from its upper left corner.
+    """Where a finding lies in an image: shares 0…1 of its sides from its upper left corner."""
 
-    Attributes:
-        study: the name of the film, without its ending.
-        finding: its name in the finding set.
-        left, top, right, bottom: 0…1, left < right and top < bottom.
-    """
-
-    study: str
+    study: str  # the name of the image, without its ending
     finding: str
     left: float
     top: float
@@ -47,11 +39,7 @@ def boxes_tables(root: Path) -> list[Path]:
 
 
 def read_boxes(root: Path, findings: FindingSet) -> tuple[Box, ...]:
-    """The boxes that stand beside the images, in `root` or in the folders of its parts; none where there is no table.
-
-    Args:
-        root: the folder of ChestX-ray14.
-        findings: boxes of other findings are left out.
+    """The boxes of `findings` that stand beside the images of ChestX-ray14, see `boxes_tables`.
 
     Raises:
         DataError: a table cannot be read, or a box lies outside its image.

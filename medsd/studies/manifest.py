@@ -1,9 +1,9 @@
 """The manifest: the table of studies that every step of training reads, one row an image, kept as Parquet.
 
-Columns: study, patient (keyed hashes; the source's own identifiers in public data, and until `medsd.studies.protect`),
-path (relative to the source's root), note, view, age, sex, source, use, split, then one float32 column a finding:
-1 present, 0 absent, NaN unknown. `use` is empty for most images, "selected" for those picked by finding, which train or
-are measured apart, and "train" for those that only train.
+Columns: study, patient (keyed hashes from `medsd.studies.protect` on), path (relative to the source's root), note,
+view, age, sex, source, use, split, then one float32 column a finding: 1 present, 0 absent, NaN unknown. `use` is empty
+for most images, "selected" for those picked by finding, which train or are measured apart, and "train" for those that
+only train.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from medsd.errors import DataError
 from medsd.files import replacing
@@ -33,15 +35,15 @@ ROW_GROUP = 65_536  # rows of the file that a reader takes at a time
 
 @dataclass(frozen=True)
 class Manifest:
-    """A checked table of studies.
+    """A checked table of studies; `rejected`, `source_rows` and `dealt` are not kept in the file.
 
     Attributes:
         table: one row an image, columns `COLUMNS` and the findings.
         findings: the vocabulary of the label columns.
         root: the folder that `path` is relative to.
-        rejected: rows of the source that are not here; known while it is read, not kept in the file.
-        source_rows: int64 (N,), where each row stood in the source's table, the first being 1; likewise.
-        dealt: medsd dealt the patients out to the splits; the source has no test list or split. Not kept in the file.
+        rejected: rows of the source that are not here.
+        source_rows: int64 (N,), where each row stood in the source's table, the first being 1.
+        dealt: medsd dealt the patients out to the splits; the source has no test list or split.
         keyed: `study` and `patient` are keyed hashes and notes are scrubbed (`medsd.studies.protect`).
     """
 
@@ -100,14 +102,10 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write the Parquet file atomically; vocabulary and root travel in its metadata."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         path.parent.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pandas(self.table, preserve_index=False)
         about = {"findings": self.findings.key, "root": str(self.root.resolve()), "keyed": self.keyed}
-        own = json.dumps(about).encode()
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"medsd": own})
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"medsd": json.dumps(about).encode()})
         with replacing(path) as draft:
             pq.write_table(table, draft, row_group_size=ROW_GROUP)
 
@@ -118,9 +116,6 @@ class Manifest:
         Raises:
             DataError: the file is missing, is no manifest, or breaks one of its rules.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         try:
             table = pq.read_table(path)
         except FileNotFoundError:
@@ -130,8 +125,7 @@ class Manifest:
         own = json.loads((table.schema.metadata or {}).get(b"medsd", b"{}"))
         if "findings" not in own:
             raise DataError(f"{path}: this Parquet file is no manifest of medsd; run `medsd prepare`")
-        keyed = bool(own.get("keyed", False))  # older files were not
-        return cls(table.to_pandas(), finding_set(own["findings"]), Path(own["root"]), keyed=keyed)
+        return cls(table.to_pandas(), finding_set(own["findings"]), Path(own["root"]), keyed=own["keyed"])
 
 
 def complete(table: pd.DataFrame, findings: FindingSet) -> pd.DataFrame:
@@ -163,7 +157,8 @@ def _check(table: pd.DataFrame, findings: FindingSet) -> None:
     if table.duplicated(["study", "path"]).any():
         raise DataError("the manifest has the same study and path twice; remove one of the rows")
     values = table[list(findings)].to_numpy(dtype=np.float32, na_value=np.nan)
-    wrong = [name for name, column in zip(findings, values.T, strict=True) if not _known(column)]
+    labels = np.isnan(values) | np.isin(values, (0.0, 1.0))
+    wrong = [name for name, right in zip(findings, labels.all(axis=0), strict=True) if not right]
     if wrong:
         raise DataError(f"labels must be 1, 0 or empty; others stand in {', '.join(wrong)}")
     split = table["split"].dropna()
@@ -175,13 +170,5 @@ def _check(table: pd.DataFrame, findings: FindingSet) -> None:
         raise DataError("a patient stands in two splits; a figure measured on such a split would be too good")
 
 
-def _known(column: npt.NDArray[np.float32]) -> bool:
-    return bool(np.isin(column[~np.isnan(column)], (0.0, 1.0)).all())
-
-
 def _rows_hash(rows: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for row in sorted(rows):
-        digest.update(row.encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
+    return hashlib.sha256("".join(f"{row}\n" for row in sorted(rows)).encode()).hexdigest()

@@ -1,7 +1,6 @@
 """What prepare keeps of a study: keys in place of its identifiers, and its note without what identifies the patient.
 
-Start at `protect`. It is done once, between the source, which needs identifiers to split by patient, and the manifest,
-which every later step reads; so no later step can let an identity out.
+It is done once, between the source and the manifest, which every later step reads.
 """
 
 from __future__ import annotations
@@ -23,12 +22,8 @@ _PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg")  # they have no header that names an
 def protect(manifest: Manifest, hasher: KeyedHasher) -> Manifest:
     """The manifest with keyed hashes as study and patient, and notes scrubbed (`medsd.privacy.scrub_note`).
 
-    A note is scrubbed of its study's identifiers and of what the header of its film says of the patient and of those
-    who treated her. Paths stay: they are how the films are found.
-
-    Args:
-        manifest: as a source reads it.
-        hasher: of this site; the keys of serving are made with the same.
+    A note is scrubbed of its study's identifiers and of the names in its image's header. Paths stay: they are how the
+    images are found. Serving makes its keys with the same `hasher`.
     """
     if manifest.keyed:
         return manifest
@@ -46,12 +41,12 @@ def protect(manifest: Manifest, hasher: KeyedHasher) -> Manifest:
 def _scrubbed(root: Path, study: object, patient: object, path: object, note: object) -> str:
     known = [str(study), str(patient)]
     if isinstance(path, str):
-        known += film_identities(root / path)
+        known += image_identities(root / path)
     return scrub_note(str(note), known)
 
 
-def film_identities(path: Path) -> list[str]:
-    """What the header of a film says of the patient and of who treated her; nothing of a file that is no DICOM."""
+def image_identities(path: Path) -> list[str]:
+    """What the header of an image says of the patient and of who treated them; nothing of a file that is no DICOM."""
     if path.suffix.lower() in _PLAIN_SUFFIXES:
         return []
     try:

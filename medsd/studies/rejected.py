@@ -1,7 +1,6 @@
-"""Rows and cells that cannot be used: which, and why, in a table beside the manifest instead of an end of the run.
+"""Rows and cells that cannot be used: which, and why, in a table beside the manifest.
 
-Start at `Rejections`. No sentence quotes a cell, and a path is written without the patient's identifier, so the sidecar
-says where to look and nothing of anybody.
+No message quotes a cell, and a path is written without the patient's identifier.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ REASONS = {
     "data.separator stands between them",
     "unreadable_list": "not a list of labels such as ['nodule']",
     "unknown_split": "a split is train, validation or test",
-    "path_outside_root": "the path leads out of data.root; move the film, or set data.root to a folder above",
-    "missing_file": "there is no such film; check data.root and data.images",
+    "path_outside_root": "the path leads out of data.root; move the image, or set data.root to a folder above",
+    "missing_file": "there is no such image; check data.root and data.images",
     "duplicate_row": "the same study and image stand in an earlier row; their labels are joined",
     "duplicate_image": "the same image stands in an earlier row of another study; their labels are joined",
     "near_duplicate": "the patient has an image that looks the same as one of another patient in another split",
@@ -69,10 +68,10 @@ class Rejections:
 
         Args:
             row: its number; 0 where the source has none.
-            path: of its film, relative to the source; anything but a string is no film.
+            path: of its image, relative to the source; anything but a string is no image.
             reason: a code, of `REASONS` or of the gate.
-            message: the sentence; by default that of `REASONS`.
-            patient: the identifier that must not stand in the sidecar.
+            message: by default that of `REASONS`.
+            patient: the identifier that must not stand in the table.
         """
         hidden = without_patient(patient, path)
         self.entries.append((row, hidden, reason, without_patient(patient, message or REASONS[reason])))
@@ -104,7 +103,7 @@ class Rejections:
             )
 
     def write(self, path: Path) -> None:
-        """Write the sidecar (CSV) atomically, in the order of the source, remarks included."""
+        """Write the table (CSV) atomically, in the order of the source, remarks included."""
         table = pd.DataFrame(self.entries + self.remarks, columns=list(COLUMNS))
         table["row"] = table["row"].astype("Int64").mask(table["row"] == 0)
         with replacing(path) as draft:

@@ -1,9 +1,8 @@
 """Splits by patient, stratified over the findings.
 
-A patient's label set is the union of the findings of all the patient's images; patients, not images, are dealt out by
-iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011), through the package of that name. It knows
-no images: where one patient has sixty and another one, the rates by image may still lie apart, and patients are then
-exchanged until they lie within `TOLERANCE`.
+Patients are dealt out by iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011) over the union of
+the findings of their images. Patients differ in their number of images, so patients are then exchanged until the rates
+by image lie within `TOLERANCE`.
 """
 
 from __future__ import annotations
@@ -19,15 +18,9 @@ from medsd.errors import DataError
 from medsd.settings import SplitSettings
 from medsd.studies.manifest import SELECTED
 
-TOLERANCE = 0.02
-"""Most that a finding's rate by image may differ between a split and the whole, for findings that are common enough."""
-
-COMMON = 50
-"""Positive images from which on a finding's rate is held to `TOLERANCE`; below, chance is larger than that."""
-
-FEWEST = 10
-"""Patients that can be split in three."""
-
+TOLERANCE = 0.02  # most that a finding's rate by image may differ between a split and the whole
+COMMON = 50  # positive images from which on a finding's rate is held to `TOLERANCE`
+FEWEST = 10  # patients that can be split in three
 _TEST_SHARE = 0.2
 _MOST_SOURCES = 16
 _EXCHANGES = 2000  # each takes milliseconds; a few dozen have been enough on every source
@@ -41,9 +34,7 @@ def split_patients(
     *,
     fixed_test: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.str_]:
-    """Deal the patients out to train, validation and test.
-
-    The result does not depend on the order of the rows: patients are sorted before they are dealt.
+    """Deal the patients out to train, validation and test; the order of the rows does not matter.
 
     Args:
         labels: (N, F), 1, 0 or NaN; or `strata_of` a table.
@@ -64,18 +55,13 @@ def split_patients(
         raise DataError(f"only {len(images)} patients; at least {FEWEST} are needed to split them in three")
     split = pd.Series("train", index=images.index)
     official = _official(fixed_test, names)
-    split[official] = "test"
     dealt = images.drop(official)
-    rest = dealt
-    if official.empty:
-        tested = _draw(dealt, dealt, settings.test, settings.seed)
-        split[tested] = "test"
-        rest = dealt.drop(tested)
+    tested = _draw(dealt, dealt, settings.test, settings.seed) if official.empty else official
+    split[tested] = "test"
+    rest = images.drop(tested)
     share = settings.validation / (settings.train + settings.validation)
     split[_draw(rest, dealt, share, settings.seed + 1)] = "validation"
-    result = split.loc[names].to_numpy(dtype=str)
-    assert_disjoint(result, patients)
-    return result
+    return split.loc[names].to_numpy(dtype=str)
 
 
 def deal(
@@ -86,7 +72,7 @@ def deal(
     people: npt.NDArray[np.str_] | None = None,
     fixed_test: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.object_]:
-    """Deal the patients of a table out, each image by its column `use`.
+    """Deal the patients of a table out: (N,) a split each, as `by_use` leaves it.
 
     Patients are dealt by their images without a `use`. Those who have only selected images are dealt to training and
     the selected part of the test side; all others train.
@@ -94,15 +80,8 @@ def deal(
     Args:
         table: columns of the manifest and the findings.
         findings: names of the label columns.
-        settings: shares and seed.
+        settings, fixed_test: as for `split_patients`, which says what is raised.
         people: (N,) who counts as one patient; by default the column `patient`.
-        fixed_test: (N,) True for the images of an official test list.
-
-    Returns:
-        (N,) a split each, as `by_use` leaves it.
-
-    Raises:
-        DataError: as of `split_patients`.
     """
     people = table["patient"].to_numpy(dtype=str) if people is None else people
     labels, use = strata_of(table, findings), table["use"].fillna("").to_numpy(dtype=str)
@@ -120,13 +99,10 @@ def deal(
 
 
 def by_use(split: npt.NDArray[np.object_], use: npt.NDArray[np.str_]) -> npt.NDArray[np.object_]:
-    """(N,) splits in which images that were selected, or only train, choose and measure nothing.
+    """(N,) splits in which images with a `use` (N,) choose and measure nothing; `split` (N,) is that of their patients.
 
-    In the test split a selected image becomes "selected"; otherwise such images of validation and test are in no split.
-
-    Args:
-        split: (N,) the split of each image's patient.
-        use: (N,) "", "train" or "selected".
+    In the test split a selected image becomes "selected"; other images of validation and test with a `use` have no
+    split.
     """
     held = (use != "") & np.isin(split, ("validation", "test"))
     result = split.copy()
@@ -136,8 +112,10 @@ def by_use(split: npt.NDArray[np.object_], use: npt.NDArray[np.str_]) -> npt.NDA
 
 
 def strata_of(table: pd.DataFrame, findings: Sequence[str]) -> npt.NDArray[np.float32]:
-    """(N, F + S) labels, and which source an image is from where there are several of `COMMON` images: they differ in
-    how they were picked, so each of them is dealt out in the same shares."""
+    """(N, F + S) labels, and the source of each image where there are several of `COMMON` images.
+
+    Sources differ in how their images were picked, so each of them is dealt out in the same shares.
+    """
     labels = table[list(findings)].to_numpy(dtype=np.float32, na_value=np.nan)
     images = table["source"].value_counts()
     common = images.index[images >= COMMON][:_MOST_SOURCES]
@@ -152,12 +130,6 @@ def fixed_fifth(
     """(N,) True for the fixed test fifth, by patient, of a data set that has no test part of its own."""
     splits = SplitSettings(train=1 - 2 * _TEST_SHARE, validation=_TEST_SHARE, test=_TEST_SHARE)
     return split_patients(labels, patients, splits) == "test"
-
-
-def assert_disjoint(split: npt.NDArray[np.str_], patients: Sequence[str] | npt.NDArray[np.str_]) -> None:
-    """Fail where a patient stands in two splits: a mistake of ours, never of the user's."""
-    homes = pd.DataFrame({"patient": np.asarray(patients, dtype=str), "split": split}).drop_duplicates()
-    assert not homes.duplicated("patient").any(), "a patient stands in two splits"
 
 
 def _official(fixed_test: npt.NDArray[np.bool_] | None, names: npt.NDArray[np.str_]) -> pd.Index:
@@ -194,16 +166,13 @@ def _counts(images: pd.DataFrame) -> npt.NDArray[np.int64]:
 def _exchange(
     inside: npt.NDArray[np.bool_], counts: npt.NDArray[np.int64], whole: npt.NDArray[np.int64], seed: int
 ) -> npt.NDArray[np.bool_]:
-    """Exchange drawn patients for others, the best pair of a random few at a time, until the rates by image agree.
+    """(P,) drawn patients, some exchanged so that the rates by image agree: the best pair of a random few at a time.
 
     Args:
-        inside: (P,) True for the patients that are drawn.
+        inside: (P,) True for the patients that are drawn; as many are returned.
         counts: (P, F, 2) positive and known images of each patient.
         whole: (F, 2) those of the whole data set, whose rates are aimed at.
         seed: of the random few.
-
-    Returns:
-        (P,) True for the patients that are drawn now; as many as before.
     """
     inside = inside.copy()
     common = whole[:, 0] >= COMMON

@@ -18,7 +18,7 @@ from medsd.apps.web.server import open_reader
 from medsd.bundle.layout import Bundle, write_description
 from medsd.cases.case import Case
 from medsd.cases.index import CaseIndex
-from medsd.labelling.pool import suggest_films
+from medsd.labelling.pool import suggest_images
 from medsd.privacy import KeyedHasher, public_hasher
 from medsd.scoring.batch import score
 from medsd.studies.phantom import generate_study, write_dicom
@@ -116,7 +116,7 @@ def test_the_patients_own_public_cases_are_left_out(
 def test_what_is_suggested_knows_the_public_cases(public: Bundle, image: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.dcm"
     write_dicom(generate_study(42, seed=9, size=200), other)
-    said = suggest_films(public, [image, other], tmp_path / "next.csv", count=2)
+    said = suggest_images(public, [image, other], tmp_path / "next.csv", count=2)
     assert (said.suggested, said.labelled) == (1, 1)
     [row] = csv.DictReader((tmp_path / "next.csv").open(encoding="utf-8"))
     study = str(pydicom.dcmread(other, stop_before_pixels=True).StudyInstanceUID)

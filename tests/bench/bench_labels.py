@@ -170,14 +170,13 @@ def _suggested(
     learned: bool,
 ) -> Rows:
     known = bench.data.labels[labelled].astype(np.float64)
-    shares, space = known.mean(axis=0), network if learned else None
+    space = network if learned else None
     pool = Pool(
         bench.probs(network, open_).astype(np.float64),
         bench.places(space, open_),
         bench.patients[open_],
         known,
         bench.places(space, labelled),
-        np.where(shares > 0, shares, np.nan),  # there are no operating points yet: the rate of the finding
     )
     return open_[[each.row for each in suggest(pool, count, seed=seed, weights=weights)]]
 

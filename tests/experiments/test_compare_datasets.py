@@ -53,11 +53,11 @@ def test_sparse_rows_hold_zero_where_nothing_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("1.5,1", "1.5", r"a\.arff:7: not a row of 2 numbers"),
-        ("?,0", "{5 1}", r"a\.arff:8: not a row"),
-        ("?,0", "{-1 1}", r"a\.arff:8: not a row"),
-        ("b {0,1}", "b string", r"a\.arff:3: attribute of type string"),
-        ("@data", "", "no line @data"),
+        ("1.5,1", "1.5", r"a\.arff, line 7: no ARFF file of numbers"),
+        ("?,0", "{5 1}", r"a\.arff, line 8: no ARFF"),
+        ("?,0", "{-1 1}", r"a\.arff, line 8: no ARFF"),
+        ("1.5,1", "word,1", r"a\.arff, line 7: no ARFF"),
+        ("@data", "", "no ARFF file of numbers"),
         ("1.5,1\n?,0\n", "", "no rows"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What to label next: the factors, the draw, and the verb from films to a list."""
+"""What to label next: the factors, the draw, and the verb from images to a list."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medsd.cases.case import Case
 from medsd.cases.index import create_index
 from medsd.errors import DataError
 from medsd.inference.predict import Predictor
-from medsd.labelling.pool import skipped_path, suggest_films, suggest_studies
+from medsd.labelling.pool import skipped_path, suggest_images, suggest_studies
 from medsd.labelling.suggest import Pool, Weights, agreement, finding_uncertainty, suggest, uncertainty
 from medsd.privacy import KeyedHasher
 from medsd.sd.relations import dissimilarity_factor, similarity_factor
@@ -33,21 +33,18 @@ def made_pool(count: int = 60, seed: int = 0) -> Pool:
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     patients = np.array([f"p{row // 2}" for row in range(count)])
     labelled = (rng.random((9, 4)) < 0.3).astype(float)
-    return Pool(rng.random((count, 4)), embeddings[:count], patients, labelled, embeddings[count:], np.full(4, np.nan))
+    return Pool(rng.random((count, 4)), embeddings[:count], patients, labelled, embeddings[count:])
 
 
-def test_entropy_is_highest_at_one_half_and_a_margin_at_the_operating_point() -> None:
+def test_uncertainty_is_highest_at_one_half() -> None:
     probs = np.array([[0.0, 0.1, 0.5, 1.0]]).T
     np.testing.assert_allclose(finding_uncertainty(probs)[:, 0], [0, 0.469, 1, 0], atol=1e-3)
     assert finding_uncertainty(probs[[0, 3]]).tolist() == [[0], [0]]  # sure is sure: no last digit is left over
-    margin = finding_uncertainty(probs, measure="margin", thresholds=[0.1])[:, 0]
-    np.testing.assert_allclose(margin, [0, 1, 0.5 / 0.9, 0])
-    np.testing.assert_allclose(finding_uncertainty(probs, measure="margin", thresholds=[np.nan])[:, 0], [0, 0.2, 1, 0])
 
 
 def test_rare_findings_count_more_in_the_uncertainty() -> None:
     probs = np.array([[0.5, 0.0], [0.0, 0.5]])
-    np.testing.assert_allclose(uncertainty(probs, finding_weights=[3.0, 1.0]), [0.75, 0.25], atol=1e-6)
+    np.testing.assert_allclose(uncertainty(probs, [3.0, 1.0]), [0.75, 0.25], atol=1e-6)
 
 
 def test_agreement_is_the_sum_of_the_factors_of_the_loss() -> None:
@@ -62,7 +59,7 @@ def test_a_rare_combination_of_common_findings_is_preferred() -> None:
     labelled = np.array([[1.0, 0, 1]] * 5 + [[0, 1, 0]] * 5)
     probs = np.array([[0.9, 0.1, 0.9], [0.1, 0.9, 0.1], [0.9, 0.9, 0.1]])
     places = np.eye(3)
-    pool = Pool(probs, places, np.array(["a", "b", "c"]), labelled, np.zeros((0, 3)), np.full(3, np.nan))
+    pool = Pool(probs, places, np.array(["a", "b", "c"]), labelled, np.zeros((0, 3)))
     assert suggest(pool, 1, weights=Weights(uncertainty=0, diversity=0, draw="greedy"))[0].row == 2
 
 
@@ -78,7 +75,7 @@ def test_the_greedy_choice_by_diversity_covers_the_space_as_a_loop_does() -> Non
     assert [each.row for each in suggest(pool, 10, weights=ONLY_DIVERSITY)] == expected
 
 
-@pytest.mark.parametrize("weights", [Weights(), Weights(draw="greedy", measure="margin"), ONLY_DIVERSITY])
+@pytest.mark.parametrize("weights", [Weights(), Weights(draw="greedy"), ONLY_DIVERSITY])
 def test_no_patient_is_suggested_twice_and_a_seed_gives_the_same_list(weights: Weights) -> None:
     pool = made_pool()
     rows = [each.row for each in suggest(pool, 100, seed=3, weights=weights)]
@@ -102,15 +99,15 @@ def test_studies_that_are_all_alike_and_sure_are_still_listed() -> None:
 
 
 def test_a_pool_whose_parts_do_not_fit_is_refused() -> None:
-    with pytest.raises(DataError, match="thresholds has 2 entries"):
-        replace(made_pool(), thresholds=np.zeros(2))
+    with pytest.raises(DataError, match="patients has 2 entries"):
+        replace(made_pool(), patients=np.array(["a", "b"]))
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A tiny bundle with two cases: the film called case.png, and another of nobody here."""
+    """A tiny bundle with two cases: the image called case.png, and another of nobody here."""
     opened = tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
-    films = films_in(tmp_path_factory.mktemp("films"), "case.png", "other.png")
+    films = images_in(tmp_path_factory.mktemp("films"), "case.png", "other.png")
     embeddings = np.array([Predictor(opened)(film).embedding for film in films])
     keys = [HASHER.study_key("case"), HASHER.study_key("elsewhere")]
     labels = np.eye(2, len(opened.findings), dtype=np.float32)
@@ -119,7 +116,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return opened
 
 
-def films_in(folder: Path, *names: str) -> list[Path]:
+def images_in(folder: Path, *names: str) -> list[Path]:
     for name in names:
         noise = np.random.default_rng(sum(name.encode())).normal(0, 12, (200, 200))
         Image.fromarray((np.linspace(30, 200, 200) + noise).clip(0, 255).astype(np.uint8)).save(folder / name)
@@ -131,13 +128,13 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def test_films_become_a_list_and_what_is_labelled_or_broken_stands_beside_it(bundle: Bundle, tmp_path: Path) -> None:
-    films_in(tmp_path, "case.png", *(f"new{number}.png" for number in range(6)))
+def test_images_become_a_list_and_what_is_labelled_or_broken_stands_beside_it(bundle: Bundle, tmp_path: Path) -> None:
+    images_in(tmp_path, "case.png", *(f"new{number}.png" for number in range(6)))
     (tmp_path / "broken.png").write_text("no film")
     (tmp_path / "known.txt").write_text("new5.png\n")
     out = tmp_path / "next.csv"
     for _ in range(2):  # the second time its own lists lie in the folder
-        told = suggest_films(bundle, [tmp_path], out, count=3, labelled=tmp_path / "known.txt", hasher=HASHER)
+        told = suggest_images(bundle, [tmp_path], out, count=3, labelled=tmp_path / "known.txt", hasher=HASHER)
         assert (told.suggested, told.pool, told.labelled, told.refused) == (3, 5, 1, 1)
     rows = rows_of(out)
     assert [row["rank"] for row in rows] == ["1", "2", "3"]
@@ -148,17 +145,17 @@ def test_films_become_a_list_and_what_is_labelled_or_broken_stands_beside_it(bun
 
 
 def test_nothing_to_choose_from_and_a_wrong_ending_are_said(bundle: Bundle, tmp_path: Path) -> None:
-    film = films_in(tmp_path, "case.png")[0]
+    film = images_in(tmp_path, "case.png")[0]
     with pytest.raises(DataError, match="no study to choose from: all 1 are labelled or refused"):
-        suggest_films(bundle, [film], tmp_path / "next.csv", count=3, hasher=HASHER)
+        suggest_images(bundle, [film], tmp_path / "next.csv", count=3, hasher=HASHER)
     with pytest.raises(DataError, match="written as CSV"):
-        suggest_films(bundle, [film], tmp_path / "next.parquet", count=3)
+        suggest_images(bundle, [film], tmp_path / "next.parquet", count=3)
 
 
 def test_the_verb_runs_without_the_training_packages(bundle: Bundle, tmp_path: Path) -> None:
     from tests.test_serving_without_torch import BLOCKED
 
-    films_in(tmp_path, *(f"new{number}.png" for number in range(3)))
+    images_in(tmp_path, *(f"new{number}.png" for number in range(3)))
     code = "from medsd.cli import main\nsys.argv = ['medsd', 'suggest', *sys.argv[1:]]\nmain()"
     command = [sys.executable, "-c", BLOCKED + code, bundle.folder, tmp_path, "--count", "2", "--workers", "1"]
     out = tmp_path / "next.csv"

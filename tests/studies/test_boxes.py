@@ -1,4 +1,4 @@
-"""Boxes of ChestX-ray14: read by position, in shares of the film, refused where they cannot be."""
+"""Boxes of ChestX-ray14: read by position, in shares of the image, refused where they cannot be."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def written(folder: Path, *rows: str, name: str = "BBox_List_2017.csv") -> Path:
     return folder
 
 
-def test_boxes_are_shares_of_the_film_and_go_by_the_finding_set_s_names(tmp_path: Path) -> None:
+def test_boxes_are_shares_of_the_image_and_go_by_the_finding_set_s_names(tmp_path: Path) -> None:
     (box,) = read_boxes(written(tmp_path, "00000001_000.png,Infiltrate,256,512,128,256"), FINDINGS)
     assert (box.study, box.finding) == ("00000001_000", "Infiltration")
     assert (box.left, box.top, box.right, box.bottom) == (0.25, 0.5, 0.375, 0.75)
@@ -41,7 +41,7 @@ def test_a_folder_without_a_table_has_no_boxes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", ["a.png,Mass,1000,0,100,10", "a.png,Mass,-1,0,10,10", "a.png,Mass,1,1,0,10"])
-def test_a_box_outside_its_film_is_named_with_its_line(tmp_path: Path, row: str) -> None:
+def test_a_box_outside_its_image_is_named_with_its_line(tmp_path: Path, row: str) -> None:
     with pytest.raises(DataError, match="line 3: the box lies outside"):
         read_boxes(written(tmp_path, "b.png,Mass,1,2,3,4", row), FINDINGS)
 

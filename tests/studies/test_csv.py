@@ -14,7 +14,7 @@ from medsd.findings import finding_set
 from medsd.settings import CsvColumns, CsvSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources import csv
-from tests.studies.films import write_film
+from tests.studies.images import write_image
 
 COLUMNS = CsvColumns(image="file", patient="who", view="view", age="years", sex="gender", note="indication")
 HEADER = "file,who,view,years,gender,indication,heart,Edema,all\n"
@@ -23,7 +23,7 @@ HEADER = "file,who,view,years,gender,indication,heart,Edema,all\n"
 def _replica(root: Path, count: int = 24, last: str = "") -> Path:
     rows = []
     for number in range(count):
-        write_film(root / "films" / f"{number}.png")
+        write_image(root / "films" / f"{number}.png")
         heart, edema = ("1", "no") if number % 2 else ("-1", "")
         rows.append(f"films/{number}.png,p{number // 2},pa,61,female,cough,{heart},{edema},Cardiomegaly;wet\n")
     (root / "studies.csv").write_text(HEADER + "".join(rows) + last, encoding="utf-8")
@@ -66,7 +66,7 @@ def test_findings_in_one_column_are_split_and_translated(tmp_path: Path) -> None
     assert np.isnan(_read(tmp_path, unlisted="unknown", **names).labels[0]).sum() == 12
 
 
-def test_a_row_without_a_film_is_a_study_with_a_note_alone(tmp_path: Path) -> None:
+def test_a_row_without_a_image_is_a_study_with_a_note_alone(tmp_path: Path) -> None:
     last = _read(_replica(tmp_path, last=",p99,,,,fell,1,0,\n")).table.iloc[-1]
     assert pd.isna(last["path"]) and last["note"] == "fell" and last["study"] == "row 24"
 
@@ -123,7 +123,7 @@ def test_bad_rows_are_left_out_with_their_reasons(tmp_path: Path, caplog: pytest
         "unreadable_row": "films/extra.png,p95\n",
         "duplicate_row": "films/0.png,p0,pa,61,f,,1,0,\n",
     }
-    write_film(tmp_path / "films" / "extra.png")
+    write_image(tmp_path / "films" / "extra.png")
     manifest = _read(_replica(tmp_path, last="".join(bad.values()) + "films/extra.png,p94,,,,,1,0,\n"))
     assert len(manifest) == 25 and list(manifest.source_rows) == [*range(1, 25), 30]
     assert sorted((row, reason) for row, _, reason, _ in _rejected(manifest)) == list(enumerate(bad, 25))
@@ -132,9 +132,9 @@ def test_bad_rows_are_left_out_with_their_reasons(tmp_path: Path, caplog: pytest
     assert not any(name in told for name in ("p98", "p97")) and "films/…/none.png" in told
 
 
-def test_a_film_under_two_studies_and_a_patient_in_two_splits_are_left_out(tmp_path: Path) -> None:
+def test_a_image_under_two_studies_and_a_patient_in_two_splits_are_left_out(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
-        write_film(tmp_path / f"{name}.png")
+        write_image(tmp_path / f"{name}.png")
     rows = "s1,a.png,p1,train,1\ns2,a.png,p2,test,1\ns3,b.png,p3,test,1\ns4,c.png,p3,train,1\n"
     more = "".join(f"n{n},,p{n},validation,0\n" for n in range(9, 15))
     (tmp_path / "studies.csv").write_text("id,image,patient,part,Edema\n" + rows + more)
@@ -244,7 +244,7 @@ def test_portions_do_not_change_what_is_read(tmp_path: Path, monkeypatch: pytest
     assert sorted(_rejected(parts)) == sorted(_rejected(whole)) and len(_rejected(whole)) == 2
 
 
-def test_a_public_table_is_read_with_its_films_in_a_folder_of_their_own(data_root: Path) -> None:
+def test_a_public_table_is_read_with_its_images_in_a_folder_of_their_own(data_root: Path) -> None:
     columns = CsvColumns(image="Image Index", patient="Patient ID", view="View Position")
     more = {"columns": columns, "finding_columns": {}, "finding_list": "Finding Labels"}
     manifest = _read(data_root / "nih_cxr", table=Path("labels.csv"), images=Path("images"), **more)

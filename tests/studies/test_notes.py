@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from medsd.findings import FINDING_SETS, finding_set
-from medsd.studies.notes import PLACEHOLDER, Note, mask_findings, normalise_placeholders, read_note
+from medsd.findings import FINDING_SETS, FindingSet, finding_set
+from medsd.studies.notes import PLACEHOLDER, Note, mask_phrases, normalise_placeholders, read_note
+from medsd.studies.notes.lexicon import compile_phrases
+from medsd.text import normalise_text
 
 NIH14 = finding_set("nih14")
 
@@ -58,14 +60,9 @@ def test_text_under_an_unlisted_heading_is_never_taken_as_known_before() -> None
     assert "large effusion" in note.report
 
 
-def test_text_without_headings_is_a_report_unless_told_otherwise() -> None:
-    assert read_note("large effusion").before_reading == ""
-    assert read_note("fever and cough", unheaded="before").before_reading == "fever and cough"
-
-
-def test_an_unknown_reading_of_unheaded_text_is_refused() -> None:
-    with pytest.raises(ValueError, match="unheaded"):
-        read_note("text", unheaded="input")
+def test_text_without_headings_is_a_report() -> None:
+    note = read_note("large effusion")
+    assert (note.before_reading, note.report) == ("", "large effusion")
 
 
 @pytest.mark.parametrize("removed", ["XXXX", "___", "[** 2101-3-4 **]", "[**Hospital\nward**]", "XXXXXX"])
@@ -75,6 +72,10 @@ def test_placeholders_of_every_corpus_become_one(removed: str) -> None:
 
 def test_a_note_shows_which_sections_it_holds_and_no_text() -> None:
     assert repr(Note(indication="Jane Doe, cough")) == "Note(sections: indication)"
+
+
+def mask_findings(text: str, findings: FindingSet) -> str:
+    return compile_phrases(mask_phrases(findings)).sub(PLACEHOLDER, normalise_text(text))
 
 
 def test_masking_takes_the_label_words_and_leaves_the_rest() -> None:
@@ -98,7 +99,7 @@ def test_no_phrase_that_the_labeller_reads_survives_masking() -> None:
 def test_every_vocabulary_can_be_masked(key: str) -> None:
     findings = finding_set(key)
     for finding in findings.findings:
-        words = " ".join(reversed(finding.title.lower().split(", ")))  # MeSH: «Tube, Inserted»
+        words = " ".join(reversed(finding.title.lower().split(", ")))  # MeSH: "Tube, Inserted"
         assert "___" in mask_findings(f"Query {words} today.", findings), finding.name
     harmless = "Known here since last week, no allergies."
     assert mask_findings(harmless, findings) == harmless

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medsd.errors import DataError
-from medsd.studies.notes.openi import is_held_back, read_openi_reports
+from tests.studies.openi_notes import is_held_back, read_openi_reports
 
 REPORT = """<?xml version="1.0"?>
 <eCitation><Abstract><AbstractText Label="INDICATION">Cough XXXX</AbstractText>

@@ -15,15 +15,15 @@ from pydicom.pixels import apply_voi_lut
 
 from medsd.errors import DataError
 from medsd.findings import finding_set
-from medsd.studies.phantom import Plan, generate_study, plan_study, render_plan, write_dicom, write_phantom
-from medsd.studies.phantom.film import blur
+from medsd.studies.phantom import PhantomPlan, generate_study, plan_study, render_plan, write_dicom, write_phantom
+from medsd.studies.phantom.image import blur
 
 FINDINGS = finding_set("phantom8")
 MANY = [plan_study(index) for index in range(1000)]
 LABELS = np.stack([FINDINGS.encode(plan.condition.findings) for plan in MANY])
 
 
-def _with(finding: str, *, severity: float = 0.25, count: int = 3) -> list[Plan]:
+def _with(finding: str, *, severity: float = 0.25, count: int = 3) -> list[PhantomPlan]:
     """Some plans that show `finding` and not too faintly."""
     plans = [
         plan
@@ -41,7 +41,7 @@ def test_a_study_is_the_same_in_any_order_of_generation() -> None:
         assert (one.study, one.note, one.findings, one.boxes) == (other.study, other.note, other.findings, other.boxes)
 
 
-def test_another_seed_gives_another_patient_and_another_film() -> None:
+def test_another_seed_gives_another_patient_and_another_image() -> None:
     one, other = generate_study(0, seed=0, size=96), generate_study(0, seed=1, size=96)
     assert one.patient != other.patient
     assert np.abs(one.pixels - other.pixels).mean() > 0.02
@@ -58,14 +58,14 @@ def test_a_study_equals_that_of_a_fresh_process_without_torch(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("index", [0, 3, 8, 15])
-def test_pixels_are_a_film_in_0_to_1(index: int) -> None:
+def test_pixels_are_a_image_in_0_to_1(index: int) -> None:
     study = generate_study(index, size=160)
     assert study.pixels.shape == (160, 160) and study.pixels.dtype == np.float32
     assert 0 <= study.pixels.min() < 0.1 and 0.75 < study.pixels.max() <= 1
     assert study.view in ("PA", "AP") and study.sex in ("F", "M") and 18 <= study.age <= 95
 
 
-def test_the_same_film_at_another_size_is_the_same_film() -> None:
+def test_the_same_image_at_another_size_is_the_same_image() -> None:
     small, large = generate_study(6, size=128), generate_study(6, size=256)
     reduced = large.pixels.reshape(128, 2, 128, 2).mean(axis=(1, 3))
     assert np.corrcoef(reduced.ravel(), small.pixels.ravel())[0, 1] > 0.97
@@ -81,7 +81,7 @@ def test_air_is_darker_than_mediastinum_and_abdomen() -> None:
 
 
 @pytest.mark.parametrize("finding", FINDINGS)
-def test_a_finding_changes_the_film_where_its_box_says(finding: str) -> None:
+def test_a_finding_changes_the_image_where_its_box_says(finding: str) -> None:
     ratios = []
     for plan in _with(finding):
         study, healthy = render_plan(plan, size=192), render_plan(plan, size=192, without=(finding,))
@@ -111,7 +111,7 @@ def test_fluid_and_consolidation_are_brighter_than_lung() -> None:
         assert (study.pixels - healthy.pixels)[y0:y1, x0:x1].mean() > 0.02
 
 
-def test_boxes_name_the_findings_and_lie_on_the_film() -> None:
+def test_boxes_name_the_findings_and_lie_on_the_image() -> None:
     for index in range(12):
         study = generate_study(index, size=96)
         assert tuple(study.boxes) == study.findings
@@ -119,7 +119,7 @@ def test_boxes_name_the_findings_and_lie_on_the_film() -> None:
             assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
 
 
-def test_no_finding_is_rare_and_a_third_of_films_is_normal() -> None:
+def test_no_finding_is_rare_and_a_third_of_images_is_normal() -> None:
     assert (LABELS.mean(axis=0) > 0.08).all()
     assert 0.30 < (LABELS.sum(axis=1) == 0).mean() < 0.41
     assert (LABELS.sum(axis=1) >= 2).mean() > 0.25
@@ -141,7 +141,7 @@ def test_findings_that_go_together_in_patients_do_so_here(one: str, other: str) 
     assert second[first].mean() > 1.15 * second[~first].mean()
 
 
-def test_follow_up_films_share_the_patient() -> None:
+def test_follow_up_images_share_the_patient() -> None:
     follow_ups = [plan for plan in MANY if plan.visit]
     assert 0.15 < len(follow_ups) / len(MANY) < 0.4
     for plan in follow_ups[:50]:
@@ -171,7 +171,7 @@ def test_blur_keeps_the_mean() -> None:
 
 @pytest.mark.parametrize("bits", [12, 14, 16])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_a_dicom_file_shows_the_film_it_was_made_from(tmp_path: Path, photometric: str, bits: int) -> None:
+def test_a_dicom_file_shows_the_image_it_was_made_from(tmp_path: Path, photometric: str, bits: int) -> None:
     study = generate_study(4, size=96)
     write_dicom(study, tmp_path / "film.dcm", photometric=photometric, bits=bits)
     dataset = pydicom.dcmread(tmp_path / "film.dcm")
@@ -182,7 +182,7 @@ def test_a_dicom_file_shows_the_film_it_was_made_from(tmp_path: Path, photometri
     np.testing.assert_allclose(shown, study.pixels, atol=1.5 / 2**bits / 0.7)
 
 
-def test_a_dicom_file_is_a_dx_film_for_presentation_and_nobody_s(tmp_path: Path) -> None:
+def test_a_dicom_file_is_a_dx_image_for_presentation_and_nobody_s(tmp_path: Path) -> None:
     study = generate_study(12, size=96)
     write_dicom(study, tmp_path / "film.dcm")
     dataset = pydicom.dcmread(tmp_path / "film.dcm")

@@ -1,4 +1,4 @@
-"""Phantom films pass the gate that real films pass, and come out of it as they went in."""
+"""Phantom images pass the gate that real images pass, and come out of it as they went in."""
 
 from __future__ import annotations
 

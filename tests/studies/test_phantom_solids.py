@@ -20,13 +20,13 @@ def _inside(solid: Solid, u: float, v: float) -> np.ndarray:
     du, dv = u - solid.centre[0], v - solid.centre[1]
     p, q = (cosine * du + sine * dv) / solid.radii[0], (cosine * dv - sine * du) / solid.radii[1]
     rho2 = (1 - solid.squareness) * (p**2 + q**2) + solid.squareness * np.sqrt(p**4 + q**4)
-    middle = solid.centre[2] + solid.lean * q
+    middle = solid.centre[2]
     return ((Z - middle) / solid.radii[2]) ** 2 + rho2 <= 1
 
 
 @pytest.mark.parametrize("squareness", [0.0, 0.4, 1.0])
 def test_path_through_a_solid_equals_counted_steps(squareness: float) -> None:
-    solid = Solid((1.0, -2.0, 0.5), (6.0, 9.0, 5.0), roll=0.4, squareness=squareness, lean=1.5)
+    solid = Solid((1.0, -2.0, 0.5), (6.0, 9.0, 5.0), roll=0.4, squareness=squareness)
     near, far = solid.interval(PARALLEL.u, PARALLEL.v)
     lengths = overlap((near, far))
     rng = np.random.default_rng(0)
@@ -81,13 +81,13 @@ def test_a_tube_thinner_than_a_pixel_keeps_its_shadow() -> None:
     assert thin.sum() * PARALLEL.pixel**2 == pytest.approx(np.pi * 0.05**2 * length, rel=0.03)
 
 
-def test_tubes_that_leave_the_film_are_cut_at_its_border() -> None:
+def test_tubes_that_leave_the_image_are_cut_at_its_border() -> None:
     path = tube_paths(PARALLEL, Tubes.along(PARALLEL, [[10, 10, 0], [40, 40, 0]], 0.5))
     assert path.shape == (96, 96)
     assert path[:60, :60].max() == 0 and path[-5:, -5:].max() > 0
 
 
-def test_what_lies_far_from_the_film_is_magnified_more() -> None:
+def test_what_lies_far_from_the_image_is_magnified_more() -> None:
     erect, bedside = Projection(64, view="PA"), Projection(64, view="AP", source_distance=110)
     heart = Solid((2, 6, 3), (7, 5, 6))
     assert 1.0 < erect.solid(heart).radii[0] / 7 < 1.08 < bedside.solid(heart).radii[0] / 7 < 1.25

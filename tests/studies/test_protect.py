@@ -10,7 +10,7 @@ import pandas as pd
 from medsd.findings import finding_set
 from medsd.privacy import KeyedHasher
 from medsd.studies.manifest import Manifest, complete
-from medsd.studies.protect import film_identities, protect
+from medsd.studies.protect import image_identities, protect
 from tests.conftest import BuildDx
 
 HASHER = KeyedHasher(b"a key for tests alone")
@@ -48,5 +48,5 @@ def test_a_protected_manifest_says_so_and_is_not_protected_twice(tmp_path: Path,
 def test_what_is_no_dicom_file_names_nobody(tmp_path: Path) -> None:
     (tmp_path / "film.png").write_bytes(b"\x89PNG")
     (tmp_path / "odd").write_bytes(b"no DICOM file at all" * 9)
-    assert film_identities(tmp_path / "film.png") == film_identities(tmp_path / "gone.dcm") == []
-    assert film_identities(tmp_path / "odd") == []
+    assert image_identities(tmp_path / "film.png") == image_identities(tmp_path / "gone.dcm") == []
+    assert image_identities(tmp_path / "odd") == []

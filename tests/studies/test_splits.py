@@ -32,7 +32,7 @@ def _farthest(labels: np.ndarray, split: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_common_findings_have_the_same_rate_in_each_split_though_some_patients_have_many_films(seed: int) -> None:
+def test_common_findings_have_the_same_rate_in_each_split_though_some_patients_have_many_images(seed: int) -> None:
     rng = np.random.default_rng(seed)
     films = rng.geometric(0.5, 1200) + (rng.random(1200) < 0.02) * rng.integers(5, 60, 1200)
     patients = np.repeat([f"p{number:04d}" for number in range(1200)], films)

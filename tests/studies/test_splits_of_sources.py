@@ -34,7 +34,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Films:
-    """Invented films: patient (N,), number of the film within the patient (N,), a generator for their labels."""
+    """Invented images: patient (N,), number of the image within the patient (N,), a generator for their labels."""
 
     patient: npt.NDArray[np.int64]
     number: npt.NDArray[np.int64]
@@ -42,7 +42,7 @@ class Films:
 
     @classmethod
     def draw(cls, single: bool = False) -> Films:
-        """Most patients with one film or two, one in fifty with up to sixty; `single`: one film each."""
+        """Most patients with one image or two, one in fifty with up to sixty; `single`: one image each."""
         generator = np.random.default_rng(11)
         counts = generator.geometric(0.6, PATIENTS)
         lumps = generator.random(PATIENTS) < 0.02
@@ -52,7 +52,7 @@ class Films:
         return cls(patient, np.arange(len(patient)) - first, generator)
 
     def present(self, findings: FindingSet) -> Bools:
-        """(N, F): findings cling to patients, so that a patient with many films moves a rate."""
+        """(N, F): findings cling to patients, so that a patient with many images moves a rate."""
         rates = np.resize(RATES, len(findings))
         inclined = self.generator.random((PATIENTS, len(findings))) < rates
         return self.generator.random((len(self.patient), len(findings))) < np.where(
@@ -162,7 +162,7 @@ def padchest(root: Path) -> None:
 
 
 def vindr(root: Path) -> None:
-    """VinDr-CXR with its test films; a film is a patient."""
+    """VinDr-CXR with its test images; an image is a patient."""
     films, findings = Films.draw(single=True), finding_set("vindr")
     table = pd.DataFrame({"image_id": [f"{p:032x}" for p in films.patient], "rad_id": "R1"})
     table[list(findings)] = films.present(findings).astype(int)
@@ -255,7 +255,7 @@ def assert_disjoint(manifest: Manifest) -> None:
 
 
 def assert_true_to_rates(manifest: Manifest, dealt: tuple[str, ...]) -> int:
-    """Each common finding's rate over the known films, in each part and in all of them; how many were common."""
+    """Each common finding's rate over the known images, in each part and in all of them; how many were common."""
     split, labels = manifest.table["split"].to_numpy(), manifest.labels
     whole = np.isin(split, dealt)
     common = np.flatnonzero(np.nansum(labels[whole], axis=0) >= COMMON)

@@ -6,10 +6,10 @@ alone teach (means, deviations, the words of TF-IDF), so that neither validation
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from xml.etree.ElementTree import Element
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,14 @@ from medsd.errors import DataError
 from medsd.experiments.compare.arff import read_arff
 from medsd.experiments.compare.labelled_set import LabelledSet, find_folder
 from medsd.experiments.compare.settings import CompareSettings
-from medsd.studies.cmc2007_reports import FEWEST_REPORTS, TABLE, coded, common_codes, read_coded_reports
+from medsd.studies.published_reports import (
+    CMC2007_FILE,
+    FEWEST_REPORTS,
+    coded,
+    common_codes,
+    parse_xml,
+    read_coded_reports,
+)
 from medsd.studies.splits import fixed_fifth
 
 
@@ -60,18 +67,17 @@ def _label_names(path: Path) -> tuple[str, ...]:
     )
 
 
-def _xml_root(path: Path) -> ElementTree.Element:
+def _xml_root(path: Path) -> Element:
     try:
-        return ElementTree.parse(path).getroot()
+        return parse_xml(path.read_bytes(), str(path))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({type(error).__name__}); is the data set complete?") from None
-    except ElementTree.ParseError as error:
-        raise DataError(f"{path}: no valid XML (line {error.position[0]})") from None
 
 
 def _cmc2007(settings: CompareSettings) -> LabelledSet:
     """Reports with the majority's ICD-9-CM codes; rare codes, and the reports that have no other, are left out."""
-    reports = read_coded_reports(find_folder(settings.root, ("cmc2007", "."), TABLE, "set 'cmc2007'") / TABLE)
+    folder = find_folder(settings.root, ("cmc2007", "."), CMC2007_FILE, "set 'cmc2007'")
+    reports = read_coded_reports(folder / CMC2007_FILE)
     codes = common_codes(reports)
     labels = coded(reports, codes)
     kept = labels.any(1)

@@ -15,7 +15,7 @@ from medsd.errors import DataError
 from medsd.experiments.compare.labelled_set import LabelledSet, find_folder
 from medsd.experiments.compare.settings import CompareSettings
 from medsd.findings import finding_set
-from medsd.studies.openi_reports import OpeniReport, read_reports
+from medsd.studies.published_reports import OpeniReport, read_reports
 from medsd.studies.splits import fixed_fifth
 
 _TABLE, _ARCHIVE = "findings14.csv", "reports.tgz"

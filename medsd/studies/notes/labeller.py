@@ -1,7 +1,7 @@
 """From report text to findings by rules: phrases, negation, uncertainty, in the manner of NegEx and ConText.
 
-Start at `label_report`. The rules are data (`phrases/*.yaml`); this module only finds them and decides which cue
-reaches which finding.
+Start at `label_report`. The rules are data (`phrases/*.yaml`); this module finds them and decides which cue reaches
+which finding.
 
 References:
     Chapman et al., A simple algorithm for identifying negated findings, J Biomed Inform 34, 2001 (cues, pseudo cues).
@@ -64,15 +64,9 @@ class Status(StrEnum):
     PRESENT = "present"
 
 
-_STRENGTH = tuple(Status)
-
-
 @dataclass(frozen=True)
 class Mention:
-    """One place where a finding is named; `start` and `end` count characters of the text in one spelling.
-
-    That is what `medsd.studies.notes.normalise_placeholders` makes of the report.
-    """
+    """One place where a finding is named; `start` and `end` count characters of `normalise_placeholders(report)`."""
 
     finding: str
     status: Status
@@ -83,13 +77,7 @@ class Mention:
 
 @dataclass(frozen=True)
 class ReportLabels:
-    """What one report says of each finding of a set.
-
-    Attributes:
-        findings: the vocabulary.
-        status: one a finding, in its order: the strongest of its mentions.
-        mentions: every place, in the order of the text.
-    """
+    """What one report says of each finding of a set: the strongest status (F,), and all mentions in their order."""
 
     findings: FindingSet
     status: tuple[Status, ...]
@@ -98,27 +86,11 @@ class ReportLabels:
     def __getitem__(self, finding: str) -> Status:
         return self.status[self.findings.names.index(finding)]
 
-    @property
-    def uncertain(self) -> npt.NDArray[np.bool_]:
-        """(F,) where the report leaves the finding open."""
-        return np.array([status in (Status.UNCERTAIN, Status.ALTERNATIVE) for status in self.status])
-
-    def values(self, *, unmentioned: float = np.nan, uncertain: float = np.nan) -> npt.NDArray[np.float32]:
-        """float32 (F,): present 1, absent 0; what is open or unmentioned as given, unknown unless told."""
-        value = {
-            Status.PRESENT: 1.0,
-            Status.ABSENT: 0.0,
-            Status.NOT_MENTIONED: unmentioned,
-            Status.UNCERTAIN: uncertain,
-            Status.ALTERNATIVE: uncertain,
-        }
-        return np.array([value[status] for status in self.status], dtype=np.float32)
-
     def called(self, *, alternatives: bool = True) -> npt.NDArray[np.bool_]:
         """(F,) the findings that a data set without "uncertain" would call present.
 
         Args:
-            alternatives: "A versus B" counts for both, as annotators of Open-i mostly did; a "may represent" never.
+            alternatives: "A versus B" counts for both, as annotators of Open-i mostly did.
         """
         counted = {Status.PRESENT, Status.ALTERNATIVE} if alternatives else {Status.PRESENT}
         return np.array([status in counted for status in self.status])
@@ -140,7 +112,7 @@ def label_report(report: str | Note, findings: FindingSet | None = None) -> Repo
     text = text[:_MOST_CHARACTERS]
     mentions = [m for start, end in _sentences(text, scope) for m in _mentions(text[start:end], start, lexicon, scope)]
     said = {name: {m.status for m in mentions if m.finding == name} for name in wanted}
-    status = tuple(max(said[name] | {Status.NOT_MENTIONED}, key=_STRENGTH.index) for name in wanted)
+    status = tuple(max(said[name] | {Status.NOT_MENTIONED}, key=list(Status).index) for name in wanted)
     return ReportLabels(wanted, status, tuple(mentions))
 
 
@@ -184,17 +156,12 @@ def _without(pattern: Pattern, text: str) -> str:
 
 @dataclass(frozen=True)
 class _Surroundings:
-    """What a cue for one mention may stand in: pseudo cues are blank, and the text ends at boundaries.
-
-    Attributes:
-        before, inside, after: single-spaced.
-        answer: what follows, as it stands.
-    """
+    """What a cue for one mention may stand in: pseudo cues are blank, and the text ends at boundaries."""
 
     before: str
     inside: str
     after: str
-    answer: str
+    answer: str  # what follows, as it stands
 
     @classmethod
     def of(cls, sentence: str, place: tuple[int, int, int, int], scope: Scope) -> _Surroundings:

@@ -20,7 +20,7 @@ from medsd.findings import FindingSet
 
 Pattern = re.Pattern[str]
 
-# One separator between words; a list's «and/or» is written with a space.
+# One separator between words; a list's "and/or" is written with a space.
 _GLUE = r"[\s/\-]+"
 # Its characters are none of the separator's: no way to match a text twice, so no way to make it slow.
 _GAP = rf"(?:[\w'’%.]+{_GLUE}){{0,5}}?"
@@ -50,22 +50,7 @@ class Cues:
 
 @dataclass(frozen=True)
 class Scope:
-    """What scope.yaml holds; it explains each of its lists.
-
-    Attributes:
-        pseudo: looks like a cue, is none.
-        denied, affirmed, open: what answers a finding that is written like a question in a form.
-        negation, uncertainty, history: cues before and after a finding.
-        alone: tells of the past where nothing else is said of the finding.
-        alternative: what joins two findings of which one is there.
-        boundary: where the reach of a cue ends.
-        new_item: where a positive finding begins within a list.
-        opener: how a positive finding begins on a line of its own.
-        unfinished: ends a line that goes on in the next.
-        located: a place right behind a finding.
-        verbs: between two findings, they make two clauses.
-        reach_before, reach_after: how far a cue looks, in words.
-    """
+    """The lists of scope.yaml, which explains each of them."""
 
     pseudo: Pattern
     denied: Pattern
@@ -77,12 +62,12 @@ class Scope:
     alone: Pattern
     alternative: Pattern
     boundary: Pattern
-    new_item: Pattern
-    opener: Pattern
+    new_item: Pattern  # where a positive finding begins within a list
+    opener: Pattern  # how a positive finding begins on a line of its own
     unfinished: Pattern
     located: Pattern
     verbs: Pattern
-    reach_before: int
+    reach_before: int  # words
     reach_after: int
 
 
@@ -122,24 +107,20 @@ def load_scope() -> Scope:
         return compile_phrases(lists[kind], f"scope.yaml, {kind}")
 
     size, place = "|".join(lists["openers"]["size"]), "|".join(lists["openers"]["place"])
+    cues: dict[str, Any] = {kind: _cues(lists, kind) for kind in ("negation", "uncertainty", "history")}
+    plain: dict[str, Any] = {kind: pattern(kind) for kind in ("pseudo", "alone", "alternative", "boundary", "verbs")}
     return Scope(
-        pseudo=pattern("pseudo"),
         denied=_answer(lists, "no"),
         affirmed=_answer(lists, "yes"),
         open=_answer(lists, "open"),
-        negation=_cues(lists, "negation"),
-        uncertainty=_cues(lists, "uncertainty"),
-        history=_cues(lists, "history"),
-        alone=pattern("alone"),
-        alternative=pattern("alternative"),
-        boundary=pattern("boundary"),
+        **cues,
+        **plain,
         new_item=compile_phrases(
             [f", (and)? (a|an)? ({size}|{place})", f"(and|with) (a|an)? ({size})", "and (left|right|bibasilar|bibasal)"]
         ),
         opener=compile_phrases([f"({size}|{place}|no)"]),
         unfinished=re.compile(f"(?:{pattern('unfinished').pattern})\\s*$", re.IGNORECASE),
         located=re.compile(rf"\s*(?:{pattern('located').pattern})", re.IGNORECASE),
-        verbs=pattern("verbs"),
         reach_before=int(lists["reach"]["before"]),
         reach_after=int(lists["reach"]["after"]),
     )

@@ -1,4 +1,4 @@
-"""Masking of the words that name a finding, where a note is used as an input and must not give the answer away."""
+"""The phrases that name a finding; they are masked where a note is an input and must not give the answer away."""
 
 from __future__ import annotations
 
@@ -6,20 +6,9 @@ import re
 from functools import cache
 
 from medsd.findings import FindingSet, finding_set
-from medsd.studies.notes.lexicon import Pattern, compile_phrases, read_yaml
-from medsd.studies.notes.sections import PLACEHOLDER
-from medsd.text import normalise_text
+from medsd.studies.notes.lexicon import read_yaml
 
 _LISTED = "nih14"  # the vocabulary that has phrase lists
-
-
-def mask_findings(text: str, findings: FindingSet, *, mask: str = PLACEHOLDER) -> str:
-    """`text` in one spelling (`medsd.text`), with every phrase of `mask_phrases` replaced by `mask`.
-
-    Negated mentions are masked too: "no effusion" tells as much as "effusion". Words outside the lists stay, so a
-    masked note may still hint at a diagnosis.
-    """
-    return _pattern(findings).sub(mask, normalise_text(text))
 
 
 @cache
@@ -42,12 +31,7 @@ def mask_phrases(findings: FindingSet) -> tuple[str, ...]:
 
 
 def _numbers(words: str) -> tuple[str, str]:
-    """A finding's own words as phrases, one and many; «Nodule/Mass» has a space, which matches the slash, too."""
-    turned = " ".join(reversed(words.lower().split(", ")))  # MeSH: «Tube, Inserted»
+    """A finding's own words as phrases, one and many; "Nodule/Mass" has a space, which matches the slash too."""
+    turned = " ".join(reversed(words.lower().split(", ")))  # MeSH: "Tube, Inserted"
     one = " ".join(re.sub(r"[_/()|]", " ", turned).split())
     return one, f"{one[:-1]}ies" if one.endswith("y") else f"{one}s"
-
-
-@cache
-def _pattern(findings: FindingSet) -> Pattern:
-    return compile_phrases(mask_phrases(findings), f"what names a finding of {findings.key}")

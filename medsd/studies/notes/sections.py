@@ -15,7 +15,7 @@ from medsd.text import normalise_text
 PLACEHOLDER = "___"
 # XXXX: Open-i. ___: MIMIC-CXR. [** **]: MIMIC-II and -III. <unk>-like tags are not theirs.
 _REMOVED = re.compile(r"\[\*\*.{0,200}?\*\*\]|\bX{3,}\b|_{2,}", re.DOTALL)
-# A placeholder that swallowed part of a word («x-XXXX», «XXXX-a-XXXX») keeps the rest.
+# A placeholder that swallowed part of a word ("x-XXXX", "XXXX-a-XXXX") keeps the rest.
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,9 @@ class Note:
 
     Attributes:
         indication, history, comparison: what the request form and the archive say.
-        technique: how the film was taken.
+        technique: how the image was taken.
         findings, impression: what the reader wrote.
-        unheaded: text under no known heading.
-        unheaded_is_report: whether that text is taken as the reader's; the safe answer is yes.
+        unheaded: text under no known heading; it is taken as the reader's.
     """
 
     indication: str = ""
@@ -37,37 +36,25 @@ class Note:
     findings: str = ""
     impression: str = ""
     unheaded: str = ""
-    unheaded_is_report: bool = True
 
     @property
     def before_reading(self) -> str:
-        """What was known before anybody read the film: the only text that may be an input."""
-        unheaded = "" if self.unheaded_is_report else self.unheaded
-        return _joined(self.indication, self.history, self.comparison, unheaded)
+        """What was known before anybody read the image: the only text that may be an input."""
+        return _joined(self.indication, self.history, self.comparison)
 
     @property
     def report(self) -> str:
         """What the reader wrote: a source of labels, never an input."""
-        return _joined(self.unheaded if self.unheaded_is_report else "", self.findings, self.impression)
+        return _joined(self.unheaded, self.findings, self.impression)
 
     def __repr__(self) -> str:
         # The text may identify a patient; it stays out of logs.
-        held = [f.name for f in fields(self) if f.type == "str" and getattr(self, f.name)]
+        held = [f.name for f in fields(self) if getattr(self, f.name)]
         return f"Note(sections: {', '.join(held) or 'none'})"
 
 
-def read_note(text: str, *, unheaded: str = "report") -> Note:
-    """Split free text into its sections; placeholders of de-identification become ``___``.
-
-    Args:
-        text: a report or a request as it was written.
-        unheaded: ``"report"`` (the safe reading) or ``"before"``: what text without a heading is taken as.
-
-    Raises:
-        ValueError: `unheaded` is neither.
-    """
-    if unheaded not in ("report", "before"):
-        raise ValueError(f"unheaded is 'report' or 'before', not '{unheaded}'")
+def read_note(text: str) -> Note:
+    """Split free text into its sections; placeholders of de-identification become ``___``."""
     clean = normalise_placeholders(text)
     parts: dict[str, list[str]] = {}
     section, start = "unheaded", 0
@@ -76,7 +63,7 @@ def read_note(text: str, *, unheaded: str = "report") -> Note:
         section, start = _section_of(heading), heading.end()
     parts.setdefault(section, []).append(clean[start:])
     told = {name: _joined(*(piece.strip() for piece in pieces)) for name, pieces in parts.items()}
-    return Note(**told, unheaded_is_report=unheaded == "report")
+    return Note(**told)
 
 
 def normalise_placeholders(text: str) -> str:

@@ -1,16 +1,16 @@
-"""Synthetic chest films with notes: a small 3-D thorax seen through Beer-Lambert attenuation, with eight findings.
+"""Synthetic chest radiographs with notes: a 3-D thorax seen through Beer-Lambert attenuation, with eight findings.
 
 `generate_study` makes one study from (seed, index); `write_phantom` makes a folder of DICOM files and its table.
 Nothing here stands for a person, and no clinical use follows from a model trained on it: it exercises medsd.
 """
 
 from medsd.studies.phantom.dicomfile import write_dicom
-from medsd.studies.phantom.study import PhantomStudy, Plan, generate_study, plan_study, render_plan
+from medsd.studies.phantom.study import PhantomPlan, PhantomStudy, generate_study, plan_study, render_plan
 from medsd.studies.phantom.write import write_phantom, write_png
 
 __all__ = [
+    "PhantomPlan",
     "PhantomStudy",
-    "Plan",
     "generate_study",
     "plan_study",
     "render_plan",

@@ -1,27 +1,24 @@
 """One patient's thorax as solids and tubes, before any finding is drawn.
 
-`Habitus` is what stays the same from film to film of a patient; `Distortion` is what disease does to the shape of
-things; `build_body` makes the solids out of both. Sizes follow adults on a film at 180 cm: inner thorax 26 to 31 cm
-wide, heart 11 to 14 cm, ribs 11 mm high.
+Start at `build_body`. Sizes follow adults on a radiograph at 180 cm: inner thorax 26 to 31 cm wide, heart 11 to 14 cm,
+ribs 11 mm high.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from medsd.studies.phantom.solids import Solid
+from medsd.studies.phantom.solids import Points, Solid
 
 RIGHT, LEFT = -1, 1  # the patient's sides, as signs of x
-Points = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Habitus:
-    """What a patient keeps from film to film; lengths are factors of an average adult's unless a unit is named."""
+    """What a patient keeps from image to image; lengths are factors of an average adult's unless a unit is named."""
 
     sex: str
     age: int
@@ -66,26 +63,18 @@ def sample_habitus(rng: np.random.Generator) -> Habitus:
 
 @dataclass(frozen=True)
 class Distortion:
-    """What findings and posture do to the shape of the thorax.
+    """What findings and posture do to the shape of the thorax; cm unless told."""
 
-    Attributes:
-        heart: factor on the heart's width.
-        lift: cm by which the right and the left dome stand higher.
-        pull: cm by which the mediastinum lies towards the patient's left.
-        inspiration: cm by which both domes stand higher for want of a deep breath.
-        lordotic: cm by which what lies in front is thrown upwards.
-    """
-
-    heart: float = 1.0
-    lift: tuple[float, float] = (0.0, 0.0)
-    pull: float = 0.0
-    inspiration: float = 0.0
-    lordotic: float = 0.0
+    heart: float = 1.0  # factor on the heart's width
+    lift: tuple[float, float] = (0.0, 0.0)  # the right and the left dome stand higher
+    pull: float = 0.0  # the mediastinum lies towards the patient's left
+    inspiration: float = 0.0  # both domes stand higher for want of a deep breath
+    lordotic: float = 0.0  # what lies in front is thrown upwards
 
 
 @dataclass(frozen=True)
 class Body:
-    """Solids of one film, in patient coordinates (cm)."""
+    """Solids of one image, in patient coordinates (cm)."""
 
     habitus: Habitus
     distortion: Distortion
@@ -95,7 +84,7 @@ class Body:
     heart: tuple[Solid, ...]
     vessels: tuple[Solid, ...]  # aorta, pulmonary trunk, vena cava, mediastinum
     spine: tuple[Solid, ...]
-    extra: tuple[tuple[Solid, float], ...] = field(default=())  # soft tissue in cm × factor laid over the rest
+    extra: tuple[tuple[Solid, float], ...]  # soft tissue laid over the rest, with a factor
 
     def dome_top(self, side: int) -> float:
         """y in cm of the highest point of the diaphragm on `side`."""
@@ -133,23 +122,11 @@ def build_body(habitus: Habitus, distortion: Distortion) -> Body:
         side: Solid((side * 7.35 * w, 8.2 * h, 0.0), (7.8 * w, 21.2 * h, 8.6), side * -0.095, 0.24)
         for side in (RIGHT, LEFT)
     }
-    domes = {
-        side: Solid(
-            (side * 7.2 * w, _dome_top(habitus, distortion, side) + 9.5, 0.5), (9.8 * w, 9.5, 12.0), side * 0.06
-        )
-        for side in (RIGHT, LEFT)
-    }
-    return Body(
-        habitus=habitus,
-        distortion=distortion,
-        trunk=_trunk(habitus),
-        lungs=lungs,
-        domes=domes,
-        heart=_heart(habitus, distortion, up),
-        vessels=_great_vessels(habitus, distortion),
-        spine=_spine(habitus),
-        extra=_soft_tissue(habitus, up),
-    )
+    tops = {side: (side * 7.2 * w, _dome_top(habitus, distortion, side) + 9.5, 0.5) for side in (RIGHT, LEFT)}
+    domes = {side: Solid(top, (9.8 * w, 9.5, 12.0), side * 0.06) for side, top in tops.items()}
+    heart, vessels = _heart(habitus, distortion, up), _great_vessels(habitus, distortion)
+    extra = _soft_tissue(habitus, up)
+    return Body(habitus, distortion, _trunk(habitus), lungs, domes, heart, vessels, _spine(habitus), extra)
 
 
 def _dome_top(habitus: Habitus, distortion: Distortion, side: int) -> float:
@@ -160,16 +137,13 @@ def _dome_top(habitus: Habitus, distortion: Distortion, side: int) -> float:
 
 def _trunk(habitus: Habitus) -> tuple[Solid, ...]:
     w, h, fat, drop = habitus.width, habitus.height, habitus.fat, habitus.shoulder_drop
+    arm = (4.0 + 0.45 * fat, 15.0, 4.6 + 0.3 * fat)
     side_parts = [
         part
         for s in (RIGHT, LEFT)
         for part in (
             Solid((s * 11.5 * w, -9.0 * h + drop, -1.0), (9.5 * w, 5.4 + 0.3 * fat, 4.6 + 0.3 * fat), s * 0.32),
-            Solid(
-                (s * (20.2 * w + 0.75 * fat), 3.0 * h + drop, -1.0),
-                (4.0 + 0.45 * fat, 15.0, 4.6 + 0.3 * fat),
-                s * -0.14,
-            ),
+            Solid((s * (20.2 * w + 0.75 * fat), 3.0 * h + drop, -1.0), arm, s * -0.14),
             Solid((s * 7.0 * w, -13.5 * h + 0.5 * drop, -1.5), (8.0, 4.4 + 0.2 * fat, 4.6), s * 0.55),  # trapezius
         )
     ]
@@ -211,14 +185,13 @@ def _great_vessels(habitus: Habitus, distortion: Distortion) -> tuple[Solid, ...
     )
 
 
-def descending_aorta(body: Body) -> tuple[Points, npt.NDArray[np.float64]]:
+def descending_aorta(body: Body) -> tuple[Points, Points]:
     """Centre line (N, 3) and radius (N,) in cm: left of the spine from the knob to the diaphragm."""
     t = np.linspace(0, 1, 12)
     pull, knob = body.distortion.pull, body.habitus.knob
     x = 2.3 * knob + 0.6 * pull - 2.0 * t**1.6 + 0.3 * body.habitus.scoliosis
-    return np.stack([x, -3 * body.habitus.height + 20 * t, np.full_like(t, -4.5)], axis=1), np.full_like(
-        t, 1.0 + 0.3 * knob
-    )
+    line = np.stack([x, -3 * body.habitus.height + 20 * t, np.full_like(t, -4.5)], axis=1)
+    return line, np.full_like(t, 1.0 + 0.3 * knob)
 
 
 def _spine(habitus: Habitus) -> tuple[Solid, ...]:
@@ -241,21 +214,11 @@ def _soft_tissue(habitus: Habitus, up: float) -> tuple[tuple[Solid, float], ...]
             (Solid((s * 9.5 * w, -2.5 * h - up, 8.0), (6.0 * w, 6.5, 0.55), s * -0.5, 0.2), 1.0) for s in (RIGHT, LEFT)
         )
     b = habitus.breast
-    return tuple(
-        (
-            Solid(
-                (s * (8.0 * w + 0.3 * b), 7.2 * h + 1.2 * b - up, 9.0),
-                (4.6 + 0.8 * b, 3.6 + 1.0 * b, 1.1 * b),
-                s * 0.25,
-                0.2,
-            ),
-            1.0,
-        )
-        for s in (RIGHT, LEFT)
-    )
+    x, y, radii = 8.0 * w + 0.3 * b, 7.2 * h + 1.2 * b - up, (4.6 + 0.8 * b, 3.6 + 1.0 * b, 1.1 * b)
+    return tuple((Solid((s * x, y, 9.0), radii, s * 0.25, 0.2), 1.0) for s in (RIGHT, LEFT))
 
 
-def rib(body: Body, number: int, side: int, *, steps: int = 22) -> tuple[Points, npt.NDArray[np.float64]]:
+def rib(body: Body, number: int, side: int, *, steps: int = 22) -> tuple[Points, Points]:
     """Centre line (N, 3) and radius (N,) in cm of the bony rib `number` (1…12) on `side`, back to front."""
     habitus = body.habitus
     h = habitus.height
@@ -265,7 +228,7 @@ def rib(body: Body, number: int, side: int, *, steps: int = 22) -> tuple[Points,
     reach = 0.80 if first else 0.84 if number < 10 else (0.7, 0.5, 0.36)[number - 10]
     angle = np.linspace(0.08, np.pi * reach, steps)
     half = max(abs(float(body.wall(side, root + 0.8 * drop))), 6.4 * habitus.width) + 0.2
-    # From the transverse process out to the side and round to the cartilage, which the film does not show.
+    # From the transverse process out to the side and round to the cartilage, which the image does not show.
     turn = angle / np.pi
     x = side * (1.6 + (half - 1.6) * np.sin(angle) ** (0.8 if number < 11 else 1.0))
     z = -7.6 * np.cos(angle) * (0.6 if first else 1.0)
@@ -277,24 +240,19 @@ def rib(body: Body, number: int, side: int, *, steps: int = 22) -> tuple[Points,
     return np.stack([x, y, z], axis=1), radius
 
 
-def clavicle(body: Body, side: int) -> tuple[Points, npt.NDArray[np.float64]]:
+def clavicle(body: Body, side: int) -> tuple[Points, Points]:
     """Centre line (N, 3) and radius (N,) in cm of the collar bone, from the breastbone outwards."""
     habitus = body.habitus
     t = np.linspace(0, 1, 14)
     x = side * (1.9 + 13.8 * habitus.width * t)
-    y = (
-        -8.6 * habitus.height
-        - 2.4 * t
-        + (habitus.shoulder_drop + 0.4) * t
-        + 0.9 * np.sin(2 * np.pi * t)
-        - body.distortion.lordotic
-    )
+    y = -8.6 * habitus.height - 2.4 * t + (habitus.shoulder_drop + 0.4) * t + 0.9 * np.sin(2 * np.pi * t)
+    y = y - body.distortion.lordotic
     z = 7.0 - 6.0 * t
     radius = 0.60 + 0.28 * np.abs(2 * t - 1) ** 3
     return np.stack([x, y, z], axis=1), radius * (0.9 if habitus.sex == "F" else 1.02)
 
 
-def humerus(body: Body, side: int) -> tuple[Points, npt.NDArray[np.float64]]:
+def humerus(body: Body, side: int) -> tuple[Points, Points]:
     """Centre line (N, 3) and radius (N,) in cm of the upper arm's shaft."""
     habitus = body.habitus
     t = np.linspace(0.0, 1, 8)
@@ -311,17 +269,10 @@ def scapula(body: Body, side: int, *, retracted: float) -> tuple[list[Solid], li
     glenoid = Solid((x0 + side * 3.9, y0 - 4.0, -5.0), (1.0, 1.9, 1.0), side * -0.1)
     head = Solid((side * (17.0 * habitus.width + 0.3 * habitus.fat), y0 - 4.2, -1.5), (2.25, 2.35, 2.2))
     tip, angle = (x0 - side * 0.7, y0 + 7.3), (x0 - side * 1.2, y0 - 6.6)
-    lateral = np.array(
-        [
-            [x0 + side * 3.6, y0 - 3.2, -7],
-            [x0 + side * 2.4, y0 + 2, -8],
-            [tip[0] + side * 0.4, tip[1] - 0.6, -8],
-            [*tip, -8],
-        ]
-    )
+    below_glenoid, upper = [x0 + side * 3.6, y0 - 3.2, -7], [x0 + side * 2.4, y0 + 2, -8]
+    lateral = np.array([below_glenoid, upper, [tip[0] + side * 0.4, tip[1] - 0.6, -8], [*tip, -8]])
     medial = np.array([[*tip, -8], [x0 - side * 3.2, y0 + 1.5, -8], [x0 - side * 3.2, y0 - 4, -8], [*angle, -8]])
-    spine = np.array(
-        [[x0 - side * 3.0, y0 - 2.6, -8], [x0 + side * 1.0, y0 - 5.2, -8], [x0 + side * 4.2, y0 - 6.6, -6]]
-    )
+    medial_end, middle = [x0 - side * 3.0, y0 - 2.6, -8], [x0 + side * 1.0, y0 - 5.2, -8]
+    spine = np.array([medial_end, middle, [x0 + side * 4.2, y0 - 6.6, -6]])
     acromion = np.array([[x0 + side * 3.2, y0 - 6.3, -6], [x0 + side * 5.6, y0 - 6.9, -3]])
     return [blade, glenoid, head], [(lateral, 0.42), (medial, 0.2), (spine, 0.42), (acromion, 0.4)]

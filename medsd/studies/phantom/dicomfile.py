@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.sequence import Sequence
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from medsd import files
@@ -38,16 +37,24 @@ def write_dicom(study: PhantomStudy, path: Path, *, photometric: str | None = No
         DataError: an unknown photometric interpretation, a number of bits out of range, or a folder that is missing.
     """
     rng = np.random.default_rng(np.frombuffer(study.study.encode(), dtype=np.uint8))
-    chosen_photometric = str(rng.choice(PHOTOMETRIC, p=[0.3, 0.7]))
-    chosen_bits = int(rng.choice([12, 12, 13, 14, 15, 16]))
-    photometric = chosen_photometric if photometric is None else photometric
-    bits = chosen_bits if bits is None else bits
+    drawn = str(rng.choice(PHOTOMETRIC, p=[0.3, 0.7])), int(rng.choice([12, 12, 13, 14, 15, 16]))
+    photometric = drawn[0] if photometric is None else photometric
+    bits = drawn[1] if bits is None else bits
     if photometric not in PHOTOMETRIC:
         raise DataError(f"photometric '{photometric}': a phantom is written as {' or '.join(PHOTOMETRIC)}")
     if not 12 <= bits <= 16:
         raise DataError(f"bits {bits}: a phantom is stored in 12 to 16 bits")
+    uid = generate_uid(entropy_srcs=[study.study, "image"])
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = uid
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset("", Dataset(), file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = DigitalXRayImageStorageForPresentation, uid
+    _describe_study(dataset, study)
+    _describe_pixels(dataset, study, photometric, bits, margin=float(rng.uniform(0.0, 0.12)))
     buffer = BytesIO()
-    _dataset(study, photometric, bits, margin=float(rng.uniform(0.0, 0.12))).save_as(buffer, enforce_file_format=True)
+    dataset.save_as(buffer, enforce_file_format=True)
     write_whole(path, buffer.getvalue())
 
 
@@ -65,21 +72,7 @@ def write_whole(path: Path, content: bytes) -> None:
         ) from exc
 
 
-def _dataset(study: PhantomStudy, photometric: str, bits: int, *, margin: float) -> FileDataset:
-    uid = generate_uid(entropy_srcs=[study.study, "image"])
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = uid
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset = FileDataset("", Dataset(), file_meta=meta, preamble=b"\0" * 128)
-    dataset.SOPClassUID, dataset.SOPInstanceUID = DigitalXRayImageStorageForPresentation, uid
-    _describe_patient(dataset, study)
-    _describe_series(dataset, study)
-    _describe_pixels(dataset, study, photometric, bits, margin)
-    return dataset
-
-
-def _describe_patient(dataset: Dataset, study: PhantomStudy) -> None:
+def _describe_study(dataset: Dataset, study: PhantomStudy) -> None:
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.PatientName = study.patient  # not a word of its own: what names a patient is taken out of the log
     dataset.PatientID = study.patient
@@ -88,11 +81,7 @@ def _describe_patient(dataset: Dataset, study: PhantomStudy) -> None:
     dataset.PatientAge = f"{study.age:03d}Y"
     dataset.PatientIdentityRemoved = "YES"
     dataset.DeidentificationMethod = "Synthetic: no person behind it"
-
-
-def _describe_series(dataset: Dataset, study: PhantomStudy) -> None:
-    visit = int(study.study.rsplit("-", 1)[1])
-    number = int(study.patient.rsplit("-", 1)[1])
+    visit, number = int(study.study.rsplit("-", 1)[1]), int(study.patient.rsplit("-", 1)[1])
     day = (date(2000, 1, 1) + timedelta(days=number % 3000 + 4 * visit)).strftime("%Y%m%d")
     dataset.StudyDate = dataset.SeriesDate = dataset.ContentDate = dataset.AcquisitionDate = day
     dataset.StudyTime = dataset.SeriesTime = dataset.ContentTime = dataset.AcquisitionTime = "120000"
@@ -104,30 +93,28 @@ def _describe_series(dataset: Dataset, study: PhantomStudy) -> None:
     dataset.StudyDescription, dataset.SeriesDescription = "Chest", f"Chest {study.view}"
     dataset.Modality, dataset.PresentationIntentType = "DX", "FOR PRESENTATION"
     dataset.Manufacturer, dataset.ManufacturerModelName, dataset.SoftwareVersions = "medsd", "phantom", "1"
-    dataset.DeviceSerialNumber = "1"
-    dataset.BodyPartExamined, dataset.ViewPosition = "CHEST", study.view
-    dataset.ImageLaterality = "U"
+    dataset.DeviceSerialNumber, dataset.DetectorType, dataset.PositionerType = "1", "DIRECT", "NONE"
+    dataset.BodyPartExamined, dataset.ViewPosition, dataset.ImageLaterality = "CHEST", study.view, "U"
     dataset.PatientOrientation = ["L", "F"]
-    dataset.AnatomicRegionSequence = Sequence([_code("816094009", "SCT", "Chest")])
-    view = ("272479007", "postero-anterior") if study.view == "PA" else ("399348003", "antero-posterior")
-    dataset.ViewCodeSequence = Sequence([_code(view[0], "SCT", view[1])])
-    dataset.AcquisitionContextSequence = Sequence([])
-    dataset.KVP = 120 if study.view == "PA" else 90
-    dataset.DistanceSourceToDetector = 1800 if study.view == "PA" else 1150
-    dataset.DetectorType, dataset.PositionerType = "DIRECT", "NONE"
+    upright = study.view == "PA"
+    view = _code("272479007", "postero-anterior") if upright else _code("399348003", "antero-posterior")
+    dataset.AnatomicRegionSequence, dataset.ViewCodeSequence = [_code("816094009", "Chest")], [view]
+    dataset.AcquisitionContextSequence = []
+    dataset.KVP, dataset.DistanceSourceToDetector = (120, 1800) if upright else (90, 1150)
 
 
-def _code(value: str, scheme: str, meaning: str) -> Dataset:
+def _code(value: str, meaning: str) -> Dataset:
+    """An item of a code sequence, from SNOMED CT."""
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
     return item
 
 
 def _describe_pixels(dataset: Dataset, study: PhantomStudy, photometric: str, bits: int, margin: float) -> None:
-    top = 2**bits - 1
+    top, inverted = 2**bits - 1, photometric == "MONOCHROME1"
     low, high = round(margin * top), round((1 - margin) * top)
     bright = np.clip(study.pixels, 0, 1)
-    values = 1 - bright if photometric == "MONOCHROME1" else bright
+    values = 1 - bright if inverted else bright
     stored = np.round(low + values.astype(np.float64) * (high - low)).astype("<u2")
     rows, columns = stored.shape
     dataset.ImageType = ["ORIGINAL", "PRIMARY", ""]
@@ -136,10 +123,10 @@ def _describe_pixels(dataset: Dataset, study: PhantomStudy, photometric: str, bi
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, bits, bits - 1, 0
     dataset.ImagerPixelSpacing = dataset.PixelSpacing = [round(420 / rows, 4)] * 2
     dataset.PixelIntensityRelationship = "LOG"
-    # −1: larger values mean more X-rays, which is what low brightness of a film means.
-    dataset.PixelIntensityRelationshipSign = 1 if photometric == "MONOCHROME1" else -1
+    # −1: larger values mean more X-rays, which is what low brightness means.
+    dataset.PixelIntensityRelationshipSign = 1 if inverted else -1
     dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = 0, 1, "US"
-    dataset.PresentationLUTShape = "INVERSE" if photometric == "MONOCHROME1" else "IDENTITY"
+    dataset.PresentationLUTShape = "INVERSE" if inverted else "IDENTITY"
     # The linear window of PS3.3 C.11.2.1.2.1 takes low to black and high to white exactly.
     dataset.WindowCenter, dataset.WindowWidth = (low + high) / 2 + 0.5, high - low + 1
     dataset.WindowCenterWidthExplanation = "CHEST"

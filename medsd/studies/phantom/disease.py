@@ -1,102 +1,59 @@
-"""What a phantom patient suffers from: lesions that come together as in patients, and change between films.
+"""The lesions of a phantom patient: which come together, and how they change from image to image.
 
-A `Lesion` is one thing to draw; its finding is a name of the vocabulary phantom8. `evolve` gives the lesions of each
-film of a patient: heart failure brings a large heart, fluid in the pleura and in the lung at once, a mass may
-block the lobe beyond it, air in the pleura is often seen with the tube that drains it.
+Heart failure brings a large heart and fluid in pleura and lung at once, a mass may block the lobe beyond it, and air in
+the pleura is often seen with the tube that drains it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib.resources import files
+from typing import Any
 
 import numpy as np
+import yaml
 
 from medsd.studies.phantom.anatomy import LEFT, RIGHT, Distortion
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """One thing to draw.
+    """One thing to draw."""
 
-    Attributes:
-        finding: a name of phantom8.
-        kind: how it shows, for instance ``"plate"`` or ``"lobe"`` for Atelectasis.
-        side: −1 the patient's right, 1 the left, 0 both or the midline.
-        severity: 0 (barely visible) … 1.
-        where: (s, t) in the lung, s from hilum (0) to chest wall (1), t from apex (0) to diaphragm (1).
-        seed: of its own random shape, kept from film to film.
-    """
-
-    finding: str
-    kind: str
-    side: int
-    severity: float
-    where: tuple[float, float] = (0.5, 0.5)
-    seed: int = 0
+    finding: str  # a name of phantom8
+    kind: str  # how it shows: "plate", "lower" or "upper" for Atelectasis
+    side: int  # −1 the patient's right, 1 the left
+    severity: float  # 0 (barely visible) … 1
+    where: tuple[float, float]  # in the lung, from hilum (0) to chest wall (1), from apex (0) to diaphragm (1)
+    seed: int  # of its own random shape, kept from image to image
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One patient on one day: the setting that explains the lesions, and the lesions.
+    """One patient on one day: the setting that explains the lesions, and the lesions."""
 
-    Attributes:
-        setting: "well", "heart failure", "infection", "malignancy", "pleural air", "intensive care" or "mixed".
-        lesions: everything to draw.
-        bedside: taken lying or half sitting at the bedside.
-    """
-
-    setting: str
+    setting: str  # a key of conditions.yaml
     lesions: tuple[Lesion, ...]
-    bedside: bool
+    bedside: bool  # taken lying or half sitting at the bedside
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """Names of the findings present, alphabetical (the order of phantom8)."""
+        """Names of the findings present, in the order of phantom8."""
         return tuple(sorted({lesion.finding for lesion in self.lesions}))
 
 
-# How often each setting sends a patient for a film, and which findings come with it. Rates are invented to give every
-# finding at least 8 % and normal films about 35 %; the direction of each association is the clinical one.
-_SETTINGS: dict[str, tuple[float, dict[str, float]]] = {
-    "well": (0.345, {}),
-    "heart failure": (0.16, {"Cardiomegaly": 0.85, "Effusion": 0.55, "Edema": 0.68, "Support Devices": 0.35}),
-    "infection": (0.13, {"Consolidation": 1.0, "Effusion": 0.3, "Atelectasis": 0.12, "Support Devices": 0.12}),
-    "malignancy": (0.11, {"Mass": 1.0, "Atelectasis": 0.4, "Effusion": 0.22, "Support Devices": 0.15}),
-    "pleural air": (0.105, {"Pneumothorax": 1.0, "Support Devices": 0.55, "Atelectasis": 0.15, "Effusion": 0.1}),
-    "intensive care": (
-        0.085,
-        {
-            "Support Devices": 0.95,
-            "Atelectasis": 0.6,
-            "Effusion": 0.4,
-            "Cardiomegaly": 0.3,
-            "Edema": 0.3,
-            "Consolidation": 0.28,
-            "Pneumothorax": 0.08,
-        },
-    ),
-    "mixed": (
-        0.065,
-        {
-            "Atelectasis": 0.3,
-            "Cardiomegaly": 0.2,
-            "Consolidation": 0.15,
-            "Edema": 0.12,
-            "Effusion": 0.2,
-            "Mass": 0.2,
-            "Pneumothorax": 0.12,
-            "Support Devices": 0.2,
-        },
-    ),
-}
+# Setting → its share of the images, the chance of each finding and device, and of a bedside image.
+_SETTINGS: dict[str, dict[str, Any]] = yaml.safe_load(
+    (files("medsd.studies.phantom") / "conditions.yaml").read_text(encoding="utf-8")
+)
 
 
 def first_condition(rng: np.random.Generator) -> Condition:
-    """Draw why a patient comes and what the film will show."""
+    """Draw why a patient comes and what the image will show."""
     names = list(_SETTINGS)
-    setting = str(rng.choice(names, p=[_SETTINGS[name][0] for name in names]))
-    present = [finding for finding, rate in _SETTINGS[setting][1].items() if rng.random() < rate]
-    bedside = bool(rng.random() < {"well": 0.08, "intensive care": 0.97, "heart failure": 0.5}.get(setting, 0.3))
+    setting = str(rng.choice(names, p=[_SETTINGS[name]["share"] for name in names]))
+    present = [finding for finding, rate in _SETTINGS[setting]["findings"].items() if rng.random() < rate]
+    bedside = bool(rng.random() < _SETTINGS[setting]["bedside"])
     return Condition(setting, _lesions(present, setting, bedside, rng), bedside)
 
 
@@ -109,16 +66,15 @@ def evolve(rng: np.random.Generator, before: Condition) -> Condition:
         for lesion in before.lesions
         if rng.random() < (0.92 if lesion.kind in ("pacemaker", "port", "wires", "sphere") else 0.7)
     )
-    rates = _SETTINGS[before.setting][1]
+    rates = _SETTINGS[before.setting]["findings"]
     absent = [finding for finding in rates if finding not in {lesion.finding for lesion in kept}]
     new = [finding for finding in absent if rng.random() < 0.4 * rates[finding]]
     bedside = before.bedside if rng.random() < 0.75 else bool(rng.random() < 0.3)
     lesions = kept + _lesions(new, before.setting, bedside, rng)
     # Fluid lies differently in a patient who lies down.
     posture = {"meniscus": "veil"} if bedside else {"veil": "meniscus"}
-    return Condition(
-        before.setting, tuple(replace(item, kind=posture.get(item.kind, item.kind)) for item in lesions), bedside
-    )
+    lesions = tuple(replace(item, kind=posture.get(item.kind, item.kind)) for item in lesions)
+    return Condition(before.setting, lesions, bedside)
 
 
 def distortion_of(condition: Condition, rng: np.random.Generator) -> Distortion:
@@ -150,8 +106,7 @@ def _lesions(findings: list[str], setting: str, bedside: bool, rng: np.random.Ge
     where = (float(rng.uniform(0.15, 0.75)), float(rng.uniform(0.2, 0.85)))
     lesions: list[Lesion] = []
     for finding in findings:
-        severity = float(rng.beta(1.3, 1.5))
-        seed = int(rng.integers(2**31))
+        severity, seed = float(rng.beta(1.3, 1.5)), int(rng.integers(2**31))
         lesions += _place(Lesion(finding, "", side, severity, where, seed), setting, bedside, findings, rng)
     return tuple(lesions)
 
@@ -162,9 +117,8 @@ def _place(lesion: Lesion, setting: str, bedside: bool, findings: list[str], rng
         return _effusions(lesion, setting, "veil" if bedside else "meniscus", rng)
     if finding == "Consolidation":
         kind = "lobar" if rng.random() < 0.5 else "patch"
-        spot = replace(
-            lesion, kind=kind, where=(lesion.where[0] * 0.8 + 0.1, float(rng.choice([0.25, 0.55, 0.8, 0.85])))
-        )
+        where = (lesion.where[0] * 0.8 + 0.1, float(rng.choice([0.25, 0.55, 0.8, 0.85])))
+        spot = replace(lesion, kind=kind, where=where)
         second = replace(spot, kind="patch", side=-side, severity=0.7 * lesion.severity, seed=lesion.seed + 1)
         return [spot, second] if rng.random() < 0.25 else [spot]
     if finding == "Atelectasis":
@@ -189,12 +143,7 @@ def _effusions(lesion: Lesion, setting: str, kind: str, rng: np.random.Generator
 
 def _devices(lesion: Lesion, setting: str, findings: list[str], rng: np.random.Generator) -> list[Lesion]:
     kinds: list[str] = []
-    chances = {
-        "intensive care": {"tracheal tube": 0.7, "line": 0.75, "gastric tube": 0.55, "leads": 0.8, "wires": 0.3},
-        "heart failure": {"pacemaker": 0.6, "wires": 0.3, "leads": 0.4, "line": 0.15},
-        "malignancy": {"port": 0.85, "line": 0.15},
-        "pleural air": {"drain": 0.92, "leads": 0.35, "line": 0.15},
-    }.get(setting, {"leads": 0.4, "line": 0.45, "pacemaker": 0.25, "wires": 0.15})
+    chances = _SETTINGS[setting]["devices"]
     while not kinds:
         kinds = [kind for kind, chance in chances.items() if rng.random() < chance]
     if "Pneumothorax" in findings and "drain" not in kinds and rng.random() < 0.6:

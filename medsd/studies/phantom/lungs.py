@@ -1,4 +1,4 @@
-"""The air in the lungs and the vessel tree in it: the part of the film in which most findings show."""
+"""The air in the lungs and the vessel tree in it: the part of the image in which most findings show."""
 
 from __future__ import annotations
 
@@ -16,27 +16,16 @@ Window = tuple[slice, slice]
 
 @dataclass
 class LungView:
-    """One lung on the film, through the window that holds it; all arrays (h, w).
+    """One lung on the image, through the window that holds it; all arrays (h, w)."""
 
-    Attributes:
-        side: −1 right, 1 left.
-        window: rows and columns of the film.
-        outline: ρ² of the whole lung, as if diaphragm and heart were not there.
-        depth: cm of the whole lung along the ray.
-        air: cm of aerated lung along the ray, what the diaphragm, the heart and the great vessels leave.
-        filled: share 0…1 of the air replaced by water (fluid, pus, airless lung).
-        gas: share 0…1 of the air that is free gas without lung in it.
-    """
-
-    side: int
+    side: int  # −1 right, 1 left
     window: Window
-    u: Array
-    v: Array
-    outline: Array
-    depth: Array
-    air: Array
-    filled: Array = field(init=False)
-    gas: Array = field(init=False)
+    u: Array  # (1, w)
+    v: Array  # (h, 1)
+    depth: Array  # cm of the whole lung along the ray, as if diaphragm and heart were not there
+    air: Array  # cm of aerated lung along the ray, what the diaphragm, the heart and the great vessels leave
+    filled: Array = field(init=False)  # share 0…1 of the air replaced by water (fluid, pus, airless lung)
+    gas: Array = field(init=False)  # share 0…1 of the air that is free gas without lung in it
 
     def __post_init__(self) -> None:
         self.filled = np.zeros_like(self.air)
@@ -48,19 +37,17 @@ class LungView:
 
 
 def view_lungs(body: Body, projection: Projection) -> dict[int, LungView]:
-    """Both lungs on the film, minus what lies in them, by inclusion and exclusion of the intervals along each ray."""
+    """Both lungs on the image, minus what lies in them, by inclusion and exclusion of the intervals along each ray."""
     occupants = [projection.solid(solid) for solid in (*body.heart, *body.vessels)]
     views = {}
     for side, lung in body.lungs.items():
-        solid = projection.solid(lung)
-        window = projection.window(solid)
-        u, v = projection.u[:, window[1]], projection.v[window[0]]
+        solid, window, u, v = projection.place(lung)
         whole = solid.interval(u, v)
         dome = projection.solid(body.domes[side]).interval(u, v)
         middle = hull(*(occupant.interval(u, v) for occupant in occupants))
         depth = overlap(whole)
         taken = overlap(whole, dome) + overlap(whole, middle) - overlap(whole, dome, middle)
-        views[side] = LungView(side, window, u, v, solid.outline(u, v), depth, np.maximum(depth - taken, 0))
+        views[side] = LungView(side, window, u, v, depth, np.maximum(depth - taken, 0))
     return views
 
 
@@ -90,7 +77,7 @@ def hilum(body: Body, side: int) -> npt.NDArray[np.float64]:
 
 
 def vessel_tree(body: Body, projection: Projection, *, upper: float = 1.0, wet: float = 1.0) -> Tubes:
-    """Arteries and veins of both lungs as tubes on the film, thinning and forking from the hilum outwards.
+    """Arteries and veins of both lungs as tubes on the image, thinning and forking from the hilum outwards.
 
     `upper` widens the vessels above the hilum, which congestion does; `wet` widens all.
     """
@@ -110,12 +97,8 @@ def _hilar_artery(body: Body, projection: Projection, side: int, wet: float) -> 
     root = hilum(body, side)
     lower = root + np.array([[0.0, -0.9, 0], [side * 1.0, 0.3, 0], [side * 1.5, 2.2, 0], [side * 1.7, 4.4, 0]])
     upper = root + np.array([[0.0, -0.4, 0], [side * 0.9, -1.6, 0], [side * 1.5, -3.2, 0]])
-    return Tubes.join(
-        [
-            Tubes.along(projection, lower, wet * np.array([0.6, 0.72, 0.6, 0.4]), 1.1),
-            Tubes.along(projection, upper, wet * np.array([0.5, 0.5, 0.28]), 1.0),
-        ]
-    )
+    down = Tubes.along(projection, lower, wet * np.array([0.6, 0.72, 0.6, 0.4]), 1.1)
+    return Tubes.join([down, Tubes.along(projection, upper, wet * np.array([0.5, 0.5, 0.28]), 1.0)])
 
 
 def _grow(body: Body, side: int, rng: np.random.Generator) -> tuple[Points, Points, Points, Points]:
@@ -123,9 +106,8 @@ def _grow(body: Body, side: int, rng: np.random.Generator) -> tuple[Points, Poin
     root = hilum(body, side)
     # Angles from the horizontal, outwards; the lower lobe has the widest vessels, and a vein runs with each artery.
     angle = np.deg2rad(np.repeat([-80, -62, -45, -28, -8, 14, 30, 46, 58, 68, 78, 86], 2)) + rng.normal(0, 0.16, 24)
-    radius = np.repeat([0.26, 0.30, 0.28, 0.26, 0.25, 0.30, 0.36, 0.44, 0.50, 0.48, 0.40, 0.30], 2) * rng.uniform(
-        0.55, 1.15, 24
-    )
+    radius = np.repeat([0.26, 0.30, 0.28, 0.26, 0.25, 0.30, 0.36, 0.44, 0.50, 0.48, 0.40, 0.30], 2)
+    radius = radius * rng.uniform(0.55, 1.15, 24)
     tip = root + np.stack([0.5 * rng.normal(0, 1, 24), 1.6 * np.sin(angle), np.zeros(24)], axis=1)
     bend = rng.normal(0, 0.045, 24)
     kept: list[tuple[Points, Points, Points, Points]] = []
@@ -152,9 +134,5 @@ def _grow(body: Body, side: int, rng: np.random.Generator) -> tuple[Points, Poin
 def _inside(body: Body, side: int, points: Points) -> npt.NDArray[np.bool_]:
     reach = side * (body.wall(side, points[:, 1]) - points[:, 0])
     apex = body.lungs[side].centre[1] - body.lungs[side].radii[1]
-    return (
-        (reach > 0.7)
-        & (side * points[:, 0] > 0.8)
-        & (points[:, 1] > apex + 0.8)
-        & (points[:, 1] < body.dome_top(side) + 3.5)
-    )
+    x, y = side * points[:, 0], points[:, 1]
+    return (reach > 0.7) & (x > 0.8) & (y > apex + 0.8) & (y < body.dome_top(side) + 3.5)

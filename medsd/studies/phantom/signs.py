@@ -1,8 +1,8 @@
-"""How each finding shows on the film: the signs a radiologist looks for, drawn where they are looked for.
+"""How each finding shows on the image: the signs a radiologist looks for, drawn where they are looked for.
 
-`draw_lesion` changes a `Scene`: it replaces air by water or by free gas in the lung views, lays thin lines of water
-over the lungs, and notes the box in which the sign stands. Signs follow Hansell et al., Fleischner Society glossary of
-terms for thoracic imaging, Radiology 246 (2008): meniscus, silhouette, air bronchogram, septal lines.
+`draw_lesion` replaces air by water or by free gas in the lung views of a `PhantomScene`, lays thin lines of water over
+the lungs, and records the box of the sign. Signs follow Hansell et al., Fleischner Society glossary of terms for
+thoracic imaging, Radiology 246 (2008): meniscus, silhouette, air bronchogram, septal lines.
 """
 
 from __future__ import annotations
@@ -17,35 +17,23 @@ from medsd.studies.phantom.disease import Lesion
 from medsd.studies.phantom.lungs import LungView, hilum, lung_point, smooth_noise
 from medsd.studies.phantom.solids import Array, Projection, Tubes
 
-Box = tuple[float, float, float, float]  # u0, v0, u1, v1 in film cm
+Box = tuple[float, float, float, float]  # u0, v0, u1, v1 in image cm
 
 
 @dataclass
-class Scene:
-    """A film in the making.
-
-    Attributes:
-        projection, body: geometry of the film and of the patient on it.
-        views: the two lungs by side.
-        water: thin lines of soft tissue in the lungs.
-        air: thin air-filled tubes inside soft tissue.
-        devices: tubes of metal or plastic, the attenuation of 1 cm of them, the share of the radius that is hollow.
-        plates: flat devices (x, y, z, a, b) in cm of the patient, with their attenuation.
-        boxes: where each finding was drawn, in film cm.
-        open_sides: sides with free air in the pleura.
-        excess: (H, W) attenuation that disease adds to clear lung.
-    """
+class PhantomScene:
+    """An image in the making."""
 
     projection: Projection
     body: Body
-    views: dict[int, LungView]
-    water: list[Tubes] = field(default_factory=list)
-    air: list[Tubes] = field(default_factory=list)
-    devices: list[tuple[Tubes, float, float]] = field(default_factory=list)
-    plates: list[tuple[Points, float]] = field(default_factory=list)
-    boxes: dict[str, Box] = field(default_factory=dict)
-    open_sides: frozenset[int] = frozenset()
-    excess: Array = field(init=False)
+    views: dict[int, LungView]  # by side
+    open_sides: frozenset[int]  # with free air in the pleura
+    water: list[Tubes] = field(default_factory=list)  # thin lines of soft tissue in the lungs
+    air: list[Tubes] = field(default_factory=list)  # thin air-filled tubes inside soft tissue
+    devices: list[tuple[Tubes, float, float]] = field(default_factory=list)  # with attenuation (1/cm) and hollow share
+    plates: list[tuple[Points, float]] = field(default_factory=list)  # (x, y, z, a, b) in cm, with attenuation
+    boxes: dict[str, Box] = field(default_factory=dict)  # where each finding was drawn
+    excess: Array = field(init=False)  # (H, W) attenuation that disease adds to clear lung
 
     def __post_init__(self) -> None:
         self.excess = np.zeros((self.projection.size, self.projection.size), dtype=np.float32)
@@ -64,13 +52,13 @@ class Scene:
             u, v = view.u.ravel(), view.v.ravel()
             self.note(finding, (float(u[columns[0]]), float(v[rows[0]]), float(u[columns[-1]]), float(v[rows[-1]])))
 
-    def note_points(self, finding: str, film: Points, margin: float = 0.6) -> None:
-        """Note the box around film points (N, 2)."""
-        low, high = film.min(axis=0) - margin, film.max(axis=0) + margin
+    def note_points(self, finding: str, points: Points) -> None:
+        """Note the box around image points (N, 2)."""
+        low, high = points.min(axis=0) - 0.6, points.max(axis=0) + 0.6
         self.note(finding, (float(low[0]), float(low[1]), float(high[0]), float(high[1])))
 
 
-def draw_lesion(scene: Scene, lesion: Lesion) -> None:
+def draw_lesion(scene: PhantomScene, lesion: Lesion) -> None:
     """Draw one lesion; support devices are drawn by `medsd.studies.phantom.devices`."""
     _SIGNS[lesion.finding](scene, lesion, np.random.default_rng([lesion.seed, 11]))
 
@@ -81,22 +69,17 @@ def _soft_step(x: Array) -> Array:
     return x * x * (3 - 2 * x)
 
 
-def _cardiomegaly(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
+def _cardiomegaly(scene: PhantomScene, lesion: Lesion, rng: np.random.Generator) -> None:
     """The heart itself was enlarged when the body was built; here only its box."""
-    boxes = []
     for solid in scene.body.heart[:2]:
-        film = scene.projection.solid(solid)
-        cosine, sine = np.cos(film.roll), np.sin(film.roll)
-        half_u = np.hypot(film.radii[0] * cosine, film.radii[1] * sine)
-        half_v = np.hypot(film.radii[0] * sine, film.radii[1] * cosine)
-        boxes.append(
-            (film.centre[0] - half_u, film.centre[1] - half_v, film.centre[0] + half_u, film.centre[1] + half_v)
-        )
-    for box in boxes:
-        scene.note(lesion.finding, (float(box[0]), float(box[1]), float(box[2]), float(box[3])))
+        heart = scene.projection.solid(solid)
+        (u, v, _), (a, b, _) = heart.centre, heart.radii
+        cosine, sine = np.cos(heart.roll), np.sin(heart.roll)
+        half_u, half_v = float(np.hypot(a * cosine, b * sine)), float(np.hypot(a * sine, b * cosine))
+        scene.note(lesion.finding, (u - half_u, v - half_v, u + half_u, v + half_v))
 
 
-def _effusion(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
+def _effusion(scene: PhantomScene, lesion: Lesion, rng: np.random.Generator) -> None:
     """Upright: the angle is blunted and the fluid climbs the wall in a meniscus. Lying: a veil, denser below."""
     view, side, body = scene.views[lesion.side], lesion.side, scene.body
     floor = body.dome_top(side)
@@ -122,27 +105,25 @@ def _effusion(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
     view.fill(share)
 
 
-def _edema(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
+def _edema(scene: PhantomScene, lesion: Lesion, rng: np.random.Generator) -> None:
     """Haze around both hila, wide upper vessels (drawn with the tree), septal lines at the bases, thick fissure."""
     amount = lesion.severity
     for side, view in scene.views.items():
         centre = scene.projection.points([hilum(scene.body, side) + np.array([side * 2.2, 1.5, 0])])[0]
         reach_u, reach_v = 4.2 + 2.8 * amount, 6.0 + 3.0 * amount
-        distance = np.square((view.u - np.float32(centre[0])) / np.float32(reach_u)) + np.square(
-            (view.v - np.float32(centre[1])) / np.float32(reach_v)
-        )
+        du = (view.u - np.float32(centre[0])) / np.float32(reach_u)
+        dv = (view.v - np.float32(centre[1])) / np.float32(reach_v)
+        distance = np.square(du) + np.square(dv)
         coarse = smooth_noise(rng, scene.projection, view.window, 2.4)
         mottle = coarse + np.float32(0.5) * smooth_noise(rng, scene.projection, view.window, 0.7)
-        share = np.float32(0.10 + 0.38 * amount) * np.exp(-distance) * (1 + np.float32(0.2) * mottle) + np.float32(
-            0.05 * amount
-        )
-        share = np.clip(share, 0, 0.8)
+        share = np.float32(0.10 + 0.38 * amount) * np.exp(-distance) * (1 + np.float32(0.2) * mottle)
+        share = np.clip(share + np.float32(0.05 * amount), 0, 0.8)
         scene.note_mask(lesion.finding, view, share)
         view.fill(share)
         _septal_lines(scene, side, amount, rng)
 
 
-def _septal_lines(scene: Scene, side: int, amount: float, rng: np.random.Generator) -> None:
+def _septal_lines(scene: PhantomScene, side: int, amount: float, rng: np.random.Generator) -> None:
     """Kerley B: short lines square to the pleura at the base; Kerley A: longer ones towards the hilum."""
     for _ in range(int(4 + 11 * amount)):
         x, y, _ = lung_point(scene.body, side, 0.96, rng.uniform(0.66, 1.02))
@@ -155,19 +136,16 @@ def _septal_lines(scene: Scene, side: int, amount: float, rng: np.random.Generat
         scene.water.append(Tubes.along(scene.projection, line, 0.05, 5.0))
 
 
-def _consolidation(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
+def _consolidation(scene: PhantomScene, lesion: Lesion, rng: np.random.Generator) -> None:
     """Airspace filled in a patch or a lobe with ragged borders, air-filled bronchi showing through."""
     view, amount, (s, t) = scene.views[lesion.side], lesion.severity, lesion.where
     centre = scene.projection.points([lung_point(scene.body, lesion.side, s, t)])[0]
     radius = (2.5 + 2.3 * amount) * (1.35 if lesion.kind == "lobar" else 1.0)
-    du, dv = (
-        (view.u - np.float32(centre[0])) / np.float32(1.15 * radius),
-        (view.v - np.float32(centre[1])) / np.float32(radius),
-    )
+    du = (view.u - np.float32(centre[0])) / np.float32(1.15 * radius)
+    dv = (view.v - np.float32(centre[1])) / np.float32(radius)
     distance = np.sqrt(du * du + dv * dv)
-    ragged = 0.17 * smooth_noise(rng, scene.projection, view.window, 2.2) + 0.07 * smooth_noise(
-        rng, scene.projection, view.window, 0.8
-    )
+    ragged = 0.17 * smooth_noise(rng, scene.projection, view.window, 2.2)
+    ragged = ragged + 0.07 * smooth_noise(rng, scene.projection, view.window, 0.8)
     edge = np.float32(0.9 if lesion.kind == "patch" else 0.5)
     share = _soft_step((np.float32(1.15) + ragged - distance) / edge)
     if lesion.kind == "lobar":  # a fissure cuts it off on one side
@@ -180,44 +158,36 @@ def _consolidation(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> No
     _air_bronchogram(scene, lesion, radius, rng)
 
 
-def _air_bronchogram(scene: Scene, lesion: Lesion, radius: float, rng: np.random.Generator) -> None:
+def _air_bronchogram(scene: PhantomScene, lesion: Lesion, radius: float, rng: np.random.Generator) -> None:
     root = hilum(scene.body, lesion.side)[:2]
     x, y, _ = lung_point(scene.body, lesion.side, *lesion.where)
     for _ in range(int(2 + 3 * lesion.severity)):
         target = np.array([x, y]) + rng.normal(0, 0.45 * radius, 2)
         along = np.linspace(0.45, 1.0, 6)[:, None]
         path = root + (target - root) * along
-        scene.air.append(
-            Tubes.along(
-                scene.projection, np.hstack([path, np.zeros((6, 1))]), np.linspace(0.20, 0.1, 6), 0.6 * lesion.severity
-            )
-        )
+        points, thickness = np.hstack([path, np.zeros((6, 1))]), np.linspace(0.20, 0.1, 6)
+        scene.air.append(Tubes.along(scene.projection, points, thickness, 0.6 * lesion.severity))
 
 
-def _atelectasis(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
+def _atelectasis(scene: PhantomScene, lesion: Lesion, rng: np.random.Generator) -> None:
     """Plates: thin bands above a high dome. Lobes: a wedge on the mediastinum; dome and mediastinum have moved."""
     (_plate if lesion.kind == "plate" else _lobe)(scene, lesion, rng)
 
 
-def _plate(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
+def _plate(scene: PhantomScene, lesion: Lesion, rng: np.random.Generator) -> None:
     for number in range(1 + int(2.6 * lesion.severity)):
         x, y, _ = lung_point(scene.body, lesion.side, rng.uniform(0.25, 0.55), rng.uniform(0.80, 0.95) - 0.06 * number)
         length, slope = rng.uniform(3.0, 6.5), rng.uniform(-0.35, 0.1)
         t = np.linspace(0, 1, 9)
-        points = np.stack(
-            [
-                x + lesion.side * length * (t - 0.3),
-                y + lesion.side * slope * length * (t - 0.5) + 0.35 * np.sin(np.pi * t),
-                0 * t,
-            ],
-            axis=1,
-        )
+        across = x + lesion.side * length * (t - 0.3)
+        down = y + lesion.side * slope * length * (t - 0.5) + 0.35 * np.sin(np.pi * t)
+        points = np.stack([across, down, 0 * t], axis=1)
         thick = (0.13 + 0.2 * lesion.severity) * np.sin(np.pi * (0.12 + 0.76 * t))
         scene.water.append(Tubes.along(scene.projection, points, thick, 4.5))
         scene.note_points(lesion.finding, scene.projection.points(points))
 
 
-def _lobe(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
+def _lobe(scene: PhantomScene, lesion: Lesion, rng: np.random.Generator) -> None:
     view, side, amount = scene.views[lesion.side], lesion.side, lesion.severity
     upper = lesion.kind == "upper"
     hx, hy, _ = hilum(scene.body, side)
@@ -226,14 +196,14 @@ def _lobe(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
     width = 4.6 - 1.2 * amount if upper else 5.2 - 1.0 * amount
     near_point, far_point = scene.projection.points([[hx + side * 0.7, hy, 0], [hx + side * width, far, 0]])
     ramp = (view.v - np.float32(near_point[1])) / np.float32(far_point[1] - near_point[1])
-    border = np.float32(near_point[0]) + np.float32(far_point[0] - near_point[0]) * np.clip(ramp, -0.3, 1.3) ** 1
+    border = np.float32(near_point[0]) + np.float32(far_point[0] - near_point[0]) * np.clip(ramp, -0.3, 1.3)
     inside = _soft_step((border - view.u) * side / np.float32(0.7) + 0.5) * _soft_step((ramp + np.float32(0.1)) / 0.25)
     share = np.float32(0.46 + 0.4 * amount) * inside
     scene.note_mask(lesion.finding, view, share)
     view.fill(share)
 
 
-def _mass(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
+def _mass(scene: PhantomScene, lesion: Lesion, rng: np.random.Generator) -> None:
     """A rounded opacity of 3 cm and more, lobulated or spiculated."""
     view, amount = scene.views[lesion.side], lesion.severity
     x, y, _ = lung_point(scene.body, lesion.side, *lesion.where)
@@ -257,7 +227,7 @@ def _mass(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
         scene.water.append(Tubes.along(scene.projection, line, 0.06, 3.0))
 
 
-def _pneumothorax(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> None:
+def _pneumothorax(scene: PhantomScene, lesion: Lesion, rng: np.random.Generator) -> None:
     """The lung has come off the wall: a thin pleural line, and beyond it black without vessels."""
     view, side, amount, body = scene.views[lesion.side], lesion.side, lesion.severity, scene.body
     lung = body.lungs[side]
@@ -270,14 +240,14 @@ def _pneumothorax(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> Non
         radii=(lung.radii[0] - inwards / 2 - 0.25, lung.radii[1] - down / 2 - 0.15, lung.radii[2]),
         roll=lung.roll + rng.normal(0, 0.015),
     )
-    film = scene.projection.solid(pleura)
-    rho = np.sqrt(film.outline(view.u, view.v))
-    gas = _soft_step((rho - 1) * np.float32(min(film.radii[0], 12)) / 0.25 + 0.5)
+    seen = scene.projection.solid(pleura)
+    rho = np.sqrt(seen.outline(view.u, view.v))
+    gas = _soft_step((rho - 1) * np.float32(min(seen.radii[0], 12)) / 0.25 + 0.5)
     # Towards the hilum the lung stays where it was; over its apex the air reaches the mediastinum.
     medial = _soft_step(
-        ((view.u - np.float32(film.centre[0])) * np.float32(side / film.radii[0]) + np.float32(0.7)) * 2
+        ((view.u - np.float32(seen.centre[0])) * np.float32(side / seen.radii[0]) + np.float32(0.7)) * 2
     )
-    over = _soft_step((np.float32(film.centre[1] - film.radii[1] + 1.5) - view.v) / np.float32(2.0))
+    over = _soft_step((np.float32(seen.centre[1] - seen.radii[1] + 1.5) - view.v) / np.float32(2.0))
     gas = gas * np.maximum(medial, over)
     scene.note_mask(lesion.finding, view, gas)
     view.gas = np.maximum(view.gas, gas)
@@ -292,7 +262,7 @@ def _pneumothorax(scene: Scene, lesion: Lesion, rng: np.random.Generator) -> Non
             scene.water.append(Tubes.along(scene.projection, run, 0.07, 5.5))
 
 
-_SIGNS: dict[str, Callable[[Scene, Lesion, np.random.Generator], None]] = {
+_SIGNS: dict[str, Callable[[PhantomScene, Lesion, np.random.Generator], None]] = {
     "Atelectasis": _atelectasis,
     "Cardiomegaly": _cardiomegaly,
     "Consolidation": _consolidation,

@@ -1,47 +1,40 @@
 """Closed-form path lengths of X-rays through simple solids: the geometry beneath the synthetic thorax.
 
-Start at `Projection`, which carries solids and tubes of the patient onto the film; `Solid.half_depth` and `tube_paths`
+Start at `Projection`, which carries solids and tubes of the patient onto the image; `Solid.half_depth` and `tube_paths`
 then give the length of tissue that each pixel's ray crosses. Each solid is magnified by the factor of its own depth and
 then crossed by parallel rays (weak perspective), which is what keeps every length a closed form.
 
-Patient axes, in cm: x towards the patient's left (the right edge of the film), y towards the feet, z towards the front;
-the origin lies in the midline at the level of the carina, midway between front and back.
+Patient axes in cm: x towards the patient's left (right in the image), y towards the feet, z towards the front; the
+origin lies in the midline at the level of the carina, midway between front and back.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
+Points = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Solid:
-    """An ellipsoid, rolled in the plane of the film, sheared along the ray and squared at its outline if wanted.
+    """An ellipsoid, rolled in the plane of the image and squared at its outline if wanted.
 
-    With (p, q) the film coordinates in the solid's own axes over its radii a and b, the outline function is
-    ρ² = (1 − s)(p² + q²) + s √(p⁴ + q⁴) and the solid is |z − z_c − lean·q| ≤ c √(1 − ρ²); s = 0 is the ellipsoid.
-
-    Attributes:
-        centre: x, y, z in cm.
-        radii: a, b in the plane of the film and c along the ray, in cm.
-        roll: turn in the plane of the film in radians, clockwise as seen on the film.
-        squareness: s in 0…1, from an ellipse to a rounded rectangle.
-        lean: shift of the centre plane in cm along z for one unit of q.
+    With (p, q) the image coordinates in the solid's own axes over its radii a and b, the outline function is
+    ρ² = (1 − s)(p² + q²) + s √(p⁴ + q⁴) and the solid is |z − z_c| ≤ c √(1 − ρ²); s = 0 is the ellipsoid.
     """
 
-    centre: tuple[float, float, float]
-    radii: tuple[float, float, float]
-    roll: float = 0.0
-    squareness: float = 0.0
-    lean: float = 0.0
+    centre: tuple[float, float, float]  # x, y, z in cm
+    radii: tuple[float, float, float]  # a, b in the plane of the image and c along the ray, in cm
+    roll: float = 0.0  # radians, clockwise as seen on the image
+    squareness: float = 0.0  # s in 0…1, from an ellipse to a rounded rectangle
 
     def outline(self, u: Array, v: Array) -> Array:
-        """ρ² at film coordinates `u` (1, W) and `v` (H, 1) in cm → (H, W); 1 on the outline, less inside."""
+        """ρ² at image coordinates `u` (1, W) and `v` (H, 1) in cm → (H, W); 1 on the outline, less inside."""
         p, q = self._own_axes(u, v)
         p2, q2 = p * p, q * q
         ellipse = p2 + q2
@@ -50,8 +43,8 @@ class Solid:
         s = np.float32(self.squareness)
         return (1 - s) * ellipse + s * np.sqrt(p2 * p2 + q2 * q2)
 
-    def border(self, steps: int = 240) -> npt.NDArray[np.float64]:
-        """Points (steps, 2) in cm on the outline, clockwise as seen on the film from its own p axis on."""
+    def border(self, steps: int = 240) -> Points:
+        """Points (steps, 2) in cm on the outline, clockwise as seen on the image from its own p axis on."""
         turn = np.linspace(0, 2 * np.pi, steps)
         p, q = np.cos(turn), np.sin(turn)
         rho = np.sqrt(1 - self.squareness + self.squareness * np.sqrt(p**4 + q**4))
@@ -67,11 +60,8 @@ class Solid:
     def interval(self, u: Array, v: Array) -> tuple[Array, Array]:
         """Where along z the ray enters and leaves, (H, W) each in cm; an empty interval where it misses."""
         half = self.half_depth(u, v)
-        middle: Array | float = self.centre[2]
-        if self.lean:
-            middle = self.centre[2] + np.float32(self.lean) * self._own_axes(u, v)[1]
         missed = half <= 0
-        near, far = middle - half, middle + half
+        near, far = self.centre[2] - half, self.centre[2] + half
         near[missed], far[missed] = np.inf, -np.inf
         return near, far
 
@@ -101,23 +91,14 @@ def hull(*intervals: tuple[Array, Array]) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Projection:
-    """How the patient stands between source and film.
+    """How the patient stands between source and detector; lengths in cm."""
 
-    Attributes:
-        size: pixels along each side of the square film.
-        field: side of the film in cm.
-        view: "PA" (the chest touches the film) or "AP" (the back does).
-        source_distance: source to film in cm.
-        shift: film coordinates in cm of the patient's origin, relative to the middle of the film.
-        roll: turn of the patient on the film in radians.
-    """
-
-    size: int
-    field: float = 42.0
-    view: str = "PA"
-    source_distance: float = 180.0
-    shift: tuple[float, float] = (0.0, 0.0)
-    roll: float = 0.0
+    size: int  # pixels along each side of the square image
+    field: float = 42.0  # side of the image
+    view: str = "PA"  # the chest touches the detector, or "AP": the back does
+    source_distance: float = 180.0  # to the detector
+    shift: tuple[float, float] = (0.0, 0.0)  # image coordinates of the patient's origin, from the middle of the image
+    roll: float = 0.0  # of the patient on the image, in radians
 
     @cached_property
     def pixel(self) -> float:
@@ -126,48 +107,50 @@ class Projection:
 
     @cached_property
     def u(self) -> Array:
-        """Film coordinates of the pixel columns, (1, W) in cm."""
+        """Image coordinates of the pixel columns, (1, W) in cm."""
         return ((np.arange(self.size, dtype=np.float32) + 0.5) * self.pixel - self.field / 2)[None, :]
 
     @cached_property
     def v(self) -> Array:
-        """Film coordinates of the pixel rows, (H, 1) in cm."""
+        """Image coordinates of the pixel rows, (H, 1) in cm."""
         return self.u.reshape(-1, 1)
 
-    def magnification(self, z: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """How much larger than life something at depth `z` is drawn: what lies far from the film grows."""
+    def magnification(self, z: npt.ArrayLike) -> Points:
+        """How much larger than life something at depth `z` is drawn: what lies far from the detector grows."""
         depth = np.asarray(z, dtype=np.float64)
         gap = 12.0 - depth if self.view == "PA" else 13.0 + depth
         return self.source_distance / (self.source_distance - gap)
 
-    def points(self, points: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Film coordinates (N, 2) in cm of points (N, 3) of the patient."""
+    def points(self, points: npt.ArrayLike) -> Points:
+        """Image coordinates (N, 2) in cm of points (N, 3) of the patient."""
         xyz = np.asarray(points, dtype=np.float64).reshape(-1, 3)
         xy = xyz[:, :2] * self.magnification(xyz[:, 2])[:, None]
         cosine, sine = np.cos(self.roll), np.sin(self.roll)
         return xy @ np.array([[cosine, sine], [-sine, cosine]]) + np.array(self.shift)
 
     def solid(self, solid: Solid) -> Solid:
-        """`solid` as it lies on the film: magnified, shifted and turned; depths stay true."""
+        """`solid` as it lies on the image: magnified, shifted and turned; depths stay true."""
         factor = float(self.magnification(solid.centre[2]))
         u, v = self.points(solid.centre)[0]
         a, b, c = solid.radii
-        return replace(
-            solid,
-            centre=(float(u), float(v), solid.centre[2]),
-            radii=(a * factor, b * factor, c),
-            roll=solid.roll + self.roll,
-        )
+        centre, radii = (float(u), float(v), solid.centre[2]), (a * factor, b * factor, c)
+        return replace(solid, centre=centre, radii=radii, roll=solid.roll + self.roll)
 
-    def window(self, solid: Solid, margin: float = 0.0) -> tuple[slice, slice]:
-        """Rows and columns that a solid already on the film can touch, `margin` in cm around it."""
+    def window(self, solid: Solid) -> tuple[slice, slice]:
+        """Rows and columns that a solid already on the image can touch."""
         a, b = solid.radii[0], solid.radii[1]
         cosine, sine = np.cos(solid.roll), np.sin(solid.roll)
         # A squared outline reaches past the ellipse only towards its corners.
         corner = 2 ** (0.25 * solid.squareness)
-        half_u = np.hypot(a * cosine, b * sine) * corner + margin
-        half_v = np.hypot(a * sine, b * cosine) * corner + margin
+        half_u = np.hypot(a * cosine, b * sine) * corner
+        half_v = np.hypot(a * sine, b * cosine) * corner
         return self._span(solid.centre[1], half_v), self._span(solid.centre[0], half_u)
+
+    def place(self, solid: Solid) -> tuple[Solid, tuple[slice, slice], Array, Array]:
+        """`solid` on the image, its `window`, and that window's u (1, w) and v (h, 1)."""
+        placed = self.solid(solid)
+        rows, columns = self.window(placed)
+        return placed, (rows, columns), self.u[:, columns], self.v[rows]
 
     def _span(self, middle: float, half: float) -> slice:
         first = int(np.floor((middle - half + self.field / 2) / self.pixel))
@@ -175,38 +158,31 @@ class Projection:
         return slice(min(max(first, 0), self.size), min(max(last, 0), self.size))
 
     def fractions(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """A box (u0, v0, u1, v1) in film cm as fractions (x0, y0, x1, y1) of the picture, cut at its borders."""
+        """A box (u0, v0, u1, v1) in image cm as fractions (x0, y0, x1, y1) of the picture, cut at its borders."""
         x0, y0, x1, y1 = (min(max(value / self.field + 0.5, 0.0), 1.0) for value in box)
         return x0, y0, x1, y1
 
 
 @dataclass(frozen=True)
 class Tubes:
-    """Straight pieces of tube on the film, N of them.
+    """N straight pieces of tube on the image, in cm.
 
     Attributes:
-        start, end: film coordinates (N, 2) in cm.
-        radius: (N,) in cm.
-        weight: (N,) factor on the path length: the stretch 1/sin of the angle between axis and ray, a flattened cross
-            section, a share of a tissue.
-        faces: (N, 2, 2) unit normals of the cuts at start and end, each along the axis or, where a tube bends, halfway
-            between two pieces, so that they neither gape nor overlap.
+        start, end: image coordinates (N, 2).
+        radius: (N,).
+        weight: (N,) factor on the path length: the stretch 1/sin of the angle between axis and ray, or a share.
+        faces: (N, 2, 2) unit normals of the cuts at start and end; where a tube bends they lie halfway between two
+            pieces, so that these neither gape nor overlap.
     """
 
-    start: npt.NDArray[np.float64]
-    end: npt.NDArray[np.float64]
-    radius: npt.NDArray[np.float64]
-    weight: npt.NDArray[np.float64]
-    faces: npt.NDArray[np.float64]
+    start: Points
+    end: Points
+    radius: Points
+    weight: Points
+    faces: Points
 
     @classmethod
-    def straight(
-        cls,
-        start: npt.NDArray[np.float64],
-        end: npt.NDArray[np.float64],
-        radius: npt.NDArray[np.float64],
-        weight: npt.NDArray[np.float64],
-    ) -> Tubes:
+    def straight(cls, start: Points, end: Points, radius: Points, weight: Points) -> Tubes:
         """Pieces that do not follow on each other, cut at right angles."""
         return cls(start, end, radius, weight, np.repeat(_unit(end - start)[:, None], 2, axis=1))
 
@@ -225,26 +201,25 @@ class Tubes:
         A tube seen end on is as deep as it is long, not infinitely deep: `longest` bounds the stretch.
         """
         xyz = np.asarray(points, dtype=np.float64)
-        film = projection.points(xyz)
+        placed = projection.points(xyz)
         radii = np.broadcast_to(np.asarray(radius, dtype=np.float64), len(xyz)) * projection.magnification(xyz[:, 2])
         step = np.diff(xyz, axis=0)
         across = np.hypot(step[:, 0], step[:, 1])
         stretch = np.sqrt((step**2).sum(axis=1)) / np.maximum(across, 1e-6)
         share = np.broadcast_to(np.asarray(weight, dtype=np.float64), len(xyz))
         share = (share[:-1] + share[1:]) / 2 * np.minimum(stretch, longest)
-        axis = _unit(np.diff(film, axis=0))
+        axis = _unit(np.diff(placed, axis=0))
         between = _unit(np.vstack([axis[:1], axis[:-1] + axis[1:], axis[-1:]]))
         faces = np.stack([between[:-1], between[1:]], axis=1)
-        return cls(film[:-1], film[1:], (radii[:-1] + radii[1:]) / 2, share, faces)
+        return cls(placed[:-1], placed[1:], (radii[:-1] + radii[1:]) / 2, share, faces)
 
     @classmethod
     def join(cls, parts: list[Tubes]) -> Tubes:
         """All pieces of `parts` in one."""
-        names = ("start", "end", "radius", "weight", "faces")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
 
 
-def _unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _unit(vectors: Points) -> Points:
     """Rows of `vectors` (N, 2) at unit length."""
     return vectors / np.maximum(np.hypot(vectors[:, 0], vectors[:, 1]), 1e-9)[:, None]
 
@@ -256,13 +231,10 @@ def tube_paths(projection: Projection, tubes: Tubes, *, core: float = 0.0, hollo
     pixel are widened to one and thinned in proportion, so that their cross section, and with it their shadow, stays.
 
     Args:
-        projection: the film.
-        tubes: pieces on the film.
+        projection: of the image.
+        tubes: pieces on the image.
         core: radius of the core, as a share of the tube's radius.
         hollow: share of the path through the core that is left out: 1 for a pipe, less for spongy bone in cortex.
-
-    Returns:
-        float32 array (H, W).
     """
     pixel, size = projection.pixel, projection.size
     total = np.zeros(size * size, dtype=np.float64)
@@ -294,14 +266,14 @@ def _cut_to_patches(tubes: Tubes, pixel: float) -> Tubes:
 
 
 def _add_patches(
-    total: npt.NDArray[np.float64],
+    total: Points,
     pieces: Tubes,
     index: npt.NDArray[np.int64],
     patch: int,
     projection: Projection,
     core: tuple[float, float],
 ) -> None:
-    """Add the pieces at `index` to the flat film, each through a square patch of `patch` pixels around its middle."""
+    """Add the pieces at `index` to the flat image, each through a square patch of `patch` pixels around its middle."""
     pixel, size = projection.pixel, projection.size
     start = ((pieces.start[index] + projection.field / 2) / pixel - 0.5).astype(np.float32)  # pixel coordinates
     end = ((pieces.end[index] + projection.field / 2) / pixel - 0.5).astype(np.float32)

@@ -1,7 +1,7 @@
-"""One synthetic study: patient, condition, film and note, all from (seed, index).
+"""One synthetic study: patient, condition, image and note, all from (seed, index).
 
 Start at `generate_study`. Indices are grouped ten by ten and each group is cut into patients, so that any study can be
-made on its own, in any order, and follow-up films share the anatomy of their patient.
+made on its own, in any order, and follow-up images share the anatomy of their patient.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from medsd.errors import DataError
 from medsd.findings import finding_set
 from medsd.studies.phantom.anatomy import Habitus, build_body, sample_habitus
 from medsd.studies.phantom.disease import Condition, distortion_of, evolve, first_condition
-from medsd.studies.phantom.film import attenuation, develop, draw_scene, sample_exposure, sample_projection
+from medsd.studies.phantom.image import attenuation, develop, draw_scene, sample_exposure, sample_projection
 from medsd.studies.phantom.note import write_note
 
 FINDINGS = finding_set("phantom8")
@@ -26,58 +26,45 @@ _GROUP = 10  # indices that are cut into patients together
 
 @dataclass(frozen=True)
 class PhantomStudy:
-    """One synthetic chest film with its clinical note.
+    """One synthetic chest radiograph with its clinical note.
 
     Attributes:
-        study: identifier of the study, for instance ``"PHANTOM-000012-2"``: patient and number of the visit.
-        patient: identifier of the patient, for instance ``"PHANTOM-000012"``.
-        findings: names of phantom8 that were drawn, in its order; empty for a normal film.
-        note: what the referrer wrote before the film was read, or None.
-        view: "PA" or "AP".
-        sex: "F" or "M".
-        age: years.
+        study: patient and number of the visit, for instance ``"PHANTOM-000012-2"``.
+        patient: for instance ``"PHANTOM-000012"``.
+        findings: names of phantom8 that were drawn, in its order; empty for a normal image.
+        note: what the referrer wrote before the image was read, or None.
         pixels: (H, W) float32 in 0…1, dark air and bright bone.
-        boxes: finding → (x0, y0, x1, y1), where it was drawn, as fractions of the picture.
+        boxes: finding → (x0, y0, x1, y1), where it was drawn, as fractions of the image.
     """
 
     study: str
     patient: str
     findings: tuple[str, ...]
     note: str | None
-    view: str
-    sex: str
+    view: str  # "PA" or "AP"
+    sex: str  # "F" or "M"
     age: int
     pixels: npt.NDArray[np.float32] = field(repr=False)
     boxes: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that decides a study but its pixels.
-
-    Attributes:
-        seed, index: which study.
-        first: the index of the patient's first study.
-        visit: 0 for the first film.
-        habitus: the patient.
-        condition: of the day.
-    """
+class PhantomPlan:
+    """Everything that decides a study but its pixels; `first` is the index of the patient's first study."""
 
     seed: int
     index: int
     first: int
-    visit: int
+    visit: int  # 0 for the first
     habitus: Habitus
     condition: Condition
 
     @property
     def note(self) -> str | None:
-        """What the referrer wrote, or None."""
         return write_note(self.stream("note"), self.habitus, self.condition, visit=self.visit)
 
     @property
     def view(self) -> str:
-        """ "AP" at the bedside, else "PA"."""
         return "AP" if self.condition.bedside else "PA"
 
     @property
@@ -97,7 +84,7 @@ def _stream(seed: int, index: int, name: str) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, index, zlib.crc32(name.encode())]))
 
 
-def plan_study(index: int, *, seed: int = 0) -> Plan:
+def plan_study(index: int, *, seed: int = 0) -> PhantomPlan:
     """Who study `index` belongs to, which visit it is and what it will show.
 
     Raises:
@@ -111,7 +98,7 @@ def plan_study(index: int, *, seed: int = 0) -> Plan:
     condition = first_condition(person)
     for later in range(1, visit + 1):
         condition = evolve(_stream(seed, first + later, "evolve"), condition)
-    return Plan(seed, index, first, visit, habitus, condition)
+    return PhantomPlan(seed, index, first, visit, habitus, condition)
 
 
 def _patient_of(seed: int, index: int) -> tuple[int, int]:
@@ -125,13 +112,13 @@ def _patient_of(seed: int, index: int) -> tuple[int, int]:
         first += visits
 
 
-def render_plan(plan: Plan, *, size: int = 512, without: Collection[str] = ()) -> PhantomStudy:
-    """Make the film and the note of `plan`.
+def render_plan(plan: PhantomPlan, *, size: int = 512, without: Collection[str] = ()) -> PhantomStudy:
+    """Make the image and the note of `plan`.
 
     Args:
         plan: from `plan_study`.
         size: side of the picture in pixels.
-        without: findings to leave undrawn, everything else being the same film; for judging evidence maps.
+        without: findings to leave undrawn, everything else being the same image; for judging evidence maps.
     """
     if size < 64:
         raise DataError(f"phantom: size {size} is too small to show a chest; take 64 pixels or more")
@@ -156,7 +143,7 @@ def render_plan(plan: Plan, *, size: int = 512, without: Collection[str] = ()) -
 
 
 def generate_study(index: int, *, seed: int = 0, size: int = 512) -> PhantomStudy:
-    """Study `index` of the endless series `seed`: the same film, note and labels in any order of generation.
+    """Study `index` of the endless series `seed`: the same image, note and labels in any order of generation.
 
     Args:
         index: 0…999999.

@@ -7,23 +7,21 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from PIL import Image
+from pydicom import dcmread
 
 from medsd.errors import DataError
 from medsd.studies.phantom.dicomfile import write_dicom, write_whole
-from medsd.studies.phantom.study import FINDINGS, PhantomStudy, Plan, plan_study, render_plan
-
-if TYPE_CHECKING:
-    import pandas as pd
+from medsd.studies.phantom.study import FINDINGS, PhantomStudy, plan_study, render_plan
 
 log = logging.getLogger(__name__)
 
 
 def write_png(study: PhantomStudy, path: Path) -> None:
-    """Write the film as an 8-bit grey PNG, whole or not at all."""
+    """Write the image as an 8-bit grey PNG, whole or not at all."""
     buffer = BytesIO()
     Image.fromarray(np.round(study.pixels * 255).astype(np.uint8)).save(buffer, format="PNG")
     write_whole(path, buffer.getvalue())
@@ -39,21 +37,16 @@ def write_phantom(
 
     Args:
         folder: made if it is missing.
-        count: number of studies.
-        seed: of the series.
-        size: side of a picture in pixels.
+        count, seed, size: see `generate_study`.
         as_dicom: DICOM DX files, or else 8-bit PNG.
         workers: processes that draw.
 
     Returns:
-        One row a study: study, patient, path (relative to `folder`, "/" between its parts), note (None where there
-        is none), view, sex, age, source ("phantom"), and one float column a finding of phantom8 (1.0 or 0.0).
+        One row a study, in the manifest's columns; `path` is relative to `folder`.
 
     Raises:
         DataError: a count, a size or a number of workers that makes no sense, or a folder that cannot be written to.
     """
-    import pandas as pd
-
     if count < 1 or size < 64 or workers < 1:
         raise DataError(
             f"phantom: count {count}, size {size}, workers {workers}; it takes 1 study, 64 pixels and 1 worker at least"
@@ -75,31 +68,8 @@ def write_phantom(
 def _write_one(index: int, *, folder: Path, seed: int, size: int, as_dicom: bool) -> dict[str, object]:
     plan = plan_study(index, seed=seed)
     name = f"files/{plan.study}.{'dcm' if as_dicom else 'png'}"
-    path = folder / name
-    if not _is_complete(path, size, as_dicom):
-        study = render_plan(plan, size=size)
-        (write_dicom if as_dicom else write_png)(study, path)
-    return _row(plan, name)
-
-
-def _is_complete(path: Path, size: int, as_dicom: bool) -> bool:
-    """Whether `path` holds a picture of this size; writing is atomic, so what is there is whole."""
-    if not path.exists():
-        return False
-    try:
-        if not as_dicom:
-            with Image.open(path) as picture:
-                return picture.size == (size, size)
-        from pydicom import dcmread
-
-        header = dcmread(path, stop_before_pixels=True)
-        return (header.Rows, header.Columns) == (size, size) and path.stat().st_size > 2 * size * size
-    except Exception as exc:  # whatever stands there is not ours: draw it again
-        log.warning("%s cannot be read (%s) and is written again", path, type(exc).__name__)
-        return False
-
-
-def _row(plan: Plan, name: str) -> dict[str, object]:
+    if not _is_complete(folder / name, size, as_dicom):
+        (write_dicom if as_dicom else write_png)(render_plan(plan, size=size), folder / name)
     present = FINDINGS.encode(plan.condition.findings)
     return {
         "study": plan.study,
@@ -110,5 +80,20 @@ def _row(plan: Plan, name: str) -> dict[str, object]:
         "sex": plan.habitus.sex,
         "age": plan.habitus.age,
         "source": "phantom",
-        **{finding: float(value) for finding, value in zip(FINDINGS, present, strict=True)},
+        **dict(zip(FINDINGS, present.astype(float).tolist(), strict=True)),
     }
+
+
+def _is_complete(path: Path, size: int, as_dicom: bool) -> bool:
+    """Whether `path` holds a picture of this size; writing is atomic, so what is there is whole."""
+    if not path.exists():
+        return False
+    try:
+        if not as_dicom:
+            with Image.open(path) as picture:
+                return picture.size == (size, size)
+        header = dcmread(path, stop_before_pixels=True)
+        return (header.Rows, header.Columns) == (size, size) and path.stat().st_size > 2 * size * size
+    except Exception as exc:  # whatever stands there is not ours: draw it again
+        log.warning("%s cannot be read (%s) and is written again", path, type(exc).__name__)
+        return False

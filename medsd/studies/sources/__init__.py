@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from medsd.errors import DataError
 from medsd.findings import FindingSet, finding_set, map_labels
-from medsd.settings import (
-    CheXpertPlusSource,
-    CheXpertSource,
-    Cmc2007Source,
-    CovidSource,
-    CsvSource,
-    DicomSource,
-    MergeSource,
-    MimicSource,
-    Nih14Source,
-    OpeniSource,
-    PadChestSource,
-    PhantomSource,
-    Settings,
-    VindrSource,
-)
+from medsd.settings import CsvSource, DicomSource, MergeSource, Settings, SplitSettings
 from medsd.studies.manifest import Manifest
+from medsd.studies.sources import (
+    chexpert,
+    chexpert_plus,
+    cmc2007,
+    covid,
+    csv,
+    dicom,
+    merge,
+    mimic,
+    nih14,
+    openi,
+    padchest,
+    phantom,
+    vindr,
+)
 
 log = logging.getLogger(__name__)
+
+_READERS: dict[str, Callable[[Any, SplitSettings], Manifest]] = {
+    "chexpert": chexpert.read,
+    "chexpert_plus": chexpert_plus.read,
+    "cmc2007": cmc2007.read,
+    "covid": covid.read,
+    "mimic": mimic.read,
+    "nih14": nih14.read,
+    "openi": openi.read,
+    "padchest": padchest.read,
+    "phantom": phantom.read,
+    "vindr": vindr.read,
+}
 
 
 def read_source(settings: Settings) -> Manifest:
@@ -57,63 +72,19 @@ def in_findings(manifest: Manifest, findings: FindingSet) -> Manifest:
         name for name, column in zip(findings, labels.T, strict=True) if (column == 1).any() and not (column == 0).any()
     ]
     if one_sided:
-        log.warning("%s tells of %s only where present", manifest.findings.key, ", ".join(one_sided))
+        log.warning("%s labels %s only where present, never absent", manifest.findings.key, ", ".join(one_sided))
     table = manifest.table.drop(columns=list(manifest.findings))
     table[list(findings)] = labels
     return replace(manifest, table=table, findings=findings)
 
 
 def _read(settings: Settings) -> Manifest:
-    match settings.data:
-        case Nih14Source():
-            from medsd.studies.sources import nih14
-
-            return nih14.read(settings.data, settings.splits)
-        case PhantomSource():
-            from medsd.studies.sources import phantom
-
-            return phantom.read(settings.data, settings.splits)
-        case CovidSource():
-            from medsd.studies.sources import covid
-
-            return covid.read(settings.data, settings.splits)
-        case Cmc2007Source():
-            from medsd.studies.sources import cmc2007
-
-            return cmc2007.read(settings.data, settings.splits)
-        case CheXpertSource():
-            from medsd.studies.sources import chexpert
-
-            return chexpert.read(settings.data, settings.splits)
-        case CheXpertPlusSource():
-            from medsd.studies.sources import chexpert_plus
-
-            return chexpert_plus.read(settings.data, settings.splits)
+    data, findings = settings.data, finding_set(settings.findings)
+    match data:
         case MergeSource():
-            from medsd.studies.sources import merge
-
-            return merge.read(settings.data, settings, read_source)
+            return merge.read(data, settings, read_source)
         case CsvSource():
-            from medsd.studies.sources import csv
-
-            return csv.read(settings.data, settings.splits, finding_set(settings.findings))
-        case MimicSource():
-            from medsd.studies.sources import mimic
-
-            return mimic.read(settings.data, settings.splits)
-        case VindrSource():
-            from medsd.studies.sources import vindr
-
-            return vindr.read(settings.data, settings.splits)
-        case PadChestSource():
-            from medsd.studies.sources import padchest
-
-            return padchest.read(settings.data, settings.splits)
-        case OpeniSource():
-            from medsd.studies.sources import openi
-
-            return openi.read(settings.data, settings.splits)
+            return csv.read(data, settings.splits, findings)
         case DicomSource():
-            from medsd.studies.sources import dicom
-
-            return dicom.read(settings.data, settings.splits, finding_set(settings.findings), settings.gate)
+            return dicom.read(data, settings.splits, findings, settings.gate)
+    return _READERS[data.source](data, settings.splits)

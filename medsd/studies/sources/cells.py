@@ -1,7 +1,7 @@
 """Cells of tables: the one reader of labels for all sources, lists of findings, and images that are labelled twice.
 
-A cell that is no label does not cost its row: it counts as unknown and is told, by column, row and shape. A shape
-("Aaaa 99") shows what kind of value stands there and never the value, which may name somebody.
+A cell that is no label counts as unknown and is reported by column, row and shape ("Aaaa 99"), never by its value,
+which may name somebody.
 """
 
 from __future__ import annotations
@@ -26,27 +26,10 @@ log = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float32]
 
 # What programs and people write into a cell without a value.
-EMPTY = frozenset(
-    {
-        "",
-        "nan",
-        "na",
-        "n/a",
-        "n.a.",
-        "#n/a",
-        "<na>",
-        "nat",
-        "none",
-        "null",
-        "nil",
-        "missing",
-        "unknown",
-        "-",
-        "--",
-        ".",
-        "?",
-    }
-)
+EMPTY = frozenset({
+    "", "nan", "na", "n/a", "n.a.", "#n/a", "<na>", "nat", "none", "null", "nil", "missing", "unknown",
+    "-", "--", ".", "?",
+})  # fmt: skip
 _WORDS: dict[str, float] = {
     **dict.fromkeys(("yes", "y", "true", "t", "pos", "positive", "present", "+"), 1.0),
     **dict.fromkeys(("no", "n", "false", "f", "neg", "negative", "absent"), 0.0),
@@ -75,17 +58,11 @@ def label_value(text: str) -> float | None:
 
 @dataclass
 class LabelCells:
-    """Reads label columns, portion by portion, and remembers which cells are no labels.
+    """Reads label columns, portion by portion, and remembers which cells are no labels."""
 
-    Attributes:
-        filled: cells that are not empty, by column.
-        unread: (row, shape) of the cells that are no labels, by column.
-        reasons: a code of `medsd.studies.rejected.REASONS` by column; "unreadable_label" where none is given.
-    """
-
-    filled: Counter[str] = field(default_factory=Counter)
-    unread: defaultdict[str, list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))
-    reasons: dict[str, str] = field(default_factory=dict)
+    filled: Counter[str] = field(default_factory=Counter)  # cells that are not empty, by column
+    unread: defaultdict[str, list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))  # (row, shape)
+    reasons: dict[str, str] = field(default_factory=dict)  # by column; "unreadable_label" where none is given
 
     def read(self, cells: pd.Series, rows: npt.NDArray[np.int64]) -> Floats:
         """float32 (N,) 1, 0, -1 or NaN from a column of text; `rows` (N,) are the cells' places in the table."""
@@ -176,8 +153,7 @@ def agreed(labels: pd.DataFrame, rows: npt.NDArray[np.int64], path: Path) -> pd.
 
     Args:
         labels: float32 (N, F), 1, 0, -1 or NaN, by image or study.
-        rows: (N,) the place of each in the table.
-        path: the table, for the log.
+        rows: (N,) the place of each in the table at `path`.
     """
     groups = labels.groupby(level=0, sort=False)
     low, high = groups.min(), groups.max()

@@ -1,20 +1,15 @@
 """CheXpert Plus: 223,462 radiographs of 64,725 patients of Stanford Hospital with reports, as PNG and as DICOM.
 
-Layout, as Stanford AIMI publishes it: `df_chexpert_plus_240401.csv` (or .parquet), a row a film, with the report's
-sections in columns of their own; `chexbert_labels/` with `impression_fixed.json`, `findings_fixed.json` and
-`report_fixed.json`, an object a line that names its film by path_to_image; films below `PNG/` (the table says .jpg, the
-files are .png) or, by the column path_to_dcm, as DICOM.
+Layout: `df_chexpert_plus_240401.csv` (or .parquet), a row an image, with the report's sections in columns;
+`chexbert_labels/` with `impression_fixed.json`, `findings_fixed.json` and `report_fixed.json`, an object a line that
+names its image by path_to_image; images below `PNG/` (the table says .jpg) or, by path_to_dcm, as DICOM.
 
-Labels are CheXbert's (Smit et al. 2020): 1, 0, −1 (uncertain) or null (not mentioned), the same for every film of a
-study. Those of the impression are the default: the whole report tells of the history and of earlier films, too, and
-the findings section is missing in most reports. The rows whose split is «valid» are the official test set; their
-labels are mined like all others (CheXpert's own valid.csv has the radiologists'). The note is what the table has
-under clinical history and history, and nothing else: every other section is the reader's. A study order
-(patient_report_date_order) is published, dates are not.
+Labels are CheXbert's (Smit et al. 2020): 1, 0, −1 (uncertain) or null (not mentioned), the same for every image of a
+study. Those of the impression are the default: the whole report tells of earlier images, too, and most reports have no
+findings section. Rows whose split is "valid" are the official test set. The note is clinical history and history.
 
-Chambon P, Delbrouck JB, Sounack T, et al. CheXpert Plus: augmenting a large chest x-ray dataset with text radiology
-reports, patient demographics and additional image formats. arXiv:2405.19538. Stanford University Dataset Research Use
-Agreement: research only, no onward sharing.
+Chambon et al., CheXpert Plus, arXiv:2405.19538. Stanford University Dataset Research Use Agreement: research only, no
+onward sharing.
 """
 
 from __future__ import annotations
@@ -30,23 +25,9 @@ from medsd.errors import DataError
 from medsd.findings import FindingSet, finding_set
 from medsd.settings import CheXpertPlusSource, SplitSettings
 from medsd.studies.manifest import Manifest
+from medsd.studies.sources import tables
 from medsd.studies.sources.cells import agreed
 from medsd.studies.sources.chexpert import label_values
-from medsd.studies.sources.places import likeliest
-from medsd.studies.sources.tables import (
-    SEXES,
-    VIEWS,
-    find_table,
-    left_out_views,
-    limited,
-    manifest_of,
-    numbers,
-    present_files,
-    read_portions,
-    texts,
-    words,
-    years,
-)
 
 CITATION = "Chambon et al., CheXpert Plus, arXiv:2405.19538; Stanford AIMI"
 _OWNER = "CheXpert Plus"
@@ -60,38 +41,37 @@ def read(settings: CheXpertPlusSource, splits: SplitSettings) -> Manifest:
     """Read the data set below `settings.root`; see the module for the layout.
 
     Raises:
-        DataError: the folder, its table, the labels, a column or every film is missing, or a line is damaged.
+        DataError: the folder, its table, the labels, a column or every image is missing, or a line is damaged.
     """
     root, findings = settings.root, finding_set("chexpert14")
-    path = find_table(root, [f"df_chexpert_plus_*{ending}" for ending in (".csv", ".csv.gz", ".parquet")], _OWNER)
+    endings = (".csv", ".csv.gz", ".parquet")
+    path = tables.find_table(root, [f"df_chexpert_plus_*{ending}" for ending in endings], _OWNER)
     entries = _entries(path, "path_to_dcm" if settings.format == "dicom" else None)
     lateral = entries["frontal_lateral"].str.strip() == "Lateral"
     table = pd.DataFrame(
         {
             "study": _studies(entries, path),
             "patient": entries["deid_patient_id"].str.strip(),
-            "path": _films(settings, entries),
+            "path": _image_paths(settings, entries),
             "note": _notes(entries) if settings.notes else None,
-            "view": words(entries["ap_pa"], VIEWS).mask(lateral, "LATERAL"),
-            "age": years(entries["age"]),
-            "sex": words(entries["sex"], SEXES),
+            "view": tables.words(entries["ap_pa"], tables.VIEWS).mask(lateral, "LATERAL"),
+            "age": tables.years(entries["age"]),
+            "sex": tables.words(entries["sex"], tables.SEXES),
             "source": "chexpert_plus",
             "part": entries["split"].str.strip(),
         }
     )
     table[list(findings)] = _labels(settings, findings).reindex(entries["path_to_image"]).to_numpy()
     if settings.frontal_only:
-        left_out_views(entries["frontal_lateral"], ~lateral, _OWNER)
+        tables.left_out_views(entries["frontal_lateral"], ~lateral, _OWNER)
         table = table[~lateral]
-    table = limited(table[present_files(root, table["path"])].drop_duplicates("path"), settings.limit)
-    official = (table["part"] == "valid").to_numpy() if settings.official_split else None
-    return manifest_of(table, findings, root, splits, fixed_test=official)
+    return tables.manifest_of_present(table.drop_duplicates("path"), findings, settings, splits, "valid")
 
 
 def _entries(path: Path, place: str | None) -> pd.DataFrame:
-    """The rows with a patient, and with a film where `place` names its column; report texts are not kept."""
+    """The rows with a patient, and with an image where `place` names its column; report texts are not kept."""
     wanted = [*_NEEDED, *([place] if place else [])]
-    portions = list(read_portions(path, lambda _: wanted, _OWNER))
+    portions = list(tables.read_portions(path, lambda _: wanted, _OWNER))
     damaged = [row for portion in portions for row in portion.unreadable]
     if damaged:
         raise DataError(f"{path}: row {damaged[0]} has too many or too few cells; fetch the table again")
@@ -110,31 +90,31 @@ def _studies(entries: pd.DataFrame, path: Path) -> pd.Series:
     return studies
 
 
-def _films(settings: CheXpertPlusSource, entries: pd.DataFrame) -> pd.Series:
+def _image_paths(settings: CheXpertPlusSource, entries: pd.DataFrame) -> pd.Series:
     """Paths below the root; the table names .jpg files where .png files are published."""
     if settings.format == "dicom":
         named = [entries["path_to_dcm"].str.strip()]
     else:
         listed = entries["path_to_image"].str.strip()
         named = [listed.str.replace(r"\.jpe?g$", ".png", regex=True), listed]
-    return likeliest(settings.root, (folder + paths for paths in named for folder in _FOLDERS[settings.format]))
+    return tables.likeliest(settings.root, (folder + paths for paths in named for folder in _FOLDERS[settings.format]))
 
 
 def _notes(entries: pd.DataFrame) -> pd.Series:
     """What was known before reading; None where the report says nothing of it."""
     joined = entries[_HISTORY].apply(lambda column: column.str.strip()).agg("\n".join, axis=1)
-    return texts(joined)
+    return tables.texts(joined)
 
 
 def _labels(settings: CheXpertPlusSource, findings: FindingSet) -> pd.DataFrame:
-    """A row a film: the findings, by path_to_image."""
+    """A row an image: the findings, by path_to_image."""
     file = f"{settings.labels}_fixed.json"
-    path = find_table(settings.root, (f"chexbert_labels/{file}", file, f"*/{file}"), _OWNER)
+    path = tables.find_table(settings.root, (f"chexbert_labels/{file}", file, f"*/{file}"), _OWNER)
     columns = [*findings, "No Finding"]
     lines = list(_label_lines(path, columns))
-    given = numbers(pd.DataFrame([row for _, row in lines], columns=columns, dtype=str), columns, path)
+    given = tables.numbers(pd.DataFrame([row for _, row in lines], columns=columns, dtype=str), columns, path)
     values = label_values(given, findings, settings.uncertain, settings.unmentioned)
-    labels = pd.DataFrame(values, index=[film for film, _ in lines], columns=list(findings))
+    labels = pd.DataFrame(values, index=[image for image, _ in lines], columns=list(findings))
     return agreed(labels, np.arange(1, len(lines) + 1), path)
 
 
@@ -146,9 +126,9 @@ def _label_lines(path: Path, columns: list[str]) -> Iterator[tuple[str, list[str
             try:
                 entry = json.loads(line)
                 row = ["" if entry[name] is None else str(entry[name]) for name in columns]
-                film = entry["path_to_image"]
+                image = entry["path_to_image"]
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise DataError(f"{path}: line {number} is no object with path_to_image and fourteen labels") from None
-            if not isinstance(film, str):
+            if not isinstance(image, str):
                 raise DataError(f"{path}: line {number}: path_to_image is no text")
-            yield film, row
+            yield image, row

@@ -1,13 +1,11 @@
-"""COVID-19 image data collection: radiographs out of publications, each with its clinical note and a diagnosis.
+"""COVID-19 image data collection: radiographs from publications, each with its clinical note and a diagnosis.
 
-Layout: `metadata.csv` and `images/`. The column `finding` names a diagnosis, alone («COVID-19, ARDS») or as a path
-(«Pneumonia/Viral/COVID-19»). It tells of pneumonia and of nothing else: «No Finding» means that all fourteen findings
-of nih14 are absent, a pneumonia of whatever cause that Pneumonia is present and the others unknown, any other
-diagnosis that all are unknown. CT slices and lateral films are left out. The notes often name the diagnosis: mask
-label words before a note is an input. Each film has a licence of its own in the table's column `license`.
+Layout: `metadata.csv` and `images/`. The column `finding` names a diagnosis ("COVID-19, ARDS") or a path of diagnoses
+("Pneumonia/Viral/COVID-19"). It says something of pneumonia only: "No Finding" means that all fourteen findings of nih14 are
+absent, a pneumonia of whatever cause that Pneumonia is present, anything else nothing. CT slices and lateral images are
+left out. Notes often name the diagnosis: mask label words. Each image has a licence of its own in the column `license`.
 
-Cohen JP, Morrison P, Dao L, Roth K, Duong TQ, Ghassemi M. COVID-19 image data collection: prospective predictions are
-the future. Journal of Machine Learning for Biomedical Imaging 2020:002.
+Cohen et al., COVID-19 image data collection, Journal of Machine Learning for Biomedical Imaging 2020:002.
 """
 
 from __future__ import annotations
@@ -22,19 +20,7 @@ import pandas as pd
 from medsd.findings import FindingSet, finding_set
 from medsd.settings import CovidSource, SplitSettings
 from medsd.studies.manifest import Manifest
-from medsd.studies.sources.tables import (
-    SEXES,
-    VIEWS,
-    find_table,
-    left_out_views,
-    limited,
-    manifest_of,
-    present_files,
-    read_table,
-    texts,
-    words,
-    years,
-)
+from medsd.studies.sources import tables
 
 CITATION = "Cohen et al., COVID-19 image data collection, MELBA 2020:002"
 _OWNER = "the COVID-19 image data collection"
@@ -52,35 +38,31 @@ def read(settings: CovidSource, splits: SplitSettings) -> Manifest:
     """Read the collection below `settings.root`; see the module for the layout.
 
     Raises:
-        DataError: the folder, its table, a column or every film is missing.
+        DataError: the folder, its table, a column or every image is missing.
     """
-    root = settings.root
     findings = finding_set("nih14")
-    entries = read_table(find_table(root, ("metadata.csv",), _OWNER), _NEEDED, _OWNER)
+    entries = tables.read_table(tables.find_table(settings.root, ("metadata.csv",), _OWNER), _NEEDED, _OWNER)
     entries["row"] = np.arange(1, len(entries) + 1)
     entries = entries[(entries["modality"] == "X-ray") & (entries["folder"] == "images")]
-    frontal = words(entries["view"], VIEWS) != ""
-    left_out_views(entries["view"], frontal, _OWNER)
+    frontal = tables.words(entries["view"], tables.VIEWS) != ""
+    tables.left_out_views(entries["view"], frontal, _OWNER)
     entries = entries[frontal]
-    entries = entries.assign(patient=_same_person(entries), path="images/" + entries["filename"])
-    entries = limited(entries[present_files(root, entries["path"])], settings.limit)
     table = pd.DataFrame(
         {
             "row": entries["row"],
             "study": entries["filename"].map(lambda name: Path(name).stem),
-            "patient": entries["patient"],
-            "path": entries["path"],
-            "note": texts(entries["clinical_notes"]),
-            "view": words(entries["view"], VIEWS),
-            "age": years(entries["age"]),
-            "sex": words(entries["sex"], SEXES),
+            "patient": _same_person(entries),
+            "path": "images/" + entries["filename"],
+            "note": tables.texts(entries["clinical_notes"]),
+            "view": tables.words(entries["view"], tables.VIEWS),
+            "age": tables.years(entries["age"]),
+            "sex": tables.words(entries["sex"], tables.SEXES),
             "source": "covid",
         }
     )
-    table[list(findings)] = np.array([_labels(text, findings) for text in entries["finding"]]).reshape(
-        -1, len(findings)
-    )
-    return manifest_of(table, findings, root, splits)
+    labels = np.array([_labels(text, findings) for text in entries["finding"]])
+    table[list(findings)] = labels.reshape(-1, len(findings))
+    return tables.manifest_of_present(table, findings, settings, splits)
 
 
 def _labels(finding: str, findings: FindingSet) -> npt.NDArray[np.float32]:
@@ -95,7 +77,7 @@ def _labels(finding: str, findings: FindingSet) -> npt.NDArray[np.float32]:
 
 
 def _same_person(entries: pd.DataFrame) -> pd.Series:
-    """One number for patients who share a film: some publications were entered twice, under two numbers."""
+    """One number for patients who share an image: some publications were entered twice, under two numbers."""
     person, before = entries["patientid"], None
     while before is None or not person.equals(before):
         before = person

@@ -1,17 +1,11 @@
-"""Films of the user's own: a folder and a table (CSV, plain or gzipped, or Parquet) whose columns the settings name.
+"""Images of the user's own: a folder and a table (CSV, plain or gzipped, or Parquet) whose columns the settings name.
 
-Findings stand in the table in one of two ways: a column each (1, 0, -1 for uncertain, empty for unknown; yes and no,
-Y and N, true and false, pos and neg are read, too, and nan, NA or None are empty), or all in one column, separated
-("Effusion|Edema"), where what is not listed is absent unless the settings say otherwise. A cell that cannot be read is
-unknown and listed; its row stays. An image that stands in several rows is kept once: what one row knows and another
-does not is taken, and where they contradict each other the finding is unknown. A finding of the finding set that the
-table does not have is unknown throughout.
+Findings have a column each (1, 0, -1 for uncertain, empty for unknown, or words such as yes and no), or stand in one
+column, separated ("Effusion|Edema"), where what is not listed is absent unless the settings say otherwise. A cell that
+cannot be read is unknown and listed. An image in several rows is kept once, with the labels on which they agree. A row
+without an image is a study with a note alone. Each row needs a patient, so that no patient stands in two splits.
 
-Images are DICOM, PNG or JPEG; a row without one is a study with a note alone. Each row needs a patient, so that no
-patient stands in two splits; a column of splits of your own is followed.
-
-The table is read in portions, and of each row no more is kept than the manifest has. A bad row does not end the run:
-it is left out and listed with a reason (`medsd.studies.rejected`).
+The table is read in portions. A bad row is left out and listed with a reason (`medsd.studies.rejected`).
 """
 
 from __future__ import annotations
@@ -61,19 +55,19 @@ _OWN_SPLITS = {
 
 
 def read(settings: CsvSource, splits: SplitSettings, findings: FindingSet) -> Manifest:
-    """Read the table and list the films that are there; labels are in the order of `findings`.
+    """Read the table and list the images that are there; labels are in the order of `findings`.
 
     Raises:
         DataError: the folder, the table or a column is missing, or more than half of the rows are bad.
     """
     root, path = settings.root, settings.root / settings.table
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; set data.root to the folder of your table and films")
+        raise DataError(f"{root}: no such folder; set data.root to the folder of your table and images")
     if not path.is_file():
         tables = sorted(each.name for each in root.iterdir() if each.name.lower().endswith(_ENDINGS))
         here = f"{root} has {', '.join(tables[:8])}" if tables else f"{root} has no CSV or Parquet file"
         raise DataError(f"{path}: no such table; set data.table (below data.root); {here}")
-    reader, rejected, total = _Reader(settings, findings), Rejections(), 0
+    reader, rejected, total = _TableReader(settings, findings), Rejections(), 0
     parts = []
     for portion in read_portions(path, reader.columns, _OWNER, settings.delimiter):
         total += len(portion.rows) + len(portion.unreadable)
@@ -114,25 +108,17 @@ def _without_repeats(table: pd.DataFrame, rejected: Rejections) -> pd.DataFrame:
 
 
 class _Verdicts:
-    """Why rows of a portion are left out; the first reason that is found stands."""
+    """Why rows of a portion are left out, "" where nothing speaks against a row; the first reason stands."""
 
     def __init__(self, count: int) -> None:
         self.reasons = np.full(count, "", dtype=object)
-        self.messages = np.full(count, "", dtype=object)
 
-    def refuse(self, bad: Bools, reason: str, column: str = "") -> None:
+    def refuse(self, bad: Bools, reason: str) -> None:
         """Leave the rows out where `bad` (N,) is True."""
-        new = bad & (self.reasons == "")
-        self.reasons[new] = reason
-        self.messages[new] = f"column '{column}': {REASONS[reason]}" if column else REASONS[reason]
-
-    @property
-    def kept(self) -> Bools:
-        """(N,) True where nothing speaks against the row."""
-        return np.asarray(self.reasons == "", dtype=bool)
+        self.reasons[bad & (self.reasons == "")] = reason
 
 
-class _Reader:
+class _TableReader:
     """Turns portions of the table into rows of the manifest.
 
     Raises:
@@ -149,10 +135,10 @@ class _Reader:
         self._mapping = settings.finding_columns
 
     def columns(self, present: list[str]) -> list[str]:
-        """The columns of the table that are read, of those that are `present`; missing ones are for others to see.
+        """The columns of the table that are read, of those that are `present`.
 
         Raises:
-            DataError: no column holds findings.
+            DataError: one is missing or there twice, or no column holds findings.
         """
         own, findings, path = self.settings.columns, self.findings, self.settings.root / self.settings.table
         wanted = {f"data.columns.{key}": column for key, column in own.model_dump().items() if column is not None}
@@ -194,33 +180,27 @@ class _Reader:
             table[column] = values
         listed = self._listed_labels(portion) if self.settings.finding_list else self._column_labels(portion)
         labels = pd.DataFrame(listed, index=cells.index, columns=list(self.findings))
-        kept = verdicts.kept
-        for position in np.flatnonzero(~kept):
-            rejected.add(
-                int(portion.rows[position]),
-                path.iloc[position],
-                verdicts.reasons[position],
-                verdicts.messages[position],
-                patient=patient.iloc[position],
-            )
+        kept = np.asarray(verdicts.reasons == "", dtype=bool)
+        for at in np.flatnonzero(~kept):
+            reason = verdicts.reasons[at]
+            told = f"column '{columns.split}': {REASONS[reason]}" if reason == "unknown_split" else ""
+            rejected.add(int(portion.rows[at]), path.iloc[at], reason, told, patient=patient.iloc[at])
         table = pd.concat([table, labels], axis=1)[kept]
         # Texts one by one are objects of some sixty bytes each; a million rows hold five million of them.
         return table.astype({name: "str" for name in table if name != "row" and table[name].dtype == object})
 
     def _paths(self, images: pd.Series, verdicts: _Verdicts) -> pd.Series:
-        """Paths of the films below root, None for a note alone."""
+        """Paths of the images below root, None for a note alone."""
         below = [self._below(image) if isinstance(image, str) else None for image in images]
-        outside = np.array([isinstance(image, str) for image in images], dtype=bool) & np.array(
-            [path is None for path in below], dtype=bool
-        )
-        verdicts.refuse(outside, "path_outside_root")
+        outside = [isinstance(image, str) and path is None for image, path in zip(images, below, strict=True)]
+        verdicts.refuse(np.array(outside, dtype=bool), "path_outside_root")
         there = [path is None or isfile(join(self._root, path)) for path in below]  # noqa: PTH113, PTH118
         verdicts.refuse(~np.array(there, dtype=bool), "missing_file")
         shown = [path or image for path, image in zip(below, images, strict=True)]
         return pd.Series(shown, index=images.index, dtype=object)
 
     def _below(self, image: str) -> str | None:
-        """The path of a film from root, None where it leads out of it; links are followed wherever they lead."""
+        """The path of an image from root, None where it leads out of it; links are followed wherever they lead."""
         try:
             place = normpath(join(self._root, self.settings.images, image))  # noqa: PTH118
             if "\\" in image and not isfile(place):  # noqa: PTH113  a table that was written on Windows
@@ -231,21 +211,21 @@ class _Reader:
         return None if below.startswith("..") or "\0" in below else below.replace(os.sep, "/")
 
     def _described(self, cells: pd.DataFrame, verdicts: _Verdicts, rejected: Rejections) -> dict[str, pd.Series]:
-        """The columns about the patient and the film that the table has."""
-        columns, described = self.settings.columns, {}
-        if columns.view:
-            described["view"] = words(cells[columns.view], VIEWS | _LATERAL)
-        if columns.age:
-            described["age"] = years(cells[columns.age])
-        if columns.sex:
-            described["sex"] = words(cells[columns.sex], SEXES)
-        if columns.note:
-            described["note"] = texts(cells[columns.note])
+        """The columns about the patient and the image that the table has."""
+        columns = self.settings.columns
+        readers: dict[str, Callable[[pd.Series], pd.Series]] = {
+            "view": lambda column: words(column, VIEWS | _LATERAL),
+            "age": years,
+            "sex": lambda column: words(column, SEXES),
+            "note": texts,
+            "split": lambda column: words(column, _OWN_SPLITS),
+        }
+        named = {name: getattr(columns, name) for name in readers}
+        described = {name: readers[name](cells[column]) for name, column in named.items() if column}
         if columns.split:
-            described["split"] = words(cells[columns.split], _OWN_SPLITS)
             strange = (described["split"] == "").to_numpy()
             rejected.splits.update(cells[columns.split][strange].str.strip())
-            verdicts.refuse(strange, "unknown_split", columns.split)
+            verdicts.refuse(strange, "unknown_split")
         return described
 
     def _column_labels(self, portion: Portion) -> npt.NDArray[np.float32]:

@@ -1,10 +1,8 @@
 """A tree of DICOM studies: every radiograph below a folder, as an archive exports it; nothing is known of findings.
 
-Patient, study, view, age and sex come from the headers; pixels are not read here, and whether a film may be used is
-for the gate to say. Files that are no DICOM images of a radiographic modality are passed over. A film whose header
-names no patient or no study is left out, since it cannot be split by patient. Such a manifest serves to index and to
-score; to train, give labels with a table of your own (`medsd.studies.sources.csv`). It holds the identifiers of the
-headers, so it stays with the data.
+Patient, study, view, age and sex come from the headers; pixels are not read, and whether an image may be used is for
+the gate to say. Files that are no DICOM images of a radiographic modality are passed over; an image whose header names
+no patient or no study is left out. To train, give labels with a table of your own (`medsd.studies.sources.csv`).
 """
 
 from __future__ import annotations
@@ -34,11 +32,7 @@ def read(
 ) -> Manifest:
     """List the radiographs below `settings.root`; all of `findings` are unknown.
 
-    Args:
-        settings: where they lie.
-        splits: shares of the patients.
-        findings: of the manifest.
-        policy: whose modalities are radiographs; where it does not refuse others, every image is listed.
+    Modalities that are no radiographs are those that `policy` refuses; where it refuses none, every image is listed.
 
     Raises:
         DataError: the folder is missing or has no radiograph with a patient and a study.
@@ -51,7 +45,7 @@ def read(
     )
     nameless = (table["patient"] == "") | (table["study"] == "")
     if nameless.any():
-        log.warning("%s: %d films name no patient or no study and are left out", root, int(nameless.sum()))
+        log.warning("%s: %d images name no patient or no study and are left out", root, int(nameless.sum()))
     table = table[~nameless]
     if table.empty:
         raise DataError(f"{root}: no DICOM radiograph with a patient and a study in its header; check data.root")

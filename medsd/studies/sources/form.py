@@ -29,25 +29,15 @@ _DATA = re.compile(r"[\d.,/:+-]+|.*\^.*|.*\.(dcm|dicom|png|jpe?g|tiff?)", re.IGN
 
 @dataclass(frozen=True)
 class Form:
-    """How a table is written.
+    """How a table is written."""
 
-    Attributes:
-        encoding: a codec of Python.
-        delimiter: between the cells.
-        columns: the names in the first line that is not empty, as they stand there.
-    """
-
-    encoding: str
+    encoding: str  # a codec of Python
     delimiter: str
-    columns: tuple[str, ...]
+    columns: tuple[str, ...]  # as they stand in the first line that is not empty
 
 
 def form_of(path: Path, delimiter: str | None = None) -> Form:
-    """Look at a CSV table, plain or gzipped.
-
-    Args:
-        path: the table.
-        delimiter: where it is known; else that of `DELIMITERS` which makes most columns of the first line.
+    """The form of a CSV table, plain or gzipped; an unknown delimiter is the one that makes most columns.
 
     Raises:
         DataError: it is empty, a workbook, or no text.
@@ -99,11 +89,11 @@ def encoding_of(path: Path) -> str:
 
 
 def missing_columns(missing: dict[str, str], present: Sequence[str]) -> str:
-    """What to do about columns that are not there: the keys to set, the columns that are, the nearest.
+    """What to do about columns that are not there; names in the first line that look like data are not told.
 
     Args:
         missing: key of the settings: the column that it names.
-        present: the names in the table's first line; they are not told where they look like data.
+        present: the names in the table's first line.
     """
     names = [name.strip() for name in present]
     if any(not name or _DATA.fullmatch(name) for name in names):

@@ -1,13 +1,10 @@
 """Several sources as one training set: `data: {source: merge, sources: [{source: nih14, root: …}, …]}`.
 
-Each source is read as it would be alone, its labels are carried over into the finding set of the settings, where what
-the source never labelled is unknown, and the tables are joined. A source that follows an official list or split
-(`official_split`, or a column of splits) keeps its own split; the patients of all others are dealt together over their
-union. Studies and patients get the source's name in front («nih14:13»), since two data sets number their patients
-alike; the same person in two data sets cannot be known by number. Tables of the user's own have `name` for it. In two
-folders of one data set, or two tables of one name, a number is one patient, who stays in one split, that of an official
-list where there is one; their studies are told apart («nih14», «nih14-2»). Paths are relative to the folder that all
-the sources have in common.
+Each source is read as it would be alone, its labels are carried over into the finding set of the settings, and the
+tables are joined. A source that follows an official list or split keeps it; the patients of all others are dealt
+together. Studies and patients get the source's name in front ("nih14:13"), since data sets number their patients alike.
+In two folders of one data set, or two tables of one name, a number is one patient, who stays in one split; their
+studies are told apart ("nih14", "nih14-2"). Paths are relative to the folder that all sources have in common.
 """
 
 from __future__ import annotations
@@ -28,12 +25,7 @@ from medsd.studies.splits import by_use, deal
 
 
 def read(settings: MergeSource, whole: Settings, read_one: Callable[[Settings], Manifest]) -> Manifest:
-    """Read each source with `read_one`, which labels it in the finding set of the settings, and join them.
-
-    Args:
-        settings: the sources.
-        whole: the configuration, whose `data` is replaced by each source in turn.
-        read_one: `medsd.studies.sources.read_source`.
+    """Read each source with `read_one` (`medsd.studies.sources.read_source`) and join them.
 
     Raises:
         DataError: a source cannot be read, or says nothing of the finding set; the message names it.

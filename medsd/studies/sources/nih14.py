@@ -1,17 +1,12 @@
 """NIH ChestX-ray14: 112,120 frontal radiographs of 30,805 patients, fourteen labels mined from the reports.
 
 Layout, as NIH publishes it: `Data_Entry_2017.csv` or `Data_Entry_2017_v2020.csv`, `images/` or `images_001/` to
-`images_012/` (each with an `images/` folder inside), and the official `train_val_list.txt` and `test_list.txt`. A
-subset with its table called `labels.csv` is read too, and Kaggle's sample (`sample_labels.csv`, `images/` or
-`sample/images/`). The label «No Finding» means that all fourteen are absent; a
-finding that is not listed is absent, too, and there are no uncertain ones. Ages are years, or «058Y» in the first
-release.
+`images_012/` (each with an `images/` folder inside), and the official `test_list.txt`. A subset with its table called
+`labels.csv` is read too, and Kaggle's sample (`sample_labels.csv`, `images/` or `sample/images/`). A finding that is
+not listed is absent. Several such folders are read as one data set by `data.parts`; NIH's patient numbers hold over all
+of them, so a patient of two folders stands in one split.
 
-Several folders, each with a table and images, are read as one data set by `data.parts`. NIH's patient numbers hold over
-all of them, so a patient of two folders stands in one split.
-
-Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM. ChestX-ray8: hospital-scale chest X-ray database and benchmarks.
-CVPR 2017. Provided by the NIH Clinical Center, which asks to be named; no restriction on use.
+Wang et al., ChestX-ray8, CVPR 2017. Provided by the NIH Clinical Center, which asks to be named; no restriction on use.
 """
 
 from __future__ import annotations
@@ -28,17 +23,13 @@ from medsd.findings import FindingSet, finding_set
 from medsd.settings import Nih14Source, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources.cells import EMPTY, LabelCells, agreed
-from medsd.studies.sources.tables import manifest_of
+from medsd.studies.sources.tables import OLDEST, find_table, limited, manifest_of, read_table
 
 CITATION = "Wang et al., ChestX-ray8, CVPR 2017; NIH Clinical Center"
-OLDEST = 120  # a few ages of the table are typing errors, up to 414 years
+_OWNER = "NIH ChestX-ray14"
 _TABLES = (
-    "Data_Entry_2017_v2020.csv",
-    "Data_Entry_2017*.csv",
-    "sample_labels.csv",
-    "sample/sample_labels.csv",
-    "labels.csv",
-)
+    "Data_Entry_2017_v2020.csv", "Data_Entry_2017*.csv", "sample_labels.csv", "sample/sample_labels.csv", "labels.csv",
+)  # fmt: skip
 
 
 def read(settings: Nih14Source, splits: SplitSettings) -> Manifest:
@@ -54,31 +45,21 @@ def read(settings: Nih14Source, splits: SplitSettings) -> Manifest:
         for part in settings.parts
     ] or [_read_part(root, None, findings).assign(use="")]
     entries = pd.concat(parts, ignore_index=True).drop_duplicates("Image Index", ignore_index=True)
-    if settings.limit is not None:
-        chosen = sorted(entries["Patient ID"].unique())[: settings.limit]
-        entries = entries[entries["Patient ID"].isin(chosen)].reset_index(drop=True)
-    table = pd.DataFrame(
-        {
-            "study": entries["Image Index"].map(lambda name: Path(name).stem),
-            "patient": entries["Patient ID"],
-            "path": entries["path"],
-            "view": entries["View Position"].where(entries["View Position"].isin(["PA", "AP"]), ""),
-            "age": _ages(entries["Patient Age"]),
-            "sex": entries["Patient Gender"].where(entries["Patient Gender"].isin(["F", "M"]), ""),
-            "source": entries["source"],
-            "use": entries["use"],
-        }
+    table = limited(entries.rename(columns={"Patient ID": "patient"}), settings.limit)
+    official = _official_test(root, table["Image Index"]) if settings.official_split else None
+    table = table.assign(
+        study=table["Image Index"].map(lambda name: Path(name).stem),
+        view=table["View Position"].where(table["View Position"].isin(["PA", "AP"]), ""),
+        age=_ages(table["Patient Age"]),
+        sex=table["Patient Gender"].where(table["Patient Gender"].isin(["F", "M"]), ""),
     )
-    labels = entries[list(findings)].to_numpy(dtype=np.float32)
-    table[list(findings)] = labels
-    official = _official_test(root, entries["Image Index"]) if settings.official_split else None
     return manifest_of(table, findings, root, splits, official)
 
 
 def _read_part(root: Path, folder: Path | None, findings: FindingSet) -> pd.DataFrame:
     """The entries of a folder that have an image, with its `path` below `root` and the name of the `source`."""
     place = root if folder is None else root / folder
-    entries = _read_entries(_find_table(place), findings)
+    entries = _read_entries(find_table(place, _TABLES, _OWNER), findings)
     images = {path.name: path for path in _images(place)}
     if not images:
         raise DataError(f"{place}: no images in images/ or images_001/ …; unpack NIH's archives there")
@@ -89,25 +70,10 @@ def _read_part(root: Path, folder: Path | None, findings: FindingSet) -> pd.Data
     return entries.assign(path=paths, source="nih14" if folder is None else f"nih14/{folder.as_posix()}")
 
 
-def _find_table(root: Path) -> Path:
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; set data.root to the folder of NIH ChestX-ray14")
-    for pattern in _TABLES:
-        for path in sorted(root.glob(pattern)):
-            return path
-    raise DataError(f"{root}: no Data_Entry_2017*.csv (or labels.csv) here; set data.root to the folder that has it")
-
-
 def _read_entries(path: Path, findings: FindingSet) -> pd.DataFrame:
     """The columns medsd needs and the findings, a row an image; NIH's headers with a comma in brackets do no harm."""
     needed = ["Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position"]
-    try:
-        table = pd.read_csv(path, dtype=str, encoding="utf-8-sig", keep_default_na=False, index_col=False)
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{path}: cannot be read as a CSV table ({type(error).__name__})") from None
-    missing = [column for column in needed if column not in table]
-    if missing:
-        raise DataError(f"{path}: the columns {', '.join(missing)} are missing; NIH's table has them")
+    table = read_table(path, needed, _OWNER)
     rows, names = np.arange(1, len(table) + 1), list(findings)
     labels = pd.DataFrame(_labels(table["Finding Labels"], findings, path), index=table["Image Index"], columns=names)
     first = table.loc[~table.duplicated("Image Index"), needed].set_index("Image Index")
@@ -134,7 +100,7 @@ def _images(root: Path) -> Iterator[Path]:
 
 
 def _ages(column: pd.Series) -> pd.Series:
-    """Years; the first release writes «058Y», and months or days for infants."""
+    """Years; the first release writes "058Y", and months or days for infants."""
     parts = column.str.extract(r"^\s*0*(\d+)\s*([YMD]?)\s*$")
     years = pd.to_numeric(parts[0], errors="coerce") / parts[1].map({"M": 12.0, "D": 365.25}).fillna(1.0)
     return years.where(years <= OLDEST)

@@ -1,20 +1,16 @@
-"""Open-i: radiology reports of Indiana University, with their films where they are there.
+"""Open-i: radiology reports of Indiana University, with their images where they are there.
 
-Layout: `reports.tgz` (or NLM's `NLMCXR_reports.tgz`) as published, or its folder `ecgen-radiology/` unpacked; the films
-of `NLMCXR_png.tgz` or `NLMCXR_dcm.tgz` unpacked below the folder that `data.images` names, each called as its report's
-parentImage; and, if there, `findings14.csv` with the labels that NegBio was tested on. The note is the INDICATION
-alone: findings and impression give the answer away, and are the note where `data.note` is «report», to classify the
-report itself. Without films a study is its note. A film's view is not published. One report is one patient.
+Layout: `reports.tgz` (or NLM's `NLMCXR_reports.tgz`), or its folder `ecgen-radiology/`; the images of `NLMCXR_png.tgz`
+or `NLMCXR_dcm.tgz` unpacked below the folder that `data.images` names; and, if there, `findings14.csv` with the labels
+that NegBio was tested on. The note is the INDICATION; with `data.note` "report" it is findings and impression. One
+report is one patient.
 
-Labels are either «checked» (openi14) or «mesh» (mesh). Checked: a row of `findings14.csv`, without which the heading
-«normal» means that all fourteen findings are absent, and all are unknown otherwise. Its column Hernia has no positive
-though 38 reports are headed «Hernia, Hiatal»: nobody labelled it, so Hernia is unknown but in normal reports. Mesh: the
-headings that indexers set by hand («Pulmonary Atelectasis/base/left»), of which the first part, with a qualifier at
-times, names the finding; what has no heading is absent, and a report that was not indexed is unknown. Neither knows
-uncertain findings. The two are no independent readings: the checked labels are the headings, nearly to the last one.
+Labels are either "checked" (openi14) or "mesh" (mesh). Checked: a row of `findings14.csv`; without one, the heading
+"normal" means that all findings are absent. Nobody labelled its column Hernia: Hernia is unknown but in normal reports.
+Mesh: the headings that indexers set by hand ("Pulmonary Atelectasis/base/left"); what has no heading is absent, and a
+report that was not indexed is unknown. The two are not independent: the checked labels are nearly the headings.
 
-Demner-Fushman D, Kohli MD, Rosenman MB, et al. Preparing a collection of radiology examinations for distribution and
-retrieval. JAMIA 2016;23:304–310. Peng Y, Wang X, Lu L, et al. NegBio. AMIA 2018. CC BY-NC-ND 4.0.
+Demner-Fushman et al., JAMIA 2016;23:304-310. Peng et al., NegBio, AMIA 2018. CC BY-NC-ND 4.0.
 """
 
 from __future__ import annotations
@@ -30,7 +26,7 @@ from medsd.errors import DataError
 from medsd.findings import FindingSet, finding_set
 from medsd.settings import OpeniSource, SplitSettings
 from medsd.studies.manifest import Manifest
-from medsd.studies.openi_reports import OpeniReport, read_reports
+from medsd.studies.published_reports import OpeniReport, read_reports
 from medsd.studies.sources.cells import agreed
 from medsd.studies.sources.tables import limited, manifest_of, numbers, read_table
 
@@ -40,7 +36,7 @@ _TABLE = "findings14.csv"
 _NEVER_CHECKED = ("Hernia",)
 _SUFFIXES = (".png", ".dcm")
 _REPORT = ("findings", "impression")
-# Headings of a report that no indexer coded, or whose film could not be read.
+# Headings of a report that no indexer coded, or whose image could not be read.
 _UNKNOWN: tuple[set[str], ...] = ({"no indexing"}, {"technical quality of image unsatisfactory"}, set())
 
 
@@ -63,10 +59,10 @@ def read(settings: OpeniSource, splits: SplitSettings) -> Manifest:
     table = table.assign(patient=table["study"], source="openi", path=None)
     table[list(findings)] = labels
     if settings.images is not None:
-        films = [_films(root, settings.images, report) for report in reports.values()]
-        table = table.assign(path=pd.Series(films, dtype=object)).explode("path", ignore_index=True)
+        paths = [_image_paths(root, settings.images, report) for report in reports.values()]
+        table = table.assign(path=pd.Series(paths, dtype=object)).explode("path", ignore_index=True)
         if table["path"].isna().all():
-            raise DataError(f"{root / settings.images}: no film of {_OWNER} is here; check data.images")
+            raise DataError(f"{root / settings.images}: no image of {_OWNER} is here; check data.images")
     return manifest_of(limited(table, settings.limit), findings, root, splits)
 
 
@@ -119,8 +115,8 @@ def _checked(root: Path, reports: dict[str, OpeniReport], findings: FindingSet) 
     return labels.mask(unknown, 0.0).to_numpy(dtype=np.float32)
 
 
-def _films(root: Path, folder: Path, report: OpeniReport) -> list[str]:
-    """Where the films of a report are, below the root."""
+def _image_paths(root: Path, folder: Path, report: OpeniReport) -> list[str]:
+    """Where the images of a report are, below the root."""
     places = [(folder / (image + suffix)).as_posix() for image in report.images for suffix in _SUFFIXES if image]
     return [place for place in places if (root / place).is_file()]
 

@@ -1,8 +1,7 @@
-"""What the sources share: tables read as text and checked for their columns, films that exist, the finished manifest.
+"""What the sources share: tables read as text and checked for their columns, images that exist, the finished manifest.
 
-Data sets publish their labels as CSV, plain or gzipped. Everything is read as text first, so that an identifier keeps
-its leading zeros and an empty cell stays empty. `read_table` takes a table whole; `read_portions`, for tables of the
-user's own, takes CSV or Parquet some ten thousand rows at a time and passes over rows that cannot be read.
+Every cell is read as text, so that an identifier keeps its leading zeros and an empty cell stays empty. `read_table`
+takes a CSV table whole; `read_portions` takes CSV or Parquet in portions and passes over rows that cannot be read.
 """
 
 from __future__ import annotations
@@ -15,11 +14,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as arrow_csv
+import pyarrow.parquet as pq
 
 from medsd.errors import DataError
 from medsd.findings import FindingSet
@@ -31,19 +34,17 @@ from medsd.studies.sources.cells import EMPTY, LabelCells, agreed
 from medsd.studies.sources.form import encoding_of, form_of
 from medsd.studies.splits import deal
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 log = logging.getLogger(__name__)
 
 PORTION = 32_768  # rows of Parquet
 BLOCK = 4 << 20  # bytes of CSV; a single row may not be longer
+_TRIED = 200  # rows
 OLDEST = 120  # years; ages beyond are typing errors
 SEXES = {"f": "F", "female": "F", "w": "F", "m": "M", "male": "M"}
 VIEWS = {"pa": "PA", "ap": "AP", "ap supine": "AP", "ap_horizontal": "AP", "ap erect": "AP"}
 
 
-def find_table(root: Path, patterns: Iterable[str], owner: str) -> Path:
+def find_table(root: Path, patterns: Sequence[str], owner: str) -> Path:
     """The first file below `root` that fits a pattern.
 
     Raises:
@@ -51,10 +52,8 @@ def find_table(root: Path, patterns: Iterable[str], owner: str) -> Path:
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; set data.root to the folder of {owner}")
-    patterns = tuple(patterns)
-    for pattern in patterns:
-        for path in sorted(root.glob(pattern)):
-            return path
+    if path := next((path for pattern in patterns for path in sorted(root.glob(pattern))), None):
+        return path
     raise DataError(f"{root}: no {' or '.join(patterns)} here; set data.root to the folder of {owner}")
 
 
@@ -76,11 +75,10 @@ def read_table(path: Path, needed: Sequence[str], owner: str) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Portion:
-    """Rows of a table that stand together.
+    """N rows of a table, every cell as text.
 
     Attributes:
-        cells: every cell as text, empty ones as "".
-        rows: int64 (N,), the place of each in the table; the first row below the header is 1.
+        rows: (N,) the place of each in the table; the first row below the header is 1.
         unreadable: rows before the end of this portion that have too many or too few cells.
     """
 
@@ -92,20 +90,17 @@ class Portion:
 def read_portions(
     path: Path, choose: Callable[[list[str]], list[str]], owner: str, delimiter: str | None = ","
 ) -> Iterator[Portion]:
-    """A table in portions: CSV, plain or gzipped, or Parquet by its ending; only the columns that are asked for.
-
-    The encoding of CSV is found out (`medsd.studies.sources.form`).
+    """A table in portions: CSV, plain or gzipped, or Parquet by its ending.
 
     Args:
         path: the table.
         choose: names the columns to read, given those that there are; a name that comes twice is read once.
         owner: who has such a table, for messages.
-        delimiter: of CSV; None: found out.
+        delimiter: of CSV; None: found out (`medsd.studies.sources.form`).
 
     Raises:
         DataError: it cannot be read, or a column that `choose` wants is missing.
     """
-    import pyarrow as pa
 
     def wanted(present: list[str]) -> list[str]:
         names = list(dict.fromkeys(choose(present)))
@@ -121,13 +116,7 @@ def read_portions(
         raise DataError(f"{path}: cannot be read as a table ({type(error).__name__})") from None
 
 
-_Choose = Callable[[list[str]], list[str]]
-
-
-def _csv_portions(delimiter: str | None, path: Path, choose: _Choose) -> Iterator[Portion]:
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
+def _csv_portions(delimiter: str | None, path: Path, choose: Callable[[list[str]], list[str]]) -> Iterator[Portion]:
     skipped: list[int] = []
 
     def skip(row: arrow_csv.InvalidRow) -> str:
@@ -138,19 +127,16 @@ def _csv_portions(delimiter: str | None, path: Path, choose: _Choose) -> Iterato
     raw = {name.strip(): name for name in reversed(form.columns)}  # " patient" is a column "patient"
     wanted = choose([name.strip() for name in form.columns])
     stand = [raw[name] for name in wanted]
+    encoding = form.encoding.removesuffix("-sig")  # Arrow passes over the mark of UTF-8 itself
+    types = dict.fromkeys(stand, pa.string())
     with arrow_csv.open_csv(
         path,
-        read_options=arrow_csv.ReadOptions(
-            use_threads=False,  # rows are numbered by one thread alone
-            block_size=BLOCK,
-            encoding=form.encoding.removesuffix("-sig"),  # Arrow passes over the mark of UTF-8 itself
-        ),
+        # Rows are numbered by one thread alone.
+        read_options=arrow_csv.ReadOptions(use_threads=False, block_size=BLOCK, encoding=encoding),
         parse_options=arrow_csv.ParseOptions(
             delimiter=form.delimiter, newlines_in_values=True, invalid_row_handler=skip
         ),
-        convert_options=arrow_csv.ConvertOptions(
-            include_columns=stand, column_types=dict.fromkeys(stand, pa.string()), strings_can_be_null=False
-        ),
+        convert_options=arrow_csv.ConvertOptions(include_columns=stand, column_types=types, strings_can_be_null=False),
     ) as batches:
         seen = told = 0
         for batch in batches:
@@ -158,29 +144,22 @@ def _csv_portions(delimiter: str | None, path: Path, choose: _Choose) -> Iterato
             seen += len(batch)
             before = tuple(skipped[told:])
             told = len(skipped)
-            yield Portion(_frame(batch.rename_columns(wanted)), rows, before)
+            yield Portion(batch.rename_columns(wanted).to_pandas().astype("str"), rows, before)
         if told < len(skipped) or not seen:
             yield Portion(pd.DataFrame(columns=wanted, dtype=str), np.empty(0, np.int64), tuple(skipped[told:]))
 
 
-def _parquet_portions(path: Path, choose: _Choose) -> Iterator[Portion]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _parquet_portions(path: Path, choose: Callable[[list[str]], list[str]]) -> Iterator[Portion]:
     with pq.ParquetFile(path) as file:
         wanted, seen = choose(file.schema_arrow.names), 0
         for batch in file.iter_batches(batch_size=PORTION, columns=wanted):
-            texts = [_as_text(batch.column(name)) for name in wanted]
-            rows = np.arange(seen + 1, seen + len(batch) + 1)
+            cells = pa.RecordBatch.from_arrays([_as_text(batch.column(name)) for name in wanted], names=wanted)
+            yield Portion(cells.to_pandas().astype("str"), np.arange(seen + 1, seen + len(batch) + 1))
             seen += len(batch)
-            yield Portion(_frame(pa.RecordBatch.from_arrays(texts, names=wanted)), rows)
 
 
 def _as_text(column: pa.Array) -> pa.Array:
     """A column of any plain type as it would stand in CSV: 1, not 1.0 or True."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pa.types.is_boolean(column.type):
@@ -192,10 +171,6 @@ def _as_text(column: pa.Array) -> pa.Array:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         column = column.cast(pa.string())
     return pc.fill_null(column, "")
-
-
-def _frame(batch: pa.RecordBatch) -> pd.DataFrame:
-    return batch.to_pandas().astype("str")
 
 
 def _numbered(seen: int, count: int, skipped: Sequence[int]) -> npt.NDArray[np.int64]:
@@ -213,7 +188,7 @@ def _require(path: Path, present: Sequence[str], needed: Sequence[str], owner: s
 
 
 def numbers(table: pd.DataFrame, columns: Sequence[str], path: Path) -> npt.NDArray[np.float32]:
-    """Label columns as float32 (N, F): 1, 0, -1 or NaN; which cells are no labels is logged, and they are NaN.
+    """Label columns as float32 (N, F): 1, 0, -1 or NaN; cells that are no labels are logged and NaN.
 
     Raises:
         DataError: more than half of a column's cells are no labels; the message names the column and the row.
@@ -242,38 +217,31 @@ def texts(column: pd.Series) -> pd.Series:
 
 
 def present_files(root: Path, paths: pd.Series) -> npt.NDArray[np.bool_]:
-    """(N,) True where the film is there; how many are not is logged.
+    """(N,) True where the image is there; how many are missing is logged.
 
     Raises:
         DataError: none is there.
     """
     there = np.fromiter(((root / path).is_file() for path in paths), dtype=bool, count=len(paths))
     if not there.any():
-        raise DataError(f"{root}: none of the {len(paths)} listed films is here; check data.root")
+        raise DataError(f"{root}: none of the {len(paths)} listed images is here; check data.root")
     if not there.all():
-        log.warning("%s: %d of %d listed films are not here and are left out", root, int((~there).sum()), len(there))
+        log.warning("%s: %d of %d listed images are not here and are left out", root, int((~there).sum()), len(there))
     return there
 
 
 def one_spelling(patients: pd.Series, where: Path) -> pd.Series:
-    """Identifiers as `medsd.privacy.patient_id` writes them; how many had several spellings is warned of."""
+    """Identifiers as `medsd.privacy.patient_id` writes them, with a warning where one had several spellings."""
     spellings = patients.drop_duplicates().dropna().astype(str)
     one = spellings.map(patient_id)
-    if several := int((one.value_counts() > 1).sum()):
-        log.warning(
-            "%s: %d patients are written in several ways, with spaces, zeros in front or as 12.0; each is taken as one "
-            "patient",
-            where,
-            several,
-        )
-    alike = one.drop_duplicates().map(_loosely).value_counts()
-    if several := int((alike > 1).sum()):
-        log.warning(
-            "%s: %d groups of patients differ only in capitals, signs or zeros (as A-07 and a7); they are taken as "
-            "different patients; if they are not, write them in one way",
-            where,
-            several,
-        )
+    for names, told in (
+        (one, "%d patients are written in several ways, with spaces, zeros in front or as 12.0; each is taken as one "
+         "patient"),
+        (one.drop_duplicates().map(_loosely), "%d groups of patients differ only in capitals, signs or zeros (as A-07 "
+         "and a7); they are taken as different patients; if they are not, write them in one way"),
+    ):  # fmt: skip
+        if several := int((names.value_counts() > 1).sum()):
+            log.warning(f"%s: {told}", where, several)
     return patients.map(dict(zip(spellings, one, strict=True)))
 
 
@@ -284,13 +252,7 @@ def _loosely(identifier: str) -> tuple[str, ...] | str:
 
 
 def left_out_views(views: pd.Series, kept: pd.Series, owner: str) -> None:
-    """Log how many images of which view are left out.
-
-    Args:
-        views: (N,) as the table has them.
-        kept: (N,) bool.
-        owner: whose table it is.
-    """
+    """Log how many images of which view are left out; `views` (N,) as the table has them, `kept` (N,) bool."""
     if not kept.all():
         counts = views[~kept].str.strip().replace("", "unknown").value_counts()
         said = ", ".join(f"{view} {count}" for view, count in counts.items())
@@ -302,6 +264,26 @@ def limited(table: pd.DataFrame, limit: int | None) -> pd.DataFrame:
     if limit is not None:
         table = table[table["patient"].isin(sorted(table["patient"].unique())[:limit])]
     return table.reset_index(drop=True)
+
+
+def likeliest(root: Path, layouts: Iterable[pd.Series]) -> pd.Series:
+    """Of several columns of paths below `root`, the one of which most are there, judged by its first rows.
+
+    Copies of a data set differ in the folders above the images. Where none is there, it is the first column.
+    """
+    return max(layouts, key=lambda paths: sum((root / path).is_file() for path in paths.iloc[:_TRIED]))
+
+
+def manifest_of_present(
+    table: pd.DataFrame, findings: FindingSet, settings: Any, splits: SplitSettings, test_part: str = ""
+) -> Manifest:
+    """The manifest of the studies whose image is there, of `settings.limit` patients.
+
+    Where the settings ask for the official split, the rows whose column `part` is `test_part` are the test set.
+    """
+    table = limited(table[present_files(settings.root, table["path"])], settings.limit)
+    official = (table["part"] == test_part).to_numpy() if test_part and settings.official_split else None
+    return manifest_of(table, findings, settings.root, splits, fixed_test=official)
 
 
 def manifest_of(
@@ -339,7 +321,7 @@ def manifest_of(
 def once(
     table: pd.DataFrame, findings: FindingSet, path: Path, rows: npt.NDArray[np.int64] | None = None
 ) -> pd.DataFrame:
-    """The table with the labels on which all rows of an image, or of a note alone, agree in each of them.
+    """The table, each image (or note alone) with the labels on which all of its rows agree.
 
     Args:
         table: with the columns study, path and the findings.

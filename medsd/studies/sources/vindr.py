@@ -2,17 +2,13 @@
 
 Layout: `annotations/image_labels_train.csv` and `annotations/image_labels_test.csv` (or both beside the images'
 folders), `train/` and `test/` with the images as `.dicom`, or converted. Three radiologists read each training image, a
-row each: what the majority saw is present. The test labels are a consensus of five, a row an image; their table spells
-«Other disease», the other «Other diseases». Every image was read for every label, so there are no uncertain and no
-unmentioned ones; should a cell be empty, the readers who filled it in decide. Kaggle's copy of the training part
-(VinBigData 2020) has `train.csv` instead, a row a box with its class and its radiologist: of thirteen findings, who
-drew no box of one did not see it. The others are unknown there, «Other lesion» too, which stands for several.
+row each: what the majority saw is present. The test labels are a consensus of five, a row an image. Kaggle's copy of
+the training part has `train.csv` instead, a row a box with its class and radiologist: of thirteen findings, who drew no
+box of one did not see it; the others are unknown.
 
-All images are PA. No patient numbers are published, so each image counts as a patient of its own, and sex and age stand
-in the DICOM headers at best.
+All images are PA. No patient numbers are published, so each image counts as a patient of its own.
 
-Nguyen HQ, Lam K, Le LT, et al. VinDr-CXR: an open dataset of chest X-rays with radiologist's annotations. Scientific
-Data 2022;9:429. PhysioNet Credentialed Health Data License 1.5.0.
+Nguyen et al., VinDr-CXR, Scientific Data 2022;9:429. PhysioNet Credentialed Health Data License 1.5.0.
 """
 
 from __future__ import annotations
@@ -25,12 +21,12 @@ from medsd.errors import DataError
 from medsd.findings import FindingSet, finding_set
 from medsd.settings import SplitSettings, VindrSource
 from medsd.studies.manifest import Manifest
-from medsd.studies.sources.tables import find_table, limited, manifest_of, numbers, present_files, read_table
+from medsd.studies.sources.tables import find_table, manifest_of_present, numbers, read_table
 
 CITATION = "Nguyen et al., VinDr-CXR, Scientific Data 2022;9:429"
 _OWNER = "VinDr-CXR"
 _SUFFIXES = (".dicom", ".dcm", ".png", ".jpg")
-# Of Kaggle's copy; its fourteenth class is «Other lesion».
+# Of Kaggle's copy; its fourteenth class is "Other lesion".
 _BOXED = (
     "Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Consolidation", "ILD", "Infiltration",
     "Lung Opacity", "Nodule/Mass", "Pleural effusion", "Pleural thickening", "Pneumothorax", "Pulmonary fibrosis",
@@ -42,7 +38,7 @@ def read(settings: VindrSource, splits: SplitSettings) -> Manifest:
     """Read the data set below `settings.root`; see the module for the layout.
 
     Raises:
-        DataError: the folder, a table, a column or every film is missing.
+        DataError: the folder, a table, a column or every image is missing.
     """
     root, findings = settings.root, finding_set("vindr")
     boxed = next((path for path in (root / "train.csv", root / "annotations/train.csv") if path.is_file()), None)
@@ -51,9 +47,7 @@ def read(settings: VindrSource, splits: SplitSettings) -> Manifest:
     if any(root.glob("**/image_labels_test.csv")):
         parts.append(_read_part(root, "test", findings))
     table = pd.concat(parts)
-    table = limited(table[present_files(root, table["path"])], settings.limit)
-    official = (table["part"] == "test").to_numpy() if settings.official_split else None
-    return manifest_of(table, findings, root, splits, fixed_test=official)
+    return manifest_of_present(table, findings, settings, splits, "test")
 
 
 def _read_part(root: Path, name: str, findings: FindingSet) -> pd.DataFrame:
@@ -68,7 +62,7 @@ def _read_part(root: Path, name: str, findings: FindingSet) -> pd.DataFrame:
 
 
 def _read_boxed(path: Path, root: Path, findings: FindingSet) -> pd.DataFrame:
-    """The training part as Kaggle has it: a row a box, or a row that says «No finding»."""
+    """The training part as Kaggle has it: a row a box, or a row that says "No finding"."""
     entries = read_table(path, ["image_id", "class_name", "rad_id"], f"Kaggle's copy of {_OWNER}")
     entries = entries[["image_id", "class_name", "rad_id"]].drop_duplicates()
     if strange := sorted(set(entries["class_name"]) - {*_BOXED, "Other lesion", "No finding"}):
@@ -87,7 +81,7 @@ def _part(root: Path, name: str, share: pd.DataFrame) -> pd.DataFrame:
         {
             "study": images,
             "patient": images,
-            "path": _films(root / name, images),
+            "path": _image_paths(root / name, images),
             "view": "PA",
             "source": "vindr",
             "part": name,
@@ -96,7 +90,7 @@ def _part(root: Path, name: str, share: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table, labels], axis=1).reset_index(drop=True)
 
 
-def _films(folder: Path, images: pd.Series) -> pd.Series:
-    """Where each film is, relative to the root; the first of the known endings."""
+def _image_paths(folder: Path, images: pd.Series) -> pd.Series:
+    """Where each image is, relative to the root; the first of the known endings."""
     found = {path.stem: path.name for path in folder.glob("*") if path.suffix in _SUFFIXES}
     return images.map(lambda image: f"{folder.name}/{found.get(image, f'{image}.dicom')}")

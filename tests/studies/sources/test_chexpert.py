@@ -12,7 +12,7 @@ from medsd.findings import finding_set
 from medsd.settings import CheXpertSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources import chexpert
-from tests.studies.films import write_film
+from tests.studies.images import write_image
 
 HEADER = ",".join(["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", *finding_set("chexpert14")]) + "\n"
 UNCERTAIN = ",,1.0,-1.0" + "," * 10  # No Finding, then thirteen: Cardiomegaly 1, Lung Opacity uncertain
@@ -20,7 +20,7 @@ NORMAL = "1.0" + "," * 13
 
 
 def _row(root: Path, place: str, labels: str, view: str = "Frontal,AP") -> str:
-    write_film(root / place)
+    write_image(root / place)
     return f"CheXpert-v1.0-small/{place},Female,68,{view},{labels}\n"
 
 
@@ -72,7 +72,7 @@ def test_no_finding_says_nothing_of_support_devices(tmp_path: Path) -> None:
     assert not labels[:-1].any() and np.isnan(labels[-1])
 
 
-def test_lateral_films_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+def test_lateral_images_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     table = _read(_replica(tmp_path), frontal_only=False).table
     assert (table["view"] == "LATERAL").sum() == 30 and table["study"].nunique() == 33
 

@@ -14,7 +14,7 @@ from medsd.findings import finding_set
 from medsd.settings import CheXpertPlusSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources import chexpert_plus
-from tests.studies.films import write_film
+from tests.studies.images import write_image
 
 FINDINGS = list(finding_set("chexpert14"))
 
@@ -49,7 +49,7 @@ def _replica(root: Path, folder: str = "PNG/PNG", suffix: str = ".png") -> Path:
     rows = [_row(number, view, "train") for number in range(24) for view in ("Frontal", "Lateral")]
     rows += [_row(number, "Frontal", "valid") for number in range(24, 28)]
     for row in rows:
-        write_film((root / folder / str(row["path_to_image"])).with_suffix(suffix if suffix == ".png" else ".png"))
+        write_image((root / folder / str(row["path_to_image"])).with_suffix(suffix if suffix == ".png" else ".png"))
         if suffix == ".dcm":
             film = root / folder / str(row["path_to_image"])
             film.with_suffix(".png").rename(film.with_suffix(".dcm"))
@@ -74,7 +74,7 @@ def test_the_official_layout_is_read_and_png_files_stand_for_the_jpg_of_the_tabl
     assert (first["sex"], first["age"], first["view"]) == ("F", 61, "AP")
 
 
-def test_the_dicom_copy_is_read_by_its_own_column_where_it_has_the_film(tmp_path: Path) -> None:
+def test_the_dicom_copy_is_read_by_its_own_column_where_it_has_the_image(tmp_path: Path) -> None:
     manifest = _read(_replica(tmp_path, "DICOM", ".dcm"), format="dicom", frontal_only=False)
     assert len(manifest) == 50 and manifest.table["path"].str.endswith(".dcm").all()
     assert (manifest.table["view"] == "LATERAL").sum() == 23

@@ -12,8 +12,8 @@ from medsd.experiments.compare.datasets import read_set
 from medsd.experiments.compare.settings import CompareSettings
 from medsd.findings import finding_set
 from medsd.settings import Cmc2007Source, SplitSettings
-from medsd.studies.cmc2007_reports import TABLE, read_coded_reports
 from medsd.studies.manifest import Manifest
+from medsd.studies.published_reports import CMC2007_FILE, read_coded_reports
 from medsd.studies.sources import cmc2007
 
 DOCUMENT = """<doc id="{number}"><codes><code origin="CMC_MAJORITY">{code}</code>
@@ -23,7 +23,7 @@ DOCUMENT = """<doc id="{number}"><codes><code origin="CMC_MAJORITY">{code}</code
 
 def _replica(root: Path, *codes: str, head: str = "") -> Path:
     documents = "".join(DOCUMENT.format(number=number, code=code) for number, code in enumerate(codes))
-    (root / TABLE).write_text(f"{head}<docs>{documents}</docs>", encoding="utf-8")
+    (root / CMC2007_FILE).write_text(f"{head}<docs>{documents}</docs>", encoding="utf-8")
     return root
 
 
@@ -56,4 +56,4 @@ def test_the_real_reports_have_the_codes_of_the_set_and_the_fifth_of_the_compari
     compared = read_set("cmc2007", CompareSettings(name="t", root=data_root, sets=["cmc2007"]))
     tested = {compared.raw[row] for row in compared.test}
     assert set(manifest.table["note"].iloc[manifest.rows("test")]) == tested and set(compared.findings) < set(names)
-    assert len(_read(root, limit=50)) == 50 and len(read_coded_reports(root / TABLE)) == 978
+    assert len(_read(root, limit=50)) == 50 and len(read_coded_reports(root / CMC2007_FILE)) == 978

@@ -11,7 +11,7 @@ from medsd.errors import DataError
 from medsd.settings import CovidSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources import covid
-from tests.studies.films import write_film
+from tests.studies.images import write_image
 
 HEADER = "patientid,offset,sex,age,finding,view,modality,folder,filename,license,clinical_notes\n"
 FINDINGS = ("Pneumonia/Viral/COVID-19", "No Finding", "Tuberculosis", '"COVID-19, ARDS"')
@@ -20,7 +20,7 @@ FINDINGS = ("Pneumonia/Viral/COVID-19", "No Finding", "Tuberculosis", '"COVID-19
 def _replica(root: Path, count: int = 24, more: str = "") -> Path:
     rows = []
     for number in range(count):
-        write_film(root / "images" / f"film{number}.png")
+        write_image(root / "images" / f"film{number}.png")
         note = '"Fever, and cough for 3 days."' if number else ""
         rows.append(
             f"{number // 2},0,F,54,{FINDINGS[number % 4]},AP Supine,X-ray,images,film{number}.png,CC BY,{note}\n"
@@ -48,14 +48,14 @@ def test_a_diagnosis_tells_of_pneumonia_and_of_nothing_else(tmp_path: Path) -> N
     assert np.isnan(np.delete(manifest.labels[0], pneumonia)).all()
 
 
-def test_lateral_films_and_ct_slices_are_left_out(tmp_path: Path) -> None:
+def test_lateral_images_and_ct_slices_are_left_out(tmp_path: Path) -> None:
     more = "90,0,F,54,No Finding,L,X-ray,images,film0.png,,\n91,0,F,54,No Finding,Axial,CT,volumes,a.nii.gz,,\n"
     assert not {"90", "91"} & set(_read(_replica(tmp_path, more=more)).table["patient"])
 
 
-def test_patients_who_share_a_film_are_one(tmp_path: Path) -> None:
+def test_patients_who_share_a_image_are_one(tmp_path: Path) -> None:
     more = "900,0,F,54,No Finding,PA,X-ray,images,film0.png,,\n900,0,F,54,No Finding,PA,X-ray,images,extra.png,,\n"
-    write_film(tmp_path / "images" / "extra.png")
+    write_image(tmp_path / "images" / "extra.png")
     table = _read(_replica(tmp_path, more=more)).table
     assert not table["path"].duplicated().any()
     assert set(table.loc[table["study"].isin(["film0", "film1", "extra"]), "patient"]) == {"0"}
@@ -70,7 +70,7 @@ def test_what_is_missing_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="columns patientid, sex"):
         _read(tmp_path)
     (tmp_path / "metadata.csv").write_text(HEADER + "1,0,F,54,No Finding,PA,X-ray,images,x.png,,\n", encoding="utf-8")
-    with pytest.raises(DataError, match="none of the 1 listed films"):
+    with pytest.raises(DataError, match="none of the 1 listed images"):
         _read(tmp_path)
 
 

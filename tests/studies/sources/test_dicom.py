@@ -46,13 +46,13 @@ def test_patient_study_and_view_come_from_the_headers(tree: Path) -> None:
     assert np.isnan(manifest.labels).all() and set(manifest.table["split"]) == {"train", "validation", "test"}
 
 
-def test_lateral_films_are_listed_when_they_are_asked_for(tree: Path) -> None:
+def test_lateral_images_are_listed_when_they_are_asked_for(tree: Path) -> None:
     assert len(_read(tree, frontal_only=False)) == 24
 
 
-def test_films_without_a_patient_are_left_out_and_counted(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_without_a_patient_are_left_out_and_counted(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
     _read(tree)
-    assert "1 films name no patient or no study" in caplog.text and "PH-" not in caplog.text
+    assert "1 images name no patient or no study" in caplog.text and "PH-" not in caplog.text
 
 
 def test_a_folder_without_radiographs_is_said_to_be_one(tmp_path: Path) -> None:

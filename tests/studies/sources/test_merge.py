@@ -11,7 +11,7 @@ from medsd.errors import DataError, SettingsError
 from medsd.settings import Settings, load_settings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources import read_source
-from tests.studies.films import write_film
+from tests.studies.images import write_image
 from tests.studies.sources.test_chexpert import _replica as chexpert_replica
 from tests.studies.sources.test_mimic import _replica as mimic_replica
 from tests.studies.sources.test_padchest import _replica as padchest_replica
@@ -41,7 +41,7 @@ def _part(manifest: Manifest, source: str) -> Manifest:
     return Manifest(table, manifest.findings, manifest.root)
 
 
-def test_every_study_of_every_source_is_there_with_its_film(root: Path) -> None:
+def test_every_study_of_every_source_is_there_with_its_image(root: Path) -> None:
     manifest = read_source(_settings(root))
     assert manifest.table["source"].value_counts().to_dict() == {"chexpert": 33, "padchest": 32, "mimic": 12}
     assert all((manifest.root / path).is_file() for path in manifest.table["path"])
@@ -69,10 +69,10 @@ def test_what_a_source_never_labelled_is_unknown_in_the_union(root: Path) -> Non
 
 
 def _own(root: Path, name: str, films: str) -> dict[str, object]:
-    """A table of one's own with patients 0001 to 0024, or 1 to 24 where `films` says so."""
+    """A table of one's own with patients 0001 to 0024, or 1 to 24 where `images` says so."""
     rows = ["image,patient,Edema"]
     for number in range(1, 25):
-        write_film(root / films / f"{number}.png")
+        write_image(root / films / f"{number}.png")
         rows.append(f"{number}.png,{number if films == 'bare' else f'{number:04d}'},{number % 2}")
     (root / films / "studies.csv").write_text("\n".join(rows), encoding="utf-8")
     return {"source": "csv", "root": root / films, "name": name}

@@ -13,7 +13,7 @@ from medsd.findings import finding_set
 from medsd.settings import MimicSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources import mimic
-from tests.studies.films import write_film
+from tests.studies.images import write_image
 
 SPLITS = ("train", "train", "validate", "test")
 
@@ -24,7 +24,7 @@ def _replica(root: Path) -> Path:
         subject, study = f"1000{number:04d}", f"5000{number:04d}"
         for view in ("PA", "LATERAL"):
             name = f"{number:08x}-{view.lower()}"
-            write_film(root / f"files/p10/p{subject}/s{study}/{name}.jpg")
+            write_image(root / f"files/p10/p{subject}/s{study}/{name}.jpg")
             films.append((name, subject, study, view, SPLITS[number % 4]))
     table = pd.DataFrame(films, columns=["dicom_id", "subject_id", "study_id", "ViewPosition", "split"])
     table.drop(columns="split").to_csv(root / "mimic-cxr-2.0.0-metadata.csv.gz", index=False)
@@ -80,11 +80,11 @@ def test_the_dicom_files_of_mimic_cxr_are_read_with_the_same_tables(tmp_path: Pa
     dicom = _read(tmp_path, format="dicom").table
     pd.testing.assert_frame_equal(dicom.drop(columns="path"), jpg.drop(columns="path"))
     assert dicom["path"].iloc[0] == "files/p10/p10000000/s50000000/00000000-pa.dcm"
-    with pytest.raises(DataError, match=r"none of the .* listed films is here"):
+    with pytest.raises(DataError, match=r"none of the .* listed images is here"):
         _read(tmp_path)
 
 
-def test_lateral_films_and_a_split_of_ones_own_are_for_the_asking(tmp_path: Path) -> None:
+def test_lateral_images_and_a_split_of_ones_own_are_for_the_asking(tmp_path: Path) -> None:
     manifest = _read(_replica(tmp_path), frontal_only=False, official_split=False)
     assert len(manifest) == 24 and set(manifest.table["split"]) == {"train", "validation", "test"}
 

@@ -13,7 +13,7 @@ from medsd.findings import finding_set
 from medsd.settings import OpeniSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources import in_findings, openi
-from tests.studies.films import write_film
+from tests.studies.images import write_image
 
 REPORT = """<eCitation><uId id="CXR{number}"/><Abstract><AbstractText Label="INDICATION">{indication}</AbstractText>
 <AbstractText Label="FINDINGS">Large effusion.</AbstractText></Abstract>
@@ -34,7 +34,7 @@ def _read(root: Path, **settings: object) -> Manifest:
     return openi.read(OpeniSource(source="openi", root=root, **settings), SplitSettings())
 
 
-def test_the_note_is_the_indication_alone_and_there_is_no_film(tmp_path: Path) -> None:
+def test_the_note_is_the_indication_alone_and_there_is_no_image(tmp_path: Path) -> None:
     table = _read(_replica(tmp_path)).table.set_index("study")
     assert len(table) == 20 and table["path"].isna().all()
     assert pd.isna(table.loc["CXR0", "note"]) and table.loc["CXR1", "note"] == "Cough"
@@ -86,15 +86,15 @@ def test_a_report_that_was_not_indexed_is_unknown(headings: tuple[str, ...]) -> 
     assert np.isnan(openi.mesh_labels(headings, finding_set("mesh"))).all()
 
 
-def test_films_are_joined_to_their_reports_by_name(tmp_path: Path) -> None:
+def test_images_are_joined_to_their_reports_by_name(tmp_path: Path) -> None:
     _replica(tmp_path)
     for film in ("CXR1_IM-1-1001.png", "CXR1_IM-1-2001.png", "CXR2_IM-1-1001.png"):
-        write_film(tmp_path / "NLMCXR_png" / film)
+        write_image(tmp_path / "NLMCXR_png" / film)
     table = _read(tmp_path, images=Path("NLMCXR_png"), labels="mesh").table
     assert table.groupby("study")["path"].count().to_dict() | {"CXR1": 2, "CXR2": 1} == {
         f"CXR{number}": {1: 2, 2: 1}.get(number, 0) for number in range(20)
     }
-    with pytest.raises(DataError, match=r"no film of Open-i is here; check data\.images"):
+    with pytest.raises(DataError, match=r"no image of Open-i is here; check data\.images"):
         _read(tmp_path, images=Path("elsewhere"))
 
 

@@ -11,7 +11,7 @@ from medsd.errors import DataError
 from medsd.settings import PadChestSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources import padchest
-from tests.studies.films import write_film
+from tests.studies.images import write_image
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 HEADER = (
@@ -24,7 +24,7 @@ LABELS = ("['normal']", "['multiple nodules', 'vertebral degenerative changes']"
 def _replica(root: Path, labels: tuple[str, ...] = LABELS, folder: str = "3/") -> Path:
     rows = []
     for number in range(48):
-        write_film(root / f"{folder}film{number}.png")
+        write_image(root / f"{folder}film{number}.png")
         projection = "L" if number % 12 == 0 else "AP_horizontal"
         label = labels[number % len(labels)]
         rows.append(f'{number},film{number}.png,3,20140915,s{number},p{number},1930,M,,{projection},"{label}"\n')
@@ -44,7 +44,7 @@ def test_the_official_layout_is_read(tmp_path: Path) -> None:
     assert np.isnan(manifest.labels[1]).all() and not manifest.labels[2].any()
 
 
-def test_films_in_one_folder_and_lateral_films_are_read_when_asked_for(tmp_path: Path) -> None:
+def test_images_in_one_folder_and_lateral_images_are_read_when_asked_for(tmp_path: Path) -> None:
     table = _read(_replica(tmp_path, folder="images/"), frontal_only=False).table
     assert len(table) == 36 and (table["view"] == "LATERAL").sum() == 4
     assert table["path"].str.startswith("images/film").all()

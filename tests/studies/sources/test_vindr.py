@@ -12,7 +12,7 @@ from medsd.findings import finding_set
 from medsd.settings import SplitSettings, VindrSource
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources import vindr
-from tests.studies.films import write_film
+from tests.studies.images import write_image
 
 NAMES = [*finding_set("vindr"), "No finding"]
 
@@ -25,11 +25,11 @@ def _replica(root: Path) -> Path:
     (root / "annotations").mkdir(parents=True)
     train, test = ["image_id,rad_id," + ",".join(NAMES)], ["image_id," + ",".join(NAMES)]
     for number in range(20):
-        write_film(root / "train" / f"a{number}.png")
+        write_image(root / "train" / f"a{number}.png")
         seen = ("Edema", "ILD"), ("Edema",), ("No finding",)
         train += [_row(f"a{number},R{reader}", *seen[reader]) for reader in range(3)]
     for number in range(4):
-        write_film(root / "test" / f"b{number}.png")
+        write_image(root / "test" / f"b{number}.png")
         test.append(_row(f"b{number}", "ILD"))
     (root / "annotations" / "image_labels_train.csv").write_text("\n".join(train))
     test[0] = test[0].replace("Other diseases", "Other disease")
@@ -47,7 +47,7 @@ def test_what_the_majority_of_the_radiologists_saw_is_present(tmp_path: Path) ->
     assert manifest.table["path"].iloc[0] == "train/a0.png" and set(manifest.table["view"]) == {"PA"}
 
 
-def test_the_official_test_films_are_the_test_set(tmp_path: Path) -> None:
+def test_the_official_test_images_are_the_test_set(tmp_path: Path) -> None:
     table = _read(_replica(tmp_path)).table
     assert set(table.loc[table["split"] == "test", "patient"]) == {"b0", "b1", "b2", "b3"}
 
@@ -63,7 +63,7 @@ def test_what_is_missing_is_said_in_a_sentence(tmp_path: Path) -> None:
 def test_the_table_of_boxes_that_kaggle_has_is_read(tmp_path: Path) -> None:
     lines = ["image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"]
     for number in range(20):
-        write_film(tmp_path / "train" / f"a{number}.png")
+        write_image(tmp_path / "train" / f"a{number}.png")
         lines += [f"a{number},Cardiomegaly,3,R{reader},1,2,3,4" for reader in (1, 2, 2)]
         lines += [f"a{number},Pneumothorax,12,R1,1,2,3,4", f"a{number},No finding,14,R3,,,,"]
     (tmp_path / "train.csv").write_text("\n".join(lines), encoding="utf-8")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medsd.studies.notes.sections import Note, normalise_placeholders
-from medsd.studies.openi_reports import read_reports
+from medsd.studies.published_reports import read_reports
 
 
 def read_openi_reports(source: Path) -> Iterator[tuple[str, Note]]:

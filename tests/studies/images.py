@@ -1,4 +1,4 @@
-"""Small grey films for the replicas of the data sets."""
+"""Small grey images for the replicas of the data sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 
-def write_film(path: Path, grey: int = 90) -> Path:
+def write_image(path: Path, grey: int = 90) -> Path:
     """A grey PNG or JPEG of 32 × 32 pixels, with the folders that it needs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((32, 32), grey, np.uint8)).save(path)
