@@ -25,7 +25,7 @@ Generator = np.random.Generator
 
 _CELL = 0.6  # cm
 _X, _Y, _Z = (np.arange(*span, _CELL, dtype=np.float32) for span in ((-22, 22), (-24, 30), (-24, 24)))
-_WATER, _LUNG = 0.205, 0.055  # 1/cm at 60 keV, as in medsd.studies.phantom.film
+_WATER, _LUNG = 0.205, 0.055  # 1/cm at 60 keV, as in medsd.studies.phantom.image
 _DRAWN = 320
 
 

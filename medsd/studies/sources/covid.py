@@ -1,7 +1,7 @@
 """COVID-19 image data collection: radiographs from publications, each with its clinical note and a diagnosis.
 
 Layout: `metadata.csv` and `images/`. The column `finding` names a diagnosis ("COVID-19, ARDS") or a path of diagnoses
-("Pneumonia/Viral/COVID-19"). It says something of pneumonia only: "No Finding" means that all fourteen findings of nih14 are
+("Pneumonia/Viral/COVID-19"). It tells only of pneumonia: "No Finding" means that all fourteen findings of nih14 are
 absent, a pneumonia of whatever cause that Pneumonia is present, anything else nothing. CT slices and lateral images are
 left out. Notes often name the diagnosis: mask label words. Each image has a licence of its own in the column `license`.
 
