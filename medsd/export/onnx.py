@@ -20,8 +20,7 @@ from medsd.bundle import layout
 from medsd.calibration.types import UNCALIBRATED, Calibration, as_hinges
 from medsd.errors import BundleError
 from medsd.findings import FindingSet
-from medsd.networks.evidence import EvidenceHead, logit_parts
-from medsd.networks.fusion import Inputs, StudyModel
+from medsd.networks.fusion import EvidenceHead, StudyInputs, StudyModel, logit_parts
 
 OPSET = 20
 LARGEST_BATCH = 1024
@@ -83,7 +82,7 @@ class ServingModel(nn.Module):
         """Probabilities (B, F), logits (B, F), embedding (B, D) and, of a model of images, evidence (B, F, h, w), each
         place's part of the logit, and regions (B, D, h, w).
         """
-        outputs = self.model(Inputs(pixels, has_image, note_ids, note_mask, has_note))
+        outputs = self.model(StudyInputs(pixels, has_image, note_ids, note_mask, has_note))
         log_odds = self.slope * outputs.logits + self.intercept
         if self.knots is not None and self.bends is not None:
             log_odds = log_odds + (torch.relu(outputs.logits[:, :, None] - self.knots) * self.bends).sum(2)

@@ -1,13 +1,15 @@
-"""The model that joins image and note: one space, one linear classifier, either modality allowed to be missing.
+"""The model that joins image and note: one space, one linear classifier, either modality may be missing.
 
-Each encoder ends in a linear map into the space of `network.embedding` dimensions; a study's features are the mean over
-the modalities it has. As everything after the last feature map is linear, the logit of a finding is the mean of its
-evidence map plus what the note adds: the map is an exact class activation map (Zhou et al., CVPR 2016), and the logit
-of a study with both is the mean of the logits of its image alone and of its note alone. A model may have one encoder.
+Each encoder ends in a linear map into a space of `network.embedding` dimensions; the features of a study are the mean
+over the modalities it has. Everything after the last feature map is linear. The logit of a finding is therefore the
+mean of its evidence map plus the contribution of the note: the map is an exact class activation map (Zhou et al., CVPR
+2016). The logit of a study with both modalities is the mean of the logits of its image alone and of its note alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 import torch
@@ -21,11 +23,11 @@ from medsd.settings import NetworkSettings
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """A batch as the model takes it; an image-only model takes pixels alone, a note-only one ids and mask alone.
+class StudyInputs:
+    """A batch for the model. An image-only model needs pixels alone, a note-only model ids and mask alone.
 
     Attributes:
-        pixels: float32 (B, 1, S, S) in 0…1; any values where `has_image` is 0.
+        pixels: float32 (B, 1, S, S) in [0, 1]; any values where `has_image` is 0.
         has_image, has_note: float32 (B,), 1 given, 0 missing.
         note_ids, note_mask: int64 (B, L).
     """
@@ -36,24 +38,24 @@ class Inputs:
     note_mask: Tensor | None = None
     has_note: Tensor | None = None
 
-    def to(self, device: torch.device | str) -> Inputs:
+    def to(self, device: torch.device | str) -> StudyInputs:
         """The same batch on another device."""
         values = (getattr(self, field.name) for field in fields(self))
-        return Inputs(*(None if value is None else value.to(device, non_blocking=True) for value in values))
+        return StudyInputs(*(None if value is None else value.to(device, non_blocking=True) for value in values))
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What the model says.
+class StudyOutputs:
+    """What the model computes for a batch.
 
     Attributes:
         logits: (B, F).
-        features: (B, D), before normalisation; the learned space is their direction.
-        evidence: (B, F, h, w), in logits; None of a model of notes alone.
-        image_features, note_features: (B, D), what each modality says by itself; None where the model does not read it,
-            of no meaning where a study lacks it.
-        regions: (B, D, h, w), what each place of the film adds to the features: `features` is its mean over the places,
-            plus the note's part; None of a model of notes alone.
+        features: (B, D), before normalisation.
+        evidence: (B, F, h, w), in logits; None without an image encoder.
+        image_features, note_features: (B, D) of each modality alone; None where the model does not read it, arbitrary
+            where a study lacks it.
+        regions: (B, D, h, w), the contribution of each image region to the features: their mean over the regions is the
+            image's part of `features`. None without an image encoder.
     """
 
     logits: Tensor
@@ -74,7 +76,7 @@ class StudyModel(nn.Module):
 
     Args:
         settings: of the encoders and the space.
-        findings: F, how many findings there are.
+        findings: F, the number of findings.
         size: side of the input in pixels.
         tokenizer: of the notes; needed where `settings.note` is given.
     """
@@ -94,19 +96,19 @@ class StudyModel(nn.Module):
         assert either is not None, "the settings see to it that a model reads something"
         self.dropout = nn.Dropout(either.dropout)
         self.classifier = nn.Linear(settings.embedding, findings)
-        # The pretraining head: contrast bends the space behind it, and leaves more in front (Chen et al., ICML 2020).
+        # The pretraining head: contrast acts behind it and leaves more information in front (Chen et al., ICML 2020).
         self.projection = nn.Sequential(
             nn.Linear(settings.embedding, settings.embedding),
             nn.ReLU(),
             nn.Linear(settings.embedding, settings.projection),
         )
 
-    def forward(self, inputs: Inputs) -> Outputs:
-        """Read a batch; see `Inputs` and `Outputs` for the shapes."""
+    def forward(self, inputs: StudyInputs) -> StudyOutputs:
+        """Read a batch; see `StudyInputs` and `StudyOutputs` for the shapes."""
         note = None if self.note is None else self.note_to_space(self.note(inputs.note_ids, inputs.note_mask))  # (B, D)
         if self.image is None:
             assert note is not None
-            return Outputs(self.classifier(self.dropout(note)), note, note_features=note)
+            return StudyOutputs(self.classifier(self.dropout(note)), note, note_features=note)
         assert inputs.pixels is not None
         space = self.image_to_space(self.image(inputs.pixels))  # (B, D, h, w)
         image = space.mean(dim=(2, 3))  # (B, D)
@@ -120,8 +122,59 @@ class StudyModel(nn.Module):
             features = share * image + (has_note / total).unsqueeze(1) * note
         evidence = F.conv2d(space, self.classifier.weight[:, :, None, None]) * share[:, :, None, None]
         regions = space * share[:, :, None, None]
-        return Outputs(self.classifier(self.dropout(features)), features, evidence, image, note, regions)
+        return StudyOutputs(self.classifier(self.dropout(features)), features, evidence, image, note, regions)
+
+    @contextmanager
+    def reading(self) -> Iterator[torch.device]:
+        """Evaluation mode and no gradients in here; yields the device of the weights."""
+        was_training = self.training
+        self.eval()
+        with torch.inference_mode():
+            yield next(self.parameters()).device
+        self.train(was_training)
 
     def project(self, features: Tensor) -> Tensor:
-        """(B, D) → (B, projection), where the SD loss is taken; unit length is the loss's business."""
+        """(B, D) → (B, projection), where the SD loss is taken; the loss normalises the length."""
         return self.projection(features)
+
+
+class EvidenceHead(nn.Module):
+    """Draws evidence maps: the contribution of each image region to each logit.
+
+    The plain class activation map mostly shows what all images have in common, and it peaks at findings that often
+    occur together with the one asked for. This head redistributes the logit over the image and keeps its sum, less a
+    constant that is the same for every image.
+
+    Args:
+        average: (F, h, w), the activation map of an average image, which is subtracted; 0 for a finding with a pointer.
+        pointer: (F, D), linear in the regions. Its deviation from its mean over the image moves the logit's parts.
+            Learned from boxes (`medsd.pipeline.evidence_head`); 0 for a finding without them.
+    """
+
+    average: Tensor
+    pointer: Tensor
+
+    def __init__(self, average: Tensor, pointer: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("average", average)
+        self.register_buffer("pointer", pointer)
+
+    def forward(self, outputs: StudyOutputs, share: Tensor) -> Tensor:
+        """The maps.
+
+        Args:
+            outputs: of a model with an image encoder.
+            share: (B or 1, 1, 1, 1), the image's share of the features; 1 without a note.
+
+        Returns:
+            (B, F, h, w). Its sum over h and w is the image's part of the logit, less those of bias and average.
+        """
+        assert outputs.evidence is not None and outputs.regions is not None
+        drawn = F.conv2d(outputs.regions, self.pointer[:, :, None, None])
+        drawn = drawn - drawn.mean(dim=(2, 3), keepdim=True)
+        return logit_parts(outputs.evidence - self.average * share + drawn)
+
+
+def logit_parts(maps: Tensor) -> Tensor:
+    """Maps (B, F, h, w) divided by h·w, so that their sum is what was their mean."""
+    return maps / (maps.shape[2] * maps.shape[3])

@@ -1,6 +1,6 @@
 """What evidence maps are held against: boxes that radiologists drew.
 
-`judge_evidence` measures a bundle's maps (`medsd.networks.evidence`) beside Grad-CAM (Selvaraju et al., ICCV 2017),
+`judge_evidence` measures the maps of a bundle (`medsd.networks.fusion`) beside Grad-CAM (Selvaraju et al., ICCV 2017),
 which is MONAI's, at the encoder's last feature map, and beside what needs no network (`medsd.evaluation.evidence`).
 """
 
@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from medsd.errors import DataError
 from medsd.evaluation.evidence import Boxed, EvidenceReport, Maps, centre_prior, judge, usual_place
-from medsd.networks.evidence import EvidenceHead
-from medsd.networks.fusion import StudyModel
+from medsd.networks.fusion import EvidenceHead, StudyModel
 from medsd.pipeline.enough import not_trained
 from medsd.pipeline.evidence_head import (
     BATCH,

@@ -24,8 +24,7 @@ from torch import Tensor
 
 from medsd.errors import DataError
 from medsd.evaluation.evidence import SIDE, box_mask
-from medsd.networks.evidence import EvidenceHead
-from medsd.networks.fusion import Inputs, Outputs, StudyModel
+from medsd.networks.fusion import EvidenceHead, StudyInputs, StudyModel, StudyOutputs
 from medsd.settings import Settings
 from medsd.studies.boxes import Box, read_boxes
 from medsd.studies.manifest import Manifest
@@ -191,20 +190,20 @@ def average_evidence(model: StudyModel, arrays: StudyArrays, rows: npt.NDArray[n
     return (total / len(chosen)).float().clone()
 
 
-def image_outputs(model: StudyModel, pixels: Tensor) -> Iterator[Outputs]:
+def image_outputs(model: StudyModel, pixels: Tensor) -> Iterator[StudyOutputs]:
     """What the model says of films (N, 1, S, S) without notes, in batches, in evaluation mode."""
     model.eval()
     for part in pixels.split(BATCH):
         with torch.inference_mode():
-            outputs: Outputs = model(image_alone(part))
+            outputs: StudyOutputs = model(image_alone(part))
         yield outputs
 
 
-def image_alone(pixels: Tensor) -> Inputs:
-    """Inputs of studies without a note; the model's note encoder, if there is one, sees padding."""
+def image_alone(pixels: Tensor) -> StudyInputs:
+    """StudyInputs of studies without a note; the model's note encoder, if there is one, sees padding."""
     ones, zeros = torch.ones(len(pixels)), torch.zeros(len(pixels))
     tokens = torch.ones(len(pixels), 4, dtype=torch.int64)
-    return Inputs(pixels, ones, tokens, tokens, zeros)
+    return StudyInputs(pixels, ones, tokens, tokens, zeros)
 
 
 def pixels_of(arrays: StudyArrays, rows: npt.NDArray[np.int64]) -> Tensor:

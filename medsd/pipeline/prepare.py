@@ -29,8 +29,7 @@ from medsd.studies.notes import mask_phrases
 from medsd.studies.protect import protect
 from medsd.studies.rejected import Rejections, TooManyRejected
 from medsd.studies.sources import read_source
-from medsd.training.loaders import Sentences, StudyArrays
-from medsd.training.sentences import sentences_of
+from medsd.training.loaders import Sentences, StudyArrays, sentences_of
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from medsd.networks.fusion import StudyModel
 from medsd.preprocessing.pixels import ModelPixels, to_pixels
 from medsd.settings import Settings
 from medsd.studies.manifest import Manifest
-from medsd.training.finetune import read_studies
 from medsd.training.loaders import StudyArrays
+from medsd.training.stages import read_studies
 
 log = logging.getLogger(__name__)
 

@@ -41,11 +41,9 @@ from medsd.pipeline.robustness import judge_robustness
 from medsd.settings import Settings
 from medsd.strict import Described
 from medsd.studies.manifest import SELECTED, Manifest
-from medsd.training import finetune as finetuning
-from medsd.training import pretrain as pretraining
-from medsd.training import self_training
-from medsd.training.across import read_sentences
+from medsd.training import self_training, stages
 from medsd.training.checkpoints import load_checkpoint, restore_model, save_checkpoint
+from medsd.training.contrast import read_sentences
 from medsd.training.distributed import is_first, wait_for_all
 from medsd.training.engine import StageResult, keep_freed_memory
 from medsd.training.hide_sources import hide_sources
@@ -71,7 +69,7 @@ def pretrain(run: Run) -> None:
     manifest, arrays = _data(run)
     model = _model(run.settings)
     rows = self_training.labelled_rows(arrays.labels, manifest.rows("train"))
-    result = pretraining.pretrain(run.settings, model, arrays, rows, run.folder)
+    result = stages.pretrain(run.settings, model, arrays, rows, run.folder)
     _note_history(run, "pretrain", result)
 
 
@@ -84,7 +82,7 @@ def finetune(run: Run) -> None:
         restore_model(model, load_checkpoint(path).part("best"), path)
     train, validation = manifest.rows("train"), manifest.rows("validation")
     labelled = self_training.labelled_rows(arrays.labels, train)
-    result = finetuning.finetune(run.settings, model, arrays, labelled, validation, run.folder)
+    result = stages.finetune(run.settings, model, arrays, labelled, validation, run.folder)
     _note_history(run, "finetune", result)
     rounds = self_training.self_train(run.settings, model, arrays, train, validation, run.folder, result)
     for number, each in enumerate(rounds, start=1):
@@ -311,7 +309,7 @@ def _save_outputs(run: Run, model: StudyModel, arrays: StudyArrays) -> None:
     for reading, (image, note) in READINGS.items():
         if reading and (arrays.note_ids is None or arrays.pixels is None):
             continue
-        logits, embeddings = finetuning.read_studies(model, arrays, rows, use_image=image, use_note=note)
+        logits, embeddings = stages.read_studies(model, arrays, rows, use_image=image, use_note=note)
         outputs[f"logits{reading}"], outputs[f"embeddings{reading}"] = logits, embeddings
     if arrays.sentences is not None:
         outputs["embeddings_sentence"] = read_sentences(model, arrays.sentences)

@@ -40,6 +40,16 @@ def summed(value: Tensor) -> Tensor:
     return value
 
 
+def shared_mean(total: Tensor, count: Tensor) -> Tensor:
+    """The sum of `total` over the processes, divided by `count` (), which is of all of them.
+
+    The value is the same on each process. The gradient is scaled for a trainer that averages gradients over the
+    processes, as DistributedDataParallel does.
+    """
+    value, share = summed(total) / count, total * (world_size() / count)
+    return share + (value - share).detach()
+
+
 def largest(value: Tensor) -> Tensor:
     """The largest `value` among the processes, without gradient."""
     value = value.detach().clone()

@@ -1,4 +1,4 @@
-"""Checkpoints as safetensors: tensors by name, the rest as JSON in the header. Nothing here can run code when read."""
+"""Checkpoints as safetensors: tensors by name, the rest as JSON in the header. Reading one runs no code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _META = "medsd"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by name («model.…», «optimizer.…»), and what is no tensor."""
+    """Tensors by name ("model.…", "optimizer.…"), and the rest."""
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
@@ -33,7 +33,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, parts: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any]) -> None:
-    """Write atomically; a kill half way leaves the older checkpoint in place."""
+    """Write atomically: an interrupted write leaves the older checkpoint in place."""
     tensors = {
         f"{part}.{name}": t.detach().cpu().contiguous().clone() for part, ts in parts.items() for name, t in ts.items()
     }
@@ -61,13 +61,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimiser's moments by parameter position and name. Learning rates are no state: the schedule sets them."""
+    """The optimiser's moments by parameter position and name, without learning rates, which the schedule sets."""
     state = optimizer.state_dict()["state"]
     return {f"{position}.{name}": value for position, values in state.items() for name, value in values.items()}
 
 
 def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took, each moment in the memory layout of its parameter."""
+    """Restore what `optimizer_tensors` took, each moment in the memory layout of its parameter."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():

@@ -19,19 +19,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medsd.errors import SettingsError
-from medsd.sd.gather import summed, world_size
+from medsd.sd.gather import shared_mean, summed, world_size
 from medsd.training.loaders import Share
 
-# While the first process decodes films the others wait; torchrun ends them all when one of them fails.
+# While the first process decodes images the others wait; torchrun ends them all when one of them fails.
 _PATIENCE = timedelta(days=7)
 
 
 @contextmanager
 def joined(device: str) -> Iterator[Share]:
-    """Join the processes that torchrun started; without it, be the only one.
+    """Join the processes that torchrun started, through NCCL (a GPU each) or gloo; without torchrun, be the only one.
 
     Args:
-        device: auto, cpu or cuda, as in the settings. NCCL joins GPUs, one a process; gloo joins CPUs.
+        device: auto, cpu or cuda, as in the settings.
 
     Raises:
         SettingsError: fewer GPUs on this machine than processes.
@@ -84,27 +84,20 @@ def as_the_first(values: Mapping[str, float]) -> dict[str, float]:
 def joint_mean(total: Tensor, count: Tensor, least: float = 1) -> Tensor:
     """total / count over all processes, for a loss that is a mean over samples or labels.
 
-    Processes differ in how many labels they know, so the mean of their means is not the mean. The value is the same on
-    each; the gradient is scaled for averaging over the processes, as in `medsd.sd.losses.ContrastiveLoss`.
+    Processes differ in how many labels they know, so the mean of their means is not the mean.
 
     Args:
         total: (), with gradient.
         count: (), of the summands, or the sum of their weights; 0 everywhere gives 0.
-        least: what stands for a smaller count.
+        least: replaces a smaller count.
     """
-    world = world_size()
-    if world == 1:
+    if world_size() == 1:
         return total / count.clamp_min(least)
-    count = summed(count).clamp_min(least)
-    value, share = summed(total) / count, total * (world / count)
-    return share + (value - share).detach()
+    return shared_mean(total, summed(count).clamp_min(least))
 
 
 def average_gradients(module: nn.Module) -> None:
-    """The mean over the processes in each gradient, one exchange for all of them.
-
-    For passes that DistributedDataParallel, which exchanges gradients during the pass, does not see.
-    """
+    """The mean over the processes in each gradient, in one exchange, after passes without DistributedDataParallel."""
     world = world_size()
     if world == 1:
         return
@@ -119,10 +112,7 @@ def average_gradients(module: nn.Module) -> None:
 
 
 class JointBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation by the statistics of all processes, on any device.
-
-    PyTorch's SyncBatchNorm needs a GPU; this one is slower, keeps more for the pass back, and gives the same numbers.
-    """
+    """Batch normalisation by the statistics of all processes; PyTorch's faster SyncBatchNorm needs a GPU."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
@@ -133,10 +123,8 @@ class JointBatchNorm(nn.modules.batchnorm._BatchNorm):
             return F.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
             )
-        values, others = (
-            input.to(torch.promote_types(input.dtype, torch.float32)),
-            [axis for axis in range(input.ndim) if axis != 1],
-        )
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
+        others = [axis for axis in range(input.ndim) if axis != 1]
         shape = [1, -1] + [1] * (input.ndim - 2)
         count = summed(values.new_tensor([values.numel() / values.shape[1]]))
         mean = _Summed.apply(values.sum(others)) / count  # (C,)
@@ -158,7 +146,7 @@ class JointBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class _Summed(torch.autograd.Function):
-    """The sum over the processes; each of them sends its part of the gradient back."""
+    """The sum over the processes, whose gradients are summed too."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -170,8 +158,8 @@ class _Summed(torch.autograd.Function):
 
 
 def join_batch_norm(module: nn.Module, device: torch.device) -> None:
-    """Make every batch normalisation of `module` one over all processes, in place: the modules stay the same objects,
-    for others, as the blocks of an encoder, refer to them."""
+    """Make every batch normalisation of `module` one over all processes. The modules stay the same objects, because
+    the blocks of an encoder refer to them."""
     if world_size() == 1:
         return
     for norm in module.modules():

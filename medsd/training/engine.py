@@ -1,8 +1,11 @@
-"""One stage of training on MONAI's engine: schedule, averaging, early stopping, checkpoints, exact resume at any step.
+"""One stage of training: schedule, averaging, early stopping, checkpoints, exact resume at any step.
 
-What a step does depends on nothing but the checkpoint before it: batches and augmentation are seeded by (seed, epoch,
-row), dropout by (seed, step), the learning rate is a function of the step. So a run that was killed, wherever, ends
-with the same numbers. With several processes each takes its share of every batch and the first one writes.
+A step depends on nothing but the checkpoint before it: batches and augmentation are seeded by (seed, epoch, row),
+dropout by (seed, step), and the learning rate is a function of the step. A run that was killed anywhere therefore ends
+with the same numbers. With several processes each takes its share of every batch, and the first one writes.
+
+The loop is plain Python: an engine of ignite or MONAI would bring counters of its own for epochs and steps, which a
+resume in the middle of an epoch would have to keep in line.
 """
 
 from __future__ import annotations
@@ -19,11 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from ignite.engine import Engine, Events
-from monai.engines import SupervisedTrainer
-from monai.handlers import TensorBoardStatsHandler
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -41,27 +41,28 @@ from medsd.training.checkpoints import (
 from medsd.training.distributed import as_the_first, is_first, join_batch_norm, wait_for_all
 from medsd.training.layers import parameter_groups
 from medsd.training.loaders import Batch, TrainingBatches
-from medsd.training.step import Loss, Step, recomputed_activations
+from medsd.training.step import Loss, TrainingStep, recomputed_activations
 
 log = logging.getLogger(__name__)
 
-# Of a stage, in its checkpoint beside the tensors.
+# Attributes of a stage that its checkpoint keeps beside the tensors.
 _KEPT = ("history", "best_epoch", "seconds", "seed", "done", "loss_sum")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
-# Told of a stage after each of its epochs; see `watched`.
+# Called with a stage after each of its epochs; see `watched`.
 Watch = Callable[["Stage"], None]
 _watches: ContextVar[tuple[Watch, ...]] = ContextVar("watches", default=())
-# What to measure after an epoch, on the weights that would be published: figures by name, higher `key` is better.
+Record = Callable[[str, float, int], None]  # a figure by name, its value, and the step or epoch
+# Measures the weights that would be published: figures by name, of which a higher `key` is better.
 Validate = Callable[[StudyModel], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage leaves: the weights to go on with are already in the model.
+    """The outcome of a stage; the chosen weights are already in the model.
 
     Attributes:
-        history: one dict an epoch: loss, learning rate, seconds, validation figures.
+        history: one dict an epoch: loss and validation figures.
         best_epoch: from 0, the epoch whose weights were kept.
         seconds: of training, over all sessions.
     """
@@ -84,8 +85,9 @@ class Stage:
         folder: of the checkpoints and TensorBoard's events.
         seed: of the stage.
         validate: measured after each epoch; `key` chooses the best.
-        key: which figure of `validate` is to be highest; None keeps the last epoch.
-        fallback: which is to be lowest where `key` cannot be computed (NaN).
+        key: the figure of `validate` that is to be highest; None keeps the last epoch.
+        fallback: the figure that is to be lowest where `key` cannot be computed (NaN).
+        learned: the part of the loss whose parameters are learned too, if there is one.
     """
 
     def __init__(
@@ -102,15 +104,23 @@ class Stage:
         validate: Validate | None = None,
         key: str | None = None,
         fallback: str = "loss",
+        learned: nn.Module | None = None,
     ) -> None:
         self.name, self.batches, self.settings, self.training, self.seed = name, batches, settings, training, seed
         self.validate, self.key, self.fallback, self.folder = validate, key, fallback, folder
         self.path = folder / f"{name}.safetensors"
-        self.device = pick_device(training.device)
-        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        join_batch_norm(self.model, self.device)
-        self.optimizer = AdamW(list(parameter_groups(model, settings)), weight_decay=settings.weight_decay)
-        self.step = Step(name, self.model, loss, self.optimizer, settings, training.precision, seed)
+        device = pick_device(training.device)
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        join_batch_norm(self.model, device)
+        self.learned = (learned or nn.Module()).to(device)
+        groups = list(parameter_groups(model, settings))
+        if own := list(self.learned.parameters()):
+            rate = settings.learning_rate
+            groups.append({"params": own, "lr": rate, "base_lr": rate, "weight_decay": 0.0})
+        self.optimizer = AdamW(groups, weight_decay=settings.weight_decay)
+        self.step = TrainingStep(
+            name, self.model, loss, self.optimizer, settings, training.precision, seed, self.learned
+        )
         self.average: AveragedModel | None = None
         if settings.weight_averaging:
             average = get_ema_multi_avg_fn(settings.weight_averaging)
@@ -137,46 +147,38 @@ class Stage:
 
     def _train(self) -> None:
         give_back_freed_memory()
-        start = len(self.history) * len(self.batches) + self.done
-        engine = SupervisedTrainer(
-            device=self.device,
-            max_epochs=self.settings.epochs,
-            train_data_loader=self.batches,
-            epoch_length=len(self.batches),
-            network=self.model,
-            optimizer=self.optimizer,
-            loss_function=nn.Identity(),  # the stage's own loss is taken in `_step`
-            iteration_update=self._step,
-            decollate=False,
-        )
-        engine.state.epoch, engine.state.iteration = len(self.history), start
-        # Elsewhere than on a terminal the line after each epoch is enough.
-        progress = Progress(
-            self.settings.epochs * len(self.batches),
-            start,
-            name=self.name,
-            unit="step",
-            wanted=sys.stderr.isatty() and is_first(),
-        )
-        self._started = self._saved = time.monotonic()
-        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._end_step, progress)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
-        # The engine asks for the first batches before EPOCH_STARTED.
-        self.batches.set_epoch(len(self.history), self.done)
+        epochs, start = self.settings.epochs, len(self.history) * len(self.batches) + self.done
+        # Where there is no terminal, the line after each epoch is enough.
+        shown = sys.stderr.isatty() and is_first()
+        progress = Progress(epochs * len(self.batches), start, name=self.name, unit="step", wanted=shown)
         memory = recomputed_activations(self.model) if self.training.activation_checkpointing else nullcontext()
-        with progress, recorded(self, engine), memory:
-            engine.run()
-        wait_for_all()  # what the first has written the others may read
+        self._started = self._saved = time.monotonic()
+        with progress, _recorder(self.folder / "tensorboard" / self.name, start) as record, memory:
+            while not self._is_over():
+                self._train_epoch(progress, record)
+                self._end_epoch(record)
+        if len(self.history) < epochs:
+            log.info("%s: no better in %d epochs, stops", self.name, self.settings.patience)
+        wait_for_all()  # the other processes may read what the first has written
 
-    def _start_epoch(self, engine: Engine) -> None:
-        self.batches.set_epoch(engine.state.epoch - 1, self.done)
+    def _train_epoch(self, progress: Progress, record: Record) -> None:
+        start = len(self.history) * len(self.batches)
+        self.batches.set_epoch(len(self.history), self.done)
+        for batch in self.batches:
+            value = self._step(batch, start + self.done)
+            self.done, self.loss_sum = self.done + 1, self.loss_sum + value
+            record(f"{self.name}_loss", value, start + self.done)
+            progress.advance(note=f"loss {value:.3f}")
+            every = self.training.checkpoint_every
+            # The end of an epoch follows its last step and has a checkpoint of its own.
+            if every and time.monotonic() - self._saved >= every and self.done < len(self.batches):
+                self._save()
 
-    def _step(self, engine: Engine, batch: Batch) -> float:
-        """One step; returns the loss."""
-        number = engine.state.iteration - 1
+    def _step(self, batch: Batch, number: int) -> float:
+        """Take step `number` of the stage, from 0; returns the loss."""
         self.model.train()
-        set_learning_rate(self.optimizer, self._rate(number))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * self._rate(number)
         value = self.step(batch, number)
         if self.average is not None:
             self.average.update_parameters(self.model)
@@ -190,17 +192,8 @@ class Stage:
             return (step + 1) / warm
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
-    def _end_step(self, engine: Engine, progress: Progress) -> None:
-        value = float(engine.state.output)
-        self.done, self.loss_sum = self.done + 1, self.loss_sum + value
-        progress.advance(note=f"loss {value:.3f}")
-        every = self.training.checkpoint_every
-        # After the last step of an epoch comes its end, with a checkpoint of its own.
-        if every and time.monotonic() - self._saved >= every and self.done < len(self.batches):
-            self._save()
-
-    def _end_epoch(self, engine: Engine) -> None:
-        epoch = engine.state.epoch - 1
+    def _end_epoch(self, record: Record) -> None:
+        epoch = len(self.history)
         figures = {"loss": self.loss_sum / self.done}
         if self.validate is not None:
             figures |= as_the_first(self.validate(self._published()))
@@ -216,16 +209,14 @@ class Stage:
         if self._is_best():
             self.best_epoch = epoch
             self.best = {name: t.detach().clone() for name, t in self._published().state_dict().items()}
-        engine.state.metrics.update(figures)  # for the handlers that record them
+        for name, value in figures.items():
+            record(f"{self.name}/{name}", value, epoch)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
         log.info("%s: epoch %d of %d  %s", self.name, epoch + 1, self.settings.epochs, shown)
         self._save()
         if is_first():
             for watch in _watches.get():
                 watch(self)
-        if self._is_over() and epoch + 1 < self.settings.epochs:
-            log.info("%s: no better in %d epochs, stops", self.name, self.settings.patience)
-            engine.terminate()
 
     def _published(self) -> StudyModel:
         """The weights that would be kept now: the moving average where there is one."""
@@ -244,13 +235,8 @@ class Stage:
         self.seconds, self._started, self._saved = self.seconds + now - self._started, now, now
         if not is_first():
             return
-        parts: dict[str, dict[str, Tensor]] = {
-            "model": self.model.state_dict(),
-            "optimizer": optimizer_tensors(self.optimizer),
-            "best": self.best,
-        }
-        if self.average is not None:
-            parts["average"] = self.average.state_dict()
+        parts = {name: module.state_dict() for name, module in self._modules().items()}
+        parts |= {"optimizer": optimizer_tensors(self.optimizer), "best": self.best}
         meta = {name: getattr(self, name) for name in _KEPT} | {"scaler": self.step.scaler.state_dict()}
         save_checkpoint(self.path, parts, meta)
 
@@ -258,20 +244,24 @@ class Stage:
         if not self.path.exists():
             return
         checkpoint = load_checkpoint(self.path)
-        restore_model(self.model, checkpoint.part("model"), self.path)
+        for name, module in self._modules().items():
+            restore_model(module, checkpoint.part(name), self.path)
         restore_optimizer(self.optimizer, checkpoint.part("optimizer"))
-        if self.average is not None:
-            restore_model(self.average, checkpoint.part("average"), self.path)
         self.best = checkpoint.part("best")
         for name in _KEPT:
-            setattr(self, name, checkpoint.meta.get(name, getattr(self, name)))  # older ones end with an epoch
-        if scaler := checkpoint.meta.get("scaler"):
+            setattr(self, name, checkpoint.meta[name])
+        if scaler := checkpoint.meta["scaler"]:
             self.step.scaler.load_state_dict(scaler)
         log.info("%s: goes on after epoch %d, step %d", self.name, len(self.history), self.done)
 
+    def _modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint keeps, by its part's name."""
+        modules = {"model": self.model, "learned": self.learned, "average": self.average}
+        return {name: module for name, module in modules.items() if module is not None}
+
 
 def merit(figures: Mapping[str, float], key: str, fallback: str) -> tuple[int, float]:
-    """How good the figures of an epoch are, to be compared: the higher the better.
+    """The merit of an epoch with these figures, higher is better.
 
     Args:
         figures: of the epoch.
@@ -284,12 +274,12 @@ def merit(figures: Mapping[str, float], key: str, fallback: str) -> tuple[int, f
 
 
 class EndedEarly(Exception):
-    """Raised by a `Watch` that has seen enough: the training ends, and its step is not done."""
+    """Raised by a `Watch` to end the training; its pipeline step does not count as done."""
 
 
 @contextmanager
 def watched(watch: Watch) -> Iterator[None]:
-    """Tell `watch` of every stage that trains in here, after each epoch, once its checkpoint is written."""
+    """Call `watch` with every stage that trains in here, after each epoch, once its checkpoint is written."""
     before = _watches.set((*_watches.get(), watch))
     try:
         yield
@@ -298,42 +288,26 @@ def watched(watch: Watch) -> Iterator[None]:
 
 
 @contextmanager
-def recorded(stage: Stage, engine: Engine) -> Iterator[None]:
-    """Write the loss of each step and the figures of each epoch to TensorBoard."""
+def _recorder(folder: Path, start: int) -> Iterator[Record]:
+    """Writes TensorBoard's events from step `start` on; in other processes than the first, nothing."""
     if not is_first():
-        yield
+        yield lambda name, value, number: None
         return
-    writer = SummaryWriter(str(stage.folder / "tensorboard" / stage.name), purge_step=engine.state.iteration)
-    TensorBoardStatsHandler(
-        writer,
-        tag_name=f"{stage.name}_loss",
-        output_transform=lambda value: value,
-        epoch_event_writer=lambda engine, writer: _write_figures(stage, engine, writer),
-    ).attach(engine)
-    try:
-        yield
-    finally:
-        writer.close()
-
-
-def _write_figures(stage: Stage, engine: Engine, writer: SummaryWriter) -> None:
-    for name, value in engine.state.metrics.items():
-        writer.add_scalar(f"{stage.name}/{name}", value, engine.state.epoch - 1)
+    with SummaryWriter(str(folder), purge_step=start) as writer:
+        yield writer.add_scalar
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep the memory that tensors free. By default it gives large blocks back to the system at once, and
-    every step of training on a CPU pays for the page faults of getting them again: about half of its time."""
-    try:
+    """Tell glibc to keep the memory that tensors free. By default it returns large blocks to the system at once, and
+    the page faults of getting them again take about half of the time of training on a CPU."""
+    with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
-        return
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, -1)
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def give_back_freed_memory() -> None:
-    """Give back what an earlier stage freed, before loaders fork: they would go on holding it when it is used again."""
+    """Return to the system what an earlier stage freed, before loader processes fork and hold on to it."""
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -348,9 +322,3 @@ def pick_device(wanted: str) -> torch.device:
     if wanted == "cuda" and not there:
         raise SettingsError("training.device is 'cuda', but PyTorch sees no GPU; use 'auto', or see `medsd doctor`")
     return torch.device("cuda" if there and wanted != "cpu" else "cpu")
-
-
-def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
-    """Scale each group's own learning rate by `factor`."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor

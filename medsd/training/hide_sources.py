@@ -1,9 +1,9 @@
-"""Hide from which source an image comes: what tells sources apart is taken out of the image features.
+"""Hide the source of an image: the features of images lose the directions in which sources differ.
 
-Merged sources differ in sharpness, exposure and in how their images were picked, so that a network reads the source and
-with it the findings that are commoner there. After fine-tuning, least-squares concept erasure removes the directions of
-the learned space in which sources differ among images of the same labels and view. No linear classifier of the images
-that it was fitted on can then tell them apart, and the features change as little as that allows. The map is linear, and
+Merged sources differ in sharpness, exposure and in how their images were picked. A network reads the source from that,
+and with it the findings that are commoner there. After fine-tuning, least-squares concept erasure removes the
+directions of the learned space in which sources differ among images of equal labels and view: no linear classifier of
+the training images can then tell them apart, and the features change as little as that allows. The map is linear, and
 becomes part of the last layer in front of the space.
 
 Belrose N, Schneider-Joseph D, Ravfogel S, Cotterell R, Raff E, Biderman S. LEACE: perfect linear concept erasure in
@@ -20,18 +20,18 @@ import pandas as pd
 import torch
 
 from medsd.networks.fusion import StudyModel
-from medsd.training.loaders import StudyArrays, plain_batches
+from medsd.training.loaders import Rows, StudyArrays, plain_batches
 
 log = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float64]
-_SMALLEST = 1e-6  # of the largest variance, below which a direction is taken out whole: a probe would enlarge it
+_SMALLEST = 1e-6  # of the largest variance; a direction below it is removed whole, because a probe would enlarge it
 
 
-def hide_sources(model: StudyModel, arrays: StudyArrays, table: pd.DataFrame, rows: npt.NDArray[np.int64]) -> None:
+def hide_sources(model: StudyModel, arrays: StudyArrays, table: pd.DataFrame, rows: Rows) -> None:
     """Change the weights of `model` so that its image features hide the sources of the training images.
 
-    Nothing is changed where there are no two sources with images of the same labels and view.
+    Nothing changes where no two sources have images of the same labels and view.
 
     Args:
         model: fine-tuned, with an image encoder.
@@ -40,19 +40,20 @@ def hide_sources(model: StudyModel, arrays: StudyArrays, table: pd.DataFrame, ro
         rows: of the training studies.
     """
     rows = rows[arrays.has_image[rows]]
-    features = _image_features(model, arrays, rows)
+    with model.reading() as device:
+        outputs = (model(inputs.to(device)) for inputs in plain_batches(arrays, rows))
+        features = np.concatenate([each.image_features.double().cpu().numpy() for each in outputs])
     matrix = eraser(features, table.iloc[rows], arrays.labels[rows])
     removed = len(matrix) - int(np.linalg.matrix_rank(matrix))
     if not removed:
         return
-    offset = features.mean(axis=0) - matrix @ features.mean(axis=0)
     layer = model.image_to_space
-    weight = layer.weight.detach().double().flatten(1).cpu().numpy()  # (D, width)
-    bias = np.zeros(len(weight)) if layer.bias is None else layer.bias.detach().double().cpu().numpy()
+    assert layer.bias is not None, "the layer in front of the space has a bias"
+    weight, bias = (values.detach().double().flatten(1).cpu().numpy() for values in (layer.weight, layer.bias[:, None]))
+    offset = features.mean(axis=0) - matrix @ features.mean(axis=0)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(matrix @ weight).view_as(layer.weight))
-        if layer.bias is not None:
-            layer.bias.copy_(torch.from_numpy(matrix @ bias + offset))
+        layer.bias.copy_(torch.from_numpy(matrix @ bias[:, 0] + offset))
     log.info("%d of %d directions of the learned space told the sources, and were taken out", removed, len(matrix))
 
 
@@ -71,10 +72,8 @@ def eraser(features: FloatArray, table: pd.DataFrame, labels: npt.NDArray[np.flo
     groups = [f"{seen} {row.tobytes().hex()}" for seen, row in zip(view, known, strict=True)]
     present = (known == 1).any(axis=1)
     kinds = [f"{source} {seen} {found}" for source, seen, found in zip(table["source"], view, present, strict=True)]
-    features, sources = (
-        _within(features, groups),
-        _within(pd.get_dummies(pd.Series(kinds)).to_numpy(dtype=np.float64), groups),
-    )
+    sources = _within(pd.get_dummies(pd.Series(kinds)).to_numpy(dtype=np.float64), groups)
+    features = _within(features, groups)
     variances, axes = np.linalg.eigh(features.T @ features / len(features))
     kept = variances > _SMALLEST * variances.max()
     spread, axes = np.sqrt(variances[kept]), axes[:, kept]
@@ -89,16 +88,3 @@ def eraser(features: FloatArray, table: pd.DataFrame, labels: npt.NDArray[np.flo
 def _within(values: FloatArray, groups: list[str]) -> FloatArray:
     """Values less the means of their groups."""
     return values - pd.DataFrame(values).groupby(groups).transform("mean").to_numpy()
-
-
-def _image_features(model: StudyModel, arrays: StudyArrays, rows: npt.NDArray[np.int64]) -> FloatArray:
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    found = []
-    with torch.inference_mode():
-        for inputs in plain_batches(arrays, rows):
-            features = model(inputs.to(device)).image_features
-            assert features is not None, "the model has an image encoder"
-            found.append(features.double().cpu().numpy())
-    model.train(was_training)
-    return np.concatenate(found)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
-
 from medsd.errors import SettingsError
 from medsd.networks.freezing import FreezableEncoder
 from medsd.networks.fusion import StudyModel
@@ -19,12 +17,7 @@ def encoders(model: StudyModel) -> list[FreezableEncoder]:
 
 
 def freeze(model: StudyModel, settings: StageSettings, stage: str) -> None:
-    """Hold fixed what the stage holds fixed; its batch normalisation keeps its statistics, its dropout is off.
-
-    Args:
-        model: changed in place.
-        settings: of the stage.
-        stage: its name, for the message.
+    """Freeze what the stage, `stage` by name, holds fixed: also its batch statistics, and its dropout is off.
 
     Raises:
         SettingsError: more blocks than the backbone has.
@@ -46,27 +39,16 @@ def parameter_groups(model: StudyModel, settings: StageSettings) -> Iterator[dic
     """Encoders and new layers apart, each with its own learning rate; no decay on biases and normalisation.
 
     With `layer_decay` d, the rate of an encoder's last block is d times that of the encoders, that of the block before
-    it d², and so on (Clark et al., ICLR 2020; Bao et al., ICLR 2022). What is frozen is in no group.
+    it d², and so on (Clark et al., ICLR 2020; Bao et al., ICLR 2022). Frozen parameters are in no group.
     """
-    depths = _depths(model, settings.layer_decay)
-    order: list[int | None] = [*sorted(set(depths.values()), reverse=True), None]  # None: the new layers
-    learning = [p for p in model.parameters() if p.requires_grad]
-    for depth in order:
-        scale = 1.0 if depth is None else settings.encoder_learning_rate_scale * settings.layer_decay**depth
-        for decayed in (True, False):
-            chosen = [p for p in learning if depths.get(id(p)) == depth and (p.ndim > 1) == decayed]
-            rate = settings.learning_rate * scale
-            group: dict[str, Any] = {"params": chosen, "lr": rate, "base_lr": rate}
-            if not decayed:
-                group["weight_decay"] = 0.0
-            yield group
-
-
-def _depths(model: nn.Module, decay: float) -> dict[int, int]:
-    """By the id of each parameter of an encoder, the power of `decay` in its rate; 0 for all where nothing decays."""
-    assert isinstance(model, StudyModel)
-    found: dict[int, int] = {}
+    depths: dict[int, int] = {}  # by the id of an encoder's parameter, the power of d
     for encoder in encoders(model):
-        depths = encoder.depths()
-        found |= depths if decay < 1 else dict.fromkeys(depths, 0)
-    return found
+        found = encoder.depths()
+        depths |= found if settings.layer_decay < 1 else dict.fromkeys(found, 0)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    for depth in [*sorted(set(depths.values()), reverse=True), None]:  # None: the new layers
+        scale = 1.0 if depth is None else settings.encoder_learning_rate_scale * settings.layer_decay**depth
+        rate = settings.learning_rate * scale
+        for decay in ({}, {"weight_decay": 0.0}):
+            chosen = [p for p in learning if depths.get(id(p)) == depth and (p.ndim > 1) == (not decay)]
+            yield {"params": chosen, "lr": rate, "base_lr": rate, **decay}

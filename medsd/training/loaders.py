@@ -1,6 +1,6 @@
 """Studies as arrays, and batches of them.
 
-`medsd prepare` decodes each film once to uint8 model pixels, kept as a memory-mapped file; notes become token ids once.
+`medsd prepare` decodes each image once to uint8 model pixels in a memory-mapped file, and turns notes into token ids.
 Batches name their samples by (epoch, row), so that workers hold no state and an epoch can be drawn again exactly.
 """
 
@@ -15,9 +15,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from medsd.networks.fusion import Inputs
+from medsd.findings import FindingSet
+from medsd.networks.fusion import StudyInputs
 from medsd.settings import AugmentSettings
 from medsd.training.augment import Augmentation, sample_seed
+
+Rows = npt.NDArray[np.int64]
+SENTENCE_FORMS = (
+    "{}",
+    "{}.",
+    "large {}",
+    "small {}",
+    "known {}",
+    "follow-up of {}",
+    "with {}",
+    "{} on the right",
+    "{} on the left",
+)
 
 
 @dataclass(frozen=True)
@@ -28,15 +42,23 @@ class Sentences:
     mask: tuple[npt.NDArray[np.integer], ...]
 
 
+def sentences_of(findings: FindingSet) -> list[tuple[str, ...]]:
+    """By finding, sentences with which a reader might search: title and synonyms in all forms, the title first."""
+    return [
+        tuple(form.format(word.lower()) for word in (finding.title, *finding.synonyms) for form in SENTENCE_FORMS)
+        for finding in findings.findings
+    ]
+
+
 @dataclass(frozen=True)
 class StudyArrays:
     """All studies of a run.
 
     Attributes:
         pixels: uint8 (N, S, S), zeros where `has_image` is False; None for a model of notes alone.
+        labels: float32 (N, F), 1, 0 or NaN.
         has_image, has_note: bool (N,).
         note_ids, note_mask: integers (N, L) of any width, or None without a note encoder; batches have int64.
-        labels: float32 (N, F), 1, 0 or NaN.
         sentences: that name the findings, where images and notes are contrasted and names are not masked.
     """
 
@@ -51,6 +73,13 @@ class StudyArrays:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def inputs(self, rows: Rows, pixels: Tensor | None, has_image: Tensor, has_note: Tensor) -> StudyInputs:
+        """`pixels` with the notes of `rows`, as the model reads them; `has_image` and `has_note` float32 (B,)."""
+        if self.note_ids is None or self.note_mask is None:
+            return StudyInputs(pixels)
+        ids, mask = (torch.from_numpy(values[rows].astype(np.int64)) for values in (self.note_ids, self.note_mask))
+        return StudyInputs(pixels, has_image=has_image, note_ids=ids, note_mask=mask, has_note=has_note)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -62,7 +91,7 @@ class Batch:
         rows: int64 (B,) rows of the manifest.
     """
 
-    inputs: Inputs
+    inputs: StudyInputs
     labels: Tensor
     rows: Tensor
 
@@ -79,7 +108,7 @@ class Share:
     rank: int = 0
     world: int = 1
 
-    def of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def of(self, rows: Rows) -> Rows:
         """The share of some rows."""
         return np.array_split(rows, self.world)[self.rank]
 
@@ -93,30 +122,26 @@ class _Batches(Dataset[Batch]):
         self.arrays, self.views, self.modality_dropout, self.seed = arrays, views, modality_dropout, seed
         self.augmentation = None if arrays.pixels is None else Augmentation(augment, arrays.pixels.shape[1])
 
-    def __getitem__(self, key: tuple[int, npt.NDArray[np.int64]]) -> Batch:
+    def __getitem__(self, key: tuple[int, Rows]) -> Batch:
         epoch, rows = key
         seeds = [sample_seed(self.seed, epoch, int(row), view) for view in range(self.views) for row in rows]
-        arrays, samples = self.arrays, np.tile(rows, self.views)  # view after view
+        samples = np.tile(rows, self.views)  # view after view
         kept = torch.tensor([self._keep(row, seed) for row, seed in zip(samples, seeds, strict=True)]).float()
         pixels = self._pixels(rows, seeds)
         if pixels is not None:
             pixels.mul_(kept[:, 0, None, None, None])
-        labels, numbers = torch.from_numpy(arrays.labels[samples]), torch.from_numpy(rows)
-        if arrays.note_ids is None or arrays.note_mask is None:
-            return Batch(Inputs(pixels), labels, numbers)
-        ids, mask = _tokens(arrays.note_ids[samples]), _tokens(arrays.note_mask[samples])
-        inputs = Inputs(pixels, has_image=kept[:, 0], note_ids=ids, note_mask=mask, has_note=kept[:, 1])
-        return Batch(inputs, labels, numbers)
+        inputs = self.arrays.inputs(samples, pixels, *kept.T)
+        return Batch(inputs, torch.from_numpy(self.arrays.labels[samples]), torch.from_numpy(rows))
 
-    def _pixels(self, rows: npt.NDArray[np.int64], seeds: list[int]) -> Tensor | None:
+    def _pixels(self, rows: Rows, seeds: list[int]) -> Tensor | None:
         """(V·B, 1, S, S) augmented, view after view."""
         pixels = self.arrays.pixels
         if pixels is None or self.augmentation is None:
             return None
         # Rows of a file are read in their order, each once, and spread afterwards.
-        films = np.empty((len(rows), *pixels.shape[1:]), np.uint8)
-        films[np.argsort(rows, kind="stable")] = pixels[np.sort(rows)]
-        return self.augmentation(np.tile(films, (self.views, 1, 1)), seeds)
+        images = np.empty((len(rows), *pixels.shape[1:]), np.uint8)
+        images[np.argsort(rows, kind="stable")] = pixels[np.sort(rows)]
+        return self.augmentation(np.tile(images, (self.views, 1, 1)), seeds)
 
     def _keep(self, row: int, seed: int) -> tuple[bool, bool]:
         """Which of image and note this view keeps; a study never loses its only modality."""
@@ -127,18 +152,20 @@ class _Batches(Dataset[Batch]):
         return draw >= 0.5 or draw >= 1.0, not 0.5 <= draw < 1.0
 
 
-class _EpochSampler(Sampler[tuple[int, npt.NDArray[np.int64]]]):
-    """Shuffled batches as (epoch, rows), from the batch `start` on; both are set before each pass. The rest of an epoch
-    that fills no batch is dropped, so that no batch is too small for contrast; shuffling gives everybody a turn."""
+class _EpochSampler(Sampler[tuple[int, Rows]]):
+    """Shuffled batches as (epoch, rows), from the batch `start` on; both are set before each pass.
 
-    def __init__(self, rows: npt.NDArray[np.int64], batch_size: int, seed: int, share: Share) -> None:
+    The rest of an epoch that fills no batch is dropped, so that no batch is too small for contrast.
+    """
+
+    def __init__(self, rows: Rows, batch_size: int, seed: int, share: Share) -> None:
         self.rows, self.batch_size, self.seed, self.share = rows, min(batch_size, len(rows)), seed, share
         self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
         return len(self.rows) // self.batch_size
 
-    def __iter__(self) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    def __iter__(self) -> Iterator[tuple[int, Rows]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
         for start in range(self.start * self.batch_size, len(self) * self.batch_size, self.batch_size):
             yield self.epoch, self.share.of(order[start : start + self.batch_size])
@@ -151,16 +178,18 @@ class TrainingBatches:
         arrays: of all studies.
         rows: which of them to train on.
         batch_size: studies in a batch, over all processes.
-        views: pictures of each study in a batch.
+        views: of each study in a batch.
+        augment: of the images.
+        modality_dropout: chance that a study with both modalities loses one.
         seed: of this stage; decides order, augmentation and modality dropout.
         workers: loader processes; 0 works in the calling process. The batches do not depend on it.
-        share: which part of each batch this process takes; all of it by default.
+        share: the part of each batch that this process takes; all of it by default.
     """
 
     def __init__(
         self,
         arrays: StudyArrays,
-        rows: npt.NDArray[np.int64],
+        rows: Rows,
         *,
         batch_size: int,
         views: int,
@@ -193,30 +222,13 @@ class TrainingBatches:
 
 
 def plain_batches(
-    arrays: StudyArrays,
-    rows: npt.NDArray[np.int64],
-    batch_size: int = 32,
-    *,
-    use_image: bool = True,
-    use_note: bool = True,
-) -> Iterator[Inputs]:
+    arrays: StudyArrays, rows: Rows, batch_size: int = 32, *, use_image: bool = True, use_note: bool = True
+) -> Iterator[StudyInputs]:
     """The studies as they are, in order, for measuring; a modality can be withheld."""
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
         pixels = None
         if arrays.pixels is not None:
             pixels = torch.from_numpy(arrays.pixels[part].astype(np.float32) / 255.0).unsqueeze(1)
-        if arrays.note_ids is None or arrays.note_mask is None:
-            yield Inputs(pixels)
-            continue
-        yield Inputs(
-            pixels,
-            has_image=torch.from_numpy((arrays.has_image[part] & use_image).astype(np.float32)),
-            note_ids=_tokens(arrays.note_ids[part]),
-            note_mask=_tokens(arrays.note_mask[part]),
-            has_note=torch.from_numpy((arrays.has_note[part] & use_note).astype(np.float32)),
-        )
-
-
-def _tokens(values: npt.NDArray[np.integer]) -> Tensor:
-    return torch.from_numpy(values.astype(np.int64))
+        present = (arrays.has_image[part] & use_image, arrays.has_note[part] & use_note)
+        yield arrays.inputs(part, pixels, *(torch.from_numpy(each.astype(np.float32)) for each in present))

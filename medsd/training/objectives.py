@@ -1,7 +1,6 @@
-"""The classification term of fine-tuning: cross-entropy, asymmetric loss, focal loss; unknown labels count nothing.
+"""The classification term of fine-tuning: cross-entropy, asymmetric loss or focal loss over the known labels.
 
-`build_objective` makes the one that the settings name, with weights taken from the labels of the training studies. Each
-loss is a mean over the known labels of a batch, so that its scale does not depend on how many are known.
+Each loss is a mean over the known labels of a batch, so that its scale does not depend on how many are known.
 """
 
 from __future__ import annotations
@@ -14,27 +13,14 @@ import torch.nn.functional as F
 from monai.losses import FocalLoss
 from torch import Tensor
 
-from medsd.sd import inverse_frequency_weights
+from medsd.networks.fusion import StudyModel, StudyOutputs
 from medsd.settings import ObjectiveSettings
+from medsd.training.contrast import long_tail_weights
 from medsd.training.distributed import joint_mean
+from medsd.training.loaders import Batch
+from medsd.training.step import Loss
 
-# From logits (B, F), targets (B, F) in [0, 1] and positive weights (F,) to the loss of each label (B, F).
-_Each = Callable[[Tensor, Tensor, Tensor], Tensor]
 _SMALLEST = 1e-7  # distance of a probability from 0 and 1, where a power below 1 has no derivative
-
-
-def masked_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Binary cross-entropy over the known labels.
-
-    Args:
-        logits: (B, F).
-        labels: (B, F), 1, 0 or NaN; unknown labels count nothing.
-        smoothing: share by which the labels are drawn towards a half.
-
-    Returns:
-        (): mean over the known labels; 0 where none is known.
-    """
-    return Objective(ObjectiveSettings(), smoothing)(logits, labels)
 
 
 @dataclass(frozen=True)
@@ -43,9 +29,9 @@ class Objective:
 
     Attributes:
         settings: which loss, and its constants.
-        smoothing: share by which the labels are drawn towards a half.
-        positive_weights: (F,) what a positive counts against a negative; None: the same.
-        finding_weights: (F,) what each finding counts; None: the same.
+        smoothing: share by which the labels are moved towards one half.
+        positive_weights: (F,) weight of a positive relative to a negative; None for 1.
+        finding_weights: (F,) weight of each finding; None for 1.
 
     Example:
         >>> Objective(ObjectiveSettings(name="focal"))(torch.zeros(1, 2), torch.tensor([[1.0, torch.nan]]))
@@ -77,14 +63,19 @@ class Objective:
             )
             return target * positive * (1.0 if weights is None else weights) + (1 - target) * negative
         focal = FocalLoss(gamma=constants.gamma, alpha=constants.alpha, reduction="none")
-        each = focal(logits, target)
+        each: Tensor = focal(logits, target)
         return each if weights is None else each * (1 + target * (weights - 1))
+
+
+def masked_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Binary cross-entropy, the default `Objective`: mean over the known labels, 0 where none is known."""
+    return Objective(ObjectiveSettings(), smoothing)(logits, labels)
 
 
 def asymmetric_terms(
     logits: Tensor, gamma_positive: float, gamma_negative: float, margin: float
 ) -> tuple[Tensor, Tensor]:
-    """What a label costs as a positive and as a negative, by the asymmetric loss (Ridnik et al., ICCV 2021):
+    """The cost of a label as a positive and as a negative in the asymmetric loss (Ridnik et al., ICCV 2021):
 
         L₊ = −(1 − p)^γ₊ · log p,    L₋ = −p_m^γ₋ · log(1 − p_m),    p_m = max(p − m, 0)
 
@@ -105,18 +96,16 @@ def asymmetric_terms(
 
 
 def effective_number_weights(labels: Tensor, beta: float) -> Tensor:
-    """Weights of the positives against the negatives, by effective numbers (Cui et al., CVPR 2019):
+    """Weights of the positives relative to the negatives, by effective numbers (Cui et al., CVPR 2019):
 
-        E(n) = (1 − β^n) / (1 − β),    weight of a class of n samples ∝ 1 / E(n)
-
-    For each finding there are two classes, and the negatives are given weight 1: w = E(negatives) / E(positives).
+        E(n) = (1 − β^n) / (1 − β),    w = E(negatives) / E(positives) for each finding
 
     Args:
         labels: (N, F) of the training studies, 1, 0 or NaN.
-        beta: β in (0, 1); towards 1 the weight is the ratio of the counts, towards 0 it is 1.
+        beta: β in (0, 1); near 1 the weight is the ratio of the counts, near 0 it is 1.
 
     Returns:
-        float32 (F,); a class without samples is taken for one of a single sample.
+        float32 (F,); a class without samples counts as one sample.
     """
     positives, negatives = (labels > 0.5).sum(dim=0).clamp_min(1), (labels <= 0.5).sum(dim=0).clamp_min(1)
     base = torch.tensor(beta, dtype=torch.float64)
@@ -124,25 +113,42 @@ def effective_number_weights(labels: Tensor, beta: float) -> Tensor:
     return (effective[0] / effective[1]).float()
 
 
-def long_tail_weights(labels: Tensor, choice: str, power: float) -> Tensor | None:
-    """What each finding counts: (F,) with a mean of 1, None where the settings ask for none.
-
-    Args:
-        labels: (N, F) of the training studies.
-        choice: none or inverse_frequency.
-        power: of the inverse frequency.
-    """
-    return inverse_frequency_weights(labels, power) if choice == "inverse_frequency" else None
-
-
 def build_objective(settings: ObjectiveSettings, labels: Tensor, smoothing: float = 0.0) -> Objective:
-    """The objective of the settings.
-
-    Args:
-        settings: of fine-tuning.
-        labels: float32 (N, F) of the training studies, from which the weights are taken.
-        smoothing: of the labels.
-    """
+    """The objective of the settings, with weights from the labels float32 (N, F) of the training studies."""
     positive = effective_number_weights(labels, settings.beta) if settings.balance == "effective_number" else None
     findings = long_tail_weights(labels, settings.finding_weights, settings.finding_power)
     return Objective(settings, smoothing, positive, findings)
+
+
+def classify_and_keep(objective: Objective, sd_weight: float, keep: Loss) -> Loss:
+    """The classification term plus `sd_weight` times the contrast `keep`."""
+
+    def loss(model: StudyModel, outputs: StudyOutputs, batch: Batch) -> Tensor:
+        logits = outputs.logits.float()
+        total = objective(logits, batch.labels.to(logits.device))
+        return total + sd_weight * keep(model, outputs, batch) if sd_weight else total
+
+    return loss
+
+
+def with_each_modality(whole: Loss, objective: Callable[[Tensor, Tensor], Tensor], weight: float) -> Loss:
+    """`whole` plus `weight` times the mean of `objective` over image and note, each read alone.
+
+    Without effect for a model of one modality. It needs no further pass, because the classifier is linear.
+    """
+    if not weight:
+        return whole
+
+    def loss(model: StudyModel, outputs: StudyOutputs, batch: Batch) -> Tensor:
+        total, given = whole(model, outputs, batch), batch.inputs
+        if outputs.image_features is None or outputs.note_features is None:
+            return total
+        parts = ((outputs.image_features, given.has_image), (outputs.note_features, given.has_note))
+        for features, present in parts:
+            assert present is not None, "a model with both modalities is told which are there"
+            labels = batch.labels.to(features.device)
+            known = labels.masked_fill(present.to(features.device)[:, None] == 0, torch.nan)
+            total = total + weight / 2 * objective(model.classifier(model.dropout(features)).float(), known)
+        return total
+
+    return loss

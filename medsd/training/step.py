@@ -1,7 +1,7 @@
 """One step of training: the passes forward and back, whole or in parts, in the wanted precision, by all processes.
 
-`Step` leaves the new weights in the model and returns the loss. What it draws at random (dropout) is seeded by the
-stage's seed and the number of the step, so that no state of a generator has to be kept to go on after any of them.
+Random draws (dropout) are seeded by the stage's seed and the number of the step, so that training can go on after any
+step without the state of a generator.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,26 +19,26 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from medsd.errors import DataError, SettingsError
-from medsd.networks.fusion import Inputs, Outputs, StudyModel
+from medsd.networks.fusion import StudyInputs, StudyModel, StudyOutputs
 from medsd.sd.gather import world_size
 from medsd.settings import StageSettings
 from medsd.training.augment import sample_seed
 from medsd.training.distributed import average_gradients, this_share
 from medsd.training.loaders import Batch
 
-Loss = Callable[[StudyModel, Outputs, Batch], Tensor]
-# MONAI's parts that repeat, and hold most of what a pass keeps.
+Loss = Callable[[StudyModel, StudyOutputs, Batch], Tensor]
+# MONAI's modules that repeat, and hold most of what a pass keeps.
 _BLOCKS = ("MBConvBlock", "_DenseLayer", "ResNetBlock", "ResNetBottleneck", "TransformerBlock")
 _LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Step:
-    """Takes steps of a stage.
+class TrainingStep:
+    """Takes steps of a stage: updates the weights of the model and returns the loss.
 
-    With `settings.accumulate` = n the batch goes through the network in n parts, in about a n-th of the memory, yet the
-    loss sees the whole of it: features are computed without a graph, the loss gives their gradient, then each part is
-    computed again and takes its gradient back (gradient caching, Gao et al., RepL4NLP 2021). That costs a third more
-    time; only batch normalisation notices, for its statistics are those of a part.
+    With `settings.accumulate` = n the batch goes through the network in n parts, in about 1/n of the memory, while the
+    loss still sees all of it: features are computed without a graph, the loss gives their gradients, then each part is
+    computed again and receives its gradients (gradient caching, Gao et al., RepL4NLP 2021). That costs a third more
+    time. Only batch normalisation differs, for its statistics are those of a part.
 
     Args:
         name: of the stage, for messages.
@@ -49,6 +48,7 @@ class Step:
         settings: of the stage.
         precision: float32, bfloat16 or float16, of the network; losses are taken in float32.
         seed: of the stage.
+        learned: the part of the loss that has parameters; none by default.
     """
 
     def __init__(
@@ -60,23 +60,19 @@ class Step:
         settings: StageSettings,
         precision: str,
         seed: int,
+        learned: nn.Module | None = None,
     ) -> None:
-        self.name, self.model, self.loss, self.optimizer, self.settings, self.seed = (
-            name,
-            model,
-            loss,
-            optimizer,
-            settings,
-            seed,
-        )
+        self.name, self.model, self.loss, self.optimizer = name, model, loss, optimizer
+        self.settings, self.seed = settings, seed
         self.device = next(model.parameters()).device
         self.low = _low_precision(precision, self.device)
         # Gradients in float16 vanish unless they are scaled; the scaler finds the factor (Micikevicius et al. 2018).
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.low is torch.float16)
-        self._whole: nn.Module = _Whole(self)
+        self.whole = _ModelAndLoss(self, learned or nn.Module())
+        self._pass: nn.Module = self.whole
         if world_size() > 1 and settings.accumulate == 1:
             # Parameters without part in a loss (the classifier, in pretraining) are found anew in each step.
-            self._whole = DistributedDataParallel(self._whole, broadcast_buffers=False, find_unused_parameters=True)
+            self._pass = DistributedDataParallel(self.whole, broadcast_buffers=False, find_unused_parameters=True)
 
     def __call__(self, batch: Batch, number: int) -> float:
         """Take the step `number` of the stage, from 0; returns the loss.
@@ -101,7 +97,7 @@ class Step:
                 f"{batch.rows[:8].tolist()} …; lower training.{self.name}.learning_rate"
             )
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+        nn.utils.clip_grad_norm_(self.whole.parameters(), self.settings.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return value
@@ -110,14 +106,14 @@ class Step:
         inputs = batch.inputs.to(self.device)
         if self.settings.accumulate > 1:
             loss = self._in_parts(inputs, batch, number)
-            average_gradients(self.model)
+            average_gradients(self.whole)
             return loss
         self._seed(number)
-        loss = self._whole(inputs, batch)
+        loss = self._pass(inputs, batch)
         self.scaler.scale(loss).backward()
         return float(loss.detach())
 
-    def _in_parts(self, inputs: Inputs, batch: Batch, number: int) -> float:
+    def _in_parts(self, inputs: StudyInputs, batch: Batch, number: int) -> float:
         parts = _parts(inputs, self.settings.accumulate)
         with torch.no_grad(), unchanged_statistics(self.model):
             pieces = [self._outputs(part, number, place) for place, part in enumerate(parts)]
@@ -133,12 +129,12 @@ class Step:
             start = end
         return float(loss.detach())
 
-    def _outputs(self, inputs: Inputs, number: int, place: int) -> Outputs:
+    def _outputs(self, inputs: StudyInputs, number: int, place: int) -> StudyOutputs:
         self._seed(number, place)
         with self.lower():
             return self.model(inputs)
 
-    def lower(self) -> Any:
+    def lower(self) -> AbstractContextManager[object]:
         """The context in which the network computes."""
         return nullcontext() if self.low is None else torch.autocast(self.device.type, self.low)
 
@@ -146,41 +142,39 @@ class Step:
         torch.manual_seed(sample_seed(self.seed, number, this_share().rank, place))
 
 
-class _Whole(nn.Module):
-    """Network and loss as one module, which is what DistributedDataParallel wants to see."""
+class _ModelAndLoss(nn.Module):
+    """Network and loss as one module, as DistributedDataParallel needs them."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: TrainingStep, learned: nn.Module) -> None:
         super().__init__()
-        self.model, self._loss, self._lower = step.model, step.loss, step.lower
+        self.model, self.learned = step.model, learned
+        self._step = step
 
-    def forward(self, inputs: Inputs, batch: Batch) -> Tensor:
-        with self._lower():
+    def forward(self, inputs: StudyInputs, batch: Batch) -> Tensor:
+        with self._step.lower():
             outputs = self.model(inputs)
-        return self._loss(self.model, outputs, batch)
+        return self._step.loss(self.model, outputs, batch)
 
 
 @contextmanager
 def unchanged_statistics(module: nn.Module) -> Iterator[None]:
-    """Passes in here leave the running statistics of batch normalisation as they are: another pass counts them."""
+    """Passes in here leave the running statistics of batch normalisation unchanged, for another pass counts them."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [
-        (norm.momentum, None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone())
-        for norm in norms
-    ]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum = momentum
-            if norm.num_batches_tracked is not None and count is not None:
-                norm.num_batches_tracked.copy_(count)
+        for norm, momentum, count in before:
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 @contextmanager
 def recomputed_activations(model: StudyModel) -> Iterator[None]:
-    """Keep only what enters each block of the image encoder, and compute the rest again in the pass back.
+    """Keep only the input of each block of the image encoder, and compute the rest again in the pass back.
 
     Dropout draws the same again, and the running statistics of batch normalisation count a pass once, so the numbers
     are those of training without it (Chen et al. 2016, arXiv 1604.06174).
@@ -199,45 +193,38 @@ def recomputed_activations(model: StudyModel) -> Iterator[None]:
 def _computed_again(block: nn.Module, forward: Callable[..., Tensor], inputs: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return forward(inputs)
-    contexts = partial(_first_and_second, block)
-    result: Tensor = checkpoint(forward, inputs, use_reentrant=False, context_fn=contexts)
+    result: Tensor = checkpoint(
+        forward, inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), unchanged_statistics(block))
+    )
     return result
 
 
-def _first_and_second(block: nn.Module) -> tuple[Any, Any]:
-    return nullcontext(), unchanged_statistics(block)
-
-
 def _low_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """The lower precision of the network, where the device can do it.
+    """The lower precision of the network.
 
     Raises:
-        SettingsError: it cannot.
+        SettingsError: the device does not have it.
     """
     if precision == "float16" and device.type != "cuda":
         raise SettingsError("training.precision is 'float16', which needs a GPU; use 'bfloat16' or 'float32' on a CPU")
-    if (
-        precision == "bfloat16"
-        and device.type == "cuda"
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
+    on_gpu = precision == "bfloat16" and device.type == "cuda"
+    if on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise SettingsError("training.precision is 'bfloat16', which this GPU does not have; use 'float16'")
     return _LOW.get(precision)
 
 
-def _parts(inputs: Inputs, count: int) -> list[Inputs]:
+def _parts(inputs: StudyInputs, count: int) -> list[StudyInputs]:
     """A batch in `count` parts, or fewer where it is small."""
     columns = [[(name, part) for part in value.chunk(count)] for name, value in _tensors(inputs)]
     return [dataclasses.replace(inputs, **dict(part)) for part in zip(*columns, strict=True)]
 
 
-def _joined(pieces: list[Outputs]) -> Outputs:
+def _joined(pieces: list[StudyOutputs]) -> StudyOutputs:
     """Outputs of the parts as those of the batch, leaves that take a gradient."""
     names = [name for name, _ in _tensors(pieces[0])]
     whole = {name: torch.cat([getattr(piece, name) for piece in pieces]).requires_grad_() for name in names}
     return dataclasses.replace(pieces[0], **whole)
 
 
-def _tensors(record: Inputs | Outputs) -> list[tuple[str, Tensor]]:
-    values = [(field.name, getattr(record, field.name)) for field in dataclasses.fields(record)]
-    return [(name, value) for name, value in values if isinstance(value, Tensor)]
+def _tensors(record: StudyInputs | StudyOutputs) -> list[tuple[str, Tensor]]:
+    return [(name, value) for name, value in vars(record).items() if isinstance(value, Tensor)]

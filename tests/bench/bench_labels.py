@@ -30,7 +30,7 @@ from medsd.experiments.compare.statistics import Comparison, compare_paired, see
 from medsd.labelling.suggest import Pool, Weights, suggest
 from medsd.metrics.intervals import Interval, Resamples, bootstrap, weighted_auroc
 from medsd.metrics.metrics import auroc, enough, macro
-from medsd.training.pseudo_labels import fixed_labels, pseudo_labelled
+from medsd.training.pseudo_labels import pseudo_labelled
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -199,7 +199,9 @@ def _rules(names: Sequence[str]) -> dict[str, Rule]:
         return lambda probs, known: pseudo_labelled(probs, known, positive=positive, negative=negative)
 
     def fixed(present: float, absent: float) -> Rule:
-        return lambda probs, known: fixed_labels(probs, known, present=present, absent=absent)
+        return lambda probs, known: np.select(
+            [~np.isnan(known), probs >= present, probs <= absent], [known, 1, 0], np.nan
+        )
 
     return {name: cap(*CAP[name]) if name in CAP else fixed(*FIXED[name]) for name in names}
 

@@ -181,9 +181,9 @@ def plain_loop(paths: list[Path], bundle: layout.Bundle) -> Measured:
         film = torch.from_numpy(stored)[None, None] / 4095.0
         small = torch.nn.functional.interpolate(film, (side, side), mode="bilinear", antialias=True)
         with torch.inference_mode():
-            from medsd.networks.fusion import Inputs
+            from medsd.networks.fusion import StudyInputs
 
-            return torch.sigmoid(model(Inputs(small)).logits)  # type: ignore[operator]
+            return torch.sigmoid(model(StudyInputs(small)).logits)  # type: ignore[operator]
 
     read(paths[0])
     cost, begun = time.process_time(), time.perf_counter()

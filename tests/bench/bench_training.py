@@ -19,16 +19,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ignite.engine import Engine
 from tokenizers import Tokenizer
 from torch import nn
 from torch.optim import AdamW
 
 from medsd.networks.fusion import StudyModel
 from medsd.settings import Settings, load_settings
-from medsd.training.engine import Loss, Stage, keep_freed_memory
+from medsd.training.contrast import Contrast
+from medsd.training.engine import Stage, keep_freed_memory
 from medsd.training.loaders import Batch, StudyArrays
-from medsd.training.pretrain import contrast, stage_batches
+from medsd.training.stages import stage_batches
+from medsd.training.step import Loss
 
 ROOT = Path(__file__).parents[2]
 WARM = 2  # steps that are not counted
@@ -63,8 +64,8 @@ def new_model(settings: Settings) -> StudyModel:
 class Timed(Stage):
     """Notes when each step ends."""
 
-    def _step(self, engine: Engine, batch: Batch) -> float:
-        value = super()._step(engine, batch)
+    def _step(self, batch: Batch, number: int) -> float:
+        value = super()._step(batch, number)
         self.ends = [*getattr(self, "ends", []), time.perf_counter()]
         return value
 
@@ -96,7 +97,7 @@ def throughput(rounds: int, steps: int) -> None:
     settings = phantom_settings()
     stage = settings.training.pretrain
     arrays = made_up(settings, stage.batch_size * steps)
-    loss = contrast(settings.loss, arrays.labels)
+    loss = Contrast(settings.loss, arrays.labels)
     ready = list(stage_batches(settings, stage, arrays, np.arange(len(arrays)), views=2, seed=0))
     pairs = [(bare_seconds(settings, ready, loss), staged_seconds(settings, arrays, loss)) for _ in range(rounds)]
     bare, staged = (statistics.median(column) for column in zip(*pairs, strict=True))
@@ -119,7 +120,7 @@ def print_own_step(overrides: Sequence[str]) -> None:
     """Peak of the resident set over a step in MB, and its seconds, in this process."""
     settings = phantom_settings("network.note=null", "loss.cross_modal_weight=0", *overrides)
     arrays = made_up(settings, settings.training.pretrain.batch_size * 3)
-    seconds = staged_seconds(settings, arrays, contrast(settings.loss, arrays.labels))
+    seconds = staged_seconds(settings, arrays, Contrast(settings.loss, arrays.labels))
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     print(int(peak.split()[1]) / 1024, seconds)
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from medsd.errors import SettingsError
-from medsd.networks.fusion import Inputs, StudyModel
+from medsd.networks.fusion import StudyInputs, StudyModel
 from medsd.networks.image import image_encoder
 from medsd.networks.note import note_tokenizer
 from medsd.settings import ImageSettings, NetworkSettings, NoteSettings
@@ -32,9 +32,9 @@ def fused(tokenizer: Tokenizer) -> StudyModel:
     return StudyModel(settings, 5, SIZE, tokenizer).eval()
 
 
-def _inputs(image: tuple[float, ...] = (1, 1, 1), note: tuple[float, ...] = (1, 1, 1)) -> Inputs:
+def _inputs(image: tuple[float, ...] = (1, 1, 1), note: tuple[float, ...] = (1, 1, 1)) -> StudyInputs:
     generator = torch.Generator().manual_seed(1)
-    return Inputs(
+    return StudyInputs(
         torch.rand(3, 1, SIZE, SIZE, generator=generator),
         torch.tensor(image, dtype=torch.float32),
         torch.randint(4, 20, (3, 12), generator=generator),
@@ -47,7 +47,7 @@ def _inputs(image: tuple[float, ...] = (1, 1, 1), note: tuple[float, ...] = (1, 
 def test_every_backbone_gives_evidence_that_averages_to_the_logit(backbone: str) -> None:
     torch.manual_seed(0)
     model = StudyModel(NetworkSettings(image=ImageSettings(backbone=backbone), embedding=16), 5, SIZE).eval()
-    outputs = model(Inputs(torch.rand(2, 1, SIZE, SIZE)))
+    outputs = model(StudyInputs(torch.rand(2, 1, SIZE, SIZE)))
     assert outputs.evidence.shape == (2, 5, SIZE // 32, SIZE // 32)
     torch.testing.assert_close(outputs.evidence.mean(dim=(2, 3)) + model.classifier.bias, outputs.logits)
     torch.testing.assert_close(outputs.embedding.norm(dim=1), torch.ones(2))
@@ -108,7 +108,7 @@ def test_the_vocabulary_is_the_same_each_time_and_holds_no_rare_word(tokenizer: 
 def test_a_model_of_notes_alone_takes_no_pixels_and_has_no_evidence(tokenizer: Tokenizer) -> None:
     model = StudyModel(NetworkSettings(image=None, note=NOTE, embedding=16), 5, SIZE, tokenizer).eval()
     given = _inputs()
-    outputs = model(Inputs(None, note_ids=given.note_ids, note_mask=given.note_mask))
+    outputs = model(StudyInputs(None, note_ids=given.note_ids, note_mask=given.note_mask))
     assert outputs.logits.shape == (3, 5) and outputs.evidence is None and model.image is None
     torch.testing.assert_close(outputs.embedding.norm(dim=1), torch.ones(3))
 

@@ -13,7 +13,7 @@ from torch import nn
 from medsd.calibration.types import PlattCalibration
 from medsd.export.onnx import ServingModel, export_onnx, output_names
 from medsd.findings import finding_set
-from medsd.networks.fusion import Inputs, StudyModel
+from medsd.networks.fusion import StudyInputs, StudyModel
 from medsd.networks.image import ImageEncoder, image_encoder
 from medsd.settings import ImageSettings, NetworkSettings
 from medsd.settings.network import Backbone
@@ -56,7 +56,7 @@ def test_any_multiple_of_32_is_a_size(backbone: str, size: int) -> None:
 def test_evidence_of_every_kind_averages_to_the_logit(backbone: str) -> None:
     torch.manual_seed(0)
     model = StudyModel(NetworkSettings(image=ImageSettings(backbone=backbone), embedding=16), 5, SIZE).eval()
-    outputs = model(Inputs(torch.rand(2, 1, SIZE, SIZE)))
+    outputs = model(StudyInputs(torch.rand(2, 1, SIZE, SIZE)))
     torch.testing.assert_close(outputs.evidence.mean(dim=(2, 3)) + model.classifier.bias, outputs.logits)
 
 

@@ -12,8 +12,7 @@ import torch
 from medsd.calibration.types import PlattCalibration
 from medsd.export.onnx import ServingModel
 from medsd.findings import finding_set
-from medsd.networks.evidence import EvidenceHead
-from medsd.networks.fusion import StudyModel
+from medsd.networks.fusion import EvidenceHead, StudyModel
 from medsd.pipeline.evidence import evidence_maps, grad_cam_maps, judge_evidence
 from medsd.pipeline.evidence_head import average_evidence, fit_evidence_head
 from medsd.settings import ImageSettings, NetworkSettings, Settings, load_settings

@@ -11,8 +11,7 @@ import torch
 
 from medsd.errors import DataError
 from medsd.evaluation.evidence import SIDE
-from medsd.networks.evidence import EvidenceHead
-from medsd.networks.fusion import StudyModel
+from medsd.networks.fusion import EvidenceHead, StudyModel
 from medsd.pipeline.evidence_head import (
     FEW,
     BoxedRegions,

@@ -11,16 +11,14 @@ from safetensors.numpy import load_file
 from medsd.errors import SettingsError
 from medsd.evaluation.modalities import MODALITIES, ModalityReport
 from medsd.findings import finding_set
-from medsd.networks.fusion import Inputs, Outputs, StudyModel
+from medsd.networks.fusion import StudyInputs, StudyModel, StudyOutputs
 from medsd.networks.note import note_tokenizer
 from medsd.pipeline.run import run_steps
 from medsd.sd import SDLoss
 from medsd.sd.crossmodal import CrossModalLoss
 from medsd.settings import NetworkSettings, NoteSettings
-from medsd.training.across import with_each_modality
-from medsd.training.loaders import Batch
-from medsd.training.objectives import masked_cross_entropy
-from medsd.training.sentences import FORMS, sentences_of
+from medsd.training.loaders import SENTENCE_FORMS, Batch, sentences_of
+from medsd.training.objectives import masked_cross_entropy, with_each_modality
 from tests.runs import small_settings
 
 NOTE = NoteSettings(layers=1, hidden=16, max_tokens=12, vocabulary_size=100)
@@ -32,7 +30,8 @@ def test_the_plain_title_is_the_first_sentence_of_a_finding() -> None:
     sentences = sentences_of(findings)
     assert [each[0] for each in sentences] == [finding.title.lower() for finding in findings.findings]
     assert all(
-        len(each) == len(FORMS) * (1 + len(f.synonyms)) for each, f in zip(sentences, findings.findings, strict=True)
+        len(each) == len(SENTENCE_FORMS) * (1 + len(f.synonyms))
+        for each, f in zip(sentences, findings.findings, strict=True)
     )
 
 
@@ -73,8 +72,8 @@ def test_each_modality_read_alone_is_trained_where_it_is_there() -> None:
     ).eval()
     image, note = torch.randn(4, 16), torch.randn(4, 16)
     labels, has_image = torch.ones(4, 3), torch.tensor([1.0, 1.0, 0.0, 0.0])
-    outputs = Outputs(torch.zeros(4, 3), image, None, image, note)
-    batch = Batch(Inputs(None, has_image=has_image, has_note=torch.ones(4)), labels, torch.arange(4))
+    outputs = StudyOutputs(torch.zeros(4, 3), image, None, image, note)
+    batch = Batch(StudyInputs(None, has_image=has_image, has_note=torch.ones(4)), labels, torch.arange(4))
     whole = lambda model, outputs, batch: torch.tensor(0.0)  # noqa: E731
     loss = with_each_modality(whole, masked_cross_entropy, 2.0)(model, outputs, batch)
     expected = masked_cross_entropy(model.classifier(image[:2]), labels[:2]) + masked_cross_entropy(

@@ -14,10 +14,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from ignite.engine import Engine
 from torch import Tensor, nn
 
-from medsd.networks.fusion import Inputs, Outputs, StudyModel
+from medsd.networks.fusion import StudyInputs, StudyModel, StudyOutputs
 from medsd.settings import (
     AugmentSettings,
     ImageSettings,
@@ -28,12 +27,11 @@ from medsd.settings import (
     TrainingSettings,
     save_settings,
 )
+from medsd.training.contrast import Contrast
 from medsd.training.distributed import JointBatchNorm, as_the_first, average_gradients, joint_mean, this_share
 from medsd.training.engine import Stage
-from medsd.training.finetune import classify_and_keep
 from medsd.training.loaders import Batch, StudyArrays, TrainingBatches
-from medsd.training.objectives import Objective
-from medsd.training.pretrain import contrast
+from medsd.training.objectives import Objective, classify_and_keep
 from tests.runs import small_settings
 
 STUDIES, SIZE, BATCH, EPOCHS = 40, 32, 10, 5  # 20 steps
@@ -43,7 +41,7 @@ STAGE = {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": 1e-3, "sd_weigh
 class Exact(StudyModel):
     """Computes in double precision, so that the order of sums tips no ReLU and no sign of a vanishing gradient."""
 
-    def forward(self, inputs: Inputs) -> Outputs:
+    def forward(self, inputs: StudyInputs) -> StudyOutputs:
         return super().forward(replace(inputs, pixels=inputs.pixels.double()))
 
     def project(self, features: Tensor) -> Tensor:
@@ -53,8 +51,8 @@ class Exact(StudyModel):
 class Recorded(Stage):
     """Keeps the loss of each step."""
 
-    def _step(self, engine: Engine, batch: Batch) -> float:
-        value = super()._step(engine, batch)
+    def _step(self, batch: Batch, number: int) -> float:
+        value = super()._step(batch, number)
         self.losses = [*getattr(self, "losses", []), value]
         return value
 
@@ -80,7 +78,7 @@ def train(folder: Path, accumulate: int) -> dict[str, torch.Tensor]:
         seed=3,
         share=this_share(),
     )
-    loss = classify_and_keep(Objective(ObjectiveSettings()), settings.sd_weight, contrast(LossSettings(), labels))
+    loss = classify_and_keep(Objective(ObjectiveSettings()), settings.sd_weight, Contrast(LossSettings(), labels))
     stage = Recorded("finetune", model, loss, batches, settings, TrainingSettings(device="cpu"), folder, seed=3)
     stage.run()
     return {"losses": torch.tensor(stage.losses), **stage.model.state_dict()}

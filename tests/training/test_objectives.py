@@ -15,7 +15,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from medsd.errors import SettingsError
-from medsd.networks.fusion import Inputs, Outputs, StudyModel
+from medsd.networks.fusion import StudyInputs, StudyModel, StudyOutputs
 from medsd.sd import LOSSES, SDLoss, inverse_frequency_weights
 from medsd.settings import (
     FinetuneSettings,
@@ -26,18 +26,17 @@ from medsd.settings import (
     Settings,
     StageSettings,
 )
-from medsd.training import finetune as finetuning
-from medsd.training.finetune import finetune
+from medsd.training import stages
+from medsd.training.contrast import Contrast, long_tail_weights
 from medsd.training.layers import freeze, parameter_groups
 from medsd.training.loaders import Batch, StudyArrays
 from medsd.training.objectives import (
     Objective,
     build_objective,
     effective_number_weights,
-    long_tail_weights,
     masked_cross_entropy,
 )
-from medsd.training.pretrain import contrast
+from medsd.training.stages import finetune
 from tests.runs import small_settings
 
 NAN = float("nan")
@@ -161,14 +160,14 @@ def test_the_sd_term_takes_the_weights_of_the_findings() -> None:
     model, rng = _model(), torch.Generator().manual_seed(0)
     labels = (torch.rand(COUNT, FINDINGS, generator=rng) < torch.tensor([0.8, 0.5, 0.1])).float()
     features = torch.rand(COUNT, 16, generator=rng)
-    outputs = Outputs(torch.zeros(COUNT, FINDINGS), features, torch.zeros(COUNT, FINDINGS, 1, 1))
-    batch = Batch(Inputs(torch.zeros(COUNT, 1, 1, 1)), labels, torch.arange(COUNT))
+    outputs = StudyOutputs(torch.zeros(COUNT, FINDINGS), features, torch.zeros(COUNT, FINDINGS, 1, 1))
+    batch = Batch(StudyInputs(torch.zeros(COUNT, 1, 1, 1)), labels, torch.arange(COUNT))
     settings = LossSettings(finding_weights="inverse_frequency", finding_power=1.0)
-    found = contrast(settings, labels.numpy())(model, outputs, batch)
+    found = Contrast(settings, labels.numpy())(model, outputs, batch)
     weights = inverse_frequency_weights(labels)
     projected = model.project(features)
     torch.testing.assert_close(found, SDLoss(finding_weights=weights)(projected, labels))
-    plain = contrast(LossSettings(), labels.numpy())(model, outputs, batch)
+    plain = Contrast(LossSettings(), labels.numpy())(model, outputs, batch)
     torch.testing.assert_close(plain, SDLoss()(projected, labels))
     assert abs(plain - found) > 1e-4
     assert long_tail_weights(labels, "none", 1.0) is None
@@ -247,7 +246,7 @@ def test_joint_training_sees_two_views_of_each_study(
         def run(self) -> None:
             return None
 
-    monkeypatch.setattr(finetuning, "Stage", Recorded)
+    monkeypatch.setattr(stages, "Stage", Recorded)
     rows = np.arange(COUNT)
     finetune(_settings(tmp_path, views=views, sd_weight=1.0), _model(), _arrays(), rows, rows, tmp_path)
     assert [len(batch.inputs.pixels) for batch in seen] == [8 * views] * 3
@@ -274,12 +273,12 @@ def test_a_network_that_ran_away_is_still_validated(tmp_path: Path, monkeypatch:
     # On some processors six steps at a high rate end with logits beyond 88, whose exponential single precision lacks.
     arrays, rows = _arrays(), np.arange(COUNT)
     logits = np.float32(200) * (2 * np.nan_to_num(arrays.labels) - 1)
-    monkeypatch.setattr(finetuning, "read_studies", lambda *_: (logits, np.zeros((COUNT, 16), np.float32)))
+    monkeypatch.setattr(stages, "read_studies", lambda *_: (logits, np.zeros((COUNT, 16), np.float32)))
     (epoch,) = finetune(_settings(tmp_path), _model(), arrays, rows, rows, tmp_path).history
     assert (epoch["validation_loss"], epoch["validation_auroc"]) == (0, 1)
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != "msc"])
+@pytest.mark.parametrize("name", LOSSES)
 def test_each_loss_of_the_family_is_trained_by_its_name(name: str) -> None:
     embeddings, labels = torch.randn(8, 6, requires_grad=True), (torch.rand(8, 4) < 0.4).float()
     value = _contrast_of(LossSettings(name=name), embeddings, labels)
@@ -298,12 +297,12 @@ def test_an_option_that_cannot_be_is_refused() -> None:
         LossSettings(options={"temperature": 0.2})
     labels = np.ones((4, 3), np.float32)
     with pytest.raises(SettingsError, match="loss 'any' does not take these options"):
-        contrast(LossSettings(name="any", options={"threshold": 0.5}), labels)
-    with pytest.raises(SettingsError, match="parameters of its own, which this training does not learn"):
-        contrast(LossSettings(name="msc", options={"findings": 3, "embedding_size": 6}), labels)
+        Contrast(LossSettings(name="any", options={"threshold": 0.5}), labels)
+    with pytest.raises(SettingsError, match="msc has prototypes behind the projection"):
+        Contrast(LossSettings(name="msc", cross_modal_weight=1), labels, width=6)
 
 
 def _contrast_of(settings: LossSettings, embeddings: Tensor, labels: Tensor) -> Tensor:
     model = cast(StudyModel, SimpleNamespace(project=lambda features: features))
     outputs, batch = (SimpleNamespace(features=embeddings), SimpleNamespace(labels=labels))
-    return contrast(settings, labels.numpy())(model, cast(Outputs, outputs), cast(Batch, batch))
+    return Contrast(settings, labels.numpy(), width=6)(model, cast(StudyOutputs, outputs), cast(Batch, batch))

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from medsd.errors import DataError
 from medsd.sd import SDLoss
 from medsd.sd.relations import LabelPairs
-from medsd.training.pseudo_labels import choose_thresholds, class_shares, fixed_labels, is_labelled, pseudo_labelled
+from medsd.training.pseudo_labels import choose_thresholds, class_shares, is_labelled, pseudo_labelled
 
 NAN = np.nan
 
@@ -35,11 +35,10 @@ def test_shares_are_of_the_known_labels_and_too_few_have_none() -> None:
 def test_no_more_is_labelled_than_is_expected_and_nothing_twice(
     probs: np.ndarray, shares: tuple[float, ...], positive: float, negative: float
 ) -> None:
-    found = choose_thresholds(probs, shares, positive=positive, negative=negative)
-    assert (found.absent < found.present).all()
-    labels = found.labels(probs)
-    assert ((labels == 1).sum(0) <= np.array(shares) * positive * 40 + 1e-6).all()
-    assert ((labels == 0).sum(0) <= (1 - np.array(shares)) * negative * 40 + 1e-6).all()
+    present, absent = choose_thresholds(probs, shares, positive=positive, negative=negative)
+    assert (absent < present).all()
+    assert ((probs >= present).sum(0) <= np.array(shares) * positive * 40 + 1e-6).all()
+    assert ((probs <= absent).sum(0) <= (1 - np.array(shares)) * negative * 40 + 1e-6).all()
 
 
 def test_pseudo_labels_follow_the_class_distribution_however_timid_the_model_is() -> None:
@@ -50,7 +49,6 @@ def test_pseudo_labels_follow_the_class_distribution_however_timid_the_model_is(
     added = pseudo_labelled(probs, labels)[100:, 0]
     assert (added == 1).sum() == 200 and (added == 0).sum() == 800
     assert probs[100:][added == 1].min() > probs[100:][added == 0].max()
-    assert not (fixed_labels(probs, labels, present=0.5, absent=0.05)[100:] == 1).any()
 
 
 def test_between_the_thresholds_a_label_stays_unknown_and_known_ones_stay() -> None:

@@ -1,0 +1,127 @@
+"""The two stages of training, and what a model says of studies.
+
+Pretraining draws two views of each study together as far as their findings agree (the SD loss). Fine-tuning adds a
+classification term over the known labels; a small SD term keeps the learned space.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import expit
+
+from medsd.metrics.metrics import auroc, enough, macro
+from medsd.networks.fusion import StudyModel
+from medsd.settings import Settings, StageSettings
+from medsd.training.augment import sample_seed
+from medsd.training.contrast import Contrast
+from medsd.training.distributed import this_share
+from medsd.training.engine import Stage, StageResult
+from medsd.training.layers import freeze
+from medsd.training.loaders import Rows, StudyArrays, TrainingBatches, plain_batches
+from medsd.training.objectives import build_objective, classify_and_keep, masked_cross_entropy, with_each_modality
+from medsd.training.step import Loss
+
+KEY, FALLBACK = "validation_auroc", "validation_loss"  # what chooses the epoch; where the first is NaN, the second
+MINIMUM_POSITIVES = 4  # a finding with fewer in the validation studies does not help to choose the epoch
+_PRETRAIN, _FINETUNE = 1, 2  # parts of the stages' seeds
+
+
+def stage_batches(
+    settings: Settings, stage: StageSettings, arrays: StudyArrays, rows: Rows, *, views: int, seed: int
+) -> TrainingBatches:
+    """The batches of a stage as the settings describe them."""
+    return TrainingBatches(
+        arrays,
+        rows,
+        batch_size=stage.batch_size,
+        views=views,
+        augment=settings.training.augment,
+        modality_dropout=settings.network.modality_dropout,
+        seed=seed,
+        workers=settings.training.workers,
+        share=this_share(),
+    )
+
+
+def pretrain(settings: Settings, model: StudyModel, arrays: StudyArrays, rows: Rows, folder: Path) -> StageResult:
+    """Pretrain `model` in place on the studies `rows`; resumes from `folder`."""
+    seed = sample_seed(settings.seed, _PRETRAIN)
+    torch.manual_seed(seed)
+    contrast = _contrast(settings, arrays, rows)
+    return _train("pretrain", settings, model, arrays, rows, folder, contrast, contrast, views=2, seed=seed)
+
+
+def finetune(
+    settings: Settings, model: StudyModel, arrays: StudyArrays, rows: Rows, validation: Rows, folder: Path
+) -> StageResult:
+    """Fine-tune `model` in place on `rows`, keeping the epoch with the best macro AUROC on `validation`.
+
+    Where no finding has enough positives and negatives there, the lowest validation loss decides.
+    """
+    stage = settings.training.finetune
+    seed = sample_seed(settings.seed, _FINETUNE)
+    known = arrays.labels[rows]
+    # A finding that is not trained would choose the epoch by chance.
+    target = np.where(enough(known, 1), arrays.labels[validation], np.float32(np.nan))
+    objective = build_objective(stage.objective, torch.from_numpy(known), stage.label_smoothing)
+
+    def validate(current: StudyModel) -> dict[str, float]:
+        logits, _ = read_studies(current, arrays, validation)
+        loss = masked_cross_entropy(torch.from_numpy(logits), torch.from_numpy(target))
+        probs = expit(logits.astype(np.float64))
+        return {FALLBACK: float(loss), KEY: macro(auroc(target, probs, minimum_positives=MINIMUM_POSITIVES)).value}
+
+    torch.manual_seed(seed)
+    contrast = _contrast(settings, arrays, rows)
+    loss = with_each_modality(classify_and_keep(objective, stage.sd_weight, contrast), objective, stage.modality_weight)
+    choice = {"validate": validate, "key": KEY, "fallback": FALLBACK}
+    return _train(
+        "finetune", settings, model, arrays, rows, folder, loss, contrast, views=stage.views, seed=seed, **choice
+    )
+
+
+def _contrast(settings: Settings, arrays: StudyArrays, rows: Rows) -> Contrast:
+    return Contrast(settings.loss, arrays.labels[rows], arrays.sentences, settings.network.projection)
+
+
+def _train(
+    name: str,
+    settings: Settings,
+    model: StudyModel,
+    arrays: StudyArrays,
+    rows: Rows,
+    folder: Path,
+    loss: Loss,
+    contrast: Contrast,
+    *,
+    views: int,
+    seed: int,
+    **choice: Any,
+) -> StageResult:
+    stage = getattr(settings.training, name)
+    freeze(model, stage, name)
+    batches = stage_batches(settings, stage, arrays, rows, views=views, seed=seed)
+    return Stage(
+        name, model, loss, batches, stage, settings.training, folder, seed=seed, learned=contrast, **choice
+    ).run()
+
+
+def read_studies(
+    model: StudyModel, arrays: StudyArrays, rows: Rows, *, use_image: bool = True, use_note: bool = True
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """What the model says of `rows`, without augmentation.
+
+    Returns:
+        logits float32 (N, F) and embeddings float32 (N, D) of unit length.
+    """
+    with model.reading() as device:
+        inputs = plain_batches(arrays, rows, use_image=use_image, use_note=use_note)
+        outputs = (model(part.to(device)) for part in inputs)
+        parts = [(each.logits.float().cpu().numpy(), each.embedding.float().cpu().numpy()) for each in outputs]
+    logits, embeddings = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return logits, embeddings
