@@ -1,4 +1,4 @@
-"""What the encoders have in common: blocks in order, which can be held fixed or learn at rates of their own."""
+"""Encoders as blocks in order, which can be frozen or learn at rates of their own."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ class FreezableEncoder(nn.Module):
         self.frozen = 0
 
     def freeze(self, count: int | None = None) -> None:
-        """Hold the first `count` blocks fixed, all of the encoder where None: no gradients, and evaluation mode, so
-        that batch normalisation keeps its statistics and nothing drops out."""
+        """Freeze the first `count` blocks, or the whole encoder: no gradients, fixed batch statistics, no dropout."""
         whole = count is None or count >= len(self.blocks)
         self.frozen = len(self.blocks) if whole else count or 0
         for module in self._held():
@@ -31,7 +30,7 @@ class FreezableEncoder(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> FreezableEncoder:
-        """As every module's, but what is frozen stays in evaluation mode."""
+        """Set the mode, except that frozen blocks stay in evaluation mode."""
         super().train(mode)
         for module in self._held():
             module.eval()
@@ -44,7 +43,7 @@ class FreezableEncoder(nn.Module):
             yield from (module for block in self.blocks[: self.frozen] for module in block)
 
     def depths(self) -> dict[int, int]:
-        """By the id of each parameter, how many blocks stand between it and what lies behind the encoder, from 1."""
+        """By the id of each parameter, the position of its block counted from the encoder's end, from 1."""
         last = len(self.blocks)
         found = {id(p): 1 for p in self.parameters()}
         for position, block in enumerate(self.blocks):

@@ -1,4 +1,4 @@
-"""The model hub, through huggingface_hub: what is in its local cache first, the network only where it answers."""
+"""The model hub, through huggingface_hub: from its local cache first, else over the network."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def from_cache_or_hub(setting: str, load: Callable[[bool], T]) -> T:
 
 
 def _must_answer(setting: str) -> None:
-    """One short look whether the hub is there: its own client tries again for half a minute."""
+    """Check briefly that the hub answers, because its own client retries for half a minute."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 

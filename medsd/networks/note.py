@@ -1,10 +1,9 @@
-"""Note encoders: a small BERT whose WordPiece vocabulary is trained on the notes at hand, or one that exists.
+"""Note encoders: a small BERT whose WordPiece vocabulary is trained on the notes at hand, or an existing model.
 
-Those that exist come from a package (`minilm`), the hub, or a folder that transformers wrote (usual names:
-docs/guides/encoders.md). The small vocabulary is the training notes' own, so a note's identities could enter the
-bundle with it: only words that stand in notes of several patients become tokens (`MIN_PATIENTS`), however often one
-patient's notes have them, and numbers are split into digits. A name that many patients share, or that of a physician of
-many, cannot be told from a word.
+Existing models come from a package (`minilm`), the hub, or a folder written by transformers (usual names:
+docs/guides/encoders.md). The small vocabulary is made of the training notes and goes into the bundle, so it must not
+hold identities: only words in notes of at least `MIN_PATIENTS` patients become tokens, and numbers are split into
+digits. A name that many patients share, or that of a physician of many, cannot be told from a word.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class NoteEncoder(FreezableEncoder):
             # An empty window attends to its first position: attention over nothing is not a number.
             mask = torch.cat([torch.ones_like(mask[:, :1]), mask[:, 1:]], dim=1)
             hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        else:  # most notes are short: empty windows cost nothing
+        else:  # most notes are short, so empty windows are skipped
             used = mask.any(dim=1)
             read = self.model(input_ids=ids[used], attention_mask=mask[used]).last_hidden_state
             hidden = read.new_zeros(len(ids), window, self.width)
@@ -74,7 +73,7 @@ class NoteEncoder(FreezableEncoder):
 
 
 def _blocks(model: nn.Module) -> Blocks:
-    """The embeddings, then each layer of a transformer; what is neither learns with the last layer."""
+    """The embeddings, then each layer of a transformer; all else belongs to the last layer."""
     layers = max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)
     first = [m for name, m in model.named_children() if name == "embeddings"]
     rest = [m for m in model.children() if m not in first and all(inner is not layers for inner in m.modules())]
@@ -159,7 +158,7 @@ def _folder(settings: NoteSettings) -> Path:
 
 
 def _from_pretrained(kind: Any, settings: NoteSettings, **options: Any) -> Any:
-    """`kind.from_pretrained`, of a folder or of the hub, without code of the model's own and without its reports.
+    """`kind.from_pretrained` of a folder or of the hub, silent, and without code of the model's own.
 
     Weights are safetensors where there are any; transformers reads others with torch's loader of tensors alone.
     """
@@ -203,13 +202,13 @@ def _quiet() -> Iterator[None]:
 def note_tokenizer(settings: NoteSettings, notes: Iterable[str], patients: Iterable[str] | None = None) -> Tokenizer:
     """The tokenizer of the settings' model; for small-bert, one trained on `notes` (training split only).
 
-    It truncates, and does not pad: windows and padding belong to `medsd.inference`. That of an existing model says in
-    its padding section which token pads.
+    It truncates and does not pad, except that the tokenizer of an existing model names its padding token. Windows and
+    padding belong to `medsd.inference`.
 
     Args:
         settings: of the note encoder.
         notes: the training notes.
-        patients: whose each note is; without it, each note counts as a patient's only one.
+        patients: of the notes; without it, each note counts as one patient's.
     """
     if settings.model == "small-bert":
         tokenizer = _train_wordpiece(settings, notes, patients)
@@ -225,7 +224,7 @@ def _existing_tokenizer(settings: NoteSettings) -> Tokenizer:
     path = None if str(settings.model).startswith(hub.PREFIX) else _folder(settings) / "tokenizer.json"
     if path is not None and path.is_file():
         tokenizer = Tokenizer.from_file(str(path))
-    else:  # a list of words alone, as older models have it, is made a tokenizer
+    else:  # older models have a list of words alone
         fast = _from_pretrained(AutoTokenizer, settings)
         if not hasattr(fast, "backend_tokenizer"):
             raise SettingsError(f"network.note.model: {settings.model}: has no fast tokenizer; save one there")
@@ -247,8 +246,8 @@ def _train_wordpiece(settings: NoteSettings, notes: Iterable[str], patients: Ite
         [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Digits(individual_digits=True)]
     )
     counts: Counter[str] = Counter()
-    owners: defaultdict[str, set[object]] = defaultdict(set)  # of a word; no more than matter are kept
-    # Numbers as owners where no patient is known: they equal no patient's name.
+    owners: defaultdict[str, set[object]] = defaultdict(set)  # of a word, up to MIN_PATIENTS of them
+    # Where no patient is known, numbers stand for patients.
     for note, patient in zip(notes, patients if patients is not None else count(), strict=patients is not None):
         words = {word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(note))}
         counts.update(words)
@@ -256,7 +255,7 @@ def _train_wordpiece(settings: NoteSettings, notes: Iterable[str], patients: Ite
             if len(owners[piece]) < MIN_PATIENTS:
                 owners[piece].add(patient)
     shared = {piece for piece, known in owners.items() if len(known) >= MIN_PATIENTS}
-    # Letters and digits name nobody; the ideographs of a name do.
+    # Letters and digits identify nobody; ideographs of a name do.
     characters = sorted(piece for piece in owners if len(piece) == 1 and (piece.isascii() or piece in shared))
     frequent = sorted(word for word in counts if word in shared and len(word) > 1)
     frequent.sort(key=lambda word: -counts[word])  # stable: ties stay in alphabetical order

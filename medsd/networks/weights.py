@@ -1,6 +1,6 @@
-"""Initial weights of image encoders: read without running code, renamed (`medsd.networks.names`), fitted, or refused.
+"""Initial weights of image encoders from a file, a package, the hub or a download; start at `load_initial_weights`.
 
-They come from a file, a package, the hub or a download; start at `load_initial_weights`.
+They are read without running code, renamed (`medsd.networks.names`) and fitted, or refused.
 """
 
 from __future__ import annotations
@@ -92,8 +92,10 @@ def read_weights(path: Path) -> Weights:
 
 
 def _absorb_xrv_range(weights: Weights, mean: float, deviation: float) -> None:
-    """Make a first convolution for -1024…1024 read medsd's pixels: y = 2048·(deviation·x + mean) - 1024. The factor
-    goes into the kernel, the constant into the running mean behind it; exact but where the kernel meets the border."""
+    """Make a first convolution for -1024…1024 read medsd's pixels x, as y = 2048·(deviation·x + mean) - 1024.
+
+    The factor goes into the kernel, the constant into the running mean after it: exact except at the image border.
+    """
     kernel, running = (next((n for n in weights if n.endswith(e)), "") for e in ("conv0.weight", "norm0.running_mean"))
     if not kernel or not running:
         return  # the tensors that are missing are named afterwards
@@ -123,7 +125,7 @@ def _imagenet(backbone: str) -> Weights:
 
 @contextmanager
 def _one_line(backbone: str) -> Iterator[None]:
-    """MONAI downloads with urllib, which waits forever by default, and says what fails in a traceback."""
+    """Give a download by MONAI a timeout, which urllib has not by default, and its failure one line."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:

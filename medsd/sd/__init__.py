@@ -1,7 +1,7 @@
 """The Similarity-Dissimilarity loss and its rivals, usable alone.
 
-`medsd.sd.relations` needs NumPy or PyTorch, whichever its arrays are of; everything else here needs PyTorch, and
-is imported at its first use so that the serving side can read the relations without it.
+`medsd.sd.relations` needs NumPy or PyTorch, whichever its arrays are of. Everything else here needs PyTorch, and is
+imported at its first use, so that the serving side can read the relations without it.
 """
 
 from __future__ import annotations
@@ -19,27 +19,17 @@ from medsd.sd.relations import (
 )
 
 _NEEDS_TORCH = {
-    "ContrastiveLoss": "losses",
-    "SDLoss": "losses",
-    "AnyLoss": "rivals",
-    "AllLoss": "rivals",
-    "SupConLoss": "rivals",
-    "JaccardLoss": "rivals",
-    "MultiSupConLoss": "rivals",
-    "OverlapLoss": "rivals",
-    "MulSupConLoss": "by_finding",
-    "WsMulSupConLoss": "by_finding",
-    "StepwiseLoss": "by_finding",
-    "PrototypeLoss": "by_finding",
-    "complement_frequency_weights": "by_finding",
-    "JSCLLoss": "lin",
-    "JSPCLLoss": "lin",
-    "IntraLabelLoss": "lin",
-    "LOSSES": "rivals",
-    "loss_by_name": "rivals",
-    "family_table": "rivals",
-    "MemoryQueue": "memory",
-    "CrossModalLoss": "crossmodal",
+    name: module
+    for module, names in {
+        "losses": "ContrastiveLoss SDLoss",
+        "rivals": "AnyLoss AllLoss SupConLoss JaccardLoss MultiSupConLoss OverlapLoss JSCLLoss JSPCLLoss "
+        "LOSSES loss_by_name family_table",
+        "by_finding": "MulSupConLoss WsMulSupConLoss StepwiseLoss PrototypeLoss IntraLabelLoss "
+        "complement_frequency_weights",
+        "memory": "MemoryQueue",
+        "crossmodal": "CrossModalLoss",
+    }.items()
+    for name in names.split()
 }
 
 __all__ = [

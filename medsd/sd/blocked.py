@@ -1,8 +1,8 @@
 """The contrastive sum of a large batch, one block of anchors after the other, exact in value and gradient.
 
-The plain computation keeps several (N, M) matrices for its backward pass. This one finishes the gradient of a block
-while its similarities are at hand, so that only a block and the (N, D) and (M, D) gradients are ever in memory. A
-gradient of the gradient is right, too, but takes the memory of the plain computation.
+The plain computation keeps several (N, M) matrices for its backward pass. This one computes the gradient of a block
+together with its value, so that only a block and the (N, D) and (M, D) gradients are ever in memory. A gradient of the
+gradient is exact too, but takes the memory of the plain computation.
 """
 
 from __future__ import annotations

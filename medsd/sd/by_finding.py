@@ -1,4 +1,8 @@
-"""Losses that contrast finding by finding: an anchor has a term for each finding, with positives of its own."""
+"""Losses that contrast finding by finding: an anchor has a term for each finding, with positives of its own.
+
+In all formulas, p_ip is the softmax over A(i) of `SDLoss`, S and T are the label sets of anchor and sample, and P_f(i)
+is the set of the other samples with finding f. Every loss but `IntraLabelLoss` takes the options of `ContrastiveLoss`.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from medsd.errors import DataError, SettingsError
-from medsd.sd.coefficients import Coefficients, Excluded, weigh_positives
-from medsd.sd.losses import ContrastiveLoss, one_of
+from medsd.sd.coefficients import Coefficients, Excluded, contrastive_sum, product, weigh_positives
+from medsd.sd.gather import shared_mean, summed, world_size
+from medsd.sd.losses import ContrastiveLoss, one_of, unit_length
 from medsd.sd.relations import LabelPairs, PairCounts
 
 
@@ -20,17 +25,16 @@ def terms_by_finding(
     """Σ_f w_f · (mean over the samples with finding f), for the findings of each anchor.
 
     Args:
-        anchors: (R, F) what the anchors have of each finding, in [0, 1].
-        samples: (M, F) what the samples have.
+        anchors, samples: (R, F), (M, F) labels in [0, 1].
         excluded: the pairs that are left out.
         weights: (F,) w.
 
     Returns:
-        Coefficients (R, M), and the terms (R, F): what the anchor has of the findings that a sample has, too.
+        Coefficients (R, M), and the terms (R, F): the anchor's labels of the findings that some sample has too.
     """
     if excluded.mask is None:
         positives = samples.sum(0).expand_as(anchors)
-        if excluded.diagonal is not None:  # nobody is a positive of himself
+        if excluded.diagonal is not None:  # no anchor is a positive of itself
             positives = positives - samples[excluded.diagonal : excluded.diagonal + len(anchors)]
     else:
         positives = excluded.fill_(samples.new_ones(len(anchors), len(samples)), 0) @ samples
@@ -42,7 +46,7 @@ def terms_by_finding(
 class MulSupConLoss(ContrastiveLoss):
     r"""MulSupCon: one SupCon term for each finding of the anchor (Zhang and Wu, AAAI 2024).
 
-        L_if = −1/|P_f(i)| · Σ_{p∈P_f(i)} log p_ip,  P_f(i) the other samples with finding f
+        L_if = −1/|P_f(i)| · Σ_{p∈P_f(i)} log p_ip
 
     and the loss is the mean over all terms with a positive. Positive: a sample that shares a finding, once for each
     shared finding. Negative: the others. An empty set has the finding "none", a term of its own, unless
@@ -50,9 +54,8 @@ class MulSupConLoss(ContrastiveLoss):
     code compares with keys of a momentum encoder; here, `ref_emb` or `MemoryQueue`.
 
     Args:
-        normalise: over what the mean is taken: the ``"term"`` (the default of the authors' code) or the ``"anchor"``,
-            whose terms then share the weight 1 (``with_weight`` in the code).
-        **options: see `ContrastiveLoss`.
+        normalise: take the mean over each ``"term"`` (the default of the authors' code) or each ``"anchor"``, whose
+            terms then share the weight 1 (``with_weight`` in the code).
     """
 
     source = "Zhang and Wu, AAAI 2024"
@@ -81,15 +84,11 @@ class MulSupConLoss(ContrastiveLoss):
 class StepwiseLoss(ContrastiveLoss):
     r"""SLCL, the stepwise label contrastive loss (Lin et al., Findings of ACL 2023, arXiv 2212.00552).
 
-        L_if = −1/|P_f(i)| · Σ_{p∈P_f(i)} log p_ip,  P_f(i) the other samples with the anchor's value of label f
-
-    and the loss is the mean over anchors and findings with a positive. Positive in step f: the samples that have f as
-    the anchor has it; two that both lack it, too. This is the rule of the authors' code; the text of the paper was not
-    at hand, and if it means present labels alone, `MulSupConLoss` is that. Their further division by the batch size and
-    their constant −1 for anchors without a positive are left out, being without effect on the direction of a step.
-
-    Args:
-        **options: see `ContrastiveLoss`; finding weights have no effect.
+    The formula is that of `MulSupConLoss`, with P_f(i) the other samples with the anchor's value of label f, and the
+    loss is the mean over anchors and findings with a positive. Positive in step f: the samples in which f is present,
+    or absent, as in the anchor. This is the rule of the authors' code; if the paper, which was not at hand, means
+    present labels alone, `MulSupConLoss` is that. Their further division by the batch size and their constant −1 for
+    anchors without a positive are left out: they do not change the direction of a step. Finding weights have no effect.
     """
 
     source = "Lin et al., ACL 2023 (SLCL)"
@@ -113,7 +112,7 @@ class WsMulSupConLoss(ContrastiveLoss):
 
         L_if = −1/|P_f(i)| · Σ_{p∈P_f(i)} w_f · |S∩T| / |S∪T| · log( exp(z_i·z_p/τ) / Σ_{a∈b∪healthy} exp(z_i·z_a/τ) ),
 
-    P_f(i) the samples of b with f. The loss of a→b is the mean of its terms, L_h the SupCon loss among studies without
+    with P_f(i) taken from b. The loss of a→b is the mean of its terms, L_h the SupCon loss among studies without
     findings, against all, and
 
         L = (1 − λ) · (L_s→s + L_s→m + L_m→s + L_m→m) + λ · L_h        (without healthy anchors, the sum alone).
@@ -126,7 +125,7 @@ class WsMulSupConLoss(ContrastiveLoss):
         healthy_negatives: whether the healthy are negatives in s→m and m→m, too.
         single_weights, multi_weights: (F,) w of anchors with one finding and with several, not negative; None for 1;
             see `complement_frequency_weights`.
-        **options: see `ContrastiveLoss`; finding weights enter |S∩T| / |S∪T|.
+        **options: finding weights enter |S∩T| / |S∪T|.
     """
 
     source = "ws-MulSupCon, MICCAI 2025"
@@ -155,7 +154,7 @@ class WsMulSupConLoss(ContrastiveLoss):
             self.register_buffer(name, values, persistent=False)
 
     def contrast(self, embeddings: Tensor, labels: Tensor, refs: Tensor, ref_labels: Tensor, own: int | None) -> Tensor:
-        """As `ContrastiveLoss.contrast`."""
+        """As in `ContrastiveLoss`."""
         batch = (embeddings, labels, refs, ref_labels, own)
         strata = [partial(self._stratum, several=a, of_several=b) for a in (False, True) for b in (False, True)]
         with_findings = torch.stack([self.mean_of(stratum, *batch)[0] for stratum in strata]).sum()
@@ -225,9 +224,9 @@ class PrototypeLoss(ContrastiveLoss):
         embedding_size: D.
         sample_weight: α > 0; 1 in the authors' runs.
         repulsion: β ≥ 0, what a sample counts in the denominator beside a prototype; 0.1 in the authors' configuration.
-        **options: see `ContrastiveLoss`; finding weights enter |S∪T|.
+        **options: finding weights enter |S∪T|.
 
-    The prototypes are parameters: give `loss.parameters()` to the optimiser. Until its first step they are random.
+    The prototypes are parameters, random at first: give `loss.parameters()` to the optimiser.
     """
 
     source = "Audibert et al., arXiv 2404.08720"
@@ -270,3 +269,63 @@ class PrototypeLoss(ContrastiveLoss):
         denominator[:, -count:] = 1
         found = (present.sum(1) > 0).to(matrix.dtype)
         return Coefficients(excluded.fill_(matrix, 0), found, denominator=denominator)
+
+
+class IntraLabelLoss(nn.Module):
+    r"""ICL, the intra-label contrastive loss (Lin et al.): the embeddings of the findings within one sample.
+
+        L_bf = −1/|P| · Σ_{g∈P} log( exp(e_bf·e_bg/τ) / Σ_{g≠f} exp(e_bf·e_bg/τ) ),  P the other findings of b that have
+        the value of f
+
+    and the loss is the mean over samples and findings with a positive. Positive: two findings both present, or both
+    absent, in the sample. Negative: one present, the other absent. Unknown findings are left out. It needs an embedding
+    of each finding of each sample; `medsd.training.contrast.finding_features` makes one from a feature map.
+
+    Args:
+        temperature: τ > 0.
+        gather: take the mean over the samples of all processes; see `ContrastiveLoss`.
+
+    Raises:
+        SettingsError: τ is not positive.
+
+    Example:
+        >>> IntraLabelLoss()(torch.eye(4)[None], torch.tensor([[1, 1, 0, 0]]))
+        tensor(1.0986)
+    """
+
+    def __init__(self, *, temperature: float = 0.1, gather: bool = False) -> None:
+        super().__init__()
+        if not 0 < temperature < float("inf"):
+            raise SettingsError(f"temperature is {temperature}; it must be a positive number, for instance 0.1")
+        self.temperature, self.gather = temperature, gather
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch, a scalar.
+
+        Args:
+            embeddings: (B, F, D) of any length.
+            labels: (B, F), each value 0, 1 or NaN where unknown.
+
+        Raises:
+            DataError: shapes that do not fit, or other labels.
+        """
+        if embeddings.shape[:2] != labels.shape or embeddings.ndim != 3:
+            raise DataError(
+                f"embeddings has shape {tuple(embeddings.shape)} and labels {tuple(labels.shape)}; they need (B, F, D) "
+                "and (B, F)"
+            )
+        labels = labels.to(embeddings.device)
+        known = ~labels.isnan()
+        if not bool(((labels == 0) | (labels == 1) | ~known).all()):
+            raise DataError("labels must be 0, 1 or NaN; ICL has no form for soft labels")
+        itself = torch.eye(labels.shape[1], dtype=torch.bool, device=labels.device)
+        left_out = ~(known[:, :, None] & known[:, None, :]) | itself  # (B, F, F)
+        same = (labels[:, :, None] == labels[:, None, :]) & ~left_out
+        with torch.autocast(embeddings.device.type, enabled=False):
+            places = unit_length(embeddings.flatten(0, 1)).reshape(embeddings.shape)
+            logits = product(places / self.temperature, places.mT).flatten(0, 1)  # (B·F, F)
+            found = weigh_positives(same.flatten(0, 1).to(logits.dtype))
+            total, terms = contrastive_sum(logits, Excluded(left_out.flatten(0, 1), None), found), found.terms.sum()
+            if self.gather and world_size() > 1:
+                return shared_mean(total, summed(terms).clamp(min=1))
+            return total / terms.clamp(min=1)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Excluded:
-    """Pairs of R anchors and M samples that stand neither among the positives nor in the denominator.
+    """Pairs of R anchors and M samples that are neither positive nor in the denominator.
 
     Attributes:
         mask: (R, M) bool, True where excluded, or None.
-        diagonal: offset of the diagonal on which the anchors meet themselves, or None.
+        diagonal: offset of the diagonal on which the anchors are paired with themselves, or None.
     """
 
     mask: Tensor | None

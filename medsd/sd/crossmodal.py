@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medsd.errors import DataError, SettingsError
+from medsd.errors import DataError
 from medsd.sd.losses import ContrastiveLoss
 
 
@@ -17,10 +17,6 @@ class CrossModalLoss(nn.Module):
 
     Args:
         loss: the loss that weighs the pairs.
-        within: what image-to-image and note-to-note contrast (their mean) count beside the crossed one; 0 for not.
-
-    Raises:
-        SettingsError: `within` is negative.
 
     Example:
         >>> import torch
@@ -30,11 +26,9 @@ class CrossModalLoss(nn.Module):
         >>> loss = CrossModalLoss(SDLoss())(images, notes, torch.eye(4), has_note)
     """
 
-    def __init__(self, loss: ContrastiveLoss, within: float = 0.0) -> None:
+    def __init__(self, loss: ContrastiveLoss) -> None:
         super().__init__()
-        if not within >= 0:
-            raise SettingsError(f"within is {within}; it must be 0 or more")
-        self.loss, self.within = loss, within
+        self.loss = loss
 
     def forward(
         self,
@@ -63,14 +57,12 @@ class CrossModalLoss(nn.Module):
         labels = _of_present("has_image", has_image, labels)
         to_note = self.loss(images, labels, ref_emb=notes, ref_labels=note_labels)
         to_image = self.loss(notes, note_labels, ref_emb=images, ref_labels=labels)
-        crossed = (to_note + to_image) / 2
-        if not self.within:
-            return crossed
-        return crossed + self.within * (self.loss(images, labels) + self.loss(notes, note_labels)) / 2
+        found: Tensor = (to_note + to_image) / 2
+        return found
 
 
 def _of_present(name: str, present: Tensor | None, labels: Tensor) -> Tensor:
-    """The labels, unknown where a modality is not there: every pair with it is undetermined and left out."""
+    """The labels, all unknown where a modality is missing: every pair with it is left out."""
     if present is None:
         return labels
     if present.shape != labels.shape[:1]:

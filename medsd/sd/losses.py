@@ -1,7 +1,7 @@
-"""The Similarity-Dissimilarity loss, and the frame that it shares with its rivals.
+"""The Similarity-Dissimilarity loss, and the frame that it shares with its rivals; start at `SDLoss`.
 
-`ContrastiveLoss` holds what all of them do alike: unit embeddings, the temperature, views, reference sets, who is
-compared with whom. A loss of the family says only how much each pair counts; start at `SDLoss`.
+`ContrastiveLoss` has what is common: unit embeddings, the temperature, views, reference sets, and which pairs are
+compared. A loss of the family defines only how much each pair counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from medsd.errors import DataError, SettingsError
 from medsd.sd.blocked import blocked_contrast
 from medsd.sd.coefficients import Coefficients, Excluded, contrastive_sum, product, weigh_positives
-from medsd.sd.gather import gather_rows, summed, world_size
+from medsd.sd.gather import gather_rows, shared_mean, summed, world_size
 from medsd.sd.relations import FACTORS, LabelPairs, PairCounts
 
 Weigh = Callable[[PairCounts, Excluded, LabelPairs, slice], Coefficients]
@@ -38,10 +38,8 @@ class ContrastiveLoss(nn.Module):
             ``"sure"`` only where no unknown label could make it share one (`relations.LabelPairs.surely_disjoint`), and
             leaves the other such pairs out, as it suits pseudo-labels and labels of other data sets.
         gather: compare with the samples of all processes of torch.distributed, as one process with the joint batch
-            would. The value is the same on each; gradients are scaled for a trainer that averages them over the
-            processes, as DistributedDataParallel does.
-        blocked: compute in blocks (True), at once (False), or as the number of pairs demands (None). A gradient of the
-            gradient takes the memory of the computation at once either way.
+            would; see `gather.shared_mean` for the gradients.
+        blocked: compute in blocks (True), at once (False), or as the number of pairs demands (None).
 
     Raises:
         SettingsError: an option outside its range.
@@ -49,7 +47,7 @@ class ContrastiveLoss(nn.Module):
 
     finding_weights: Tensor | None
 
-    # What the table of the family says of a loss (`medsd.sd.family.table`); `on_sphere`: embeddings have unit length.
+    # What `rivals.family_table` says of a loss; `on_sphere`: embeddings have unit length.
     source: ClassVar[str]
     positive: ClassVar[str]
     unknown: ClassVar[str] = "left out"
@@ -151,12 +149,8 @@ class ContrastiveLoss(nn.Module):
             total, terms = compare(anchors, labels.to(anchors.dtype), samples, sample_labels, own, weigh)
             if not (self.gather and world_size() > 1):
                 return total / terms.clamp(min=_FEWEST_TERMS), terms
-            # Each process adds its anchors to one mean. Data-parallel training averages gradients over the processes,
-            # hence the factor; the value is the mean itself.
             terms = summed(terms)
-            divisor = terms.clamp(min=_FEWEST_TERMS)
-            value, share = summed(total) / divisor, total * (world_size() / divisor)
-            return share + (value - share).detach(), terms
+            return shared_mean(total, terms.clamp(min=_FEWEST_TERMS)), terms
 
     def place(self, embeddings: Tensor) -> Tensor:
         """Embeddings (N, D) as they are compared: in single precision or better, of unit length where the loss asks."""
@@ -266,23 +260,8 @@ class SDLoss(ContrastiveLoss):
         ...     optimiser.step()
         ...     optimiser.zero_grad()
 
-    MONAI's trainer calls it with the network's output and the batch's label:
-
-        >>> from monai.engines import SupervisedTrainer
-        >>> batches = torch.utils.data.DataLoader([{"image": x, "label": y} for x, y in studies], batch_size=4)
-        >>> SupervisedTrainer(
-        ...     device="cpu", max_epochs=1, train_data_loader=batches, network=encoder,
-        ...     optimizer=optimiser, loss_function=SDLoss(),
-        ... ).run()
-
-    pytorch-metric-learning's trainers keep the whole row of labels with ``label_hierarchy_level="all"``:
-
-        >>> from pytorch_metric_learning.trainers import MetricLossOnly
-        >>> MetricLossOnly(
-        ...     models={"trunk": encoder}, optimizers={"trunk_optimizer": optimiser}, batch_size=4,
-        ...     loss_funcs={"metric_loss": SDLoss()}, dataset=studies, data_device="cpu",
-        ...     label_hierarchy_level="all", dataloader_num_workers=0,
-        ... ).train()
+    Trainers of MONAI take it as ``loss_function``; those of pytorch-metric-learning as ``metric_loss``, with
+    ``label_hierarchy_level="all"`` so that they keep the whole row of labels.
     """
 
     source = "Huang et al., arXiv 2410.13439"

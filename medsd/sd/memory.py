@@ -15,8 +15,8 @@ from medsd.sd.losses import ContrastiveLoss, flatten_views
 class MemoryQueue(nn.Module):
     """Compares each batch with itself and with the last `size` samples before it.
 
-    Places not yet filled carry unknown labels, which every loss of the family leaves out. The queue is part of the
-    state dict, so that training resumes with it.
+    Places not yet filled have unknown labels, which every loss of the family leaves out. The queue is part of the state
+    dict, so that training resumes with it.
 
     Args:
         loss: any loss of the family; with ``gather=True`` each process queues the samples of all.
@@ -53,10 +53,7 @@ class MemoryQueue(nn.Module):
         Args:
             embeddings: (N, D) or (B, V, D).
             labels: (N, F) or (B, F), values in [0, 1] or NaN.
-            keys: the same samples as a momentum encoder sees them, shaped like `embeddings`; they are queued instead.
-
-        Returns:
-            The loss, a scalar.
+            keys: embeddings of the same samples by a momentum encoder, shaped alike; they are queued instead.
         """
         keyed = None if keys is None else flatten_views(keys, labels, "keys", "labels")
         embeddings, labels = flatten_views(embeddings, labels, "embeddings", "labels")

@@ -1,7 +1,7 @@
 """How two sets of findings relate: the five relations and the two factors of the Similarity-Dissimilarity loss.
 
-Start at `relation_matrix`; `LabelPairs` is what the losses use, a block of anchors at a time. Every function takes
-NumPy arrays or PyTorch tensors and answers in kind; neither library is imported before an array of it arrives.
+Start at `relation_matrix`. The losses use `LabelPairs`, a block of anchors at a time. Every function takes NumPy arrays
+or PyTorch tensors and returns the same kind; neither library is imported before an array of it arrives.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any, TypeAlias
 
 from medsd.errors import DataError
 
-Array: TypeAlias = Any  # a NumPy array or a torch tensor; an answer is of the kind of the question
+Array: TypeAlias = Any  # a NumPy array or a torch tensor
 
-FACTORS = ("both", "similarity", "dissimilarity")  # what a weight of the SD loss is made of
+FACTORS = ("both", "similarity", "dissimilarity")  # of the weight of the SD loss
 _SMALLEST = 1e-30  # keeps 0/0 at 0; far below any label or finding weight
 
 
 class Relation(IntEnum):
     """What the label set T of a sample is to the label set S of an anchor (Huang et al., arXiv 2410.13439, section 3).
 
-    `UNDETERMINED` is medsd's own: too little is known on both sides to tell.
+    `UNDETERMINED` is medsd's own: too little is known on both sides.
     """
 
     UNDETERMINED = 0
@@ -69,7 +69,7 @@ class PairCounts:
     both_empty: Array | None
 
     def swapped(self) -> PairCounts:
-        """The same pairs seen from the samples: S and T change places."""
+        """The same pairs with S and T exchanged."""
         return PairCounts(self.shared, self.extra, self.missing, self.determined, self.both_empty)
 
     def similarity(self) -> Array:
@@ -126,7 +126,7 @@ class LabelPairs:
 
     Raises:
         DataError: shapes that do not fit, labels outside [0, 1], or weights that are not positive. Values are not
-            looked at while torch.compile traces, because a graph cannot depend on them.
+            checked while torch.compile traces.
     """
 
     def __init__(
@@ -158,9 +158,6 @@ class LabelPairs:
         self._anchor_absent = (self.anchor_known - self.anchor) * weights
         self._sample_absent = self.sample_known - self.sample
 
-    def __len__(self) -> int:
-        return int(self.anchor.shape[0])
-
     @property
     def shape(self) -> tuple[int, int]:
         """(N, M), the numbers of anchors and of samples."""
@@ -180,8 +177,8 @@ class LabelPairs:
     def surely_disjoint(self, rows: slice = slice(None)) -> Array:
         """Which pairs share nothing whatever their unknown labels are, (R, M) bool.
 
-        Every finding is known to be absent on one side at least, and one side has a finding, so that the pair is not of
-        two empty sets. Such a pair alone is a negative that more labels could never turn into a positive.
+        Every finding is known to be absent on at least one side, and the sets are not both empty. Only such a pair is a
+        negative that more labels could never turn into a positive.
         """
         may_have = [  # 1 where the finding is not known to be absent
             self._xp.asarray((known == 0) | (present > 0), dtype=present.dtype)
@@ -247,11 +244,10 @@ def relation_matrix(anchor_labels: Array, sample_labels: Array | None = None) ->
 def similarity_factor(
     anchor_labels: Array, sample_labels: Array | None = None, *, finding_weights: Array | None = None
 ) -> Array:
-    """K_s = |S∩T| / |S|, the share of the anchor's findings that the sample has (arXiv 2410.13439).
+    """K_s = |S∩T| / |S|, the share of the anchor's findings that the sample has.
 
     Args:
-        anchor_labels: (N, F) values in [0, 1], or NaN where unknown.
-        sample_labels: (M, F) likewise; None compares the anchors with themselves.
+        anchor_labels, sample_labels: as in `relation_matrix`.
         finding_weights: (F,) positive; each count becomes a sum of these.
 
     Returns:
@@ -268,16 +264,14 @@ def similarity_factor(
 def dissimilarity_factor(
     anchor_labels: Array, sample_labels: Array | None = None, *, finding_weights: Array | None = None
 ) -> Array:
-    """K_d = 1 / (1 + |T∖S|), falling with each finding that the sample has beyond the anchor's (arXiv 2410.13439).
+    """K_d = 1 / (1 + |T∖S|), which falls with each finding that the sample has beyond those of the anchor.
 
     Args:
-        anchor_labels: (N, F) values in [0, 1], or NaN where unknown.
-        sample_labels: (M, F) likewise; None compares the anchors with themselves.
-        finding_weights: (F,) positive; each count becomes a sum of these.
+        anchor_labels, sample_labels, finding_weights: as in `similarity_factor`.
 
     Returns:
-        (N, M) in [0, 1]: 1 where T ⊆ S, 0 where undetermined. The paper leaves it open for disjoint sets, where K_s
-        is 0; here the formula holds for them as well.
+        (N, M) in [0, 1]: 1 where T ⊆ S, 0 where undetermined. The formula holds for disjoint sets as well, for which
+        the paper leaves K_d open and K_s is 0.
 
     Example:
         >>> import numpy as np

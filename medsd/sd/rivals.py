@@ -1,8 +1,13 @@
-"""The losses that the Similarity-Dissimilarity loss is compared with, called in the same way.
+"""The losses that the Similarity-Dissimilarity loss is compared with, called in the same way; see `loss_by_name`.
 
-They differ in which samples are positive for an anchor, how much each counts, and, a few, in the denominator. What
-the frame decides is equal for all, so that a comparison compares the rule: views, reference sets, several processes,
-blocks and, unless `family_table` says otherwise, unknown labels and empty sets. Start at `loss_by_name`.
+They differ in which samples are positive for an anchor, how much each counts and, a few, in the denominator. The frame
+decides the rest alike for all, so that a comparison compares the rule. Every loss takes the options of
+`ContrastiveLoss`. In all formulas, p_ip is the softmax over A(i) of `SDLoss`, S and T are the label sets of anchor and
+sample, J = |S∩T| / |S∪T|, and the loss is the mean of L_i over the anchors with a positive.
+
+The losses of Lin et al. (Findings of ACL 2023, arXiv 2212.00552) follow the authors' code (the repository CL-MTC), as
+the text of the paper was not at hand: SCL is `AllLoss`, SLCL `by_finding.StepwiseLoss`, ICL
+`by_finding.IntraLabelLoss`. The code takes raw dot products; here embeddings have unit length, except in JSPCL.
 """
 
 from __future__ import annotations
@@ -17,18 +22,14 @@ from medsd.errors import SettingsError
 from medsd.sd.by_finding import MulSupConLoss, PrototypeLoss, StepwiseLoss, WsMulSupConLoss
 from medsd.sd.coefficients import Coefficients, Excluded, weigh_positives
 from medsd.sd.gather import largest, world_size
-from medsd.sd.lin import JSCLLoss, JSPCLLoss
 from medsd.sd.losses import ContrastiveLoss, SDLoss, one_of
 from medsd.sd.relations import LabelPairs, PairCounts
 
 
 class AnyLoss(ContrastiveLoss):
-    """ANY: every sample that shares a finding with the anchor is a full positive ("ANY" in Zhang and Wu, AAAI 2024).
+    """ANY: every sample that shares a finding with the anchor is a full positive (Zhang and Wu, AAAI 2024).
 
-        L_i = −1/|P(i)| · Σ_{p∈P(i)} log p_ip
-
-    Args:
-        **options: see `ContrastiveLoss`.
+    L_i = −1/|P(i)| · Σ_{p∈P(i)} log p_ip
     """
 
     source = "ANY of Zhang and Wu, AAAI 2024"
@@ -40,12 +41,9 @@ class AnyLoss(ContrastiveLoss):
 
 
 class AllLoss(ContrastiveLoss):
-    """ALL: only the samples with the very same label set are positive ("ALL" in Zhang and Wu, AAAI 2024).
+    """ALL: only the samples with the same label set are positive, as in SCL, the strict contrastive loss.
 
-    The same rule is SCL, the strict contrastive loss of Lin et al. (Findings of ACL 2023, arXiv 2212.00552).
-
-    Args:
-        **options: see `ContrastiveLoss`.
+    The formula is that of `AnyLoss`.
     """
 
     source = "ALL of Zhang and Wu, AAAI 2024; SCL of Lin et al., ACL 2023"
@@ -57,12 +55,9 @@ class AllLoss(ContrastiveLoss):
 
 
 class SupConLoss(AllLoss):
-    """Supervised contrast of classes (Khosla et al., NeurIPS 2020, L_out), each distinct label set being one class.
+    """Supervised contrast of classes (L_out): each distinct label set is one class, which is ALL.
 
-    That is ALL on label sets; labels may also be class numbers (N,), as in the paper.
-
-    Args:
-        **options: see `ContrastiveLoss`.
+    Labels may also be class numbers (N,) from 0, as in the paper.
     """
 
     source = "Khosla et al., NeurIPS 2020"
@@ -76,7 +71,7 @@ class SupConLoss(AllLoss):
         ref_labels: Tensor | None = None,
         own: int | None = None,
     ) -> Tensor:
-        """As `ContrastiveLoss.forward`; labels (N,) are class numbers from 0."""
+        """As `ContrastiveLoss.forward`."""
         if labels.ndim == 1:
             both = labels if ref_labels is None else torch.cat([labels, ref_labels.to(labels.device)])
             classes = int(largest(both.max()) if self.gather and world_size() > 1 else both.max()) + 1
@@ -85,18 +80,32 @@ class SupConLoss(AllLoss):
         return super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels, own)
 
 
-class JaccardLoss(ContrastiveLoss):
-    r"""Positives weighed by the Jaccard index |S∩T| / |S∪T| outside the logarithm.
+class _ThresholdLoss(ContrastiveLoss):
+    """A loss with a threshold on the Jaccard index."""
+
+    def __init__(self, *, threshold: float = 0.5, **options: Any) -> None:
+        super().__init__(**options)
+        if not 0 <= threshold <= 1:
+            raise SettingsError(f"threshold is {threshold}; it must lie in [0, 1]")
+        self.threshold = threshold
+
+    def reaching(self, counts: PairCounts, excluded: Excluded) -> tuple[Tensor, Tensor]:
+        """J (R, M), and whether it reaches the threshold."""
+        jaccard = excluded.fill_(counts.jaccard(), 0)
+        return jaccard, excluded.fill_(jaccard > self.threshold - 1e-6, False)
+
+
+class JaccardLoss(_ThresholdLoss):
+    r"""Positives weighed by the Jaccard index outside the logarithm.
 
         L_i = −1/|P(i)| · Σ_{p∈P(i)} J_ip · log p_ip,  P(i) the samples with J_ip > 0 that reach the threshold
 
-    What JSCL aims at (see `lin.JSCLLoss` for what its code does), and with ``normalise="weight"`` the baseline
-    L_Base of Audibert et al. (arXiv 2404.08720). Negative: the others.
+    What JSCL aims at (see `JSCLLoss` for what its code does), and with ``normalise="weight"`` the baseline L_Base of
+    Audibert et al. (arXiv 2404.08720). Negative: the others.
 
     Args:
         threshold: the least Jaccard index of a positive; 0 takes all that share a finding.
         normalise: divide by the ``"count"`` |P(i)|, or by the sum of the ``"weight"`` of the positives.
-        **options: see `ContrastiveLoss`.
     """
 
     source = "aim of Lin et al., ACL 2023"
@@ -105,64 +114,79 @@ class JaccardLoss(ContrastiveLoss):
     def __init__(
         self, *, threshold: float = 0.0, normalise: Literal["count", "weight"] = "count", **options: Any
     ) -> None:
-        super().__init__(**options)
-        self.threshold = _checked_threshold(threshold)
+        super().__init__(threshold=threshold, **options)
         self.normalise = one_of("normalise", normalise, ("count", "weight"))
 
     def coefficients(self, counts: PairCounts, excluded: Excluded, pairs: LabelPairs, rows: slice) -> Coefficients:
-        weight = excluded.fill_(counts.jaccard(), 0)
-        return weigh_positives(weight * (weight > self.threshold - 1e-6), by_weight=self.normalise == "weight")
+        jaccard, reached = self.reaching(counts, excluded)
+        return weigh_positives(jaccard * reached, by_weight=self.normalise == "weight")
 
 
-class MultiSupConLoss(ContrastiveLoss):
+class MultiSupConLoss(_ThresholdLoss):
     r"""MultiSupCon (NeurIPS 2022 workshop on self-supervised learning, paper 8).
 
-        L_i = −1/|N(i)| · Σ_{p∈N(i)} J_ip · log p_ip,  N(i) = {p ≠ i : J_ip ≥ c},  J = |S∩T| / |S∪T|
+        L_i = −1/|N(i)| · Σ_{p∈N(i)} J_ip · log p_ip,  N(i) = {p ≠ i : J_ip ≥ c}
 
     as pytorch-metric-learning 3.0 documents it: the threshold is inclusive, two empty sets have J = 1, and with c = 0
     the samples that share nothing count in |N(i)|. Negative: the samples below the threshold.
 
     Args:
         threshold: c in [0, 1].
-        **options: see `ContrastiveLoss`.
     """
 
     source = "MultiSupCon, NeurIPS 2022 SSL workshop"
     positive = "Jaccard index of the threshold or above, with the Jaccard index"
 
-    def __init__(self, *, threshold: float = 0.5, **options: Any) -> None:
-        super().__init__(**options)
-        self.threshold = _checked_threshold(threshold)
-
     def coefficients(self, counts: PairCounts, excluded: Excluded, pairs: LabelPairs, rows: slice) -> Coefficients:
-        weight = excluded.fill_(counts.jaccard(), 0)
-        positive = excluded.fill_(weight > self.threshold - 1e-6, False)
-        return weigh_positives(weight * positive, positive=positive)
+        jaccard, reached = self.reaching(counts, excluded)
+        return weigh_positives(jaccard * reached, positive=reached)
 
 
-class OverlapLoss(ContrastiveLoss):
+class OverlapLoss(_ThresholdLoss):
     """Full positives where label sets overlap enough, in the manner of ProbMCL (Sajedi et al., ICASSP 2024).
 
-    The paper's positive set A(i) = {j : D(y_i, y_j) ≥ α}, with the Jaccard index as D, on embeddings. This is not the
-    published loss: that compares Gaussian mixtures p_i of a mixture density network by a similarity Sim(p_i, p_j), and
-    adds their negative log-likelihood. Neither D nor Sim could be had with certainty, and no code is public.
+    The formula is that of `AnyLoss`, over the paper's positive set A(i) = {j : D(y_i, y_j) ≥ α} with J as D, on
+    embeddings. This is not the published loss: that compares Gaussian mixtures p_i of a mixture density network by a
+    similarity Sim(p_i, p_j), and adds their negative log-likelihood. Neither D nor Sim could be had with certainty, and
+    no code is public.
 
     Args:
-        threshold: α in (0, 1].
-        **options: see `ContrastiveLoss`.
+        threshold: α in [0, 1]; with 0, all that share a finding.
     """
 
     source = "threshold of ProbMCL, ICASSP 2024"
     positive = "Jaccard index of the threshold or above"
 
-    def __init__(self, *, threshold: float = 0.5, **options: Any) -> None:
-        super().__init__(**options)
-        self.threshold = _checked_threshold(threshold)
+    def coefficients(self, counts: PairCounts, excluded: Excluded, pairs: LabelPairs, rows: slice) -> Coefficients:
+        jaccard, reached = self.reaching(counts, excluded)
+        return weigh_positives((reached & (jaccard > 0)).to(jaccard.dtype))
+
+
+class JSCLLoss(ContrastiveLoss):
+    r"""JSCL, the Jaccard similarity contrastive loss, as its authors' code has it.
+
+        L_i = −1/|A(i)| · Σ_{p∈A(i)} log( exp(z_i·z_p/τ) / Σ_{a∈A(i)} J_ia exp(z_i·z_a/τ) )
+
+    and the loss is the mean over the anchors with some J above 0. Every other sample is positive, to the same extent.
+    The negatives are those with J above 0, so that the code pushes apart what shares findings. That contradicts the
+    aim of the paper; the weight outside the logarithm, `JaccardLoss`, serves it.
+    """
+
+    source = "Lin et al., ACL 2023 (JSCL)"
+    positive = "every sample; the Jaccard index stands in the denominator"
 
     def coefficients(self, counts: PairCounts, excluded: Excluded, pairs: LabelPairs, rows: slice) -> Coefficients:
-        overlap = excluded.fill_(counts.jaccard(), 0)
-        positive = (overlap > 0) & (overlap > self.threshold - 1e-6)
-        return weigh_positives(positive.to(overlap.dtype))
+        jaccard = excluded.fill_(counts.jaccard(), 0)
+        some = (jaccard > 0).any(1)
+        found = weigh_positives(excluded.fill_(torch.ones_like(jaccard), 0) * some[:, None])
+        return Coefficients(found.matrix, found.terms, denominator=jaccard)
+
+
+class JSPCLLoss(JSCLLoss):
+    """JSPCL: JSCL on the classifier's logits (N, F), as the authors' code has it, compared by dot products."""
+
+    source = "Lin et al., ACL 2023 (JSPCL)"
+    on_sphere = False
 
 
 LOSSES: Mapping[str, type[ContrastiveLoss]] = {
@@ -186,8 +210,7 @@ def loss_by_name(name: str, **options: Any) -> ContrastiveLoss:
     """Build a loss from its name in a configuration.
 
     Args:
-        name: one of `LOSSES`: sd, supcon, any, all, mulsupcon, jaccard, probmcl, multisupcon, ws-mulsupcon, msc, slcl,
-            jscl, jspcl.
+        name: a key of `LOSSES`.
         **options: the keyword arguments of its class.
 
     Raises:
@@ -212,9 +235,3 @@ def family_table() -> str:
     for name, loss in LOSSES.items():
         rows.append((name, loss.source, loss.positive, loss.unknown, loss.empty_sets, loss.soft, "yes", "yes"))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _checked_threshold(threshold: float) -> float:
-    if not 0 <= threshold <= 1:
-        raise SettingsError(f"threshold is {threshold}; it must lie in [0, 1]")
-    return threshold

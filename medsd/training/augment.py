@@ -1,9 +1,9 @@
 """Random changes of the training images: a whole batch in a few tensor operations, each sample from its own seed.
 
-The seed of a sample depends on the run's seed, the epoch, the study and the view alone, so the pictures are the same
-whatever the number of loader workers or processes, and a resumed run sees what an uninterrupted one would have seen.
-The changes are those of MONAI's RandAffine, RandAdjustContrast, RandScaleIntensity, RandGaussianNoise and
-RandCoarseDropout, which a test compares; one picture at a time they took about five times as long.
+A sample's seed depends on the run's seed, the epoch, the study and the view alone, so the images do not depend on the
+number of loader workers or processes, and a resumed run sees those of an uninterrupted one. The changes are those of
+MONAI's RandAffine, RandAdjustContrast, RandScaleIntensity, RandGaussianNoise and RandCoarseDropout, which a test
+compares; image by image, these took about five times as long.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from torch import Tensor
 from medsd.settings import AugmentSettings
 
 CONTRAST_CHANCE, BRIGHTNESS_CHANCE, NOISE_CHANCE = 0.5, 0.5, 0.3
-_STREAM = 1  # the bare seed of a sample also decides which modality it keeps; the pictures draw from elsewhere
+_STREAM = 1  # the bare seed of a sample also decides which modality it keeps
 _SMALLEST_RANGE = 1e-7  # of grey values, as in MONAI's AdjustContrast
 
 
 @dataclass(frozen=True)
 class Change:
-    """What happens to one picture.
+    """The change of one image.
 
     Attributes:
-        matrix: (2, 3), where a pixel of the result (x, y) comes from, in half sides from the centre.
-        gamma: exponent of the grey values between the picture's least and largest.
+        matrix: (2, 3), from a pixel (x, y) of the result to its origin, in half sides from the centre.
+        gamma: exponent of the grey values between the image's minimum and maximum.
         brightness: factor.
         noise: standard deviation; 0 for none.
         erased: rows and columns that become 0, or None.
-        mirrored: whether left and right change places.
-        side: pixels to which the picture is reduced before it is enlarged again; None leaves it as sharp as it is.
+        mirrored: whether left and right are exchanged.
+        side: pixels to which the image is reduced before it is enlarged again; None for no reduction.
     """
 
     matrix: npt.NDArray[np.float32]
@@ -48,19 +48,14 @@ class Change:
 
 
 class Augmentation:
-    """Changes pictures at random.
-
-    Args:
-        settings: how large the changes may be.
-        size: S, side of the pictures.
-    """
+    """Random changes, as large as `settings` allow, of images with `size` = S pixels a side."""
 
     def __init__(self, settings: AugmentSettings, size: int) -> None:
         self.settings, self.size = settings, size
         self._places = (2 * torch.arange(size, dtype=torch.float32) + 1) / size - 1  # centres of the pixels in −1…1
 
     def draw(self, rng: np.random.Generator) -> Change:
-        """What to do to one picture."""
+        """A random change of one image."""
         wanted = self.settings
         angle = np.deg2rad(wanted.rotation_degrees) * rng.uniform(-1, 1)
         shift = 2 * wanted.translation * rng.uniform(-1, 1, 2)  # half sides
@@ -77,80 +72,69 @@ class Augmentation:
         return Change(matrix, gamma, factor, noise, erased, mirrored, self._side(rng))
 
     def _side(self, rng: np.random.Generator) -> int | None:
-        """Evenly spread in its logarithm: halving the resolution is as likely at every size."""
+        """A reduced side, uniform in its logarithm: halving the resolution is as likely at every size."""
         if not 0 < self.settings.resolution < self.size:
             return None
         return round(float(np.exp(rng.uniform(np.log(self.settings.resolution), np.log(self.size)))))
 
     def _rectangle(self, rng: np.random.Generator) -> tuple[slice, slice]:
-        """Somewhere in the picture, an eighth to a quarter of the side high and wide."""
+        """Rows and columns, an eighth to a quarter of the side each."""
         height, width = rng.integers(self.size // 8, self.size // 4 + 1, 2)
         top, left = rng.integers(0, self.size - height + 1), rng.integers(0, self.size - width + 1)
         return slice(top, top + height), slice(left, left + width)
 
     def __call__(self, pixels: npt.NDArray[np.uint8], seeds: Sequence[int]) -> Tensor:
-        """The changed pictures.
-
-        Args:
-            pixels: uint8 (N, S, S).
-            seeds: of each of them.
-
-        Returns:
-            float32 (N, 1, S, S) in 0…1.
-        """
+        """uint8 (N, S, S) images and a seed each → changed images, float32 (N, 1, S, S) in [0, 1]."""
         sources = [np.random.default_rng([seed, _STREAM]) for seed in seeds]
         changes = [self.draw(source) for source in sources]
-        pictures = torch.from_numpy(pixels.astype(np.float32)).unsqueeze(1).mul_(1 / 255)
-        for picture, change in zip(pictures, changes, strict=True):
+        images = torch.from_numpy(pixels.astype(np.float32)).unsqueeze(1).mul_(1 / 255)
+        for image, change in zip(images, changes, strict=True):
             if change.mirrored:
-                picture.copy_(picture.flip(-1))
+                image.copy_(image.flip(-1))
             if change.side is not None:
-                picture.copy_(coarsened(picture, change.side))
-        pictures = moved(pictures, torch.from_numpy(np.stack([c.matrix for c in changes])), self._places)
-        for picture, change, source in zip(pictures, changes, sources, strict=True):
-            recolour(picture, change)
+                image.copy_(coarsened(image, change.side))
+        images = moved(images, torch.from_numpy(np.stack([c.matrix for c in changes])), self._places)
+        for image, change, source in zip(images, changes, sources, strict=True):
+            recolour(image, change)
             if change.noise:
-                noise = source.standard_normal(picture.shape, dtype=np.float32)
-                picture.add_(torch.from_numpy(noise), alpha=change.noise)
+                noise = source.standard_normal(image.shape, dtype=np.float32)
+                image.add_(torch.from_numpy(noise), alpha=change.noise)
             if change.erased:
-                picture[0][change.erased] = 0
-        return pictures.clamp_(0, 1)
+                image[0][change.erased] = 0
+        return images.clamp_(0, 1)
 
 
-def moved(pictures: Tensor, matrices: Tensor, places: Tensor) -> Tensor:
-    """Turned, shifted and zoomed pictures, bilinear, black outside.
+def moved(images: Tensor, matrices: Tensor, places: Tensor) -> Tensor:
+    """Rotated, shifted and zoomed images, float32 (N, 1, S, S), bilinear, black outside.
 
     Args:
-        pictures: float32 (N, 1, S, S).
+        images: float32 (N, 1, S, S).
         matrices: (N, 2, 3), see `Change.matrix`.
-        places: (S,) of the pixels' centres along a side, −1…1.
-
-    Returns:
-        float32 (N, 1, S, S).
+        places: (S,) centres of the pixels along a side, −1…1.
     """
-    count, size = len(pictures), len(places)
+    count, size = len(images), len(places)
     grid = torch.empty(count, size, size, 2)  # as F.affine_grid, which takes longer than the resampling
     for axis in range(2):
         x, y, shift = (matrices[:, axis, column, None] for column in range(3))
         torch.add((x * places)[:, None, :], (y * places + shift)[:, :, None], out=grid[..., axis])
-    return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def coarsened(picture: Tensor, side: int) -> Tensor:
-    """What is left of a picture (1, S, S) that was stored with `side` pixels a side; (1, S, S)."""
-    size = picture.shape[-1]
-    small = F.interpolate(picture[None], (side, side), mode="bilinear", antialias=True)
+def coarsened(image: Tensor, side: int) -> Tensor:
+    """An image (1, S, S) reduced to `side` pixels a side and enlarged again."""
+    size = image.shape[-1]
+    small = F.interpolate(image[None], (side, side), mode="bilinear", antialias=True)
     return F.interpolate(small, (size, size), mode="bilinear")[0]
 
 
-def recolour(picture: Tensor, change: Change) -> None:
-    """Contrast and brightness of one picture, in place."""
+def recolour(image: Tensor, change: Change) -> None:
+    """Change contrast and brightness of one image, in place."""
     if change.gamma != 1:
-        low, high = torch.aminmax(picture)
+        low, high = torch.aminmax(image)
         span = high - low
-        picture.sub_(low).div_(span + _SMALLEST_RANGE).pow_(change.gamma).mul_(span).add_(low)
+        image.sub_(low).div_(span + _SMALLEST_RANGE).pow_(change.gamma).mul_(span).add_(low)
     if change.brightness != 1:
-        picture.mul_(change.brightness)
+        image.mul_(change.brightness)
 
 
 def sample_seed(*parts: int) -> int:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from medsd.errors import SettingsError
 from medsd.networks.fusion import StudyModel, StudyOutputs
 from medsd.sd import inverse_frequency_weights, loss_by_name
+from medsd.sd.by_finding import IntraLabelLoss
 from medsd.sd.crossmodal import CrossModalLoss
+from medsd.sd.losses import ContrastiveLoss
 from medsd.settings import LossSettings
 from medsd.training.loaders import Batch, Sentences
 
@@ -21,7 +23,7 @@ class Contrast(nn.Module):
     Whole studies are compared behind the projection. With ``cross_modal_weight``, images also meet notes in the learned
     space itself, and sentences that name a finding ("large effusion"), each known to have that finding and unknown in
     all others: notes of referrers seldom use the words with which images are searched. Such prompts: Yang et al.,
-    Unified Contrastive Learning, CVPR 2022.
+    Unified Contrastive Learning, CVPR 2022. ``icl`` compares the findings within an image instead, `finding_features`.
 
     Args:
         settings: of the loss.
@@ -30,7 +32,7 @@ class Contrast(nn.Module):
         width: of the projection, for the prototypes of ``msc``.
 
     Raises:
-        SettingsError: no such loss or option, or prototypes together with contrast across modalities.
+        SettingsError: no such loss or option, or msc or icl together with contrast across modalities.
     """
 
     def __init__(
@@ -41,13 +43,18 @@ class Contrast(nn.Module):
         width: int | None = None,
     ) -> None:
         super().__init__()
+        self.weight, self.sentences = settings.cross_modal_weight, sentences
+        if self.weight and settings.name in ("msc", "icl"):
+            raise SettingsError(
+                f"loss.name: {settings.name} has no form across modalities; set loss.cross_modal_weight to 0"
+            )
+        self.criterion: nn.Module
+        if settings.name == "icl":
+            self.criterion = IntraLabelLoss(temperature=settings.temperature, gather=True)
+            return
         options = dict(settings.options)
         if settings.name == "msc" and width is not None:
             options |= {"findings": labels.shape[1], "embedding_size": width}
-            if settings.cross_modal_weight:
-                raise SettingsError(
-                    "loss.name: msc has prototypes behind the projection, so loss.cross_modal_weight must be 0"
-                )
         self.criterion = loss_by_name(
             settings.name,
             temperature=settings.temperature,
@@ -58,11 +65,15 @@ class Contrast(nn.Module):
             gather=True,
             **options,
         )
-        self.weight, self.sentences = settings.cross_modal_weight, sentences
 
     def forward(self, model: StudyModel, outputs: StudyOutputs, batch: Batch) -> Tensor:
         """The loss of a batch, a scalar."""
         labels = batch.labels.to(outputs.features.device)
+        if isinstance(self.criterion, IntraLabelLoss):
+            given = batch.inputs.has_image
+            known = labels if given is None else labels.masked_fill(given.to(labels.device)[:, None] == 0, torch.nan)
+            found: Tensor = self.criterion(finding_features(outputs), known)
+            return found
         across = self._across(model, outputs, batch, labels) if self.weight else None
         whole: Tensor = self.criterion(model.project(outputs.features.float()), labels)
         return whole if across is None else whole + self.weight * across
@@ -71,6 +82,7 @@ class Contrast(nn.Module):
         """Images with notes, and with sentences where there are any."""
         images, notes, given = outputs.image_features, outputs.note_features, batch.inputs
         assert images is not None and notes is not None, "the settings see to it that a model has both"
+        assert isinstance(self.criterion, ContrastiveLoss)
         images, crossed = images.float(), CrossModalLoss(self.criterion)
         has_image = given.has_image.bool() if given.has_image is not None else None
         has_note = given.has_note.bool() if given.has_note is not None else None
@@ -82,6 +94,21 @@ class Contrast(nn.Module):
         found = crossed(images, spoken, labels, has_image=has_image, note_labels=named)
         found = found + crossed(outputs.features.float(), spoken, labels, note_labels=named)
         return (total + found / 2) / 2
+
+
+def finding_features(outputs: StudyOutputs) -> Tensor:
+    """An embedding of each finding in each image, float32 (B, F, D).
+
+    It is the mean of the regions, weighted by a softmax over the evidence for the finding, as in class-specific
+    residual attention (Zhu and Wu, ICCV 2021).
+
+    Raises:
+        SettingsError: the model reads no images.
+    """
+    if outputs.evidence is None or outputs.regions is None:
+        raise SettingsError("loss.name: icl compares the findings within an image, but network.image is null")
+    attention = outputs.evidence.float().flatten(2).softmax(dim=2)  # (B, F, h·w)
+    return attention @ outputs.regions.float().flatten(2).mT
 
 
 def long_tail_weights(labels: Tensor, choice: str, power: float) -> Tensor | None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medsd.errors import DataError, SettingsError
+from medsd.errors import DataError
 from medsd.sd.crossmodal import CrossModalLoss
 from medsd.sd.losses import SDLoss
 from tests.sd.test_losses import batch
@@ -44,19 +44,10 @@ def test_a_study_without_a_note_takes_part_as_an_image_only() -> None:
     assert notes.grad is not None and (notes.grad[~has_note] == 0).all()
 
 
-def test_contrast_within_each_modality_is_added() -> None:
-    images, notes, labels = studies()
-    loss = SDLoss()
-    expected = CrossModalLoss(loss)(images, notes, labels) + 0.5 * (loss(images, labels) + loss(notes, labels)) / 2
-    torch.testing.assert_close(CrossModalLoss(loss, within=0.5)(images, notes, labels), expected)
-
-
 def test_inputs_that_do_not_fit_are_named() -> None:
     images, notes, labels = studies()
     with pytest.raises(DataError, match=r"has_note has shape \(3,\)"):
         CrossModalLoss(SDLoss())(images, notes, labels, torch.ones(3))
-    with pytest.raises(SettingsError, match="within is -1"):
-        CrossModalLoss(SDLoss(), within=-1)
 
 
 def test_both_directions_teach_one_temperature() -> None:
@@ -64,5 +55,5 @@ def test_both_directions_teach_one_temperature() -> None:
     loss = SDLoss(learn_temperature=True).double()
     assert loss.log_temperature is not None
     assert torch.autograd.gradcheck(
-        lambda *_: CrossModalLoss(loss, within=0.5)(images, notes, labels), (images, notes, loss.log_temperature)
+        lambda *_: CrossModalLoss(loss)(images, notes, labels), (images, notes, loss.log_temperature)
     )

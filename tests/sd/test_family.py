@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from medsd.errors import DataError, SettingsError
-from medsd.sd.by_finding import PrototypeLoss, WsMulSupConLoss, complement_frequency_weights
-from medsd.sd.lin import IntraLabelLoss
+from medsd.sd.by_finding import IntraLabelLoss, PrototypeLoss, WsMulSupConLoss, complement_frequency_weights
 from medsd.sd.losses import SDLoss
 from medsd.sd.rivals import LOSSES, family_table, loss_by_name
 from tests.sd import loops

@@ -269,3 +269,23 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         SDLoss()(embeddings, labels, ref_emb=embeddings)
     with pytest.raises(DataError, match="indices_tuple"):
         SDLoss()(embeddings, labels, (1, 2, 3))
+
+
+def test_trainers_of_monai_and_pytorch_metric_learning_take_it() -> None:
+    from monai.engines import SupervisedTrainer
+    from pytorch_metric_learning.trainers import MetricLossOnly
+
+    studies = [(torch.rand(6), torch.tensor([float(i % 2), 1.0])) for i in range(8)]
+    encoder = nn.Linear(6, 4)
+    optimiser, before = torch.optim.AdamW(encoder.parameters()), encoder.weight.detach().clone()
+    batches = torch.utils.data.DataLoader([{"image": x, "label": y} for x, y in studies], batch_size=4)
+    SupervisedTrainer(
+        device="cpu", max_epochs=1, train_data_loader=batches, network=encoder, optimizer=optimiser,
+        loss_function=SDLoss(),
+    ).run()  # fmt: skip
+    between = encoder.weight.detach().clone()
+    MetricLossOnly(
+        models={"trunk": encoder}, optimizers={"trunk_optimizer": optimiser}, batch_size=4, dataset=studies,
+        loss_funcs={"metric_loss": SDLoss()}, data_device="cpu", label_hierarchy_level="all", dataloader_num_workers=0,
+    ).train()  # fmt: skip
+    assert not torch.equal(before, between) and not torch.equal(between, encoder.weight)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medsd.errors import SettingsError
 from medsd.networks.fusion import StudyInputs, StudyModel, StudyOutputs
-from medsd.sd import LOSSES, SDLoss, inverse_frequency_weights
+from medsd.sd import LOSSES, IntraLabelLoss, SDLoss, inverse_frequency_weights
 from medsd.settings import (
     FinetuneSettings,
     ImageSettings,
@@ -27,7 +27,9 @@ from medsd.settings import (
     StageSettings,
 )
 from medsd.training import stages
-from medsd.training.contrast import Contrast, long_tail_weights
+from medsd.training.augment import sample_seed
+from medsd.training.checkpoints import load_checkpoint
+from medsd.training.contrast import Contrast, finding_features, long_tail_weights
 from medsd.training.layers import freeze, parameter_groups
 from medsd.training.loaders import Batch, StudyArrays
 from medsd.training.objectives import (
@@ -292,13 +294,39 @@ def test_the_options_of_a_loss_reach_it() -> None:
     torch.testing.assert_close(found, SDLoss(factors="similarity", direction="both")(embeddings, labels))
 
 
+@pytest.mark.parametrize("name", ["msc", "icl"])
+def test_a_loss_with_prototypes_and_one_within_images_are_trained(tmp_path: Path, name: str) -> None:
+    settings = _settings(tmp_path, sd_weight=1.0)
+    settings = settings.model_copy(update={"loss": LossSettings(name=name)})
+    rows = np.arange(COUNT)
+    history = finetune(settings, _model(), _arrays(), rows, rows, tmp_path).history
+    kept = load_checkpoint(tmp_path / "finetune.safetensors").part("learned")
+    assert np.isfinite(history[0]["loss"]) and set(kept) == ({"criterion.prototypes"} if name == "msc" else set())
+    if name == "msc":
+        torch.manual_seed(sample_seed(settings.seed, 2))
+        started = Contrast(settings.loss, _arrays().labels, width=settings.network.projection).criterion.prototypes
+        assert not torch.equal(kept["criterion.prototypes"], started)
+
+
+def test_findings_are_compared_within_the_images_that_are_there() -> None:
+    regions, labels = torch.randn(2, 5, 3, 3), torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
+    evidence = torch.full((2, 3, 3, 3), -100.0)
+    evidence[:, 0, 0, 0] = evidence[:, 1, 1, 1] = evidence[:, 2, 2, 2] = 100.0
+    outputs = StudyOutputs(torch.zeros(2, 3), torch.zeros(2, 5), evidence, regions=regions)
+    features = torch.stack([regions[:, :, place, place] for place in range(3)], dim=1)
+    torch.testing.assert_close(finding_features(outputs), features)
+    batch = Batch(StudyInputs(None, has_image=torch.tensor([1.0, 0.0])), labels, torch.arange(2))
+    found = Contrast(LossSettings(name="icl"), labels.numpy())(_model(), outputs, batch)
+    torch.testing.assert_close(found, IntraLabelLoss()(features[:1], labels[:1]))
+
+
 def test_an_option_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="options repeats temperature"):
         LossSettings(options={"temperature": 0.2})
     labels = np.ones((4, 3), np.float32)
     with pytest.raises(SettingsError, match="loss 'any' does not take these options"):
         Contrast(LossSettings(name="any", options={"threshold": 0.5}), labels)
-    with pytest.raises(SettingsError, match="msc has prototypes behind the projection"):
+    with pytest.raises(SettingsError, match="msc has no form across modalities"):
         Contrast(LossSettings(name="msc", cross_modal_weight=1), labels, width=6)
 
 
