@@ -64,7 +64,7 @@ def test_a_missing_modality_leaves_no_trace(fused: StudyModel) -> None:
     torch.testing.assert_close(fused(no_note).logits[1], fused(_inputs((0, 1, 1), (1, 0, 1))).logits[1])
 
 
-def test_a_study_without_a_film_has_no_evidence(fused: StudyModel) -> None:
+def test_a_study_without_an_image_has_no_evidence(fused: StudyModel) -> None:
     outputs = fused(_inputs(image=(0, 1, 1)))
     assert not outputs.evidence[0].any() and outputs.evidence[1].any()
 

@@ -206,7 +206,7 @@ def test_the_positions_of_a_vit_of_another_size_are_interpolated(tmp_path: Path)
     torch.testing.assert_close(found.mean(), torch.tensor(1.5), atol=0.01, rtol=0)
 
 
-def test_a_densenet_of_torchxrayvision_reads_the_same_film_the_same(tmp_path: Path) -> None:
+def test_a_densenet_of_torchxrayvision_reads_the_same_image_the_same(tmp_path: Path) -> None:
     source, target = _encoder("densenet121", 1, 96), _encoder("densenet121", 2, 96)
     tensors = _torchvision_densenet(source.state_dict())
     # As trained on -1024…1024: a kernel that is small, statistics that are of that range.

@@ -115,10 +115,10 @@ from medsd.pipeline.run import run_steps
 config, stage, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
 take = Stage._step
 
-def step(self, engine, batch):
-    if self.name == stage and engine.state.iteration == last:
+def step(self, batch, number):
+    if self.name == stage and number + 1 == last:
         os.kill(os.getpid(), signal.SIGKILL)
-    return take(self, engine, batch)
+    return take(self, batch, number)
 
 Stage._step = step
 run_steps(load_settings(config), "finetune")

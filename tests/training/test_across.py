@@ -88,7 +88,7 @@ def test_it_needs_both_modalities(tmp_path: Path) -> None:
         small_settings(tmp_path, "loss.cross_modal_weight=1", "network.image=null")
 
 
-def test_a_sentence_finds_films_of_the_shipped_phantom_better_than_chance() -> None:
+def test_a_sentence_finds_images_of_the_shipped_phantom_better_than_chance() -> None:
     path = MODELS / "phantom" / MODALITIES
     if not path.exists():
         pytest.skip("models/phantom was trained without loss.cross_modal_weight")
