@@ -20,10 +20,11 @@ from medsd.training.loaders import Batch, Sentences
 class Contrast(nn.Module):
     """The contrastive loss of the settings in float32, called with a model, its outputs and a batch; returns ().
 
-    Whole studies are compared behind the projection. With ``cross_modal_weight``, images also meet notes in the learned
-    space itself, and sentences that name a finding ("large effusion"), each known to have that finding and unknown in
-    all others: notes of referrers seldom use the words with which images are searched. Such prompts: Yang et al.,
-    Unified Contrastive Learning, CVPR 2022. ``icl`` compares the findings within an image instead, `finding_features`.
+    Whole studies are compared behind the projection; ``jspcl`` compares their logits, and ``icl`` the findings within
+    each image (`finding_features`). With ``cross_modal_weight``, images also meet notes in the learned space itself,
+    and sentences that name a finding ("large effusion"), each known to have that finding and unknown in all others:
+    notes of referrers seldom use the words with which images are searched. Such prompts: Yang et al., Unified
+    Contrastive Learning, CVPR 2022.
 
     Args:
         settings: of the loss.
@@ -75,7 +76,8 @@ class Contrast(nn.Module):
             found: Tensor = self.criterion(finding_features(outputs), known)
             return found
         across = self._across(model, outputs, batch, labels) if self.weight else None
-        whole: Tensor = self.criterion(model.project(outputs.features.float()), labels)
+        compared = model.project(outputs.features.float()) if self.criterion.on_sphere else outputs.logits.float()
+        whole: Tensor = self.criterion(compared, labels)
         return whole if across is None else whole + self.weight * across
 
     def _across(self, model: StudyModel, outputs: StudyOutputs, batch: Batch, labels: Tensor) -> Tensor:

@@ -332,5 +332,5 @@ def test_an_option_that_cannot_be_is_refused() -> None:
 
 def _contrast_of(settings: LossSettings, embeddings: Tensor, labels: Tensor) -> Tensor:
     model = cast(StudyModel, SimpleNamespace(project=lambda features: features))
-    outputs, batch = (SimpleNamespace(features=embeddings), SimpleNamespace(labels=labels))
+    outputs, batch = (SimpleNamespace(features=embeddings, logits=embeddings), SimpleNamespace(labels=labels))
     return Contrast(settings, labels.numpy(), width=6)(model, cast(StudyOutputs, outputs), cast(Batch, batch))
