@@ -1,7 +1,7 @@
-"""Training in several processes that act as one with the whole batch: `torchrun … -m medsd.cli train CONFIG`.
+"""Training in several processes that act as one: `torchrun … -m medsd.cli train CONFIG`.
 
-Each process takes its share of every batch (`loaders.Share`); losses, batch statistics and gradients are joined, so
-that the numbers are those of one process. The first process alone prepares, writes, exports; the others wait.
+Each process takes its share of every batch (`loaders.Share`). Losses, batch statistics and gradients are joined, so
+that the numbers are those of one process. Only the first process prepares, writes and exports; the others wait.
 """
 
 from __future__ import annotations

@@ -41,14 +41,9 @@ class TrainingStep:
     time. Only batch normalisation differs, for its statistics are those of a part.
 
     Args:
-        name: of the stage, for messages.
-        model: on its device.
-        loss: from the model, its outputs and the batch to a scalar.
-        optimizer: of the model's parameters.
-        settings: of the stage.
+        name, model, loss, settings, seed, learned: of the `Stage`; the model is on its device.
+        optimizer: of all parameters that learn.
         precision: float32, bfloat16 or float16, of the network; losses are taken in float32.
-        seed: of the stage.
-        learned: the part of the loss that has parameters; none by default.
     """
 
     def __init__(
