@@ -20,7 +20,7 @@ FindingPower = Annotated[
 class LossSettings(Strict):
     """The Similarity-Dissimilarity loss (see medsd.sd)."""
 
-    name: str = Field("sd", description="sd, or another loss of medsd.sd, for instance mulsupcon.")
+    name: str = Field("sd", description="sd, or another loss of medsd.sd, for instance mulsupcon or icl.")
     temperature: float = Field(0.1, gt=0, le=10, description="Divisor of the cosines.")
     finding_weights: FindingWeights = "none"
     finding_power: FindingPower = 0.5
