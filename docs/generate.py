@@ -231,6 +231,15 @@ def bundles() -> str:
     return table(("bundle", "version", "test images of patients", "macro AUROC", "nDCG@10"), iter(rows))
 
 
+def evidence() -> str:
+    """Where evidence maps point, of the bundles whose test images have boxes: their evaluation_evidence.json."""
+    rows = []
+    for path in sorted((ROOT / "models").glob("*/evaluation_evidence.json")):
+        for method in json.loads(path.read_text(encoding="utf-8"))["methods"]:
+            rows.append((f"models/{path.parent.name}", method["name"], _interval(method["pointing"])))
+    return table(("bundle", "map", "points into a box"), iter(rows))
+
+
 def _ndcg(retrieval: Mapping[str, Any]) -> str:
     ndcg = retrieval.get("ndcg", {})
     return _interval(ndcg) if "value" in ndcg else ""
@@ -257,6 +266,7 @@ def python_surface() -> str:
 PARTS: Mapping[str, Callable[[], str]] = {
     "bundles": bundles,
     "commands": commands,
+    "evidence": evidence,
     "finding-sets": finding_sets,
     "layers": layers,
     "losses": losses,
