@@ -6,7 +6,7 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint co
 PORT   ?= 7860
 BUNDLE ?= models/phantom
 # What trains a network runs once more with the instructions of another processor: sums are then added in another order.
-OTHER    := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell
+OTHER    := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
 TRAINING := tests/sd/test_losses.py tests/experiments/test_compare_training.py \
 	tests/pipeline/test_evidence_head.py $(addprefix tests/training/test_,objectives.py engine.py pseudo_labels.py)
 
@@ -19,7 +19,7 @@ app: $(VENV)/.core ## set up what serving needs and open the web app (PORT=7860 
 	$(BIN)/medsd app $(BUNDLE) --port $(PORT) --open
 
 test: $(VENV)/.dev programs check ## set up everything and run the whole test suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile  # one thread each: two would wait for each other
 	$(OTHER) $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile $(TRAINING)
 
 check: $(VENV)/.dev ## formatting, types, and which room may import which
