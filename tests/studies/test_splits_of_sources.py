@@ -1,8 +1,8 @@
 """The splits of every source: disjoint by patient, blind to the order of rows, true to each finding's rate.
 
 Each data set is written in its own layout, large enough to split: some 1,500 patients of whom a few have very many
-films, findings of several rates, and films that are empty files, since nothing here decodes one. «True to the rate»:
-within two points of the rate over all known films, a finding that has 50 positive films or more, in train, validation
+images, findings of several rates, and images that are empty files: nothing here decodes one. "True to the rate":
+within two points of the rate over all known images, a finding that has 50 positive images or more, in train, validation
 and test alike. Where a data set publishes its test set, medsd does not choose it: there the claim is made of what it
 does deal out, train and validation, against both together.
 """
