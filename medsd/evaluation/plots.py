@@ -33,7 +33,7 @@ from medsd.metrics.metrics import FloatArray
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#BBBBBB"  # Okabe and Ito 2008
 _COLOURS = 48  # of the PNG's palette
 _DPI = 100
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 9.0,
     "axes.titlesize": 9.0,
     "axes.spines.top": False,
@@ -171,7 +171,7 @@ def draw_calibration(
     curves = {"calibrated": (reliability(target, probs), BLUE, "o-")}
     if before is not None:
         curves["before"] = (reliability(target, before), ORANGE, "s--")
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = _figure(5.5, 6.2)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfect")
@@ -216,7 +216,7 @@ def draw_prevalence(findings: FindingSet, splits: Mapping[str, npt.ArrayLike]) -
     """Share of the known labels that are positive, for each finding and split, with the positives in figures."""
     colours = (BLUE, ORANGE, GREEN, VERMILION)
     height = 0.8 / len(splits)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = _figure(7.5, 1.3 + len(findings) * max(0.3, 0.17 * len(splits)))
         axes = figure.subplots()
         for s, (name, labels) in enumerate(splits.items()):
@@ -285,7 +285,7 @@ def _grid(
     columns = 5 if len(titles) > 8 else 4
     rows = math.ceil(len(titles) / columns)
     positives, negatives = metrics.class_counts(target)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = _figure(2.05 * columns, 2.15 * rows + 0.6)
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes in grid.flat[len(titles) :]:

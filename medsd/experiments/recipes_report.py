@@ -1,26 +1,30 @@
-"""The report of a comparison of recipes: figures over seeds and over patients, as Markdown and JSON."""
+"""The figures of a comparison of recipes, over seeds and over patients, and their report."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import load_file
 from scipy.special import expit
 
 from medsd.errors import DataError
-from medsd.experiments.compare.statistics import Comparison, SeedMean, compare_paired, patient_intervals, seed_mean
-from medsd.metrics.intervals import Interval, Resamples, bootstrap, weighted_auroc
-from medsd.metrics.metrics import auroc, average_precision, enough, macro
+from medsd.experiments import engine
+from medsd.experiments.statistics import compare_paired, patient_intervals, seed_mean
+from medsd.metrics.intervals import Resamples, bootstrap, weighted_macro_auroc
+from medsd.metrics.metrics import auroc, average_precision, confusion, enough, macro
+from medsd.metrics.retrieval import Cases, score_queries
+from medsd.pipeline.folder import Run
+from medsd.studies.manifest import Manifest
 
 if TYPE_CHECKING:
-    from medsd.experiments.recipes_settings import RecipesSettings
+    from medsd.experiments.recipes import RecipesSettings
 
-METRICS = ("auroc", "average_precision", "micro_f1", "ndcg")
 TITLES = {
     "auroc": "macro AUROC",
     "average_precision": "macro average precision",
@@ -36,7 +40,7 @@ class Trained:
     Attributes:
         logits: (N, F).
         ndcg: (N,) of each study as a query among the training studies, NaN where nothing is relevant.
-        labels, patients: of the studies; the same in every training.
+        labels, patients: (N, F) and (N,) of the studies; the same in every training.
         seconds: of both stages.
         threshold: on the probability, one for all findings, where micro-F1 is highest on the validation patients.
     """
@@ -48,25 +52,46 @@ class Trained:
     seconds: float
     threshold: float = 0.5
 
+    @property
+    def probabilities(self) -> npt.NDArray[np.float64]:
+        """(N, F), not calibrated."""
+        return expit(self.logits.astype(np.float64))
+
     def figures(self, minimum_positives: int) -> dict[str, float]:
-        """The metrics, by name."""
-        probs = expit(self.logits.astype(np.float64))
+        """The metrics, by name; findings with fewer positives or negatives are not in the macro figures."""
+        probs, thresholds = self.probabilities, np.full(self.labels.shape[1], self.threshold)
         return {
             "auroc": macro(auroc(self.labels, probs, minimum_positives=minimum_positives)).value,
             "average_precision": macro(
                 average_precision(self.labels, probs, minimum_positives=minimum_positives)
             ).value,
-            "micro_f1": micro_f1(self.labels, probs >= self.threshold),
+            "micro_f1": confusion(self.labels, probs, thresholds).micro_f1,
             "ndcg": float(self.ndcg[counted].mean()) if (counted := ~np.isnan(self.ndcg)).any() else float("nan"),
         }
 
 
-def micro_f1(labels: npt.NDArray[np.floating], calls: npt.NDArray[np.bool_]) -> float:
-    """F1 over all known labels (N, F) at once; NaN where nothing is present and nothing called."""
-    known = ~np.isnan(labels)
-    right = float((calls & (labels == 1)).sum())
-    total = float((calls & known).sum() + (labels == 1).sum())
-    return 2 * right / total if total else float("nan")
+def read_trained(run: Run, part: str, reading: str = "all") -> Trained:
+    """What a fine-tuned run says of the patients of `part`, train, validation or test."""
+    manifest, outputs = Manifest.read(run.manifest), load_file(run.outputs)
+    # A model of one modality has no outputs of a part.
+    logits = outputs.get(f"logits_{reading}", outputs["logits"])
+    embeddings = outputs.get(f"embeddings_{reading}", outputs["embeddings"])
+    train, rows, chosen = manifest.rows("train"), manifest.rows(part), manifest.rows("validation")
+
+    def cases(which: npt.NDArray[np.int64]) -> Cases:
+        return Cases(embeddings[which], manifest.labels[which], manifest.patients[which])
+
+    history = json.loads((run.folder / "history.json").read_text(encoding="utf-8"))
+    # A finding that was not taught would add chance to every mean.
+    labels = np.where(enough(manifest.labels[train], 1), manifest.labels, np.float32(np.nan))
+    return Trained(
+        logits[rows],
+        score_queries(cases(rows), cases(train)).ndcg,
+        labels[rows],
+        manifest.patients[rows],
+        sum(stage["seconds"] for stage in history.values()),
+        best_threshold(labels[chosen], logits[chosen]),
+    )
 
 
 def best_threshold(labels: npt.NDArray[np.floating], logits: npt.NDArray[np.floating]) -> float:
@@ -82,36 +107,29 @@ def best_threshold(labels: npt.NDArray[np.floating], logits: npt.NDArray[np.floa
 
 def patient_difference(
     first: Sequence[Trained], second: Sequence[Trained], minimum_positives: int, resamples: int, confidence: float
-) -> dict[str, Interval]:
-    """How much better `first` is than `second` over resampled patients, each the mean over its seeds.
-
-    The seeds' interval tells of the training, this one of the choice of patients.
-    """
+) -> dict[str, dict[str, Any]]:
+    """How much better `first` is than `second` over resampled patients, each the mean over its seeds."""
     labels, patients = first[0].labels.astype(np.float64), first[0].patients
-    told = np.flatnonzero(enough(labels, minimum_positives))
+    told = enough(labels, minimum_positives)
     drawn = Resamples.draw(patients, resamples)
 
     def mean_auroc(trained: Sequence[Trained], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        areas = []
-        for one in trained:
-            for finding in told:
-                known = ~np.isnan(labels[:, finding])
-                scores = one.logits[known, finding].astype(np.float64)
-                areas.append(weighted_auroc(labels[known, finding], scores, weights[:, known]))
-        return np.mean(areas, axis=0)  # NaN where a resample leaves a finding without positives or negatives
+        each = [
+            weighted_macro_auroc(labels[:, told], one.logits[:, told].astype(np.float64), weights) for one in trained
+        ]
+        return np.mean(each, axis=0)
 
-    difference = bootstrap(
-        lambda weights: (mean_auroc(first, weights) - mean_auroc(second, weights))[:, None], drawn, confidence
-    )
+    def interval(mean: Callable[..., npt.NDArray[np.float64]]) -> dict[str, Any]:
+        (found,) = bootstrap(lambda weights: (mean(first, weights) - mean(second, weights))[:, None], drawn, confidence)
+        return found.model_dump()
+
     gain = np.mean([one.ndcg for one in first], axis=0) - np.mean([one.ndcg for one in second], axis=0)
     counted = ~np.isnan(gain)
     (ndcg,) = patient_intervals(gain[counted, None], patients[counted], resamples, confidence)
     return {
-        "auroc": difference[0],
-        "micro_f1": bootstrap(
-            lambda weights: (_mean_f1(first, weights) - _mean_f1(second, weights))[:, None], drawn, confidence
-        )[0],
-        "ndcg": Interval(value=ndcg.mean, low=ndcg.low, high=ndcg.high),
+        "auroc": interval(mean_auroc),
+        "micro_f1": interval(_mean_f1),
+        "ndcg": {"value": ndcg.mean, "low": ndcg.low, "high": ndcg.high},
     }
 
 
@@ -119,8 +137,7 @@ def _mean_f1(trained: Sequence[Trained], weights: npt.NDArray[np.float64]) -> np
     """(R,) micro-F1 of weighted studies, the mean over the trainings."""
     figures = []
     for one in trained:
-        calls = expit(one.logits.astype(np.float64)) >= one.threshold
-        known, present = ~np.isnan(one.labels), one.labels == 1
+        calls, known, present = one.probabilities >= one.threshold, ~np.isnan(one.labels), one.labels == 1
         right = weights @ (calls & present).sum(1)
         total = weights @ ((calls & known).sum(1) + present.sum(1))
         figures.append(np.divide(2 * right, total, out=np.full_like(right, np.nan), where=total > 0))
@@ -130,130 +147,50 @@ def _mean_f1(trained: Sequence[Trained], weights: npt.NDArray[np.float64]) -> np
 def write_report(
     settings: RecipesSettings, trained: dict[tuple[str, int], Trained], minimum_positives: int, command: str
 ) -> Path:
-    """Write <name>.md and <name>.results.json into the comparison's folder.
-
-    Args:
-        settings: of the comparison.
-        trained: by arm and seed.
-        minimum_positives: findings with fewer positives or negatives are left out of the macro figures.
-        command: that gives these figures.
-
-    Returns:
-        The Markdown file.
+    """Write <name>.md and <name>.results.json into the comparison's folder; returns the Markdown file.
 
     Raises:
         DataError: no finding has enough positives and negatives to tell anything.
     """
-    if not enough(next(iter(trained.values())).labels, minimum_positives).any():
+    one = next(iter(trained.values()))
+    told = int(enough(one.labels, minimum_positives).sum())
+    if not told:
         raise DataError(
             f"{settings.name}: no finding has {minimum_positives} positives and negatives among the "
             f"{settings.measured_on} patients; take more data, or lower evaluation.minimum_positives"
         )
-    values = {
-        arm: {
-            metric: [trained[arm, seed].figures(minimum_positives)[metric] for seed in settings.seeds]
-            for metric in METRICS
-        }
-        for arm in settings.arms
-    }  # fmt: skip
-    rivals = [arm for arm in settings.arms if arm != settings.reference]
-    tests: dict[str, dict[str, Comparison]] = {}
-    for metric in METRICS:
-        found = compare_paired(
-            values[settings.reference][metric], [values[arm][metric] for arm in rivals], settings.confidence
-        )
-        tests[metric] = dict(zip(rivals, found, strict=True))
+    reference, rivals = settings.reference, [arm for arm in settings.arms if arm != settings.reference]
     of_arm = {arm: [trained[arm, seed] for seed in settings.seeds] for arm in settings.arms}
-    patients = {
-        arm: patient_difference(
-            of_arm[settings.reference], of_arm[arm], minimum_positives, settings.bootstrap, settings.confidence
-        )
-        for arm in rivals
-    }  # fmt: skip
-    seconds = {arm: [one.seconds for one in of_arm[arm]] for arm in settings.arms}
-    settings.folder.mkdir(parents=True, exist_ok=True)
-    tree: dict[str, Any] = {
+    figures = {arm: [each.figures(minimum_positives) for each in of_arm[arm]] for arm in settings.arms}
+    values = {arm: {name: [each[name] for each in figures[arm]] for name in TITLES} for arm in settings.arms}
+    over_seeds = {}
+    for name in TITLES:
+        found = compare_paired(values[reference][name], [values[arm][name] for arm in rivals], settings.confidence)
+        over_seeds[name] = {
+            arm: {**asdict(each.difference), "p": each.p, "p_holm": each.p_holm}
+            for arm, each in zip(rivals, found, strict=True)
+        }
+    tree = {
         "command": command,
         "settings": settings.model_dump(mode="json", exclude={"output", "workers"}),
+        "measured": {
+            "studies": len(one.labels),
+            "patients": len(np.unique(one.patients)),
+            "findings": told,
+            "minimum_positives": minimum_positives,
+        },
         "values": values,
-        "seconds": seconds,
-        "over_seeds": {metric: {arm: _dump(each) for arm, each in tests[metric].items()} for metric in METRICS},
-        "over_patients": {arm: {k: v.model_dump() for k, v in each.items()} for arm, each in patients.items()},
+        "seconds": {arm: [each.seconds for each in of_arm[arm]] for arm in settings.arms},
+        "over_seeds": over_seeds,
+        "over_patients": {
+            arm: patient_difference(
+                of_arm[reference], of_arm[arm], minimum_positives, settings.bootstrap, settings.confidence
+            )
+            for arm in rivals
+        },
+        "means": {
+            name: {arm: asdict(seed_mean(values[arm][name], settings.confidence)) for arm in settings.arms}
+            for name in TITLES
+        },
     }
-    figures = settings.folder / f"{settings.name}.results.json"
-    figures.write_text(json.dumps(tree, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    one = next(iter(trained.values()))
-    path = settings.folder / f"{settings.name}.md"
-    path.write_text(
-        _markdown(settings, values, tests, patients, seconds, one, minimum_positives, command), encoding="utf-8"
-    )
-    return path
-
-
-def _markdown(
-    settings: RecipesSettings,
-    values: dict[str, dict[str, list[float]]],
-    tests: dict[str, dict[str, Comparison]],
-    patients: dict[str, dict[str, Interval]],
-    seconds: dict[str, list[float]],
-    one: Trained,
-    minimum_positives: int,
-    command: str,
-) -> str:
-    told = int(enough(one.labels, minimum_positives).sum())
-    lines = [
-        f"# Recipes side by side: {settings.name}",
-        "",
-        f"{len(settings.arms)} recipes, {len(settings.seeds)} seeds, one split by patient; measured on the "
-        f"{settings.measured_on} patients ({len(one.labels)} studies of {len(np.unique(one.patients))} patients, "
-        f"{told} findings with {minimum_positives} positives and negatives or more){_read_from(settings.reading)}. "
-        f"Means over the seeds with {settings.confidence:.0%} t intervals. Micro-F1 sums the calls of all "
-        "findings, at one threshold for all of them, chosen on the validation patients.",
-        "",
-        f"    {command}",
-        "",
-        "| recipe | " + " | ".join(TITLES[metric] for metric in METRICS) + " | minutes |",
-        "| --- |" + " --- |" * (len(METRICS) + 1),
-    ]
-    for arm in settings.arms:
-        cells = [_shown(seed_mean(values[arm][metric], settings.confidence)) for metric in METRICS]
-        name = f"**{arm}**" if arm == settings.reference else arm
-        lines.append(f"| {name} | {' | '.join(cells)} | {np.mean(seconds[arm]) / 60:.0f} |")
-    lines += [
-        "",
-        f"{settings.reference} minus each other recipe. «Over seeds»: paired by seed, Holm's correction; it tells of "
-        "training. «Over patients»: bootstrap of the patients with the mean over the seeds; it tells of the choice of "
-        "patients.",
-        "",
-        "| minus | metric | over seeds | p (Holm) | over patients |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for arm, each in patients.items():
-        for metric in METRICS:
-            test = tests[metric][arm]
-            over = _signed(each[metric]) if metric in each else "–"
-            lines.append(f"| {arm} | {TITLES[metric]} | {_shown(test.difference, '+')} | {test.p_holm:.2f} | {over} |")
-    lines += ["", *(f"- **{arm}**: {', '.join(f'`{each}`' for each in laid) or 'the base'}"
-                    for arm, laid in settings.arms.items())]  # fmt: skip
-    lines += [f"- all: {', '.join(f'`{each}`' for each in settings.common) or 'the base'}", ""]
-    return "\n".join(lines)
-
-
-def _read_from(reading: str) -> str:
-    return "" if reading == "all" else f", each read from its {reading} alone"
-
-
-def _shown(value: SeedMean, sign: str = "") -> str:
-    if np.isnan(value.low):
-        return f"{value.mean:{sign}.3f}"
-    return f"{value.mean:{sign}.3f} ({value.low:{sign}.3f} to {value.high:{sign}.3f})"
-
-
-def _dump(comparison: Comparison) -> dict[str, Any]:
-    return {**comparison.difference.as_dict(), "p": comparison.p, "p_holm": comparison.p_holm}
-
-
-def _signed(interval: Interval) -> str:
-    if interval.value is None or interval.low is None or interval.high is None:
-        return str(interval)
-    return f"{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
+    return engine.write_report("recipes.md.j2", settings.folder / settings.name, tree, titles=TITLES)

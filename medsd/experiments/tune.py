@@ -1,8 +1,8 @@
 """A search for hyper-parameters: trainings of one base configuration, measured on the validation patients alone.
 
-Optuna proposes (TPE; Bergstra et al., NeurIPS 2011; Akiba et al., KDD 2019), `run_steps` trains, each trial in a folder
-of its own, and what was found is kept in a journal of JSON lines, so that the same command goes on where an earlier one
-stopped. Steps that no searched setting touches, decoding and maybe pretraining, are done once for all trials.
+Optuna proposes settings (TPE; Bergstra et al., NeurIPS 2011; Akiba et al., KDD 2019) and `run_steps` trains each trial
+in a folder of its own. A journal of JSON lines keeps the trials, so that the same command resumes. Steps that no
+searched setting affects, decoding and perhaps pretraining, are done once for all trials.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import optuna
@@ -28,17 +27,17 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from safetensors.numpy import load_file
 
 from medsd.errors import DataError, MedsdError, SettingsError
-from medsd.experiments.compare.run import exact_command
-from medsd.experiments.recipes import read_trained
+from medsd.experiments.engine import exact_command, load_experiment
+from medsd.experiments.recipes_report import read_trained
+from medsd.experiments.settings import TuneSettings, Value
 from medsd.experiments.tune_report import best_of, write_report
-from medsd.experiments.tuning import TuneSettings, Value
 from medsd.files import replacing
 from medsd.metrics.metrics import enough
 from medsd.pipeline.folder import Run
 from medsd.pipeline.run import alone, fingerprint_of, read_marker, run_steps
 from medsd.pipeline.tracking import local_store
 from medsd.settings import Settings, load_settings
-from medsd.strict import as_yaml, load_as
+from medsd.strict import as_yaml
 from medsd.studies.manifest import Manifest
 from medsd.training.engine import EndedEarly, Stage, Watch, watched
 from medsd.training.objectives import masked_cross_entropy
@@ -47,9 +46,9 @@ log = logging.getLogger(__name__)
 
 Found = Mapping[str, Value]
 
-_FEW_TRIALS = 5  # when so many fail and none succeeds, it is not for what was proposed
+_FEW_TRIALS = 5  # if so many fail and none succeeds, the proposed values are not the cause
 _AFTER_PRETRAINING = ("training.finetune", "training.pseudo_labels", "pixels")
-# What a step leaves that the trials share, its marker last.
+# The files of a step that the trials share, its marker last.
 _SHARED = {
     "prepare": ("studies.parquet", "pixels.npy", "rejected.csv", "done/prepare.json"),
     "pretrain": ("tokenizer.json", "pretrain.safetensors", "history.json", "done/pretrain.json"),
@@ -58,11 +57,11 @@ _KEPT = ("settings.yaml", "history.json", "tensorboard", "mlflow.json", "mlruns.
 
 
 def tune(config: Path, overrides: Sequence[str] = ()) -> Path:
-    """Search until as many trials as wanted are done, going on where an earlier call stopped, and write the report.
+    """Search until all trials are done, resuming where an earlier call stopped, and write the report.
 
     Args:
         config: a YAML file with the keys of `TuneSettings`.
-        overrides: ``a.b=c`` each; every key that the search does not know goes to all trials, as ``data.root=FOLDER``.
+        overrides: ``a.b=c`` each; keys that the search does not have, as data.root, are laid over all trials.
 
     Returns:
         The report, <output>/<name>/<name>.md; the best settings stand beside it in best.yaml.
@@ -70,33 +69,19 @@ def tune(config: Path, overrides: Sequence[str] = ()) -> Path:
     Raises:
         SettingsError: the configuration, the base, or a setting of the space does not fit.
         DataError: the folder holds another search, or the validation patients cannot tell good from bad.
-        MedsdError: whatever the preparation has to say; what a single trial has to say is counted and reported.
+        MedsdError: the preparation failed; a trial that fails is counted and reported.
     """
-    own = [each for each in overrides if each.split("=")[0].split(".")[0] in TuneSettings.model_fields]
-    settings = load_as(TuneSettings, config, own)
+    settings, everyone = load_experiment(TuneSettings, config, overrides)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SettingsError("medsd tune trains in one process; start it without torchrun")
-    search = Search(config, settings, [each for each in overrides if each not in own])
+    search = Search(config, settings, everyone)
     with alone(settings.folder):
         study = open_study(settings, search.fingerprint(search.check_data()), search.epochs)
         if not study.get_trials(deepcopy=False) and (start := search.base_values()):
-            study.enqueue_trial(dict(start))  # what is found is then no worse than the base
+            study.enqueue_trial(dict(start))  # the result is then no worse than the base
         run_trials(study, settings, search)
         best = search.settings_of(best_of(study), f"{search.base.name}-tuned", search.base.output)
         return write_report(settings, study, best, exact_command(config, overrides, "tune"))
-
-
-class Trainings(Protocol):
-    """What `run_trials` drives."""
-
-    def suggest(self, trial: Trial) -> Found:
-        """A value for each setting of the space."""
-
-    def train(self, trial: Trial, found: Found) -> dict[str, float]:
-        """Train with these settings; validation figures by name."""
-
-    def tidy(self, trial: Trial) -> None:
-        """The trial is done, and its figures are kept."""
 
 
 class Search:
@@ -119,7 +104,7 @@ class Search:
         self.epochs = self.base.training.finetune.epochs
 
     def fingerprint(self, made: str) -> str:
-        """Of all that makes trials comparable; `made` is that of the prepared studies."""
+        """Of everything that makes trials comparable; `made` is that of the prepared studies."""
         asked = self.settings.model_dump(mode="json", include={"space", "objective", "seed", "startup"})
         tree = {
             **asked,
@@ -155,19 +140,16 @@ class Search:
         return found
 
     def base_values(self) -> dict[str, Value]:
-        """What the base says of each setting of the space; empty where that lies outside."""
+        """The base's value of each setting of the space; empty if one lies outside the space."""
         values = {key: _value_of(self.base, key) for key in self.settings.space}
         return values if all(each.contains(values[key]) for key, each in self.settings.space.items()) else {}
 
     def check_data(self) -> str:
-        """Prepare the base's studies, and see that the validation patients can tell the objective.
-
-        Returns:
-            A fingerprint of what was prepared.
+        """Prepare the base's studies, check that the objective can be measured, and return their fingerprint.
 
         Raises:
-            DataError: they cannot.
-            MedsdError: whatever the preparation has to say.
+            DataError: the validation patients are too few.
+            MedsdError: the preparation failed.
         """
         run, minimum_positives = self._shared({}, "prepare"), self.base.evaluation.minimum_positives
         manifest = Manifest.read(run.manifest)
@@ -185,8 +167,8 @@ class Search:
         """Train one trial and measure it.
 
         Raises:
-            EndedEarly: it lags behind the others.
-            MedsdError: whatever a training has to say.
+            EndedEarly: it is worse than the others so far.
+            MedsdError: the training failed.
         """
         run = Run(self._placed(found, _folder_of(trial)))
         _lend(self._shared(found, "prepare"), run, "prepare")
@@ -197,7 +179,7 @@ class Search:
         return measure(run)
 
     def tidy(self, trial: Trial) -> None:
-        """Remove what is large and was needed for the figures only; the best is trained again, to the same numbers."""
+        """Remove large files; training the best settings again gives the same numbers."""
         folder = self.settings.folder / _folder_of(trial)
         for path in folder.iterdir() if folder.exists() else ():
             if path.name not in _KEPT:
@@ -211,7 +193,7 @@ class Search:
         return settings.model_copy(update={"training": settings.training.model_copy(update={"mlflow": store})})
 
     def _shared(self, found: Found, step: str) -> Run:
-        """A run up to `step`, made once for all trials in which that comes to the same."""
+        """A run up to `step`, made once for all trials for which it is the same."""
         name = f"{step}-{fingerprint_of(self.settings_of(found), step)[:12]}"
         if name not in self._made:
             run = Run(self._placed(found, name))
@@ -221,17 +203,17 @@ class Search:
         return self._made[name]
 
     def _is_whole(self, key: str) -> bool:
-        """Whether a setting takes whole numbers alone, known of its value once it is loaded.
+        """Whether a setting takes whole numbers only, judged by its value once it is loaded.
 
         Raises:
-            SettingsError: a choice, or an end of the range, is not allowed beside any values of the others.
+            SettingsError: a choice, or an end of the range, does not fit with any values of the other settings.
         """
         each = self.settings.space[key]
         loaded = [self._loaded(key, value) for value in each.choices or each.ends]
         return isinstance(_value_of(loaded[0], key), int)
 
     def _loaded(self, key: str, value: Value) -> Settings:
-        """The base with one value, alone or where need be with the first or the last of the other settings."""
+        """The base with one value, alone or with the first or the last values of the other settings."""
         others = self.settings.space.items()
         firsts, lasts = ({name: each.ends[end] for name, each in others} for end in (0, 1))
         for beside in (firsts, lasts):
@@ -240,21 +222,21 @@ class Search:
         return self.settings_of({key: value})
 
 
-def run_trials(study: optuna.Study, settings: TuneSettings, trainings: Trainings) -> None:
-    """Try until `settings.trials` are done, first of all what was interrupted.
+def run_trials(study: optuna.Study, settings: TuneSettings, search: Search) -> None:
+    """Run until `settings.trials` are done, an interrupted one first.
 
     Raises:
         MedsdError: the first trials all failed; the message is that of the last.
     """
     while (trial := _next_trial(study, settings)) is not None:
-        found = trainings.suggest(trial)
+        found = search.suggest(trial)
         name = f"trial {trial.number + 1} of {settings.trials}"
         log.info("%s: %s", name, ", ".join(f"{key}={as_yaml(value)}" for key, value in found.items()))
         try:
-            figures = _known(study, found) or trainings.train(trial, found)
+            figures = _known(study, found) or search.train(trial, found)
             value = figures[settings.objective]
             if math.isnan(value):
-                raise DataError(f"{settings.objective} of the validation patients cannot be told")
+                raise DataError(f"{settings.objective} of the validation patients cannot be measured")
         except EndedEarly as told:
             study.tell(trial, state=TrialState.PRUNED)
             log.info("%s: ended early, %s", name, told)
@@ -267,15 +249,14 @@ def run_trials(study: optuna.Study, settings: TuneSettings, trainings: Trainings
             trial.set_user_attr("figures", figures)
             study.tell(trial, value)
             log.info("%s: %s %.4f, best %.4f", name, settings.objective, value, study.best_value)
-        trainings.tidy(trial)
+        search.tidy(trial)
 
 
 def open_study(settings: TuneSettings, fingerprint: str, epochs: int) -> optuna.Study:
     """The study of the search, new or as an earlier call left it.
 
     Args:
-        settings: of the search.
-        fingerprint: of all that makes its trials comparable.
+        fingerprint: of everything that makes its trials comparable.
         epochs: of fine-tuning; a trial is not ended in the first third of them.
 
     Raises:
@@ -310,7 +291,7 @@ def open_study(settings: TuneSettings, fingerprint: str, epochs: int) -> optuna.
 
 
 def measure(run: Run) -> dict[str, float]:
-    """What a trained run says of the validation patients: the objectives by name, and the seconds that it took."""
+    """The objectives by name on the validation patients of a trained run, and the seconds that it took."""
     trained = read_trained(run, "validation")
     figures = trained.figures(run.settings.evaluation.minimum_positives)
     rows = Manifest.read(run.manifest).rows("validation")
@@ -349,7 +330,7 @@ def _stop_if_hopeless(study: optuna.Study, error: MedsdError) -> None:
 
 
 def _reports(trial: Trial, folder: Path, objective: str) -> Watch:
-    """Tells the trial of each epoch of the fine-tuning in `folder`."""
+    """Reports each epoch of the fine-tuning in `folder` to the trial."""
     figure, sign = ("validation_loss", "loss") if objective == "loss" else ("validation_auroc", "AUROC")
 
     def watch(stage: Stage) -> None:
@@ -366,22 +347,20 @@ def _reports(trial: Trial, folder: Path, objective: str) -> Watch:
 
 
 def _lend(source: Run, target: Run, step: str) -> None:
-    """Give a run what another made in a step that is the same for both, large files as links."""
+    """Give a run what another made in a step that is the same for both; each file is replaced whole, never changed."""
     (target.folder / "done").mkdir(parents=True, exist_ok=True)
     for name in _SHARED[step]:
         made, wanted = source.folder / name, target.folder / name
-        if not made.exists() or wanted.exists():
-            continue
-        if made.suffix in (".npy", ".safetensors"):
-            with suppress(OSError):  # a file system without links
-                wanted.hardlink_to(made)
-        if not wanted.exists():
-            with replacing(wanted) as draft:
-                shutil.copyfile(made, draft)
+        if made.exists() and not wanted.exists():
+            with replacing(wanted, durable=False) as draft:
+                try:
+                    draft.hardlink_to(made)
+                except OSError:  # a file system without links
+                    shutil.copyfile(made, draft)
 
 
 def _mend(path: Path) -> None:
-    """Take off what a kill or a full disk left of a journal: a last line without an end, a lock without an owner."""
+    """Remove what a kill or a full disk left of a journal: an incomplete last line, a lock without an owner."""
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
         with path.open("r+b") as file:
@@ -389,7 +368,7 @@ def _mend(path: Path) -> None:
 
 
 def _value_of(settings: Settings, key: str) -> Value:
-    """What the settings say of a dotted key; None also where a section above it is absent."""
+    """The value of a dotted key; None also if a section above it is absent."""
     value: object = settings
     for part in key.split("."):
         value = getattr(value, part, None)

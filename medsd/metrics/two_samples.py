@@ -77,14 +77,14 @@ def estimated_prevalence(probabilities: FloatArray, prior: float) -> float | Non
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values adjusted for their number, in the same order.
+    """p values adjusted for their number (Holm, Scand. J. Statist. 1979), in the same order; NaN stays NaN.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
-    order = np.argsort(p_values)
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for place, position in enumerate(order.tolist()):
-        largest = max(largest, min((len(p_values) - place) * p_values[position], 1.0))
-        adjusted[position] = largest
-    return adjusted
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    scaled = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)))
+    adjusted = np.empty_like(scaled)
+    adjusted[order] = scaled
+    return adjusted.tolist()

@@ -1,7 +1,7 @@
 """The last step of a run: its training studies become the cases of the bundle, with what was measured of them.
 
-`index_cases` writes the index; `choose_vote_rule` decides on the validation patients how many cases vote and from which
-share a finding counts as seen by them (`medsd.cases.vote`).
+`index_cases` writes the index; `choose_vote_rule` chooses on the validation patients how many cases vote and from which
+share of them a finding is called (`medsd.cases.vote`).
 """
 
 from __future__ import annotations
@@ -98,20 +98,18 @@ def choose_vote_rule(
     """How many cases vote, and from which share the vote is a call.
 
     The number is that of `VOTERS` with the largest macro AUROC of the shares. A threshold needs no labels: the vote
-    calls a finding as often as the model does on the same studies, so that a disagreement is about the study, not about
+    calls a finding as often as the model does on the same studies, so that the two disagree about studies and not about
     how often a finding is called.
 
     Args:
         findings: F of them.
-        probs: calibrated probabilities (Q, F) of the validation studies, none of whose patients is a case.
-        embeddings: (Q, D) of them, of unit length.
-        labels: (Q, F): 1, 0, NaN.
+        probs, embeddings, labels: (Q, F) calibrated, (Q, D) of unit length, and (Q, F), of the validation studies.
         thresholds: of the model's calls; None: it makes none.
         case_embeddings, case_labels, case_studies: (N, D), (N, F) and N studies, the training cases.
         minimum_positives: findings with fewer positives or negatives than this do not count for the AUROC.
 
     Returns:
-        the rule; None where there are too few studies to choose by.
+        The rule; None if there are too few studies to choose it.
     """
     if not len(probs) or not len(case_embeddings):
         return None
@@ -169,7 +167,7 @@ def _matching_threshold(
 
 
 def _cases(settings: Settings, manifest: Manifest, rows: npt.NDArray[np.int64]) -> Iterator[Case]:
-    # A manifest of before keys were in it is protected now.
+    # A run that was prepared as public has no keys of this site yet.
     manifest = manifest if settings.bundle.public else protect(manifest, KeyedHasher.from_environment())
     public = public_hasher(settings.name)
     table, labels = manifest.table, manifest.labels
@@ -191,8 +189,8 @@ def _cases(settings: Settings, manifest: Manifest, rows: npt.NDArray[np.int64]) 
 
 
 def _thumbnail(manifest: Manifest, path: object, policy: GatePolicy) -> bytes | None:
-    """The film of a case, small but sharper than the model's pixels."""
+    """The image of a case, small but sharper than the model's pixels."""
     if not isinstance(path, str):
         return None
-    film = admit(manifest.root / path, policy).radiograph
-    return pictures.encode_thumbnail(film.pixels, THUMBNAIL) if film is not None else None
+    radiograph = admit(manifest.root / path, policy).radiograph
+    return None if radiograph is None else pictures.encode_thumbnail(radiograph.pixels, THUMBNAIL)

@@ -1,4 +1,4 @@
-"""The out-of-distribution check of a new bundle, judged on test films and on the same films made unsuitable."""
+"""The out-of-distribution check of a new bundle, judged on test images and on the same images made unsuitable."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from medsd.preprocessing.pixels import to_batch
 from medsd.studies.manifest import Manifest
 from medsd.training.loaders import StudyArrays, plain_batches
 
-MOST_FILMS = 150  # each is read four times more
+MOST_IMAGES = 150  # each is read four times more
 _EMBEDDING = layout.OUTPUTS.index("embedding")
 
 Outputs = dict[str, npt.NDArray[np.float32]]
 
 
 def image_embeddings(outputs: Outputs) -> npt.NDArray[np.float32]:
-    """(N, D): films come with a note and without, so every second one is taken without."""
+    """(N, D): images come with a note and without, so every second one is taken without."""
     embeddings = outputs["embeddings"]
     if "embeddings_image" not in outputs:
         return embeddings
@@ -43,7 +43,7 @@ def judge_distribution(
     serving: ServingModel,
     outputs: Outputs,
 ) -> None:
-    """Write evaluation_distribution.json into the bundle that is made in `folder`; nothing without test films."""
+    """Write evaluation_distribution.json into the bundle that is made in `folder`; nothing without test images."""
     assert arrays.pixels is not None
     settings, seed = run.settings.evaluation, run.settings.seed
     doubt: dict[str, Any] = {"confidence": settings.confidence, "resamples": settings.bootstrap, "seed": seed}
@@ -54,10 +54,10 @@ def judge_distribution(
     firsts = [embeddings[_one_a_patient(rows, manifest.patients, seed)] for rows in (train, test)]
     apart = tell_apart(*firsts, **doubt)
     reference = Reference.from_arrays(description, load_file(folder / layout.OUT_OF_DISTRIBUTION))
-    rows = test[np.unique(np.linspace(0, len(test) - 1, min(len(test), MOST_FILMS)).astype(int))]
-    films = np.asarray(arrays.pixels[rows])
-    values = {AS_THEY_ARE: reference.values(films, embeddings[rows])}
-    for name, changed in unsuitable(films).items():
+    rows = test[np.unique(np.linspace(0, len(test) - 1, min(len(test), MOST_IMAGES)).astype(int))]
+    images = np.asarray(arrays.pixels[rows])
+    values = {AS_THEY_ARE: reference.values(images, embeddings[rows])}
+    for name, changed in unsuitable(images).items():
         values[name] = reference.values(changed, _embeddings(serving, arrays, rows, changed))
     report = measure_distribution(values, manifest.patients[rows], told_apart=apart, **doubt)
     report.write(folder / DISTRIBUTION)
@@ -69,14 +69,14 @@ def _one_a_patient(rows: npt.NDArray[np.int64], patients: npt.NDArray[np.str_], 
 
 
 def _embeddings(
-    serving: ServingModel, arrays: StudyArrays, rows: npt.NDArray[np.int64], films: npt.NDArray[np.uint8]
+    serving: ServingModel, arrays: StudyArrays, rows: npt.NDArray[np.int64], images: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.float32]:
-    """(N, D) of changed films, read without notes."""
+    """(N, D) of changed images, read without notes."""
     names, found, start = input_names(serving.model), [], 0
     for inputs in plain_batches(arrays, rows, use_image=True, use_note=False):
         feed = {name: getattr(inputs, name) for name in names}
         count = len(feed["pixels"])
-        feed["pixels"] = torch.from_numpy(to_batch(list(films[start : start + count])))
+        feed["pixels"] = torch.from_numpy(to_batch(list(images[start : start + count])))
         start += count
         with torch.inference_mode():
             found.append(serving(**feed)[_EMBEDDING].numpy())

@@ -1,4 +1,4 @@
-"""Whether there are enough studies to train on, said before the training and not by a nan after it."""
+"""Checks before training that there are enough studies to train on."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ _WHY = {
 
 
 def not_trained(manifest: Manifest) -> dict[str, str]:
-    """The findings that training cannot teach, and why: their training studies have not both a yes and a no.
+    """The findings that cannot be trained, and why: their training studies do not have both classes.
 
-    A network learns to tell two classes. Without a known study of one of them its output means nothing, or is the same
-    for every study, so that no probability can be made of it.
+    Without a known study of one class the network's output means nothing, so it cannot become a probability.
     """
     labels = manifest.labels[manifest.rows("train")]
     present, absent = class_counts(labels)
@@ -36,9 +35,9 @@ def not_trained(manifest: Manifest) -> dict[str, str]:
 
 
 def check_enough(manifest: Manifest, minimum_positives: int) -> None:
-    """Say how many positives each finding has in each split, and warn where they are too few.
+    """Log how many positives each finding has in each split, and warn where they are too few.
 
-    Studies of which no label is known may be prepared, to be looked at; training refuses them.
+    Studies without any known label may be prepared, for viewing; training refuses them.
 
     Args:
         manifest: of a training.
@@ -82,7 +81,7 @@ def check_enough(manifest: Manifest, minimum_positives: int) -> None:
 
 
 def _seen(manifest: Manifest) -> str:
-    """What the splits of the source say."""
+    """What the source's splits contain, for the error."""
     counts = ", ".join(f"{split} has {count}" for split, count in manifest.counts().items() if count)
     said = f"{counts or 'no row has a split'}; train, validation and test need studies each"
     if strange := manifest.rejected.unknown_splits:

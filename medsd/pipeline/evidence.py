@@ -1,4 +1,4 @@
-"""What evidence maps are held against: boxes that radiologists drew.
+"""Evidence maps against boxes that radiologists drew.
 
 `judge_evidence` measures the maps of a bundle (`medsd.networks.fusion`) beside Grad-CAM (Selvaraju et al., ICCV 2017),
 which is MONAI's, at the encoder's last feature map, and beside what needs no network (`medsd.evaluation.evidence`).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -55,18 +54,9 @@ def judge_evidence(
     head: EvidenceHead,
     split: str = "test",
 ) -> EvidenceReport | None:
-    """Judge the maps on the films of a split that have boxes.
+    """Measure the maps on the images of a split that have boxes; None if there are none, or too few.
 
-    Args:
-        settings: of the run.
-        manifest: its studies.
-        arrays: their pixels.
-        model: trained, on the CPU.
-        head: of its maps, as the bundle has it.
-        split: whose films are judged; the usual place of each finding comes from the training patients' boxes.
-
-    Returns:
-        None where the data set has no boxes, or too few.
+    The model is on the CPU. The usual place of each finding comes from the training patients' boxes.
 
     Raises:
         DataError: the table of boxes is there and cannot be read.
@@ -76,7 +66,7 @@ def judge_evidence(
     boxes = read_boxes(manifest.root, manifest.findings)
     grouped, known = (boxes_of_rows(boxes, manifest, manifest.rows(part)) for part in (split, "train"))
     silent = not_trained(manifest)
-    grouped = {(row, name): of_film for (row, name), of_film in grouped.items() if name not in silent}
+    grouped = {(row, name): of_image for (row, name), of_image in grouped.items() if name not in silent}
     if not grouped:
         return None
     names = np.array([name for _, name in grouped])
@@ -84,8 +74,8 @@ def judge_evidence(
     columns = np.array([manifest.findings.names.index(name) for name in names])
     pixels = pixels_of(arrays, rows)
     places: dict[str, list[list[Box]]] = defaultdict(list)
-    for (_, name), of_film in known.items():
-        places[name].append(of_film)
+    for (_, name), of_image in known.items():
+        places[name].append(of_image)
     own = evidence_maps(model, pixels, columns, head)
     maps: dict[str, Maps] = {
         "evidence": own,
@@ -109,7 +99,7 @@ def judge_evidence(
 def evidence_maps(
     model: StudyModel, pixels: Tensor, columns: npt.NDArray[np.int64], head: EvidenceHead | None = None
 ) -> Maps:
-    """(N, h, w): the map of each film (N, 1, S, S) for the finding of that column, by `head` or as the model has it."""
+    """(N, h, w): the map of each image (N, 1, S, S) for the finding of that column, by `head` or by the model."""
     one = torch.ones(1, 1, 1, 1)
     maps = []
     for outputs in image_outputs(model, pixels):
@@ -120,28 +110,22 @@ def evidence_maps(
 
 def grad_cam_maps(model: StudyModel, pixels: Tensor, columns: npt.NDArray[np.int64]) -> Maps:
     """(N, h, w): MONAI's Grad-CAM at the encoder's last feature map, before it is enlarged."""
-    network = _ImageLogits(model)
+    network = _ImageLogits(model).eval()
     cam = GradCAM(nn_module=network, target_layers="model.image")
 
     def maps(part: Tensor, findings: Tensor) -> Tensor:
-        # MONAI takes one class a call, so one film at a time.
+        # MONAI takes one class per call, so one image at a time.
         each = [cam.compute_map(x[None], class_idx=int(finding)) for x, finding in zip(part, findings, strict=True)]
         return torch.cat(each)[:, 0]
 
     with torch.inference_mode(False), torch.enable_grad():
-        return _in_batches(network, pixels.clone().requires_grad_(), columns, maps)
-
-
-def _in_batches(
-    network: nn.Module, pixels: Tensor, columns: npt.NDArray[np.int64], maps: Callable[[Tensor, Tensor], Tensor]
-) -> Maps:
-    network.eval()
-    parts = zip(pixels.split(BATCH), torch.from_numpy(columns).split(BATCH), strict=True)
-    return torch.cat([maps(part, findings).detach().float() for part, findings in parts]).numpy()
+        pixels = pixels.clone().requires_grad_()
+        parts = zip(pixels.split(BATCH), torch.from_numpy(columns).split(BATCH), strict=True)
+        return torch.cat([maps(part, findings).detach().float() for part, findings in parts]).numpy()
 
 
 def _randomised(model: StudyModel, *, whole: bool) -> StudyModel:
-    """The same network with weights as new: the classifier's alone, or all that can be reset."""
+    """The same network with new weights: of the classifier, or of all layers that can be reset."""
     other = copy.deepcopy(model)
     torch.manual_seed(0)
     for module in other.modules() if whole else (other.classifier,):
@@ -160,7 +144,7 @@ def _random_head(head: EvidenceHead, average: Tensor) -> EvidenceHead:
 
 
 def _likeness(first: Maps, second: Maps) -> float:
-    """The mean rank correlation of the maps of the same film; a flat map is like nothing."""
+    """The mean rank correlation of the maps of the same image; 0 for a flat map."""
     pairs = zip(first.reshape(len(first), -1), second.reshape(len(second), -1), strict=True)
     each = [float(spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else 0.0 for a, b in pairs]
     return round(float(np.mean(each)), 6)

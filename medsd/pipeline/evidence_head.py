@@ -1,12 +1,11 @@
-"""Fits the head that draws evidence maps: the average film taken off, and boxes of radiologists followed.
+"""Fits the head that draws evidence maps: it subtracts the average image and learns from boxes of radiologists.
 
-A classifier that sees labels alone learns from whatever goes with a finding, and its activation maps show that. Where
-some films have boxes, a linear map on the finished network's regions learns to point into them: the map of the finding
-is turned into shares over its places (a softmax), and the loss is −log of the shares that lie in the boxes, each place
-counted by how much of it they cover. The network and its probabilities stay as they are. After Li et al., Thoracic
-Disease Identification and Localization with Limited Supervision, CVPR 2018, who learn from the same boxes.
-
-The same loss in fine-tuning, at a weight of 0.02 to 0.4, cost 0.03 to 0.12 of the validation AUROC: hence a head.
+A classifier that sees labels alone learns from whatever occurs with a finding, and its activation maps show that. If
+some images have boxes, a linear map on the trained network's regions learns to point into them: a softmax turns the map
+of the finding into shares over its places, and the loss is −log of the shares in the boxes, each place weighted by how
+much of it they cover. The network and its probabilities do not change. After Li et al., Thoracic Disease Identification
+and Localization with Limited Supervision, CVPR 2018, who learn from the same boxes. The same loss in fine-tuning, at a
+weight of 0.02 to 0.4, lowered the validation AUROC by 0.03 to 0.12.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ from medsd.training.loaders import StudyArrays
 log = logging.getLogger(__name__)
 
 BATCH = 32
-AVERAGED = 512  # training films in the average
-FEW = 20  # films with boxes of a finding, below which its map follows none
-DECAYS = (0.01, 0.03, 0.1, 0.3)  # of the pointer's squared length, a finding; the validation films choose
+AVERAGED = 512  # training images in the average
+FEW = 20  # images with boxes of a finding, below which its map learns from none
+DECAYS = (0.01, 0.03, 0.1, 0.3)  # of the pointer's squared length, per finding; chosen on validation images
 _STEPS = 200
 _LEAST = 1e-6  # share of a map inside, below which the loss no longer grows
 
 
 @dataclass(frozen=True)
 class BoxedRegions:
-    """Films with boxes as the network sees them, one entry a film and finding.
+    """Images with boxes as the network sees them, one entry per image and finding.
 
     Attributes:
         regions: float32 (N, D, h, w).
@@ -59,12 +58,12 @@ class BoxedRegions:
 def fit_evidence_head(
     settings: Settings, manifest: Manifest, arrays: StudyArrays, model: StudyModel
 ) -> tuple[EvidenceHead, tuple[str, ...]]:
-    """The head of a trained model of images, and the findings whose maps follow boxes.
+    """The head of a trained model of images, and the findings whose maps learned from boxes.
 
-    Training films make the average and teach; validation films choose the decay. Test films are not looked at.
+    It is fitted on training images; validation images choose the decay. Test images are not used.
 
     Raises:
-        DataError: none of the training studies has a film, or the table of boxes is there and cannot be read.
+        DataError: none of the training studies has an image, or the table of boxes is there and cannot be read.
     """
     train, validation = (manifest.rows(split) for split in ("train", "validation"))
     average = average_evidence(model, arrays, train)
@@ -85,7 +84,7 @@ def fit_evidence_head(
 
 
 def write_evidence_head(path: Path, head: EvidenceHead, boxed: tuple[str, ...]) -> None:
-    """Write the head and which findings follow boxes, atomically."""
+    """Write the head and the findings that learned from boxes, atomically."""
     save_checkpoint(path, {"head": head.state_dict()}, {"boxed": list(boxed)})
 
 
@@ -93,10 +92,8 @@ def read_evidence_head(path: Path) -> tuple[EvidenceHead, tuple[str, ...]]:
     """What `write_evidence_head` wrote.
 
     Raises:
-        DataError: missing, as in runs calibrated by an older medsd, or damaged.
+        DataError: missing or damaged.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such file; run `medsd calibrate` on this run again")
     found = load_checkpoint(path)
     tensors = found.part("head")
     return EvidenceHead(tensors["average"], tensors["pointer"]).eval(), tuple(found.meta["boxed"])
@@ -105,8 +102,8 @@ def read_evidence_head(path: Path) -> tuple[EvidenceHead, tuple[str, ...]]:
 def fit_pointer(weight: Tensor, teach: BoxedRegions, choose: BoxedRegions) -> Tensor:
     """(F, D): what to add to the classifier's weights (F, D) so that maps point into boxes.
 
-    Solved as one problem (L-BFGS) for each decay; the one with the least loss on the films of `choose` stays. 0 for
-    findings with fewer than `FEW` films in `teach`, and for all where `choose` has none of the others.
+    Solved as one problem (L-BFGS) for each decay; the one with the least loss on the images of `choose` is kept. 0 for
+    findings with fewer than `FEW` images in `teach`, and for all if `choose` has none of the others.
     """
     enough = torch.bincount(teach.columns, minlength=len(weight)) >= FEW  # (F,)
     pointer = torch.zeros_like(weight)
@@ -142,10 +139,10 @@ def pointing_loss(maps: Tensor, masks: Tensor) -> Tensor:
 
     Args:
         maps: (N, h, w), any values.
-        masks: (N, H, W) in 0…1, over the same film.
+        masks: (N, H, W) in 0…1, over the same image.
     """
     covered = torch.nn.functional.adaptive_avg_pool2d(masks, (maps.shape[1], maps.shape[2])).flatten(1)  # (N, h·w)
-    # A box smaller than a place of the map could never be pointed at wholly: the best place counts as right.
+    # A box smaller than a place of the map cannot cover it: the best place counts as fully covered.
     covered = covered / covered.amax(dim=1, keepdim=True).clamp_min(1 / SIDE**2)
     inside = (maps.flatten(1).softmax(dim=1) * covered).sum(dim=1)
     return -inside.clamp_min(_LEAST).log().mean()
@@ -154,44 +151,37 @@ def pointing_loss(maps: Tensor, masks: Tensor) -> Tensor:
 def boxed_regions(
     model: StudyModel, arrays: StudyArrays, manifest: Manifest, grouped: dict[tuple[int, str], list[Box]]
 ) -> BoxedRegions | None:
-    """The regions of these films and findings; None where there are none."""
+    """The regions of these images and findings; None if there are none."""
     if not grouped:
         return None
     rows = np.array([row for row, _ in grouped])
     columns = torch.tensor([manifest.findings.names.index(name) for _, name in grouped])
     masks = torch.from_numpy(np.stack([box_mask(boxes) for boxes in grouped.values()]).astype(np.float32))
-    regions = []
-    for outputs in image_outputs(model, pixels_of(arrays, rows)):
-        assert outputs.regions is not None
-        regions.append(outputs.regions)
-    return BoxedRegions(torch.cat(regions).clone(), columns, masks)
+    outputs = image_outputs(model, pixels_of(arrays, rows))
+    regions = torch.cat([each.regions for each in outputs if each.regions is not None])
+    return BoxedRegions(regions.clone(), columns, masks)
 
 
 def average_evidence(model: StudyModel, arrays: StudyArrays, rows: npt.NDArray[np.int64]) -> Tensor:
-    """(F, h, w): the mean activation map of each finding over `AVERAGED` of these studies, read without their notes.
-
-    Args:
-        model: trained, of images, on the CPU.
-        arrays: all studies.
-        rows: among which films are taken, at even distances.
+    """(F, h, w): the mean activation map of each finding over `AVERAGED` images of `rows`, read without their notes.
 
     Raises:
-        DataError: none of them has a film.
+        DataError: none of them has an image.
     """
     seen = rows[arrays.has_image[rows]]
     if not len(seen):
-        raise DataError("evidence maps: none of the training studies has a film to start from")
+        raise DataError("evidence maps: none of the training studies has an image to start from")
     chosen = seen[np.unique(np.linspace(0, len(seen) - 1, min(AVERAGED, len(seen))).astype(np.int64))]
-    total: Tensor | float = 0.0
-    for outputs in image_outputs(model, pixels_of(arrays, chosen)):
-        assert outputs.evidence is not None
-        total = total + outputs.evidence.double().sum(dim=0)
-    assert isinstance(total, Tensor)
-    return (total / len(chosen)).float().clone()
+    sums = [
+        outputs.evidence.double().sum(dim=0)
+        for outputs in image_outputs(model, pixels_of(arrays, chosen))
+        if outputs.evidence is not None
+    ]
+    return (torch.stack(sums).sum(dim=0) / len(chosen)).float().clone()
 
 
 def image_outputs(model: StudyModel, pixels: Tensor) -> Iterator[StudyOutputs]:
-    """What the model says of films (N, 1, S, S) without notes, in batches, in evaluation mode."""
+    """The outputs of the model for images (N, 1, S, S) without notes, in batches, in evaluation mode."""
     model.eval()
     for part in pixels.split(BATCH):
         with torch.inference_mode():
@@ -207,20 +197,20 @@ def image_alone(pixels: Tensor) -> StudyInputs:
 
 
 def pixels_of(arrays: StudyArrays, rows: npt.NDArray[np.int64]) -> Tensor:
-    """float32 (N, 1, S, S) in 0…1 of these studies' films."""
+    """float32 (N, 1, S, S) in 0…1 of these studies' images."""
     assert arrays.pixels is not None
     return torch.from_numpy(np.asarray(arrays.pixels[rows])).unsqueeze(1).float() / 255
 
 
 def has_boxes(settings: Settings) -> bool:
-    """Whether there may be boxes for this run's films."""
+    """Whether there may be boxes for this run's images."""
     return settings.data.source == "nih14" and settings.network.image is not None
 
 
 def boxes_of_rows(
     boxes: tuple[Box, ...], manifest: Manifest, rows: npt.NDArray[np.int64]
 ) -> dict[tuple[int, str], list[Box]]:
-    """By row of the manifest and finding, the boxes of these rows' films."""
+    """By row of the manifest and finding, the boxes of these rows' images."""
     place = {str(manifest.table["study"].iloc[row]): int(row) for row in rows}
     grouped: dict[tuple[int, str], list[Box]] = defaultdict(list)
     for box in boxes:
@@ -230,5 +220,5 @@ def boxes_of_rows(
 
 
 def _maps(weight: Tensor, regions: Tensor, columns: Tensor) -> Tensor:
-    """(N, h, w): the map of each film's finding by weights (F, D)."""
+    """(N, h, w): the map of each image's finding by weights (F, D)."""
     return torch.einsum("nd,ndhw->nhw", weight[columns], regions)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -17,66 +15,35 @@ from medsd.strict import read_json
 _CALIBRATION: TypeAdapter[dict[str, Calibration]] = TypeAdapter(dict[str, Calibration])
 
 
-@dataclass(frozen=True)
 class Run:
-    """The folder of a run and the files in it."""
+    """The folder of a run and the files in it.
 
-    settings: Settings
+    Attributes:
+        rejected: rows of the source that are in no manifest, and why.
+        model: weights of the fine-tuned model.
+        outputs: logits and embeddings of every study.
+        evidence_head: what draws the evidence maps; of a model of images.
+    """
 
-    @property
-    def folder(self) -> Path:
-        return self.settings.run_folder
-
-    @property
-    def manifest(self) -> Path:
-        return self.folder / "studies.parquet"
-
-    @property
-    def rejected(self) -> Path:
-        """Rows of the source that are in no manifest, and why."""
-        return self.folder / "rejected.csv"
-
-    @property
-    def pixels(self) -> Path:
-        return self.folder / "pixels.npy"
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.folder / "tokenizer.json"
-
-    @property
-    def model(self) -> Path:
-        """Weights of the fine-tuned model."""
-        return self.folder / "model.safetensors"
-
-    @property
-    def outputs(self) -> Path:
-        """Logits and embeddings of every study."""
-        return self.folder / "outputs.safetensors"
-
-    @property
-    def calibration(self) -> Path:
-        return self.folder / "calibration.json"
-
-    @property
-    def evidence_head(self) -> Path:
-        """What draws the evidence maps; of a model of images."""
-        return self.folder / "evidence_head.safetensors"
-
-    @property
-    def evaluation(self) -> Path:
-        return self.folder / "evaluation.json"
-
-    @property
-    def bundle(self) -> Path:
-        return self.folder / "bundle"
-
-    @property
-    def conformal(self) -> Path:
-        return self.folder / CONFORMAL
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.folder = settings.run_folder
+        self.manifest = self.folder / "studies.parquet"
+        self.rejected = self.folder / "rejected.csv"
+        self.pixels = self.folder / "pixels.npy"
+        self.tokenizer = self.folder / "tokenizer.json"
+        self.history = self.folder / "history.json"
+        self.pretrained = self.folder / "pretrain.safetensors"
+        self.model = self.folder / "model.safetensors"
+        self.outputs = self.folder / "outputs.safetensors"
+        self.calibration = self.folder / "calibration.json"
+        self.conformal = self.folder / CONFORMAL
+        self.evidence_head = self.folder / "evidence_head.safetensors"
+        self.evaluation = self.folder / "evaluation.json"
+        self.bundle = self.folder / "bundle"
 
     def read_calibration(self) -> tuple[dict[str, Calibration], dict[str, OperatingPoint]]:
-        """What `calibrate` chose, by finding.
+        """Calibration and operating point of each finding.
 
         Raises:
             DataError: the file is missing or damaged.
@@ -86,17 +53,12 @@ class Run:
         return calibration, {name: OperatingPoint(**value) for name, value in tree["operating_points"].items()}
 
     def read_choices(self) -> dict[str, CalibrationChoice]:
-        """Which calibration each finding has, and why; empty in a run of before there was a choice.
+        """Which calibration each finding has, and why; errors as `read_calibration`."""
+        return {name: CalibrationChoice(**value) for name, value in self._calibration_tree()["choices"].items()}
 
-        Raises:
-            DataError: the file is missing or damaged.
-        """
-        found = self._calibration_tree().get("choices", {})
-        return {name: CalibrationChoice(**value) for name, value in found.items()}
-
-    def read_conformal(self) -> dict[str, ConformalScores] | None:
-        """The conformal scores of each finding; None in a run of before there were any."""
-        return read_conformal(self.conformal) if self.conformal.exists() else None
+    def read_conformal(self) -> dict[str, ConformalScores]:
+        """The conformal scores of each finding."""
+        return read_conformal(self.conformal)
 
     def _calibration_tree(self) -> dict[str, Any]:
         try:
@@ -107,7 +69,7 @@ class Run:
 
 
 def public_settings(settings: Settings) -> dict[str, Any]:
-    """The settings without what is nobody's business: where files lie on one machine, and which server keeps curves."""
+    """The settings without private ones: where files lie on this machine, and which server keeps curves."""
     config: dict[str, Any] = settings.model_dump(mode="json")
     config.pop("output")
     config["training"].pop("mlflow")

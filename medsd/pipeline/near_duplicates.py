@@ -1,9 +1,9 @@
 """The same picture under several patients: found, reported, and kept out of different splits.
 
 Each prepared image becomes a perceptual descriptor: 32 × 32 means, their ranks, and of those the 16 × 16 lowest
-coefficients of the cosine transform without the 3 × 3 lowest, which say how bright the corners are and are alike in all
-radiographs. Ranks take out contrast and gamma. Two images whose descriptors have a cosine of `ALIKE` or more are near
-duplicates.
+coefficients of the cosine transform without the 3 × 3 lowest, which describe how bright the corners are and are alike
+in all radiographs. Ranks remove contrast and gamma. Two images with a cosine of `ALIKE` or more
+are near duplicates.
 
 The threshold is measured on 9,250 unselected radiographs of ChestX-ray14 at 64 px. Of 43 million pairs of different
 patients the most alike has 0.956. Copies that were compressed (JPEG, quality 40), scaled to 40 px and back, or given

@@ -1,7 +1,7 @@
-"""From a source to arrays: the manifest, every film as model pixels, every note as token ids.
+"""From a source to arrays: the manifest, every image as model pixels, every note as token ids.
 
-Films are decoded in parallel by the very functions that serving uses (`medsd.pipeline.films`). A row that cannot be
-used, by its table or by its film, is left out and listed with its reason.
+Images are decoded in parallel by the functions that serving uses (`medsd.pipeline.images`). A row that cannot be used,
+because of its table or its image, is left out and listed with its reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from medsd.errors import DataError
 from medsd.files import write_json
 from medsd.findings import FindingSet
 from medsd.pipeline.enough import check_enough
-from medsd.pipeline.films import FilmFile, decode_films, list_images
+from medsd.pipeline.images import ImageFile, decode_images, list_images
 from medsd.pipeline.near_duplicates import find_near_duplicates, keep_together, write_report
 from medsd.preprocessing.notes import NoteMask, NoteTokenizer, clean_note
 from medsd.privacy import KeyedHasher
@@ -40,8 +40,8 @@ NOTES = 4096  # that are tokenised at a time
 def prepare(settings: Settings, manifest_path: Path, pixels_path: Path, rejected_path: Path) -> None:
     """Write the manifest, the pixels (uint8 (N, S, S), .npy) and the rows that were left out, with their reasons.
 
-    Beside the last stand warned.csv, what the gate lets through with a warning, and near_duplicates.csv. A run that was
-    killed goes on with the image at which it stopped. Memory: some 0.4 kB a row, and 1 kB an image for near duplicates.
+    warned.csv, the images with a warning of the gate, and near_duplicates.csv are written beside the last. A killed run
+    resumes at the image where it stopped. Memory: about 0.4 kB per row, and 1 kB per image for near duplicates.
 
     Raises:
         DataError: the source cannot be read, more than half of its rows cannot be used, or what is left cannot be
@@ -49,19 +49,19 @@ def prepare(settings: Settings, manifest_path: Path, pixels_path: Path, rejected
     """
     try:
         manifest = readable(read_source(settings), settings)
-        films = None
+        images = None
         if settings.network.image is not None:
-            films = decode_films(manifest, settings.pixels, pixels_path, settings.gate)
+            images = decode_images(manifest, settings.pixels, pixels_path, settings.gate)
     except TooManyRejected as error:
         error.rejections.write(rejected_path)
         raise TooManyRejected(f"{error}; all of them are in {rejected_path}", error.rejections) from None
     kept = manifest
-    if films is not None:
-        films.finish()
-        _write_warned(manifest, films, rejected_path.with_name("warned.csv"))
-        kept = manifest.without([row for row, _, _ in films.refused])
+    if images is not None:
+        images.finish()
+        _write_warned(manifest, images, rejected_path.with_name("warned.csv"))
+        kept = manifest.without([row for row, _, _ in images.refused])
         if settings.splits.near_duplicates:
-            kept = _without_leaks(kept, films, settings, rejected_path.with_name("near_duplicates.csv"))
+            kept = _without_leaks(kept, images, settings, rejected_path.with_name("near_duplicates.csv"))
     manifest.rejected.write(rejected_path)
     check_enough(kept, settings.evaluation.minimum_positives)
     if not settings.bundle.public:
@@ -71,24 +71,24 @@ def prepare(settings: Settings, manifest_path: Path, pixels_path: Path, rejected
 
 
 def _without_findings(manifest: Manifest, settings: Settings) -> Manifest:
-    """The manifest without the words that name a finding, where the settings hide them: nothing later can show them."""
+    """The manifest without the words that name a finding, if the settings hide them, so that no later step has them."""
     if settings.network.note is None or not settings.network.note.mask_findings:
         return manifest
     mask = NoteMask(_masked(settings.network.note, manifest.findings))
     return replace(manifest, table=manifest.table.assign(note=manifest.table["note"].map(mask, na_action="ignore")))
 
 
-def _write_warned(manifest: Manifest, films: FilmFile, path: Path) -> None:
+def _write_warned(manifest: Manifest, images: ImageFile, path: Path) -> None:
     """List what the gate let through with a warning, and log how often."""
     warned = Rejections()
-    list_images(manifest, films.warned, warned)
+    list_images(manifest, images.warned, warned)
     warned.write(path)
     if warned:
         log.warning("%d images are used with a warning of the gate (%s): %s", len(warned), path, warned.counts())
 
 
-def _without_leaks(kept: Manifest, films: FilmFile, settings: Settings, path: Path) -> Manifest:
-    pixels = np.load(films.path, mmap_mode="r", allow_pickle=False)
+def _without_leaks(kept: Manifest, images: ImageFile, settings: Settings, path: Path) -> Manifest:
+    pixels = np.load(images.path, mmap_mode="r", allow_pickle=False)
     alike = find_near_duplicates(pixels, kept.patients)
     try:
         kept = keep_together(kept, alike, settings.splits)
@@ -98,9 +98,9 @@ def _without_leaks(kept: Manifest, films: FilmFile, settings: Settings, path: Pa
 
 
 def readable(manifest: Manifest, settings: Settings) -> Manifest:
-    """The studies that have something that the settings' network reads; how many have not is logged.
+    """The studies with something that the settings' network reads; the number of others is logged.
 
-    A model of notes alone is not told of films: its studies are their notes.
+    A model of notes alone has a study for each note, without images.
 
     Raises:
         DataError: no study is left.
@@ -112,25 +112,25 @@ def readable(manifest: Manifest, settings: Settings) -> Manifest:
     if network.note is not None:
         has |= np.array([isinstance(note, str) and bool(clean_note(note)) for note in table["note"]], dtype=bool)
     if not has.any():
-        wanted = " or ".join(name for name, part in (("film", network.image), ("note", network.note)) if part)
-        raise DataError(f"no study of {settings.data.source} has a {wanted}; change network.image and network.note")
+        wanted = " or ".join(name for name, part in (("an image", network.image), ("a note", network.note)) if part)
+        raise DataError(f"no study of {settings.data.source} has {wanted}; change network.image and network.note")
     if not has.all():
         log.warning("%d of %d studies have nothing that this network reads and are left out", (~has).sum(), len(has))
     left = manifest.without(np.flatnonzero(~has).tolist())
     if network.image is not None:
         return left
-    alone = left.without(np.flatnonzero(left.table.duplicated("study")).tolist())  # several films, one note
+    alone = left.without(np.flatnonzero(left.table.duplicated("study")).tolist())  # several images, one note
     return replace(alone, table=alone.table.assign(path=None))
 
 
 def load_arrays(settings: Settings, manifest: Manifest, pixels_path: Path, tokenizer_path: Path) -> StudyArrays:
-    """The prepared studies; pixels stay on disk until they are needed."""
+    """The prepared studies; pixels stay on disk until they are used."""
     pixels = None
     if settings.network.image is not None:
         pixels = np.load(pixels_path, mmap_mode="r", allow_pickle=False)
     if pixels is not None and len(pixels) != len(manifest):
         raise DataError(
-            f"{pixels_path}: holds {len(pixels)} films, the manifest {len(manifest)}; run `medsd prepare` again"
+            f"{pixels_path}: holds {len(pixels)} images, the manifest {len(manifest)}; run `medsd prepare` again"
         )
     has_image = manifest.table["path"].notna().to_numpy()
     has_note = np.zeros(len(manifest), dtype=bool)
@@ -153,7 +153,7 @@ def load_arrays(settings: Settings, manifest: Manifest, pixels_path: Path, token
 
 
 def _spoken(settings: Settings) -> bool:
-    """Whether sentences that name findings take part: they are contrasted with images, and are not masked."""
+    """Whether sentences that name findings are contrasted with images; then they must not be masked."""
     note = settings.network.note
     return settings.loss.cross_modal_weight > 0 and note is not None and not note.mask_findings
 
@@ -188,7 +188,7 @@ def write_tokenizer(settings: Settings, manifest: Manifest, path: Path) -> None:
         raise DataError("network.note is set, but no training study has a note; remove network.note or add notes")
     mask = NoteMask(_masked(settings.network.note, manifest.findings))
     masked, patients = [mask(clean_note(str(note))) for note in notes], rows.loc[notes.index, "patient"].tolist()
-    if _spoken(settings):  # words of the vocabulary are nobody's own
+    if _spoken(settings):  # the words of these sentences identify nobody
         spoken = [text for texts in sentences_of(manifest.findings) for text in texts]
         masked += [text for text in spoken for _ in range(MIN_PATIENTS)]
         patients += [f"finding {number}" for _ in spoken for number in range(MIN_PATIENTS)]

@@ -1,6 +1,6 @@
-"""The last steps of a run: put a bundle together, check it, move it into place.
+"""The export of a run: put a bundle together, check it, move it into place.
 
-A bundle is written beside its final place and renamed when everything in it holds, so that nobody meets a half.
+A bundle is written beside its final place and renamed once it is complete and checked.
 """
 
 from __future__ import annotations
@@ -45,18 +45,7 @@ from medsd.training.loaders import StudyArrays, plain_batches
 
 log = logging.getLogger(__name__)
 
-PACKAGES = (
-    "medsd",
-    "torch",
-    "monai",
-    "transformers",
-    "tokenizers",
-    "onnx",
-    "onnxruntime-gpu",
-    "onnxruntime",
-    "numpy",
-    "pydicom",
-)
+_PACKAGES = "medsd torch monai transformers tokenizers onnx onnxruntime-gpu onnxruntime numpy pydicom"
 EXAMPLES = 6
 
 
@@ -64,75 +53,35 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
     """Write `<run>/bundle`, without its cases.
 
     Raises:
-        BundleError: the export failed, or what came out does not agree with PyTorch.
+        BundleError: the export failed, or the graph does not agree with PyTorch.
         DataError: see `check_protected`.
     """
-    settings, folder = run.settings, run.bundle.with_name(".bundle.part")
-    check_protected(settings, manifest)
+    folder = run.bundle.with_name(".bundle.part")
+    check_protected(run.settings, manifest)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    calibration, points = run.read_calibration()
+    calibration, _ = run.read_calibration()
     model = model.cpu()
     head, boxed = (None, ()) if model.image is None else read_evidence_head(run.evidence_head)
     serving = ServingModel(model, manifest.findings, calibration, head)
     note = None
-    if settings.network.note is not None:
-        note = note_input(settings.network.note, run.tokenizer, manifest.findings)
+    if run.settings.network.note is not None:
+        note = note_input(run.settings.network.note, run.tokenizer, manifest.findings)
         shutil.copyfile(run.tokenizer, folder / layout.TOKENIZER)
-    onnx_path = folder / layout.MODEL
-    metadata = {
-        "name": settings.name,
-        "version": settings.bundle.version,
-        "findings": list(manifest.findings),
-        "pixels": settings.pixels.model_dump(mode="json"),
-        "note": note.model_dump() if note else None,
-        "schema_version": layout.SCHEMA_VERSION,
-    }
-    tokens = note.max_tokens if note else 0
-    export_onnx(serving, onnx_path, size=settings.pixels.size, max_tokens=tokens, metadata=metadata)
-    studies = manifest.rows("test")[: settings.bundle.parity_studies]
-    feed, labels = _readings(serving, arrays, studies)
-    parity = check_parity(serving, onnx_path, feed, labels)
-    variants = _write_variants(folder, serving, manifest, arrays, settings, feed, labels, parity)
-    write_json(folder / "parity.json", parity)
-    outputs = load_file(run.outputs)
-    distribution = None
+    variants = _write_graphs(run.settings, folder, serving, manifest, arrays, note)
+    outputs, distribution = load_file(run.outputs), None
     if model.image is not None:
         distribution = _fit_distribution(folder, manifest, arrays, outputs)
         judge_distribution(run, folder, distribution, manifest, arrays, serving, outputs)
-    weights = {
-        name: value.contiguous() for name, value in model.state_dict().items() if not name.startswith("projection.")
-    }
-    (folder / "weights").mkdir()
-    save_file(weights, folder / "weights" / "model.safetensors")
-    for path in (*run.folder.glob("evaluation*.json"), *run.folder.glob(run.conformal.name)):
-        shutil.copyfile(path, folder / path.name)
-    write_json(folder / layout.VALIDATION, _validation_patients(settings, manifest))
-    if settings.data.source == "phantom":
-        _write_examples(folder / "examples", manifest)
-    _draw(run, folder / "plots", manifest, outputs)
-    description = layout.Description(
-        schema_version=layout.SCHEMA_VERSION,
-        name=settings.name,
-        version=settings.bundle.version,
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        description=settings.bundle.description,
-        synthetic=settings.data.source == "phantom",
-        public=settings.bundle.public,
-        finding_set=manifest.findings.key,
-        findings=layout.finding_entries(manifest.findings),
+    _write_parts(run, folder, manifest, model, outputs)
+    description = _describe(
+        run,
+        manifest,
         image=model.image is not None,
         note=note,
-        pixels=settings.pixels,
-        embedding_size=settings.network.embedding,
-        evidence_grid=_grid(model, settings),
+        evidence_grid=_grid(model, run.settings),
         evidence_from_boxes=boxed,
-        calibration=calibration,
-        not_trained=not_trained(manifest),
-        calibration_choices=run.read_choices(),
-        operating_points=points,
         out_of_distribution=distribution,
-        provenance=_provenance(run, manifest),
         variants=variants,
         files=layout.hash_files(folder),
     )
@@ -144,15 +93,56 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
     log.info("bundle: %s", run.bundle)
 
 
+def _describe(run: Run, manifest: Manifest, **built: Any) -> layout.Description:
+    """What bundle.json says: what the settings and the run say, and what was built."""
+    settings, (calibration, points) = run.settings, run.read_calibration()
+    return layout.Description(
+        schema_version=layout.SCHEMA_VERSION,
+        name=settings.name,
+        version=settings.bundle.version,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        description=settings.bundle.description,
+        synthetic=settings.data.source == "phantom",
+        public=settings.bundle.public,
+        finding_set=manifest.findings.key,
+        findings=layout.finding_entries(manifest.findings),
+        pixels=settings.pixels,
+        embedding_size=settings.network.embedding,
+        calibration=calibration,
+        not_trained=not_trained(manifest),
+        calibration_choices=run.read_choices(),
+        operating_points=points,
+        provenance=_provenance(run, manifest),
+        **built,
+    )
+
+
+def _write_parts(
+    run: Run, folder: Path, manifest: Manifest, model: StudyModel, outputs: dict[str, npt.NDArray[np.float32]]
+) -> None:
+    """The weights, the reports of the evaluation, the validation patients, examples and plots."""
+    weights = {
+        name: value.contiguous() for name, value in model.state_dict().items() if not name.startswith("projection.")
+    }
+    (folder / "weights").mkdir()
+    save_file(weights, folder / "weights" / "model.safetensors")
+    for path in (*run.folder.glob("evaluation*.json"), run.conformal):
+        shutil.copyfile(path, folder / path.name)
+    write_json(folder / layout.VALIDATION, _validation_patients(run.settings, manifest))
+    if run.settings.data.source == "phantom":
+        _write_examples(folder / "examples", manifest)
+    _draw(run, folder / "plots", manifest, outputs)
+
+
 def check_protected(settings: Settings, manifest: Manifest) -> None:
     """Refuse to publish what was prepared for another kind of bundle than the settings ask for.
 
     Raises:
-        DataError: the studies bear this site's keys and the bundle is to be public; or the bundle is private, and the
+        DataError: the studies have this site's keys and the bundle is to be public; or the bundle is private, and the
             vocabulary of its notes was made before notes were scrubbed.
     """
     if settings.bundle.public and manifest.keyed:
-        raise DataError("bundle.public is set, but the studies bear the keys of this site; train under another name")
+        raise DataError("bundle.public is set, but the studies have the keys of this site; train under another name")
     if not settings.bundle.public and not manifest.keyed and settings.network.note is not None:
         raise DataError("the notes of this run were not scrubbed of identities; train under another name")
 
@@ -163,32 +153,43 @@ def _validation_patients(settings: Settings, manifest: Manifest) -> list[str]:
     return patients if manifest.keyed else [public_hasher(settings.name).patient_key(name) for name in patients]
 
 
-def _write_variants(
+def _write_graphs(
+    settings: Settings,
     folder: Path,
     serving: ServingModel,
     manifest: Manifest,
     arrays: StudyArrays,
-    settings: Settings,
-    feed: dict[str, npt.NDArray[Any]],
-    labels: npt.NDArray[np.float32],
-    parity: dict[str, Any],
+    note: layout.NoteInput | None,
 ) -> dict[layout.Precision, layout.Variant]:
-    """Make and measure the graphs of fewer bits that the settings ask for; those that cost too much are not kept.
+    """Export the graph and its variants of fewer bits, and measure them in parity.json.
 
-    What each costs is noted in `parity`, also of those that are left out.
+    Variants that cost too much are not kept; parity.json has their figures too.
     """
+    onnx_path = folder / layout.MODEL
+    metadata = {
+        "name": settings.name,
+        "version": settings.bundle.version,
+        "findings": list(manifest.findings),
+        "pixels": settings.pixels.model_dump(mode="json"),
+        "note": note.model_dump() if note else None,
+        "schema_version": layout.SCHEMA_VERSION,
+    }
+    tokens = note.max_tokens if note else 0
+    export_onnx(serving, onnx_path, size=settings.pixels.size, max_tokens=tokens, metadata=metadata)
+    feed, labels = _readings(serving, arrays, manifest.rows("test")[: settings.bundle.parity_studies])
+    parity = check_parity(serving, onnx_path, feed, labels)
     wanted = [precision for precision in dict.fromkeys(settings.bundle.precisions) if precision != "float32"]
     expected = torch_outputs(serving, feed) if wanted else {}
     published: dict[layout.Precision, layout.Variant] = {}
     for precision in wanted:
         path = folder / layout.GRAPHS[precision]
         if precision == "float16":
-            write_float16(folder / layout.MODEL, path)
+            write_float16(onnx_path, path)
         else:
             train = manifest.rows("train")
             count = min(len(train), settings.bundle.quantisation_studies)
             spread = train[np.linspace(0, len(train) - 1, count).astype(int)]
-            write_int8(folder / layout.MODEL, path, _readings(serving, arrays, spread)[0])
+            write_int8(onnx_path, path, _readings(serving, arrays, spread)[0])
         report = check_variant(precision, path, feed, labels, expected)
         parity.setdefault("variants", {})[precision] = report
         if not report["published"]:
@@ -200,6 +201,7 @@ def _write_variants(
             auroc_difference=report["auroc_difference"],
             embedding_cosine=report["embedding_cosine"]["mean"],
         )
+    write_json(folder / "parity.json", parity)
     return published
 
 
@@ -223,8 +225,8 @@ def _readings(
 def _fit_distribution(
     folder: Path, manifest: Manifest, arrays: StudyArrays, outputs: dict[str, npt.NDArray[np.float32]]
 ) -> layout.OutOfDistribution:
-    """Limits on how unlike the training films a film may be."""
-    assert arrays.pixels is not None, "only a model of images has looks to compare"
+    """Limits on how unlike the training images an image may be."""
+    assert arrays.pixels is not None, "a model of images"
     train, validation = (rows[arrays.has_image[rows]] for rows in (manifest.rows("train"), manifest.rows("validation")))
     embeddings = image_embeddings(outputs)
     distribution, statistics = out_of_distribution.fit(
@@ -262,7 +264,7 @@ def _draw(run: Run, folder: Path, manifest: Manifest, outputs: dict[str, npt.NDA
 
 
 def _write_examples(folder: Path, manifest: Manifest) -> None:
-    """A few films of test patients with their notes: those with the most findings, and one without any."""
+    """A few images of test patients with their notes: those with the most findings, and one without any."""
     firsts: dict[tuple[str, ...], pd.Series] = {}
     for row in manifest.rows("test"):
         study = manifest.table.iloc[int(row)]
@@ -274,12 +276,12 @@ def _write_examples(folder: Path, manifest: Manifest) -> None:
     for number, found in enumerate([*richest, *([()] if () in firsts else [])], start=1):
         name = f"example_{number}{Path(firsts[found]['path']).suffix}"
         shutil.copyfile(manifest.root / firsts[found]["path"], folder / name)
-        entries.append({"title": f"Synthetic film {number}", "file": name, "note": firsts[found]["note"]})
+        entries.append({"title": f"Synthetic radiograph {number}", "file": name, "note": firsts[found]["note"]})
     write_json(folder / "examples.json", entries)
 
 
 def _provenance(run: Run, manifest: Manifest) -> layout.Provenance:
-    settings = run.settings
+    settings, history = run.settings, json.loads(run.history.read_text(encoding="utf-8"))
     return layout.Provenance(
         data=settings.data.source,
         data_hash=manifest.data_hash(),
@@ -291,13 +293,8 @@ def _provenance(run: Run, manifest: Manifest) -> layout.Provenance:
         config=public_settings(settings),
         git_commit=_git_commit(),
         packages=_packages(),
-        training_seconds=_training_seconds(run),
+        training_seconds=float(sum(stage["seconds"] for stage in history.values())),
     )
-
-
-def _training_seconds(run: Run) -> float:
-    history = json.loads((run.folder / "history.json").read_text(encoding="utf-8"))
-    return float(sum(stage["seconds"] for stage in history.values()))
 
 
 def _git_commit() -> str:
@@ -312,7 +309,7 @@ def _git_commit() -> str:
 
 def _packages() -> dict[str, str]:
     versions = {}
-    for name in PACKAGES:
+    for name in _PACKAGES.split():
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

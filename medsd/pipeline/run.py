@@ -1,8 +1,8 @@
 """A run: the steps from a configuration to a bundle, each resumed where it stopped.
 
 A run is a folder. Each finished step leaves a marker with the fingerprint of what it was made from: the settings, and
-the files that `medsd.pipeline.state` tells of. A step whose fingerprint no longer fits is made again, and so are those
-after it; after `prepare`, only where it gave something else than before. A lock keeps a second process out.
+the files that `medsd.pipeline.state` lists. A step whose fingerprint has changed is done again, and so are the steps
+after it; after `prepare`, only if its result has changed. A lock keeps a second process out.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Step:
         name: the verb of the command line.
         depends: the sections of the settings that decide its result.
         work: does it; must itself resume or start clean.
-        reads: the state of what it reads from disk, beside what the steps before it made.
-        clean: what to remove before it is made again from other settings.
-        shared: all processes of a distributed run do it together; the first alone does the others.
+        reads: fingerprint of the files it reads, other than those that the steps before it made.
+        clean: what to remove before it is done again with other settings.
+        shared: all processes of a distributed run do it together; otherwise the first does it alone.
     """
 
     name: str
@@ -95,15 +95,15 @@ def run_steps(settings: Settings, until: str = "index", *, again: bool = False) 
     Args:
         settings: of the run.
         until: name of the last step.
-        again: make the last step anew even if it is done.
+        again: do the last step again even if it is done.
 
     Raises:
         DataError: another process works in the run's folder.
-        MedsdError: whatever a step has to say.
+        MedsdError: a step failed.
     """
     run = Run(settings)
     with joined(settings.training.device):
-        # The others do what the first tells them, and write nothing.
+        # The others do what the first says, and write nothing.
         if is_first():
             with tracked(run):
                 _lead(run, until, again)
@@ -138,7 +138,7 @@ def _lead(run: Run, until: str, again: bool) -> None:
             else:
                 log.info("%s: done before", step.name)
             if step.name == PREPARE:
-                made = read_marker(marker, "made")  # the steps after it hang on what it gave, not on what it read
+                made = read_marker(marker, "made")  # the next steps depend on its result, not on what it read
         wait_for_all()
 
 
@@ -155,16 +155,16 @@ def _steps(until: str) -> tuple[Step, ...]:
 
 
 def _undo(run: Run, first: Step) -> None:
-    """Take the markers of `first` and of all steps after it away: what they made no longer belongs together.
+    """Remove the markers of `first` and of all steps after it.
 
-    Those after `prepare` have what it gave in their fingerprints, and stay where that is the same again.
+    The fingerprints of the steps after `prepare` include its result, so they stay if that is the same again.
     """
     for step in STEPS[STEPS.index(first) :] if first.name != PREPARE else [first]:
         (run.folder / "done" / f"{step.name}.json").unlink(missing_ok=True)
 
 
 def _start_clean(run: Run, step: Step, fingerprint: str) -> None:
-    """Remove what the step left from other settings; what it left half done from these is kept, to resume."""
+    """Remove what the step left from other settings; unfinished work of these settings is kept, to resume."""
     begun = run.folder / "done" / f"{step.name}.begun.json"
     if read_marker(begun) != fingerprint:
         for name in step.clean:
@@ -185,8 +185,7 @@ def fingerprint_of(settings: Settings, until: str) -> str:
 def _fingerprint(step: Step, settings: Settings, before: str) -> str:
     """sha256 over the sections of the settings that the step depends on and the fingerprint of the step before."""
     tree = settings.model_dump(mode="json")
-    # What the gate refuses by default is no reason to read films again, nor is a default that changes later; what a
-    # bundle finds strange concerns serving alone.
+    # A default of the gate that changes later is no reason to read images again; out_of_distribution is for serving.
     tree["gate"] = settings.gate.model_dump(mode="json", exclude_defaults=True, exclude={"out_of_distribution"})
     # Which images are decoded does not depend on the network, unless it reads none.
     tree["reads"] = {} if settings.network.image is not None else {"image": False}
@@ -212,7 +211,7 @@ def read_marker(path: Path, key: str = "fingerprint") -> str:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run, or of another folder of work; it goes with the process, however that ends.
+    """Hold the lock of a run, or of another folder of work; it is released when the process ends.
 
     Raises:
         DataError: another process holds it, or the folder cannot be written.

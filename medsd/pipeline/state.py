@@ -1,9 +1,9 @@
-"""What lies on disk and decides what a step makes: tables and images of the sources, boxes, weights to begin with.
+"""Fingerprints of the files that a step reads: tables and images of the sources, boxes, first weights.
 
-A step is made again where its settings have changed, or what is read here (`medsd.pipeline.run`). Tables count by their
-content, so that one which is copied or touched changes nothing. Images and notes are too many to be read each time and
-count by name, size and time of change: one that is only touched is decoded again, and the steps after `prepare` are
-made again where that gave something else (`prepared`).
+A step is done again if its settings or these fingerprints have changed (`medsd.pipeline.run`). Tables are compared by
+content, so that copying or touching one changes nothing. Images and notes are too many to be read each time and are
+compared by name, size and time of change: a touched image is decoded again, and the steps after `prepare` are done
+again only if its result has changed (`prepared`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _TABLES = (".csv", ".csv.gz", ".tsv", ".parquet", ".pq", ".json")
 def sources(settings: Settings) -> str:
     """sha256 over the files of the sources; hidden ones, the runs and the table of boxes are left out.
 
-    Links are followed. What is below the sources' folders and no study refers to counts too: it costs a look at the
-    tables and no more. Phantoms are what the settings say, and a folder that is not there has no files.
+    Links are followed. Files that no study refers to count too. Phantoms follow from the settings, and a missing
+    folder has no files.
     """
     digest = hashlib.sha256()
     for source in _each(settings):
@@ -57,7 +57,7 @@ def radiologists(settings: Settings) -> str:
 
 
 def weights(settings: Settings) -> str:
-    """sha256 over the weights that training begins with, where they are files of the user's own."""
+    """sha256 over the first weights, if they are files of the user's own."""
     network = settings.network
     given = [network.image and network.image.weights, network.note and network.note.model]
     places = [Path(str(place).removeprefix("xrv:")) for place in given if place]
@@ -66,7 +66,7 @@ def weights(settings: Settings) -> str:
 
 
 def prepared(manifest: Path, pixels: Path) -> str:
-    """sha256 over all that `prepare` hands on: the studies in their order, and the pixels."""
+    """sha256 over the result of `prepare`: the studies in their order, and the pixels."""
     read = Manifest.read(manifest)
     rows = pd.util.hash_pandas_object(read.table, index=False).to_numpy()
     digest = hashlib.sha256(f"{read.findings.key} {read.keyed} {list(read.table)}".encode() + rows.tobytes())
@@ -80,7 +80,7 @@ def _each(settings: Settings) -> list[SingleSource]:
 
 
 def _listing(place: Path, left_out: Path, boxes: Sequence[Path], by_content: tuple[str, ...] = _TABLES) -> str:
-    """A line a file at or below `place`: its path, and size and time of change or, by its ending, its sha256."""
+    """A line per file at or below `place`: its path, and its sha256 or (by its ending) its size and time of change."""
     lines = []
     for path in _files(place, left_out):
         if path in boxes:

@@ -57,7 +57,7 @@ READINGS = {"": (True, True), "_image": (True, False), "_note": (False, True)}
 
 
 def prepare(run: Run) -> None:
-    """Read the source, split it by patient, decode every film."""
+    """Read the source, split it by patient, decode every image."""
     preparing.prepare(run.settings, run.manifest, run.pixels, run.rejected)
 
 
@@ -78,8 +78,7 @@ def finetune(run: Run) -> None:
     manifest, arrays = _data(run)
     model = _model(run.settings)
     if run.settings.training.pretrain.epochs:
-        path = run.folder / "pretrain.safetensors"
-        restore_model(model, load_checkpoint(path).part("best"), path)
+        restore_model(model, load_checkpoint(run.pretrained).part("best"), run.pretrained)
     train, validation = manifest.rows("train"), manifest.rows("validation")
     labelled = self_training.labelled_rows(arrays.labels, train)
     result = stages.finetune(run.settings, model, arrays, labelled, validation, run.folder)
@@ -137,7 +136,7 @@ def evaluate(run: Run) -> None:
         for reading in ("_image", "_note"):
             _measure(run, reading).write(run.evaluation.with_stem(f"evaluation{reading}"))
         _measure_modalities(run)
-    _judge_films(run)
+    _judge_images(run)
     _judge_sources(run)
     for line in report.lines():
         log.info("test: %s", line)
@@ -187,7 +186,7 @@ def _beside(run: Run, manifest: Manifest, logits: npt.NDArray[np.float32], test:
 
 
 def _measure_modalities(run: Run) -> None:
-    """What hangs on image and note, of the test studies that have both; too few of them make no report."""
+    """What depends on image and note, of the test studies that have both; too few of them make no report."""
     manifest, outputs, settings = Manifest.read(run.manifest), load_file(run.outputs), run.settings
     table, test = manifest.table, manifest.rows("test")
     seen, told = table["path"].notna().to_numpy(), table["note"].notna().to_numpy()
@@ -230,8 +229,8 @@ def _measure_modalities(run: Run) -> None:
         log.warning("%s", warning)
 
 
-def _judge_films(run: Run) -> None:
-    """Evidence maps against boxes, where the data set has any; and calls of films that are only handled differently."""
+def _judge_images(run: Run) -> None:
+    """Evidence maps against boxes, if the data set has any; and calls of images that are only handled differently."""
     paths = [run.folder / EVIDENCE, run.folder / ROBUSTNESS]
     for path in paths:
         path.unlink(missing_ok=True)
@@ -251,7 +250,7 @@ def _judge_films(run: Run) -> None:
 
 
 def _judge_sources(run: Run) -> None:
-    """Whether embeddings tell which source an image comes from, where there are several; one source makes no report."""
+    """Whether embeddings show which source an image comes from; one source makes no report."""
     path = run.folder / SOURCES
     path.unlink(missing_ok=True)
     manifest, settings = Manifest.read(run.manifest), run.settings
@@ -320,9 +319,8 @@ def _save_outputs(run: Run, model: StudyModel, arrays: StudyArrays) -> None:
 def _note_history(run: Run, stage: str, result: StageResult) -> None:
     if not is_first():
         return
-    path = run.folder / "history.json"
-    history: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    history: dict[str, Any] = json.loads(run.history.read_text(encoding="utf-8")) if run.history.exists() else {}
     epochs = [{name: None if np.isnan(value) else value for name, value in e.items()} for e in result.history]
     history[stage] = {"epochs": epochs, "best_epoch": result.best_epoch, "seconds": round(result.seconds, 1)}
-    write_json(path, history)
+    write_json(run.history, history)
     log.info("%s took %.0f s", stage, result.seconds)

@@ -1,9 +1,9 @@
 """MLflow beside TensorBoard: the settings and the figures of each epoch of a run, where `training.mlflow` asks for it.
 
 By default they go into a SQLite file in the run's own folder; nothing leaves the machine unless the settings name a
-server. One run of medsd is one run of MLflow, however often it is interrupted. MONAI's MLFlowHandler is not used: it
-finds the run to go on with by its name, which two people may share, and gives the environment's server precedence over
-the one that the settings name.
+server. One run of medsd is one run of MLflow, however often it is interrupted. MONAI's MLFlowHandler is not used,
+because it resumes a run by its name, which two people may share, and prefers the environment's server to that of the
+settings.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Tracker:
             )
 
     def close(self, status: str) -> None:
-        """Say how the run ended: FINISHED, FAILED or KILLED."""
+        """Record how the run ended: FINISHED, FAILED or KILLED."""
         if not self._is_open:
             return
         try:
@@ -135,8 +135,10 @@ class Tracker:
         self._logged[name] = len(stage.history)
 
     def _begin(self, stage: str, epochs: int) -> int:
-        """Open MLflow's run, and count how many epochs of the stage it has; one that has too many tells of a training
-        that was since thrown away, so a new one is begun."""
+        """Open MLflow's run and count the epochs of the stage in it.
+
+        If it has too many, that training was discarded, and a new run is begun.
+        """
         if not self._is_open:
             self._id = self._reopened() or self._new_run()
             self._is_open = True

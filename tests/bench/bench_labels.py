@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.experiments.compare import training
-from medsd.experiments.compare.films import read_films
 from medsd.experiments.compare.labelled_set import LabelledSet
-from medsd.experiments.compare.settings import BudgetSettings, CompareSettings, Trial
-from medsd.experiments.compare.statistics import Comparison, compare_paired, seed_mean
+from medsd.experiments.compare.radiographs import read_radiographs
+from medsd.experiments.compare.settings import BudgetSettings, CompareSettings, LossVariant, Trial
+from medsd.experiments.statistics import Comparison, compare_paired, seed_mean
 from medsd.labelling.suggest import Pool, Weights, suggest
 from medsd.metrics.intervals import Interval, Resamples, bootstrap, weighted_auroc
 from medsd.metrics.metrics import auroc, enough, macro
@@ -80,8 +80,8 @@ class Bench:
         """SD pretraining, then cross-entropy, on films `rows` with `labels` (n, F): `steps` each, whatever n."""
         epochs = max(1, round(steps / math.ceil(len(rows) / BUDGET.batch_size)))
         budget, inputs = BUDGET.model_copy(update={"epochs": epochs}), self.inputs[rows]
-        first = training.train("sd", PRETRAIN, inputs, labels, budget, seed)
-        return training.train("bce", FINETUNE, inputs, labels, budget, seed, start=first)
+        first = training.train(LossVariant(loss="sd"), PRETRAIN, inputs, labels, budget, seed)
+        return training.train(LossVariant(loss="bce"), FINETUNE, inputs, labels, budget, seed, start=first)
 
     def probs(self, network: training.Network, rows: Rows) -> Probs:
         """(n, F), the mean over the views of each film."""
@@ -407,7 +407,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     started = time.monotonic()
     settings = CompareSettings(name="labels", root=given.root, output=given.cache, sets=("radiographs",))
-    films = read_films(settings)
+    films = read_radiographs(settings)
     fit, validation = films.divided(settings.grid.validation)
     first = prepare(films, fit, validation)
     tried = run_seeds(

@@ -12,9 +12,11 @@ import pytest
 
 from medsd.cli import main
 from medsd.errors import DataError
-from medsd.experiments.compare.cells import Task, finding_groups, read_piece, write_piece
-from medsd.experiments.compare.run import choose, compare, exact_command
-from medsd.experiments.compare.settings import CompareSettings, Trial, trials
+from medsd.experiments.compare.cells import Task, finding_groups, read_piece
+from medsd.experiments.compare.run import choose, compare
+from medsd.experiments.compare.settings import CompareSettings, LossVariant, Trial, trials
+from medsd.experiments.engine import exact_command
+from medsd.files import write_json
 
 SETTINGS = """\
 name: small
@@ -125,10 +127,12 @@ def test_a_piece_of_other_settings_is_not_taken(tmp_path: Path) -> None:
     settings = CompareSettings(name="x", root=tmp_path, sets=("yeast",))
     longer = settings.model_copy(update={"budget": settings.budget.model_copy(update={"epochs": 7})})
     task = Task("cell", "sd", Trial(0.001, 0.01, 0.1), 0, 0.01, 0.5)
-    write_piece(tmp_path / "piece.json", task.fingerprint(settings, "data"), {"metrics": {}})
+    write_json(tmp_path / "piece.json", {"fingerprint": task.fingerprint(settings, "data"), "outcome": {"metrics": {}}})
     assert read_piece(tmp_path / "piece.json", task.fingerprint(settings, "data")) == {"metrics": {}}
-    for other in (task.fingerprint(longer, "data"), task.fingerprint(settings, "other data")):
-        assert read_piece(tmp_path / "piece.json", other) is None
+    varied = settings.model_copy(update={"variants": {"sd": LossVariant(loss="sd", options={"direction": "both"})}})
+    for other in (longer, varied):
+        assert read_piece(tmp_path / "piece.json", task.fingerprint(other, "data")) is None
+    assert read_piece(tmp_path / "piece.json", task.fingerprint(settings, "other data")) is None
 
 
 def test_the_choice_is_the_best_mean_on_the_validation_part(tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ def test_cross_entropy_tries_weight_decay_in_place_of_a_temperature() -> None:
     [
         ("grid.weight_decay=[0.1]", "equal trials"),
         ("grid.temperature=[0.1,0,0.3]", "positive"),
-        ("losses=[sd,focal]", "'losses"),
+        ("losses=[sd,focal]", "there is no loss 'focal'"),
+        ("variants.one={loss: focal}", "there is no loss 'focal'"),
+        ("variants.one={loss: sd, temperature: 0.3}", "grid.temperature needs one value"),
         ("losses=[any,all]", "reference 'sd' is not among the losses"),
         ("seeds=[1,1]", "seeds names the same value twice"),
         ("budget.epoch=3", "unknown key 'budget.epoch'; did you mean 'epochs'"),
@@ -47,3 +49,11 @@ def test_cross_entropy_tries_weight_decay_in_place_of_a_temperature() -> None:
 def test_what_does_not_fit_is_refused_with_its_key(override: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         load_as(CompareSettings, CONFIGS[0], [override])
+
+
+def test_a_variant_has_options_a_temperature_and_a_title_of_its_own() -> None:
+    variant = "{loss: sd, options: {direction: both}, temperature: 0.3, title: SD both ways}"
+    more = [f"variants.both={variant}", "losses=[sd,both]", "grid.temperature=[0.1]", "grid.weight_decay=[0.01]"]
+    settings = load_as(CompareSettings, CONFIGS[0], more)
+    assert settings.variant("both").options == {"direction": "both"} and settings.title("both") == "SD both ways"
+    assert [{trial.temperature for trial in trials(loss, settings)} for loss in ("sd", "both")] == [{0.1}, {0.3}]

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medsd.experiments.compare.statistics import (
+from medsd.experiments.statistics import (
     Comparison,
     SeedMean,
     compare_paired,
-    holm,
     patient_intervals,
     seed_mean,
 )
@@ -26,12 +25,6 @@ def test_the_interval_of_the_mean_is_students() -> None:
 def test_one_seed_has_no_interval() -> None:
     found = seed_mean([0.5], 0.95)
     assert found.mean == 0.5 and np.isnan(found.low) and np.isnan(found.high)
-
-
-def test_holm_multiplies_the_smallest_most_and_never_falls() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def test_the_paired_test_is_scipys() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from medsd.experiments.compare.cells import GROUPS
-from medsd.experiments.compare.report import table
 from medsd.experiments.compare.summary import MAIN
 from medsd.experiments.compare.words import verdicts
 
@@ -69,7 +68,3 @@ def test_the_tail_has_a_sentence_of_its_own(summary: dict[str, Any], of_set: dic
 def test_a_metric_that_could_not_be_measured_is_not_judged(summary: dict[str, Any], of_set: dict[str, Any]) -> None:
     of_set["losses"]["any"]["means"]["auroc"]["mean"] = None
     assert "auroc: too few test samples to tell." in verdicts(summary, of_set)
-
-
-def test_a_table_is_markdown() -> None:
-    assert table(["loss", "x"], [["SD", "1"]]) == "| loss | x |\n| --- | ---: |\n| SD | 1 |"

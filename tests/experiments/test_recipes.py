@@ -11,7 +11,7 @@ import pytest
 from medsd.errors import SettingsError
 from medsd.experiments.recipes import compare_recipes, settings_of
 from medsd.experiments.recipes_report import Trained, best_threshold, patient_difference
-from medsd.experiments.recipes_settings import RecipesSettings
+from medsd.experiments.settings import RecipesSettings
 from medsd.strict import load_as
 from tests.runs import SMALL
 
@@ -72,9 +72,9 @@ def test_the_difference_over_patients_is_that_of_the_means_over_seeds() -> None:
     good, poor = [trained(2.0), trained(2.0)], [trained(0.5), trained(0.5)]
     found = patient_difference(good, poor, minimum_positives=5, resamples=200, confidence=0.95)
     mean = {name: np.mean([one.figures(5)["auroc"] for one in some]) for name, some in (("good", good), ("poor", poor))}
-    assert found["auroc"].value == pytest.approx(mean["good"] - mean["poor"])
-    assert found["auroc"].low is not None and found["auroc"].low > 0
-    assert found["ndcg"].low is not None and found["ndcg"].low < found["ndcg"].value < found["ndcg"].high
+    assert found["auroc"]["value"] == pytest.approx(mean["good"] - mean["poor"])
+    assert found["auroc"]["low"] > 0
+    assert found["ndcg"]["low"] < found["ndcg"]["value"] < found["ndcg"]["high"]
 
 
 def test_logits_of_any_size_have_figures() -> None:
@@ -82,4 +82,6 @@ def test_logits_of_any_size_have_figures() -> None:
     sure = Trained(2000 * labels - 1000, np.ones(20), labels, np.arange(20).astype(str), 1.0)
     assert sure.figures(1) == {"auroc": 1, "average_precision": 1, "micro_f1": 1, "ndcg": 1}
     assert best_threshold(labels, sure.logits) == 1
-    assert patient_difference([sure], [sure], minimum_positives=1, resamples=20, confidence=0.9)["micro_f1"].value == 0
+    assert (
+        patient_difference([sure], [sure], minimum_positives=1, resamples=20, confidence=0.9)["micro_f1"]["value"] == 0
+    )

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from medsd.errors import DataError, MedsdError, SettingsError
-from medsd.experiments.tuning import Dimension, TuneSettings, Value
+from medsd.experiments.settings import Dimension, TuneSettings, Value
 from medsd.settings import load_settings
 from medsd.strict import as_yaml, load_as
 from tests.runs import PHANTOM, SMALL

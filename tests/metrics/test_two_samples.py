@@ -77,3 +77,9 @@ def test_holm_is_the_written_out_procedure(p_values: list[float]) -> None:
                 break
             rejected.add(position)
         assert {i for i, p in enumerate(adjusted) if p <= level} == rejected
+
+
+def test_a_p_value_that_cannot_be_told_is_no_small_one() -> None:
+    adjusted = holm([float("nan"), 0.01])
+    assert np.isnan(adjusted[0]) and adjusted[1] == pytest.approx(0.02)
+    assert holm([]) == []

@@ -11,7 +11,7 @@ from PIL import Image
 
 from medsd.dicom.gate import GatePolicy
 from medsd.findings import finding_set
-from medsd.pipeline.films import decode_films
+from medsd.pipeline.images import decode_images
 from medsd.pipeline.run import STEPS, _fingerprint
 from medsd.settings import PixelSpec, Settings, load_settings
 from medsd.studies.manifest import Manifest, complete
@@ -41,5 +41,5 @@ def test_prepare_leaves_out_what_the_gate_refuses(tmp_path: Path, action: str, r
     table = complete(pd.DataFrame({"study": names, "patient": names, "path": names}), findings)
     manifest = Manifest(table, findings, tmp_path, source_rows=np.arange(3) + 1)
     policy = GatePolicy.model_validate({"lateral_look": action})
-    found = decode_films(manifest, PixelSpec(size=32), tmp_path / "pixels.npy", policy).refused
+    found = decode_images(manifest, PixelSpec(size=32), tmp_path / "pixels.npy", policy).refused
     assert [(row, reason) for row, reason, _ in found] == refused

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd.pipeline import films, state
+from medsd.pipeline import images, state
 from medsd.pipeline import run as running
 from medsd.pipeline.run import run_steps
 from medsd.settings import Settings
@@ -124,8 +124,8 @@ def test_a_changed_label_leaves_the_decoded_images_as_they_are(
 ) -> None:
     train()
     pixels, asked = (root / "runs" / "own" / "pixels.npy").read_bytes(), []
-    decode_all = films.decode_all
-    monkeypatch.setattr(films, "decode_all", lambda paths, *a, **k: decode_all(map(asked.append, paths), *a, **k))
+    decode_all = images.decode_all
+    monkeypatch.setattr(images, "decode_all", lambda paths, *a, **k: decode_all(map(asked.append, paths), *a, **k))
     _write(root, label="Mass")
     assert train() == NAMES and not asked
     manifest = Manifest.read(root / "runs" / "own" / "studies.parquet")
@@ -160,9 +160,9 @@ def test_a_run_that_is_asked_to_prepare_by_name_decodes_again_and_keeps_what_cam
     root: Path, train: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train()
-    decode_all, decoded = films.decode_all, []
+    decode_all, decoded = images.decode_all, []
     monkeypatch.setattr(
-        films, "decode_all", lambda paths, *a, **k: decode_all((decoded.append(p) or p for p in paths), *a, **k)
+        images, "decode_all", lambda paths, *a, **k: decode_all((decoded.append(p) or p for p in paths), *a, **k)
     )
     settings = Settings(
         name="own", findings="nih14", output=root / "runs", data={"source": "nih14", "root": root}, pixels={"size": 32}

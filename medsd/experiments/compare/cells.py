@@ -1,7 +1,7 @@
 """The smallest pieces of a comparison: one trial on the validation part, one cell on the test part, kept as JSON.
 
 A `Worker` does a `Task` and returns plain data, so that tasks can run in other processes and an interrupted comparison
-goes on with the pieces that are there. A piece is taken again only if all it depends on is unchanged.
+resumes with the finished pieces. A piece is used again only if everything it depends on is unchanged.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from medsd.experiments.compare import training
 from medsd.experiments.compare.labelled_set import IntArray, LabelledSet
 from medsd.experiments.compare.neighbours import relation_table
 from medsd.experiments.compare.settings import CompareSettings, Trial
-from medsd.files import write_whole
+from medsd.experiments.engine import as_plain, rounded
 from medsd.metrics import metrics
 from medsd.metrics.retrieval import Cases, score_queries
 
 RECIPE = 1  # raise it when training or measuring changes, so that kept pieces are not mixed with new ones
 GROUPS = ("head", "middle", "tail")
 _THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
-_DIGITS = 6
 
 Outcome = dict[str, Any]
 
@@ -64,11 +63,13 @@ class Task:
             "k": settings.k,
             "data": digest,
         }
+        if self.loss in settings.variants:
+            depends["variant"] = settings.variants[self.loss].model_dump(exclude={"title"})
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
-class Part:
+class HeldOut:
     """A set as one kind of task sees it: all inputs, scaled by the rows `fit`, measured on the rows `held`."""
 
     data: LabelledSet
@@ -82,12 +83,7 @@ class Part:
 
 
 class Worker:
-    """Does the tasks of one set; what they share is made once.
-
-    Args:
-        data: the set.
-        settings: of the comparison.
-    """
+    """Does the tasks of one set; what they share is made once."""
 
     def __init__(self, data: LabelledSet, settings: CompareSettings) -> None:
         self._data, self._settings = data, settings
@@ -97,22 +93,23 @@ class Worker:
         start = time.perf_counter()
         part = self._trial_part if task.kind == "trial" else self._cell_part
         labels = self._data.labels[part.fit]
-        network = training.train(task.loss, task.trial, part.inputs[part.fit], labels, self._settings.budget, task.seed)
+        variant, budget = self._settings.variant(task.loss), self._settings.budget
+        network = training.train(variant, task.trial, part.inputs[part.fit], labels, budget, task.seed)
         measure = _measure_trial if task.kind == "trial" else _measure_cell
         outcome = measure(task, network, part, self._settings)
-        return _rounded(outcome) | {"seconds": round(time.perf_counter() - start, 1)}
+        return rounded(as_plain(outcome)) | {"seconds": round(time.perf_counter() - start, 1)}
 
     @cached_property
-    def _trial_part(self) -> Part:
+    def _trial_part(self) -> HeldOut:
         fit, held = self._data.divided(self._settings.grid.validation)
-        return Part(self._data, self._data.inputs(fit), fit, held)
+        return HeldOut(self._data, self._data.inputs(fit), fit, held)
 
     @cached_property
-    def _cell_part(self) -> Part:
-        return Part(self._data, self._data.inputs(self._data.train), self._data.train, self._data.test)
+    def _cell_part(self) -> HeldOut:
+        return HeldOut(self._data, self._data.inputs(self._data.train), self._data.train, self._data.test)
 
 
-def _measure_trial(task: Task, network: training.Network, part: Part, settings: CompareSettings) -> Outcome:
+def _measure_trial(task: Task, network: training.Network, part: HeldOut, settings: CompareSettings) -> Outcome:
     """Retrieval in the learned space; for each probe penalty the mean average precision and the best threshold."""
     queries, index = (part.cases(rows, _learned_space(task.loss, network)) for rows in (part.held, part.fit))
     truth, found = part.data.labels[part.held], []
@@ -124,7 +121,7 @@ def _measure_trial(task: Task, network: training.Network, part: Part, settings: 
     return {"ndcg": np.nanmean(ndcg), "map": [m for m, _ in found], "thresholds": [t for _, t in found]}
 
 
-def _measure_cell(task: Task, network: training.Network, part: Part, settings: CompareSettings) -> Outcome:
+def _measure_cell(task: Task, network: training.Network, part: HeldOut, settings: CompareSettings) -> Outcome:
     assert task.penalty is not None and task.threshold is not None
     queries, index = (part.cases(rows, _learned_space(task.loss, network)) for rows in (part.held, part.fit))
     embedded = [part.cases(rows, partial(training.embed, network)) for rows in (part.held, part.fit)]
@@ -150,7 +147,7 @@ def _learned_space(loss: str, network: training.Network) -> Callable[[training.F
     return partial(training.embed if loss == "bce" else training.project, network)
 
 
-def _probabilities(loss: str, network: training.Network, part: Part, penalty: float) -> npt.NDArray[np.float32]:
+def _probabilities(loss: str, network: training.Network, part: HeldOut, penalty: float) -> npt.NDArray[np.float32]:
     """Of the held rows: from cross-entropy's own head, or from a probe on the frozen embeddings of the fitted rows."""
     embeddings = training.embed(network, part.inputs[part.held])
     if loss == "bce":
@@ -190,12 +187,6 @@ def read_piece(path: Path, fingerprint: str) -> Outcome | None:
         return None
 
 
-def write_piece(path: Path, fingerprint: str, outcome: Outcome) -> None:
-    """Keep an outcome; a piece is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps({"fingerprint": fingerprint, "outcome": outcome}))
-
-
 def _micro_f1(truth: npt.NDArray[np.float32], probs: npt.NDArray[np.float32], limit: float) -> float:
     called, present = probs >= limit, truth == 1
     return float(2 * (called & present).sum() / max(1, called.sum() + present.sum()))
@@ -203,14 +194,3 @@ def _micro_f1(truth: npt.NDArray[np.float32], probs: npt.NDArray[np.float32], li
 
 def _macro(values: npt.NDArray[np.float64]) -> float:
     return metrics.macro(values).value
-
-
-def _rounded(tree: Any) -> Any:
-    """Plain data with a fixed number of digits, None for NaN."""
-    if isinstance(tree, dict):
-        return {key: _rounded(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_rounded(value) for value in tree]
-    if isinstance(tree, np.ndarray):
-        return _rounded(tree.tolist())
-    return None if np.isnan(tree) else round(float(tree), _DIGITS)

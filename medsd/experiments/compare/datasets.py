@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from xml.etree.ElementTree import Element
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,9 @@ import numpy.typing as npt
 from medsd.errors import DataError
 from medsd.experiments.compare.arff import read_arff
 from medsd.experiments.compare.labelled_set import LabelledSet, find_folder
+from medsd.experiments.compare.radiographs import read_radiographs
 from medsd.experiments.compare.settings import CompareSettings
+from medsd.findings import finding_set
 from medsd.studies.published_reports import (
     CMC2007_FILE,
     FEWEST_REPORTS,
@@ -25,7 +26,9 @@ from medsd.studies.published_reports import (
     common_codes,
     parse_xml,
     read_coded_reports,
+    read_reports,
 )
+from medsd.studies.sources.tables import numbers, read_table
 from medsd.studies.splits import fixed_fifth
 
 
@@ -62,16 +65,11 @@ def _mulan(settings: CompareSettings, name: str) -> LabelledSet:
 
 
 def _label_names(path: Path) -> tuple[str, ...]:
-    return tuple(
-        element.attrib["name"] for element in _xml_root(path).iter() if element.tag.rpartition("}")[2] == "label"
-    )
-
-
-def _xml_root(path: Path) -> Element:
     try:
-        return parse_xml(path.read_bytes(), str(path))
+        elements = parse_xml(path.read_bytes(), str(path)).iter()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({type(error).__name__}); is the data set complete?") from None
+    return tuple(element.attrib["name"] for element in elements if element.tag.rpartition("}")[2] == "label")
 
 
 def _cmc2007(settings: CompareSettings) -> LabelledSet:
@@ -98,22 +96,40 @@ def _cmc2007(settings: CompareSettings) -> LabelledSet:
 
 
 def _openi(settings: CompareSettings) -> LabelledSet:
-    from medsd.experiments.compare.openi import read_openi
-
-    return read_openi(settings)
-
-
-def _radiographs(settings: CompareSettings) -> LabelledSet:
-    from medsd.experiments.compare.films import read_films
-
-    return read_films(settings)
+    """Findings and impression of each report, fourteen findings; one report a patient, so the split is by report."""
+    folder = find_folder(settings.root, ("openi_reports", "."), "findings14.csv", "set 'openi'")
+    findings = finding_set("nih14")
+    table = read_table(folder / "findings14.csv", ["filename", *findings], "Open-i").sort_values("filename")
+    texts = {
+        report.name: " ".join(report.sections[name] for name in ("findings", "impression") if name in report.sections)
+        for report in read_reports(folder / "reports.tgz")
+    }
+    table[list(findings)] = numbers(table, list(findings), folder / "findings14.csv")
+    table = table[[bool(texts.get(name)) for name in table["filename"]]]
+    if table.empty:
+        raise DataError(f"{folder}: no report of reports.tgz is listed in findings14.csv; they are of different sets")
+    labels = table[list(findings)].to_numpy(dtype=np.float32)
+    keys = table["filename"].to_numpy(dtype=str)
+    return LabelledSet(
+        name="openi",
+        title="radiology reports of Indiana University (Open-i)",
+        origin=(
+            "Open-i, CC BY-NC-ND 4.0, read as published; findings and impression as text, NegBio's hand-checked "
+            "labels, a fixed fifth of the reports as test part"
+        ),
+        findings=tuple(findings),
+        labels=labels,
+        raw=tuple(texts[name] for name in keys),
+        patients=keys,
+        is_test=fixed_fifth(labels, keys),
+    )
 
 
 _READERS: Mapping[str, Callable[[CompareSettings], LabelledSet]] = {
     **{name: partial(_mulan, name=name) for name in ("yeast", "emotions", "scene", "medical", "enron")},
     "cmc2007": _cmc2007,
     "openi": _openi,
-    "radiographs": _radiographs,
+    "radiographs": read_radiographs,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +10,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from medsd.evaluation.plots import BLUE, GREEN, GREY, ORANGE, VERMILION, save_png
+from medsd.evaluation.plots import BLUE, GREEN, GREY, ORANGE, STYLE, VERMILION, save_png
 from medsd.experiments.compare.cells import GROUPS
 from medsd.experiments.compare.summary import MAIN
 
 Summary = dict[str, Any]
-_STYLE: Any = {
-    "font.size": 9.0,
-    "axes.titlesize": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.titlesize": 11.0,
-}
-_COLOURS = (
-    BLUE,
-    VERMILION,
-    ORANGE,
-    GREEN,
-    "#CC79A7",
-    "#56B4E9",
-    "#000000",
-    "#888800",
-    "#7F7F7F",
-)  # Okabe and Ito first
-_RELATION_TITLES = ("R1 disjoint", "R2 equal", "R3 overlap", "R4 superset", "R5 subset")
+# Okabe and Ito first
+_COLOURS = (BLUE, VERMILION, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#000000", "#888800", "#7F7F7F")
+RELATION_TITLES = ("R1 disjoint", "R2 equal", "R3 overlap", "R4 superset", "R5 subset")
 
 
 def write_plots(folder: Path, summary: Summary, of_set: Summary) -> dict[str, str]:
@@ -40,7 +25,7 @@ def write_plots(folder: Path, summary: Summary, of_set: Summary) -> dict[str, st
     comparison, of = summary["name"], of_set["name"]
     stem = of if comparison == of else f"{comparison}-{of}"  # reports of several comparisons may share a folder
     names = {kind: f"{stem}-{kind}.png" for kind in ("metrics", "frequency", "relations")}
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         save_png(draw_metrics(summary, of_set), folder / names["metrics"])
         save_png(draw_frequency(summary, of_set), folder / names["frequency"])
         save_png(draw_relations(summary, of_set), folder / names["relations"])
@@ -73,8 +58,8 @@ def draw_relations(summary: Summary, of_set: Summary) -> Figure:
     """The share of the first k neighbours in each relation, for k from 1."""
     relations, figure = of_set["relations"], Figure(figsize=(9.0, 3.4), layout="constrained")
     panels = figure.subplots(1, 5, sharex=True)
-    for row, (axes, title) in enumerate(zip(panels, _RELATION_TITLES, strict=True)):
-        for colour, (loss, found) in zip(_COLOURS, relations["found"].items(), strict=False):
+    for row, (axes, title) in enumerate(zip(panels, RELATION_TITLES, strict=True)):
+        for colour, (loss, found) in zip(cycle(_COLOURS), relations["found"].items(), strict=False):
             shares = found[row]
             is_reference = loss == summary["settings"]["reference"]
             axes.plot(range(1, len(shares) + 1), shares, color=colour, linewidth=2.2 if is_reference else 1.0,

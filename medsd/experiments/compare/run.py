@@ -1,29 +1,26 @@
-"""A whole comparison: trials, the choice for each loss, cells, the report. Start at `compare`.
+"""A whole comparison of losses: trials, the choice for each loss, cells, the report. Start at `compare`.
 
-Trials and cells are independent of each other, so they run in a pool of processes with one thread each; what a figure
-is does not depend on how many there are.
+Trials and cells are independent of each other and run in processes with one thread each; the figures do not depend on
+how many there are.
 """
 
 from __future__ import annotations
 
 import logging
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import replace
-from multiprocessing import get_context
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medsd.experiments.compare.cells import Outcome, Task, Worker, read_piece, write_piece
+from medsd.experiments.compare.cells import Outcome, Task, Worker, read_piece
 from medsd.experiments.compare.datasets import read_set
 from medsd.experiments.compare.labelled_set import LabelledSet
-from medsd.experiments.compare.results import Choice, SetResult
 from medsd.experiments.compare.settings import CompareSettings, Trial, trials
+from medsd.experiments.compare.summary import Choice, SetResult
+from medsd.experiments.engine import exact_command, train_all
+from medsd.files import write_json
 from medsd.strict import load_as
 
 log = logging.getLogger(__name__)
@@ -57,24 +54,21 @@ def compare_on(data: LabelledSet, settings: CompareSettings) -> SetResult:
     """All trials and cells of one set."""
     log.info("%s: %d training and %d test samples, %d findings", data.name, len(data.train), len(data.test),
              len(data.findings))  # fmt: skip
-    with _pool(data, settings) as pool:
-        tries = [
-            Task("trial", loss, trial, seed)
-            for loss in settings.losses
-            for trial in trials(loss, settings)
-            for seed in settings.grid.seeds
-        ]
-        tried = _done(tries, data, settings, pool)
-        choices: dict[str, Choice] = {loss: choose(loss, tried, settings) for loss in settings.losses}
-        wanted = [
-            Task("cell", loss, choices[loss].trial, seed, choices[loss].penalty, choices[loss].threshold)
-            for loss in settings.losses
-            for seed in settings.seeds
-        ]
-        done = _done(wanted, data, settings, pool)
-    cells: dict[str, list[Outcome]] = {
-        loss: [done[task] for task in wanted if task.loss == loss] for loss in settings.losses
-    }
+    tries = [
+        Task("trial", loss, trial, seed)
+        for loss in settings.losses
+        for trial in trials(loss, settings)
+        for seed in settings.grid.seeds
+    ]
+    tried = _done(tries, data, settings)
+    choices = {loss: choose(loss, tried, settings) for loss in settings.losses}
+    wanted = [
+        Task("cell", loss, choice.trial, seed, choice.penalty, choice.threshold)
+        for loss, choice in choices.items()
+        for seed in settings.seeds
+    ]
+    done = _done(wanted, data, settings)
+    cells = {loss: [done[task] for task in wanted if task.loss == loss] for loss in settings.losses}
     return SetResult(data, choices, cells)
 
 
@@ -92,23 +86,8 @@ def choose(loss: str, tried: dict[Task, Outcome], settings: CompareSettings) -> 
     return Choice(best, ndcg, settings.grid.probe_penalty[which], threshold)
 
 
-def exact_command(config: Path, overrides: Sequence[str], verb: str = "compare") -> str:
-    """The command line that gives these figures, without folders of this machine (and without where they went)."""
-    shown = []
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key.strip() == "output":
-            continue
-        is_elsewhere = Path(value).is_absolute() or ".." in Path(value).parts
-        shown.append(f"--set {key}={'FOLDER/' + Path(value).name if is_elsewhere else value}")
-    name = config.name if config.is_absolute() or ".." in config.parts else config.as_posix()
-    return " ".join([f"medsd {verb}", name, *shown])
-
-
-def _done(
-    tasks: Sequence[Task], data: LabelledSet, settings: CompareSettings, pool: ProcessPoolExecutor
-) -> dict[Task, Outcome]:
-    """The outcome of each task, kept or worked out now."""
+def _done(tasks: Sequence[Task], data: LabelledSet, settings: CompareSettings) -> dict[Task, Outcome]:
+    """The outcome of each task, kept from an earlier run or computed now."""
     digest, found, missing = data.digest(), {}, []
     for task in tasks:
         outcome = read_piece(_path(task, data, settings), task.fingerprint(settings, digest))
@@ -118,55 +97,33 @@ def _done(
             found[task] = outcome
     if found:
         log.info("%s: %d of %d %ss kept from an earlier run", data.name, len(found), len(tasks), tasks[0].kind)
-    futures = {pool.submit(_work_here, task): task for task in missing}
-    try:
-        for number, future in enumerate(as_completed(futures), start=1):
-            task, outcome = futures[future], future.result()
-            write_piece(_path(task, data, settings), task.fingerprint(settings, digest), outcome)
-            found[task] = outcome
-            _report_progress(data.name, task, outcome, number, len(missing))
-    finally:
-        if [future for future in futures if future.cancel()]:
-            log.info("%s: stopped; the same command goes on from here", data.name)
+    finished = train_all(_work_here, missing, settings.workers, _start, (data, settings)) if missing else ()
+    for number, (task, outcome) in enumerate(finished, start=1):
+        path = _path(task, data, settings)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"fingerprint": task.fingerprint(settings, digest), "outcome": outcome}, indent=None)
+        found[task] = outcome
+        is_trial = task.kind == "trial"
+        ndcg, part = (outcome["ndcg"], "validation") if is_trial else (outcome["metrics"]["ndcg"], "test")
+        log.info("%s: %s %d/%d  %s, seed %d: nDCG %.3f (%s), %.0f s", data.name, task.kind, number, len(missing),
+                 task.loss, task.seed, ndcg, part, outcome["seconds"])  # fmt: skip
     return found
-
-
-def _report_progress(name: str, task: Task, outcome: Outcome, number: int, of: int) -> None:
-    ndcg = outcome["ndcg"] if task.kind == "trial" else outcome["metrics"]["ndcg"]
-    part = "validation" if task.kind == "trial" else "test"
-    log.info("%s: %s %d/%d  %s, seed %d: nDCG %.3f (%s), %.0f s", name, task.kind, number, of, task.loss, task.seed,
-             ndcg, part, outcome["seconds"])  # fmt: skip
 
 
 def _path(task: Task, data: LabelledSet, settings: CompareSettings) -> Path:
     folder = settings.folder / "pieces" / data.name / task.loss
     if task.kind == "cell":
         return folder / f"seed{task.seed}.json"
-    shared = replace(task, seed=0)
-    return folder / f"trial{_position(shared, settings)}-seed{task.seed}.json"
-
-
-def _position(task: Task, settings: CompareSettings) -> int:
-    return list(trials(task.loss, settings)).index(task.trial)
+    position = list(trials(task.loss, settings)).index(task.trial)
+    return folder / f"trial{position}-seed{task.seed}.json"
 
 
 _here: list[Worker] = []  # of a worker process: the set and the settings are sent once
 
 
-@contextmanager
-def _pool(data: LabelledSet, settings: CompareSettings) -> Iterator[ProcessPoolExecutor]:
-    # spawn: forking a process that holds threads of torch may hang
-    pool = ProcessPoolExecutor(
-        settings.workers, mp_context=get_context("spawn"), initializer=_start, initargs=(data, settings)
-    )
-    with pool:
-        yield pool
-
-
 def _start(data: LabelledSet, settings: CompareSettings) -> None:
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted comparison keeps the pieces that are under way
     torch.set_num_threads(1)  # sums in another order would change the figures with the number of cores
     _here.append(Worker(data, settings))
 

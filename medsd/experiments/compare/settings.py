@@ -1,7 +1,7 @@
 """The settings of `medsd compare`: which sets, losses and seeds, and the one budget that all losses get.
 
-Everything here holds for every loss alike. The grid is tried out on a validation part of the training rows; the test
-part is looked at once, with the values that won there.
+All losses get the same. The grid is tried on a validation part of the training rows; the test part is measured once,
+with the values that were best there.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
+from medsd.settings import NAME
 from medsd.strict import Strict
 
 SetName = Literal["yeast", "emotions", "scene", "medical", "enron", "openi", "cmc2007", "radiographs"]
-LossName = Literal["sd", "any", "all", "supcon", "mulsupcon", "jaccard", "probmcl", "bce", "sd-inside"]
-
 TITLES: Mapping[str, str] = {
     "sd": "SD",
     "any": "ANY",
@@ -27,40 +26,54 @@ TITLES: Mapping[str, str] = {
     "jaccard": "Jaccard",
     "probmcl": "ProbMCL",
     "bce": "cross-entropy",
-    "sd-inside": "SD, weight inside the logarithm",
 }
 
 
-class BudgetSettings(Strict):
-    """The encoder and its training: the same for each loss."""
+class LossVariant(Strict):
+    """A loss with options of its own, for an ablation."""
 
-    hidden: int = Field(512, ge=8, le=4096, description="width of the hidden layer")
-    embedding: int = Field(256, ge=2, le=4096, description="dimensions of the learned space, in which cases are found")
-    projection: int = Field(128, ge=2, le=4096, description="dimensions in which the contrastive losses compare")
-    dropout: float = Field(0.2, ge=0, lt=1)
-    corruption: float = Field(0.2, ge=0, lt=1, description="share of the inputs that each view loses (set to 0)")
-    views: int = Field(2, ge=1, le=8, description="differently corrupted copies of each sample in a batch")
-    batch_size: int = Field(256, ge=2)
-    epochs: int = Field(60, ge=1)
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate")
-    weight_decay: float = Field(0.01, ge=0, description="of the contrastive losses; cross-entropy tries its own")
+    loss: str = Field(description="Name of the loss in medsd.sd.")
+    options: dict[str, bool | int | float | str] = Field({}, description="Arguments of the loss, as in loss.options.")
+    temperature: float | None = Field(
+        None, gt=0, description="Temperature in place of the grid's, which must then have one value."
+    )
+    title: str | None = Field(None, description="Name in the report.")
+
+
+class BudgetSettings(Strict):
+    """The encoder and its training, the same for each loss."""
+
+    hidden: int = Field(512, ge=8, le=4096, description="Width of the hidden layer.")
+    embedding: int = Field(256, ge=2, le=4096, description="Dimensions of the learned space.")
+    projection: int = Field(128, ge=2, le=4096, description="Dimensions in which the contrastive losses compare.")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Dropout of the hidden layer.")
+    corruption: float = Field(0.2, ge=0, lt=1, description="Share of the inputs that each view loses (set to 0).")
+    views: int = Field(2, ge=1, le=8, description="Differently corrupted copies of each sample in a batch.")
+    batch_size: int = Field(256, ge=2, description="Samples in a batch.")
+    epochs: int = Field(60, ge=1, description="Passes over the training samples.")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    weight_decay: float = Field(
+        0.01, ge=0, description="Weight decay of the contrastive losses; cross-entropy tries its own."
+    )
 
 
 class GridSettings(Strict):
     """What is tried for each loss: every learning rate with every temperature.
 
-    Cross-entropy has no temperature; in its place it tries as many values of weight decay, so that each loss has the
-    same number of trials.
+    Cross-entropy has no temperature. It tries as many values of weight decay, so that each loss has the same number of
+    trials.
     """
 
-    learning_rate: tuple[float, ...] = Field((0.001, 0.003), min_length=1)
-    temperature: tuple[float, ...] = Field((0.1, 0.2, 0.4), min_length=1)
-    weight_decay: tuple[float, ...] = Field((0.01, 0.1, 0.5), min_length=1, description="of cross-entropy alone")
-    probe_penalty: tuple[float, ...] = Field(
-        (0.0001, 0.001, 0.01), min_length=1, description="of the linear probe; no training of the encoder is needed"
+    learning_rate: tuple[float, ...] = Field((0.001, 0.003), min_length=1, description="Learning rates.")
+    temperature: tuple[float, ...] = Field((0.1, 0.2, 0.4), min_length=1, description="Temperatures.")
+    weight_decay: tuple[float, ...] = Field(
+        (0.01, 0.1, 0.5), min_length=1, description="Values of weight decay, for cross-entropy alone."
     )
-    validation: float = Field(0.2, gt=0, lt=1, description="share of the training rows that decides")
-    seeds: tuple[int, ...] = Field((1000,), min_length=1, description="initial weights of the trials")
+    probe_penalty: tuple[float, ...] = Field(
+        (0.0001, 0.001, 0.01), min_length=1, description="Penalties of the linear probe, which cost no training."
+    )
+    validation: float = Field(0.2, gt=0, lt=1, description="Share of the training rows that decides.")
+    seeds: tuple[int, ...] = Field((1000,), min_length=1, description="Seeds of the trials.")
 
     @model_validator(mode="after")
     def _equal_effort(self) -> GridSettings:
@@ -73,41 +86,54 @@ class GridSettings(Strict):
         return self
 
 
-class FilmSettings(Strict):
-    """How the set `radiographs` becomes features; see `medsd.experiments.compare.films`."""
+class FrozenImageSettings(Strict):
+    """How the set `radiographs` becomes features; see `medsd.experiments.compare.radiographs`."""
 
-    size: int = Field(160, ge=32, le=512, multiple_of=32, description="side of the network's input in pixels")
-    views: int = Field(4, ge=1, le=32, description="the plain film and so many less one changed copies, made once")
+    size: int = Field(160, ge=32, le=512, multiple_of=32, description="Side of the network's input, in pixels.")
+    views: int = Field(4, ge=1, le=32, description="The plain image and so many less one changed copies, made once.")
 
 
 class CompareSettings(Strict):
     """A whole comparison."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    root: Path = Field(description="folder that has the sets' folders; give it with --set root=FOLDER")
-    output: Path = Field(Path("runs/compare"), description="the comparison is <output>/<name>")
-    sets: tuple[SetName, ...] = Field(min_length=1)
-    losses: tuple[LossName, ...] = Field(
-        ("sd", "any", "all", "supcon", "mulsupcon", "jaccard", "probmcl", "bce"), min_length=2
+    name: str = Field(pattern=NAME, description="Name of the comparison.")
+    root: Path = Field(description="Folder that has the sets' folders; give it with --set root=FOLDER.")
+    output: Path = Field(Path("runs/compare"), description="The comparison's folder is <output>/<name>.")
+    sets: tuple[SetName, ...] = Field(min_length=1, description="Data sets.")
+    losses: tuple[str, ...] = Field(
+        tuple(TITLES), min_length=2, description="bce, losses of medsd.sd, and names of variants."
     )
-    reference: LossName = Field("sd", description="the loss that is tested against each of the others")
-    seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=2)
-    k: int = Field(10, ge=1, le=1000, description="neighbours looked at")
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    bootstrap: int = Field(2000, ge=20, description="resamples of the test patients")
-    workers: int = Field(2, ge=1, le=64, description="processes, one thread each; the figures do not depend on it")
-    budget: BudgetSettings = BudgetSettings()
-    grid: GridSettings = GridSettings()
-    films: FilmSettings = FilmSettings()
+    variants: dict[str, LossVariant] = Field({}, description="Losses with options of their own, by a name.")
+    reference: str = Field("sd", description="The loss that is tested against each of the others.")
+    seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=2, description="Seeds of the trainings.")
+    k: int = Field(10, ge=1, le=1000, description="Neighbours that are looked at.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals and level of the tests.")
+    bootstrap: int = Field(2000, ge=20, description="Resamples of the test patients.")
+    workers: int = Field(2, ge=1, le=64, description="Processes of one thread; the figures do not depend on it.")
+    budget: BudgetSettings = Field(BudgetSettings(), description="The encoder and its training.")
+    grid: GridSettings = Field(GridSettings(), description="What is tried for each loss.")
+    images: FrozenImageSettings = Field(FrozenImageSettings(), description="How radiographs become features.")
 
     @model_validator(mode="after")
-    def _no_loss_twice(self) -> CompareSettings:
+    def _fits_together(self) -> CompareSettings:
+        from medsd.sd.rivals import LOSSES
+
         for name in ("sets", "losses", "seeds"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names the same value twice")
+        known = {"bce", *LOSSES, *self.variants}
+        for loss in (*self.losses, *(variant.loss for variant in self.variants.values())):
+            if loss not in known:
+                raise ValueError(f"losses: there is no loss '{loss}'; there are {', '.join(sorted(known))}")
         if self.reference not in self.losses:
             raise ValueError(f"reference '{self.reference}' is not among the losses")
+        fixed = [name for name, variant in self.variants.items() if variant.temperature is not None]
+        if fixed and len(self.grid.temperature) > 1:
+            raise ValueError(
+                f"variants: '{fixed[0]}' has a temperature of its own, so grid.temperature needs one value, or the "
+                "losses would not have equal trials"
+            )
         return self
 
     @property
@@ -117,8 +143,16 @@ class CompareSettings(Strict):
 
     @property
     def rivals(self) -> tuple[str, ...]:
-        """The losses but the reference."""
+        """The losses without the reference."""
         return tuple(loss for loss in self.losses if loss != self.reference)
+
+    def variant(self, loss: str) -> LossVariant:
+        """What a name in `losses` stands for."""
+        return self.variants.get(loss) or LossVariant(loss=loss)
+
+    def title(self, loss: str) -> str:
+        """Name of a loss in the report."""
+        return self.variant(loss).title or TITLES.get(loss, loss)
 
 
 @dataclass(frozen=True)
@@ -129,19 +163,13 @@ class Trial:
     weight_decay: float
     temperature: float | None
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "learning_rate": self.learning_rate,
-            "weight_decay": self.weight_decay,
-            "temperature": self.temperature,
-        }
-
 
 def trials(loss: str, settings: CompareSettings) -> Iterator[Trial]:
     """The points of the grid for `loss`: as many for each loss."""
-    grid, budget = settings.grid, settings.budget
+    grid, fixed = settings.grid, settings.variant(loss).temperature
     for rate in grid.learning_rate:
         if loss == "bce":
             yield from (Trial(rate, decay, None) for decay in grid.weight_decay)
         else:
-            yield from (Trial(rate, budget.weight_decay, temperature) for temperature in grid.temperature)
+            temperatures = grid.temperature if fixed is None else (fixed,)
+            yield from (Trial(rate, settings.budget.weight_decay, temperature) for temperature in temperatures)

@@ -1,21 +1,22 @@
-"""The figures of a comparison as plain data: what results.json holds, and all that the report and its plots show.
+"""The figures of a comparison of losses: what results.json holds, and all that the report and its plots show.
 
-Start at `summarise`. Means and intervals are over the seeds; NaN is None.
+Start at `summarise`. Means and intervals are over the seeds.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
-from medsd.experiments.compare.cells import GROUPS
-from medsd.experiments.compare.results import SetResult
-from medsd.experiments.compare.settings import TITLES, CompareSettings
-from medsd.experiments.compare.statistics import SeedMean, compare_paired, patient_intervals, seed_mean
+from medsd.experiments.compare.cells import GROUPS, Outcome, finding_groups
+from medsd.experiments.compare.labelled_set import LabelledSet
+from medsd.experiments.compare.settings import CompareSettings, Trial
+from medsd.experiments.statistics import SeedMean, compare_paired, patient_intervals, seed_mean
 
 MAIN: Mapping[str, str] = {
     "ndcg": "nDCG@{k}",
@@ -33,25 +34,56 @@ BY_FREQUENCY: Mapping[str, str] = {
 BEFORE_PROJECTION = {"ndcg_embedding": "nDCG@{k}, embedding"}
 ALL_METRICS: Mapping[str, str] = {**MAIN, **BY_FREQUENCY, **BEFORE_PROJECTION}
 _PACKAGES = ("medsd", "torch", "numpy", "scipy", "scikit-learn")
-_DIGITS = 6
 
 Summary = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What the validation part decided for one loss.
+
+    Attributes:
+        trial: the point of the grid with the highest nDCG, mean over the trial seeds.
+        ndcg: that mean, for each point of the grid in its order.
+        penalty: of the probe, by mean average precision; unused by cross-entropy.
+        threshold: by micro-F1, mean over the trial seeds.
+    """
+
+    trial: Trial
+    ndcg: tuple[float, ...]
+    penalty: float
+    threshold: float
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """One set: the choice and the cells, seed after seed, of each loss."""
+
+    data: LabelledSet
+    choices: dict[str, Choice]
+    cells: dict[str, list[Outcome]]
+
+    def values(self, loss: str, metric: str) -> list[float]:
+        """The metric of each seed; NaN where there was too little to tell."""
+        return [float("nan") if (v := cell["metrics"][metric]) is None else v for cell in self.cells[loss]]
+
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """Names of the head, middle and tail findings."""
+        found = finding_groups(self.data.labels[self.data.train])
+        return {group: tuple(self.data.findings[c] for c in columns) for group, columns in found.items()}
+
+
 def summarise(results: list[SetResult], settings: CompareSettings, command: str) -> Summary:
-    """Everything about a comparison, the same bytes for the same pieces."""
-    shown = settings.model_dump(mode="json", exclude={"root", "output", "workers"})
-    return _plain(
-        {
-            "name": settings.name,
-            "command": command,
-            "settings": shown,
-            "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES},
-            "titles": {str(loss): TITLES[loss] for loss in settings.losses},
-            "metrics": {name: title.format(k=settings.k) for name, title in ALL_METRICS.items()},
-            "sets": [_of_set(result, settings) for result in results],
-        }
-    )
+    """Everything about a comparison."""
+    return {
+        "name": settings.name,
+        "command": command,
+        "settings": settings.model_dump(mode="json", exclude={"root", "output", "workers"}),
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES},
+        "titles": {loss: settings.title(loss) for loss in settings.losses},
+        "metrics": {name: title.format(k=settings.k) for name, title in ALL_METRICS.items()},
+        "sets": [_of_set(result, settings) for result in results],
+    }
 
 
 def _of_set(result: SetResult, settings: CompareSettings) -> Summary:
@@ -82,9 +114,9 @@ def _of_set(result: SetResult, settings: CompareSettings) -> Summary:
 
 def _of_loss(result: SetResult, loss: str, settings: CompareSettings) -> Summary:
     choice = result.choices[loss]
-    means = {name: seed_mean(result.values(loss, name), settings.confidence).as_dict() for name in ALL_METRICS}
+    means = {name: asdict(seed_mean(result.values(loss, name), settings.confidence)) for name in ALL_METRICS}
     return {
-        "chosen": choice.trial.as_dict() | {"probe_penalty": None if loss == "bce" else choice.penalty}
+        "chosen": asdict(choice.trial) | {"probe_penalty": None if loss == "bce" else choice.penalty}
         | {"threshold": choice.threshold},
         "validation_ndcg": choice.ndcg,
         "means": means,
@@ -100,7 +132,7 @@ def _tests(result: SetResult, metric: str, settings: CompareSettings) -> dict[st
     )
     return {
         rival: {
-            "difference": found.difference.as_dict(),
+            "difference": asdict(found.difference),
             "p": found.p,
             "p_holm": found.p_holm,
             "verdict": found.verdict(1 - settings.confidence),
@@ -129,7 +161,7 @@ def _over_test_samples(result: SetResult, settings: CompareSettings) -> Summary:
 
 
 def _named(names: tuple[str, ...], values: list[SeedMean]) -> dict[str, Summary]:
-    return {name: value.as_dict() for name, value in zip(names, values, strict=True)}
+    return {name: asdict(value) for name, value in zip(names, values, strict=True)}
 
 
 def _queries(cell: Mapping[str, Any]) -> Any:
@@ -137,17 +169,5 @@ def _queries(cell: Mapping[str, Any]) -> Any:
 
 
 def _mean_relations(result: SetResult, loss: str, name: str) -> Any:
-    """(5, k), mean over the seeds; None stays None for each of them, because it hangs on the labels alone."""
+    """(5, k), mean over the seeds; None stays None for each of them, because it depends on the labels alone."""
     return np.mean([np.array(cell["relations"][name], dtype=np.float64) for cell in result.cells[loss]], axis=0)
-
-
-def _plain(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _plain(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_plain(value) for value in tree]
-    if isinstance(tree, np.ndarray):
-        return _plain(tree.tolist())
-    if isinstance(tree, float):
-        return None if np.isnan(tree) else float(f"{tree:.{_DIGITS}g}")
-    return tree

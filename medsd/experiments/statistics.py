@@ -1,34 +1,30 @@
-"""What a handful of seeds allows to say: means with intervals, paired tests, and their correction.
+"""What a few seeds allow to say: means with intervals, and paired tests with their correction.
 
-The test is Student's paired t on the seeds' differences: two losses share initial weights, order and views of a seed,
-so their figures are pairs. Wilcoxon's signed ranks cannot fall below p = 0.0625 with five seeds, whatever the
-differences, and could never speak. Seeds tell of training, not of the choice of test samples; for that there is the
-bootstrap over test patients.
+The test is Student's paired t on the seeds' differences: two trainings share initial weights, order and views of a
+seed, so their figures are pairs. Wilcoxon's signed ranks cannot fall below p = 0.0625 with five seeds. Seeds show the
+variation of training, not of the choice of test samples; for that there is the bootstrap over test patients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
 from medsd.metrics.intervals import Resamples, bootstrap
+from medsd.metrics.two_samples import holm
 
 
 @dataclass(frozen=True)
 class SeedMean:
-    """Mean over the seeds with its t interval; low and high are NaN for a single seed."""
+    """A mean over seeds, or over test samples, with its interval; low and high are NaN where there is none."""
 
     mean: float
     low: float
     high: float
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Comparison:
     p_holm: float
 
     def verdict(self, level: float) -> str:
-        """How the reference does: «wins», «loses» or «ties»."""
+        """How the reference does: "wins", "loses" or "ties"."""
         if not self.p_holm < level or self.difference.mean == 0:
             return "ties"
         return "wins" if self.difference.mean > 0 else "loses"
@@ -72,27 +68,10 @@ def compare_paired(reference: npt.ArrayLike, rivals: Sequence[npt.ArrayLike], co
     ]
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Scand. J. Statist. 1979): p values as they count when all were tested together."""
-    p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    scaled = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)))
-    corrected = np.empty_like(scaled)
-    corrected[order] = scaled
-    return corrected.tolist()
-
-
 def patient_intervals(
     values: npt.NDArray[np.float64], patients: npt.NDArray[np.str_], resamples: int, confidence: float
 ) -> list[SeedMean]:
-    """Bootstrap intervals of the column means.
-
-    Args:
-        values: (N, K), each row of one test sample.
-        patients: (N,) whose samples they are; a patient is drawn with all of them.
-        resamples: how many draws; always the same ones.
-        confidence: share of the interval.
-    """
+    """Bootstrap intervals of the column means of values (N, K); `patients` (N,) are drawn with all their samples."""
     drawn = Resamples.draw(patients, resamples, seed=0)
     found = bootstrap(lambda weights: (weights @ values) / weights.sum(1, keepdims=True), drawn, confidence)
     nan = float("nan")

@@ -1,0 +1,131 @@
+"""What all experiments share: trainings in processes of their own, the command that repeats them, and the report."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from medsd.files import write_json
+from medsd.strict import AnySettings, as_yaml, load_as
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+DIGITS = 6  # significant ones, of the figures in a report
+
+
+def load_experiment(model: type[AnySettings], config: Path, overrides: Sequence[str]) -> tuple[AnySettings, list[str]]:
+    """The settings of an experiment, and the overrides whose keys it does not know: they go to all its trainings."""
+    own = [each for each in overrides if each.split("=")[0].split(".")[0] in model.model_fields]
+    return load_as(model, config, own), [each for each in overrides if each not in own]
+
+
+def train_all(
+    work: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    workers: int,
+    start: Callable[..., None] | None = None,
+    arguments: tuple[Any, ...] = (),
+) -> Iterator[tuple[Task, Result]]:
+    """Each task with its result, as they finish, from `workers` processes; `start` is called first in each.
+
+    An interruption lets the tasks that have begun finish and drops the others.
+    """
+    # spawn: forking a process that holds threads of torch may hang
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(start, arguments)
+    ) as pool:
+        futures = {pool.submit(work, task): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted experiment keeps the trainings that have begun
+    if start is not None:
+        start(*arguments)
+
+
+def exact_command(config: Path, overrides: Sequence[str], verb: str = "compare") -> str:
+    """The command line that gives these figures, without folders of this machine (and without where they went)."""
+    shown = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.strip() == "output":
+            continue
+        is_elsewhere = Path(value).is_absolute() or ".." in Path(value).parts
+        shown.append(f"--set {key}={'FOLDER/' + Path(value).name if is_elsewhere else value}")
+    name = config.name if config.is_absolute() or ".." in config.parts else config.as_posix()
+    return " ".join([f"medsd {verb}", name, *shown])
+
+
+def write_report(template: str, path: Path, figures: Mapping[str, Any], **more: Any) -> Path:
+    """Write the figures as <path>.results.json, and as the Markdown page that `template` makes of them and of `more`.
+
+    Returns:
+        The Markdown file. The same figures give the same bytes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = as_plain(figures)
+    write_json(path.with_name(f"{path.name}.results.json"), plain, indent=1)
+    environment = Environment(
+        loader=PackageLoader("medsd.experiments"), trim_blocks=True, undefined=StrictUndefined, autoescape=False
+    )
+    environment.filters |= {"number": _number, "interval": _interval, "test": _test, "yaml": as_yaml, "short": _short}
+    page = path.with_name(f"{path.name}.md")
+    page.write_text(environment.get_template(template).render(**plain, **more).rstrip() + "\n", encoding="utf-8")
+    return page
+
+
+def as_plain(tree: Any) -> Any:
+    """Plain data of a tree of mappings, lists and arrays; None for NaN."""
+    if isinstance(tree, Mapping):
+        return {key: as_plain(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [as_plain(value) for value in tree]
+    if isinstance(tree, np.ndarray | np.generic):
+        return as_plain(tree.tolist())
+    return None if isinstance(tree, float) and np.isnan(tree) else tree
+
+
+def rounded(tree: Any) -> Any:
+    """Plain data with `DIGITS` significant digits."""
+    if isinstance(tree, dict):
+        return {key: rounded(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [rounded(value) for value in tree]
+    return float(f"{tree:.{DIGITS}g}") if isinstance(tree, float) else tree
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    return "–" if value is None else f"{value:{form}}"
+
+
+def _interval(found: Mapping[str, Any], sign: str = "") -> str:
+    """A mean, or a value, with its interval."""
+    value = found["mean"] if "mean" in found else found["value"]
+    if value is None:
+        return "too few"
+    shown = f"{value:{sign}.3f}"
+    return shown if found["low"] is None else f"{shown} ({found['low']:{sign}.3f} to {found['high']:{sign}.3f})"
+
+
+def _test(test: Mapping[str, Any]) -> str:
+    if test["difference"]["mean"] is None:
+        return "too few"
+    p = "p < 0.001" if test["p_holm"] < 0.001 else f"p = {test['p_holm']:.3f}"
+    text = f"{test['difference']['mean']:+.3f} ({p})"
+    return text if test["verdict"] == "ties" else f"**{text}**"
+
+
+def _short(value: bool | int | float | str | None) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else as_yaml(value)
