@@ -23,7 +23,7 @@ class Block(MetaPathFinder):
 sys.meta_path.insert(0, Block())
 """
 SERVE = """
-import medsd.cases.ask, medsd.cases.manage, medsd.cases.likeness, medsd.cases.qdrant
+import medsd.cases.ask, medsd.cases.manage, medsd.cases.qdrant
 import medsd.doctor, medsd.apps.web.server, medsd.apps.web.app
 from medsd.cli import main
 sys.argv = ["medsd", "score", *sys.argv[1:]]

@@ -1,1 +1,1 @@
-"""Earlier cases in the learned space, and how each resembles the film at hand."""
+"""Earlier cases in the learned space, and how each resembles another study."""

@@ -1,7 +1,4 @@
-"""The three ways to ask an index: by a study that a model has read, by findings, and by a sentence.
-
-`ask` chooses the way from what is given and answers with the cases, how the question was understood, and the vote.
-"""
+"""The three ways to ask an index: by a study that a model has read, by findings, and by a sentence."""
 
 from __future__ import annotations
 
@@ -53,7 +50,7 @@ class Answer:
     votes: tuple[FindingVote, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """For JSON."""
         said: dict[str, Any] = {"cases": as_records(self.cases), "votes": vote_records(self.votes)}
         return {"understood": self.understood, **said} if self.understood else said
 
@@ -72,14 +69,9 @@ def question(
     filters: CaseFilter,
     k: int,
 ) -> Question:
-    """A question in the index's own names.
-
-    Raises:
-        DataError: a finding that the index does not have.
-    """
+    """A question in the index's own names; raises DataError for a finding that the index does not have."""
     names = index.findings
-    query = FindingQuery(resolve(present or (), names), resolve(absent or (), names))
-    return Question(query, words or "", filters, k)
+    return Question(FindingQuery(resolve(present or (), names), resolve(absent or (), names)), words or "", filters, k)
 
 
 def ask_study(index: CaseIndex, prediction: Prediction, asked: Question) -> Answer:
@@ -88,10 +80,10 @@ def ask_study(index: CaseIndex, prediction: Prediction, asked: Question) -> Answ
     Raises:
         DataError: nothing of the words is understood.
     """
-    query, _ = _read(index, asked)
+    query = _read(index, asked)
     filters = query.filters(asked.filters, require_present=True)
     similar = index.similar(prediction, asked.k, filters=filters)
-    understood = _said(query, index) if query else ""
+    understood = query.sentence(index.findings) if query else ""
     return Answer(tuple(similar), understood, index.vote(prediction, filters=asked.filters))
 
 
@@ -104,59 +96,41 @@ def ask(index: CaseIndex, asked: Question, load: Callable[[], Predictor | None])
         load: gives the bundle's predictor if it reads notes, else None; called only for a sentence.
 
     Returns:
-        for findings, the best fits (`CaseIndex.find`). A sentence is read as findings, too. A model with notes puts
-        the cases that have them, and lack what the sentence rules out, in the order of nearness to the sentence; for
-        other models the findings alone decide. What a model takes the words for is never what was asked.
+        for findings, the best fits (`CaseIndex.find`). A sentence is read as findings too. A model with notes orders
+        the cases that have these findings, and lack what the sentence rules out, by nearness to the sentence.
 
     Raises:
         DataError: nothing is asked, or nothing of the words is understood.
     """
-    query, words = _read(index, asked)
-    said = _said(query, index)
-    predictor = load() if words else None
-    if predictor is not None:
-        prediction = predictor(None, asked.words)
-        if not prediction.refused and prediction.embedding is not None:
-            return Answer(tuple(_near_words(index, prediction, query, asked)), f"near these words, {said}")
-    return Answer(tuple(index.find(query, asked.k, filters=asked.filters)), said)
-
-
-def _near_words(index: CaseIndex, prediction: Prediction, query: FindingQuery, asked: Question) -> list[SimilarCase]:
-    """Cases that have what the words name, nearest to the words first; related to the words, not to their reading."""
-    assert prediction.embedding is not None
+    query = _read(index, asked)
+    said = query.sentence(index.findings)
+    predictor = load() if asked.words else None
+    prediction = predictor(None, asked.words) if predictor is not None else None
+    if prediction is None or prediction.refused or prediction.embedding is None:
+        return Answer(tuple(index.find(query, asked.k, filters=asked.filters)), said)
     index.check_model(prediction.model_sha256, prediction.model)
     filters = query.filters(asked.filters, require_present=True)
     hits = index.nearest(prediction.embedding, asked.k, filters=filters)
-    return explain_query(query.labels(index.findings), hits, index.findings)
+    # The relation is to the findings in the words, not to what the model makes of them.
+    found = explain_query(query.labels(index.findings), hits, index.findings)
+    return Answer(tuple(found), f"near these words, {said}")
 
 
-def _read(index: CaseIndex, asked: Question) -> tuple[FindingQuery, FindingQuery]:
-    """The findings that are asked for, by name and in words, and those in words alone.
-
-    Raises:
-        DataError: there are words that ask for nothing, and no names beside them.
-    """
+def _read(index: CaseIndex, asked: Question) -> FindingQuery:
+    """The findings that are asked for, by name and in words."""
     if not asked.words:
-        return asked.query, FindingQuery()
+        return asked.query
     words = read_query(asked.words, index.findings)
-    query = _joined(asked.query, words)
+    query = FindingQuery(
+        tuple(dict.fromkeys((*asked.query.present, *words.present))),
+        tuple(dict.fromkeys((*asked.query.absent, *words.absent))),
+        words.uncertain,
+        words.unread,
+        words.not_understood,
+    )
     if not query:
         raise DataError(
-            f"The sentence names no finding that can be searched for ({_said(query, index)}). "
+            f"The sentence names no finding that can be searched for ({query.sentence(index.findings)}). "
             f"The findings here are {', '.join(map(index.findings.title, index.findings))}."
         )
-    return query, words
-
-
-def _said(query: FindingQuery, index: CaseIndex) -> str:
-    return query.sentence(index.findings)
-
-
-def _joined(first: FindingQuery, second: FindingQuery) -> FindingQuery:
-    return FindingQuery(
-        tuple(dict.fromkeys((*first.present, *second.present))),
-        tuple(dict.fromkeys((*first.absent, *second.absent))),
-        second.uncertain,
-        second.unread,
-        second.not_understood,
-    )
+    return query

@@ -1,14 +1,13 @@
-"""What stands in the case index: one earlier study (`Case`), and how it resembles the one at hand (`SimilarCase`).
+"""What the case index holds: one earlier study (`Case`), and how it resembles another (`SimilarCase`).
 
-`CaseFilter` narrows a search. All of it is plain data without a patient's identity: keys are keyed hashes, ages are
-decades.
+None of it identifies a patient: keys are keyed hashes, ages are decades.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ from medsd.errors import DataError
 from medsd.findings import FindingSet
 
 FloatArray = npt.NDArray[np.float32]
+Excluded = Mapping[str, Sequence[str]]  # values of "patient_key" and "study_key" that must not be found
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,3 @@ def age_band(years: float | None) -> str:
         return ""
     decade = int(years) // 10 * 10
     return "90+" if decade >= 90 else f"{decade}-{decade + 9}"
-
-
-def with_findings(case: Case, findings: FindingSet) -> Case:
-    """`case` with the names of the findings that its labels say are present."""
-    return replace(case, findings=findings.decode(case.labels))

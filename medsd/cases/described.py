@@ -1,21 +1,19 @@
-"""What an index says of itself: its model and vocabulary, and what was measured when it was made.
-
-`SimilarityScale` turns a cosine into a percentile among pairs of the same relation; `VoteRule` says from which share of
-the nearest cases a finding counts as seen. Both are optional, so an index of an older medsd keeps working without them.
-"""
+"""What an index says of itself: its model and vocabulary, and what was measured when it was made."""
 
 from __future__ import annotations
 
-from typing import Literal
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from medsd.bundle.layout import FindingEntry
+from medsd.bundle.layout import FindingEntry, finding_entries
 from medsd.findings import Finding, FindingSet
 from medsd.sd.relations import Relation
 from medsd.strict import Described
 
+SCHEMA_VERSION = 2
 RelationWord = Literal["equal", "overlap", "superset", "subset", "disjoint", "undetermined"]
 RELATION_WORDS: dict[int, RelationWord] = {
     Relation.EQUAL: "equal",
@@ -25,7 +23,7 @@ RELATION_WORDS: dict[int, RelationWord] = {
     Relation.DISJOINT: "disjoint",
     Relation.UNDETERMINED: "undetermined",
 }
-# What `medsd.cases.exact` holds in memory: beyond it an approximate index is made, below it nothing is faster.
+# `medsd.cases.exact` holds this many cases in memory; below that an approximate index is not faster.
 APPROXIMATE_ABOVE = 4_000_000
 
 
@@ -41,11 +39,9 @@ class SimilarityScale(Described):
     quantiles: dict[RelationWord, tuple[float, ...]]
 
     def percentile(self, relation: RelationWord, similarity: float) -> float | None:
-        """Percent of the pairs of this relation that are less alike, 0…100; None where too few pairs were seen."""
+        """Percent of the pairs of this relation that are less alike, 0…100; None if too few pairs were seen."""
         table = self.quantiles.get(relation)
-        if table is None:
-            return None
-        return float(np.interp(similarity, table, np.linspace(0, 100, len(table))))
+        return None if table is None else float(np.interp(similarity, table, np.linspace(0, 100, len(table))))
 
 
 class VoteRule(Described):
@@ -53,7 +49,7 @@ class VoteRule(Described):
 
     Attributes:
         k: how many cases vote.
-        thresholds: the share from which the vote calls a finding present; None where the model makes no call.
+        thresholds: the share from which the vote calls a finding present; None if the model makes no call.
         rule: how they were chosen, for people.
     """
 
@@ -72,10 +68,10 @@ class IndexDescription(Described):
         finding_set, findings: the vocabulary of `Case.labels`, in order.
         embedding_size: D.
         created: UTC, ISO 8601.
-        public: the keys of the cases that it was made with come from the bundle's name
-            (`medsd.privacy.public_hasher`); cases that a site adds have keys of its secret.
-        scale: of similarities; None in older indexes and where there are too few pairs.
-        vote: when the nearest cases contradict the model; None where it was not chosen.
+        public: the keys of its first cases are made with the bundle's name (`medsd.privacy.public_hasher`); those of
+            cases that a site adds, with the site's secret.
+        scale: of similarities; None if it was not measured.
+        vote: when the nearest cases contradict the model; None if it was not chosen.
         approximate_above: number of cases from which the search is approximate.
     """
 
@@ -95,3 +91,16 @@ class IndexDescription(Described):
     def vocabulary(self) -> FindingSet:
         """The findings as a `FindingSet`."""
         return FindingSet(self.finding_set, tuple(Finding(f.name, f.title, f.snomed, f.radlex) for f in self.findings))
+
+
+def describe(model_sha256: str, findings: FindingSet, embedding_size: int, **about: Any) -> IndexDescription:
+    """The description of an index made now; `about` are the optional fields of `IndexDescription`."""
+    return IndexDescription(
+        schema_version=SCHEMA_VERSION,
+        model_sha256=model_sha256,
+        finding_set=findings.key,
+        findings=finding_entries(findings),
+        embedding_size=embedding_size,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        **about,
+    )

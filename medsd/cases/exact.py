@@ -1,28 +1,27 @@
-"""Exact search over a version of the index held in memory: one matrix product and a partition.
+"""Exact search over a version of the index in memory: one matrix product and a partition.
 
-Measured at 200,000 × 128 on two cores (tests/bench/bench_cases.py): LanceDB's own flat search takes eight times as long
-as NumPy's product or more, because it reads and decodes the vectors anew for each query. So LanceDB keeps the record
-and this answers, up to a size.
+At 200,000 × 128 on two cores LanceDB's own flat search takes eight times as long or more (tests/bench/bench_cases.py),
+because it reads and decodes the vectors for each query.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from medsd.cases.case import FILTER_COLUMNS, CaseFilter, FloatArray
+from medsd.cases.case import FILTER_COLUMNS, CaseFilter, Excluded, FloatArray
 from medsd.findings import FindingSet
 from medsd.sd.relations import LabelPairs
 
 Positions = npt.NDArray[np.intp]
-# The same film under two keys gives the same embedding but for the rounding of another batch size.
+# The same image under two keys gives the same embedding up to rounding.
 SAME_EMBEDDING = 1e-6
-# How many of the best fits of a findings query are put in order by how typical they are; bounds what is read.
-_CANDIDATES = 5_000
+_CANDIDATES = 5_000  # best fits of a findings query that are ordered by how typical they are
 _SAME_FIT = 1e-6
 _TINY = 1e-12
 
@@ -33,39 +32,31 @@ class Snapshot:
 
     Attributes:
         row_ids: uint64 (N,), where the store finds each case again in this version.
-        embeddings: float32 (N, D), of unit length; None where they are too many for memory.
+        embeddings: float32 (N, D), of unit length; None if they are too large for memory.
         labels: float32 (N, F): 1, 0, NaN.
-        keys: pyarrow string arrays (N,) by column: study_key, patient_key, split.
-        categories: pyarrow dictionary arrays (N,) by column of `FILTER_COLUMNS`.
+        attributes: N rows of text: the keys, the split and `FILTER_COLUMNS`.
     """
 
     row_ids: npt.NDArray[np.uint64]
     embeddings: FloatArray | None
     labels: FloatArray
-    keys: dict[str, Any]
-    categories: dict[str, Any]
+    attributes: pa.Table
 
     def nearest(
-        self,
-        query: FloatArray,
-        k: int,
-        findings: FindingSet,
-        filters: CaseFilter | None,
-        patients: Sequence[str],
-        studies: Sequence[str],
+        self, query: FloatArray, k: int, findings: FindingSet, filters: CaseFilter | None, excluded: Excluded
     ) -> tuple[Positions, FloatArray]:
         """Positions and cosines of the k nearest cases that may be found, nearest first, none twice."""
         embeddings = self.embeddings
         assert embeddings is not None  # the store scans its table instead
         similarity = embeddings @ query  # (N,)
-        barred = self._barred(findings, filters, patients, studies)
+        barred = self._barred(findings, filters, excluded)
         allowed = None if barred is None else np.flatnonzero(~barred)
         scores = similarity if allowed is None else similarity[allowed]
 
         def find(count: int) -> tuple[Positions, Sequence[str], FloatArray]:
             best = _largest(scores, count)
             best = best if allowed is None else allowed[best]
-            return best, self.keys["study_key"].take(best).to_pylist(), embeddings[best]
+            return best, self._study_keys(best), embeddings[best]
 
         positions = nearest_distinct(find, k)
         return positions, similarity[positions]
@@ -80,13 +71,13 @@ class Snapshot:
     ) -> tuple[Positions, FloatArray]:
         """Positions of the k cases whose findings fit a wanted set (F,) best, and how typical each is.
 
-        Best fit first, by K_s·K_d of the wanted set; a case that shares nothing with it is no answer. Where nothing is
-        wanted, the fewer findings a case has the better. Among equal fits the most typical come first: the cosine to
-        the mean of the best ones, also given. `vectors` reads the embeddings (M, D) at positions.
+        Cases are ordered by K_s·K_d of the wanted set; a case that shares nothing with it is left out. If nothing is
+        wanted, cases with fewer findings come first. Equal fits are ordered by the cosine to the mean of the best
+        fits, which is returned too. `vectors` reads the embeddings (M, D) at positions.
         """
         counts = LabelPairs(wanted[None], self.labels).counts()
         fit = np.asarray(counts.weight() if wanted.any() else counts.dissimilarity())[0]  # (N,)
-        barred = self._barred(findings, filters)
+        barred = self._barred(findings, filters, {})
         allowed = np.flatnonzero((fit > 0) if barred is None else (fit > 0) & ~barred)
         best = allowed[np.argsort(-fit[allowed], kind="stable")[: max(_CANDIDATES, 4 * k)]]
         if not len(best):
@@ -98,29 +89,29 @@ class Snapshot:
 
         def find(count: int) -> tuple[Positions, Sequence[str], FloatArray]:
             first = order[:count]
-            return first, self.keys["study_key"].take(best[first]).to_pylist(), embeddings[first]
+            return first, self._study_keys(best[first]), embeddings[first]
 
         chosen = nearest_distinct(find, k)
         return best[chosen], typical[chosen]
 
+    def _study_keys(self, positions: Positions) -> list[str]:
+        return self.attributes["study_key"].take(positions).to_pylist()
+
     def _barred(
-        self,
-        findings: FindingSet,
-        filters: CaseFilter | None,
-        patients: Sequence[str] = (),
-        studies: Sequence[str] = (),
+        self, findings: FindingSet, filters: CaseFilter | None, excluded: Excluded
     ) -> npt.NDArray[np.bool_] | None:
-        """True (N,) for the cases that must not be found; None when every case may."""
-        keys = (("patient_key", patients), ("study_key", studies))
-        parts = [_equals(self.keys[column], key) for column, given in keys for key in given if key]
+        """True (N,) for the cases that must not be found; None if every case may be."""
+        parts = [self._is_in(column, keys) for column, keys in excluded.items()]
         if filters:
             for names, value in ((filters.present, 1.0), (filters.absent, 0.0)):
                 # NaN equals nothing: an unknown finding is neither present nor absent
                 parts += [self.labels[:, findings.names.index(name)] != value for name in names]
-            for column in FILTER_COLUMNS:
-                if getattr(filters, column):
-                    parts.append(~_is_in(self.categories[column], getattr(filters, column)))
+            wanted = {column: getattr(filters, column) for column in FILTER_COLUMNS}
+            parts += [~self._is_in(column, values) for column, values in wanted.items() if values]
         return np.logical_or.reduce(parts) if parts else None
+
+    def _is_in(self, column: str, values: Sequence[str]) -> npt.NDArray[np.bool_]:
+        return pc.is_in(self.attributes[column], value_set=pa.array(values, pa.string())).to_numpy()
 
 
 def nearest_distinct(find: Callable[[int], tuple[Positions, Sequence[str], FloatArray]], k: int) -> Positions:
@@ -143,22 +134,18 @@ def nearest_distinct(find: Callable[[int], tuple[Positions, Sequence[str], Float
 def distinct(study_keys: Sequence[str], embeddings: FloatArray, k: int) -> list[int]:
     """The first k positions without duplicates; of each set of duplicates the first stays.
 
-    A case is a duplicate when it shares its study key with an earlier one, duplicates included, or its embedding is
-    equal to that of one up to rounding.
+    A case is a duplicate if an earlier one, duplicates included, has its study key or, up to rounding, its embedding.
     """
     kept: list[int] = []
     keys: set[str] = set()
     for position, (key, embedding) in enumerate(zip(study_keys, embeddings, strict=True)):
         if len(kept) == k:
             break
-        if key not in keys and not _has_equal(embeddings[:position], embedding):
+        same = np.abs(embeddings[:position] - embedding).max(1) <= SAME_EMBEDDING
+        if key not in keys and not same.any():
             kept.append(position)
         keys |= {key} - {""}
     return kept
-
-
-def _has_equal(embeddings: FloatArray, embedding: FloatArray) -> bool:
-    return bool((np.abs(embeddings - embedding).max(1) <= SAME_EMBEDDING).any())
 
 
 def _largest(scores: FloatArray, count: int) -> Positions:
@@ -168,14 +155,3 @@ def _largest(scores: FloatArray, count: int) -> Positions:
         return np.zeros(0, np.intp)
     best = np.argpartition(scores, len(scores) - count)[len(scores) - count :]
     return best[np.lexsort((best, -scores[best]))]
-
-
-def _equals(column: Any, value: str) -> npt.NDArray[np.bool_]:
-    import pyarrow.compute as pc
-
-    return pc.equal(column, value).to_numpy(zero_copy_only=False)
-
-
-def _is_in(column: Any, values: tuple[str, ...]) -> npt.NDArray[np.bool_]:
-    chosen = np.array([word in values for word in column.dictionary.to_pylist()], bool)  # one a code
-    return chosen[column.indices.to_numpy()]

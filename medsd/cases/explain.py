@@ -1,7 +1,7 @@
-"""How a case resembles a prediction, in words and numbers: relation, shared, extra and missing findings.
+"""How a case resembles a prediction, in words, numbers and regions: relation, shared, extra and missing findings.
 
-Relations are those of `medsd.sd.relations`: the loss that shaped the space and the words beside a neighbour share one
-definition. S is what was predicted, T what the case has; a finding that either side does not know is left out.
+Relations are those of `medsd.sd.relations`, so the loss and the words beside a case share one definition. S is what was
+predicted, T what the case has; a finding that either side does not know is left out.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from medsd.cases.case import FloatArray, Hit, SimilarCase
+from medsd.cases.case import FILTER_COLUMNS, FloatArray, Hit, SimilarCase
 from medsd.cases.described import RELATION_WORDS, RelationWord, SimilarityScale
+from medsd.errors import DataError
 from medsd.findings import FindingSet
 from medsd.inference.prediction import Prediction
 from medsd.sd.relations import dissimilarity_factor, relation_matrix, similarity_factor
@@ -76,11 +77,11 @@ def _against(called: FloatArray, soft: FloatArray, hits: Sequence[Hit], findings
 
 
 def relation_chances(probabilities: FloatArray, labels: FloatArray) -> dict[RelationWord, float]:
-    """How likely each relation of a case to the true findings is, the probabilities being right and independent.
+    """How likely each relation of a case to the true findings is, if the probabilities are right and independent.
 
-    The thresholded relation hides how close a call was; fuzzy sets nearly always overlap. This says «superset 0.6,
-    overlap 0.3». With A = P(S ⊆ T), B = P(T ⊆ S) and C = P(S∩T = ∅), each a product over findings, the relations of a
-    case that has a finding are: equal A·B, superset A·(1−B−C), subset (1−A)·B, overlap (1−A)·(1−B−C), disjoint C.
+    The relation of the calls hides how close a call was. With A = P(S ⊆ T), B = P(T ⊆ S) and C = P(S∩T = ∅), each a
+    product over findings, the relations of a case that has a finding are: equal A·B, superset A·(1−B−C), subset
+    (1−A)·B, overlap (1−A)·(1−B−C), disjoint C.
 
     Args:
         probabilities: (F,) in 0…1; a finding with NaN is left out.
@@ -117,22 +118,14 @@ def _differences(
     predicted: FloatArray, labels: FloatArray, findings: FindingSet
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Shared, extra (case only) and missing (predicted only) findings; NaN equals neither 0 nor 1."""
-    masks = (
-        (predicted == 1) & (labels == 1),
-        (predicted == 0) & (labels == 1),
-        (predicted == 1) & (labels == 0),
-    )
+    pairs = ((1, 1), (0, 1), (1, 0))
+    masks = [(predicted == ours) & (labels == theirs) for ours, theirs in pairs]
     shared, extra, missing = (tuple(n for n, on in zip(findings, mask, strict=True) if on) for mask in masks)
     return shared, extra, missing
 
 
 def sentence(case: SimilarCase, findings: FindingSet | None = None) -> str:
-    """One line: ``superset: shares Pleural effusion; also Pulmonary oedema; without Mass``.
-
-    Args:
-        case: the case with its relation.
-        findings: gives the titles; without it the names stand.
-    """
+    """One line: ``superset: shares Pleural effusion; also Pulmonary oedema; without Mass``."""
     parts = [
         f"{words} {', '.join(names if findings is None else map(findings.title, names))}"
         for words, names in (("shares", case.shared), ("also", case.extra), ("without", case.missing))
@@ -142,7 +135,7 @@ def sentence(case: SimilarCase, findings: FindingSet | None = None) -> str:
 
 
 def as_records(similar: Sequence[SimilarCase]) -> list[dict[str, Any]]:
-    """The cases as JSON takes them: plain values, without pictures."""
+    """The cases for JSON, without pictures."""
     return [
         {
             "rank": rank,
@@ -150,19 +143,12 @@ def as_records(similar: Sequence[SimilarCase]) -> list[dict[str, Any]]:
             "similarity": round(case.similarity, 4),
             "relation": case.relation,
             "findings": list(case.case.findings),
-            "shared": list(case.shared),
-            "extra": list(case.extra),
-            "missing": list(case.missing),
+            **{part: list(getattr(case, part)) for part in ("shared", "extra", "missing")},
             "k_s": round(case.k_s, 4),
             "k_d": round(case.k_d, 4),
             "percentile": None if case.percentile is None else round(case.percentile, 1),
             "chances": {word: round(value, 4) for word, value in case.chances.items()},
-            "view": case.case.view,
-            "sex": case.case.sex,
-            "age_band": case.case.age_band,
-            "source": case.case.source,
-            "split": case.case.split,
-            "note_excerpt": case.case.note_excerpt,
+            **{name: getattr(case.case, name) for name in (*FILTER_COLUMNS, "split", "note_excerpt")},
         }
         for rank, case in enumerate(similar, 1)
     ]
@@ -171,7 +157,7 @@ def as_records(similar: Sequence[SimilarCase]) -> list[dict[str, Any]]:
 def as_text(
     similar: Sequence[SimilarCase], findings: FindingSet | None = None, asked: str = "what was predicted"
 ) -> str:
-    """The cases as a table for a terminal, one line each under a header; a sentence where there is none."""
+    """The cases as a table for a terminal; a sentence if there are none."""
     if not similar:
         return "no similar case"
     header = ("#", "case", "cosine", "pct", "view", "sex", "age", f"relation to {asked}")
@@ -181,9 +167,7 @@ def as_text(
             case.case.study_key,
             f"{case.similarity:.3f}",
             "-" if case.percentile is None else f"{case.percentile:.0f}",
-            case.case.view or "-",
-            case.case.sex or "-",
-            case.case.age_band or "-",
+            *(getattr(case.case, name) or "-" for name in ("view", "sex", "age_band")),
             sentence(case, findings),
         )
         for rank, case in enumerate(similar, 1)
@@ -191,3 +175,30 @@ def as_text(
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def region_shares(prediction: Prediction, embedding: FloatArray) -> FloatArray:
+    """What each place of an image adds to its cosine with another embedding.
+
+    Everything after the last feature map is linear. With regions r(x, y) whose mean is the image's embedding, the
+    cosine with e' is the mean over (x, y) of r(x, y)·e', and what the note adds (Stylianou et al., Visualizing deep
+    similarity networks, WACV 2019).
+
+    Args:
+        prediction: of the image.
+        embedding: (D,) of unit length, the other study's.
+
+    Returns:
+        float32 (h, w) in the model's grid. Its mean is the image's part of the cosine: all of it without a note.
+
+    Raises:
+        DataError: the prediction has no image, its bundle does not give regions, or the sizes do not fit.
+    """
+    if prediction.regions is None:
+        why = "the study was refused" if prediction.refused else "there is no image, or its bundle gives no regions"
+        raise DataError(f"no map of the similarity: {why}")
+    other = np.asarray(embedding, dtype=np.float32)
+    if other.shape != prediction.regions.shape[:1]:
+        sizes = f"{other.shape} and {prediction.regions.shape[:1]}"
+        raise DataError(f"no map of the similarity: embeddings of {sizes} numbers")
+    return np.tensordot(other, prediction.regions, axes=1)

@@ -6,14 +6,14 @@ import contextlib
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from medsd.cases.case import FILTER_COLUMNS, CaseFilter
+from medsd.cases.case import FILTER_COLUMNS, CaseFilter, Excluded
 from medsd.errors import BundleError
 from medsd.findings import FindingSet
 
@@ -28,7 +28,7 @@ def create_beside(folder: Path, write: Callable[[str], Any]) -> None:
         write(str(part))
         part.replace(folder)
     except (OSError, RuntimeError) as error:
-        raise BundleError(f"{folder}: the case index cannot be written ({first_line(error)})") from None
+        raise _cannot_write(folder, error) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -41,14 +41,14 @@ def merge(table: Any) -> None:
 def prune(table: Any) -> None:
     """Remove every version but the newest, with the files of failed writes."""
     with warnings.catch_warnings():
-        # It warns that readers of older versions fail; ours ask again (`_retrying`).
+        # It warns that readers of older versions fail; ours ask again.
         warnings.filterwarnings("ignore", message="optimize", category=UserWarning)
         table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
 
 
 @contextlib.contextmanager
 def writing(folder: Path | None) -> Iterator[None]:
-    """One writer at a time; the system lets go when a process dies. An object store has no such lock."""
+    """One writer at a time; the system frees the lock when a process dies. An object store has no such lock."""
     if folder is None:
         yield
         return
@@ -56,19 +56,11 @@ def writing(folder: Path | None) -> Iterator[None]:
         with FileLock(folder / ".write.lock"):
             yield
     except (OSError, RuntimeError) as error:
-        raise BundleError(f"{folder}: the case index cannot be written ({first_line(error)})") from None
+        raise _cannot_write(folder, error) from None
 
 
-def connect(uri: str, **options: Any) -> Any:
-    import lancedb
-
-    return lancedb.connect(uri, **options)
-
-
-def pa() -> Any:
-    import pyarrow
-
-    return pyarrow
+def _cannot_write(folder: Path, error: Exception) -> BundleError:
+    return BundleError(f"{folder}: the case index cannot be written ({first_line(error)})")
 
 
 def local_folder(path: str | Path) -> Path | None:
@@ -89,15 +81,9 @@ def first_line(error: BaseException) -> str:
     return str(error).splitlines()[0][:120]
 
 
-def filter_sql(
-    filters: CaseFilter | None, findings: FindingSet, patients: Sequence[str] = (), studies: Sequence[str] = ()
-) -> str:
-    """The filter as an SQL condition of LanceDB, values escaped; an empty string where all may be found.
-
-    It says what `medsd.cases.exact.Snapshot` computes; a test compares the two.
-    """
-    barred = (("patient_key", patients), ("study_key", studies))
-    parts = [f"{column} != {quoted(key)}" for column, keys in barred for key in keys if key]
+def filter_sql(filters: CaseFilter | None, findings: FindingSet, excluded: Excluded) -> str:
+    """The filter as an SQL condition of LanceDB, values escaped; an empty string if all may be found."""
+    parts = [f"{column} != {quoted(key)}" for column, keys in excluded.items() for key in keys]
     filters = filters or CaseFilter()
     for names, value in ((filters.present, "1.0"), (filters.absent, "0.0")):
         parts += [f"labels[{findings.names.index(name) + 1}] = {value}" for name in names]  # SQL counts from one

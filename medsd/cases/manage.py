@@ -1,8 +1,4 @@
-"""What is done with an index after it was made: say what is in it, add films, embed again, hand out a table.
-
-Begin at `open_cases`, which takes a bundle, an index or a URI alike. Removing and readmitting a patient and compacting
-are methods of `CaseIndex` itself.
-"""
+"""What is done with an index after it was made: say what is in it, add images, embed again, export a table."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medsd.bundle.layout import DESCRIPTION, Bundle
-from medsd.cases.case import FILTER_COLUMNS, FloatArray
+from medsd.cases.case import FILTER_COLUMNS
 from medsd.cases.index import CaseIndex, create_index
 from medsd.cases.pictures import PictureFolder, encode_thumbnail
 from medsd.errors import DataError
@@ -26,7 +22,7 @@ from medsd.privacy import KeyedHasher, scrub_note
 from medsd.studies.protect import image_identities
 
 if TYPE_CHECKING:
-    from medsd.cases.table import FilmRow
+    from medsd.cases.table import ImageRow
     from medsd.inference.predict import Predictor
     from medsd.inference.prediction import Prediction
     from medsd.scoring.note_files import Notes
@@ -39,14 +35,14 @@ EXCERPT = 160  # characters of a note that are kept
 
 @dataclass(frozen=True)
 class Changes:
-    """What became of the films of `add_films` or the cases of `rebuild`.
+    """What became of the images of `add_images` or the cases of `rebuild`.
 
     Attributes:
         cases: in the index afterwards.
         written: cases added, or embedded again.
-        known: films whose study is a case already, and which were left alone.
-        missing: cases without a film, which were dropped.
-        refused: films that must not be scored.
+        known: images whose study is a case already, and which were left alone.
+        missing: cases without an image, which were dropped.
+        refused: images that must not be scored.
         barred: cases left out because their patient was removed from the index.
     """
 
@@ -61,7 +57,7 @@ class Changes:
         """As a sentence."""
         others = (
             (self.known, "known before"),
-            (self.missing, "without a film dropped"),
+            (self.missing, "without an image dropped"),
             (self.refused, "refused"),
             (self.barred, "of removed patients left out (medsd cases readmit)"),
         )
@@ -69,7 +65,6 @@ class Changes:
         return f"{self.written} cases written{rest}; {self.cases} in the index"
 
     def as_dict(self) -> dict[str, int]:
-        """For a program."""
         return asdict(self)
 
 
@@ -91,7 +86,7 @@ def open_cases(target: str | Path) -> CaseIndex:
 
 
 def hasher_of(bundle: Bundle) -> KeyedHasher:
-    """Makes keys by this site's secret, and knows those that the cases of a bundle made from public data have."""
+    """Makes keys with this site's secret, and knows the keys of cases made from public data."""
     description = bundle.description
     return KeyedHasher.from_environment(public=description.name if description.public else "")
 
@@ -113,7 +108,7 @@ def patient_keys(target: str | Path, ids: Path) -> list[tuple[str, ...]]:
 
 
 def summary(index: CaseIndex) -> dict[str, Any]:
-    """What is in an index, as JSON takes it."""
+    """What is in an index, for JSON."""
     table, about = index.table(), index.description
     named = table["patient_key"][table["patient_key"] != ""]
     return {
@@ -129,7 +124,7 @@ def summary(index: CaseIndex) -> dict[str, Any]:
         **{column: {str(k): int(n) for k, n in table[column].value_counts().items()} for column in FILTER_COLUMNS},
         "percentiles": sorted(about.scale.quantiles) if about.scale else [],
         "vote": about.vote.k if about.vote else None,
-        "approximate": bool(getattr(index.store, "approximate", False)),
+        "approximate": index.approximate,
     }
 
 
@@ -148,23 +143,23 @@ def summary_text(said: dict[str, Any]) -> str:
     return "\n".join(f"{name:<12} {value}" for name, value in rows.items())
 
 
-def add_films(
+def add_images(
     index: CaseIndex,
     predictor: Predictor,
-    rows: Sequence[FilmRow],
+    rows: Sequence[ImageRow],
     hasher: KeyedHasher,
     *,
     thumbnails: bool = False,
     excerpts: bool = False,
 ) -> Changes:
-    """Read films with the index's own model and add them as cases, in one new version.
+    """Read images with the index's own model and add them as cases, in one new version.
 
     Args:
         index: of the predictor's model.
-        predictor: reads the films.
-        rows: the films with what is known of them (`medsd.cases.table.read_films`).
+        predictor: reads the images.
+        rows: of `medsd.cases.table.read_image_table`.
         hasher: makes the keys, see `hasher_of`.
-        thumbnails: keep a small picture of each film.
+        thumbnails: keep a small picture of each image.
         excerpts: keep the beginning of each note, without identities and without words that the bundle hides.
 
     Raises:
@@ -183,7 +178,9 @@ def add_films(
             refused += 1
             continue
         patient = hasher.patient_key(row.patient) or prediction.patient_key
-        cases.append(row.case(key, patient, _media(prediction, thumbnails, _excerpt(row, bundle) if excerpts else "")))
+        thumbnail = encode_thumbnail(prediction.image) if thumbnails and prediction.image is not None else None
+        excerpt = _excerpt(row, bundle).strip() if excerpts else ""
+        cases.append(row.case(key, patient, thumbnail=thumbnail, note_excerpt=excerpt or None))
         vectors.append(prediction.embedding)
     added = index.add(cases, np.stack(vectors)) if cases else 0
     return Changes(len(index), added, known=len(rows) - len(new), refused=refused, barred=len(cases) - added)
@@ -198,20 +195,20 @@ def rebuild(
     notes: Notes | None = None,
     drop_missing: bool = False,
 ) -> Changes:
-    """Embed every case again from its film, with another model or the same; the index is exchanged in one step.
+    """Embed every case again from its image, with another model or the same; the index is exchanged in one step.
 
-    The percentiles are measured anew. The vote's thresholds belong to a model: they stay if it is the same.
+    The percentiles are measured anew. The vote's thresholds stay if the model is the same.
 
     Args:
-        index_path: of the index; whichever model made it.
-        predictor: of the model that is to read the films; its findings must be the index's.
-        images: folder with the films, found by their keys (`PictureFolder`).
+        index_path: of the index, made by any model.
+        predictor: of the model that reads the images; its findings must be the index's.
+        images: folder with the images, found by their keys (`PictureFolder`).
         hasher: made with the key that made the index, see `hasher_of`.
-        notes: by file name, for a model that reads them beside the films.
-        drop_missing: leave out cases whose film is not there or must not be scored; otherwise they end the rebuild.
+        notes: by file name, for a model that reads them beside the images.
+        drop_missing: leave out cases whose image is missing or must not be scored; otherwise they end the rebuild.
 
     Raises:
-        DataError: films are missing, or the model has other findings than the index.
+        DataError: images are missing, or the model has other findings than the index.
         BundleError: there is no index.
     """
     old, bundle = CaseIndex.open(index_path), predictor.bundle
@@ -224,7 +221,7 @@ def rebuild(
     found = [(case, path) for case, path in records if path is not None]
     if len(found) < len(records) and not drop_missing:
         raise DataError(
-            f"{images}: {len(records) - len(found)} of {len(records)} cases have no film here; "
+            f"{images}: {len(records) - len(found)} of {len(records)} cases have no image here; "
             "give the folder that holds them, or --drop-missing to leave them out"
         )
     readings = _read(predictor, [(path, notes.of(path) if notes else None) for _, path in found])
@@ -235,8 +232,8 @@ def rebuild(
     ]
     if len(kept) < len(found) and not drop_missing:
         raise DataError(
-            f"{images}: {len(found) - len(kept)} of {len(found)} films must not be scored; --drop-missing leaves them "
-            "out"
+            f"{images}: {len(found) - len(kept)} of {len(found)} images must not be scored; --drop-missing leaves "
+            "them out"
         )
     same = old.description.model_sha256 == bundle.model_sha256
     size = bundle.description.embedding_size
@@ -256,20 +253,12 @@ def rebuild(
 
 
 def export(index: CaseIndex, out: Path) -> int:
-    """Write labels, attributes and embeddings as Parquet, without identities.
+    """Write labels, attributes and embeddings as Parquet, without keys, pictures and notes; returns the rows' number.
 
-    There are no keys, pictures and notes in it: studies and patients are numbered, in an order drawn anew each time,
-    so that the rows cannot be laid beside those of the index.
-
-    Args:
-        index: to write.
-        out: a file that ends in .parquet.
-
-    Returns:
-        the number of rows.
+    Studies and patients are numbered, in an order drawn anew each time, so that rows cannot be matched to the index.
 
     Raises:
-        DataError: the output has another ending or cannot be written.
+        DataError: `out` does not end in .parquet or cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -303,21 +292,13 @@ def export(index: CaseIndex, out: Path) -> int:
 
 
 def _read(predictor: Predictor, studies: Sequence[tuple[Path, str | None]]) -> Iterator[Prediction]:
-    """The films one portion after the other, so that few are in memory."""
+    """The predictions portion by portion, so that few images are in memory."""
     rest = iter(studies)
     while portion := list(islice(rest, _PORTION)):
         yield from (replace(said, evidence_maps=None, regions=None) for said in predictor.batch(portion))
 
 
-def _media(prediction: Prediction, thumbnails: bool, excerpt: str) -> dict[str, Any]:
-    picture: FloatArray | None = prediction.image if thumbnails else None
-    return {
-        "thumbnail": None if picture is None else encode_thumbnail(picture),
-        "note_excerpt": excerpt if excerpt.strip() else None,
-    }
-
-
-def _excerpt(row: FilmRow, bundle: Bundle) -> str:
+def _excerpt(row: ImageRow, bundle: Bundle) -> str:
     """The beginning of the note, without identities and without what the bundle hides."""
     note = scrub_note(row.note, (row.patient, row.study, *image_identities(row.path)))
     told = bundle.description.note

@@ -1,8 +1,4 @@
-"""Pictures of cases: the small one that an index may carry, and the original in a folder that its holder gives.
-
-A bundle of data that may not be passed on carries no thumbnails; a hospital that holds the studies points the app at
-its own folder, and `PictureFolder` finds each case's film by its key.
-"""
+"""Pictures of cases: the small one that an index may carry, and the original in a folder that the user gives."""
 
 from __future__ import annotations
 
@@ -21,19 +17,19 @@ from medsd.privacy import KeyedHasher
 logger = logging.getLogger(__name__)
 
 SIDE = 224
-QUALITY = 70  # 4 to 8 KB a film of 224 × 224
+QUALITY = 70  # 4 to 8 KB
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm"})
 
 
 def encode_thumbnail(image: npt.NDArray[Any], side: int = SIDE) -> bytes:
-    """Make a small WebP of a film.
+    """Make a small WebP of an image.
 
     Args:
         image: floating (H, W) in 0…1.
-        side: the longer side of the thumbnail in pixels; a smaller film is not enlarged.
+        side: the longer side of the thumbnail in pixels; a smaller image is not enlarged.
 
     Raises:
-        DataError: the array is no such film.
+        DataError: the array is no such image.
     """
     values = np.asarray(image)
     if values.ndim != 2 or 0 in values.shape or not np.isfinite(values).all():
@@ -46,10 +42,10 @@ def encode_thumbnail(image: npt.NDArray[Any], side: int = SIDE) -> bytes:
 
 
 class PictureFolder:
-    """The films of a folder by study key.
+    """The images of a folder by study key.
 
-    The study id of a file is its stem, so it is the film of a case with one of ``hasher.study_keys(stem)``. The folder
-    is listed once, at the first question.
+    The study id of a file is its stem, so it belongs to a case with one of ``hasher.study_keys(stem)``. The folder is
+    listed once, at the first question.
 
     Args:
         root: searched with all its subfolders for .png, .jpg, .jpeg and .dcm.
@@ -72,9 +68,6 @@ class PictureFolder:
 
     def __len__(self) -> int:
         return len(set(self._index().values()))
-
-    def __contains__(self, study_key: object) -> bool:
-        return isinstance(study_key, str) and self.path(study_key) is not None
 
     def _index(self) -> dict[str, Path]:
         if self._paths is None:

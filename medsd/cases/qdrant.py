@@ -1,33 +1,42 @@
-"""Cases in a Qdrant collection, for those who run a served, replicated cluster; LanceDB embedded is the default.
+"""Cases in a Qdrant collection, for those who run a served, replicated cluster; LanceDB is the default.
 
-`QdrantStore` is a `medsd.cases.index.CaseStore`, reached by ``qdrant+http://host:6333/NAME``; the secret of a server
-that asks for one comes from the variable MEDSD_QDRANT_API_KEY. NAME is an alias: a new index, and one without a removed
-patient, is written into a collection beside it and takes its place in one step, so a reader sees the old or the new.
-Searches are exact. Unlike a folder, a collection has no lock: let one process write at a time.
+An index is reached by ``qdrant+http://host:6333/NAME``; the secret of a server that asks for one comes from the
+variable MEDSD_QDRANT_API_KEY. NAME is an alias: a new index, and one without a removed patient, is written into a
+collection beside it and takes its place in one step, so a reader sees the old or the new. Searches are exact. A
+collection has no lock: let one process write at a time.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
-import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import pyarrow as pa
 
-from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter, FloatArray, Hit
+from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter, Excluded, FloatArray, Hit
 from medsd.cases.described import IndexDescription
 from medsd.cases.exact import Positions, Snapshot, nearest_distinct
-from medsd.cases.qdrant_points import TEXT, case_of, condition_of, labels_of, points_of, value_is
+from medsd.cases.index import CaseIndex
 from medsd.cases.removals import Removals
-from medsd.cases.rows import BLOCK, KEYS, case_table, check_batch, read_description_json
-from medsd.errors import BundleError, DataError, DependencyError
+from medsd.cases.rows import BLOCK, MEDIA, TEXT, Block, case_table, cases_of, checked_blocks, read_description
+from medsd.errors import BundleError, DependencyError
+from medsd.findings import FindingSet
+
+try:
+    from qdrant_client import QdrantClient, models
+except ImportError:
+    raise DependencyError(
+        "an index on a Qdrant server needs qdrant-client; install it with: pip install 'medsd[qdrant]'"
+    ) from None
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,14 +45,10 @@ API_KEY = "MEDSD_QDRANT_API_KEY"
 SCHEME = "qdrant+"
 METADATA, REMOVALS = "medsd", "removals"  # of the collection: the description, and who was removed, as JSON
 INDEXED = ("study_key", "patient_key", *FILTER_COLUMNS, "present", "absent")  # payload that filters ask for
-_LARGE = ("thumbnail", "note_excerpt")
 _TIMEOUT_S = 60
-_TRIES = 4  # when the collection behind the alias has just been exchanged
-
-Answer = TypeVar("Answer")
 
 
-class QdrantStore:
+class QdrantIndex(CaseIndex):
     """Cases behind an alias of a Qdrant server.
 
     Args:
@@ -54,28 +59,28 @@ class QdrantStore:
         BundleError: there is no such alias, or it is no case index of medsd.
     """
 
+    _pauses = (0.05, 0.2, 0.8)  # after the collection behind the alias was exchanged
+    # The client raises its own errors, httpx's and bare ValueErrors, so `_stale` stays Exception.
+
     def __init__(self, client: Any, name: str) -> None:
+        super().__init__(name)
         self._client = client
-        self.name = name
-        self._description = _metadata(client, name)[0]
-        self._findings = self._description.vocabulary
+        self._follow(_metadata(client, name)[0])
 
     @classmethod
-    def open(cls, path: str | Path) -> QdrantStore:
-        """Open ``qdrant+http://host:port/name``; raises BundleError, or DependencyError without the extra."""
+    def _open(cls, path: str | Path) -> QdrantIndex:
         return cls(*connect(str(path)))
 
     @classmethod
-    def create(
+    def _create(
         cls,
         path: str | Path,
         cases: Iterable[Case],
         embeddings: FloatArray,
         description: IndexDescription,
         *,
-        replace: bool = False,
-    ) -> QdrantStore:
-        """Write a new index; see `medsd.cases.index.create_index`."""
+        replace: bool,
+    ) -> QdrantIndex:
         return cls.create_with(*connect(str(path)), cases, embeddings, description, replace=replace)
 
     @classmethod
@@ -88,38 +93,34 @@ class QdrantStore:
         description: IndexDescription,
         *,
         replace: bool = False,
-    ) -> QdrantStore:
-        """`create` by a client that is open already."""
+    ) -> QdrantIndex:
+        """Write a new index by a client that is open already; see `medsd.cases.index.create_index`."""
         old = _behind(client, name)
         if old is not None and not replace:
             raise BundleError(f"{name}: there is a case index already; remove it, or ask to replace it")
         if old is None and client.collection_exists(name):
             raise BundleError(f"{name}: something else is here; give an index a name of its own")
         removals = _metadata(client, name)[1] if old else Removals()
-        _exchange(client, name, description, removals, old, _checked(cases, embeddings, description, removals))
+        blocks = checked_blocks(cases, embeddings, description, removals)
+        _exchange(client, name, description, removals, old, blocks)
         return cls(client, name)
 
-    @property
-    def description(self) -> IndexDescription:
-        return self._description
-
     def __len__(self) -> int:
-        return int(self._retrying(lambda: self._client.count(self.name, exact=True)).count)
+        return int(self._retrying(lambda: self._client.count(self.uri, exact=True)).count)
 
-    def search(
-        self,
-        embedding: FloatArray,
-        k: int,
-        *,
-        filters: CaseFilter | None,
-        exclude_patients: Sequence[str],
-        exclude_studies: Sequence[str],
-        exact: bool = False,
+    @property
+    def vocabulary(self) -> dict[str, tuple[str, ...]]:
+        def ask() -> dict[str, tuple[str, ...]]:
+            facets = {c: self._client.facet(self.uri, key=c, limit=10_000, exact=True).hits for c in FILTER_COLUMNS}
+            return {column: tuple(sorted(str(hit.value) for hit in hits)) for column, hits in facets.items()}
+
+        return self._retrying(ask)
+
+    def _search(
+        self, embedding: FloatArray, k: int, filters: CaseFilter | None, excluded: Excluded, *, exact: bool
     ) -> list[Hit]:
-        """The k nearest cases, always by exact search; see `medsd.cases.index.CaseStore`."""
-        from qdrant_client import models
-
-        condition = condition_of(filters, exclude_patients, exclude_studies)
+        self._follow(_metadata(self._client, self.uri)[0])
+        condition = condition_of(filters, excluded)
         points: list[Any] = []
 
         def find(count: int) -> tuple[Positions, list[str], FloatArray]:
@@ -127,7 +128,7 @@ class QdrantStore:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Local mode", category=UserWarning)  # exact there anyway
                 points = self._client.query_points(
-                    self.name,
+                    self.uri,
                     query=embedding.tolist(),
                     query_filter=condition,
                     search_params=models.SearchParams(exact=True),
@@ -137,178 +138,121 @@ class QdrantStore:
                 ).points
             return np.arange(len(points)), [p.payload["study_key"] for p in points], self._vectors(points)
 
-        def ask() -> list[Hit]:
-            self._check_still_ours()
-            chosen = [points[place] for place in nearest_distinct(find, k)]
-            vectors = self._vectors(chosen)
-            similarities = (vectors @ embedding).clip(-1, 1).tolist()
-            return list(map(Hit, map(self._case, chosen), similarities, vectors))
+        chosen = [points[place] for place in nearest_distinct(find, k)]
+        vectors = self._vectors(chosen)
+        return list(map(Hit, self._cases(chosen), (vectors @ embedding).clip(-1, 1).tolist(), vectors))
 
-        return self._retrying(ask)
-
-    def matching(self, wanted: FloatArray, k: int, *, filters: CaseFilter | None) -> list[Hit]:
-        """The k cases whose findings fit a wanted set best; see `medsd.cases.index.CaseStore`."""
-
-        def ask() -> list[Hit]:
-            self._check_still_ours()
-            # What the filter bars stays on the server; the rest is put in order here, by the library's own rules.
-            points = list(self._points(condition_of(filters), without=_LARGE, vectors=True))
-            snapshot = self._snapshot(points)
-            embeddings = snapshot.embeddings
-            assert embeddings is not None
-            positions, typical = snapshot.matching(wanted, k, self._findings, None, lambda places: embeddings[places])
-            ids = [points[place].id for place in positions]
-            full = {p.id: p for p in self._client.retrieve(self.name, ids, with_payload=True)} if ids else {}
-            cases = [self._case(full[each]) for each in ids]
-            return list(map(Hit, cases, typical.clip(-1, 1).tolist(), embeddings[positions]))
-
-        return self._retrying(ask)
+    def _matching(self, wanted: FloatArray, k: int, filters: CaseFilter | None) -> list[Hit]:
+        """What the filter bars stays on the server; the rest is put in order here."""
+        self._follow(_metadata(self._client, self.uri)[0])
+        points = list(self._points(condition_of(filters, {}), without=MEDIA, vectors=True))
+        embeddings = self._vectors(points)
+        positions, typical = self._snapshot(points).matching(
+            wanted, k, self.findings, None, lambda places: embeddings[places]
+        )
+        ids = [points[place].id for place in positions]
+        full = {p.id: p for p in self._client.retrieve(self.uri, ids, with_payload=True)} if ids else {}
+        cases = self._cases([full[each] for each in ids])
+        return list(map(Hit, cases, typical.clip(-1, 1).tolist(), embeddings[positions]))
 
     def records(self) -> Iterator[tuple[Case, FloatArray]]:
-        """Every case with its embedding (D,), in the order of `embeddings`, a block at a time."""
-        for point in self._points(None, vectors=True):
-            yield self._case(point), np.asarray(point.vector, np.float32)
+        points = self._points(None, vectors=True)
+        while block := list(islice(points, BLOCK)):
+            yield from zip(self._cases(block), self._vectors(block), strict=True)
 
     def embeddings(self) -> FloatArray:
-        """All embeddings (N, D), in the order of the points' numbers."""
         return self._retrying(lambda: self._vectors(list(self._points(None, only=["study_key"], vectors=True))))
 
     def table(self) -> pd.DataFrame:
-        """Everything but embeddings, thumbnails and notes, a row a case."""
-        snapshot = self._retrying(lambda: self._snapshot(list(self._points(None, without=_LARGE))))
-        return case_table(snapshot, self._findings)
-
-    def vocabulary(self) -> dict[str, tuple[str, ...]]:
-        """The values that occur in each of `FILTER_COLUMNS`, sorted."""
-
-        def ask() -> dict[str, tuple[str, ...]]:
-            facets = {c: self._client.facet(self.name, key=c, limit=10_000, exact=True).hits for c in FILTER_COLUMNS}
-            return {column: tuple(sorted(str(hit.value) for hit in hits)) for column, hits in facets.items()}
-
-        return self._retrying(ask)
+        snapshot = self._retrying(lambda: self._snapshot(list(self._points(None, without=MEDIA))))
+        return case_table(snapshot, self.findings)
 
     def add(self, cases: Sequence[Case], embeddings: FloatArray) -> int:
-        """Append cases: all of them in one request up to `BLOCK`, and block by block beyond."""
-        removals = self._retrying(lambda: _metadata(self._client, self.name))[1]
+        """All of them go in one request up to `BLOCK`, and block by block beyond."""
+        removals = self._retrying(lambda: _metadata(self._client, self.uri))[1]
         # Checked as a whole before anything is written.
-        blocks = list(_checked(cases, embeddings, self.description, removals))
-        collection = self._retrying(lambda: _behind(self._client, self.name))
+        blocks = list(checked_blocks(cases, embeddings, self.description, removals))
+        collection = self._retrying(lambda: _behind(self._client, self.uri))
         for block in blocks:
-            self._client.upsert(collection, points_of(block, self._findings.names), wait=True)
-        return sum(map(len, blocks))
+            self._client.upsert(collection, points_of(block, self.findings), wait=True)
+        return sum(len(block[0]) for block in blocks)
 
-    def remove_patient(self, patient_key: str) -> int:
+    def _remove(self, patient_key: str) -> int:
         """Remove a patient's cases from every answer at once, then write the others into a new collection.
 
         The old collection is deleted with its files. Snapshots that an administrator has made of it are theirs to
         delete.
         """
-        from qdrant_client import models
-
-        if not patient_key:
-            raise DataError("remove: give the patient's key; an empty one would mean every case without a patient")
         theirs = models.Filter(must=[value_is("patient_key", patient_key)])
         studies = [p.payload["study_key"] for p in self._points(theirs, only=["study_key"])]
-        self._remember(_metadata(self._client, self.name)[1].with_patient(patient_key, studies))
+        self._remember(_metadata(self._client, self.uri)[1].with_patient(patient_key, studies))
         if studies:
-            self._client.delete(self.name, models.FilterSelector(filter=theirs), wait=True)
+            self._client.delete(self.uri, models.FilterSelector(filter=theirs), wait=True)
             self.compact()
         return len(studies)
 
     def readmit_patient(self, patient_key: str) -> bool:
-        """Let a removed patient be added again; see `medsd.cases.index.CaseStore`."""
-        removals = _metadata(self._client, self.name)[1]
+        removals = _metadata(self._client, self.uri)[1]
         if held := removals.holds(patient_key):
             self._remember(removals.without_patient(patient_key))
         return held
 
     def compact(self, *, approximate_above: int | None = None) -> None:
-        """Write the cases into a new collection and delete the old one; the search stays exact whatever is asked."""
-        old, removals = _behind(self._client, self.name), _metadata(self._client, self.name)[1]
-        _exchange(self._client, self.name, self.description, removals, old, _blocks(self.records()))
+        """Write the cases into a new collection and delete the old one; the search stays exact."""
+        old, removals = _behind(self._client, self.uri), _metadata(self._client, self.uri)[1]
+        _exchange(self._client, self.uri, self.description, removals, old, self._blocks())
+
+    def _blocks(self) -> Iterator[Block]:
+        records = self.records()
+        while block := list(islice(records, BLOCK)):
+            cases = [case for case, _ in block]
+            yield cases, np.stack([case.labels for case in cases]), np.stack([vector for _, vector in block])
 
     def _remember(self, removals: Removals) -> None:
-        collection = _behind(self._client, self.name)
+        collection = _behind(self._client, self.uri)
         self._client.update_collection(collection, metadata={REMOVALS: json.dumps(removals.as_dict())})
 
     def _points(
-        self,
-        condition: Any,
-        *,
-        only: list[str] | None = None,
-        without: Sequence[str] = (),
-        vectors: bool = False,
+        self, condition: Any, *, only: list[str] | None = None, without: Sequence[str] = (), vectors: bool = False
     ) -> Iterator[Any]:
         """All points that fulfil a condition, in the order of their numbers, a block at a time."""
-        from qdrant_client import models
-
         payload: Any = only if only is not None else models.PayloadSelectorExclude(exclude=list(without))
         offset: Any = None
         while True:
             points, offset = self._client.scroll(
-                self.name, condition, limit=BLOCK, offset=offset, with_payload=payload, with_vectors=vectors
+                self.uri, condition, limit=BLOCK, offset=offset, with_payload=payload, with_vectors=vectors
             )
             yield from points
             if offset is None:
                 return
 
     def _snapshot(self, points: Sequence[Any]) -> Snapshot:
-        """The points as `Snapshot` holds a version; without vectors, its embeddings are empty."""
-        import pyarrow as pa
-
-        columns = {name: pa.array([p.payload[name] for p in points], pa.string()) for name in TEXT}
-        labels = [labels_of(p.payload, self._findings.names) for p in points]
+        labels = [labels_of(p.payload, self.findings) for p in points]
         return Snapshot(
             row_ids=np.arange(len(points), dtype=np.uint64),
-            embeddings=self._vectors(points) if points and points[0].vector is not None else self._vectors([]),
-            labels=np.stack(labels) if labels else np.zeros((0, len(self._findings)), np.float32),
-            keys={name: columns[name] for name in KEYS},
-            categories={name: columns[name].dictionary_encode() for name in FILTER_COLUMNS},
+            embeddings=None,
+            labels=np.stack(labels) if labels else np.zeros((0, len(self.findings)), np.float32),
+            attributes=pa.table({name: pa.array([p.payload[name] for p in points], pa.string()) for name in TEXT}),
         )
 
     def _vectors(self, points: Sequence[Any]) -> FloatArray:
         size = self.description.embedding_size
         return np.array([p.vector for p in points], dtype=np.float32).reshape(len(points), size)
 
-    def _case(self, point: Any) -> Case:
-        return case_of(point.payload, self._findings)
+    def _cases(self, points: Sequence[Any]) -> list[Case]:
+        labels = [labels_of(point.payload, self.findings) for point in points]
+        return cases_of([fields_of(point.payload) for point in points], labels, self.findings)
 
-    def _check_still_ours(self) -> None:
-        now = _metadata(self._client, self.name)[0]
-        if now.model_sha256 != self.description.model_sha256 or now.findings != self.description.findings:
-            raise BundleError(f"{self.name}: the case index was replaced by one of another model; open it again")
-
-    def _retrying(self, ask: Callable[[], Answer]) -> Answer:
-        """Ask again when a writer has just exchanged the collection; a server that stays away is named."""
-        for attempt in range(_TRIES):
-            try:
-                return ask()
-            except (BundleError, DataError):
-                raise
-            except Exception as error:  # the client raises its own kinds, httpx's and bare ValueErrors
-                if attempt == _TRIES - 1:
-                    raise BundleError(f"{self.name}: Qdrant does not answer ({type(error).__name__})") from None
-                time.sleep(0.05 * 4**attempt)
-        raise AssertionError("unreachable")
+    def _why(self, error: Exception) -> str:
+        return f"Qdrant does not answer ({type(error).__name__})"
 
 
 def connect(uri: str) -> tuple[Any, str]:
-    """A client and the alias that ``qdrant+http://host:port/name`` means.
-
-    Raises:
-        BundleError: the URI is not of this form.
-        DependencyError: qdrant-client is not installed.
-    """
+    """A client and the alias that ``qdrant+http://host:port/name`` means; raises BundleError for other URIs."""
     parts = urlsplit(uri.removeprefix(SCHEME))
     name = parts.path.strip("/")
     if parts.scheme not in ("http", "https") or not parts.hostname or not name or "/" in name or parts.username:
         raise BundleError(f"a Qdrant index is named {SCHEME}http://host:6333/NAME, secrets by {API_KEY}")
-    try:
-        from qdrant_client import QdrantClient
-    except ImportError:
-        raise DependencyError(
-            "an index on a Qdrant server needs qdrant-client; install it with: pip install 'medsd[qdrant]'"
-        ) from None
     secret = os.environ.get(API_KEY)
     if secret and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         raise BundleError(f"{API_KEY} is set, and would travel in the open; use {SCHEME}https")
@@ -317,8 +261,56 @@ def connect(uri: str) -> tuple[Any, str]:
     return QdrantClient(url=url, api_key=secret, timeout=_TIMEOUT_S, check_compatibility=False), name
 
 
+def points_of(block: Block, findings: FindingSet) -> list[models.PointStruct]:
+    """Points with random numbers; an unknown finding stands neither under present nor under absent."""
+    return [
+        models.PointStruct(
+            id=str(uuid.uuid4()),
+            vector=vector.tolist(),
+            payload={
+                **{name: getattr(case, name) for name in TEXT},
+                "present": [name for name, value in zip(findings, labels, strict=True) if value == 1],
+                "absent": [name for name, value in zip(findings, labels, strict=True) if value == 0],
+                "thumbnail": None if case.thumbnail is None else base64.b64encode(case.thumbnail).decode(),
+                "note_excerpt": case.note_excerpt,
+            },
+        )
+        for case, labels, vector in zip(*block, strict=True)
+    ]
+
+
+def fields_of(payload: dict[str, Any]) -> dict[str, Any]:
+    """Text and media of a payload."""
+    picture = payload.get("thumbnail")
+    media = {"thumbnail": picture and base64.b64decode(picture), "note_excerpt": payload.get("note_excerpt")}
+    return {name: payload[name] for name in TEXT} | media
+
+
+def labels_of(payload: dict[str, Any], findings: FindingSet) -> FloatArray:
+    """The labels (F,) of a payload: 1, 0, NaN."""
+    present, absent = set(payload["present"]), set(payload["absent"])
+    return np.array([1.0 if n in present else 0.0 if n in absent else np.nan for n in findings], np.float32)
+
+
+def condition_of(filters: CaseFilter | None, excluded: Excluded) -> models.Filter | None:
+    """The filter as Qdrant takes it; None if all may be found."""
+    filters = filters or CaseFilter()
+    must: list[Any] = [value_is("present", name) for name in filters.present]
+    must += [value_is("absent", name) for name in filters.absent]
+    for column in FILTER_COLUMNS:
+        if values := getattr(filters, column):
+            must.append(models.FieldCondition(key=column, match=models.MatchAny(any=list(values))))
+    barred: list[Any] = [value_is(column, key) for column, keys in excluded.items() for key in keys]
+    return models.Filter(must=must or None, must_not=barred or None) if must or barred else None
+
+
+def value_is(key: str, value: str) -> models.FieldCondition:
+    """The condition that `key` has this value, or has it among others."""
+    return models.FieldCondition(key=key, match=models.MatchValue(value=value))
+
+
 def _behind(client: Any, name: str) -> str | None:
-    """The collection that the alias stands for; None where there is no such alias."""
+    """The collection that the alias stands for; None if there is no such alias."""
     return next((a.collection_name for a in client.get_aliases().aliases if a.alias_name == name), None)
 
 
@@ -335,7 +327,7 @@ def _metadata(client: Any, name: str) -> tuple[IndexDescription, Removals]:
     if text is None:
         raise BundleError(f"{name}: a Qdrant collection, but no case index of medsd")
     try:
-        return read_description_json(text, name), Removals.of(json.loads((metadata or {})[REMOVALS]))
+        return read_description(text, name), Removals.of(json.loads((metadata or {})[REMOVALS]))
     except (KeyError, TypeError, ValueError):
         raise BundleError(f"{name}: the list of removed patients cannot be read; make the case index anew") from None
 
@@ -346,11 +338,9 @@ def _exchange(
     description: IndexDescription,
     removals: Removals,
     old: str | None,
-    blocks: Iterable[list[tuple[Case, Any]]],
+    blocks: Iterable[Block],
 ) -> None:
     """Write a collection and put it behind the alias in one step; what was there before is deleted."""
-    from qdrant_client import models
-
     new = f"{name}.{uuid.uuid4().hex[:12]}"
     client.create_collection(
         new,
@@ -362,9 +352,8 @@ def _exchange(
             warnings.filterwarnings("ignore", message="Payload indexes", category=UserWarning)  # none in local mode
             for column in INDEXED:
                 client.create_payload_index(new, column, models.PayloadSchemaType.KEYWORD, wait=True)
-        names = description.vocabulary.names
         for block in blocks:
-            client.upsert(new, points_of(block, names), wait=True)
+            client.upsert(new, points_of(block, description.vocabulary), wait=True)
         actions: list[Any] = []
         if old is not None:
             actions.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=name)))
@@ -376,24 +365,3 @@ def _exchange(
         raise
     if old is not None:
         client.delete_collection(old)
-
-
-def _checked(
-    cases: Iterable[Case], embeddings: FloatArray, description: IndexDescription, removals: Removals
-) -> Iterator[list[tuple[Case, FloatArray]]]:
-    """Blocks of cases with their embeddings, under the same checks as a LanceDB table's; no removed patient's."""
-    vectors, rest, start = np.asarray(embeddings, dtype=np.float32), iter(cases), 0
-    check_batch([], vectors, description)
-    while block := list(islice(rest, BLOCK)):
-        check_batch(block, vectors[start : start + len(block)], description)
-        pairs = zip(block, vectors[start : start + len(block)], strict=True)
-        if kept := [pair for pair in pairs if not removals.bars(pair[0])]:
-            yield kept
-        start += len(block)
-    if start < len(vectors):
-        raise DataError(f"case index: {start} cases for {len(vectors)} embeddings")
-
-
-def _blocks(records: Iterator[tuple[Case, FloatArray]]) -> Iterator[list[tuple[Case, FloatArray]]]:
-    while block := list(islice(records, BLOCK)):
-        yield block

@@ -1,15 +1,14 @@
 """Search by findings: a query says which are wanted and which must be missing, and a sentence can be read as one.
 
-A sentence goes through the rules that label reports (`medsd.studies.notes.labeller`), because an embedding knows little
-of "without": negation filters by what the cases are known to have, it is not left to nearness.
+A sentence is read by the rules that label reports (`medsd.studies.notes.labeller`), because an embedding knows little
+of "without".
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
 from textwrap import shorten
 
 from medsd.cases.case import CaseFilter, FloatArray
@@ -69,29 +68,16 @@ class FindingQuery:
         return findings.encode(self.present)
 
     def filters(self, others: CaseFilter | None = None, *, require_present: bool = False) -> CaseFilter:
-        """`others` with what must be missing, and what must be there where `require_present` is set."""
+        """`others` and what must be missing, and with `require_present` what must be there."""
         others = others or CaseFilter()
-        present = (*others.present, *self.present) if require_present else tuple(others.present)
-        return CaseFilter(
-            present=tuple(dict.fromkeys(present)),
-            absent=tuple(dict.fromkeys((*others.absent, *self.absent))),
-            view=others.view,
-            sex=others.sex,
-            age_band=others.age_band,
-            source=others.source,
-        )
+        present = (*others.present, *self.present) if require_present else others.present
+        absent = dict.fromkeys((*others.absent, *self.absent))
+        return replace(others, present=tuple(dict.fromkeys(present)), absent=tuple(absent))
 
     def sentence(self, findings: FindingSet) -> str:
         """How the query was understood, in one line."""
-        parts = [
-            f"{words} {', '.join(map(findings.title, names))}"
-            for words, names in (
-                ("with", self.present),
-                ("without", self.absent),
-                ("open, so no filter:", self.uncertain),
-            )
-            if names
-        ]
+        named = (("with", self.present), ("without", self.absent), ("open, so no filter:", self.uncertain))
+        parts = [f"{words} {', '.join(map(findings.title, names))}" for words, names in named if names]
         if self.unread:
             parts.append(f"not in the cases' labels, so no filter: {', '.join(self.unread)}")
         if self.not_understood:
@@ -100,7 +86,7 @@ class FindingQuery:
 
 
 def resolve(names: Sequence[str], findings: FindingSet) -> tuple[str, ...]:
-    """Findings as people write them, by name or title in any case (``"pleural effusion"``), as the set's own names.
+    """Findings by name or title in any case (``"pleural effusion"``), as the set's own names.
 
     Raises:
         DataError: one that the set does not have.
@@ -117,8 +103,8 @@ def read_query(sentence: str, findings: FindingSet) -> FindingQuery:
 
     Args:
         sentence: English, as in a report.
-        findings: the index's vocabulary. Where it has no phrases of its own, those of nih14 are taken for the findings
-            that bear the same name; others are not understood.
+        findings: the index's vocabulary. If it has no phrases of its own, those of nih14 are taken for the findings of
+            the same name; others are not understood.
 
     Raises:
         DataError: there are no phrases for any finding of this vocabulary.
@@ -148,7 +134,7 @@ def _not_understood(sentence: str, labels: ReportLabels, findings: FindingSet) -
     spans += [(mention.start, mention.end) for mention in named]
     for title in {findings.title(mention.finding) for mention in named}:  # "pleural" goes with its effusion
         spans += [match.span() for match in re.finditer(re.escape(title), text, re.IGNORECASE)]
-    read = bytearray(len(text))  # 1 where a character was understood
+    read = bytearray(len(text))  # 1 for a character that was understood
     for start, end in spans:
         read[start:end] = b"\1" * (end - start)
     begin = end = 0  # of the words in a row that were not understood
@@ -168,15 +154,10 @@ def _label(sentence: str, findings: FindingSet) -> tuple[ReportLabels, FindingSe
     try:
         return label_report(sentence, findings), findings
     except DataError:
-        phrases = _shared_phrases()
+        phrases = finding_set(_PHRASES)
         if not set(phrases) & set(findings):
             raise DataError(
                 f"there are no phrases for the findings of {findings.key}, so a sentence cannot be read as a query; "
                 "name the findings with --with and --without"
             ) from None
         return label_report(sentence, phrases), phrases
-
-
-@cache
-def _shared_phrases() -> FindingSet:
-    return finding_set(_PHRASES)

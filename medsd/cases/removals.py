@@ -1,7 +1,7 @@
 """Who was removed from an index, so that adding the same table again does not bring a patient back.
 
-The list holds keyed hashes of the keys that the index uses, under a random secret of the index itself: no identifier
-and no key stands in it, and the lists of two indexes cannot be compared.
+The list holds keyed hashes of the index's keys, under a random secret of the index, so it identifies nobody and the
+lists of two indexes cannot be compared.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class Removals:
         return self._hash("patient", patient_key) in self.patients
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON takes it; `of` reads it."""
+        """For JSON; `of` reads it."""
         return {"secret": self.secret, "patients": {key: list(studies) for key, studies in self.patients.items()}}
 
     @classmethod
     def of(cls, tree: Any) -> Removals:
-        """The list that `as_dict` gave; raises KeyError, TypeError or ValueError where it is none."""
+        """The list that `as_dict` gave; raises KeyError, TypeError or ValueError for anything else."""
         bytes.fromhex(tree["secret"])
         return cls(tree["secret"], {str(key): tuple(studies) for key, studies in tree["patients"].items()})
 

@@ -1,17 +1,16 @@
-"""Cases as rows: the Arrow schema of the index, the blocks that are written, and the checks before them."""
+"""Cases as rows: the Arrow schema of the index, and the blocks that are checked before they are written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
-from medsd.bundle.layout import finding_entries
 from medsd.cases.case import FILTER_COLUMNS, Case, FloatArray
-from medsd.cases.described import APPROXIMATE_ABOVE, IndexDescription, SimilarityScale, VoteRule
+from medsd.cases.described import SCHEMA_VERSION, IndexDescription
 from medsd.cases.exact import Snapshot
 from medsd.cases.removals import Removals
 from medsd.errors import BundleError, DataError
@@ -21,48 +20,23 @@ from medsd.strict import read_json
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 2  # 2: scale, vote and approximate_above in the description
 METADATA = b"medsd"  # of the schema: the description as JSON
 BLOCK = 1024  # cases to a record batch
-KEYS = ("study_key", "patient_key", "split")
+TEXT = ("study_key", "patient_key", *FILTER_COLUMNS, "split")
 MEDIA = ("thumbnail", "note_excerpt")
 _UNKNOWN = -1.0  # how a label that is NaN is kept: LanceDB takes a long list of numbers for a vector and refuses NaN
 
-
-def describe(
-    model_sha256: str,
-    findings: FindingSet,
-    embedding_size: int,
-    *,
-    model: str = "",
-    public: bool = False,
-    scale: SimilarityScale | None = None,
-    vote: VoteRule | None = None,
-    approximate_above: int = APPROXIMATE_ABOVE,
-) -> IndexDescription:
-    """The description of an index made now."""
-    return IndexDescription(
-        schema_version=SCHEMA_VERSION,
-        model_sha256=model_sha256,
-        model=model,
-        finding_set=findings.key,
-        findings=finding_entries(findings),
-        embedding_size=embedding_size,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        public=public,
-        scale=scale,
-        vote=vote,
-        approximate_above=approximate_above,
-    )
+Block = tuple[list[Case], FloatArray, FloatArray]
 
 
-def batches(
+def checked_blocks(
     cases: Iterable[Case], embeddings: FloatArray, description: IndexDescription, removals: Removals
-) -> Iterator[Any]:
-    """Record batches of the cases with their embeddings, checked, without those of removed patients."""
-    import pyarrow as pa
+) -> Iterator[Block]:
+    """Blocks of cases with labels (M, F) and embeddings (M, D), without the cases of removed patients.
 
-    layout = schema(description)
+    Raises:
+        DataError: embeddings or labels have the wrong shape or values, or their number differs from that of the cases.
+    """
     embeddings = np.asarray(embeddings, dtype=np.float32)
     _check_embeddings(embeddings, description.embedding_size)
     rest, start = iter(cases), 0
@@ -73,20 +47,10 @@ def batches(
         start += len(block)
         labels = np.stack([_checked_labels(case, len(description.findings)) for case in block])
         kept = [row for row, case in enumerate(block) if not removals.bars(case)]
-        columns = [_column(field, [block[row] for row in kept], vectors[kept], labels[kept]) for field in layout]
         if kept:
-            yield pa.RecordBatch.from_arrays(columns, schema=layout)
+            yield [block[row] for row in kept], labels[kept], vectors[kept]
     if start < len(embeddings):
         raise DataError(f"case index: {start} cases for {len(embeddings)} embeddings")
-
-
-def _column(field: Any, block: Sequence[Case], vectors: FloatArray, labels: FloatArray) -> Any:
-    import pyarrow as pa
-
-    values = {"embedding": vectors, "labels": np.nan_to_num(labels, nan=_UNKNOWN)}.get(field.name)
-    if values is not None:
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=field.type)
-    return pa.array([getattr(case, field.name) for case in block], field.type)
 
 
 def _check_embeddings(embeddings: FloatArray, size: int) -> None:
@@ -106,15 +70,10 @@ def _checked_labels(case: Case, count: int) -> FloatArray:
     return labels
 
 
-def schema(description: IndexDescription) -> Any:
-    import pyarrow as pa
-
-    text = [
-        pa.field(name, pa.string(), nullable=False) for name in ("study_key", "patient_key", *FILTER_COLUMNS, "split")
-    ]
+def schema(description: IndexDescription) -> pa.Schema:
     return pa.schema(
         [
-            *text,
+            *(pa.field(name, pa.string(), nullable=False) for name in TEXT),
             pa.field("embedding", pa.list_(pa.float32(), description.embedding_size)),
             pa.field("labels", pa.list_(pa.float32(), len(description.findings))),
             pa.field("thumbnail", pa.binary()),
@@ -124,6 +83,18 @@ def schema(description: IndexDescription) -> Any:
     )
 
 
+def record_batch(block: Block, layout: pa.Schema) -> pa.RecordBatch:
+    cases, labels, vectors = block
+    numbers = {"embedding": vectors, "labels": np.nan_to_num(labels, nan=_UNKNOWN)}
+
+    def column(field: Any) -> Any:
+        if field.name in numbers:
+            return pa.FixedSizeListArray.from_arrays(pa.array(numbers[field.name].ravel()), type=field.type)
+        return pa.array([getattr(case, field.name) for case in cases], field.type)
+
+    return pa.RecordBatch.from_arrays([column(field) for field in layout], schema=layout)
+
+
 def matrix(column: Any, width: int) -> FloatArray:
     """A column of fixed-size lists as (N, width)."""
     values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
@@ -131,20 +102,19 @@ def matrix(column: Any, width: int) -> FloatArray:
 
 
 def label_matrix(column: Any, width: int) -> FloatArray:
-    """The labels as (N, width): 1, 0, NaN for unknown, which older indexes hold as NaN itself."""
+    """The labels as (N, width): 1, 0, NaN."""
     labels = matrix(column, width)
     return np.where(labels == _UNKNOWN, np.float32(np.nan), labels)
 
 
-def read_description(metadata: dict[bytes, bytes] | None, uri: str) -> IndexDescription:
-    text = (metadata or {}).get(METADATA)
-    if text is None:
-        raise BundleError(f"{uri}: a LanceDB table, but no case index of medsd; make one with `medsd index`")
-    return read_description_json(text, uri)
+def cases_of(fields: Iterable[Mapping[str, Any]], labels: Iterable[FloatArray], findings: FindingSet) -> list[Case]:
+    """Cases from their text and media, and their labels (N, F)."""
+    rows = zip(fields, labels, strict=True)
+    return [Case(labels=row, findings=findings.decode(row), **values) for values, row in rows]
 
 
-def read_description_json(text: str | bytes, uri: str) -> IndexDescription:
-    """The description of an index; raises BundleError where this medsd is too old for it, or it is damaged."""
+def read_description(text: str | bytes, uri: str) -> IndexDescription:
+    """The description of an index; raises BundleError if this medsd is too old for it, or it is damaged."""
     try:
         version = read_json(text).get("schema_version", 0)
         if version > SCHEMA_VERSION:
@@ -153,28 +123,13 @@ def read_description_json(text: str | bytes, uri: str) -> IndexDescription:
             )
         return IndexDescription.model_validate_json(text)
     except (ValueError, AttributeError, TypeError):
-        raise BundleError(f"{uri}: the case index does not describe itself as medsd writes it; make it anew") from None
-
-
-def check_batch(cases: Sequence[Case], embeddings: FloatArray, description: IndexDescription) -> None:
-    """Compare cases and their embeddings with what the index takes.
-
-    Raises:
-        DataError: embeddings or labels of the wrong shape, not of unit length, or fewer than there are cases.
-    """
-    _check_embeddings(embeddings, description.embedding_size)
-    if len(embeddings) < len(cases):
-        raise DataError("case index: more cases than embeddings")
-    for case in cases:
-        _checked_labels(case, len(description.findings))
+        raise BundleError(f"{uri}: the description of the case index is damaged; make the index anew") from None
 
 
 def case_table(snapshot: Snapshot, findings: FindingSet) -> pd.DataFrame:
-    """A version of the index as the table that `medsd.cases.index.CaseIndex.table` gives."""
+    """The table that `medsd.cases.index.CaseIndex.table` gives."""
     import pandas as pd
 
-    columns = {name: column.to_pylist() for name, column in {**snapshot.keys, **snapshot.categories}.items()}
-    order = ("study_key", "patient_key", *FILTER_COLUMNS, "split")
-    frame = pd.DataFrame({name: columns[name] for name in order})
+    frame = snapshot.attributes.select(TEXT).to_pandas()
     frame["findings"] = ["|".join(findings.decode(row)) for row in snapshot.labels]
     return pd.concat([frame, pd.DataFrame(snapshot.labels, columns=list(findings))], axis=1)

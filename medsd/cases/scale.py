@@ -1,7 +1,6 @@
-"""Similarity on a scale that means something: where a cosine stands among training pairs of the same relation.
+"""Where a cosine stands among training pairs of the same relation.
 
-A cosine of 0.8 says little by itself; that nine in ten pairs of equal findings are less alike says something. The
-pairs are training cases, which the model has seen, so new studies tend to stand a little lower.
+The model has seen these pairs, so new studies tend to stand a little lower.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ def fit_scale(
         embeddings: (N, D) of unit length.
         labels: (N, F): 1, 0, NaN unknown.
         patients: N keys; an empty one is a patient of its own.
-        seed: of the draw of `ROWS` cases where there are more.
+        seed: of the draw of `ROWS` cases if there are more.
 
     Returns:
-        the scale; None where no relation has `FEWEST` pairs.
+        the scale; None if no relation has `FEWEST` pairs.
     """
     rows = np.arange(len(embeddings))
     if len(rows) > ROWS:
@@ -56,9 +55,9 @@ def fit_scale(
 
 
 def scale_of(cases: Sequence[Case], embeddings: FloatArray) -> SimilarityScale | None:
-    """`fit_scale` over the cases of an index; None as well where cases and embeddings do not fit one another."""
+    """`fit_scale` over the cases of an index; None too if they do not fit the embeddings, which the writer refuses."""
     if not cases or np.ndim(embeddings) != 2 or len(cases) != len(embeddings):
-        return None  # what does not fit is refused where the index is written
+        return None
     sizes = {len(case.labels) for case in cases}
     if len(sizes) != 1 or 0 in sizes:
         return None

@@ -1,7 +1,7 @@
 """The cases in a plane, for a map of the learned space: the first two principal components of their embeddings.
 
-The projection is linear and deterministic, so a new study can be laid into it, and the same index gives the same map.
-It keeps what varies most, not who is whose neighbour: the nearest cases are found in the whole space.
+The projection is linear and deterministic: a new study can be laid into it, and the same index gives the same map.
+Neighbours on the map need not be neighbours in the whole space.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from medsd.cases.case import FloatArray
 from medsd.cases.index import CaseIndex
 from medsd.errors import DataError
 
-MOST_POINTS = 1500  # on a map; a browser draws no more with ease, and a person sees no more
+MOST_POINTS = 1500  # on a map, that a browser draws with ease
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The table of films that `medsd cases add` reads: a row a film, with its findings and what is known of the patient."""
+"""The table that `medsd cases add` reads: a row an image, with its findings and what is known of the patient."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _VALUES: Mapping[str, float] = {
 
 
 @dataclass(frozen=True)
-class FilmRow:
-    """One film of the table.
+class ImageRow:
+    """One image of the table.
 
     Attributes:
-        path: of the film.
+        path: of the image.
         labels: float32 (F,): 1 present, 0 absent, NaN unknown or uncertain.
-        study, patient: identifiers, which only their keyed hashes leave; the film's name stands for a missing study.
-        view, sex, source, note: empty where unknown.
-        age: in years, NaN where unknown.
+        study, patient: identifiers, which leave as keyed hashes alone; the file's stem stands for a missing study.
+        view, sex, source, note: empty if unknown.
+        age: in years, NaN if unknown.
     """
 
     path: Path
@@ -45,35 +45,26 @@ class FilmRow:
     age: float = float("nan")
 
     def __repr__(self) -> str:  # identifiers stay out of messages
-        return f"FilmRow({self.path.name})"
+        return f"ImageRow({self.path.name})"
 
-    def case(self, study_key: str, patient_key: str, media: Mapping[str, Any]) -> Case:
+    def case(self, study_key: str, patient_key: str, **media: Any) -> Case:
         """The row as a case, under keys in the place of identifiers."""
-        return Case(
-            study_key,
-            patient_key,
-            self.labels,
-            view=self.view,
-            sex=self.sex,
-            age_band=age_band(self.age),
-            source=self.source,
-            split="added",
-            **media,
-        )
+        about = {name: getattr(self, name) for name in ("view", "sex", "source")}
+        return Case(study_key, patient_key, self.labels, age_band=age_band(self.age), split="added", **about, **media)
 
 
-def read_films(table: Path, images: Path, findings: FindingSet) -> list[FilmRow]:
+def read_image_table(table: Path, images: Path, findings: FindingSet) -> list[ImageRow]:
     """Read the table.
 
     Args:
         table: CSV with the column ``path``, relative to `images`, and one column a finding (1, 0; empty or −1:
             unknown), by the vocabulary's names. Findings without a column are unknown. Optional: study, patient, view,
             sex, age, source, note.
-        images: the folder of the films.
+        images: the folder of the images.
         findings: the index's vocabulary.
 
     Raises:
-        DataError: the table cannot be read, lacks a column, or has a value or a film that is not there.
+        DataError: the table cannot be read, lacks a column, or has a value or an image that is not there.
     """
     frame = _read(table)
     known = [name for name in findings if name in frame]
@@ -85,13 +76,12 @@ def read_films(table: Path, images: Path, findings: FindingSet) -> list[FilmRow]
     ages = pd.to_numeric(frame["age"], errors="coerce") if "age" in frame else [float("nan")] * len(frame)
     rows = []
     for row, (path, age) in enumerate(zip(frame["path"], ages, strict=True)):
-        film = images / path
-        if not path or not film.is_file():
-            raise DataError(f"{table}, row {row + 1}: there is no film of this path in {images}")
+        if not path or not (images / path).is_file():
+            raise DataError(f"{table}, row {row + 1}: there is no image of this path in {images}")
         texts = {name: str(frame[name][row]).strip() for name in TEXTS if name in frame}
         texts["sex"] = texts.get("sex", "").upper()[:1]
         texts["view"] = texts.get("view", "").upper()
-        rows.append(FilmRow(film, labels[row], age=float(age), **texts))
+        rows.append(ImageRow(images / path, labels[row], age=float(age), **texts))
     return rows
 
 
@@ -99,7 +89,7 @@ def _read(table: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"{table}: no such table of films") from None
+        raise DataError(f"{table}: no such table of images") from None
     except (OSError, ValueError) as error:  # what pandas cannot parse is a ValueError
         raise DataError(f"{table}: cannot be read as CSV ({type(error).__name__})") from None
 

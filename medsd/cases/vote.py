@@ -1,7 +1,4 @@
-"""What the nearest cases say of each finding, beside the model's own probability, and where the two disagree.
-
-`vote` gives the shares; `ballot` puts them beside a prediction and flags disagreement by the index's `VoteRule`.
-"""
+"""What the nearest cases say of each finding, beside the model's own probability, and on which the two disagree."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from medsd.cases.described import VoteRule
 from medsd.findings import FindingSet
 from medsd.inference.prediction import Prediction, Said
 
-NEAREST = 16  # cases that vote where the index has no rule
+NEAREST = 16  # cases that vote if the index has no rule
 
 
 @dataclass(frozen=True)
@@ -27,9 +24,9 @@ class FindingVote:
 
     Attributes:
         finding: its name.
-        share: the vote, 0…1; NaN where no case knows the finding.
-        probability: the model's; NaN where it was not trained for the finding.
-        share_call: what the vote amounts to; undecided where the index has no threshold or no case knows.
+        share: the vote, 0…1; NaN if no case knows the finding.
+        probability: the model's; NaN if it was not trained for the finding.
+        share_call: what the vote amounts to; undecided if the index has no threshold or no case knows the finding.
         call: the model's, or "not trained".
         disagrees: both decided, and differently.
     """
@@ -50,7 +47,7 @@ def weighted_shares(weights: npt.NDArray[np.float64], labels: FloatArray) -> npt
         labels: (K, F): 1, 0, NaN unknown.
 
     Returns:
-        (F,) in 0…1: the plain share where every weight of a finding is 0, NaN where no case knows it.
+        (F,) in 0…1: the plain share if every weight of a finding is 0, NaN if no case knows it.
     """
     known = ~np.isnan(labels)
     weighed = weights[:, None] * known
@@ -65,9 +62,8 @@ def vote(similar: Sequence[SimilarCase], findings: FindingSet) -> dict[str, floa
         vote(f) = Σ_i w_i · t_i(f) / Σ_i w_i,   w_i = max(cos_i, 0) · K_s(i) · K_d(i)
 
     over the cases i that know f, with t_i(f) 1 where present and 0 where absent, and K_s and K_d over the
-    probabilities: the weight that the SD loss gives a pair, times the likeness. A case that contradicts the
-    probabilities says little, so the vote is not independent of them. Where every weight of a finding is 0, the vote
-    is the plain share; where no case knows the finding, NaN.
+    probabilities: the weight that the SD loss gives a pair, times the similarity. A case that contradicts the
+    probabilities says little, so the vote is not independent of them. For missing weights see `weighted_shares`.
     """
     if not similar:
         return dict.fromkeys(findings, float("nan"))
@@ -81,13 +77,8 @@ def ballot(
 ) -> tuple[FindingVote, ...]:
     """The vote beside the model's probability and call, finding by finding.
 
-    Args:
-        prediction: what the cases were found for.
-        similar: the cases that vote; `rule.k` of them, for the rule's thresholds to hold.
-        rule: of the index; without it nothing is flagged.
-
-    Returns:
-        one a finding, in the vocabulary's order; empty for a refused prediction.
+    The thresholds of `rule` hold for `rule.k` similar cases; without it nothing is flagged. A refused prediction has no
+    votes.
     """
     if prediction.refused:
         return ()
@@ -105,7 +96,7 @@ def ballot(
 
 
 def vote_records(votes: Sequence[FindingVote]) -> list[dict[str, Any]]:
-    """The votes as JSON takes them."""
+    """The votes for JSON."""
     records = [asdict(each) for each in votes]
     for record in records:
         for key in ("share", "probability"):
@@ -114,7 +105,7 @@ def vote_records(votes: Sequence[FindingVote]) -> list[dict[str, Any]]:
 
 
 def disagreement_text(votes: Sequence[FindingVote], findings: FindingSet) -> str:
-    """One line for each finding on which cases and model disagree; empty where they agree."""
+    """One line for each finding on which cases and model disagree."""
     return "\n".join(
         f"disagreement: {findings.title(each.finding)} is {each.call} for the model ({each.probability:.2f}) "
         f"and {each.share_call} by the nearest cases (vote {each.share:.2f})"

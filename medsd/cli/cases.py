@@ -56,16 +56,16 @@ def add(
     Example: medsd cases add models/nih14 new.csv --images /data/images
     """
     from medsd.cases.index import CaseIndex
-    from medsd.cases.manage import add_films, hasher_of
-    from medsd.cases.table import read_films
+    from medsd.cases.manage import add_images, hasher_of
+    from medsd.cases.table import read_image_table
     from medsd.inference.predict import Predictor
 
     predictor = Predictor(bundle)
     hasher = hasher_of(predictor.bundle)
     predictor.hasher = hasher
     opened = CaseIndex.open(index or predictor.bundle.cases_path)
-    rows = read_films(table, images, predictor.bundle.findings)
-    said = add_films(opened, predictor, rows, hasher, thumbnails=thumbnails, excerpts=excerpts)
+    rows = read_image_table(table, images, predictor.bundle.findings)
+    said = add_images(opened, predictor, rows, hasher, thumbnails=thumbnails, excerpts=excerpts)
     print_summary(said, as_json)
 
 

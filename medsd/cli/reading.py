@@ -56,7 +56,8 @@ def similar(
     """
     from medsd.bundle.layout import Bundle
     from medsd.cases import ask
-    from medsd.cases.index import CaseFilter, CaseIndex
+    from medsd.cases.case import CaseFilter
+    from medsd.cases.index import CaseIndex
     from medsd.inference.predict import Predictor
 
     opened = Bundle.open(bundle)

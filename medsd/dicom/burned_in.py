@@ -1,8 +1,8 @@
-"""Text burned into pixels: what the header admits, and what a text detector sees. Nothing here ever says «clean».
+"""Text burned into pixels: what the header admits, and what a text detector sees. No image is ever called clean.
 
-Start at `assess` for a data set and at `look_for_text` for grey values. The detector and the reader behind it are
-PP-OCR's (Apache-2.0) as the package rapidocr ships them (extra ``deid``), run by medsd's own ONNX Runtime; nothing is
-downloaded. What is read serves to tell a marker from other text, and is neither kept nor logged.
+Detector and reader are PP-OCR's (Apache-2.0) as the package rapidocr ships them (extra ``deid``), run by medsd's own
+ONNX Runtime; nothing is downloaded. What is read serves to tell a marker from other text, and is neither kept nor
+logged.
 """
 
 from __future__ import annotations
@@ -26,54 +26,16 @@ from medsd.dicom.decoders import decoder_of
 from medsd.dicom.header import identifier
 from medsd.dicom.pixels import present
 from medsd.dicom.quiet import quiet
+from medsd.dicom.terms import words_listed
 from medsd.errors import DependencyError
 from medsd.telemetry import import_onnxruntime
 
 Answer = Literal["found", "none_seen", "unknown"]
 Box = tuple[int, int, int, int]
 
-# Kinds of objects that are screens, scans of paper or film, or drawn by a device that writes on the picture.
-_RISKY_MODALITIES = {"US", "IVUS", "ES", "XC", "GM", "OT", "SC", "DOC", "DG", "BMD", "HD", "ECG", "OPT", "NM", "PT"}
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and the multi-frame classes below it
-# Words that technicians put on every film and that name nobody.
-_MARKER_WORDS = frozenset(
-    {
-        "AP",
-        "PA",
-        "LAT",
-        "LATERAL",
-        "LEFT",
-        "RIGHT",
-        "PORTABLE",
-        "PORT",
-        "SUPINE",
-        "ERECT",
-        "UPRIGHT",
-        "SEMI",
-        "SEMIERECT",
-        "SEMIUPRIGHT",
-        "SITTING",
-        "STANDING",
-        "PRONE",
-        "DECUB",
-        "DECUBITUS",
-        "MOBILE",
-        "BED",
-        "BEDSIDE",
-        "CHEST",
-        "INSP",
-        "EXP",
-        "INSPIRATION",
-        "EXPIRATION",
-        "STAT",
-        "ICU",
-        "SITZEND",
-        "LIEGEND",
-        "STEHEND",
-    }
-)  # fmt: skip
 _FEW = 2  # letters of a side marker with its technician's sign, at most
-_MAX_SIDE = 1600  # pixels; larger films are scaled down, text of a given share of the film stays readable
+_MAX_SIDE = 1600  # pixels; larger images are scaled down, text of a given share of the image stays readable
 _MIN_SIDE = 960  # smaller ones are enlarged, the detector wants letters of about ten pixels
 _MIN_SCORE = 0.5  # below it the reader is guessing, and the box counts by its shape alone
 _UNREADABLE_SHAPE = 2.5  # width by height from which an unreadable box is a line of text, not a marker
@@ -82,19 +44,6 @@ _LONG, _ALIKE = 7, 0.85  # letters and similarity from which a technical word ma
 _HIDDEN = 0.02  # share of pixels at black or white from which text may lie outside of the window
 _MAX_FRAMES = 4
 _MAX_PIXELS = 100_000_000
-
-
-@dataclass(frozen=True)
-class TextSeen:
-    """What the detector saw in one image.
-
-    Attributes:
-        boxes: (left, top, right, bottom) in pixels of the image, of text that may name somebody.
-        markers: how many boxes hold a side marker or a technical word («L», «PORTABLE») and were left out.
-    """
-
-    boxes: tuple[Box, ...] = ()
-    markers: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,19 +64,14 @@ class BurnedIn:
 
 
 def header_risk(ds: Dataset) -> str:
-    """Why the header lets one expect burned-in text, as words; "" where it does not.
-
-    Looks at (0028,0301) Burned In Annotation, the SOP class, (0008,0064) Conversion Type and (0008,0060) Modality.
-    """
+    """Why the header lets one expect burned-in text; "" if it does not."""
     if identifier(ds, "BurnedInAnnotation").upper() == "YES":
         return "(0028,0301) Burned In Annotation is YES"
-    if identifier(ds, "SOPClassUID").startswith(_SECONDARY_CAPTURE):
-        sop_class = identifier(ds, "SOPClassUID")
-        if sop_class == _SECONDARY_CAPTURE or sop_class.startswith(_SECONDARY_CAPTURE + "."):
-            return "it is a secondary capture"
+    if f"{identifier(ds, 'SOPClassUID')}.".startswith(f"{_SECONDARY_CAPTURE}."):
+        return "it is a secondary capture"
     if identifier(ds, "ConversionType"):
         return "(0008,0064) Conversion Type says that it was digitised, scanned or drawn"
-    if identifier(ds, "Modality").upper() in _RISKY_MODALITIES:
+    if identifier(ds, "Modality").upper() in words_listed("risky_modalities"):
         return "devices of its modality write on the picture"
     return ""
 
@@ -135,8 +79,7 @@ def header_risk(ds: Dataset) -> str:
 def assess(ds: Dataset) -> BurnedIn:
     """Header and pixels of `ds` together; decodes up to four frames, looks inside and outside of the window.
 
-    "none_seen" is only said of pictures of which every frame was looked at and whose header gives no reason to expect
-    text; a picture of a risky kind in which none was seen stays "unknown".
+    The answer is "none_seen" only if every frame was looked at and the header gives no reason to expect text.
     """
     risk = header_risk(ds)
     declared = risk.startswith("(0028,0301)")
@@ -151,11 +94,11 @@ def assess(ds: Dataset) -> BurnedIn:
     return BurnedIn("none_seen", "the detector saw no text in the picture; it may have missed some.")
 
 
-def look_for_text(pixels: npt.NDArray[np.floating]) -> TextSeen:
-    """Boxes of text in a picture (H, W), values in 0…1.
+def look_for_text(pixels: npt.NDArray[np.floating]) -> tuple[Box, ...]:
+    """Boxes (left, top, right, bottom) of text that may name somebody, in a picture (H, W) with values in 0…1.
 
-    Counted are boxes whose reading has three letters or digits or more and is no technical word; unreadable boxes count
-    where they are as long as a line of text. Side markers of one or two signs and words such as PORTABLE do not.
+    A box counts if it holds three letters or digits or more beside technical words (PORTABLE), or if it is unreadable
+    and as long as a line of text.
 
     Raises:
         DependencyError: rapidocr is not installed.
@@ -163,34 +106,28 @@ def look_for_text(pixels: npt.NDArray[np.floating]) -> TextSeen:
     grey = np.clip(pixels * 255.0, 0, 255).astype(np.uint8)
     image, scale = _fitted(grey)
     read = _reader()(np.repeat(np.asarray(image)[:, :, None], 3, axis=2))
+    parts = (() if part is None else part for part in (read.boxes, read.txts, read.scores))
     found: list[Box] = []
-    markers = 0
-    for corners, text, score in zip(_or_empty(read.boxes), _or_empty(read.txts), _or_empty(read.scores), strict=True):
-        left, top = corners.min(axis=0)
-        right, bottom = corners.max(axis=0)
+    for corners, text, score in zip(*parts, strict=True):
+        left, top, right, bottom = (float(edge) for edge in (*corners.min(axis=0), *corners.max(axis=0)))
         if _names_somebody(text, float(score), (right - left) / max(bottom - top, 1.0)):
-            found.append(tuple(round(float(edge) / scale) for edge in (left, top, right, bottom)))  # type: ignore[arg-type]
-        else:
-            markers += 1
-    return TextSeen(tuple(found), markers)
+            found.append((round(left / scale), round(top / scale), round(right / scale), round(bottom / scale)))
+    return tuple(found)
 
 
 def _names_somebody(text: str, score: float, shape: float) -> bool:
     if score < _MIN_SCORE:
         return shape >= _UNREADABLE_SHAPE
-    if (
-        _SQUARE[0] < shape < _SQUARE[1]
-    ):  # three letters do not fit in a square: a ring, an electrode, a marker in a frame
+    if _SQUARE[0] < shape < _SQUARE[1]:  # three letters do not fit: a ring, an electrode, a marker in a frame
         return False
     words = [word for word in re.findall(r"\w+", text.upper()) if not _is_marker_word(word)]
     return sum(map(len, words)) > _FEW
 
 
 def _is_marker_word(word: str) -> bool:
-    """Whether `word` is technical, a letter misread in the longer ones allowed."""
-    return word in _MARKER_WORDS or (
-        len(word) >= _LONG and bool(difflib.get_close_matches(word, _MARKER_WORDS, 1, cutoff=_ALIKE))
-    )
+    """Whether `word` is technical; in the longer ones a letter may be misread."""
+    known = words_listed("marker_words")
+    return word in known or (len(word) >= _LONG and bool(difflib.get_close_matches(word, known, 1, cutoff=_ALIKE)))
 
 
 def _fitted(grey: npt.NDArray[np.uint8]) -> tuple[Image.Image, float]:
@@ -201,18 +138,14 @@ def _fitted(grey: npt.NDArray[np.uint8]) -> tuple[Image.Image, float]:
     return Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR), scale
 
 
-def _or_empty(values: Any) -> Any:
-    return () if values is None else values
-
-
 def _look_at(ds: Dataset) -> tuple[tuple[Box, ...], str]:
-    """Boxes on the first frame that has some, and why the look was incomplete ("" where it was not)."""
+    """Boxes on the first frame that has some, and why the look was incomplete, if it was."""
     try:
         frames = max(1, int(ds.get("NumberOfFrames") or 1))
         if int(ds.Rows) * int(ds.Columns) > _MAX_PIXELS:
             return (), "it is too large to be looked at"
         for grey in _grey_frames(ds, frames):
-            if seen := look_for_text(grey).boxes:
+            if seen := look_for_text(grey):
                 return seen, ""
     except DependencyError:
         return (), "the detector is not installed (pip install 'medsd[deid]')"
@@ -236,7 +169,7 @@ def _grey_frames(ds: Dataset, frames: int) -> Iterator[npt.NDArray[np.floating]]
 def _as_shown_and_beyond(
     stored: npt.NDArray[np.integer], shown: npt.NDArray[np.float32]
 ) -> Iterator[npt.NDArray[np.floating]]:
-    """The picture as its window shows it and, where the window makes much black or white, what lies there."""
+    """The picture as its window shows it, and what lies where the window makes much black or white."""
     yield shown
     for hidden in (shown <= 0, shown >= 1):
         if float(hidden.mean()) > _HIDDEN:

@@ -1,17 +1,16 @@
 """The Basic Application Level Confidentiality Profile of PS3.15 annex E, applied to one data set.
 
-The actions of Table E.1-1 and the dummy values come from dicom-anonymizer (KitwareMedical), chosen because it is kept
-and carries the table by edition, 2026c the newest; its 622 rows that an older table (idiscore) has agree with that one.
-Start at `Confidentiality.apply`. What the library leaves undone is done here: it sees single attributes on the top
-level only (nested sequences here), replaces dates that the table removes, draws UIDs at random (keyed here), leaves
-overlays' and curves' other elements, attributes that no dictionary knows, and free text that the table does not list.
+The actions of Table E.1-1 and the dummy values come from dicom-anonymizer (KitwareMedical), which carries the table by
+edition. What it leaves undone is done here: nested sequences, dates that the table removes, UIDs by a keyed hash, other
+elements of overlays and curves, attributes that no dictionary knows, and free text that the table does not list.
 """
 
 from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -28,6 +27,7 @@ from pydicom.uid import UID_dictionary
 
 from medsd.dicom.burned_in import BurnedIn
 from medsd.dicom.header import identifier
+from medsd.dicom.terms import packaged
 from medsd.errors import DependencyError
 from medsd.privacy import KeyedHasher
 
@@ -37,46 +37,9 @@ _CODES = {
     "113107": "Retain Longitudinal Temporal Information Modified Dates Option",
     "113108": "Retain Patient Characteristics Option",
 }
-_CHARACTERISTICS = frozenset(  # "K" in the column of the option 113108
-    {"EthnicGroup", "EthnicGroupCodeSequence", "PatientAge", "PatientSex", "PatientSexNeutered", "PatientSize"}
-    | {"PatientWeight", "PregnancyStatus", "SmokingStatus"}
-)
-_NEVER_SHIFTED = frozenset({"PatientBirthDate", "PatientBirthTime", "GPSTimeStamp"})  # no "C" in the column of 113107
-# Not in Table E.1-1, yet made to name a person, an order, a device or a place.
-_BEYOND_THE_TABLE = frozenset(
-    {
-        "PatientBirthDateInAlternativeCalendar",
-        "PatientDeathDateInAlternativeCalendar",
-        "BreedRegistrationNumber",
-        "DeviceID",
-        "PlacerOrderNumberProcedure",
-        "FillerOrderNumberProcedure",
-        "PlacerOrderNumberImagingServiceRequestRetired",
-        "ImageID",
-        "FillerOrderNumberImagingServiceRequestRetired",
-        "RadiationMachineName",
-        "OwnerID",
-        "BoardingPassID",
-        "ItineraryID",
-        "AssignedLocation",
-        "ContactDisplayName",
-        "HangingProtocolCreator",
-        "HangingProtocolUserGroupName",
-        "SystemStatusComment",
-        "NTPSourceAddress",
-        "DoseComment",
-        "EncryptedAttributesSequence",
-        "MACParametersSequence",
-        "DataSetTrailingPadding",
-        "DeidentificationMethod",
-        "DeidentificationMethodCodeSequence",
-        "PatientIdentityRemoved",
-        "LongitudinalTemporalInformationModified",
-    }
-)  # fmt: skip
-_IDENTIFYING = frozenset(
-    {"PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber", "PatientAddress", "PatientTelephoneNumbers"}
-    | {"MedicalRecordLocator", "AdmissionID", "StudyID"}
+_LISTS = packaged("attributes.yaml")
+_CHARACTERISTICS, _NEVER_SHIFTED, _BEYOND_THE_TABLE, _LOOKED_FOR = (
+    frozenset(_LISTS[key].split()) for key in ("characteristics", "never_shifted", "beyond_the_table", "looked_for")
 )
 _DATES, _FREE_TEXT = ("DA", "TM", "DT"), ("LT", "ST", "UT", "UC", "UR")
 _WORDS = ("LO", "SH", "CS", "LT", "ST", "UT", "UC")
@@ -92,7 +55,6 @@ _FORM = {  # PS3.5 6.2; small letters and a hyphen are met in code strings and h
 _PIXELS = 0x7FE0
 _SHORTEST_NAME = 3
 _OLDEST_AGE = 89  # above it an age points to few people (45 CFR 164.514(b)(2)(i)(C))
-Action = Callable[[Dataset, tuple[int, int]], None]
 
 
 @dataclass(frozen=True)
@@ -167,13 +129,13 @@ class _Run:
             if keyword in _BEYOND_THE_TABLE or not _fits(element):
                 return False
             action = self.table.get((tag.group, tag.element), "")
-            return (self._act if action else self._keep)(element, keyword, action)
+            return self._act(element, keyword, action) if action else self._keep(element, keyword)
         except Exception:  # a value that pydicom cannot convert is not worth keeping
             return False
 
     def _act(self, element: DataElement, keyword: str, action: str) -> bool:
         if self.profile.characteristics and keyword in _CHARACTERISTICS:
-            return self._keep(element, keyword, "")
+            return self._keep(element, keyword)
         if self.profile.modified_dates and element.VR in _DATES and keyword not in _NEVER_SHIFTED:
             return _move(element, self.shift)
         if action == "delete":
@@ -181,13 +143,13 @@ class _Run:
         if element.VR == "UI":
             return self._renew_uids(element)
         if element.VR == "SQ" and action.endswith("UID"):
-            return self._keep(element, keyword, "")
+            return self._keep(element, keyword)
         if action in ("empty", "delete_or_empty"):
             element.value = Sequence() if element.VR == "SQ" else None
             return True
         return self._dummy(element)
 
-    def _keep(self, element: DataElement, keyword: str, _: str) -> bool:
+    def _keep(self, element: DataElement, keyword: str) -> bool:
         """What the table does not list stays, as far as its representation cannot name anybody."""
         if element.VR == "SQ":
             for item in element.value:
@@ -210,8 +172,8 @@ class _Run:
 
     def _renew_uids(self, element: DataElement) -> bool:
         """Registered UIDs (classes, transfer syntaxes, known frames of reference) stay, all others are replaced."""
-        new = [uid if uid in UID_dictionary else self.profile.new_uid(uid) for uid in map(str, _values(element)) if uid]
-        element.value = new if len(new) != 1 else new[0]
+        old = [uid for uid in map(str, _values(element)) if uid]
+        _put(element, [uid if uid in UID_dictionary else self.profile.new_uid(uid) for uid in old])
         return True
 
     def _dummy(self, element: DataElement) -> bool:
@@ -224,12 +186,8 @@ class _Run:
             return True
         for item in element.value:
             for tag in list(item.keys()):
-                if (
-                    tag.is_private
-                    or int(tag) not in DicomDictionary
-                    or not _fits(item[tag])
-                    or not self._dummy(item[tag])
-                ):
+                known = not tag.is_private and int(tag) in DicomDictionary
+                if not (known and _fits(item[tag]) and self._dummy(item[tag])):
                     del item[tag]
         return True
 
@@ -274,22 +232,25 @@ def _move(element: DataElement, shift: timedelta) -> bool:
     moved = [_moved(element.VR, str(value).strip(), shift) for value in _values(element)]
     if None in moved:
         return False
-    element.value = moved if len(moved) != 1 else moved[0]
+    _put(element, moved)
     return True
+
+
+def _put(element: DataElement, values: Seq[str | None]) -> None:
+    element.value = values[0] if len(values) == 1 else list(values)
 
 
 def _moved(vr: str, text: str, shift: timedelta) -> str | None:
     if vr == "TM":
         return text[:2] + "0000" if re.fullmatch(r"([01]\d|2[0-3])(\d\d){0,2}(\.\d{1,6})?", text) else None
-    match = re.fullmatch(r"(\d{8})(\d\d)?[\d.]*([+-]\d{4})?" if vr == "DT" else r"(\d{8})", text)
+    match = re.fullmatch(r"(\d{8})(\d\d)?[\d.]*([+-]\d{4})?" if vr == "DT" else r"(\d{8})()", text)
+    if match is None:
+        return None
     try:
-        day = datetime.strptime(match[1], "%Y%m%d") - shift if match else None  # a date has no zone
+        day = datetime.strptime(match[1], "%Y%m%d") - shift  # a date has no zone
     except (ValueError, OverflowError):
         return None
-    if day is None or match is None:
-        return None
-    hour = (match[2] or "") if vr == "DT" else ""
-    return f"{day:%Y%m%d}{hour}"
+    return f"{day:%Y%m%d}{match[2] or ''}"
 
 
 def _identities(ds: Dataset) -> list[re.Pattern[str]]:
@@ -298,7 +259,7 @@ def _identities(ds: Dataset) -> list[re.Pattern[str]]:
     for element in _elements(ds):
         if element.VR == "PN":
             found |= {part for value in _values(element) for part in re.split(r"[\^=\s,]+", str(value))}
-        elif element.keyword in _IDENTIFYING:  # of fewer than four signs a number is too common to be told from others
+        elif element.keyword in _LOOKED_FOR:  # of fewer than four signs a number is too common to be told from others
             found |= {text for text in (str(value).strip() for value in _values(element)) if len(text) > _SHORTEST_NAME}
     found |= {
         f"{date[:4]}{mark}{date[4:6]}{mark}{date[6:]}"

@@ -14,6 +14,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 from medsd.dicom.policy import GatePolicy, concern
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
+KNOWN_BY = ("SOPClassUID", "Modality", "Rows", "PixelData", "StudyInstanceUID")  # a data set has one of them
 _META_BYTES = 2**20  # a file meta group has some 500
 
 
@@ -27,37 +28,30 @@ def read_content(source: Path | bytes, policy: GatePolicy, name: str) -> bytes:
     Raises:
         ImageError: `file_error` or `too_large`.
     """
-    if isinstance(source, bytes):
-        size = len(source)
-    else:
-        try:
-            status = source.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise concern("file_error", detail=_no_file(source, status.st_mode)).error(name)
-            size = status.st_size
-        except OSError as error:
-            raise concern("file_error", detail=error.strerror or "unknown error").error(name) from None
-        except ValueError:
-            raise concern("file_error", detail="its path holds a zero byte").error(name) from None
-    if size > policy.max_file_bytes:
-        raise concern("too_large", value=f"the file has {size} bytes", accepted=f"{policy.max_file_bytes} bytes").error(
-            name
-        )
-    if isinstance(source, bytes):
-        return source
     try:
-        return source.read_bytes()
+        size = len(source) if isinstance(source, bytes) else _size(source)
+        if size > policy.max_file_bytes:
+            found = f"the file has {size} bytes"
+            raise concern("too_large", value=found, accepted=f"{policy.max_file_bytes} bytes").error(name)
+        return source if isinstance(source, bytes) else source.read_bytes()
     except OSError as error:
         raise concern("file_error", detail=error.strerror or "unknown error").error(name) from None
+    except UnreadableError as error:
+        raise concern("file_error", detail=str(error)).error(name) from None
+    except ValueError:
+        raise concern("file_error", detail="its path holds a zero byte").error(name) from None
 
 
-def _no_file(path: Path, mode: int) -> str:
-    """What is there instead of a file; a folder is only read as a film where it cannot be listed."""
-    if stat.S_ISDIR(mode):
-        next(path.iterdir(), None)  # raises the OSError that says why
-        return "it is a folder that could not be listed"
-    kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
-    return f"it is {next((words for holds, words in kinds if holds(mode)), 'a device')}, not a file"
+def _size(path: Path) -> int:
+    """The bytes of a file; raises UnreadableError for what is not a regular file."""
+    status = path.stat()
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size
+    if stat.S_ISDIR(status.st_mode):
+        next(path.iterdir(), None)  # raises the OSError that says why it could not be listed
+        raise UnreadableError("it is a folder that could not be listed")
+    kind = "pipe" if stat.S_ISFIFO(status.st_mode) else "socket" if stat.S_ISSOCK(status.st_mode) else "device"
+    raise UnreadableError(f"it is a {kind}, not a file")
 
 
 def looks_like_dicom(content: bytes) -> bool:

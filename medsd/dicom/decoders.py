@@ -1,8 +1,7 @@
 """Which decoder reads a transfer syntax, and one of our own for JPEG: baseline, extended and lossless, 2 to 16 bits.
 
-Pillow and GDCM, which pydicom asks itself, lack extended JPEG of 12 bits, and the plugin that has it is under the GPL.
-libjpeg-turbo 3, which imagecodecs brings, reads them all, in a quarter of the time. Importing this module makes the
-decoder known to pydicom, behind those that pydicom knows already.
+Pillow and GDCM lack extended JPEG of 12 bits, and the plugin that has it is under the GPL. libjpeg-turbo 3, which
+imagecodecs brings, reads them all, in a quarter of the time. Importing this module adds the decoder to pydicom's.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ def decodes(syntax: str) -> bool:
 
 
 def decoder_of(syntax: str) -> str:
-    """The one decoder that `pydicom.pixels.pixel_array` shall use; "" leaves the choice to pydicom.
+    """The one decoder that `pydicom.pixels.pixel_array` shall use, "" for pydicom's choice.
 
-    One alone: what it calls damaged, another would fill up with pixels that it makes up.
+    Another decoder would fill up with invented pixels what this one calls damaged.
     """
     plugins = get_decoder(syntax).available_plugins
     return next((name for name in _PREFERRED if name in plugins), "")
@@ -54,10 +53,8 @@ def decode_jpeg(src: bytes, runner: DecodeRunner) -> bytes:
     if not {0xC0, 0xC1}.isdisjoint(found) and found.get(SCAN, b"")[-3:] != b"\0\x3f\0":
         raise ValueError("the JPEG stream is malformed: its scan is not from 0 to 63")
     declared = read_stream(src)
-    if (declared.rows, declared.columns) != (
-        runner.rows,
-        runner.columns,
-    ):  # before libjpeg-turbo makes room for what a stream claims
+    # Before libjpeg-turbo makes room for what a stream claims.
+    if (declared.rows, declared.columns) != (runner.rows, runner.columns):
         raise ValueError("the JPEG stream and the header declare different sizes")
     space = _SPACES.get(runner.samples_per_pixel)
     values = jpeg8_decode(src, colorspace=space, outcolorspace=space)

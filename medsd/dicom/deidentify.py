@@ -1,8 +1,4 @@
-"""De-identify DICOM files into a folder of their own: originals are only read, and no name or path carries an identity.
-
-Start at `deidentify_files`. What happens to the attributes is in `medsd.dicom.confidentiality`, to the bytes of the
-pixels in `medsd.dicom.pixel_bytes`, and what is known of burned-in text comes from `medsd.dicom.burned_in`.
-"""
+"""De-identify DICOM files into a folder of their own: originals are only read, no path carries an identity."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ from pydicom.uid import UID, UID_dictionary
 
 from medsd.dicom.burned_in import BurnedIn, assess
 from medsd.dicom.confidentiality import Confidentiality
-from medsd.dicom.content import bound_inflation, looks_like_dicom, read_content, syntax_without_meta
+from medsd.dicom.content import KNOWN_BY, bound_inflation, looks_like_dicom, read_content, syntax_without_meta
 from medsd.dicom.header import identifier, identities
 from medsd.dicom.pixel_bytes import tidy_pixel_data
 from medsd.dicom.policy import GatePolicy, concern
@@ -45,8 +41,7 @@ REASONS: Mapping[str, str] = {
     "same_uid": "another, different file of this run has the same SOP Instance UID. Keep the right one.",
     "not_writable": "the cleaned object cannot be encoded ({detail}). Export the original again.",
 }
-"""Reason code → sentence, beside those of `medsd.dicom.policy.REASONS`."""
-
+"""Reason code → sentence, in addition to `medsd.dicom.policy.REASONS`."""
 # SOP classes (PS3.4 B.5) of free content, by the beginning of their UID, and their own attributes.
 _FREE_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.11.",  # presentation states
@@ -69,7 +64,7 @@ class Outcome:
         status: "written", "warned" (written, with a sentence), "refused", or "exists" (finished before).
         reason, message: of a warning or refusal; the message names no identity, and no path.
         output: path below the output folder, "" where refused.
-        burned_in: what is known of text in the pixels; None where it was not looked at.
+        burned_in: what is known of text in the pixels; None if it was not looked at.
     """
 
     status: Status
@@ -90,27 +85,13 @@ class DeidentifySummary:
     reasons: dict[str, int]
 
     def line(self) -> str:
-        """The summary as a sentence, without a word on which files."""
+        """As a sentence."""
         counts = f"{self.written + self.warned} written ({self.warned} with a warning), {self.exists} there before, "
         why = "; ".join(f"{reason}: {count}" for reason, count in self.reasons.items())
         return counts + f"{self.refused} refused" + (f" [{why}]" if why else "")
 
     def as_dict(self) -> dict[str, object]:
-        """The summary for a program."""
         return asdict(self)
-
-
-class Places:
-    """Which content each place of this run belongs to, so that no file takes the place of a different one."""
-
-    def __init__(self) -> None:
-        self._owners: dict[Path, str] = {}
-
-    def claim(self, place: Path, content_key: str) -> Path:
-        """`place`, unless different content has it: then an ImageError."""
-        if self._owners.setdefault(place, content_key) != content_key:
-            raise ImageError("same_uid", REASONS["same_uid"])
-        return place
 
 
 def deidentify_files(
@@ -126,8 +107,8 @@ def deidentify_files(
 ) -> DeidentifySummary:
     """De-identify `files` into ``out/PATIENT_KEY/STUDY_KEY/NEW_UID.dcm``.
 
-    Files that are there from an earlier run with the same secret stay as they are, whatever its options. A file that
-    cannot be handled is counted, and the rest goes on.
+    Files from an earlier run with the same secret stay as they are, whatever its options. A file that cannot be handled
+    is counted, and the rest goes on.
 
     Args:
         files: the originals; they are opened for reading only.
@@ -135,8 +116,8 @@ def deidentify_files(
         profile: the profile with its options and secret.
         burned_in: what text in the pixels, or not knowing of it, leads to.
         folders: where the files were found; `out` may not lie in one, or the next run would take it for originals.
-        report: a CSV with a row a file. It holds the paths of the originals, which may name patients: without it
-            nothing of the kind is written. It may not lie in `out`, which is what gets passed on.
+        report: a CSV with a row a file. It holds the paths of the originals, which may name patients, so it may not
+            lie in `out`, which is passed on.
         progress: a bar on a terminal, plain lines elsewhere.
         look: tells what is known of text in the pixels.
 
@@ -147,19 +128,19 @@ def deidentify_files(
     _check_folders(files, folders, out, report)
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    rows, places = [], Places()
+    rows: list[list[str]] = []
+    places: dict[Path, str] = {}
     with Progress(len(files), name="de-identified", unit="file", wanted=progress) as shown:
         for path in files:
             outcome = deidentify_file(path, out, profile, burned_in=burned_in, look=look, places=places)
             counts[outcome.status] += 1
-            reasons.update([outcome.reason] if outcome.reason else [])
+            reasons.update(filter(None, [outcome.reason]))
             rows.append(_row(path, outcome) if report else [])
             shown.advance()
     if report:
         _write_report(report, rows)
-    return DeidentifySummary(
-        counts["written"], counts["warned"], counts["refused"], counts["exists"], dict(reasons.most_common())
-    )
+    statuses = {status: counts[status] for status in ("written", "warned", "refused", "exists")}
+    return DeidentifySummary(**statuses, reasons=dict(reasons.most_common()))
 
 
 def deidentify_file(
@@ -169,15 +150,17 @@ def deidentify_file(
     *,
     burned_in: BurnedInAction = "warn",
     look: Look = assess,
-    places: Places | None = None,
+    places: dict[Path, str] | None = None,
 ) -> Outcome:
     """De-identify one file into its place below `out`; bad input becomes a refusal, never an exception.
+
+    `places` holds the digest of the content that took each place in this run, so that no different file takes it too.
 
     Raises:
         DependencyError: the extra ``deid`` is not installed.
         OSError: the output cannot be written.
     """
-    places = Places() if places is None else places
+    places = {} if places is None else places
     with quiet():
         try:
             if path.is_symlink():
@@ -186,8 +169,10 @@ def deidentify_file(
                 raise concern("file_error", detail="it is no regular file").error("")
             ds, content_key = _read(path)
             _refuse_free_content(ds)
-            target = out / places.claim(_place(ds, content_key, profile), content_key)
-            return _deidentify(ds, target, out, profile, burned_in, look)
+            place = _place(ds, content_key, profile)
+            if places.setdefault(place, content_key) != content_key:
+                raise ImageError("same_uid", REASONS["same_uid"])
+            return _deidentify(ds, out, place, profile, burned_in, look)
         except ImageError as error:
             return Outcome("refused", error.reason, str(error))
 
@@ -202,7 +187,7 @@ def _read(path: Path) -> tuple[Dataset, str]:
     try:
         ds = dcmread(io.BytesIO(content), force=True)
         register_identities(identities(ds))
-        known = any(keyword in ds for keyword in ("SOPClassUID", "Modality", "Rows", "PixelData", "StudyInstanceUID"))
+        known = any(keyword in ds for keyword in KNOWN_BY)
     except Exception as error:  # a hostile header can fail anywhere in the parser
         raise concern("cannot_decode", detail=f"the header is damaged, {type(error).__name__}").error("") from None
     if not known and not _has_free_element(ds):
@@ -226,21 +211,21 @@ def _has_free_element(ds: Dataset) -> bool:
 
 
 def _deidentify(
-    ds: Dataset, target: Path, out: Path, profile: Confidentiality, action: BurnedInAction, look: Look
+    ds: Dataset, out: Path, place: Path, profile: Confidentiality, action: BurnedInAction, look: Look
 ) -> Outcome:
-    place = str(target.relative_to(out))
+    target = out / place
     if target.exists():
-        return Outcome("exists", output=place)
+        return Outcome("exists", output=str(place))
     seen = look(ds) if "PixelData" in ds else None
     if seen and seen.answer != "none_seen" and action == "refuse":
         reason = f"burned_in_{seen.answer}"
         return Outcome("refused", reason, REASONS[reason], burned_in=seen)
-    _clean(ds, profile, seen or BurnedIn("unknown", ""))
+    content = _cleaned(ds, profile, seen or BurnedIn("unknown", ""))
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, _encoded(ds), durable=False)
+    write_whole(target, content, durable=False)
     if seen and seen.answer != "none_seen" and action == "warn":
-        return Outcome("warned", f"burned_in_{seen.answer}", seen.message, place, seen)
-    return Outcome("written", output=place, burned_in=seen)
+        return Outcome("warned", f"burned_in_{seen.answer}", seen.message, str(place), seen)
+    return Outcome("written", output=str(place), burned_in=seen)
 
 
 def _place(ds: Dataset, content_key: str, profile: Confidentiality) -> Path:
@@ -253,27 +238,18 @@ def _place(ds: Dataset, content_key: str, profile: Confidentiality) -> Path:
     return Path(patient) / study / f"{profile.new_uid(identifier(ds, 'SOPInstanceUID'))}.dcm"
 
 
-def _clean(ds: Dataset, profile: Confidentiality, seen: BurnedIn) -> None:
+def _cleaned(ds: Dataset, profile: Confidentiality, seen: BurnedIn) -> bytes:
+    """The file that is passed on; what pydicom or the library cannot handle is refused, never half cleaned."""
+    stream = io.BytesIO()
     try:
         tidy_pixel_data(ds)
         profile.apply(ds, seen)
+        dcmwrite(stream, ds, enforce_file_format=True)
     except DependencyError:
         raise
-    except Exception as error:  # what pydicom or the library cannot handle is refused, never half cleaned
-        raise _not_writable(error) from None
-
-
-def _encoded(ds: Dataset) -> bytes:
-    stream = io.BytesIO()
-    try:
-        dcmwrite(stream, ds, enforce_file_format=True)
-    except Exception as error:  # as in _clean
-        raise _not_writable(error) from None
+    except Exception as error:
+        raise ImageError("not_writable", REASONS["not_writable"].format(detail=type(error).__name__)) from None
     return stream.getvalue()
-
-
-def _not_writable(error: Exception) -> ImageError:
-    return ImageError("not_writable", REASONS["not_writable"].format(detail=type(error).__name__))
 
 
 def _check_folders(files: Iterable[Path], folders: Iterable[Path], out: Path, report: Path | None) -> None:
@@ -281,9 +257,7 @@ def _check_folders(files: Iterable[Path], folders: Iterable[Path], out: Path, re
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise DataError(f"{out}: is a symbolic link or no folder; give --out a folder of its own")
     inside = any(place in path.resolve().parents for path in files)
-    for folder in folders:
-        inside = inside or folder.resolve() in (place, *place.parents)
-    if inside:
+    if inside or any(folder.resolve() in (place, *place.parents) for folder in folders):
         raise DataError(f"{out}: holds, or lies among, the originals; give --out a folder apart from them")
     if report and place in report.resolve().parents:
         raise DataError(f"{report}: the report names the originals and may not lie in the folder that is passed on")
@@ -291,7 +265,7 @@ def _check_folders(files: Iterable[Path], folders: Iterable[Path], out: Path, re
 
 def _row(path: Path, outcome: Outcome) -> list[str]:
     seen = outcome.burned_in
-    boxes = " ".join("{}:{}:{}:{}".format(*box) for box in seen.boxes) if seen else ""
+    boxes = " ".join(":".join(map(str, box)) for box in seen.boxes) if seen else ""
     answer = seen.answer if seen else ""
     return [str(path), outcome.status, outcome.reason, outcome.message, outcome.output, answer, boxes]
 

@@ -1,8 +1,4 @@
-"""The gate in front of the model: which files are scored, with which warning, and why others are not.
-
-`admit` is what the app, the batch and the DICOM node call: it never raises for bad input. The policy and the reasons
-live in `medsd.dicom.policy` and are meant to be imported from here.
-"""
+"""The gate in front of the model: which files are scored, with which warning, and why others are not."""
 
 from __future__ import annotations
 

@@ -15,30 +15,20 @@ from pydicom.multival import MultiValue
 
 from medsd.dicom.policy import Concern, GatePolicy, concern
 from medsd.dicom.terms import (
-    HUMAN_CODES,
-    MODALITIES,
     body_parts_in,
-    names_animal,
-    names_human,
+    names_one_of,
     normalised,
-    region_of_code,
+    packaged,
+    term_of_code,
     view_in,
-    view_of_code,
+    words_listed,
     words_of,
 )
 
-_NAMES = (
-    "PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "ResponsiblePerson",
-    "ReferringPhysicianName", "PerformingPhysicianName", "RequestingPhysician", "OperatorsName", "PhysiciansOfRecord",
-    "NameOfPhysiciansReadingStudy", "PatientAddress",
-)  # fmt: skip
-_NUMBERS = (
-    "PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber", "StudyInstanceUID", "SeriesInstanceUID",
-    "SOPInstanceUID", "StudyID", "AdmissionID", "PatientTelephoneNumbers", "InstitutionName", "InstitutionAddress",
-)  # fmt: skip
-IDENTIFYING = (*_NAMES, *_NUMBERS)
+_NAMES = tuple(packaged("attributes.yaml")["names"].split())
+IDENTIFYING = (*_NAMES, *packaged("attributes.yaml")["numbers"].split())
 """Keywords of the elements that `identities` reads."""
-# What is said of the film itself, from the nearest to the farthest. The study's description names all of its views.
+# What is said of the image itself, from the nearest to the farthest. The study's description names all of its views.
 _SERIES_TEXTS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
 _STUDY_TEXTS = (*_SERIES_TEXTS, "StudyDescription")
 _VIEW_TEXTS = (*_SERIES_TEXTS, "BodyPartExamined")
@@ -54,8 +44,8 @@ _AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25, "": 1.0}
 class Header:
     """The facts of one DICOM header; see `medsd.dicom.read.Radiograph` for the meaning of the fields.
 
-    `view` may be "FRONTAL" too, where the header says so much and no more; `animal` is the element that says that the
-    patient is none of man, "" where none does.
+    `view` may be "FRONTAL" too, if the header says no more; `animal` is the element that says that the patient is an
+    animal, "" if none does.
     """
 
     modality: str
@@ -105,8 +95,8 @@ def read_header(ds: Dataset) -> Header:
 def costly_concerns(header: Header, policy: GatePolicy) -> list[Concern]:
     """What speaks against even decoding the pixels: another modality, an animal, many frames, sizes, colour.
 
-    Of an image that is refused for something else, or whose colours are not read, the colour that its header declares
-    is said too. Whether there is any colour in other RGB, YBR and palette images, their pixels tell.
+    Declared colour is named for images that are refused for something else, or whose colours are not read. For other
+    RGB, YBR and palette images the pixels tell whether there is colour.
     """
     found = []
     if header.modality not in policy.modalities:
@@ -158,34 +148,25 @@ def clinical_concerns(header: Header, policy: GatePolicy) -> list[Concern]:
 
 
 def identities(ds: Dataset) -> list[str]:
-    """What the header says that identifies the patient or who treated her, for the log filter and for scrubbing notes.
-
-    Names also come in their words, since a note has them in another order than PN does.
-    """
-    found = [text for keyword in IDENTIFYING for text in _identifiers(ds, keyword)]
-    words = [word for keyword in _NAMES for text in _identifiers(ds, keyword) for word in re.split(r"[\s^=,]+", text)]
-    return list(dict.fromkeys([*found, *(word for word in words if word and not word.isdigit())]))
+    """What identifies the patient or who treated her, names in their words too, for the log and for scrubbing notes."""
+    found = [text for keyword in IDENTIFYING for text in _values(ds, keyword)]
+    words = [word for keyword in _NAMES for text in _values(ds, keyword) for word in re.split(r"[\s^=,]+", text)]
+    return list(dict.fromkeys(filter(None, [*found, *(word for word in words if not word.isdigit())])))
 
 
-def _identifiers(ds: Dataset, keyword: str) -> list[str]:
-    """Every value of an element as it stands."""
+def _values(ds: Dataset, keyword: str) -> list[str]:
+    """Every value of an element as text without spaces around it."""
     try:
         value = ds.get(keyword)
-        values = value if isinstance(value, MultiValue) else [value]
-        return [text for text in (str(one).strip() for one in values if one is not None) if text]
-    except Exception:  # as in identifier
+        values = value if isinstance(value, MultiValue | list) else [value]
+        return ["" if one is None else str(one).strip() for one in values]
+    except Exception:  # pydicom converts on access, and a hostile value may fail in any way
         return []
 
 
 def identifier(ds: Dataset, keyword: str) -> str:
-    """The first value of an element as it stands, "" where there is none."""
-    try:
-        value = ds.get(keyword)
-    except Exception:  # pydicom converts on access, and a hostile value may fail in any way
-        return ""
-    if isinstance(value, MultiValue):
-        value = value[0] if value else None
-    return "" if value is None else str(value).strip()
+    """The first value of an element as text, "" if there is none."""
+    return next(iter(_values(ds, keyword)), "")
 
 
 def _accepted_body_part(header: Header, policy: GatePolicy) -> bool:
@@ -211,7 +192,7 @@ def _colour_words(header: Header) -> str:
 
 
 def _text(ds: Dataset, keyword: str) -> str:
-    """The first value of an element as upper-case text, "" where there is none."""
+    """The first value of an element as upper-case text, "" if there is none."""
     return _decoded(identifier(ds, keyword), ds).upper()
 
 
@@ -237,7 +218,7 @@ def _integer(ds: Dataset, keyword: str, default: int) -> int:
 
 def _modality(ds: Dataset) -> str:
     value = _text(ds, "Modality")
-    return value if value in MODALITIES or not value else "OTHER"
+    return value if value in words_listed("modalities") or not value else "OTHER"
 
 
 def _body_part(ds: Dataset) -> tuple[str, str, frozenset[str]]:
@@ -249,7 +230,7 @@ def _body_part(ds: Dataset) -> tuple[str, str, frozenset[str]]:
     code, meaning = _code(ds, "AnatomicRegionSequence")
     value = _text(ds, "BodyPartExamined")
     for element, coded, text in ((_BODY_PART, value, value), (_REGION, code, meaning)):
-        found = region_of_code(coded) or body_parts_in(text)
+        found = term_of_code(coded, "region_codes") or body_parts_in(text)
         if found:
             return found, element, frozenset({coded, normalised(text), *words_of(text)})
     found = next(filter(None, (body_parts_in(_text(ds, keyword), free=True) for keyword in _STUDY_TEXTS)), "")
@@ -260,7 +241,7 @@ def _view(ds: Dataset) -> tuple[str, str]:
     """The view and the first element that tells: view position, view code, texts about the image, orientation."""
     code, meaning = _code(ds, "ViewCodeSequence")
     said = [("(0018,5101) View Position", view_in(_text(ds, "ViewPosition")))]
-    said += [("(0054,0220) View Code Sequence", view_of_code(code) or view_in(meaning))]
+    said += [("(0054,0220) View Code Sequence", term_of_code(code, "view_codes") or view_in(meaning))]
     said += [("a description", view_in(_text(ds, keyword), free=True)) for keyword in _VIEW_TEXTS]
     said += [("(0020,0020) Patient Orientation", _view_of_orientation(_values(ds, "PatientOrientation")))]
     return next(((view, element) for element, view in said if view), ("", ""))
@@ -268,43 +249,38 @@ def _view(ds: Dataset) -> tuple[str, str]:
 
 def _view_of_orientation(directions: list[str]) -> str:
     """Rows that run from side to side are a frontal view, from front to back a lateral one (PS3.3 C.7.6.1.1.1)."""
-    if len(directions) != 2 or directions[1][:1] not in ("F", "H"):
+    if len(directions) != 2 or directions[1][:1].upper() not in ("F", "H"):
         return ""
-    return {"L": "FRONTAL", "R": "FRONTAL", "A": "LATERAL", "P": "LATERAL"}.get(directions[0][:1], "")
+    return {"L": "FRONTAL", "R": "FRONTAL", "A": "LATERAL", "P": "LATERAL"}.get(directions[0][:1].upper(), "")
 
 
 def _animal(ds: Dataset) -> str:
     """The element that speaks of an animal (PS3.3 C.7.1.1 for species, breed and the legs that it stands on)."""
     code, meaning = _code(ds, "PatientSpeciesCodeSequence")
     if code or meaning:
-        return "" if code in HUMAN_CODES or names_human(meaning) else "(0010,2202) Patient Species Code Sequence"
+        return (
+            ""
+            if code in words_listed("human_codes") or names_one_of("human_words", meaning)
+            else "(0010,2202) Patient Species Code Sequence"
+        )
     species = _text(ds, "PatientSpeciesDescription")
     if species:
-        return "" if names_human(species) else "(0010,2201) Patient Species Description"
+        return "" if names_one_of("human_words", species) else "(0010,2201) Patient Species Description"
     if _text(ds, "AnatomicalOrientationType") == "QUADRUPED":
         return "(0010,2210) Anatomical Orientation Type"
     breed = _text(ds, "PatientBreedDescription")
-    if (breed and not names_human(breed)) or any(_code(ds, "PatientBreedCodeSequence")):
+    if (breed and not names_one_of("human_words", breed)) or any(_code(ds, "PatientBreedCodeSequence")):
         return "(0010,2292) Patient Breed Description"
-    return "a description" if any(names_animal(_text(ds, keyword)) for keyword in _STUDY_TEXTS) else ""
+    return "a description" if any(names_one_of("animal_words", _text(ds, keyword)) for keyword in _STUDY_TEXTS) else ""
 
 
 def _code(ds: Dataset, keyword: str) -> tuple[str, str]:
-    """Value and meaning of the first item of a code sequence, upper case, "" where there is none."""
+    """Value and meaning of the first item of a code sequence, upper case, "" if there is none."""
     try:
         items = ds.get(keyword)
         return (_text(items[0], "CodeValue"), _text(items[0], "CodeMeaning")) if items else ("", "")
     except Exception:  # as in identifier
         return "", ""
-
-
-def _values(ds: Dataset, keyword: str) -> list[str]:
-    """All values of an element as upper-case text."""
-    try:
-        value = ds.get(keyword)
-        return [str(part).strip().upper() for part in value] if isinstance(value, MultiValue | list) else []
-    except Exception:  # as in identifier
-        return []
 
 
 def _age_years(ds: Dataset) -> float | None:

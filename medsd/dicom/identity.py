@@ -34,7 +34,7 @@ class Identity:
 
 
 def read_identity(source: Path | bytes) -> Identity:
-    """The identity of a file, or of the content of one; empty where it is no DICOM file or cannot be read."""
+    """The identity of a file, or of the content of one; empty if it is no DICOM file or cannot be read."""
     try:
         content = source if isinstance(source, bytes) else _beginning(source)
         if not looks_like_dicom(content):

@@ -1,8 +1,7 @@
 """From stored values to presentation-ready grey: modality, VOI and presentation look-up.
 
-The grey-scale pipeline of PS3.3 C.11 treats every stored value alike, so it is applied once to the list of stored
-values that occur (at most 65,536) and the image is looked up in the result: exact, and quicker than the decoding.
-Start at `present`, or at `stored_greys` where the picture itself may not be needed.
+The grey-scale pipeline of PS3.3 C.11 treats equal stored values alike, so it is applied once to the list of stored
+values that occur (at most 65,536) and the image is looked up in the result. Start at `stored_greys`.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from pydicom.pixels import apply_color_lut
 
 from medsd.dicom.content import UnreadableError
 from medsd.dicom.greys import Stored, StoredGreys
+from medsd.dicom.header import MONOCHROME
 from medsd.dicom.tables import read_table
 
 Curve = npt.NDArray[np.float64]
@@ -34,6 +34,11 @@ _VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 # full white, or in full white and black together, than any radiograph has, belongs to other pixel values.
 _LEAST_SPAN, _MOST_WHITE, _MOST_BLACK = 1 / 8, 0.8, 0.97
 _WINDOW = "(0028,1050) Window Center"
+# Steps for single samples.
+_GREY_STEPS = (
+    "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth",
+    "PresentationLUTSequence",
+)  # fmt: skip
 
 
 def present(stored: Stored, ds: Dataset) -> npt.NDArray[np.float32]:
@@ -46,9 +51,9 @@ def stored_greys(stored: Stored, ds: Dataset) -> StoredGreys:
 
     In order: modality LUT or rescale (PS3.3 C.11.1), VOI LUT or window (C.11.2), presentation LUT (C.11.6), one
     inversion for MONOCHROME1 (C.7.6.3.1.2) or presentation LUT shape INVERSE, pixel padding to black (C.7.5.1.1.2).
-    The first VOI LUT or window that shows the image is taken. Where there is none, values of up to 8 bits are shown
-    over their whole range, like those of a PNG, and deeper ones between the percentiles 0.5 and 99.5 of the pixels
-    that are not padding. A palette stands for all of these steps.
+    The first VOI LUT or window that shows the image is taken. Without one, values of up to 8 bits are shown over their
+    whole range, and deeper ones between the percentiles 0.5 and 99.5 of the pixels that are not padding. A palette
+    replaces all of these steps.
 
     Args:
         stored: (H, W) integers as decoded, 16 bits at most, bits in place; bits above Bits Stored are dropped.
@@ -77,9 +82,9 @@ def stored_greys(stored: Stored, ds: Dataset) -> StoredGreys:
 
 
 def align_bits(stored: Stored, ds: Dataset) -> Stored:
-    """Move values that are stored high in the word (High Bit above Bits Stored − 1) down, and drop what is beside them.
+    """Move values that are stored high in the word (High Bit above Bits Stored − 1) down.
 
-    Early detectors kept overlays or noise in the other bits (PS3.5 8.1.1, annex D).
+    Early detectors kept overlays or noise in the other bits (PS3.5 8.1.1, annex D), which are dropped.
     """
     bits_stored = int(ds.BitsStored)
     spare = int(ds.get("HighBit", bits_stored - 1)) + 1 - bits_stored
@@ -105,10 +110,9 @@ def _within_bits(stored: Stored, ds: Dataset, notes: list[str]) -> tuple[Stored,
     """`stored` without what stands in the bits above Bits Stored, a bound of its least value, its greatest value."""
     if beyond_bits(stored, ds):
         no_sign = stored.dtype.kind == "i" and stored.min() >= 0 and stored.max() < 2 ** int(ds.BitsStored)
-        if not no_sign and not any(
-            (group, 0x0102) in ds and ds[group, 0x0102].value for group in range(0x6000, 0x6020, 2)
-        ):
-            # Overlay Bit Position: the overlay in these bits is no part of the picture (PS3.3 C.9.2, retired).
+        # Overlay Bit Position: an overlay in these bits is no part of the picture (PS3.3 C.9.2, retired).
+        overlay = any((group, 0x0102) in ds and ds[group, 0x0102].value for group in range(0x6000, 0x6020, 2))
+        if not no_sign and not overlay:
             notes.append(f"pixels have bits above (0028,0101) Bits Stored {ds.BitsStored}, which are passed over")
         spare = stored.dtype.itemsize * 8 - int(ds.BitsStored)
         stored = np.right_shift(np.left_shift(stored, spare), spare)
@@ -167,13 +171,13 @@ def _modality(domain: Stored, ds: Dataset, notes: list[str]) -> Curve:
 
 
 def rescale(ds: Dataset) -> tuple[float, float]:
-    """Rescale Slope and Rescale Intercept, 1 and 0 where they are missing or of no use."""
+    """Rescale Slope and Rescale Intercept, 1 and 0 if they are missing or of no use."""
     slope, intercept = _number(ds.get("RescaleSlope")), _number(ds.get("RescaleIntercept"))
     return (1.0, 0.0) if slope == 0.0 else (1.0 if slope is None else slope, intercept or 0.0)
 
 
 def voi_reach(ds: Dataset) -> float | None:
-    """The stored value at the upper end of the first VOI LUT or window, None where there is neither."""
+    """The stored value at the upper end of the first VOI LUT or window, None if there is neither."""
     slope, intercept = rescale(ds)
     if ds.get("VOILUTSequence"):
         descriptor = ds.VOILUTSequence[0].get("LUTDescriptor")
@@ -283,13 +287,13 @@ def _little_endian(ds: Dataset) -> bool:
 
 
 def _numbers(value: object) -> list[float | None]:
-    """The numbers of a DS element; None where there is none."""
+    """The numbers of a DS element; None for what is no number."""
     several = value is not None and not isinstance(value, (str, bytes, int, float)) and hasattr(value, "__getitem__")
     return [_finite(part) for part in (cast(list[object], value) if several else [value])]
 
 
 def _number(value: object) -> float | None:
-    """The first number of a DS element, or None where there is none."""
+    """The first number of a DS element, or None."""
     return next(iter(_numbers(value)), None)
 
 
@@ -299,3 +303,33 @@ def _finite(value: object) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
+
+
+def grey_of_colours(colours: npt.NDArray[np.integer], ds: Dataset) -> tuple[Stored, bool]:
+    """The grey of a picture (H, W, 3), and whether it has colour.
+
+    Grey are equal channels, and a first channel beside two in the middle of their range, as luminance and chroma are if
+    a header calls them RGB. `ds` becomes the header of the grey picture. The window and look-up steps are for single
+    samples (PS3.3 C.7.6.3.1.2), so the 8 highest bits are shown as they are.
+
+    Returns:
+        stored values (H, W) of 8 bits, or as deep as they are under MONOCHROME1 and 2; whether there is colour.
+    """
+    bits = int(ds.BitsStored)
+    top = 2**bits - 1
+    first, middle = colours[..., 0], (top + 1) // 2
+    coloured = min(_most_off(colours, first), _most_off(colours, middle)) > GREY_TOLERANCE * top
+    grey = np.rint(colours @ LUMA).astype(colours.dtype) if coloured else np.ascontiguousarray(first)
+    ds.SamplesPerPixel = 1
+    if ds.PhotometricInterpretation not in MONOCHROME:
+        ds.PhotometricInterpretation = "MONOCHROME2"
+        for keyword in _GREY_STEPS:
+            ds.pop(keyword, None)
+        ds.BitsStored = min(bits, 8)
+        grey = grey >> max(bits - 8, 0)
+    return grey, coloured
+
+
+def _most_off(colours: npt.NDArray[np.integer], reference: npt.NDArray[np.integer] | int) -> int:
+    """The greatest difference of second and third channel from `reference`."""
+    return max(int(np.abs(colours[..., channel].astype(np.int32) - reference).max()) for channel in (1, 2))

@@ -1,7 +1,4 @@
-"""What may be scored: the reasons for which an image is refused or warned about, and the policy that says which.
-
-`GatePolicy` is a section of the settings; `REASONS` maps every reason code that a caller can meet to its sentence.
-"""
+"""What may be scored: the reasons for which an image is refused or warned about, and the policy that says which."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ REASONS: Mapping[str, str] = {
     "modality": "(0008,0060) Modality is {value}; accepted are {accepted}.",
     "body_part": "the body part by the header is {value}; accepted are {accepted}.",
     "view": "the view {value}; frontal views (PA, AP) are read.",
-    "not_human": "{value} says that the patient is an animal; films of people are read.",
+    "not_human": "{value} says that the patient is an animal; images of people are read.",
     "frames": "the file holds {value} frames; {accepted} can be read.",
     "too_small": "the image has {value} pixels; the shorter side needs at least {accepted}.",
     "too_large": "{value}, more than the limit of {accepted}. Raise the limit in the gate settings if this is meant.",
@@ -44,12 +41,12 @@ REASONS: Mapping[str, str] = {
     "flat": "the image holds a single grey value. Export the radiograph again.",
     "out_of_distribution": "the image is unlike the radiographs that the model learned from ({detail}). Check that it "
     "is one frontal chest radiograph, upright and whole.",
-    "no_image": "there is no film ({detail}).",
+    "no_image": "there is no image ({detail}).",
     "no_note": "there is no note, and this model reads notes alone. Give a note.",
-    "model_failed": "the model could not be run on this film ({detail}). Score it alone to see whether it happens "
+    "model_failed": "the model could not be run on this image ({detail}). Score it alone to see whether it happens "
     "again.",
 }
-"""Reason code → sentence template. Codes are stable: they stand in the tables that `medsd score` writes."""
+"""Reason code → sentence. Codes are stable: they stand in the tables that `medsd score` writes."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Concern:
     Attributes:
         reason: a code of `REASONS`.
         message: the sentence for a person.
-        setting: the field of `GatePolicy` that decides what comes of it, where that is not the reason's own.
+        setting: the field of `GatePolicy` that decides about it, if that is not called as the reason.
     """
 
     reason: str
@@ -67,7 +64,7 @@ class Concern:
     setting: str = ""
 
     def error(self, name: str) -> ImageError:
-        """The error that refuses the image `name` for this concern."""
+        """The error that refuses the image called `name`."""
         return ImageError(self.reason, f"{name}: {self.message}" if name else self.message)
 
 
@@ -80,27 +77,26 @@ class GatePolicy(Strict):
     """Which images are scored, warned about or refused.
 
     Attributes:
-        modalities: accepted values of (0008,0060) Modality; DR, XR and RX are what some makers write for DX.
+        modalities: accepted values of (0008,0060) Modality; some makers write DR, XR and RX for DX.
         body_parts: accepted words or phrases of (0018,0015) Body Part Examined, in any language and spelling; the empty
-            string accepts files that say nothing.
+            string accepts files without one.
         min_side: shortest accepted side, pixels.
         max_pixels: most pixels that a file may declare, rows × columns × frames.
         max_frames: most frames.
         max_file_bytes: largest file that is opened, and twice the largest inflated size of a deflated one.
         max_seconds: most processor time that a helper process may take over one file before it is stopped.
-        max_memory: most bytes that a helper process may hold, where the system lets it be bounded (Linux).
-        modality, body_part, frames: what a value outside of the accepted ones leads to.
-        view: what a lateral or oblique view leads to that the header states.
-        lateral_look: what a film leads to whose header is silent and that looks lateral; its reason is `view`.
-        not_human: what a header leads to that says that the patient is an animal.
-        not_a_chest: what a picture leads to that does not look like a frontal chest.
-        not_a_radiograph: what colour leads to; grey in RGB, YBR or a palette is grey.
-        odd_header: what a header leads to in which something was assumed or passed over.
-        turned: what EXIF data lead to that turned a picture.
-        for_processing, burned_in, inverted_look: what each of these leads to.
-        out_of_distribution: what a film leads to that lies beyond the limit of the bundle, as about one suitable
-            image in 200 does (`false_alarm_rate` in bundle.json). Where it is ``"warn"``, films beyond twice the limit
-            are refused all the same. The limits of bundles of medsd 0.1 are only warned about.
+        max_memory: most bytes that a helper process may hold, if the system can bound it (Linux).
+        modality, body_part, frames: action for a value outside of the accepted ones.
+        view: action for a lateral or oblique view that the header states.
+        lateral_look: action for an image that looks lateral while its header is silent; its reason is `view`.
+        not_human: action for a header that says that the patient is an animal.
+        not_a_chest: action for a picture that does not look like a frontal chest.
+        not_a_radiograph: action for colour; grey in RGB, YBR or a palette is grey.
+        odd_header: action for a header in which something was assumed or passed over.
+        turned: action for a picture that EXIF data turned.
+        for_processing, burned_in, inverted_look: action for each of these.
+        out_of_distribution: action for an image beyond the limit of the bundle, as about one suitable image in 200 is
+            (`false_alarm_rate` in bundle.json). With ``"warn"``, images beyond twice the limit are refused too.
     """
 
     modalities: tuple[str, ...] = ("CR", "DX", "RG", "DR", "XR", "RX")

@@ -1,8 +1,4 @@
-"""Silence while files of others are read: pydicom warns with header values, which may name a patient.
-
-Warnings and pydicom's log lines are held back only while some thread is inside `quiet()`, and put back after. So is
-pydicom's validation of values, of which only the warnings would be left: a header of 10,000 bad UIDs makes as many.
-"""
+"""Silence while files of others are read: pydicom warns with header values, which may name a patient."""
 
 from __future__ import annotations
 
@@ -17,8 +13,6 @@ from pydicom import config
 _lock = threading.Lock()
 _inside = 0
 _held: warnings.catch_warnings[None] | None = None
-
-
 _nowhere = logging.NullHandler()
 _handlers: list[logging.Handler] = []  # of pydicom's logger, while they are held back
 _validation: list[int] = []  # pydicom's mode, while it is off
@@ -28,8 +22,7 @@ _validation: list[int] = []  # pydicom's mode, while it is off
 def quiet() -> Iterator[None]:
     """Hold back Python warnings, pydicom's own log and its validation of values that are read.
 
-    Counted, because `warnings.catch_warnings` saves and restores state of the whole process: two threads that
-    overlap would otherwise leave it silenced for good.
+    Threads inside are counted, because `warnings.catch_warnings` saves and restores state of the whole process.
     """
     global _inside, _held
     with _lock:
@@ -52,9 +45,7 @@ def quiet() -> Iterator[None]:
 def _silence(on: bool) -> None:
     """Keep what pydicom's loggers say from every handler, those above them and their own.
 
-    A filter would not do: it does not see the records of child loggers; nor would propagation alone: without any
-    handler Python prints warnings to stderr. A handler of its own has the logger after `pydicom.config.debug`, which
-    makes it tell every element.
+    A filter does not see the records of child loggers, and without any handler Python prints warnings to stderr.
     """
     logger = logging.getLogger("pydicom")
     logger.propagate = not on

@@ -1,13 +1,11 @@
 """Read a radiograph, DICOM or plain image, into presentation-ready grey values.
 
-Start at `read_radiograph`. What a file is, is recognised by its content. The header is judged by the policy before any
-pixel is decoded, so a film in 96 frames or of absurd size costs nothing.
+What a file is, is recognised by its content. The header is judged by the policy before any pixel is decoded.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -19,8 +17,9 @@ from pydicom.encaps import get_frame
 from pydicom.pixels import pixel_array
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from medsd.dicom.colour import grey_of_colours
+from medsd.dicom.appearance import look_concerns, sketch_step
 from medsd.dicom.content import (
+    KNOWN_BY,
     UnreadableError,
     bound_inflation,
     brief,
@@ -32,14 +31,12 @@ from medsd.dicom.content import (
 from medsd.dicom.decoders import decoder_of
 from medsd.dicom.greys import Stored, StoredGreys
 from medsd.dicom.header import clinical_concerns, colour_concern, costly_concerns, identifier, identities, read_header
-from medsd.dicom.look import sketch_step
-from medsd.dicom.pixels import align_bits, beyond_bits, stored_greys
+from medsd.dicom.pixels import align_bits, beyond_bits, grey_of_colours, stored_greys
 from medsd.dicom.plain import is_plain_image, plain_format, read_plain
 from medsd.dicom.policy import Concern, GatePolicy, concern
 from medsd.dicom.quiet import quiet
 from medsd.dicom.settle import frame_stream, settle
 from medsd.dicom.stream import Stream
-from medsd.dicom.view import look_concerns
 from medsd.errors import ImageError
 from medsd.privacy import register_identities
 
@@ -47,7 +44,6 @@ _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".w
 _MAX_BITS = 16
 _MOST_PIXELS_A_BYTE = 1000  # radiographs compressed with much loss hold some 50 pixels in a byte
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
-_KNOWN_BY = ("SOPClassUID", "Modality", "Rows", "PixelData", "StudyInstanceUID", "DirectoryRecordSequence")
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
@@ -58,8 +54,8 @@ class Radiograph:
     Attributes:
         pixels: float32 (H, W) in 0…1, dark air and bright bone; of a DICOM file made when they are first asked for.
         modality: DICOM modality ("CR", "DX", …), "" for a plain image.
-        body_part: words of PS3.16 annex L, upper case; "" where the header is silent.
-        view: "PA", "AP", "FRONTAL" (one of them), "LATERAL", "OTHER" (oblique, decubitus), or "" where no header says.
+        body_part: words of PS3.16 annex L, upper case; "" if the header is silent.
+        view: "PA", "AP", "FRONTAL" (one of them), "LATERAL", "OTHER" (oblique, decubitus), or "" if no header says.
         sex: "F", "M", "O" or "" unknown.
         age_years: age at the study, or None.
         spacing_mm: distance of rows and of columns, or None.
@@ -139,18 +135,10 @@ def _admitted(found: list[Concern], policy: GatePolicy, name: str) -> tuple[Conc
     return tuple(item for item in found if policy.action(item) == "warn")
 
 
-def _look_concerns(
-    few: npt.NDArray[np.float32], is_flat: Callable[[], bool], policy: GatePolicy, view: str = ""
-) -> list[Concern]:
-    """What the picture itself says: `few` of its pixels, and where those are all alike, whether the others are too."""
-    if few.min() == few.max() and is_flat():
-        return [concern("flat")]
-    return look_concerns(few, policy, view=view)
-
-
 def _from_plain(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
     plain = read_plain(content, policy, name)
-    look = _look_concerns(plain.pixels, lambda: True, policy)
+    flat = plain.pixels.min() == plain.pixels.max()
+    look = [concern("flat")] if flat else look_concerns(plain.pixels, policy)
     concerns = _admitted(plain.concerns + look, policy, name)
     return Radiograph(pixels=plain.pixels, photometric=plain.mode, kind="image", concerns=concerns)
 
@@ -168,22 +156,19 @@ def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
     if stored.ndim == 3:
         stored, coloured = grey_of_colours(stored, ds)
     greys = stored_greys(stored, ds)
-    look = _look_concerns(greys.every(sketch_step(greys.shape)), greys.is_flat, policy, header.view)
+    few = greys.every(sketch_step(greys.shape))
+    flat = few.min() == few.max() and greys.is_flat()
+    look = [concern("flat")] if flat else look_concerns(few, policy, view=header.view)
     found = clinical_concerns(header, policy) + look
     if coloured or greys.coloured:
         found.insert(0, colour_concern(header))
     if notes or greys.notes:
         found.append(concern("odd_header", detail="; ".join([*notes, *greys.notes])))
     concerns += _admitted(found, policy, name)
+    facts = ("modality", "body_part", "view", "sex", "age_years", "spacing_mm", "photometric")
     return Radiograph.of_stored(
         greys,
-        modality=header.modality,
-        body_part=header.body_part,
-        view=header.view,
-        sex=header.sex,
-        age_years=header.age_years,
-        spacing_mm=header.spacing_mm,
-        photometric=header.photometric,
+        **{fact: getattr(header, fact) for fact in facts},
         kind="dicom",
         concerns=concerns,
         study_uid=identifier(ds, "StudyInstanceUID"),
@@ -214,7 +199,7 @@ def _parse(content: bytes, policy: GatePolicy, name: str) -> tuple[Dataset, Stor
             damaged = "the file ends within (7FE0,0010) Pixel Data"
         if stored is None:
             ds = dcmread(io.BytesIO(content), force=True)
-        known = any(keyword in ds for keyword in _KNOWN_BY)
+        known = any(keyword in ds for keyword in (*KNOWN_BY, "DirectoryRecordSequence"))
     except MemoryError:
         raise
     except Exception as error:  # a hostile header can fail anywhere in the parser
@@ -231,12 +216,7 @@ def _view(ds: Dataset, content: bytes, place: int) -> Stored | None:
     """The stored values in the Pixel Data element at `place`, or None where they are not bare, whole and the last."""
     syntax = ds.file_meta.get("TransferSyntaxUID") or syntax_without_meta(ds)
     implicit, little = ds.original_encoding
-    if (
-        content[place : place + 4] != _PIXEL_DATA
-        or not little
-        or syntax not in _NATIVE
-        or syntax != _NATIVE[bool(implicit)]
-    ):
+    if content[place : place + 4] != _PIXEL_DATA or not little or syntax != _NATIVE[bool(implicit)]:
         return None
     start = place + (8 if implicit else 12)  # tag, then a length of 4 bytes; or VR and 2 reserved bytes before that
     length = int.from_bytes(content[start - 4 : start], "little")
@@ -256,19 +236,16 @@ def _view(ds: Dataset, content: bytes, place: int) -> Stored | None:
 
 def _no_pixels(ds: Dataset) -> Concern | None:
     """Why a DICOM file holds no image, or None."""
-    for keyword, name in (
-        ("FloatPixelData", "(7FE0,0008) Float"),
-        ("DoubleFloatPixelData", "(7FE0,0009) Double Float"),
-    ):
+    computed = {"FloatPixelData": "(7FE0,0008) Float", "DoubleFloatPixelData": "(7FE0,0009) Double Float"}
+    for keyword, name in computed.items():
         if keyword in ds:
             return concern("not_a_radiograph", detail=f"{name} Pixel Data: computed values, not those of a detector")
     if ds.get("PixelData"):
         return None
     kind = UID(str(ds.get("SOPClassUID") or ds.file_meta.get("MediaStorageSOPClassUID") or ""))
     known = f"{kind.name}: " if kind.type == "SOP Class" else ""
-    return concern(
-        "no_pixels", detail=f"{known}(7FE0,0010) Pixel Data is {'empty' if 'PixelData' in ds else 'missing'}"
-    )
+    state = "empty" if "PixelData" in ds else "missing"
+    return concern("no_pixels", detail=f"{known}(7FE0,0010) Pixel Data is {state}")
 
 
 def _decode(ds: Dataset, notes: list[str]) -> npt.NDArray[np.integer]:

@@ -1,7 +1,7 @@
-"""What a header leaves out or contradicts, settled where the pixel data or the standard leave one reading.
+"""What a header leaves out or contradicts, settled if the pixel data or the standard leave one reading.
 
-`settle` puts the header right in place, before it is judged, and says what it did; where two readings are left it says
-which element is missing, and the image is refused for it.
+`settle` corrects the header in place and says what it did. If two readings are left, it names the missing element, and
+the image is refused.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ _NAMES = {
 }
 _UNSIGNED = ("JPEG baseline", "JPEG extended")  # PS3.5, table 8.2.1-1
 _AS_STREAM = ", as in the code stream"
+_PALETTES = ("", "Segmented")
 _SIGNED_VALUES = ("SmallestImagePixelValue", "LargestImagePixelValue", "PixelPaddingValue")
 
 
 @dataclass
 class _Settler:
-    """One header on its way: what was assumed, and what is missing that could be one thing or the other."""
+    """One header: what was assumed, and what is missing and cannot be told."""
 
     ds: Dataset
     notes: list[str] = field(default_factory=list)
@@ -52,7 +53,7 @@ class _Settler:
         self.lacks.append(concern("cannot_decode", detail=detail))
 
     def put(self, keyword: str, value: int | str, why: str = "") -> None:
-        """Set an element, and say so where it was missing or said something else."""
+        """Set an element, and say so if it was missing or said something else."""
         before = self.ds.get(keyword)
         if before == value:
             return
@@ -74,13 +75,13 @@ class _Settler:
 
 
 def settle(ds: Dataset) -> tuple[list[str], list[Concern]]:
-    """Put `ds`, whose file meta names a transfer syntax, right in place.
+    """Correct `ds`, whose file meta names a transfer syntax, in place; its Pixel Data may be absent.
 
-    Its Pixel Data may be absent where they were read already. Settled are: the transfer syntax, Samples per Pixel,
-    Bits Allocated, Bits Stored, Photometric Interpretation and Pixel Representation.
+    Settled are the transfer syntax, Samples per Pixel, Bits Allocated, Bits Stored, Photometric Interpretation and
+    Pixel Representation.
 
     Returns:
-        a note on each assumption, and `cannot_decode` for what is missing and could be one thing or the other.
+        a note on each assumption, and `cannot_decode` for what is missing and cannot be told.
     """
     it = _Settler(ds)
     content = ds.get("PixelData")
@@ -122,9 +123,8 @@ def _signed(it: _Settler) -> bool:
 def _in_planes(ds: Dataset) -> bool:
     """Whether native pixel data are three equal planes."""
     plane = len(ds.PixelData) // 3
-    return (
-        bool(plane) and ds.PixelData[:plane] == ds.PixelData[plane : 2 * plane] == ds.PixelData[2 * plane : 3 * plane]
-    )
+    first, second, third = (ds.PixelData[start * plane : (start + 1) * plane] for start in range(3))
+    return bool(plane) and first == second == third
 
 
 def frame_stream(ds: Dataset) -> Stream:
@@ -227,9 +227,7 @@ def _settle_photometric(it: _Settler) -> None:
             return
     elif said in COLOURS and samples == 1:
         said = "MONOCHROME2"  # the least value is black in all of them
-    elif said == "PALETTE COLOR" and not any(
-        f"{kind}RedPaletteColorLookupTableData" in it.ds for kind in ("", "Segmented")
-    ):
+    elif said == "PALETTE COLOR" and not any(f"{kind}RedPaletteColorLookupTableData" in it.ds for kind in _PALETTES):
         it.lacks.append(concern("not_a_radiograph", detail="palette colour without a palette"))
     if said != str(it.ds.get("PhotometricInterpretation") or "").strip():
         it.put("PhotometricInterpretation", said)

@@ -1,7 +1,6 @@
 """What a compressed code stream says of itself, and which transfer syntaxes it belongs to.
 
-Decoders allocate what the stream declares, not what the header does, and headers of real files contradict their
-streams. Start at `read_stream`.
+Decoders allocate what the stream declares, not what the header does.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ class Stream:
 
     Attributes:
         kind: the encoding in words, "" for one that is not known here.
-        syntaxes: the transfer syntaxes that it may stand under, the most general first; none where it is not known.
-        rows, columns, bits, components: what it declares, 0 where it does not.
+        syntaxes: the transfer syntaxes that it may stand under, the most general first; none if it is not known.
+        rows, columns, bits, components: what it declares, 0 for what it does not.
         signed: whether it declares signed values, as JPEG 2000 alone can.
     """
 
@@ -63,7 +62,7 @@ class Stream:
 
 
 def first_fragment(content: bytes) -> bytes:
-    """The first fragment of encapsulated pixel data (PS3.5 A.4), behind the offset table; b"" where there is none."""
+    """The first fragment of encapsulated pixel data (PS3.5 A.4), behind the offset table; b"" if there is none."""
     at = 0
     for _ in range(2):
         start, length = at + 8, int.from_bytes(content[at + 4 : at + 8], "little")

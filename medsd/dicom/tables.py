@@ -1,8 +1,4 @@
-"""Look-up tables of a header: modality, VOI, presentation and palette.
-
-PS3.3 C.11.1.1, C.11.2.1.1, C.11.6 and C.7.6.3.1.5. Start at `read_table`. Tables of real files contradict their
-descriptors; what is read instead stands in `Table.note`.
-"""
+"""Look-up tables of a header (PS3.3 C.11.1.1, C.11.2.1.1, C.11.6, C.7.6.3.1.5), which may be described wrongly."""
 
 from __future__ import annotations
 
@@ -47,9 +43,8 @@ def read_table(item: Dataset, span: tuple[float, float], little_endian: bool, co
     """The look-up table of a sequence item, or of one colour of a palette.
 
     Entries come as 16-bit words, as words that hold two entries of 8 bits each, or as bytes; the length tells which.
-    The first value may be written signed or unsigned whatever the standard asks for: the one that puts the table over
-    the values that occur is taken. White is the greatest value of the declared depth. Where the entries go beyond
-    that, or fill less than half of it, it is the greatest entry.
+    Of the first value read signed and unsigned, the one that puts the table over the values that occur is taken. White
+    is the greatest value of the declared depth, or the greatest entry if it is larger, or less than half of that.
 
     Args:
         item: holds LUT Descriptor and LUT Data, or the header with the palette.

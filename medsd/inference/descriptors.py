@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from medsd.dicom.look import inside_borders
+from medsd.dicom.appearance import inside_borders
 from medsd.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]

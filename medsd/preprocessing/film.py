@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from medsd.dicom.appearance import look_concerns
 from medsd.dicom.gate import Admission, GatePolicy, admit
 from medsd.dicom.identity import Identity, read_identity
 from medsd.dicom.policy import concern
 from medsd.dicom.read import Radiograph
-from medsd.dicom.view import look_concerns
 from medsd.preprocessing.pixels import to_pixels
 from medsd.settings import PixelSpec
 

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medsd.cases.index import Case, CaseFilter, CaseIndex, create_index
-from medsd.cases.lance import LanceStore
+from medsd.cases.case import Case, CaseFilter
+from medsd.cases.index import CaseIndex, create_index
+from medsd.cases.lance import LanceIndex
 from medsd.findings import finding_set
 
 K = 10
@@ -50,7 +51,8 @@ print(answers)
 """
 WRITE = """
 import sys, numpy
-from medsd.cases.index import Case, CaseIndex
+from medsd.cases.case import Case
+from medsd.cases.index import CaseIndex
 index = CaseIndex.open(sys.argv[1])
 labels, size = numpy.zeros(len(index.findings), numpy.float32), index.description.embedding_size
 vectors = numpy.repeat(numpy.eye(1, size, dtype=numpy.float32), 1000, 0)
@@ -103,7 +105,7 @@ def measure(folder: Path, count: int, size: int, turns: int) -> list[tuple[str, 
     rng = np.random.default_rng(0)
     vectors = clustered(count, size, rng)
     index = build(folder, vectors, rng)
-    scan = CaseIndex(LanceStore.open(folder, memory_limit=0))
+    scan = LanceIndex(folder, memory_limit=0)
     queries = clustered(turns, size, rng)
 
     def numpy_search(query: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:

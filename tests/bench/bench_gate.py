@@ -1,8 +1,8 @@
 """The gate's look at pictures: how often it takes a frontal film for a lateral one or for no chest, and what it finds.
 
 Run `python -m tests.bench.bench_gate --data FOLDER`; it prints Markdown tables. The tables and limits of
-`medsd.dicom.view` come from one half of the patients and of the generated laterals (`--fit` prints them); figures are
-those of the other half. Laterals to fit on, hands, skulls and noise are generated.
+`medsd.dicom.appearance` come from one half of the patients and of the generated laterals (`--fit` prints them); figures
+are those of the other half. Laterals to fit on, hands, skulls and noise are generated.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import numpy.typing as npt
 import pydicom
 from PIL import Image
 
+from medsd.dicom.appearance import GRID, Appearance, FloatImage, grey_ranks
 from medsd.dicom.gate import GatePolicy, admit
-from medsd.dicom.look import FloatImage, sketch
-from medsd.dicom.view import GRID, Appearance, Ranks, grey_ranks
 from tests.dicom.films import hand_film, lateral_film, noise_film, skull_film
 
 LATERALS = 300
@@ -46,7 +45,7 @@ def frontal_films(data: Path) -> Iterator[tuple[str, Path]]:
 def read_sketch(path: Path, policy: GatePolicy | None = None) -> FloatImage | None:
     """The sketch of a film that can be read."""
     radiograph = admit(path, policy).radiograph
-    return None if radiograph is None else sketch(radiograph.pixels)
+    return None if radiograph is None else Appearance.of(radiograph.pixels).small
 
 
 def cropped(small: FloatImage, rng: np.random.Generator) -> FloatImage:
@@ -56,7 +55,7 @@ def cropped(small: FloatImage, rng: np.random.Generator) -> FloatImage:
     return np.asarray(Image.fromarray(part).resize((64, 64), Image.Resampling.BILINEAR))
 
 
-def discriminant(frontals: npt.NDArray[np.float32], laterals: npt.NDArray[np.float32]) -> Ranks:
+def discriminant(frontals: npt.NDArray[np.float32], laterals: npt.NDArray[np.float32]) -> FloatImage:
     """Fisher's linear discriminant of ranks (N, 16, 16), with a ridge, made symmetrical."""
     groups = [np.concatenate([g, g[:, :, ::-1]]).reshape(-1, GRID * GRID) for g in (frontals, laterals)]
     spread = sum(np.cov(group.T) for group in groups) + RIDGE * np.eye(GRID * GRID)
@@ -65,20 +64,20 @@ def discriminant(frontals: npt.NDArray[np.float32], laterals: npt.NDArray[np.flo
 
 
 def fit(frontals: list[FloatImage], laterals: list[FloatImage]) -> None:
-    """Print the tables of `medsd.dicom.view`."""
+    """Print chests.yaml."""
     rng = np.random.default_rng(1)
     straight = np.array([grey_ranks(small) for small in frontals])
     cut = np.array([grey_ranks(cropped(small, rng)) for small in frontals])
     seen = np.array([grey_ranks(small) for small in laterals])
     seen_cut = np.array([grey_ranks(cropped(small, rng)) for _ in range(4) for small in laterals])
     weights = discriminant(np.concatenate([straight, cut]), np.concatenate([seen, seen_cut]))
-    for name, table in (("_LATERAL", weights), ("_FRONTAL", straight.mean(0) + straight.mean(0)[:, ::-1])):
+    for name, table in (("lateral", weights), ("frontal", straight.mean(0) + straight.mean(0)[:, ::-1])):
         left = np.rint((table - table.mean()) / np.abs(table - table.mean()).max() * 99).astype(int)[:, : GRID // 2]
-        print(f'{name} = """\n' + "\n".join(" ".join(f"{value:3d}" for value in row) for row in left) + '\n"""')
+        print(f"{name}: |2\n" + "\n".join("  " + " ".join(f"{value:3d}" for value in row) for row in left))
 
 
 def limits(looks: list[Appearance]) -> None:
-    """Print the limits of `medsd.dicom.view`."""
+    """Print the limits of `medsd.dicom.appearance`."""
     print(
         "_LATERAL_LIMIT =",
         round(float(np.quantile([look.laterality for look in looks], 1 - FALSE_ALARMS["lateral"])), 3),
@@ -98,7 +97,7 @@ def others(data: Path, frontals: list[FloatImage]) -> Iterator[tuple[str, list[F
     yield "frontal, negative", [1 - small for small in frontals]
     yield "frontal, rotated by 90°", [np.rot90(small, turn) for turn in (1, 3) for small in frontals]
     for name, draw in (("hands", hand_film), ("skulls", skull_film), ("noise", noise_film)):
-        yield f"{name}, generated", [sketch(draw(index).astype(np.float32)) for index in range(DRAWN)]
+        yield f"{name}, generated", [Appearance.of(draw(index).astype(np.float32)).small for index in range(DRAWN)]
     yield "photographs, in crops", list(photographs())
     for folder in ("covid_lateral", "nih_rotated90", "ood_ct", "ood_mednist64"):
         found = (read_sketch(path, BROAD) for path in sorted((data / folder / "images").iterdir()))
@@ -111,7 +110,11 @@ def others(data: Path, frontals: list[FloatImage]) -> Iterator[tuple[str, list[F
     dog = admit(data / "dicom" / "dx_thorax_animal.dcm", BROAD).radiograph
     yield (
         "a dog's lateral thorax, head up and down",
-        ([] if dog is None else [sketch(np.ascontiguousarray(np.rot90(dog.pixels, turn))) for turn in (1, 3)]),
+        (
+            []
+            if dog is None
+            else [Appearance.of(np.ascontiguousarray(np.rot90(dog.pixels, turn))).small for turn in (1, 3)]
+        ),
     )
 
 
@@ -125,7 +128,7 @@ def photographs() -> Iterator[FloatImage]:
         for _ in range(40):
             side = int(rng.uniform(0.3, 0.95) * min(grey.shape))
             top, left = (int(rng.integers(0, length - side + 1)) for length in grey.shape)
-            yield sketch(np.ascontiguousarray(grey[top : top + side, left : left + side]))
+            yield Appearance.of(np.ascontiguousarray(grey[top : top + side, left : left + side])).small
 
 
 def print_row(name: str, pictures: list[FloatImage]) -> None:
@@ -160,7 +163,7 @@ def main() -> None:
     for patient, small in films:
         if small is not None:
             halves[patient in chosen].append(small)
-    laterals = [sketch(lateral_film(index).astype(np.float32)) for index in range(LATERALS)]
+    laterals = [Appearance.of(lateral_film(index).astype(np.float32)).small for index in range(LATERALS)]
     if options.fit:
         fit(halves[True], laterals[: LATERALS // 2])
         return

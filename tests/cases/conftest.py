@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from medsd.cases.index import Case, CaseIndex, create_index
+from medsd.cases.case import Case
+from medsd.cases.index import CaseIndex, create_index
 from medsd.findings import FindingSet, finding_set
 from medsd.inference.prediction import Prediction
 

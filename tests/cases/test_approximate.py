@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medsd.cases.index import Case, CaseFilter, CaseIndex, create_index
+from medsd.cases.case import Case, CaseFilter
+from medsd.cases.index import CaseIndex, create_index
 from tests.cases.conftest import MODEL
 from tests.cases.test_index import keys
 
@@ -40,7 +41,7 @@ def graphs(folder: Path) -> list[str]:
 def test_above_the_size_the_index_is_approximate_and_its_recall_is_said(built, tmp_path, caplog):
     (said,) = [record.message for record in caplog.get_records("setup") if "approximate" in record.message]
     assert float(said.split()[-1]) >= 0.95 and f"{COUNT} cases" in said
-    assert built.store.approximate and len(graphs(tmp_path)) == 1
+    assert built.approximate and len(graphs(tmp_path)) == 1
 
 
 def test_exact_and_approximate_answers_agree_but_for_few(built, many):
@@ -86,7 +87,7 @@ def test_what_is_added_is_found_at_once_and_compacting_brings_it_into_the_graph(
 def test_compacting_makes_and_drops_it_as_told(tmp_path, many, findings):
     cases, vectors = many
     index = create_index(tmp_path / "c", cases, vectors, model_sha256=MODEL, findings=findings)
-    assert index.compact() is None and not index.store.approximate
-    assert index.compact(approximate_above=100) >= 0.95 and index.store.approximate
-    assert index.compact(approximate_above=COUNT) is None and not index.store.approximate
+    assert index.compact() is None and not index.approximate
+    assert index.compact(approximate_above=100) >= 0.95 and index.approximate
+    assert index.compact(approximate_above=COUNT) is None and not index.approximate
     assert graphs(tmp_path) == []

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medsd.cases.case import FILTER_COLUMNS
-from medsd.cases.index import Case, CaseFilter, CaseIndex, FindingQuery, create_index
-from medsd.cases.rows import describe
+from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter
+from medsd.cases.described import describe
+from medsd.cases.index import CaseIndex, create_index
+from medsd.cases.query import FindingQuery
 from medsd.errors import BundleError, DataError
 from tests.cases.conftest import MODEL, N, predict
 from tests.cases.test_index import FILTERS, keys, may_be_found
@@ -54,20 +55,20 @@ def _lance(kind: str, folder: Path, findings) -> Make:
     def make(cases, embeddings, *, replace=False, model=MODEL) -> CaseIndex:
         index = create_index(path, cases, embeddings, model_sha256=model, findings=findings, replace=replace)
         if kind == "lance-scan":
-            from medsd.cases.lance import LanceStore
+            from medsd.cases.lance import LanceIndex
 
-            return CaseIndex(LanceStore.open(path, memory_limit=0))
+            return LanceIndex(path, memory_limit=0)
         return index
 
     return make
 
 
 def _qdrant(client: Any, name: str, findings) -> Make:
-    from medsd.cases.qdrant import QdrantStore
+    from medsd.cases.qdrant import QdrantIndex
 
     def make(cases, embeddings, *, replace=False, model=MODEL) -> CaseIndex:
         description = describe(model, findings, np.shape(embeddings)[-1], model="tiny 1")
-        return CaseIndex(QdrantStore.create_with(client, name, cases, embeddings, description, replace=replace))
+        return QdrantIndex.create_with(client, name, cases, embeddings, description, replace=replace)
 
     return make
 
@@ -266,7 +267,7 @@ def test_a_removed_patient_comes_back_only_when_readmitted(make, cases, embeddin
     assert index.remove_patient("not there yet") == 0
     early = replace(cases[1], study_key="new", patient_key="not there yet")
     assert index.add([early], embeddings[1:2]) == 0
-    assert make(cases, embeddings, replace=True).store.add([early], embeddings[1:2]) == 0
+    assert make(cases, embeddings, replace=True).add([early], embeddings[1:2]) == 0
     assert len(index) == N - 2
     assert (index.readmit_patient(cases[0].patient_key), index.readmit_patient(cases[9].patient_key)) == (True, False)
     assert index.add([cases[row] for row in theirs], embeddings[theirs]) == 2

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medsd.cases.case import FILTER_COLUMNS
-from medsd.cases.index import OWN_PATIENT, Case, CaseFilter, CaseIndex, age_band, create_index
-from medsd.cases.lance import LanceStore
+from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter, age_band
+from medsd.cases.index import OWN_PATIENT, CaseIndex, create_index
+from medsd.cases.lance import LanceIndex
 from medsd.errors import BundleError, DataError
 from medsd.inference.prediction import Prediction
 from tests.cases.conftest import MODEL, N, predict
@@ -40,7 +40,7 @@ FILTERS = [
 @pytest.mark.parametrize("filters", FILTERS)
 @pytest.mark.parametrize("memory_limit", [1 << 30, 0])
 def test_the_answer_is_that_of_a_full_sort(index, tmp_path, cases, embeddings, findings, filters, memory_limit):
-    index = CaseIndex(LanceStore.open(tmp_path / "cases", memory_limit=memory_limit))
+    index = LanceIndex(tmp_path / "cases", memory_limit=memory_limit)
     query = np.random.default_rng(3).normal(size=embeddings.shape[1]).astype(np.float32)
     allowed = [i for i in range(N) if filters is None or may_be_found(cases[i], filters, findings)]
     cosines = embeddings @ (query / np.linalg.norm(query))
@@ -54,7 +54,7 @@ def test_the_answer_is_that_of_a_full_sort(index, tmp_path, cases, embeddings, f
 def test_a_stored_case_retrieves_itself_first_with_all_that_was_stored(
     index, tmp_path, cases, embeddings, findings, memory_limit
 ):
-    index = CaseIndex(LanceStore.open(tmp_path / "cases", memory_limit=memory_limit))
+    index = LanceIndex(tmp_path / "cases", memory_limit=memory_limit)
     first = index.nearest(embeddings[17], 3)[0].case
     assert first.study_key == cases[17].study_key
     for name in ("patient_key", "view", "sex", "age_band", "source", "split", "thumbnail", "note_excerpt"):
@@ -79,15 +79,17 @@ def test_the_study_itself_is_no_answer_even_without_a_patient(index, embeddings,
 def test_no_case_comes_twice(tmp_path, cases, embeddings, findings):
     """The nearest is stored forty times under its key, and forty times under others."""
     same_key = [cases[3]] * 40
-    same_film = [Case(f"copy{i}", "", cases[3].labels) for i in range(40)]
+    same_image = [Case(f"copy{i}", "", cases[3].labels) for i in range(40)]
     noise = np.random.default_rng(0).normal(size=(40, embeddings.shape[1])).astype(np.float32) * 0.02
     near = embeddings[3] + noise
     vectors = np.concatenate(
         [embeddings, near / np.linalg.norm(near, axis=1, keepdims=True), np.repeat(embeddings[3:4], 40, 0) * (1 + 1e-7)]
     ).astype(np.float32)
-    made = create_index(tmp_path / "c", [*cases, *same_key, *same_film], vectors, model_sha256=MODEL, findings=findings)
+    made = create_index(
+        tmp_path / "c", [*cases, *same_key, *same_image], vectors, model_sha256=MODEL, findings=findings
+    )
     for memory_limit in (1 << 30, 0):
-        hits = CaseIndex(LanceStore.open(tmp_path / "c", memory_limit=memory_limit)).nearest(embeddings[3], 8)
+        hits = LanceIndex(tmp_path / "c", memory_limit=memory_limit).nearest(embeddings[3], 8)
         assert len(set(keys(hits))) == 8
         assert sum(np.allclose(hit.embedding, embeddings[3], atol=1e-6) for hit in hits) == 1
     assert len(made.nearest(embeddings[3], 1000)) == N

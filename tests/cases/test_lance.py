@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medsd.cases import lance
-from medsd.cases.index import Case, CaseIndex, create_index
+from medsd.cases.case import Case
+from medsd.cases.index import CaseIndex, create_index
+from medsd.cases.lance import LanceIndex
 from medsd.errors import BundleError, DataError
 from medsd.findings import finding_set
 from tests.cases.conftest import MODEL, N
@@ -108,9 +109,9 @@ def test_an_index_that_fails_half_way_is_never_in_place(tmp_path, cases, embeddi
 def test_an_error_of_the_cases_comes_out_as_it_was(tmp_path, cases, embeddings, findings):
     def failing():
         yield cases[0]
-        raise LookupError("no film")
+        raise LookupError("no image")
 
-    with pytest.raises(LookupError, match="no film"):
+    with pytest.raises(LookupError, match="no image"):
         create_index(tmp_path / "c", failing(), embeddings, model_sha256=MODEL, findings=findings)
 
 
@@ -197,12 +198,9 @@ def test_a_damaged_or_foreign_table_is_refused_in_a_sentence(index, tmp_path):
 
 
 def test_a_newer_index_is_refused(tmp_path, cases, embeddings, findings, monkeypatch):
+    monkeypatch.setattr("medsd.cases.described.SCHEMA_VERSION", 99)
     monkeypatch.setattr("medsd.cases.rows.SCHEMA_VERSION", 99)
-    create = lance.LanceStore.create
-    monkeypatch.setattr(lance.LanceStore, "open", classmethod(lambda cls, path: None))
-    from medsd.cases.rows import describe
-
-    create(tmp_path / "c", cases, embeddings, describe(MODEL, findings, 16))
+    create_index(tmp_path / "c", cases, embeddings, model_sha256=MODEL, findings=findings)
     monkeypatch.undo()
     with pytest.raises(BundleError, match=r"schema 99.*upgrade"):
         CaseIndex.open(tmp_path / "c")
@@ -219,7 +217,8 @@ def test_reading_writes_nothing(index, tmp_path, embeddings):
 
 WRITER = """
 import sys, numpy as np
-from medsd.cases.index import Case, CaseIndex
+from medsd.cases.case import Case
+from medsd.cases.index import CaseIndex
 index = CaseIndex.open(sys.argv[1])
 F = len(index.findings)
 for turn in range(12):
@@ -268,15 +267,15 @@ def test_two_readers_answer_while_another_process_writes(index, tmp_path, embedd
 
 
 def test_a_question_is_asked_again_until_the_writer_is_through(index, tmp_path, embeddings, monkeypatch):
-    monkeypatch.setattr(lance, "STALE_PAUSES", (0.0,) * 7)
-    load, failures = lance._load, iter([True] * 7)
+    monkeypatch.setattr(LanceIndex, "_pauses", (0.0,) * 7)
+    load, failures = LanceIndex._load, iter([True] * 7)
 
     def pruned_meanwhile(*arguments):
         if next(failures, False):
             raise RuntimeError("lance error: Not found: data/1.lance")
         return load(*arguments)
 
-    monkeypatch.setattr(lance, "_load", pruned_meanwhile)
+    monkeypatch.setattr(LanceIndex, "_load", pruned_meanwhile)
     assert CaseIndex.open(tmp_path / "cases").nearest(embeddings[0], 1)[0].case.study_key == "study0000"
     failures = iter([True] * 8)
     with pytest.raises(BundleError, match="cannot be read"):
@@ -285,7 +284,8 @@ def test_a_question_is_asked_again_until_the_writer_is_through(index, tmp_path, 
 
 KILLED = """
 import sys, numpy as np
-from medsd.cases.index import Case, CaseIndex
+from medsd.cases.case import Case
+from medsd.cases.index import CaseIndex
 index = CaseIndex.open(sys.argv[1])
 labels, vectors = np.zeros(len(index.findings), np.float32), np.repeat(np.eye(1, 16, dtype=np.float32), 500, 0)
 print("ready", flush=True)

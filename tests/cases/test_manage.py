@@ -1,4 +1,4 @@
-"""Adding films, embedding again, handing out a table: what is done with an index after it was made."""
+"""Adding images, embedding again, handing out a table: what is done with an index after it was made."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medsd.bundle.layout import Bundle, write_description
-from medsd.cases.index import Case, CaseIndex, create_index
-from medsd.cases.manage import add_films, export, hasher_of, open_cases, patient_keys, rebuild, summary, summary_text
-from medsd.cases.table import read_films
+from medsd.cases.case import Case
+from medsd.cases.index import CaseIndex, create_index
+from medsd.cases.manage import add_images, export, hasher_of, open_cases, patient_keys, rebuild, summary, summary_text
+from medsd.cases.table import read_image_table
 from medsd.cli import app
 from medsd.errors import BundleError, DataError, MedsdError
 from medsd.inference.predict import Predictor
@@ -32,11 +33,11 @@ def key(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("films")
+def images(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     for number in range(6):
-        film = np.linspace(20, 220, 200 * 200).reshape(200, 200) + 25 * np.sin(np.arange(200) / (5 + 3 * number))
-        Image.fromarray(film.clip(0, 255).astype(np.uint8)).save(folder / f"film{number}.png")
+        image = np.linspace(20, 220, 200 * 200).reshape(200, 200) + 25 * np.sin(np.arange(200) / (5 + 3 * number))
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"image{number}.png")
     return folder
 
 
@@ -56,7 +57,7 @@ def bundle(tmp_path) -> Bundle:
 
 def table(folder: Path, **columns) -> Path:
     rows = {
-        "path": [f"film{i}.png" for i in range(4)],
+        "path": [f"image{i}.png" for i in range(4)],
         "Effusion": ["1", "0", "", "-1"],
         "Mass": ["0", "yes", "no", "0"],
     }
@@ -69,18 +70,18 @@ def table(folder: Path, **columns) -> Path:
 
 
 @pytest.fixture
-def filled(bundle, films, tmp_path) -> CaseIndex:
+def filled(bundle, images, tmp_path) -> CaseIndex:
     index = CaseIndex.open(bundle.cases_path)
-    rows = read_films(table(tmp_path), films, bundle.findings)
-    add_films(index, Predictor(bundle, provider="cpu"), rows, HASHER, thumbnails=True, excerpts=True)
+    rows = read_image_table(table(tmp_path), images, bundle.findings)
+    add_images(index, Predictor(bundle, provider="cpu"), rows, HASHER, thumbnails=True, excerpts=True)
     return index
 
 
-def test_added_films_are_found_by_themselves_with_all_that_is_known_of_them(filled, bundle, films):
-    prediction = Predictor(bundle, provider="cpu")(films / "film1.png")
+def test_added_images_are_found_by_themselves_with_all_that_is_known_of_them(filled, bundle, images):
+    prediction = Predictor(bundle, provider="cpu")(images / "image1.png")
     (hit,) = filled.nearest(prediction.embedding, 1)
     case = hit.case
-    assert (case.study_key, case.patient_key) == (HASHER.study_key("film1"), HASHER.patient_key(SECRET))
+    assert (case.study_key, case.patient_key) == (HASHER.study_key("image1"), HASHER.patient_key(SECRET))
     assert (case.view, case.sex, case.age_band, case.findings) == ("AP", "F", "60-69", ("Mass",))
     assert np.isnan(case.labels).sum() == 12 and case.thumbnail is not None
     assert hit.similarity == pytest.approx(1, abs=1e-5) and len(filled) == 5
@@ -89,19 +90,19 @@ def test_added_films_are_found_by_themselves_with_all_that_is_known_of_them(fill
 def test_nobodys_name_reaches_the_index(filled, bundle):
     for path in bundle.cases_path.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
-        assert b"Wanda" not in content and b"film1" not in content
+        assert b"Wanda" not in content and b"image1" not in content
     excerpts = [case.note_excerpt for case, _ in filled.records() if case.note_excerpt]
     assert len(excerpts) == 1 and "short of breath" in excerpts[0]
 
 
-def test_films_that_are_cases_already_are_left_alone_and_refused_ones_are_counted(filled, bundle, films, tmp_path):
+def test_images_that_are_cases_already_are_left_alone_and_refused_ones_are_counted(filled, bundle, images, tmp_path):
     predictor = Predictor(bundle, provider="cpu")
     (tmp_path / "more").mkdir()
     Image.fromarray(np.zeros((200, 200), np.uint8)).save(tmp_path / "more" / "black.png")
-    (tmp_path / "more" / "film0.png").write_bytes((films / "film0.png").read_bytes())
-    pd.DataFrame({"path": ["black.png", "film0.png"], "Mass": ["1", "0"]}).to_csv(tmp_path / "more.csv", index=False)
-    rows = read_films(tmp_path / "more.csv", tmp_path / "more", bundle.findings)
-    changes = add_films(filled, predictor, rows, HASHER)
+    (tmp_path / "more" / "image0.png").write_bytes((images / "image0.png").read_bytes())
+    pd.DataFrame({"path": ["black.png", "image0.png"], "Mass": ["1", "0"]}).to_csv(tmp_path / "more.csv", index=False)
+    rows = read_image_table(tmp_path / "more.csv", tmp_path / "more", bundle.findings)
+    changes = add_images(filled, predictor, rows, HASHER)
     assert (changes.written, changes.known, changes.refused, changes.cases) == (0, 1, 1, 5)
     assert changes.line() == "0 cases written, 1 known before, 1 refused; 5 in the index"
 
@@ -110,56 +111,56 @@ def test_films_that_are_cases_already_are_left_alone_and_refused_ones_are_counte
     ("columns", "message"),
     [
         ({"Effusion": ["1", "2", "0", "0"]}, r"row 2: column 'Effusion' is neither 1, 0 nor empty"),
-        ({"path": ["film0.png", "gone.png", "film1.png", "film2.png"]}, r"row 2: there is no film"),
+        ({"path": ["image0.png", "gone.png", "image1.png", "image2.png"]}, r"row 2: there is no image"),
     ],
 )
-def test_a_bad_row_of_the_table_is_named_by_its_number(tmp_path, films, bundle, columns, message):
+def test_a_bad_row_of_the_table_is_named_by_its_number(tmp_path, images, bundle, columns, message):
     with pytest.raises(DataError, match=message) as caught:
-        read_films(table(tmp_path, **columns), films, bundle.findings)
+        read_image_table(table(tmp_path, **columns), images, bundle.findings)
     assert "Wanda" not in str(caught.value)
     with pytest.raises(DataError, match="no such table"):
-        read_films(tmp_path / "gone.csv", films, bundle.findings)
+        read_image_table(tmp_path / "gone.csv", images, bundle.findings)
 
 
-def test_an_index_is_embedded_again_for_another_model(filled, bundle, films, tmp_path):
+def test_an_index_is_embedded_again_for_another_model(filled, bundle, images, tmp_path):
     filled.remove_patient("somebody")
     other = tiny_bundle(tmp_path / "other", seed=5)
     predictor = Predictor(other, provider="cpu")
     with pytest.raises(BundleError, match="not by"):
         CaseIndex.open(bundle.cases_path, model_sha256=other.model_sha256)
     before = {case.study_key: case for case, _ in filled.records()}
-    changes = rebuild(bundle.cases_path, predictor, films, HASHER)
+    changes = rebuild(bundle.cases_path, predictor, images, HASHER)
     assert (changes.cases, changes.written, changes.missing) == (4, 4, 0)
     index = CaseIndex.open(bundle.cases_path, model_sha256=other.model_sha256)
-    assert index.nearest(predictor(films / "film2.png").embedding, 1)[0].similarity == pytest.approx(1, abs=1e-5)
+    assert index.nearest(predictor(images / "image2.png").embedding, 1)[0].similarity == pytest.approx(1, abs=1e-5)
     for case, _ in index.records():
         assert case == before[case.study_key] and case.thumbnail == before[case.study_key].thumbnail
 
 
-def test_cases_without_a_film_end_a_rebuild_unless_they_may_go(filled, bundle, films):
+def test_cases_without_an_image_end_a_rebuild_unless_they_may_go(filled, bundle, images):
     predictor = Predictor(bundle, provider="cpu")
-    with pytest.raises(DataError, match=r"1 of 5 cases have no film here.*--drop-missing"):
-        rebuild(bundle.cases_path, predictor, films, HASHER)
+    with pytest.raises(DataError, match=r"1 of 5 cases have no image here.*--drop-missing"):
+        rebuild(bundle.cases_path, predictor, images, HASHER)
     assert len(filled) == 5
-    changes = rebuild(bundle.cases_path, predictor, films, HASHER, drop_missing=True)
+    changes = rebuild(bundle.cases_path, predictor, images, HASHER, drop_missing=True)
     assert (changes.cases, changes.missing) == (4, 1)
 
 
-def test_a_model_that_reads_notes_gets_those_of_the_films(tmp_path, films):
+def test_a_model_that_reads_notes_gets_those_of_the_images(tmp_path, images):
     fused = tiny_bundle(tmp_path / "fused", fused=True)
     predictor = Predictor(fused, provider="cpu")
-    case = Case(HASHER.study_key("film0"), "p", np.zeros(14, np.float32))
+    case = Case(HASHER.study_key("image0"), "p", np.zeros(14, np.float32))
     made = {"model_sha256": "0" * 64, "findings": fused.findings}
     create_index(tmp_path / "c", [case], np.eye(1, WIDTH, dtype=np.float32), **made)
-    rebuild(tmp_path / "c", predictor, films, HASHER, notes=Notes({"film0.png": "short of breath"}))
-    expected = predictor(films / "film0.png", "short of breath").embedding
+    rebuild(tmp_path / "c", predictor, images, HASHER, notes=Notes({"image0.png": "short of breath"}))
+    expected = predictor(images / "image0.png", "short of breath").embedding
     np.testing.assert_allclose(CaseIndex.open(tmp_path / "c").embeddings()[0], expected, atol=1e-6)
 
 
-def test_a_model_of_other_findings_is_refused(filled, bundle, films, tmp_path):
+def test_a_model_of_other_findings_is_refused(filled, bundle, images, tmp_path):
     other = Predictor(tiny_bundle(tmp_path / "other", findings="phantom8"), provider="cpu")
     with pytest.raises(DataError, match="other findings"):
-        rebuild(bundle.cases_path, other, films, HASHER)
+        rebuild(bundle.cases_path, other, images, HASHER)
 
 
 def test_an_export_holds_numbers_in_the_place_of_keys(filled, tmp_path, bundle):
@@ -193,22 +194,22 @@ def test_keys_of_patients_come_from_the_secret_that_made_the_index(tmp_path, bun
         patient_keys(bundle.folder, tmp_path / "none.txt")
 
 
-def test_films_that_a_site_adds_to_a_public_bundle_are_keyed_by_its_secret(bundle, films, tmp_path):
+def test_images_that_a_site_adds_to_a_public_bundle_are_keyed_by_its_secret(bundle, images, tmp_path):
     public = public_hasher("tiny")
     write_description(bundle.folder, bundle.description.model_copy(update={"public": True, "name": "tiny"}))
     opened = Bundle.open(bundle.folder)
     index, predictor, hasher = CaseIndex.open(opened.cases_path), Predictor(opened, provider="cpu"), hasher_of(opened)
-    index.add([Case(public.study_key("film3"), public.patient_key("known"), np.zeros(14))], np.eye(1, WIDTH, 1))
-    rows = read_films(table(tmp_path), films, opened.findings)
-    changes = add_films(index, predictor, rows, hasher)
-    assert (changes.written, changes.known) == (3, 1)  # film3 is a public case
-    added = index.table()[lambda cases: ~cases["study_key"].isin({"first", public.study_key("film3")})]
-    assert set(added["study_key"]) == {HASHER.study_key(f"film{number}") for number in range(3)}
+    index.add([Case(public.study_key("image3"), public.patient_key("known"), np.zeros(14))], np.eye(1, WIDTH, 1))
+    rows = read_image_table(table(tmp_path), images, opened.findings)
+    changes = add_images(index, predictor, rows, hasher)
+    assert (changes.written, changes.known) == (3, 1)  # image3 is a public case
+    added = index.table()[lambda cases: ~cases["study_key"].isin({"first", public.study_key("image3")})]
+    assert set(added["study_key"]) == {HASHER.study_key(f"image{number}") for number in range(3)}
     assert set(added["patient_key"]) == {HASHER.patient_key(SECRET), HASHER.patient_key("other")}
-    assert add_films(index, predictor, rows, hasher).written == 0
+    assert add_images(index, predictor, rows, hasher).written == 0
     (tmp_path / "ids.txt").write_text(f"{SECRET}\nknown\n", encoding="utf-8")
     said = json.loads(_run("remove", opened.folder, "--ids", tmp_path / "ids.txt", "--json"))
-    assert said == {"patients": 2, "removed": 3, "cases": 2}  # the site's own films, and the public case
+    assert said == {"patients": 2, "removed": 3, "cases": 2}  # the site's own images, and the public case
 
 
 def _run(*arguments: object) -> str:
@@ -217,20 +218,20 @@ def _run(*arguments: object) -> str:
     return result.output
 
 
-def test_every_verb_from_the_command_line(bundle, films, tmp_path):
+def test_every_verb_from_the_command_line(bundle, images, tmp_path):
     new, out = table(tmp_path), tmp_path / "out.parquet"
-    assert "4 cases written; 5 in the index" in _run("add", bundle.folder, new, "--images", films, "--thumbnails")
+    assert "4 cases written; 5 in the index" in _run("add", bundle.folder, new, "--images", images, "--thumbnails")
     assert json.loads(_run("info", bundle.folder, "--json"))["cases"] == 5
     (tmp_path / "ids.txt").write_text(SECRET)
     said = json.loads(_run("remove", bundle.folder, "--ids", tmp_path / "ids.txt", "--json"))
     assert said == {"patients": 1, "removed": 2, "cases": 3}
-    again = _run("add", bundle.folder, new, "--images", films)
+    again = _run("add", bundle.folder, new, "--images", images)
     assert "0 cases written, 2 known before, 2 of removed patients left out (medsd cases readmit)" in again
     assert "1 of 1 patients were removed, and may be added again" in _run(
         "readmit", bundle.folder, "--ids", tmp_path / "ids.txt"
     )
     assert "1 cases removed; 2 in the index" in _run("remove", bundle.cases_path, "--patient", "somebody")
-    assert "2 cases written" in _run("rebuild", bundle.folder, "--images", films)
+    assert "2 cases written" in _run("rebuild", bundle.folder, "--images", images)
     assert "2 cases; exact search" in _run("compact", bundle.folder)
     assert "2 cases" in _run("export", bundle.folder, "--out", out) and out.is_file()
 
@@ -262,19 +263,19 @@ def test_an_index_of_another_model_in_a_bundle_is_refused(bundle, tmp_path):
 )
 def test_cases_are_found_by_findings_and_by_a_sentence(filled, bundle, arguments, expected):
     result = CliRunner().invoke(app, ["similar", str(bundle.folder), *arguments])
-    assert expected in result.output and HASHER.study_key("film1") in result.output
-    assert HASHER.study_key("film0") not in result.output
+    assert expected in result.output and HASHER.study_key("image1") in result.output
+    assert HASHER.study_key("image0") not in result.output
     said = json.loads(CliRunner().invoke(app, ["similar", str(bundle.folder), *arguments, "--json"]).output)
-    assert [case["study_key"] for case in said["cases"]] == [HASHER.study_key("film1")]
+    assert [case["study_key"] for case in said["cases"]] == [HASHER.study_key("image1")]
 
 
-def test_filters_and_findings_narrow_the_search_by_a_film(filled, bundle, films):
-    film = str(films / "film5.png")
-    result = CliRunner().invoke(app, ["similar", str(bundle.folder), film, "--with", "Mass", "--json"])
+def test_filters_and_findings_narrow_the_search_by_an_image(filled, bundle, images):
+    image = str(images / "image5.png")
+    result = CliRunner().invoke(app, ["similar", str(bundle.folder), image, "--with", "Mass", "--json"])
     said = json.loads(result.output)
-    assert [case["study_key"] for case in said["cases"]] == [HASHER.study_key("film1")]
+    assert [case["study_key"] for case in said["cases"]] == [HASHER.study_key("image1")]
     assert said["understood"] == "with Mass" and len(said["votes"]) == 14
-    result = CliRunner().invoke(app, ["similar", str(bundle.folder), "--words", "a film of Tuesday"])
+    result = CliRunner().invoke(app, ["similar", str(bundle.folder), "--words", "an image of Tuesday"])
     assert isinstance(result.exception, MedsdError) and "names no finding" in str(result.exception)
 
 

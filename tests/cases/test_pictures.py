@@ -1,4 +1,4 @@
-"""Thumbnails, and the original film of a case found by its key."""
+"""Thumbnails, and the original image of a case found by its key."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from medsd.errors import DataError
 from medsd.privacy import KeyedHasher, public_hasher
 
 
-def test_a_thumbnail_is_a_small_webp_that_looks_like_the_film(chest):
-    film = np.kron(chest, np.ones((10, 10)))  # (960, 800)
-    data = encode_thumbnail(film)
+def test_a_thumbnail_is_a_small_webp_that_looks_like_the_image(chest):
+    image = np.kron(chest, np.ones((10, 10)))  # (960, 800)
+    data = encode_thumbnail(image)
     picture = Image.open(io.BytesIO(data))
     assert (picture.format, picture.size) == ("WEBP", (187, 224))
     assert len(data) < 12_000
-    expected = np.asarray(Image.fromarray((film * 255).astype(np.uint8)).resize(picture.size))
+    expected = np.asarray(Image.fromarray((image * 255).astype(np.uint8)).resize(picture.size))
     assert np.abs(np.asarray(picture.convert("L"), float) - expected).mean() < 4
 
 
-def test_a_small_film_is_not_enlarged():
+def test_a_small_image_is_not_enlarged():
     assert Image.open(io.BytesIO(encode_thumbnail(np.full((20, 30), 0.5)))).size == (30, 20)
 
 
 @pytest.mark.parametrize("image", [np.zeros((2, 3, 3)), np.zeros((0, 4)), np.full((4, 4), np.nan)])
-def test_what_is_no_film_gives_no_thumbnail(image):
+def test_what_is_no_image_gives_no_thumbnail(image):
     with pytest.raises(DataError, match="thumbnail"):
         encode_thumbnail(image)
 
 
-def test_the_film_of_a_case_is_found_by_the_key_of_its_stem(tmp_path):
+def test_the_image_of_a_case_is_found_by_the_key_of_its_stem(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     for name in ("a/00000013_005.png", "a/b/scan 2.DCM", "notes.txt"):
         (tmp_path / name).write_bytes(b"x")
@@ -43,7 +43,7 @@ def test_the_film_of_a_case_is_found_by_the_key_of_its_stem(tmp_path):
     assert folder.path(hasher.study_key("scan 2")) == tmp_path / "a/b/scan 2.DCM"
     assert folder.path(hasher.study_key("notes")) is None
     assert folder.path("") is None
-    assert (len(folder), hasher.study_key("scan 2") in folder) == (2, True)
+    assert len(folder) == 2
 
 
 def test_another_key_finds_nothing(tmp_path):

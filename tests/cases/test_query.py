@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medsd.cases.case import CaseFilter
-from medsd.cases.index import Case, FindingQuery, create_index
-from medsd.cases.query import read_query, resolve
+from medsd.cases.case import Case, CaseFilter
+from medsd.cases.index import create_index
+from medsd.cases.query import FindingQuery, read_query, resolve
 from medsd.errors import DataError
 from medsd.findings import Finding, FindingSet, finding_set
 from tests.cases.conftest import MODEL
@@ -22,7 +22,7 @@ NIH = finding_set("nih14")
         ("pleural effusion and atelectasis, no pneumothorax", ("Atelectasis", "Effusion"), ("Pneumothorax",), ()),
         ("enlarged heart, possible pneumonia", ("Cardiomegaly",), (), ("Pneumonia",)),
         ("no effusion", (), ("Effusion",), ()),
-        ("a film of Tuesday", (), (), ()),
+        ("an image of Tuesday", (), (), ()),
     ],
 )
 def test_a_sentence_becomes_a_query(sentence, present, absent, uncertain):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from medsd.cases import scale as scales
+from medsd.cases.case import Case
 from medsd.cases.described import SimilarityScale
-from medsd.cases.index import Case, CaseIndex, create_index
+from medsd.cases.index import CaseIndex, create_index
 from medsd.cases.scale import fit_scale
 from tests.cases.conftest import MODEL, predict
 from tests.cases.test_explain import by_sets

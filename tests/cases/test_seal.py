@@ -94,7 +94,8 @@ def test_an_index_behind_a_uri_is_checked_too(tmp_path, cases, embeddings, findi
 
 UNSEALED = """
 import os, sys, numpy as np
-from medsd.cases.index import Case, CaseIndex
+from medsd.cases.case import Case
+from medsd.cases.index import CaseIndex
 from medsd.cases.seal import SealedFiles
 SealedFiles.seal = lambda *_: os._exit(9)
 index = CaseIndex.open(sys.argv[1])

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medsd.dicom.appearance import Appearance
 from medsd.dicom.gate import REASONS, GatePolicy, admit
-from medsd.dicom.look import chest_likeness, looks_inverted
 from medsd.dicom.quiet import quiet
 from medsd.preprocessing.pixels import PixelSpec, to_pixels
 
@@ -76,8 +76,8 @@ def test_real_films_look_right_and_their_negatives_inverted(data_root: Path) -> 
     for path in paths:
         film = admit(path).radiograph
         assert film is not None
-        assert not looks_inverted(film.pixels), path.name
-        assert looks_inverted(1 - film.pixels), path.name
+        assert Appearance.of(film.pixels).likeness > 0, path.name
+        assert Appearance.of(1 - film.pixels).likeness < 0, path.name
 
 
 @pytest.mark.parametrize(
@@ -182,6 +182,6 @@ def test_damaged_files_always_come_to_a_known_reason(build_dx: Build, stored: np
 
 def test_likeness_changes_its_sign_with_the_negative(chest: np.ndarray) -> None:
     image = chest.astype(np.float32)
-    assert chest_likeness(image) > 0.5
-    assert chest_likeness(1 - image) == pytest.approx(-chest_likeness(image), abs=1e-4)
-    assert chest_likeness(np.full((50, 50), 0.3, dtype=np.float32)) == 0.0
+    assert Appearance.of(image).likeness > 0.5
+    assert Appearance.of(1 - image).likeness == pytest.approx(-Appearance.of(image).likeness, abs=1e-4)
+    assert Appearance.of(np.full((50, 50), 0.3, dtype=np.float32)).likeness == 0.0

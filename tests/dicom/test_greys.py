@@ -58,24 +58,10 @@ def test_means_of_stored_values_are_those_of_the_picture(
     np.testing.assert_allclose(greys.means(box, factors), expected, atol=5e-7)
 
 
-@pytest.mark.parametrize(
-    "elements",
-    [
-        {"WindowCenter": 2048, "WindowWidth": 2000, "VOILUTFunction": "SIGMOID"},
-        {"WindowCenter": 2048.3, "WindowWidth": 200},
-        {"WindowCenter": 2048, "WindowWidth": 3000, "PixelPaddingValue": 2000, "PixelPaddingRangeLimit": 2500},
-    ],
-)
-def test_what_is_no_line_is_looked_up_and_the_same_to_the_last_bit(elements: dict[str, object]) -> None:
-    greys = windowed(np.uint16, 12, **elements)
-    box = (0, 0, 47, 53)
-    assert greys._line is None
-    np.testing.assert_array_equal(greys.means(box, (4, 4)), block_means(greys.picture(), box, (4, 4)))
-
-
-@pytest.mark.parametrize("width", [3372, 2001, 4096])
-def test_windows_of_whole_numbers_are_lines(width: int) -> None:
-    assert windowed(np.uint16, 12, WindowCenter=2048, WindowWidth=width)._line is not None
+def test_means_are_those_of_the_picture_to_the_last_bit() -> None:
+    greys = windowed(np.uint16, 12, WindowCenter=2048, WindowWidth=3372)
+    means = greys.means((0, 0, 47, 53), (4, 4))
+    np.testing.assert_array_equal(means, block_means(greys.picture(), (0, 0, 47, 53), (4, 4)))
 
 
 def test_every_so_many_pixels_are_those_of_the_picture() -> None:

@@ -23,8 +23,8 @@ from pydicom.uid import (
     JPEGLSLossless,
 )
 
+from medsd.dicom.appearance import Appearance
 from medsd.dicom.gate import GatePolicy, admit
-from medsd.dicom.look import looks_inverted
 from medsd.dicom.pixels import present
 from medsd.dicom.read import Radiograph, read_radiograph
 from medsd.dicom.stream import Stream, read_stream
@@ -144,8 +144,8 @@ def test_an_inverse_shape_with_monochrome1_is_one_inversion_of_pydicoms_values(d
 def test_real_monochrome1_films_come_out_with_dark_air_and_bright_bone(data_root: Path, file: str) -> None:
     path = data_root / "dicom" / file
     raw = dcmread(path).pixel_array / 2**15
-    assert looks_inverted(raw.astype(np.float32))
-    assert not looks_inverted(read_radiograph(path).pixels)
+    assert Appearance.of(raw.astype(np.float32)).likeness < 0
+    assert Appearance.of(read_radiograph(path).pixels).likeness > 0
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian])

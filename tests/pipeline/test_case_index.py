@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medsd.cases.index import Case, create_index
+from medsd.cases.case import Case
+from medsd.cases.index import create_index
 from medsd.findings import finding_set
 from medsd.pipeline.case_index import VOTERS, choose_vote_rule, neighbour_shares
 from tests.cases.conftest import MODEL, predict

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medsd.dicom.look import chest_likeness
+from medsd.dicom.appearance import Appearance
 from medsd.dicom.read import read_radiograph
 from medsd.studies.phantom import generate_study, write_dicom
 
@@ -24,4 +24,4 @@ def test_the_gate_admits_phantoms_without_a_concern(tmp_path: Path, photometric:
 
 
 def test_a_phantom_looks_like_a_chest() -> None:
-    assert min(chest_likeness(generate_study(index, size=128).pixels) for index in range(20)) > 0.4
+    assert min(Appearance.of(generate_study(index, size=128).pixels).likeness for index in range(20)) > 0.4

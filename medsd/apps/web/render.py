@@ -140,7 +140,7 @@ def likeness_share(prediction: Prediction, embedding: GreyImage, shape: tuple[in
     Raises:
         DataError: the bundle does not say what each place adds.
     """
-    from medsd.cases.likeness import region_shares
+    from medsd.cases.explain import region_shares
     from medsd.preprocessing.pixels import evidence_to_image
 
     shares = region_shares(prediction, embedding)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medsd.dicom.appearance import Appearance, grey_ranks, look_concerns
 from medsd.dicom.gate import GatePolicy, admit
-from medsd.dicom.view import Appearance, grey_ranks, look_concerns, looks_lateral, looks_like_no_chest
 from medsd.studies.phantom import generate_study
 from tests.dicom.films import hand_film, lateral_film, noise_film, skull_film
 
@@ -18,7 +18,7 @@ def reasons(pixels: np.ndarray, policy: GatePolicy | None = None, view: str = ""
 
 
 def test_generated_laterals_look_lateral_and_generated_frontals_do_not() -> None:
-    assert np.mean([looks_lateral(lateral_film(index)) for index in range(1000, 1040)]) > 0.9
+    assert np.mean([Appearance.of(lateral_film(index)).lateral for index in range(1000, 1040)]) > 0.9
     assert not any(reasons(generate_study(index, size=128).pixels) for index in range(8))
 
 
@@ -33,7 +33,7 @@ def test_real_frontal_films_are_hardly_ever_warned_about(data_root: Path) -> Non
 def test_real_films_rotated_or_upside_down_look_like_no_upright_chest(data_root: Path) -> None:
     films = [admit(path).radiograph for path in sorted((data_root / "nih_cxr" / "images").iterdir())[::60]]
     for turn in (1, 2, 3):
-        told = [looks_like_no_chest(np.ascontiguousarray(np.rot90(film.pixels, turn))) for film in films if film]
+        told = [Appearance.of(np.ascontiguousarray(np.rot90(film.pixels, turn))).no_chest for film in films if film]
         assert np.mean(told) > 0.8
 
 
@@ -41,7 +41,7 @@ def test_a_real_lateral_thorax_looks_lateral_though_it_is_a_dogs(data_root: Path
     policy = GatePolicy(not_human="accept", view="accept")
     film = admit(data_root / "dicom" / "dx_thorax_animal.dcm", policy).radiograph
     assert film is not None
-    assert all(looks_lateral(np.ascontiguousarray(np.rot90(film.pixels, turn))) for turn in (1, 3))
+    assert all(Appearance.of(np.ascontiguousarray(np.rot90(film.pixels, turn))).lateral for turn in (1, 3))
 
 
 def test_noise_and_skulls_are_told_but_hands_are_not() -> None:

@@ -1,11 +1,11 @@
-"""Maps of the likeness: what each place of a film adds to a cosine adds up to it."""
+"""Maps of the similarity: what each place of a image adds to a cosine adds up to it."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from medsd.cases.likeness import likeness, likeness_map, region_shares
+from medsd.cases.explain import region_shares
 from medsd.errors import DataError
 from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction
@@ -13,7 +13,7 @@ from tests.bundles import GRID, tiny_bundle
 
 
 @pytest.fixture(scope="module")
-def films() -> list[np.ndarray]:
+def images() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return [np.kron(rng.random((8, 8)), np.ones((16, 16))) for _ in range(2)]
 
@@ -23,8 +23,8 @@ def reader(tmp_path_factory) -> Predictor:
     return Predictor(tiny_bundle(tmp_path_factory.mktemp("b"), regions=True), provider="cpu")
 
 
-def test_the_shares_of_all_places_add_up_to_the_cosine(reader, films):
-    first, second = reader(films[0]), reader(films[1])
+def test_the_shares_of_all_places_add_up_to_the_cosine(reader, images):
+    first, second = reader(images[0]), reader(images[1])
     shares = region_shares(first, second.embedding)
     assert shares.shape == (GRID, GRID)
     assert shares.mean() == pytest.approx(float(first.embedding @ second.embedding), abs=1e-5)
@@ -32,39 +32,31 @@ def test_the_shares_of_all_places_add_up_to_the_cosine(reader, films):
     assert np.ptp(shares) > 0.1
 
 
-def test_what_one_place_shows_moves_its_own_share_alone_before_the_length_is_taken(reader, films):
-    changed = films[0].copy()
+def test_what_one_place_shows_moves_its_own_share_alone_before_the_length_is_taken(reader, images):
+    changed = images[0].copy()
     changed[:16, :16] = 1 - changed[:16, :16]
-    before, after = reader(films[0]).regions, reader(changed).regions
+    before, after = reader(images[0]).regions, reader(changed).regions
     ratio = np.median(after[:, 1:, 1:] / before[:, 1:, 1:])  # the length divides every place alike
     np.testing.assert_allclose(after[:, 1:, 1:], ratio * before[:, 1:, 1:], atol=1e-3 * np.abs(before).max())
     assert np.abs(after[:, 0, 0] - ratio * before[:, 0, 0]).max() > 0.1 * np.abs(before).max()
 
 
-def test_both_films_have_a_map_where_both_are_at_hand(reader, films):
-    first, second = reader(films[0]), reader(films[1][:, :96])
-    maps = likeness(first, second.embedding, second)
-    assert maps.query.shape == films[0].shape and maps.case.shape == (128, 96)
-    assert maps.query.mean() == pytest.approx(float(first.embedding @ second.embedding), abs=0.05)
-    assert likeness(first, second.embedding).case is None
-
-
-def test_beside_a_note_the_film_adds_its_part(tmp_path, films):
+def test_beside_a_note_the_image_adds_its_part(tmp_path, images):
     reader = Predictor(tiny_bundle(tmp_path, fused=True, regions=True), provider="cpu")
-    alone, both = reader(films[0]), reader(films[0], "short of breath")
-    other = reader(films[1]).embedding
+    alone, both = reader(images[0]), reader(images[0], "short of breath")
+    other = reader(images[1]).embedding
     assert region_shares(alone, other).mean() == pytest.approx(float(alone.embedding @ other), abs=1e-5)
     assert abs(region_shares(both, other).mean() - float(both.embedding @ other)) > 1e-3
-    with pytest.raises(DataError, match="there is no film"):
+    with pytest.raises(DataError, match="there is no image"):
         region_shares(reader(None, "short of breath"), other)
 
 
-def test_a_bundle_that_does_not_say_it_gives_a_sentence(tmp_path, films, findings):
-    older = Predictor(tiny_bundle(tmp_path), provider="cpu")(films[0])
+def test_a_bundle_that_does_not_say_it_gives_a_sentence(tmp_path, images, findings):
+    older = Predictor(tiny_bundle(tmp_path), provider="cpu")(images[0])
     assert older.regions is None and older.embedding is not None
-    with pytest.raises(DataError, match="older"):
-        likeness(older, older.embedding)
+    with pytest.raises(DataError, match="gives no regions"):
+        region_shares(older, older.embedding)
     with pytest.raises(DataError, match="refused"):
-        likeness_map(Prediction(findings, "refused"), np.zeros(16, np.float32))
+        region_shares(Prediction(findings, "refused"), np.zeros(16, np.float32))
     with pytest.raises(DataError, match=r"\(3,\)"):
         region_shares(Prediction(findings, "scored", regions=np.zeros((16, 2, 2), np.float32)), np.zeros(3))
