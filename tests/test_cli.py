@@ -17,7 +17,7 @@ from medsd.cases.case import Case
 from medsd.cases.index import create_index
 from medsd.cli import app
 from tests.bundles import WIDTH, tiny_bundle
-from tests.dicom.films import noise_film
+from tests.dicom.drawings import noise_image
 
 VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
 
@@ -90,7 +90,7 @@ def test_score_writes_a_row_for_each_input_and_says_so_as_json(bundle: Path, fil
 
 
 def test_the_gates_policy_is_read_from_a_file_and_overridden(bundle: Path, tmp_path: Path) -> None:
-    Image.fromarray((noise_film(5) * 255).astype(np.uint8)).save(tmp_path / "noise.png")
+    Image.fromarray((noise_image(5) * 255).astype(np.uint8)).save(tmp_path / "noise.png")
     (tmp_path / "gate.yaml").write_text("gate: {not_a_chest: refuse}\n", encoding="utf-8")
     given = ["score", str(bundle), str(tmp_path / "noise.png"), "--gate", str(tmp_path / "gate.yaml"), "--json"]
     for override, refused in (((), 1), (("--set", "gate.not_a_chest=warn"), 0)):

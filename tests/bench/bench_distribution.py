@@ -4,8 +4,8 @@ Run `python -m tests.bench.bench_distribution models/nih14 --data FOLDER`; it pr
 prints the first table alone: gate and out-of-distribution limits as `medsd score` applies them. FOLDER is `data.root`
 of the bundle's training, and holds `FOLDERS` too. The test radiographs are those of the bundle's own test patients.
 Checks, weights and limits were chosen on validation images and on other pictures than these: drawn hands and skulls,
-noise, generated laterals (`tests/dicom/films.py`), other photographs, and images turned by other angles, mirrored top
-to bottom, and cut to a part.
+noise, generated laterals (`tests/dicom/drawings.py`), other photographs, and images turned by other angles, mirrored
+top to bottom, and cut to a part.
 """
 
 from __future__ import annotations

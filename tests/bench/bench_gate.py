@@ -20,7 +20,7 @@ from PIL import Image
 
 from medsd.dicom.appearance import GRID, Appearance, FloatImage, grey_ranks
 from medsd.dicom.gate import GatePolicy, admit
-from tests.dicom.films import hand_film, lateral_film, noise_film, skull_film
+from tests.dicom.drawings import hand_image, lateral_image, noise_image, skull_image
 
 LATERALS = 300
 DRAWN = 60
@@ -96,7 +96,7 @@ def others(data: Path, frontals: list[FloatImage]) -> Iterator[tuple[str, list[F
     yield "frontal, upside down", [small[::-1] for small in frontals]
     yield "frontal, negative", [1 - small for small in frontals]
     yield "frontal, rotated by 90°", [np.rot90(small, turn) for turn in (1, 3) for small in frontals]
-    for name, draw in (("hands", hand_film), ("skulls", skull_film), ("noise", noise_film)):
+    for name, draw in (("hands", hand_image), ("skulls", skull_image), ("noise", noise_image)):
         yield f"{name}, generated", [Appearance.of(draw(index).astype(np.float32)).small for index in range(DRAWN)]
     yield "photographs, in crops", list(photographs())
     for folder in ("covid_lateral", "nih_rotated90", "ood_ct", "ood_mednist64"):
@@ -163,7 +163,7 @@ def main() -> None:
     for patient, small in films:
         if small is not None:
             halves[patient in chosen].append(small)
-    laterals = [Appearance.of(lateral_film(index).astype(np.float32)).small for index in range(LATERALS)]
+    laterals = [Appearance.of(lateral_image(index).astype(np.float32)).small for index in range(LATERALS)]
     if options.fit:
         fit(halves[True], laterals[: LATERALS // 2])
         return

@@ -73,7 +73,7 @@ def profile() -> Confidentiality:
 
 
 @pytest.fixture
-def film() -> Dataset:
+def image() -> Dataset:
     stored = np.arange(64 * 48, dtype=np.uint16).reshape(64, 48)
     return dx_dataset(stored, 12, AccessionNumber="ACC-77", StudyDate="20200102", StudyTime="101112", PatientAge="093Y")
 
@@ -120,18 +120,18 @@ def ds_is_refused_for(tag: int) -> bool:
     )
 
 
-def film_with(canaries: Dataset, film: Dataset) -> Dataset:
+def image_with(canaries: Dataset, image: Dataset) -> Dataset:
     kept = {
-        tag: film[tag] for tag in list(film.keys()) if tag.group == 0x0028 or tag == 0x00080016 or tag.group == 0x7FE0
+        tag: image[tag] for tag in list(image.keys()) if tag.group == 0x0028 or tag == 0x00080016 or tag.group == 0x7FE0
     }
     for element in canaries:
         if element.tag not in kept:
-            film.add(element)
+            image.add(element)
     deeper = Dataset()
     deeper.AnatomicRegionModifierSequence = Sequence([copy.deepcopy(canaries)])
-    film.AnatomicRegionSequence = Sequence([deeper])  # not in the table: kept, and cleaned inside
-    film.PatientName = f"{NAME}^{NAME}"
-    return film
+    image.AnatomicRegionSequence = Sequence([deeper])  # not in the table: kept, and cleaned inside
+    image.PatientName = f"{NAME}^{NAME}"
+    return image
 
 
 def with_hiding_places(ds: Dataset) -> bytes:
@@ -156,10 +156,10 @@ def with_hiding_places(ds: Dataset) -> bytes:
 
 
 def test_no_canary_of_any_attribute_of_the_table_survives(
-    film: Dataset, tmp_path: Path, profile: Confidentiality
+    image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
     tags = [group << 16 | element for group, element in _table() if group << 16 | element in DicomDictionary]
-    content = with_hiding_places(film_with(full_of_canaries(tags), film))
+    content = with_hiding_places(image_with(full_of_canaries(tags), image))
     pixels = dcmread(io.BytesIO(content)).PixelData
     assert all(canary in content for canary in CANARIES)
     outcome, out = run(content, tmp_path, profile)
@@ -171,14 +171,14 @@ def test_no_canary_of_any_attribute_of_the_table_survives(
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian])
 def test_no_text_of_any_attribute_of_the_dictionary_survives(
-    syntax: str, film: Dataset, tmp_path: Path, profile: Confidentiality
+    syntax: str, image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
     numeric = {"IS", "DS", "AS", "US", "FD"}
     tags = [tag for tag, entry in DicomDictionary.items() if entry[0].split(" or ")[0] not in numeric]
-    film.file_meta.TransferSyntaxUID = syntax
+    image.file_meta.TransferSyntaxUID = syntax
     options = Confidentiality(profile.hasher, modified_dates=True, characteristics=True)
     with quiet():
-        content = file_bytes(film_with(full_of_canaries(tags), film))
+        content = file_bytes(image_with(full_of_canaries(tags), image))
     assert len(tags) > 2500 and content.count(NAME.encode()) > 3000
     outcome, out = run(content, tmp_path, options)
     written = (out / outcome.output).read_bytes()
@@ -186,26 +186,26 @@ def test_no_text_of_any_attribute_of_the_dictionary_survives(
 
 
 def test_a_value_that_does_not_fit_its_representation_is_removed(
-    film: Dataset, tmp_path: Path, profile: Confidentiality
+    image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
-    film.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    image.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     for keyword, value in (("SeriesNumber", "DOE JANE"), ("KVP", "ROE"), ("BurnedInAnnotation", "SOE^JIM")):
-        film.add(DataElement(keyword, "LO", value))  # the dictionary says IS, DS and CS
-    written = cleaned(film, tmp_path, profile)
+        image.add(DataElement(keyword, "LO", value))  # the dictionary says IS, DS and CS
+    written = cleaned(image, tmp_path, profile)
     assert [keyword for keyword in ("SeriesNumber", "KVP", "BurnedInAnnotation") if keyword in written] == []
 
 
 def test_a_name_in_a_kept_text_is_removed_and_the_texts_beside_it_stay(
-    film: Dataset, tmp_path: Path, profile: Confidentiality
+    image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
-    film.Manufacturer, film.ManufacturerModelName, film.FilterType = "Acme", "for Thora only", "1961-11-03"
-    film.PatientBirthDate = DATE
-    ds = cleaned(film, tmp_path, profile)
+    image.Manufacturer, image.ManufacturerModelName, image.FilterType = "Acme", "for Thora only", "1961-11-03"
+    image.PatientBirthDate = DATE
+    ds = cleaned(image, tmp_path, profile)
     assert ds.Manufacturer == "Acme" and "ManufacturerModelName" not in ds and "FilterType" not in ds
 
 
-def test_the_header_says_what_was_done(film: Dataset, tmp_path: Path, profile: Confidentiality) -> None:
-    ds = cleaned(film, tmp_path, Confidentiality(profile.hasher, modified_dates=True, characteristics=True))
+def test_the_header_says_what_was_done(image: Dataset, tmp_path: Path, profile: Confidentiality) -> None:
+    ds = cleaned(image, tmp_path, Confidentiality(profile.hasher, modified_dates=True, characteristics=True))
     codes = [item.CodeValue for item in ds.DeidentificationMethodCodeSequence]
     assert (ds.PatientIdentityRemoved, codes) == ("YES", ["113100", "113107", "113108"])
     assert ds.LongitudinalTemporalInformationModified == "MODIFIED" and "PS3.15 2026c" in ds.DeidentificationMethod
@@ -214,26 +214,26 @@ def test_the_header_says_what_was_done(film: Dataset, tmp_path: Path, profile: C
 
 
 def test_the_basic_profile_alone_removes_dates_sex_and_age(
-    film: Dataset, tmp_path: Path, profile: Confidentiality
+    image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
-    ds = cleaned(film, tmp_path, profile)
+    ds = cleaned(image, tmp_path, profile)
     assert [item.CodeValue for item in ds.DeidentificationMethodCodeSequence] == ["113100"]
     assert not ds.StudyDate and not ds.PatientSex and "PatientAge" not in ds
     assert ds.LongitudinalTemporalInformationModified == "REMOVED"
 
 
 def test_patient_name_is_empty_and_patient_id_the_keyed_hash(
-    film: Dataset, tmp_path: Path, profile: Confidentiality
+    image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
-    ds = cleaned(film, tmp_path, profile)
+    ds = cleaned(image, tmp_path, profile)
     assert ds.PatientName == "" and ds.PatientID == profile.hasher.patient_key("PH-0042")
 
 
 def test_dates_of_a_patient_move_together_and_times_lose_their_minutes(
-    film: Dataset, tmp_path: Path, profile: Confidentiality
+    image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
-    film.AcquisitionDate, film.FrameReferenceDateTime = "20200109", "20200109101112.5+0100"
-    ds = cleaned(film, tmp_path, Confidentiality(profile.hasher, modified_dates=True))
+    image.AcquisitionDate, image.FrameReferenceDateTime = "20200109", "20200109101112.5+0100"
+    ds = cleaned(image, tmp_path, Confidentiality(profile.hasher, modified_dates=True))
     first, second = (np.datetime64(f"{day[:4]}-{day[4:6]}-{day[6:]}") for day in (ds.StudyDate, ds.AcquisitionDate))
     assert second - first == np.timedelta64(7, "D")
     assert np.timedelta64(365, "D") <= np.datetime64("2020-01-02") - first <= np.timedelta64(3650, "D")
@@ -241,33 +241,33 @@ def test_dates_of_a_patient_move_together_and_times_lose_their_minutes(
 
 
 def test_the_same_study_gets_the_same_uids_on_every_run_and_others_under_another_secret(
-    film: Dataset, tmp_path: Path, profile: Confidentiality
+    image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
     reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = film.SOPClassUID, film.SOPInstanceUID
-    film.SourceImageSequence = Sequence([reference])
-    ds = cleaned(film, tmp_path, profile)
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+    image.SourceImageSequence = Sequence([reference])
+    ds = cleaned(image, tmp_path, profile)
     assert (
         ds.StudyInstanceUID == profile.new_uid("1.2.3.4") != Confidentiality(KeyedHasher(b"x" * 16)).new_uid("1.2.3.4")
     )
     assert ds.SourceImageSequence[0].ReferencedSOPInstanceUID == ds.SOPInstanceUID
-    assert ds.SourceImageSequence[0].ReferencedSOPClassUID == ds.SOPClassUID == film.SOPClassUID
+    assert ds.SourceImageSequence[0].ReferencedSOPClassUID == ds.SOPClassUID == image.SOPClassUID
     assert ds.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID and len(ds.SOPInstanceUID) <= 64
 
 
-def test_output_names_hold_keys_only(film: Dataset, tmp_path: Path, profile: Confidentiality) -> None:
-    outcome, _ = run(file_bytes(film), tmp_path, profile)
+def test_output_names_hold_keys_only(image: Dataset, tmp_path: Path, profile: Confidentiality) -> None:
+    outcome, _ = run(file_bytes(image), tmp_path, profile)
     patient, study, name = Path(outcome.output).parts
     assert patient == profile.hasher.patient_key("PH-0042") and study == profile.hasher.study_key("1.2.3.4")
     assert re.fullmatch(r"2\.25\.\d+\.dcm", name)
 
 
 def test_old_overlays_in_unused_bits_are_cleared_and_pixels_stay(
-    film: Dataset, tmp_path: Path, profile: Confidentiality
+    image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
-    before = np.frombuffer(film.PixelData, "<u2").copy()
-    film.PixelData = (before | 0xA000).tobytes()
-    assert (np.frombuffer(cleaned(film, tmp_path, profile).PixelData, "<u2") == before).all()
+    before = np.frombuffer(image.PixelData, "<u2").copy()
+    image.PixelData = (before | 0xA000).tobytes()
+    assert (np.frombuffer(cleaned(image, tmp_path, profile).PixelData, "<u2") == before).all()
 
 
 def test_negative_pixels_keep_their_sign(tmp_path: Path, profile: Confidentiality) -> None:
@@ -288,17 +288,17 @@ def jpeg_with_comment() -> tuple[bytes, bytes]:
 
 
 def test_comments_of_a_jpeg_stream_are_blanked_and_its_pixels_stay(
-    film: Dataset, tmp_path: Path, profile: Confidentiality
+    image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
     plain, commented = jpeg_with_comment()
-    film.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-    film.Rows, film.Columns, film.BitsAllocated, film.BitsStored, film.HighBit = 64, 64, 8, 8, 7
-    film.PixelData = encapsulate([commented])
-    film["PixelData"].VR, film["PixelData"].is_undefined_length = "OB", True
-    ds = cleaned(film, tmp_path, profile)
+    image.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    image.Rows, image.Columns, image.BitsAllocated, image.BitsStored, image.HighBit = 64, 64, 8, 8, 7
+    image.PixelData = encapsulate([commented])
+    image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
+    ds = cleaned(image, tmp_path, profile)
     assert NAME.encode() not in ds.PixelData
-    film.PixelData = encapsulate([plain])
-    assert (ds.pixel_array == film.pixel_array).all()
+    image.PixelData = encapsulate([plain])
+    assert (ds.pixel_array == image.pixel_array).all()
 
 
 def test_comments_of_a_jpeg_2000_stream_are_blanked_in_place() -> None:
@@ -322,18 +322,18 @@ def test_comments_of_a_jpeg_2000_stream_are_blanked_in_place() -> None:
     ],
 )
 def test_burned_in_annotation_is_never_no_when_unknown(
-    look: object, claimed: str | None, written: str | None, film: Dataset, tmp_path: Path, profile: Confidentiality
+    look: object, claimed: str | None, written: str | None, image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
     if claimed:
-        film.BurnedInAnnotation = claimed
-    assert cleaned(film, tmp_path, profile, look=look).get("BurnedInAnnotation") == written
+        image.BurnedInAnnotation = claimed
+    assert cleaned(image, tmp_path, profile, look=look).get("BurnedInAnnotation") == written
 
 
 @pytest.mark.parametrize(("look", "reason"), [(found, "burned_in_found"), (unknown, "burned_in_unknown")])
 def test_burned_in_text_is_warned_about_refused_or_kept_as_asked(
-    look: object, reason: str, film: Dataset, tmp_path: Path, profile: Confidentiality
+    look: object, reason: str, image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
-    content = file_bytes(film)
+    content = file_bytes(image)
     refused, out = run(content, tmp_path, profile, look=look, burned_in="refuse")
     assert (refused.status, refused.reason) == ("refused", reason) and not out.exists()
     warned, _ = run(content, tmp_path, profile, look=look)
@@ -352,15 +352,17 @@ def test_burned_in_text_is_warned_about_refused_or_kept_as_asked(
     ],
 )
 def test_what_the_profile_cannot_clean_is_refused(
-    sop_class: str, reason: str, film: Dataset, tmp_path: Path, profile: Confidentiality
+    sop_class: str, reason: str, image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
-    film.SOPClassUID = film.file_meta.MediaStorageSOPClassUID = sop_class
-    assert run(file_bytes(film), tmp_path, profile)[0].reason == reason
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = sop_class
+    assert run(file_bytes(image), tmp_path, profile)[0].reason == reason
 
 
-def test_a_report_in_the_clothes_of_a_film_is_refused(film: Dataset, tmp_path: Path, profile: Confidentiality) -> None:
-    film.ContentSequence = Sequence([Dataset()])
-    assert run(file_bytes(film), tmp_path, profile)[0].reason == "free_content"
+def test_a_report_in_the_clothes_of_an_image_is_refused(
+    image: Dataset, tmp_path: Path, profile: Confidentiality
+) -> None:
+    image.ContentSequence = Sequence([Dataset()])
+    assert run(file_bytes(image), tmp_path, profile)[0].reason == "free_content"
 
 
 @pytest.mark.parametrize("content", [b"", b"no DICOM", bytes(128) + b"DICM" + b"\xff" * 64])
@@ -372,13 +374,13 @@ def test_files_that_cannot_be_parsed_are_refused_with_a_reason(
 
 
 def test_a_batch_goes_on_after_a_bad_file_and_keeps_what_is_finished(
-    film: Dataset, tmp_path: Path, profile: Confidentiality
+    image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
     (tmp_path / "in").mkdir()
     files = [tmp_path / "in" / name for name in ("bad.dcm", "good.dcm", "again.dcm", "link.dcm", "missing.dcm")]
     files[0].write_bytes(b"nothing")
     for path in files[1:3]:
-        path.write_bytes(file_bytes(film))
+        path.write_bytes(file_bytes(image))
     files[3].symlink_to(files[1])
     summary = deidentify_files(files, tmp_path / "out", profile, look=none_seen)
     assert (summary.written, summary.exists, summary.refused) == (1, 1, 3)
@@ -394,22 +396,22 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, profile: Confident
 
 
 def test_different_files_of_one_uid_are_not_taken_for_one(
-    film: Dataset, tmp_path: Path, profile: Confidentiality
+    image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
     (tmp_path / "in").mkdir()
     files = [tmp_path / "in" / name for name in ("a.dcm", "b.dcm")]
-    files[0].write_bytes(file_bytes(film))
-    film.KVP = 80
-    files[1].write_bytes(file_bytes(film))
+    files[0].write_bytes(file_bytes(image))
+    image.KVP = 80
+    files[1].write_bytes(file_bytes(image))
     summary = deidentify_files(files, tmp_path / "out", profile, look=none_seen)
     assert (summary.written, summary.reasons) == (1, {"same_uid": 1})
 
 
 def test_only_the_report_that_is_asked_for_names_the_originals(
-    film: Dataset, tmp_path: Path, profile: Confidentiality
+    image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
     path, report = tmp_path / f"{NAME}.dcm", tmp_path / "report.csv"
-    path.write_bytes(file_bytes(film))
+    path.write_bytes(file_bytes(image))
     summary = deidentify_files([path], tmp_path / "o" / "out", profile, look=found, report=report)
     with report.open(newline="") as file:
         row = next(csv.DictReader(file))
@@ -421,11 +423,11 @@ def test_only_the_report_that_is_asked_for_names_the_originals(
 
 @pytest.mark.parametrize("out", ["in", "in/sub", "."])
 def test_an_output_among_the_originals_is_refused(
-    out: str, film: Dataset, tmp_path: Path, profile: Confidentiality
+    out: str, image: Dataset, tmp_path: Path, profile: Confidentiality
 ) -> None:
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / "a.dcm"
-    path.write_bytes(file_bytes(film))
+    path.write_bytes(file_bytes(image))
     with pytest.raises(DataError, match="apart"):
         deidentify_files([path], tmp_path / out, profile, folders=[tmp_path / "in"], look=none_seen)
     assert [item.name for item in (tmp_path / "in").iterdir()] == ["a.dcm"]
@@ -436,10 +438,10 @@ def test_a_report_in_the_folder_that_is_passed_on_is_refused(tmp_path: Path, pro
         deidentify_files([], tmp_path / "out", profile, report=tmp_path / "out" / "report.csv")
 
 
-def test_messages_never_quote_the_header(film: Dataset, tmp_path: Path, profile: Confidentiality) -> None:
-    film.PatientName, film.SOPClassUID = f"{NAME}^X", f"1.2.{NUMBER}"
-    film.file_meta.MediaStorageSOPClassUID = film.SOPClassUID
-    outcome, _ = run(file_bytes(film), tmp_path, profile)
+def test_messages_never_quote_the_header(image: Dataset, tmp_path: Path, profile: Confidentiality) -> None:
+    image.PatientName, image.SOPClassUID = f"{NAME}^X", f"1.2.{NUMBER}"
+    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
+    outcome, _ = run(file_bytes(image), tmp_path, profile)
     assert NAME not in repr(outcome) and NUMBER not in repr(outcome)
 
 
@@ -468,10 +470,10 @@ def assert_same_pixels(old: Dataset, new: Dataset) -> None:
     np.testing.assert_array_equal(new.pixel_array, expected)
 
 
-def test_the_verb_counts_and_names_nobody(film: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_verb_counts_and_names_nobody(image: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDSD_KEY", "a secret of the tests")
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / f"{NAME}.dcm").write_bytes(file_bytes(film, meta=False))
+    (tmp_path / "in" / f"{NAME}.dcm").write_bytes(file_bytes(image, meta=False))
     result = CliRunner().invoke(app, ["deidentify", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0 and "1 written" in result.output and NAME not in result.output
     assert len(list((tmp_path / "out").rglob("*.dcm"))) == 1

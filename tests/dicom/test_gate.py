@@ -63,21 +63,21 @@ def test_the_expectations_cover_every_real_file(data_root: Path) -> None:
 
 
 def test_one_chest_in_two_encodings_gives_nearly_the_same_pixels(data_root: Path) -> None:
-    films = [admit(data_root / "dicom" / f"cr_chest_mono1_{kind}.dcm").radiograph for kind in ("j2k_lossy", "jpegls")]
-    squares = [to_pixels(film, PixelSpec(size=224)).astype(int) for film in films if film]
+    images = [admit(data_root / "dicom" / f"cr_chest_mono1_{kind}.dcm").radiograph for kind in ("j2k_lossy", "jpegls")]
+    squares = [to_pixels(image, PixelSpec(size=224)).astype(int) for image in images if image]
     assert np.abs(squares[0] - squares[1]).max() <= 2
 
 
-def test_real_films_look_right_and_their_negatives_inverted(data_root: Path) -> None:
+def test_real_images_look_right_and_their_negatives_inverted(data_root: Path) -> None:
     paths = (
         sorted((data_root / "nih_cxr" / "images").iterdir())[::40]
         + sorted((data_root / "covid_pairs" / "images").iterdir())[::10]
     )
     for path in paths:
-        film = admit(path).radiograph
-        assert film is not None
-        assert Appearance.of(film.pixels).likeness > 0, path.name
-        assert Appearance.of(1 - film.pixels).likeness < 0, path.name
+        image = admit(path).radiograph
+        assert image is not None
+        assert Appearance.of(image.pixels).likeness > 0, path.name
+        assert Appearance.of(1 - image.pixels).likeness < 0, path.name
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_real_films_look_right_and_their_negatives_inverted(data_root: Path) -> 
 def test_each_header_comes_to_its_reason(
     build_dx: Build, stored: np.ndarray, elements: dict[str, object], status: str, reason: str
 ) -> None:
-    admission = admit(build_dx(stored, 12, **elements), name="film")
+    admission = admit(build_dx(stored, 12, **elements), name="image")
     assert (admission.status, admission.reason) == (status, reason)
-    assert admission.message.startswith("film: ") == bool(reason)
+    assert admission.message.startswith("image: ") == bool(reason)
 
 
 def test_a_flat_image_is_refused(build_dx: Build) -> None:

@@ -7,9 +7,9 @@ import zlib
 from pathlib import Path
 
 import pytest
+from medsd.preprocessing.film import read_film
 
 from medsd.dicom.gate import REASONS, GatePolicy, admit
-from medsd.preprocessing.film import read_film
 from medsd.settings import PixelSpec
 from tests.mutants import MUTATIONS, Mutants, generated_films
 
@@ -17,7 +17,7 @@ SPEC = PixelSpec(size=64)
 
 
 @pytest.fixture(scope="module")
-def films() -> dict[str, bytes]:
+def images() -> dict[str, bytes]:
     return generated_films()
 
 
@@ -27,45 +27,47 @@ def _read_all(mutants: Mutants, count: int, capfd: pytest.CaptureFixture[str]) -
     for index in range(count):
         mutant = mutants[index]
         begun = time.thread_time()  # of this thread: servers of earlier tests may still work in others
-        film = read_film(mutant.content, SPEC)
+        image = read_film(mutant.content, SPEC)
         assert time.thread_time() - begun < 10, mutant
-        assert film.reason in ({"", *REASONS} if film.pixels is not None else REASONS), mutant
-        reasons.add(film.reason)
+        assert image.reason in ({"", *REASONS} if image.pixels is not None else REASONS), mutant
+        reasons.add(image.reason)
     printed = capfd.readouterr()
     assert "Traceback" not in printed.out + printed.err
     return reasons
 
 
-def test_the_films_that_mutants_are_made_of_are_good(films: dict[str, bytes]) -> None:
-    assert {name: admit(content).status for name, content in films.items()} == dict.fromkeys(films, "accepted")
+def test_the_images_that_mutants_are_made_of_are_good(images: dict[str, bytes]) -> None:
+    assert {name: admit(content).status for name, content in images.items()} == dict.fromkeys(images, "accepted")
 
 
-def test_an_index_makes_the_same_mutant_again(films: dict[str, bytes]) -> None:
-    one, other = Mutants(films, seed=5), Mutants(films, seed=5)
+def test_an_index_makes_the_same_mutant_again(images: dict[str, bytes]) -> None:
+    one, other = Mutants(images, seed=5), Mutants(images, seed=5)
     assert [one[index] for index in range(60)] == [other[index] for index in reversed(range(60))][::-1]
-    assert one[3].content != Mutants(films, seed=6)[3].content
+    assert one[3].content != Mutants(images, seed=6)[3].content
 
 
-def test_every_kind_of_mutation_occurs_and_changes_files(films: dict[str, bytes]) -> None:
-    made = [Mutants(films, seed=5)[index] for index in range(500)]
+def test_every_kind_of_mutation_occurs_and_changes_files(images: dict[str, bytes]) -> None:
+    made = [Mutants(images, seed=5)[index] for index in range(500)]
     assert {kind for mutant in made for kind in mutant.kinds} == {mutation.__name__ for mutation in MUTATIONS}
-    assert sum(mutant.content != films[mutant.origin] for mutant in made) > 450
+    assert sum(mutant.content != images[mutant.origin] for mutant in made) > 450
 
 
-def test_mutated_phantoms_give_a_film_or_a_reason(films: dict[str, bytes], capfd: pytest.CaptureFixture[str]) -> None:
-    reasons = _read_all(Mutants(films, seed=7), 150, capfd)
+def test_mutated_phantoms_give_an_image_or_a_reason(
+    images: dict[str, bytes], capfd: pytest.CaptureFixture[str]
+) -> None:
+    reasons = _read_all(Mutants(images, seed=7), 150, capfd)
     assert {"", "cannot_decode", "no_pixels", "not_dicom"} <= reasons
 
 
-def test_mutated_real_files_give_a_film_or_a_reason(data_root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_mutated_real_files_give_an_image_or_a_reason(data_root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     real = {path.name: path.read_bytes() for path in sorted((data_root / "dicom").glob("*.dcm"))}
     reasons = _read_all(Mutants(real, seed=7), 100, capfd)
     assert {"", "cannot_decode", "modality"} <= reasons
 
 
-def test_a_panic_of_a_decoder_in_rust_is_a_refusal(films: dict[str, bytes]) -> None:
+def test_a_panic_of_a_decoder_in_rust_is_a_refusal(images: dict[str, bytes]) -> None:
     """RLE segments that hold more than the frame make the decoder panic, with what is no Exception."""
-    content = films["rle"]
+    content = images["rle"]
     frame = content.index(b"\xfe\xff\x00\xe0", content.rindex(b"\xe0\x7f\x10\x00") + 20) + 8
     first, second = (frame + int.from_bytes(content[frame + at : frame + at + 4], "little") for at in (4, 8))
     changed = content[:first] + b"\x81\xff" * ((second - first) // 2) + content[second:]
@@ -73,8 +75,8 @@ def test_a_panic_of_a_decoder_in_rust_is_a_refusal(films: dict[str, bytes]) -> N
 
 
 @pytest.mark.parametrize("name", ["jpegls", "jpeg2000"])
-def test_a_stream_too_short_for_its_size_is_refused_at_once(films: dict[str, bytes], name: str) -> None:
-    content = bytearray(films[name])
+def test_a_stream_too_short_for_its_size_is_refused_at_once(images: dict[str, bytes], name: str) -> None:
+    content = bytearray(images[name])
     side = (10_000).to_bytes(2, "big")
     for tag in (b"\x28\0\x10\0US\x02\0", b"\x28\0\x11\0US\x02\0"):
         at = content.index(tag) + 8
@@ -90,9 +92,9 @@ def test_a_stream_too_short_for_its_size_is_refused_at_once(films: dict[str, byt
     assert time.process_time() - begun < 1
 
 
-def test_a_group_length_does_not_hide_a_deflate_bomb(films: dict[str, bytes]) -> None:
+def test_a_group_length_does_not_hide_a_deflate_bomb(images: dict[str, bytes]) -> None:
     """The group's length points behind the bomb, at a harmless stream; pydicom inflates the bomb."""
-    content = films["deflated"]
+    content = images["deflated"]
     end = 144 + int.from_bytes(content[140:144], "little")
     squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     bomb = squeeze.compress(bytes(20_000_000)) + squeeze.flush()

@@ -52,18 +52,18 @@ def png(array: np.ndarray, file_format: str = "PNG", **options: object) -> bytes
 
 
 def test_a_radiograph_carries_the_facts_of_its_header(build_dx: Build, stored: np.ndarray) -> None:
-    film = read_radiograph(build_dx(stored, 12, ImagerPixelSpacing=[0.2, 0.3], WindowCenter=2048, WindowWidth=4096))
-    assert (film.modality, film.body_part, film.view, film.sex, film.age_years) == ("DX", "CHEST", "PA", "F", 61.0)
-    assert (film.spacing_mm, film.photometric, film.kind) == ((0.2, 0.3), "MONOCHROME2", "dicom")
-    assert (film.study_uid, film.patient_id) == ("1.2.3.4", "PH-0042")
-    assert film.pixels.dtype == np.float32
-    np.testing.assert_allclose(film.pixels, stored / 4095, atol=1e-3)
+    image = read_radiograph(build_dx(stored, 12, ImagerPixelSpacing=[0.2, 0.3], WindowCenter=2048, WindowWidth=4096))
+    assert (image.modality, image.body_part, image.view, image.sex, image.age_years) == ("DX", "CHEST", "PA", "F", 61.0)
+    assert (image.spacing_mm, image.photometric, image.kind) == ((0.2, 0.3), "MONOCHROME2", "dicom")
+    assert (image.study_uid, image.patient_id) == ("1.2.3.4", "PH-0042")
+    assert image.pixels.dtype == np.float32
+    np.testing.assert_allclose(image.pixels, stored / 4095, atol=1e-3)
 
 
 def test_identities_never_stand_in_a_repr(build_dx: Build, stored: np.ndarray) -> None:
-    film = read_radiograph(build_dx(stored, 12))
-    assert "PH-0042" not in repr(film)
-    assert "1.2.3.4" not in repr(film)
+    image = read_radiograph(build_dx(stored, 12))
+    assert "PH-0042" not in repr(image)
+    assert "1.2.3.4" not in repr(image)
 
 
 def copied(content: bytes) -> np.ndarray:
@@ -103,13 +103,13 @@ def test_identities_behind_the_pixels_are_still_found(build_dx: Build, stored: n
 
 
 def test_pixels_are_made_when_they_are_asked_for_and_then_kept(build_dx: Build, stored: np.ndarray) -> None:
-    film = read_radiograph(build_dx(stored, 12))
-    assert "pixels" not in vars(film)
-    assert film.pixels is film.pixels
-    copy = pickle.loads(pickle.dumps(film))  # noqa: S301 our own bytes, as between the processes of a batch
-    np.testing.assert_array_equal(copy.pixels, film.pixels)
+    image = read_radiograph(build_dx(stored, 12))
+    assert "pixels" not in vars(image)
+    assert image.pixels is image.pixels
+    copy = pickle.loads(pickle.dumps(image))  # noqa: S301 our own bytes, as between the processes of a batch
+    np.testing.assert_array_equal(copy.pixels, image.pixels)
     with pytest.raises(AttributeError, match="colour"):
-        _ = film.colour  # type: ignore[attr-defined]
+        _ = image.colour  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -123,15 +123,15 @@ def test_pixels_are_made_when_they_are_asked_for_and_then_kept(build_dx: Build, 
         "rg_jpeg_extended",
     ],
 )
-def test_real_films_equal_pydicoms_own_pipeline(data_root: Path, file: str) -> None:
+def test_real_images_equal_pydicoms_own_pipeline(data_root: Path, file: str) -> None:
     path = data_root / "dicom" / f"{file}.dcm"
     anything = GatePolicy(modality="accept", body_part="accept", inverted_look="accept", not_a_radiograph="accept")
-    film, ds = read_radiograph(path, policy=anything), dcmread(path)
+    image, ds = read_radiograph(path, policy=anything), dcmread(path)
     expected = apply_voi_lut(apply_modality_lut(ds.pixel_array, ds), ds) / (2**ds.BitsStored - 1)
     expected = 1 - expected if ds.PhotometricInterpretation == "MONOCHROME1" else expected
-    np.testing.assert_allclose(film.pixels, expected, atol=1e-6)
-    assert film.greys is not None
-    np.testing.assert_array_equal(film.greys.stored, ds.pixel_array)
+    np.testing.assert_allclose(image.pixels, expected, atol=1e-6)
+    assert image.greys is not None
+    np.testing.assert_array_equal(image.greys.stored, ds.pixel_array)
 
 
 def test_an_inverse_shape_with_monochrome1_is_one_inversion_of_pydicoms_values(data_root: Path) -> None:
@@ -141,7 +141,7 @@ def test_an_inverse_shape_with_monochrome1_is_one_inversion_of_pydicoms_values(d
 
 
 @pytest.mark.parametrize("file", ["cr_chest_mono1_j2k_lossy.dcm", "cr_chest_mono1_jpegls.dcm"])
-def test_real_monochrome1_films_come_out_with_dark_air_and_bright_bone(data_root: Path, file: str) -> None:
+def test_real_monochrome1_images_come_out_with_dark_air_and_bright_bone(data_root: Path, file: str) -> None:
     path = data_root / "dicom" / file
     raw = dcmread(path).pixel_array / 2**15
     assert Appearance.of(raw.astype(np.float32)).likeness < 0
@@ -154,8 +154,8 @@ def test_a_file_without_preamble_and_meta_is_read(build_dx: Build, stored: np.nd
     ds.file_meta.TransferSyntaxUID = syntax
     if syntax == ExplicitVRBigEndian:
         ds.PixelData = stored.astype(">u2").tobytes()
-    film = read_radiograph(file_bytes(ds, meta=False))
-    np.testing.assert_array_equal(film.pixels, read_radiograph(build_dx(stored, 12)).pixels)
+    image = read_radiograph(file_bytes(ds, meta=False))
+    np.testing.assert_array_equal(image.pixels, read_radiograph(build_dx(stored, 12)).pixels)
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -213,12 +213,12 @@ def test_a_png_and_a_dicom_file_of_the_same_grey_levels_are_the_same(build_dx: B
 
 
 def test_a_png_of_16_bits_is_shown_between_robust_percentiles(stored: np.ndarray) -> None:
-    film = read_radiograph(png(stored))
-    assert (film.kind, film.pixels.min(), film.pixels.max()) == ("image", 0.0, 1.0)
+    image = read_radiograph(png(stored))
+    assert (image.kind, image.pixels.min(), image.pixels.max()) == ("image", 0.0, 1.0)
 
 
 def test_a_png_is_known_by_its_content_not_its_name(tmp_path: Path, chest: np.ndarray) -> None:
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "image.dcm"
     path.write_bytes(png(np.rint(chest * 255).astype(np.uint8)))
     assert read_radiograph(path).kind == "image"
 
@@ -254,9 +254,9 @@ def test_a_picture_is_turned_as_its_exif_data_say(
     turned, plain = io.BytesIO(), io.BytesIO()
     stored.save(turned, file_format, exif=exif, quality=100)
     upright.save(plain, file_format, quality=100)
-    film, expected = read_radiograph(turned.getvalue()), read_radiograph(plain.getvalue())
-    assert [item.reason for item in film.concerns] == (["turned"] if orientation in ROTATIONS else [])
-    np.testing.assert_allclose(film.pixels, expected.pixels, atol=0.03)
+    image, expected = read_radiograph(turned.getvalue()), read_radiograph(plain.getvalue())
+    assert [item.reason for item in image.concerns] == (["turned"] if orientation in ROTATIONS else [])
+    np.testing.assert_allclose(image.pixels, expected.pixels, atol=0.03)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from medsd.dicom.gate import REASONS, GatePolicy, admit
 from medsd.settings import load_gate
-from tests.dicom.films import lateral_film, noise_film
+from tests.dicom.drawings import lateral_image, noise_image
 
 ROOT = Path(__file__).parents[2]
 Build = Callable[..., bytes]
@@ -47,22 +47,22 @@ def png(pixels: np.ndarray, mode: str = "L", orientation: int = 1) -> bytes:
 
 
 BY_CONTENT: dict[str, bytes] = {
-    "not_dicom": b"no film at all",
+    "not_dicom": b"no image at all",
     "not_an_image": b"%PDF-1.7",
-    "not_a_chest": png(noise_film(5)),
-    "view": png(lateral_film(1000)),
+    "not_a_chest": png(noise_image(5)),
+    "view": png(lateral_image(1000)),
     "flat": png(np.full((96, 80), 0.4)),
 }
 
 
-def film(build_dx: Build, chest: np.ndarray, reason: str) -> bytes:
+def image(build_dx: Build, chest: np.ndarray, reason: str) -> bytes:
     return build_dx(np.rint(chest * 4095).astype(np.uint16), 12, **BY_HEADER[reason])
 
 
 @pytest.mark.parametrize("reason", BY_HEADER)
 def test_a_header_leads_to_its_reason(build_dx: Build, chest: np.ndarray, reason: str) -> None:
     policy = GatePolicy.model_validate({reason: "refuse"} if reason in GatePolicy.model_fields else {})
-    admission = admit(film(build_dx, chest, reason), policy)
+    admission = admit(image(build_dx, chest, reason), policy)
     assert (admission.status, admission.reason) == ("refused", reason)
 
 
@@ -74,7 +74,7 @@ def test_a_header_leads_to_its_reason(build_dx: Build, chest: np.ndarray, reason
 def test_the_policy_decides_what_comes_of_it(
     build_dx: Build, chest: np.ndarray, reason: str, action: str, status: str, said: bool
 ) -> None:
-    admission = admit(film(build_dx, chest, reason), GatePolicy.model_validate({reason: action}))
+    admission = admit(image(build_dx, chest, reason), GatePolicy.model_validate({reason: action}))
     assert (admission.status, admission.reason) == (status, reason if said else "")
 
 

@@ -1,6 +1,6 @@
 """One radiograph in every transfer syntax that pydicom and its plugins decode: the same pixels, the same prediction.
 
-The film is an example of the phantom bundle, every third pixel of every third row. `data/` holds it as HTJ2K (by
+The image is an example of the phantom bundle, every third pixel of every third row. `data/` holds it as HTJ2K (by
 OpenJPH) and as 12-bit extended JPEG (by libjpeg-turbo), for which no encoder is among the dependencies.
 """
 
@@ -105,7 +105,7 @@ def predictor() -> Predictor:
     return Predictor(BUNDLE, provider="cpu")
 
 
-def film(stored: np.ndarray, encode: Encode | None = None, bits: int = 12) -> bytes:
+def image(stored: np.ndarray, encode: Encode | None = None, bits: int = 12) -> bytes:
     ds = dx_dataset(stored, bits, WindowCenter=2 ** (bits - 1), WindowWidth=int(0.83 * 2**bits))
     if encode is not None:
         encode(ds, stored)
@@ -118,19 +118,19 @@ def squares(radiograph: Radiograph) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def original(stored: np.ndarray) -> Radiograph:
-    return read_radiograph(film(stored))
+    return read_radiograph(image(stored))
 
 
 @pytest.mark.parametrize("encoding", LOSSLESS)
 def test_a_lossless_encoding_changes_nothing(
     stored: np.ndarray, original: Radiograph, predictor: Predictor, encoding: str
 ) -> None:
-    content = film(stored, LOSSLESS[encoding])
+    content = image(stored, LOSSLESS[encoding])
     radiograph = read_radiograph(content)
     np.testing.assert_array_equal(radiograph.pixels, original.pixels)
     for found, expected in zip(squares(radiograph), squares(original), strict=True):
         np.testing.assert_array_equal(found, expected)
-    assert predictor(content).probabilities == predictor(film(stored)).probabilities
+    assert predictor(content).probabilities == predictor(image(stored)).probabilities
 
 
 @pytest.mark.parametrize("encoding", LOSSY)
@@ -138,19 +138,19 @@ def test_a_lossy_encoding_stays_within_its_tolerance(
     stored: np.ndarray, original: Radiograph, predictor: Predictor, encoding: str
 ) -> None:
     encode, levels = LOSSY[encoding]
-    content = film(stored, encode)
+    content = image(stored, encode)
     radiograph = read_radiograph(content)
     assert not np.array_equal(radiograph.pixels, original.pixels)
     for found, expected in zip(squares(radiograph), squares(original), strict=True):
         assert np.abs(found.astype(int) - expected).max() <= levels
-    differ_little(predictor(content).probabilities, predictor(film(stored)).probabilities)
+    differ_little(predictor(content).probabilities, predictor(image(stored)).probabilities)
 
 
 def test_baseline_jpeg_of_8_bits_stays_within_its_tolerance(stored: np.ndarray, predictor: Predictor) -> None:
     grey = (stored >> 4).astype(np.uint8)
     picture = io.BytesIO()
     Image.fromarray(grey).save(picture, "JPEG", quality=99)
-    content, bare = film(grey, stream(JPEGBaseline8Bit, picture.getvalue()), 8), film(grey, bits=8)
+    content, bare = image(grey, stream(JPEGBaseline8Bit, picture.getvalue()), 8), image(grey, bits=8)
     pairs = zip(squares(read_radiograph(content)), squares(read_radiograph(bare)), strict=True)
     assert max(np.abs(found.astype(int) - expected).max() for found, expected in pairs) <= 6
     differ_little(predictor(content).probabilities, predictor(bare).probabilities)

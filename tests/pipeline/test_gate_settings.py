@@ -15,7 +15,7 @@ from medsd.pipeline.images import decode_images
 from medsd.pipeline.run import STEPS, _fingerprint
 from medsd.settings import PixelSpec, Settings, load_settings
 from medsd.studies.manifest import Manifest, complete
-from tests.dicom.films import lateral_film
+from tests.dicom.drawings import lateral_image
 
 CONFIG = Path(__file__).parents[2] / "configs" / "nih14.yaml"
 
@@ -33,7 +33,7 @@ def test_only_preparing_depends_on_the_gate() -> None:
 
 @pytest.mark.parametrize(("action", "refused"), [("warn", []), ("refuse", [(1, "view")])])
 def test_prepare_leaves_out_what_the_gate_refuses(tmp_path: Path, action: str, refused: list[tuple[int, str]]) -> None:
-    films = [np.linspace(0, 1, 96 * 96).reshape(96, 96), lateral_film(1000), np.eye(96)]
+    films = [np.linspace(0, 1, 96 * 96).reshape(96, 96), lateral_image(1000), np.eye(96)]
     for number, film in enumerate(films):
         Image.fromarray((film * 255).astype(np.uint8)).save(tmp_path / f"p{number}.png")
     names = [f"p{number}.png" for number in range(3)]

@@ -16,7 +16,7 @@ from medsd.pipeline.prepare import load_arrays, note_input, prepare, write_token
 from medsd.preprocessing.notes import NoteTokenizer
 from medsd.settings import CsvColumns, Settings, SplitSettings
 from medsd.studies.manifest import Manifest
-from tests.dicom.films import lateral_film
+from tests.dicom.drawings import lateral_image
 
 NOTE = {"model": "small-bert", "vocabulary_size": 200, "max_tokens": 16}
 
@@ -97,7 +97,7 @@ def test_images_that_the_gate_warns_of_are_listed_without_their_patients(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = _write_table(tmp_path)
-    lateral = (lateral_film(1000) * 255).astype(np.uint8)
+    lateral = (lateral_image(1000) * 255).astype(np.uint8)
     for number in (1, 2):
         Image.fromarray(lateral[: 1000 - number]).save(tmp_path / f"film{number}.png")
     (tmp_path / "film1.png").rename(tmp_path / "q1.png")

@@ -1,8 +1,8 @@
 """Pictures that the gate must tell from frontal chests, all of them generated: there are no real ones among the data.
 
-`lateral_film` is the phantom's thorax put into voxels and seen from the side: spine behind, breastbone in front, the
+`lateral_image` is the phantom's thorax put into voxels and seen from the side: spine behind, breastbone in front, the
 heart low and in front, two diaphragms, arms raised. It is no lateral radiograph of a person, and what is measured on it
-is an estimate for those. `hand_film`, `skull_film` and `noise_film` are drawings.
+is an estimate for those. `hand_image`, `skull_image` and `noise_image` are drawings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from medsd.studies.phantom import anatomy
 from medsd.studies.phantom.anatomy import LEFT, RIGHT, Body, Distortion, build_body, sample_habitus
 from medsd.studies.phantom.solids import Solid
 
-Film = npt.NDArray[np.floating]
+Picture = npt.NDArray[np.floating]
 Grid = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
 Generator = np.random.Generator
 
@@ -29,8 +29,8 @@ _WATER, _LUNG = 0.205, 0.055  # 1/cm at 60 keV, as in medsd.studies.phantom.imag
 _DRAWN = 320
 
 
-def lateral_film(index: int, size: int = 160) -> Film:
-    """A lateral film (size, about size) in 0…1 of patient `index`; build, posture, exposure and framing vary."""
+def lateral_image(index: int, size: int = 160) -> Picture:
+    """A lateral radiograph (size, about size) in 0…1 of patient `index`; build, posture, exposure and framing vary."""
     rng = np.random.default_rng([5, index])
     habitus = sample_habitus(rng)
     body = build_body(habitus, Distortion(heart=rng.uniform(0.9, 1.35), inspiration=rng.uniform(-1, 3)))
@@ -62,7 +62,7 @@ def _inside(solid: Solid, grid: Grid) -> npt.NDArray[np.bool_]:
     return np.asarray(outline + ((z - solid.centre[2]) / solid.radii[2]) ** 2 < 1)
 
 
-def _add_arms(density: Film, grid: Grid, body: Body, rng: Generator) -> None:
+def _add_arms(density: Picture, grid: Grid, body: Body, rng: Generator) -> None:
     x, y, z = grid
     height = rng.uniform(-13, -7)
     for side in (RIGHT, LEFT):
@@ -90,7 +90,7 @@ def _lungs(body: Body, grid: Grid, rng: Generator) -> npt.NDArray[np.bool_]:
     return lungs
 
 
-def _add_bones(density: Film, grid: Grid, trunk: npt.NDArray[np.bool_], body: Body) -> None:
+def _add_bones(density: Picture, grid: Grid, trunk: npt.NDArray[np.bool_], body: Body) -> None:
     x, y, z = grid
     bone, height = body.habitus.bone, body.habitus.height
     for vertebra in body.spine:
@@ -117,8 +117,8 @@ def _ribs(body: Body, deep: float) -> list[tuple[Any, ...]]:
     return found
 
 
-def _developed(path: Film, inside: npt.NDArray[np.bool_], rng: Generator) -> Film:
-    """Scatter, equalisation and the film's S-shaped curve."""
+def _developed(path: Picture, inside: npt.NDArray[np.bool_], rng: Generator) -> Picture:
+    """Scatter, equalisation and the picture's S-shaped curve."""
     light = np.exp(-path)
     light += rng.uniform(0.02, 0.15) * light[inside].mean()
     density = -np.log(np.maximum(light, 1e-5)).astype(np.float32)
@@ -131,24 +131,24 @@ def _developed(path: Film, inside: npt.NDArray[np.bool_], rng: Generator) -> Fil
     return np.asarray(expit(rng.uniform(3, 5) * shown), dtype=np.float32)
 
 
-def _framed(film: Film, inside: npt.NDArray[np.bool_], size: int, rng: Generator) -> Film:
+def _framed(picture: Picture, inside: npt.NDArray[np.bool_], size: int, rng: Generator) -> Picture:
     """Facing either way, collimated, slightly tilted."""
     if rng.random() < 0.5:
-        film, inside = film[:, ::-1], inside[:, ::-1]
-    height, width = film.shape
+        picture, inside = picture[:, ::-1], inside[:, ::-1]
+    height, width = picture.shape
     body = np.flatnonzero(inside[height // 2])
     span = body[-1] - body[0]
     room, middle = span / rng.uniform(0.62, 1.02), (body[0] + body[-1]) / 2 + rng.normal(0, 0.04) * span
     top, tall = rng.uniform(0.05, 0.2), rng.uniform(0.68, 0.8)
     left, right = int(max(0, middle - room / 2)), int(min(width, middle + room / 2))
-    film = film[int(top * height) : int((top + tall) * height), left:right]
-    image = Image.fromarray((film * 255).astype(np.uint8))
+    picture = picture[int(top * height) : int((top + tall) * height), left:right]
+    image = Image.fromarray((picture * 255).astype(np.uint8))
     image = image.rotate(float(rng.normal(0, 3)), resample=Image.Resampling.BILINEAR, fillcolor=0)
-    columns = max(64, round(size * film.shape[1] / film.shape[0]))
+    columns = max(64, round(size * picture.shape[1] / picture.shape[0]))
     return np.asarray(image.resize((columns, size), Image.Resampling.BICUBIC), dtype=np.float32) / 255
 
 
-def hand_film(index: int) -> Film:
+def hand_image(index: int) -> Picture:
     """A hand with five rays on a dark ground, (320, 320) in 0…1."""
     rng = np.random.default_rng([7, index])
     soft, bone = Image.new("L", (_DRAWN, _DRAWN)), Image.new("L", (_DRAWN, _DRAWN))
@@ -167,28 +167,28 @@ def hand_film(index: int) -> Film:
         for start, end in ((0.25, 0.52), (0.56, 0.78), (0.81, 0.97)):
             bones.line([*(root + start * reach), *(root + end * reach)], fill=255, width=int(0.17 * palm))
     parts = [np.asarray(p.filter(ImageFilter.GaussianBlur(r)), dtype=np.float32) for p, r in ((soft, 6), (bone, 2))]
-    film = 0.05 + 0.45 * (parts[0] + parts[1]) / 255 + rng.normal(0, 0.02, parts[0].shape)
-    return np.clip(film, 0, 1).astype(np.float32)
+    picture = 0.05 + 0.45 * (parts[0] + parts[1]) / 255 + rng.normal(0, 0.02, parts[0].shape)
+    return np.clip(picture, 0, 1).astype(np.float32)
 
 
-def skull_film(index: int) -> Film:
+def skull_image(index: int) -> Picture:
     """A frontal skull with orbits and jaw on a dark ground, (320, 320) in 0…1."""
     rng = np.random.default_rng([8, index])
     y, x = np.mgrid[0:_DRAWN, 0:_DRAWN] / _DRAWN
     u, v = x - 0.5 - rng.normal(0, 0.02), y - 0.42 - rng.normal(0, 0.02)
     radius = (u / rng.uniform(0.27, 0.34)) ** 2 + (v / rng.uniform(0.33, 0.4)) ** 2
-    film = np.where(radius < 1, 0.55, 0.05) + 0.35 * np.exp(-(((np.sqrt(radius) - 0.95) / 0.05) ** 2))
+    picture = np.where(radius < 1, 0.55, 0.05) + 0.35 * np.exp(-(((np.sqrt(radius) - 0.95) / 0.05) ** 2))
     for side in (-1, 1):
-        film -= 0.2 * np.exp(-(((u - side * 0.12) / 0.07) ** 2 + ((v - 0.08) / 0.05) ** 2))
-    film -= 0.15 * np.exp(-((u / 0.03) ** 2 + ((v - 0.2) / 0.08) ** 2))
-    film = np.where((np.abs(u) < 0.17) & (v > 0.2) & (v < 0.48), np.maximum(film, 0.6), film)
-    film = np.where((np.abs(u) < 0.12) & (v > 0.4), np.maximum(film, 0.45), film)
-    image = Image.fromarray((np.clip(film + rng.normal(0, 0.02, film.shape), 0, 1) * 255).astype(np.uint8))
+        picture -= 0.2 * np.exp(-(((u - side * 0.12) / 0.07) ** 2 + ((v - 0.08) / 0.05) ** 2))
+    picture -= 0.15 * np.exp(-((u / 0.03) ** 2 + ((v - 0.2) / 0.08) ** 2))
+    picture = np.where((np.abs(u) < 0.17) & (v > 0.2) & (v < 0.48), np.maximum(picture, 0.6), picture)
+    picture = np.where((np.abs(u) < 0.12) & (v > 0.4), np.maximum(picture, 0.45), picture)
+    image = Image.fromarray((np.clip(picture + rng.normal(0, 0.02, picture.shape), 0, 1) * 255).astype(np.uint8))
     image = image.filter(ImageFilter.GaussianBlur(2)).rotate(float(rng.normal(0, 4)))
     return np.asarray(image, dtype=np.float32) / 255
 
 
-def noise_film(index: int) -> Film:
+def noise_image(index: int) -> Picture:
     """Noise of one grain between a quarter of the picture and a pixel, (320, 320) in 0…1."""
     rng, grains = np.random.default_rng([9, index]), (4, 8, 16, 32, 64, 320)[index % 6]
     image = Image.fromarray((rng.random((grains, grains)) * 255).astype(np.uint8))
