@@ -7,9 +7,9 @@ import zlib
 from pathlib import Path
 
 import pytest
-from medsd.preprocessing.film import read_film
 
 from medsd.dicom.gate import REASONS, GatePolicy, admit
+from medsd.preprocessing.film import read_film
 from medsd.settings import PixelSpec
 from tests.mutants import MUTATIONS, Mutants, generated_films
 
