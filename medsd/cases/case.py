@@ -28,13 +28,13 @@ class Case:
         study_key, patient_key: keyed hashes (`medsd.privacy.KeyedHasher`), never identifiers; the second may be empty.
         labels: float32 (F,) in the index's finding order: 1 present, 0 absent, NaN unknown.
         findings: names of the findings present; an index fills it from `labels`.
-        view: ``"PA"``, ``"AP"``, ``"LATERAL"``…, empty where unknown.
-        sex: ``"F"``, ``"M"``, ``"O"``, empty where unknown.
+        view: ``"PA"``, ``"AP"``, ``"LATERAL"``…, empty if unknown.
+        sex: ``"F"``, ``"M"``, ``"O"``, empty if unknown.
         age_band: a decade as `age_band` writes it, never an exact age.
         source: the data set that the study comes from.
         split: train, validation or test.
         thumbnail: an encoded WebP or PNG, or None.
-        note_excerpt: the beginning of the note where the licence allows it, or None.
+        note_excerpt: the beginning of the note if the licence allows it, or None.
     """
 
     study_key: str
@@ -62,9 +62,9 @@ class SimilarCase:
         k_s: K_s = |S∩T| / |S| over the probabilities as soft labels, 0…1.
         k_d: K_d = 1 / (1 + |T∖S|) over the probabilities, 0…1.
         percentile: how many percent of training pairs of this relation are less alike (`SimilarityScale`), 0…100; None
-            where the index does not say.
+            if the index does not say.
         chances: how likely each relation is over the probabilities, were the findings independent; sums to 1, empty
-            where there are no probabilities.
+            if there are no probabilities.
         embedding: (D,) of the case, for maps of the likeness.
     """
 
@@ -135,7 +135,7 @@ class CaseFilter:
 
 
 def age_band(years: float | None) -> str:
-    """The decade of an age: ``"60-69"``; ``"90+"`` from 90 on, empty where unknown or not an age.
+    """The decade of an age: ``"60-69"``; ``"90+"`` from 90 on, empty if unknown or not an age.
 
     Ages above 89 are one group, as the Safe Harbor method of HIPAA asks (45 CFR 164.514(b)(2)(i)(C)).
     """

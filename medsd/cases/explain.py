@@ -24,7 +24,7 @@ _NO_PARTS = {"equal": "no finding in either", "undetermined": "too little is kno
 
 
 def called_labels(prediction: Prediction) -> FloatArray:
-    """The calls as labels (F,): 1 present, 0 absent, NaN where the model is undecided."""
+    """The calls as labels (F,): 1 present, 0 absent, NaN if the model is undecided."""
     calls = prediction.calls
     return np.array([_CALLED.get(calls.get(name, ""), np.nan) for name in prediction.findings], np.float32)
 

@@ -23,7 +23,7 @@ class CasePlane:
     """A map of an index.
 
     Attributes:
-        rows: int (P,) of the cases shown, in the order of `CaseIndex.table`; evenly spread where there are too many.
+        rows: int (P,) of the cases shown, in the order of `CaseIndex.table`; evenly spread if there are too many.
         points: float32 (P, 2), their places.
         embeddings: float32 (P, D) of the cases shown.
         centre: float32 (D,), the mean of all embeddings.

@@ -61,7 +61,7 @@ def vote(similar: Sequence[SimilarCase], findings: FindingSet) -> dict[str, floa
 
         vote(f) = Σ_i w_i · t_i(f) / Σ_i w_i,   w_i = max(cos_i, 0) · K_s(i) · K_d(i)
 
-    over the cases i that know f, with t_i(f) 1 where present and 0 where absent, and K_s and K_d over the
+    over the cases i that know f, with t_i(f) 1 if present and 0 if absent, and K_s and K_d over the
     probabilities: the weight that the SD loss gives a pair, times the similarity. A case that contradicts the
     probabilities says little, so the vote is not independent of them. For missing weights see `weighted_shares`.
     """

@@ -120,7 +120,7 @@ class _Run:
                 del ds[tag]
 
     def _clean_element(self, ds: Dataset, tag: BaseTag) -> bool:
-        """Clean one element in place; False where it must go."""
+        """Clean one element in place; False if it must go."""
         if int(tag) not in DicomDictionary or tag.is_private or tag.element == 0:  # repeating groups: overlays, curves
             return False
         keyword = dictionary_keyword(tag)
@@ -286,7 +286,7 @@ def _sweep(ds: Dataset, identities: list[re.Pattern[str]]) -> None:
 
 
 def _texts(element: DataElement) -> list[str]:
-    """What an element could spell: its texts, or its bytes where they are no pixels."""
+    """What an element could spell: its texts, or its bytes if they are no pixels."""
     if element.VR in _WORDS:
         return [str(value) for value in _values(element)]
     readable = element.VR in _BYTES and element.tag.group != _PIXELS and isinstance(element.value, bytes)
@@ -313,7 +313,7 @@ def _code(value: str) -> Dataset:
 
 
 def _declare_burned_in(ds: Dataset, burned_in: BurnedIn, claimed_no: bool) -> None:
-    """YES where text was declared or seen; the originator's NO stays only where the detector agrees; else nothing."""
+    """YES if text was declared or seen; the originator's NO stays only if the detector agrees; else nothing."""
     if burned_in.answer == "found":
         ds.BurnedInAnnotation = "YES"
     elif claimed_no and burned_in.answer == "none_seen":

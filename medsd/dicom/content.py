@@ -60,7 +60,7 @@ def looks_like_dicom(content: bytes) -> bool:
 
 
 def inner_file(content: bytes) -> bytes:
-    """The file behind a second preamble, where a whole file was put behind a file meta group; else `content`."""
+    """The file behind a second preamble, if a whole file was put behind a file meta group; else `content`."""
     if content[128:132] != b"DICM":
         return content
     stream = io.BytesIO(content)

@@ -63,7 +63,7 @@ class Outcome:
     Attributes:
         status: "written", "warned" (written, with a sentence), "refused", or "exists" (finished before).
         reason, message: of a warning or refusal; the message names no identity, and no path.
-        output: path below the output folder, "" where refused.
+        output: path below the output folder, "" if refused.
         burned_in: what is known of text in the pixels; None if it was not looked at.
     """
 
@@ -230,7 +230,7 @@ def _deidentify(
 
 def _place(ds: Dataset, content_key: str, profile: Confidentiality) -> Path:
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-        if not identifier(ds, keyword):  # where the file has none its content stands for it
+        if not identifier(ds, keyword):  # without one, its content stands for it
             setattr(ds, keyword, profile.new_uid(f"{keyword}/{content_key}"))
     hasher = profile.hasher
     patient = hasher.patient_key(identifier(ds, "PatientID")) or _UNKNOWN_PATIENT

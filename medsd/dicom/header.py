@@ -1,6 +1,6 @@
 """What a DICOM header says about a radiograph, in the few words that the gate and the model need.
 
-Values are only passed on where they are words of a known vocabulary (`medsd.dicom.terms`): any free-text element may
+Values are only passed on if they are words of a known vocabulary (`medsd.dicom.terms`): any free-text element may
 hold a patient's name.
 """
 
@@ -291,7 +291,7 @@ def _age_years(ds: Dataset) -> float | None:
 
 
 def _spacing_mm(ds: Dataset) -> tuple[float, float] | None:
-    """Distance of rows and of columns, at the patient where it is calibrated, else at the detector."""
+    """Distance of rows and of columns, at the patient if it is calibrated, else at the detector."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
         try:
             rows, columns = (float(part) for part in ds.get(keyword) or ())

@@ -213,7 +213,7 @@ def _parse(content: bytes, policy: GatePolicy, name: str) -> tuple[Dataset, Stor
 
 
 def _view(ds: Dataset, content: bytes, place: int) -> Stored | None:
-    """The stored values in the Pixel Data element at `place`, or None where they are not bare, whole and the last."""
+    """The stored values in the Pixel Data element at `place`, or None if they are not bare, whole and the last."""
     syntax = ds.file_meta.get("TransferSyntaxUID") or syntax_without_meta(ds)
     implicit, little = ds.original_encoding
     if content[place : place + 4] != _PIXEL_DATA or not little or syntax != _NATIVE[bool(implicit)]:

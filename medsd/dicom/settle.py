@@ -64,7 +64,7 @@ class _Settler:
 
     @property
     def area(self) -> int:
-        """Pixels of all frames, 0 where the header does not tell."""
+        """Pixels of all frames, 0 if the header does not tell."""
         rows, columns = self.number("Rows") or 0, self.number("Columns") or 0
         frames = str(self.ds.get("NumberOfFrames") or 1)
         return rows * columns * (int(frames) if frames.isdigit() else 1)
@@ -163,7 +163,7 @@ def _change_syntax(it: _Settler, syntax: UID, kind: str) -> None:
 
 
 def _settle_stream(it: _Settler) -> None:
-    """Samples and bits as the code stream has them; decoders go by the header and fail where it is wrong."""
+    """Samples and bits as the code stream has them; decoders go by the header and fail if it is wrong."""
     stream = frame_stream(it.ds)
     if stream.rows and stream.columns and not it.area:
         it.put("Rows", stream.rows, _AS_STREAM)

@@ -21,7 +21,7 @@ class Table:
         first: the value that leads to the first entry; what lies beyond an end leads to the entry of that end.
         entries: int64 (N,), N ≥ 1.
         white: the entry that is shown white.
-        note: in which way the table contradicts its descriptor, "" where it does not.
+        note: in which way the table contradicts its descriptor, "" if it does not.
     """
 
     first: int
@@ -96,7 +96,7 @@ def _entries(data: object, count: int, depth: int, little_endian: bool) -> npt.N
 
 
 def _placed(first: int, count: int, span: tuple[float, float]) -> int:
-    """`first`, or what it is when its 16 bits are read with the other sign, where only that lies over `span`."""
+    """`first`, or what it is when its 16 bits are read with the other sign, if only that lies over `span`."""
     if 0 <= first < 2**15:
         return first
     other = first + 2**16 if first < 0 else first - 2**16
