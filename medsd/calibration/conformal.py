@@ -26,7 +26,7 @@ CONFORMAL = "conformal.json"
 
 RANKS = 256  # scores kept of each finding and class, at most
 
-# Which of present and absent conform with what was seen. A call is made of a set of one; «neither» is unlike both.
+# Which of present and absent conform with what was seen. A call is made of a set of one; "neither" is unlike both.
 ConformalSet = Literal["present", "absent", "both", "neither"]
 
 
@@ -46,7 +46,7 @@ class Limits:
 
 
 class ConformalScores(Described):
-    """Calibrated probabilities of validation patients, one film each, the most conforming first.
+    """Calibrated probabilities of validation patients, one image each, the most conforming first.
 
     Of more than `RANKS` patients those at evenly spaced ranks are kept, among them the least conforming; a coverage
     between two ranks takes the wider one.

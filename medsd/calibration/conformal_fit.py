@@ -15,18 +15,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import beta, betabinom
 
 from medsd.calibration.conformal import RANKS, ConformalScores, checked_coverage, kept_rank, rank, rank_of_kept
 from medsd.errors import DataError
 from medsd.metrics.intervals import Interval, Resamples, bootstrap
-from medsd.metrics.metrics import BoolArray, FloatArray, checked
+from medsd.metrics.metrics import BoolArray, FloatArray, checked, checked_patients
+from medsd.strict import Described
 
 _DECIMALS = 6
 
 
-class ClassCoverage(BaseModel):
+class ClassCoverage(Described):
     """How often one class of a finding was in the set of its test patients, each of whom weighs the same.
 
     Attributes:
@@ -36,26 +36,22 @@ class ClassCoverage(BaseModel):
             beta-binomial distribution that both numbers of patients leave open.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     calibration_patients: int
     patients: int
     covered: Interval
     expected: tuple[float, float] | None
 
 
-class ConformalFinding(BaseModel):
+class ConformalFinding(Described):
     """One finding at the named coverage.
 
     Attributes:
         enough: False where a class has too few validation patients; every call is undecided then.
         present, absent: by class.
         covered: of all test patients in whom it is known.
-        decided: share of test films called present or absent.
-        neither: share of test films unlike both classes, whose call is undecided as well.
+        decided: share of test images called present or absent.
+        neither: share of test images unlike both classes, whose call is undecided as well.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     enough: bool
@@ -66,10 +62,8 @@ class ConformalFinding(BaseModel):
     neither: float
 
 
-class ConformalGroup(BaseModel):
+class ConformalGroup(Described):
     """A group of test patients: coverage over all findings with limits, with bootstrap intervals over patients."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     attribute: str
     value: str
@@ -79,14 +73,12 @@ class ConformalGroup(BaseModel):
     decided: float | None
 
 
-class ConformalReport(BaseModel):
+class ConformalReport(Described):
     """Conformal calls on one split at the named coverage."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     coverage: float
     findings: tuple[ConformalFinding, ...]
-    groups: tuple[ConformalGroup, ...] = Field(())
+    groups: tuple[ConformalGroup, ...] = ()
 
 
 def conformal_scores(
@@ -104,16 +96,16 @@ def conformal_scores(
         target: (N, F) 1, 0 or NaN for unknown.
         patients: (N,) patient keys.
         findings: F names, in column order.
-        seed: of the draw of one film a patient.
+        seed: of the draw of one image a patient.
 
     Raises:
         DataError: shapes or values that do not fit.
     """
     target, probs = checked(target, probs)
-    keys = _keys(patients, target)
+    keys = checked_patients(patients, target)
     if target.shape[1] != len(findings):
         raise DataError(f"target has {target.shape[1]} columns for {len(findings)} findings; give one name for each")
-    # In an order of its own, so that the draw does not hang on that of the films.
+    # In an order of its own, so that the draw does not hang on that of the images.
     order = np.lexsort((*probs.T, keys))
     order = order[np.random.default_rng(seed).permutation(len(order))]
     scores = {}
@@ -160,7 +152,7 @@ def measure_conformal(
         DataError: shapes or values that do not fit.
     """
     target, probs = checked(target, probs)
-    keys = _keys(patients, target)
+    keys = checked_patients(patients, target)
     checked_coverage(coverage)
     present, absent, limited = _members(probs, scores, findings, coverage)
     covered = np.where(np.isnan(target), np.nan, np.where(target == 1, present, absent))
@@ -208,7 +200,7 @@ def clopper_pearson(means: FloatArray, confidence: float) -> Interval:
     """The mean with the exact interval of a binomial share (Clopper and Pearson, Biometrika 1934).
 
     Args:
-        means: (n,) 0 or 1, or shares where a patient has several films, which spread less: the interval is then wide.
+        means: (n,) 0 or 1, or shares where a patient has several images, which spread less: the interval is then wide.
         confidence: the share of the interval.
     """
     n, k = means.size, float(means.sum())
@@ -223,7 +215,7 @@ def clopper_pearson(means: FloatArray, confidence: float) -> Interval:
 def _members(
     probs: FloatArray, scores: Mapping[str, ConformalScores], findings: Sequence[str], coverage: float
 ) -> tuple[BoolArray, BoolArray, BoolArray]:
-    """Whether present and absent are in the set of each film (N, F), and which findings have limits (F,)."""
+    """Whether present and absent are in the set of each image (N, F), and which findings have limits (F,)."""
     present, absent = np.ones(probs.shape, dtype=bool), np.ones(probs.shape, dtype=bool)
     limited = np.zeros(len(findings), dtype=bool)
     for f, name in enumerate(findings):
@@ -253,7 +245,7 @@ def _class_coverage(
     if told and wanted is not None and means.size:
         taken = rank_of_kept(kept_rank(wanted, calibration_patients, kept), calibration_patients, kept)
         tail = (1 - confidence) / 2
-        # Angelopoulos and Bates, «A gentle introduction to conformal prediction», 2023, appendix C.
+        # Angelopoulos and Bates, "A gentle introduction to conformal prediction", 2023, appendix C.
         ends = betabinom.ppf([tail, 1 - tail], means.size, taken, calibration_patients + 1 - taken) / means.size
         expected = (float(ends[0]), float(ends[1]))
     return ClassCoverage(
@@ -275,8 +267,8 @@ class _Doubt:
 
     def share(self, covered: FloatArray, cells: BoolArray, keys: npt.NDArray[np.str_]) -> Interval:
         """Mean over patients of the share covered among their `cells` (n, F), with an interval over patients."""
-        films, _ = np.nonzero(cells)
-        means = _patient_means(covered[cells], np.ones(len(films), dtype=bool), keys[films])
+        rows, _ = np.nonzero(cells)
+        means = _patient_means(covered[cells], np.ones(len(rows), dtype=bool), keys[rows])
         if means.size < max(self.minimum_positives, 2):
             return Interval()
         drawn = Resamples.draw(np.arange(means.size).astype(str), self.resamples, self.seed)
@@ -296,7 +288,7 @@ class _Told:
     keys: npt.NDArray[np.str_]
 
     def group(self, attribute: str, value: str, members: BoolArray, doubt: _Doubt) -> ConformalGroup:
-        """The group of the films `members` (N,)."""
+        """The group of the images `members` (N,)."""
         covered, keys = self.covered[members], self.keys[members]
         return ConformalGroup(
             attribute=attribute,
@@ -329,10 +321,3 @@ def _thinned(scores: FloatArray) -> tuple[float, ...]:
     if len(scores) > RANKS:
         scores = scores[[rank_of_kept(place, len(scores), RANKS) - 1 for place in range(1, RANKS + 1)]]
     return tuple(round(float(score), _DECIMALS) for score in scores)
-
-
-def _keys(patients: Sequence[str] | npt.NDArray[np.str_], target: FloatArray) -> npt.NDArray[np.str_]:
-    keys = np.asarray(patients, dtype=np.str_)
-    if keys.shape != target.shape[:1]:
-        raise DataError(f"patients has shape {keys.shape} for {len(target)} films; give one patient key for each film")
-    return keys

@@ -28,7 +28,7 @@ from medsd.calibration.types import (
     as_hinges,
 )
 from medsd.errors import DataError
-from medsd.metrics.metrics import BINS, FloatArray, IntArray, bin_of, checked, class_counts, confusion, enough
+from medsd.metrics.metrics import BINS, FloatArray, IntArray, bin_of, calls, checked, class_counts, enough
 
 # Standard deviations of the prior on log(slope): wide for the pooled fit, narrower for one finding around it.
 _POOLED_SPREAD = 1.0
@@ -224,7 +224,7 @@ def choose_operating_points(
         probs: (N, F) calibrated probabilities.
         target: (N, F) 1, 0 or NaN for unknown.
         findings: F names, in column order.
-        minimum_positives: with fewer positives or negatives there is no threshold, and every call is «undecided».
+        minimum_positives: with fewer positives or negatives there is no threshold, and every call is "undecided".
         rule: ``youden`` (highest sensitivity + specificity), ``f1`` (highest F1), ``sensitivity:0.9`` (the highest
             specificity with at least that sensitivity) or ``specificity:0.9`` (the other way round).
 
@@ -237,14 +237,14 @@ def choose_operating_points(
     for f in np.flatnonzero(enough(target, minimum_positives)):
         known = ~np.isnan(target[:, f])
         limits[f] = _threshold(target[known, f], probs[known, f], name, wanted)
-    reached = confusion(target, probs, limits)
+    reached = calls(target, probs, limits)
     positives, negatives = class_counts(target)
     return {
         finding: OperatingPoint(
             threshold=_or_none(limits[f]),
             rule=rule,
-            sensitivity=_or_none(reached.sensitivity[f]),
-            specificity=_or_none(reached.specificity[f]),
+            sensitivity=_or_none(reached["sensitivity"][f]),
+            specificity=_or_none(reached["specificity"][f]),
             positives=int(positives[f]),
             negatives=int(negatives[f]),
         )
@@ -273,22 +273,21 @@ class Reliability:
     counts: IntArray
 
 
-def reliability(target: npt.ArrayLike, probs: npt.ArrayLike, *, bins: int = BINS) -> Reliability:
-    """The reliability curve over bins of equal width, of one finding (N,) or of all findings together (N, F).
+def reliability(target: npt.ArrayLike, probs: npt.ArrayLike) -> Reliability:
+    """The reliability curve over `BINS` bins of equal width, of one finding (N,) or of all findings together (N, F).
 
     Args:
         target: 1, 0 or NaN for unknown.
         probs: in 0…1, of the same shape.
-        bins: of equal width, those of `medsd.metrics.metrics.calibration_error`.
     """
     truth, probability = checked(np.reshape(target, (-1, 1)), np.reshape(probs, (-1, 1)))
     known = ~np.isnan(truth)
     truth, probability = truth[known], probability[known]
-    index = bin_of(probability, bins)
-    counts = np.bincount(index, minlength=bins)
+    index = bin_of(probability)
+    counts = np.bincount(index, minlength=BINS)
     filled = counts > 0
-    predicted = np.bincount(index, weights=probability, minlength=bins)[filled] / counts[filled]
-    observed = np.bincount(index, weights=truth, minlength=bins)[filled] / counts[filled]
+    predicted = np.bincount(index, weights=probability, minlength=BINS)[filled] / counts[filled]
+    observed = np.bincount(index, weights=truth, minlength=BINS)[filled] / counts[filled]
     return Reliability(predicted, observed, counts[filled])
 
 

@@ -80,7 +80,7 @@ class CalibrationChoice(Described):
 class OperatingPoint(Described):
     """Where a probability becomes a call.
 
-    `threshold` None: too few validation cases to choose one; the call is always «undecided».
+    `threshold` None: too few validation cases to choose one; every call is "undecided".
     Sensitivity and specificity are those of the validation split, where the threshold was chosen.
     """
 

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from medsd.bundle import layout
 from medsd.card.page import html_page
 from medsd.errors import BundleError
+from medsd.evaluation.against import AGAINST, AgainstReport
 from medsd.evaluation.distribution import DISTRIBUTION, DistributionReport
 from medsd.evaluation.evidence import EVIDENCE, EvidenceReport
 from medsd.evaluation.modalities import MODALITIES, ModalityReport
@@ -48,6 +49,7 @@ _FILES: dict[str, tuple[str, type[Saved]]] = {
     "sources": (SOURCES, SourcesReport),
     "shift": (SHIFT, ShiftReport),
     "studies": (STUDIES, StudiesReport),
+    "against": (AGAINST, AgainstReport),
     "recalibration": (RECALIBRATION, RecalibrationReport),
 }
 _METRICS = {

@@ -31,6 +31,7 @@ def evaluate_elsewhere(
     overrides: Sequence[str],
     *,
     split: str | None,
+    against: Path | None,
     provider: Provider,
     workers: int,
 ) -> None:
@@ -38,12 +39,23 @@ def evaluate_elsewhere(
     if studies is None or out is None:
         raise SettingsError(f"{folder} is a bundle; say what to measure it on and where to: --studies … --out FOLDER")
     with requiring("train", "measuring"):
+        from medsd.bundle.layout import Bundle
+        from medsd.evaluation.against import AGAINST, AgainstReport
         from medsd.evaluation.report import EVALUATION, EvaluationReport
         from medsd.evaluation.studies_report import STUDIES, StudiesReport
         from medsd.external.evaluate import evaluate_bundle
 
         bundle, settings = _opened(folder, studies, overrides)
-        shift = evaluate_bundle(bundle, settings, out, split=split, provider=provider, workers=workers, progress=True)
+        shift = evaluate_bundle(
+            bundle,
+            settings,
+            out,
+            split=split,
+            against=None if against is None else Bundle.open(against),
+            provider=provider,
+            workers=workers,
+            progress=True,
+        )
         report, measured = EvaluationReport.read(out / EVALUATION), StudiesReport.read(out / STUDIES)
     print(f"evaluate: done, see {out / 'report.html'}")
     print("\n".join(report.lines()))
@@ -51,6 +63,8 @@ def evaluate_elsewhere(
         print(measured.card)
     if shift is not None:
         print(shift.sentence)
+    if against is not None:
+        print("\n".join(AgainstReport.read(out / AGAINST).lines()))
     print_retrieval(out / EVALUATION)
 
 

@@ -61,6 +61,7 @@ def evaluate(
     studies: bundles.Studies = None,
     out: Annotated[Path | None, typer.Option(help="folder for the report on a bundle")] = None,
     split: bundles.Split = None,
+    against: Annotated[Path | None, typer.Option(help="another bundle, compared on the same studies")] = None,
     workers: Workers = 1,
     provider: Where = "auto",
     set_: Set = None,
@@ -72,10 +73,14 @@ def evaluate(
     Example: medsd evaluate models/nih14 --studies configs/covid.yaml --set data.root=/data/covid --out report
     """
     if config.is_dir():
-        bundles.evaluate_elsewhere(config, studies, out, set_ or (), split=split, provider=provider, workers=workers)
+        bundles.evaluate_elsewhere(
+            config, studies, out, set_ or (), split=split, against=against, provider=provider, workers=workers
+        )
         return
-    if studies is not None or out is not None or split is not None:
-        raise MedsdError(f"{config} is not a bundle; --studies, --out and --split go with the folder of a bundle")
+    if any(option is not None for option in (studies, out, split, against)):
+        raise MedsdError(
+            f"{config} is not a bundle; --studies, --out, --split and --against go with the folder of a bundle"
+        )
     _run(config, set_, "evaluate")
 
 

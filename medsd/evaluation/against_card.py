@@ -6,13 +6,13 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from medsd.evaluation.report import EvaluationReport
-from medsd.evaluation.saved import Part
 from medsd.metrics.intervals import Interval
+from medsd.strict import Described
 
 _FEWEST = 3  # findings whose order is worth a correlation
 
 
-class CardFinding(Part):
+class CardFinding(Described):
     """The AUROC of one finding on the card and here; `inside`: the card's interval contains what was measured here."""
 
     title: str
@@ -21,7 +21,7 @@ class CardFinding(Part):
     inside: bool
 
 
-class AgainstCard(Part):
+class AgainstCard(Described):
     """The findings that both can tell.
 
     Attributes:

@@ -19,21 +19,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import false_discovery_control
 
-from medsd.evaluation.saved import Part
-from medsd.evaluation.subgroups import FindingGap, row_means, within_bounds
+from medsd.evaluation.subgroups import FindingGap
 from medsd.metrics.intervals import (
     Interval,
     Resamples,
     bootstrap,
     p_value,
     rarer_patients,
-    weighted_auroc,
-    weighted_aurocs,
+    row_means,
 )
-from medsd.metrics.metrics import BoolArray, FloatArray, enough
+from medsd.metrics.metrics import BoolArray, FloatArray, enough, ratio, weighted_auroc, weighted_aurocs
+from medsd.strict import Described
 
 
-class PartReport(Part):
+class PartReport(Described):
     """The AUROC in a part of the images, beside that of the headline's images over the same findings.
 
     Attributes:
@@ -55,7 +54,7 @@ class PartReport(Part):
     findings: tuple[FindingGap, ...] = ()
 
 
-class FindingViews(Part):
+class FindingViews(Described):
     """What the view has to do with one finding.
 
     Attributes:
@@ -75,7 +74,7 @@ class FindingViews(Part):
     difference_p: float | None
 
 
-class ViewReport(Part):
+class ViewReport(Described):
     """Views of the headline's images; those whose view is not stated are in no figure but the headline.
 
     Attributes:
@@ -146,14 +145,14 @@ def measure_part(name: str, images: Images, members: BoolArray, headline: BoolAr
     return PartReport(
         name=name,
         over=int(columns.size),
-        auroc=within_bounds(auroc, 0, 1),
-        pooled=within_bounds(pooled, 0, 1),
+        auroc=auroc.within(0, 1),
+        pooled=pooled.within(0, 1),
         gap=gap,
         findings=tuple(
             FindingGap(
                 name=names[column],
                 positives=int(positives[i]),
-                auroc=within_bounds(each[i], 0, 1),
+                auroc=each[i].within(0, 1),
                 gap=each[columns.size + i],
             )
             for i, column in enumerate(columns)
@@ -229,8 +228,8 @@ def _told_by_views(
     titles = list(images.titles)
     return {
         "over": int(count),
-        "pooled": within_bounds(means[0], 0, 1),
-        "within": within_bounds(means[1], 0, 1),
+        "pooled": means[0].within(0, 1),
+        "within": means[1].within(0, 1),
         "difference": means[2],
         "difference_p": of_auroc[0],
         "findings": tuple(
@@ -242,8 +241,8 @@ def _told_by_views(
                     if rows.any()
                 },
                 prevalence_p=of_prevalence[f],
-                pooled=within_bounds(found[aurocs[0, f]], 0, 1),
-                within=within_bounds(found[aurocs[1, f]], 0, 1),
+                pooled=found[aurocs[0, f]].within(0, 1),
+                within=found[aurocs[1, f]].within(0, 1),
                 difference=found[aurocs[2, f]],
                 difference_p=of_auroc[1 + f],
             )
@@ -269,14 +268,13 @@ def _pooled_and_within(
         won += np.nan_to_num(weighted_auroc(truth, probs[rows], weight)) * count
         pairs += count
     pooled = weighted_auroc(target[stated], probs[stated], weights[:, stated])
-    within = np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+    within = ratio(won, pairs)
     return pooled, within, pooled - within
 
 
 def _share(target: FloatArray, weights: FloatArray, rows: BoolArray) -> FloatArray:
     """(R,) the share of the rows that have the finding; NaN where a resample has none of them."""
-    weight = weights[:, rows].sum(1)
-    return np.divide(weights[:, rows] @ target[rows], weight, out=np.full(len(weights), np.nan), where=weight > 0)
+    return ratio(weights[:, rows] @ target[rows], weights[:, rows].sum(1))
 
 
 def _adjusted(p_values: Sequence[float | None]) -> list[float | None]:

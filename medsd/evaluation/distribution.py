@@ -1,7 +1,7 @@
-"""How the out-of-distribution check works on test films and on the same films made unsuitable.
+"""How the out-of-distribution check works on test images and on the same images made unsuitable.
 
 Start at `measure_distribution`; the report is `evaluation_distribution.json` of a bundle. It is made at export, where
-the check is fitted, of films that neither the network nor the check has seen.
+the check is fitted, of images that neither the network nor the check has seen.
 """
 
 from __future__ import annotations
@@ -11,27 +11,30 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import AliasChoices, Field
 
 from medsd.calibration.conformal_fit import clopper_pearson
-from medsd.evaluation.saved import Part, Saved
-from medsd.metrics.intervals import Interval, Resamples, bootstrap, weighted_auroc
+from medsd.evaluation.saved import Saved
+from medsd.metrics.intervals import Interval, Resamples, bootstrap
+from medsd.metrics.metrics import weighted_auroc
+from medsd.strict import Described
 
 DISTRIBUTION = "evaluation_distribution.json"
 AS_THEY_ARE = "as they are"
-Films = npt.NDArray[np.uint8]  # (N, S, S)
+Pixels = npt.NDArray[np.uint8]  # (N, S, S)
 
 
-class GroupBeyond(Part):
-    """One group of films.
+class GroupBeyond(Described):
+    """One group of images.
 
     Attributes:
-        films: how many.
-        beyond: the share of patients' films above the limit, each patient weighing the same (Clopper and Pearson).
-        auroc: of telling them from the films as they are by the check's value; None of those themselves.
+        images: how many.
+        beyond: the share of patients' images above the limit, each patient weighing the same (Clopper and Pearson).
+        auroc: of telling them from the images as they are by the check's value; None of those themselves.
     """
 
     name: str
-    films: int
+    images: int = Field(validation_alias=AliasChoices("images", "films"))
     beyond: Interval
     auroc: Interval | None
 
@@ -40,14 +43,14 @@ class DistributionReport(Saved):
     """The whole of evaluation_distribution.json.
 
     Attributes:
-        told_apart: AUROC with which a classifier tells embeddings of test films from those of training films, patients
-            apart: what the network's memory of the latter amounts to (`medsd.metrics.two_samples.tell_apart`).
+        told_apart: AUROC with which a classifier tells embeddings of test images from those of training images, of
+            other patients: how much the network remembers the latter (`medsd.metrics.two_samples.tell_apart`).
     """
 
     WAY_OUT: ClassVar[str] = "export the bundle again"
 
     split: str
-    films: int
+    images: int = Field(validation_alias=AliasChoices("images", "films"))
     patients: int
     confidence: float
     resamples: int
@@ -55,14 +58,14 @@ class DistributionReport(Saved):
     told_apart: Interval | None
 
 
-def unsuitable(films: Films) -> dict[str, Films]:
-    """The same films (N, S, S) as nobody should read them, by what was done."""
-    blank = np.empty_like(films)
-    blank[:] = np.median(films, axis=(1, 2)).astype(np.uint8)[:, None, None]
+def unsuitable(pixels: Pixels) -> dict[str, Pixels]:
+    """The same images (N, S, S) as nobody should read them, by what was done."""
+    blank = np.empty_like(pixels)
+    blank[:] = np.median(pixels, axis=(1, 2)).astype(np.uint8)[:, None, None]
     return {
-        "as their negative": 255 - films,
-        "turned by 90°": np.ascontiguousarray(np.rot90(films, axes=(1, 2))),
-        "upside down": np.ascontiguousarray(films[:, ::-1, ::-1]),
+        "as their negative": 255 - pixels,
+        "turned by 90°": np.ascontiguousarray(np.rot90(pixels, axes=(1, 2))),
+        "upside down": np.ascontiguousarray(pixels[:, ::-1, ::-1]),
         "blank": blank,
     }
 
@@ -77,10 +80,10 @@ def measure_distribution(
     resamples: int = 1000,
     seed: int = 0,
 ) -> DistributionReport:
-    """What the check makes of films and of what was made of them.
+    """What the check makes of images and of what was made of them.
 
     Args:
-        values: by group, `AS_THEY_ARE` among them, (N,) values of the check as shares of its limit, of the same films.
+        values: by group, `AS_THEY_ARE` among them, (N,) values of the check as shares of its limit, of the same images.
         patients: (N,) patient keys.
         split, told_apart: for the record.
         confidence, resamples, seed: of the intervals, over patients.
@@ -95,11 +98,11 @@ def measure_distribution(
         area = None
         if name != AS_THEY_ARE:
             (area,) = bootstrap(lambda w: weighted_auroc(truth, both, w)[:, None], drawn, confidence, (0, 1))
-        return GroupBeyond(name=name, films=len(value), beyond=clopper_pearson(means, confidence), auroc=area)
+        return GroupBeyond(name=name, images=len(value), beyond=clopper_pearson(means, confidence), auroc=area)
 
     return DistributionReport(
         split=split,
-        films=len(patients),
+        images=len(patients),
         patients=int(patient_of.max()) + 1,
         confidence=confidence,
         resamples=resamples,

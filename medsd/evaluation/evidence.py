@@ -3,7 +3,7 @@
 Three figures for a map and the boxes of its finding: whether its highest point lies in a box (the pointing game: Zhang
 et al., IJCV 2018), how far the part above half of its maximum overlaps with the boxes (intersection over union), and
 which share of its positive mass lies inside (the energy-based pointing game: Wang et al., CVPRW 2020). Every way of
-making maps is judged on the same films, so that differences have intervals of their own. Start at `judge`.
+making maps is judged on the same images, so that differences have intervals of their own. Start at `judge`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from PIL import Image
 from pydantic import AliasChoices, Field
 
 from medsd.errors import DataError
-from medsd.evaluation.saved import Part, Saved
-from medsd.metrics.intervals import Interval, Resamples, bootstrap
-from medsd.metrics.metrics import FloatArray
+from medsd.evaluation.saved import Saved
+from medsd.metrics.intervals import Interval, Resamples, bootstrap, row_means
+from medsd.metrics.metrics import FloatArray, ratio
 from medsd.settings import EvaluationSettings
+from medsd.strict import Described
 from medsd.studies.boxes import Box
 
 EVIDENCE = "evaluation_evidence.json"
@@ -30,19 +31,19 @@ CENTRE_SPREAD = 0.25  # standard deviation of the centre prior, in sides
 Maps = npt.NDArray[np.floating]
 
 
-class FindingEvidence(Part):
-    """One finding: films with a box of it, and the share whose map points into it."""
+class FindingEvidence(Described):
+    """One finding: images with a box of it, and the share whose map points into it."""
 
     name: str
-    films: int
+    images: int = Field(validation_alias=AliasChoices("images", "films"))
     pointing: Interval
 
 
-class MethodReport(Part):
+class MethodReport(Described):
     """One way of making maps.
 
     Attributes:
-        pointing, overlap, inside: see the module; the mean over the findings with enough films.
+        pointing, overlap, inside: see the module; the mean over the findings with enough images.
         lead: pointing of the evidence maps minus pointing of this one, on the same resamples; None of themselves.
         findings: every finding with a box.
     """
@@ -59,7 +60,7 @@ class EvidenceReport(Saved):
     """The whole of evaluation_evidence.json.
 
     Attributes:
-        films: pairs of film and finding that have a box.
+        images: pairs of image and finding that have a box.
         over: findings in the means.
         randomised: rank correlation (Spearman) of the maps with those of the same network with random weights: what
             stands behind the encoder alone (classifier, and what boxes taught), and all of them (Adebayo et al.,
@@ -67,7 +68,7 @@ class EvidenceReport(Saved):
     """
 
     split: str
-    films: int
+    images: int = Field(validation_alias=AliasChoices("images", "films"))
     patients: int
     over: int
     minimum_positives: int = Field(validation_alias=AliasChoices("minimum_positives", "few"))
@@ -79,12 +80,12 @@ class EvidenceReport(Saved):
 
 @dataclass(frozen=True)
 class Boxed:
-    """Films with boxes, one entry a film and finding.
+    """Images with boxes, one entry an image and finding.
 
     Attributes:
         findings: (N,) names.
         patients: (N,) keys.
-        boxes: N times the boxes of that finding in that film.
+        boxes: N times the boxes of that finding in that image.
     """
 
     findings: npt.NDArray[np.str_]
@@ -101,23 +102,23 @@ def judge(
     randomised: Mapping[str, float] | None = None,
     split: str = "test",
 ) -> EvidenceReport:
-    """Judge ways of making maps on the same films.
+    """Judge ways of making maps on the same images.
 
     Args:
-        maps: by the name of the way, (N, h, w) each, of any grid over the film; the first is the one that leads.
-        boxed: the N films with their boxes.
-        settings: resamples, confidence, and how many films are too few for a finding to count in the means.
+        maps: by the name of the way, (N, h, w) each, of any grid over the image; the first is the one that leads.
+        boxed: the N images with their boxes.
+        settings: resamples, confidence, and how many images are too few for a finding to count in the means.
         seed: of the resamples.
         randomised: for the record, see `EvidenceReport`.
         split: for the record.
 
     Raises:
-        DataError: there are no films, or no finding has enough of them.
+        DataError: there are no images, or no finding has enough of them.
     """
     names, counts = np.unique(boxed.findings, return_counts=True)
     told = names[counts >= settings.minimum_positives]
     if not len(told):
-        raise DataError(f"boxes: no finding has {settings.minimum_positives} films with a box in the {split} split")
+        raise DataError(f"boxes: no finding has {settings.minimum_positives} images with a box in the {split} split")
     masks = np.stack([box_mask(boxes) for boxes in boxed.boxes])
     scores = {name: np.stack(_scores(each, masks), axis=1) for name, each in maps.items()}  # (N, 3)
     drawn = Resamples.draw(boxed.patients, settings.bootstrap, seed)
@@ -134,7 +135,7 @@ def judge(
             return _by_finding(hits, weights, boxed.findings, np.array([name]))[:, None]
 
         (pointing,) = bootstrap(statistic, drawn, settings.confidence, (0, 1))
-        return FindingEvidence(name=name, films=int(counts[names == name][0]), pointing=pointing)
+        return FindingEvidence(name=name, images=int(counts[names == name][0]), pointing=pointing)
 
     methods = []
     for number, (name, values) in enumerate(scores.items()):
@@ -146,7 +147,7 @@ def judge(
         )
     return EvidenceReport(
         split=split,
-        films=len(masks),
+        images=len(masks),
         patients=len(set(boxed.patients)),
         over=len(told),
         minimum_positives=settings.minimum_positives,
@@ -168,18 +169,18 @@ def box_mask(boxes: Sequence[Box], side: int = SIDE) -> npt.NDArray[np.bool_]:
 
 
 def centre_prior(count: int, side: int = SIDE) -> Maps:
-    """(count, side, side): a bell over the film's middle, what a map shows that knows nothing."""
+    """(count, side, side): a bell over the image's middle, what a map shows that knows nothing."""
     away = ((np.arange(side) + 0.5) / side - 0.5) / CENTRE_SPREAD
     bell = np.exp(-0.5 * (away[:, None] ** 2 + away[None, :] ** 2))
     return np.broadcast_to(bell, (count, side, side))
 
 
 def usual_place(findings: npt.NDArray[np.str_], known: Mapping[str, Sequence[Sequence[Box]]], side: int = SIDE) -> Maps:
-    """(N, side, side): how often each point lay in a box of the finding, on other patients' films.
+    """(N, side, side): how often each point lay in a box of the finding, on other patients' images.
 
     Args:
         findings: (N,) the finding that each map is for.
-        known: by finding, the boxes of each film of the training patients; a finding without any has the centre prior.
+        known: by finding, the boxes of each image of the training patients; a finding without any has the centre prior.
     """
     heat = {
         str(name): np.mean([box_mask(boxes, side) for boxes in known[name]], axis=0)
@@ -212,15 +213,12 @@ def _enlarged(each: Maps, side: int) -> FloatArray:
 def _by_finding(
     values: FloatArray, weights: FloatArray, findings: npt.NDArray[np.str_], over: npt.NDArray[np.str_]
 ) -> FloatArray:
-    """(R,): the weighted mean of each finding's films, then the mean over the findings that were drawn at all."""
+    """(R,): the weighted mean of each finding's images, then the mean over the findings that were drawn at all."""
     means = np.full((len(weights), len(over)), np.nan)
     for f, name in enumerate(over):
         of_it = findings == name
-        mass = weights[:, of_it].sum(axis=1)
-        np.divide(weights[:, of_it] @ values[of_it], mass, out=means[:, f], where=mass > 0)
-    drawn = ~np.isnan(means)
-    total = np.where(drawn, means, 0).sum(axis=1)
-    return np.divide(total, drawn.sum(axis=1), out=np.full(len(weights), np.nan), where=drawn.any(axis=1))
+        means[:, f] = ratio(weights[:, of_it] @ values[of_it], weights[:, of_it].sum(axis=1))
+    return row_means(means)
 
 
 def _between(middles: FloatArray, low: float, high: float) -> npt.NDArray[np.bool_]:

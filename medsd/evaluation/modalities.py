@@ -15,19 +15,20 @@ import numpy.typing as npt
 from pydantic import Field
 
 from medsd.errors import DataError
-from medsd.evaluation.saved import Part, Saved
+from medsd.evaluation.saved import Saved
 from medsd.findings import FindingSet
-from medsd.metrics.intervals import Interval, Resamples, bootstrap, weighted_macro_auroc
-from medsd.metrics.metrics import FloatArray, enough
+from medsd.metrics.intervals import Interval, Resamples, bootstrap
+from medsd.metrics.metrics import FloatArray, enough, ratio, weighted_aurocs
 from medsd.metrics.retrieval import RetrievalReport
 from medsd.settings import EvaluationSettings
+from medsd.strict import Described
 
 MODALITIES = "evaluation_modalities.json"
 SHUFFLES = 10  # permutations among patients, over which the loss is a mean
 NEARLY_ALL = 0.95  # of what both gain over chance, that the note alone reaches where it gives the answer away
 
 
-class Reliance(Part):
+class Reliance(Described):
     """What hangs on one modality.
 
     Attributes:
@@ -44,7 +45,7 @@ class Reliance(Part):
     lost_when_shuffled: Interval
 
 
-class SentenceScore(Part):
+class SentenceScore(Described):
     """Of the first `k` images that a sentence finds, the share that has the finding; and that share at random."""
 
     name: str
@@ -54,7 +55,7 @@ class SentenceScore(Part):
     at_random: float
 
 
-class SentencesReport(Part):
+class SentencesReport(Described):
     """Sentences that name a finding, against images alone.
 
     Attributes:
@@ -144,7 +145,7 @@ def measure_reliance(
 
     def statistic(weights: FloatArray) -> FloatArray:
         def area(scores: FloatArray) -> FloatArray:
-            return weighted_macro_auroc(target, scores, weights)
+            return weighted_aurocs(target, scores, weights).mean(axis=1)
 
         both, alone = area(image + note), (area(image), area(note))
         shuffled = [
@@ -226,8 +227,8 @@ def score_sentences(
             order = order[~np.isnan(target[order, finding])]
             drawn, has = weights[:, order], target[order, finding]
             taken = np.clip(k - (np.cumsum(drawn, 1) - drawn), 0, drawn)  # an image drawn twice takes two places
-            found[:, column] = _ratio(taken @ has, taken.sum(1))
-            chance[:, column] = _ratio(drawn @ has, drawn.sum(1))
+            found[:, column] = ratio(taken @ has, taken.sum(1))
+            chance[:, column] = ratio(drawn @ has, drawn.sum(1))
         return np.column_stack([(found - chance).mean(1), found.mean(1), found])
 
     drawn = Resamples.draw(patients, settings.bootstrap, seed)
@@ -277,7 +278,7 @@ def _note_share(image: FloatArray, note: FloatArray, weights: FloatArray) -> Flo
     mean_note, mean_total = (weights @ note) / whole, (weights @ total) / whole
     covariance = (weights @ (note * total)) / whole - mean_note * mean_total
     variance = (weights @ total**2) / whole - mean_total**2
-    return _ratio(covariance, variance).mean(1)
+    return ratio(covariance, variance).mean(1)
 
 
 def _donors(patients: npt.NDArray[np.str_], seed: int) -> list[npt.NDArray[np.int64]]:
@@ -291,10 +292,6 @@ def _donors(patients: npt.NDArray[np.str_], seed: int) -> list[npt.NDArray[np.in
         following[ring] = np.roll(ring, -1)
         found.append(np.array([generator.choice(rows[following[patient]]) for patient in patient_of]))
     return found
-
-
-def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
-    return np.divide(part, whole, out=np.full_like(np.asarray(part, dtype=np.float64), np.nan), where=whole > 0)
 
 
 def _unit(embeddings: npt.ArrayLike) -> FloatArray:

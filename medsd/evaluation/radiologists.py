@@ -24,10 +24,9 @@ import pandas as pd
 
 from medsd.errors import DataError
 from medsd.evaluation.confounding import Images
-from medsd.evaluation.saved import Part
-from medsd.evaluation.subgroups import within_bounds
-from medsd.metrics.intervals import Interval, Resamples, bootstrap, rarer_patients, weighted_auroc
-from medsd.metrics.metrics import FloatArray, enough
+from medsd.metrics.intervals import Interval, Resamples, bootstrap, rarer_patients
+from medsd.metrics.metrics import FloatArray, enough, weighted_auroc
+from medsd.strict import Described
 
 IMAGE = "Image Index"
 _OPACITY = ("Consolidation", "Edema", "Infiltration", "Pneumonia")
@@ -54,7 +53,7 @@ QUESTIONS = (
 )
 
 
-class RadiologistReport(Part):
+class RadiologistReport(Described):
     """One question to radiologists; figures have no value where there are too few answers.
 
     Attributes:
@@ -155,5 +154,5 @@ def _measure(question: RadiologistQuestion, images: Images, answers: FloatArray)
     auroc, of_mined, gap = bootstrap(statistic, drawn, images.confidence, (-1, 1), cases=cases)
     if not enough(mined[:, None], images.minimum_positives)[0]:
         of_mined = gap = Interval()
-    update = {"auroc": within_bounds(auroc, 0, 1), "mined": within_bounds(of_mined, 0, 1), "gap": gap}
+    update = {"auroc": auroc.within(0, 1), "mined": of_mined.within(0, 1), "gap": gap}
     return report.model_copy(update=update)

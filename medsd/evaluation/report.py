@@ -23,21 +23,22 @@ from medsd.errors import DataError
 from medsd.evaluation import confounding
 from medsd.evaluation.beside import Beside
 from medsd.evaluation.radiologists import RadiologistReport, measure_radiologists
-from medsd.evaluation.saved import Part, Saved
+from medsd.evaluation.saved import Saved, rounded
 from medsd.evaluation.subgroups import SubgroupReport, measure_subgroups
 from medsd.findings import Finding, FindingSet
 from medsd.metrics import metrics
-from medsd.metrics.intervals import AT_THRESHOLD, THRESHOLD_FREE, Interval, MetricIntervals, metric_intervals
+from medsd.metrics.intervals import Interval, MetricIntervals, metric_intervals
+from medsd.metrics.metrics import AT_THRESHOLD, THRESHOLD_FREE
 from medsd.metrics.retrieval import Cases, RetrievalReport, measure_retrieval
 from medsd.settings import EvaluationSettings
+from medsd.strict import Described
 
 SCHEMA_VERSION = 1
 EVALUATION = "evaluation.json"
-_DECIMALS = 6
 
 
-class FindingReport(Part):
-    """One finding; an interval without a value means «too few to tell».
+class FindingReport(Described):
+    """One finding; an interval without a value means "too few to tell".
 
     The metrics from sensitivity on are those at `threshold`, and have no value where there is no threshold. A finding
     that was not `trained` has no probability, so that nothing of it is measured.
@@ -63,14 +64,14 @@ class FindingReport(Part):
     f1: Interval = Interval()
 
 
-class MacroReport(Part):
+class MacroReport(Described):
     """A mean over the findings that can be told (or, for micro_f1, a figure of their summed counts) how many."""
 
     interval: Interval
     over: int
 
 
-class Curve(Part):
+class Curve(Described):
     """A reliability curve over all findings together, as `medsd.calibration.fit.Reliability`."""
 
     predicted: tuple[float, ...]
@@ -78,7 +79,7 @@ class Curve(Part):
     counts: tuple[int, ...]
 
 
-class CalibrationState(Part):
+class CalibrationState(Described):
     """How well probabilities agree with the truth; brier and calibration_error are means over the told findings."""
 
     log_loss: float | None
@@ -87,7 +88,7 @@ class CalibrationState(Part):
     curve: Curve
 
 
-class CalibrationReport(Part):
+class CalibrationReport(Described):
     """The same logits as plain sigmoids, and with the calibration of the bundle."""
 
     before: CalibrationState
@@ -274,7 +275,7 @@ def evaluate(
         views=confounding.measure_views(images, np.asarray(groups["view"])) if groups and "view" in groups else None,
         **({} if beside is None else _beside(images, beside, kept, calibration)),
     )
-    return EvaluationReport.model_validate(_rounded(report.model_dump()))
+    return EvaluationReport.model_validate(rounded(report.model_dump()))
 
 
 def _beside(
@@ -366,17 +367,6 @@ def _check_names(findings: FindingSet, given: Mapping[str, Any], what: str) -> N
     missing = [name for name in findings if name not in given]
     if missing:
         raise DataError(f"{what}: nothing for {', '.join(missing)}; every finding of {findings.key} needs an entry")
-
-
-def _rounded(tree: Any) -> Any:
-    """Floats to six decimals: beyond that, digits depend on the number of threads."""
-    if isinstance(tree, float):
-        return round(tree, _DECIMALS) + 0.0  # no −0.0
-    if isinstance(tree, Mapping):
-        return {key: _rounded(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [_rounded(value) for value in tree]
-    return tree
 
 
 def _or_none(value: float) -> float | None:

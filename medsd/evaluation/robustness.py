@@ -1,8 +1,8 @@
-"""What becomes of the calls when a film is only handled differently: compressed, resampled, turned, brightened, marked.
+"""How calls change when an image is only handled differently: compressed, resampled, turned, brightened, marked.
 
-None of these changes is a change of the patient, so each call that flips is a call that hung on the handling.
+None of these is a change of the patient, so a call that flips depended on the handling.
 `CHANGES` are fixed and mild, as picture archives and cassettes do them; `measure_changes` compares what the model says
-before and after, on the same films, with intervals over patients.
+before and after, on the same images, with intervals over patients.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from io import BytesIO
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+from pydantic import AliasChoices, Field
 
-from medsd.evaluation.saved import Part, Saved
+from medsd.evaluation.saved import Saved
 from medsd.findings import FindingSet
-from medsd.metrics.intervals import Interval, Resamples, bootstrap, weighted_macro_auroc
-from medsd.metrics.metrics import FloatArray, enough
+from medsd.metrics.intervals import Interval, Resamples, bootstrap
+from medsd.metrics.metrics import FloatArray, enough, weighted_aurocs
 from medsd.settings import EvaluationSettings
+from medsd.strict import Described
 
 ROBUSTNESS = "evaluation_robustness.json"
 
@@ -27,7 +29,7 @@ Grey = npt.NDArray[np.float32]  # (H, W) in 0…1
 Change = Callable[[Grey], Grey]
 
 
-class ChangeReport(Part):
+class ChangeReport(Described):
     """One change.
 
     Attributes:
@@ -50,7 +52,7 @@ class RobustnessReport(Saved):
     """The whole of evaluation_robustness.json."""
 
     split: str
-    films: int
+    images: int = Field(validation_alias=AliasChoices("images", "films"))
     patients: int
     over: int
     resamples: int
@@ -60,7 +62,7 @@ class RobustnessReport(Saved):
 
 @dataclass(frozen=True)
 class Said:
-    """What the model says of N films.
+    """What the model says of N images.
 
     Attributes:
         probabilities: (N, F) calibrated; a finding with NaN, which was not trained, is left out.
@@ -83,12 +85,12 @@ def measure_changes(
     seed: int = 0,
     split: str = "test",
 ) -> RobustnessReport:
-    """Compare what is said of the same films before and after each change.
+    """Compare what is said of the same images before and after each change.
 
     Args:
         findings: F findings in column order.
-        before: of the N films as they are.
-        after: by the name of the change, of the same films changed.
+        before: of the N images as they are.
+        after: by the name of the change, of the same images changed.
         target: (N, F) 1, 0 or NaN.
         patients: (N,) keys.
         thresholds: (F,) operating points, NaN where there is none.
@@ -97,7 +99,7 @@ def measure_changes(
         split: for the record.
 
     Raises:
-        DataError: there are no films.
+        DataError: there are no images.
     """
     truth = np.asarray(target, dtype=np.float64)
     drawn = Resamples.draw(patients, settings.bootstrap, seed)
@@ -122,7 +124,8 @@ def measure_changes(
             if not told.size:
                 return np.full((len(weights), 1), np.nan)
             first, second = (
-                weighted_macro_auroc(truth[:, told], of.probabilities[:, told], weights) for of in (before, said)
+                weighted_aurocs(truth[:, told], side.probabilities[:, told], weights).mean(axis=1)
+                for side in (before, said)
             )
             return (first - second)[:, None]
 
@@ -140,7 +143,7 @@ def measure_changes(
 
     return RobustnessReport(
         split=split,
-        films=len(truth),
+        images=len(truth),
         patients=len(set(patients)),
         over=len(told),
         resamples=settings.bootstrap,
@@ -152,9 +155,9 @@ def measure_changes(
 def jpeg(quality: int) -> Change:
     """Compressed as a JPEG of 8 bits and that quality."""
 
-    def change(film: Grey) -> Grey:
+    def change(image: Grey) -> Grey:
         packed = BytesIO()
-        _picture(film).save(packed, "JPEG", quality=quality)
+        _picture(image).save(packed, "JPEG", quality=quality)
         return _greys(Image.open(packed))
 
     return change
@@ -163,9 +166,9 @@ def jpeg(quality: int) -> Change:
 def resampled(factor: float) -> Change:
     """Reduced to a share of its size and enlarged again."""
 
-    def change(film: Grey) -> Grey:
-        height, width = film.shape
-        picture = Image.fromarray(film)
+    def change(image: Grey) -> Grey:
+        height, width = image.shape
+        picture = Image.fromarray(image)
         small = picture.resize((max(1, round(width * factor)), max(1, round(height * factor))), Image.Resampling.BOX)
         return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32).clip(0, 1)
 
@@ -175,29 +178,29 @@ def resampled(factor: float) -> Change:
 def turned(degrees: float) -> Change:
     """Turned counter-clockwise about its middle; what comes in at the corners is black."""
 
-    def change(film: Grey) -> Grey:
-        return np.asarray(Image.fromarray(film).rotate(degrees, Image.Resampling.BILINEAR), dtype=np.float32)
+    def change(image: Grey) -> Grey:
+        return np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR), dtype=np.float32)
 
     return change
 
 
 def gamma(exponent: float) -> Change:
     """Brighter below 1, darker above, black and white staying."""
-    return lambda film: np.power(film.clip(0, 1), np.float32(exponent))
+    return lambda image: np.power(image.clip(0, 1), np.float32(exponent))
 
 
 def contrast(factor: float) -> Change:
     """The greys' distances from their mean times a factor."""
-    return lambda film: ((film - film.mean()) * np.float32(factor) + film.mean()).clip(0, 1)
+    return lambda image: ((image - image.mean()) * np.float32(factor) + image.mean()).clip(0, 1)
 
 
 def marked(text: str) -> Change:
     """With a bright side marker burned into the upper right corner."""
 
-    def change(film: Grey) -> Grey:
-        picture = Image.fromarray(film.copy())
-        side = min(film.shape)
-        place = (film.shape[1] - 0.12 * side, 0.04 * side)
+    def change(image: Grey) -> Grey:
+        picture = Image.fromarray(image.copy())
+        side = min(image.shape)
+        place = (image.shape[1] - 0.12 * side, 0.04 * side)
         ImageDraw.Draw(picture).text(place, text, fill=1.0, font=ImageFont.load_default(size=max(8, side // 14)))
         return np.asarray(picture, dtype=np.float32)
 
@@ -218,8 +221,8 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def _picture(film: Grey) -> Image.Image:
-    return Image.fromarray(np.rint(film.clip(0, 1) * 255).astype(np.uint8))
+def _picture(image: Grey) -> Image.Image:
+    return Image.fromarray(np.rint(image.clip(0, 1) * 255).astype(np.uint8))
 
 
 def _greys(picture: Image.Image) -> Grey:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from medsd.errors import DataError
 from medsd.files import write_json
+from medsd.strict import Described
 
 
-class Part(BaseModel):
-    """A part of a report."""
+def rounded(tree: Any) -> Any:
+    """Floats to six decimals: beyond that, digits depend on the number of threads."""
+    if isinstance(tree, float):
+        return round(tree, 6) + 0.0  # no −0.0
+    if isinstance(tree, Mapping):
+        return {key: rounded(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [rounded(value) for value in tree]
+    return tree
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
-
-class Saved(Part):
+class Saved(Described):
     """A report that is a file.
 
     Attributes:
@@ -29,7 +35,7 @@ class Saved(Part):
 
     def write(self, path: Path) -> None:
         """Write the report as JSON, atomically."""
-        write_json(path, json.loads(self.model_dump_json()))
+        write_json(path, self.model_dump(mode="json"))
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -44,8 +50,7 @@ class Saved(Part):
             raise DataError(f"{path}: cannot be read ({type(error).__name__}); {cls.WAY_OUT}") from None
         except ValidationError as error:
             key = ".".join(str(part) for part in error.errors()[0]["loc"])
-            if not key:
-                raise DataError(f"{path}: not valid JSON; {cls.WAY_OUT}") from None
-            raise DataError(f"{path}: '{key}' is not as this medsd writes it; {cls.WAY_OUT}") from None
+            what = f"'{key}' is not as this medsd writes it" if key else "not valid JSON"
+            raise DataError(f"{path}: {what}; {cls.WAY_OUT}") from None
         except ValueError:
             raise DataError(f"{path}: not valid UTF-8; {cls.WAY_OUT}") from None

@@ -1,9 +1,9 @@
 """What has moved between the cases that a bundle learned from and another set of studies, and what has not.
 
-Start at `measure_shift`. Three things may move: how the films look to the network, how often each finding occurs, and
-who is examined how (view, sex, age). Each is tested on one film a patient, because films of a patient are not
+Start at `measure_shift`. Three things may move: how the images look to the network, how often each finding occurs, and
+who is examined how (view, sex, age). Each is tested on one image a patient, because images of a patient are not
 independent, and all tests together are held to one level (Holm, Scand. J. Statist. 6, 1979). With many patients every
-difference is significant; «moved» is therefore what is significant and larger than a named margin.
+difference is significant; "moved" is therefore what is significant and larger than a named margin.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ import numpy.typing as npt
 from scipy.stats import binomtest, chi2_contingency, fisher_exact, ks_2samp
 
 from medsd.calibration.conformal_fit import clopper_pearson
-from medsd.evaluation.saved import Part, Saved
+from medsd.evaluation.saved import Saved, rounded
 from medsd.metrics.intervals import Interval, Resamples
-from medsd.metrics.metrics import FloatArray
+from medsd.metrics.metrics import FloatArray, ratio
 from medsd.metrics.two_samples import FEW, discrepancy, estimated_prevalence, holm, tell_apart
+from medsd.strict import Described
 
 SHIFT = "shift.json"
 # Margins below which a significant difference is not called one.
 PREVALENCE_MARGIN = 0.02
 ATTRIBUTE_MARGIN = 0.1  # of Cramér's V, and of Kolmogorov and Smirnov's distance
-FILMS_MARGIN = 0.6  # AUROC of telling films apart, where the bundle does not say what its own test films give
-_MOST = 2000  # patients of each side that the tests of films take
+APPEARANCE_MARGIN = 0.6  # AUROC of telling images apart, where the bundle does not say what its own test images give
+_MOST = 2000  # patients of each side that the tests of images take
 _NAMED = 4  # findings in the sentence
 _AGES, _ATTRIBUTES = "age", ("view", "sex")
-_DECIMALS = 6
 
 Strings = npt.NDArray[np.str_]
 Moved = bool | None  # None: too few to tell
 
 
-class FilmShift(Part):
-    """How films look to the network.
+class AppearanceShift(Described):
+    """How images look to the network.
 
     Attributes:
         told_apart: AUROC of a logistic regression that tells embeddings of the two sides apart, on patients that it
             was not fitted on (Lopez-Paz and Oquab, ICLR 2017).
-        own: the same for the bundle's own test films, which the network has not seen either; None where the bundle
+        own: the same for the bundle's own test images, which the network has not seen either; None where the bundle
             does not say it (`medsd.evaluation.distribution`).
         discrepancy, p: squared maximum mean discrepancy (Gretton et al., JMLR 13, 2012; Gaussian kernel of the median
             distance), and its chance when patients are exchanged.
-        beyond: share of patients' films above the limit of the out-of-distribution check, each patient weighing the
+        beyond: share of patients' images above the limit of the out-of-distribution check, each patient weighing the
             same; None without one.
-        false_alarm_rate: what that share is on films like those of the training.
+        false_alarm_rate: what that share is on images like those of the training.
         beyond_p: chance of so many, or more, at that rate.
     """
 
@@ -63,7 +63,7 @@ class FilmShift(Part):
     moved: Moved = None
 
 
-class PrevalenceShift(Part):
+class PrevalenceShift(Described):
     """How often one finding occurs among the images in which it is known.
 
     Attributes:
@@ -71,8 +71,8 @@ class PrevalenceShift(Part):
         before, after: prevalence among the bundle's cases and in the new set.
         difference: after minus before.
         estimated: what the model's probabilities alone say of the new prevalence (Saerens, Latinne and Decaestecker,
-            Neural Computation 14, 2002); right only if films with the finding, and films without it, look as before,
-            and so None where films have moved.
+            Neural Computation 14, 2002); right only if images with the finding, and images without it, look as before,
+            and so None where images have moved.
     """
 
     name: str
@@ -88,8 +88,8 @@ class PrevalenceShift(Part):
     moved: Moved = None
 
 
-class AttributeShift(Part):
-    """View, sex or age of one film a patient.
+class AttributeShift(Described):
+    """View, sex or age of one image a patient.
 
     Attributes:
         patients: with a value, of the bundle's cases and of the new set.
@@ -120,7 +120,7 @@ class ShiftReport(Saved):
     confidence: float
     resamples: int
     seed: int
-    films: FilmShift | None
+    appearance: AppearanceShift | None
     prevalences: tuple[PrevalenceShift, ...]
     attributes: tuple[AttributeShift, ...]
     sentence: str
@@ -134,7 +134,7 @@ class Side:
         labels: (N, F) 1, 0 or NaN.
         patients: (N,) keys; an empty one is a patient of its own.
         embeddings: (N, D).
-        attributes: (N,) by name: view, sex, and age as a decade («60-69»); "" where it is unknown.
+        attributes: (N,) by name: view, sex, and age as a decade ("60-69"); "" where it is unknown.
     """
 
     labels: FloatArray
@@ -172,24 +172,24 @@ def measure_shift(
         findings: F names with their titles, in column order.
         probabilities: (N, F) calibrated, of `after`.
         priors: prevalences at which the probabilities were calibrated, by name; others are not estimated.
-        beyond: (P,) the share of each patient's films above the out-of-distribution limit, refused ones among them.
+        beyond: (P,) the share of each patient's images above the out-of-distribution limit, refused ones among them.
         false_alarm_rate: of that limit.
-        own: see `FilmShift`.
-        images: whether the model reads films; else there is no section of films.
+        own: see `AppearanceShift`.
+        images: whether the model reads images; else their appearance is not compared.
         confidence, resamples, seed: of intervals, tests and draws.
     """
     rows = before.one_a_patient(seed), after.one_a_patient(seed)
-    films = None
+    appearance = None
     if images:
-        films = _films(before, after, rows, own, beyond, false_alarm_rate, confidence, resamples, seed)
+        appearance = _appearance(before, after, rows, own, beyond, false_alarm_rate, confidence, resamples, seed)
     draws = tuple(Resamples.draw(side.patients, resamples, seed + i) for i, side in enumerate((before, after)))
     prevalences = [
         _prevalence(column, name, title, before, after, rows, draws, probabilities, priors.get(name), confidence)
         for column, (name, title) in enumerate(findings)
     ]
     attributes = [_attribute(name, before, after, rows) for name in (*_ATTRIBUTES, _AGES)]
-    films, prevalences, attributes = _adjusted(films, prevalences, attributes, 1 - confidence)
-    if films is not None and films.moved is not False:  # what is estimated rests on films that look alike
+    appearance, prevalences, attributes = _adjusted(appearance, prevalences, attributes, 1 - confidence)
+    if appearance is not None and appearance.moved is not False:  # estimates need images that look as before
         prevalences = [each.model_copy(update={"estimated": None}) for each in prevalences]
     report = ShiftReport(
         images=(len(before.labels), len(after.labels)),
@@ -197,17 +197,17 @@ def measure_shift(
         confidence=confidence,
         resamples=resamples,
         seed=seed,
-        films=films,
+        appearance=appearance,
         prevalences=tuple(prevalences),
         attributes=tuple(attributes),
         sentence="",
     )
-    return ShiftReport.model_validate(_rounded(report.model_dump() | {"sentence": sentence_of(report)}))
+    return ShiftReport.model_validate(rounded(report.model_dump() | {"sentence": sentence_of(report)}))
 
 
 def sentence_of(report: ShiftReport) -> str:
     """Which things moved and which not, in one sentence."""
-    parts = [*_prevalences_told(report), *([] if report.films is None else [_films_told(report.films)])]
+    parts = [*_prevalences_told(report), *([] if report.appearance is None else [_appearance_told(report.appearance)])]
     names = {"view": "views", "sex": "sexes", "age": "ages"}
     moved = [a for a in report.attributes if a.moved]
     parts += [f"{names[a.attribute]} differ ({_largest(a)})" for a in moved]
@@ -218,7 +218,7 @@ def sentence_of(report: ShiftReport) -> str:
     return "; ".join(parts)[:1].upper() + "; ".join(parts)[1:] + "."
 
 
-def _films(
+def _appearance(
     before: Side,
     after: Side,
     rows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
@@ -228,7 +228,7 @@ def _films(
     confidence: float,
     resamples: int,
     seed: int,
-) -> FilmShift:
+) -> AppearanceShift:
     rng = np.random.default_rng(seed)
     first, second = (
         side.embeddings[rng.permutation(chosen)[:_MOST]] for side, chosen in zip((before, after), rows, strict=True)
@@ -238,9 +238,9 @@ def _films(
     share, beyond_p = None, None
     if beyond is not None and len(beyond) and rate is not None:
         share = clopper_pearson(beyond.astype(np.float64), confidence)
-        # Whole patients: shares of those with several films are rounded down together.
+        # Whole patients: shares of those with several images are rounded down together.
         beyond_p = float(binomtest(int(beyond.sum() + 1e-9), len(beyond), rate, alternative="greater").pvalue)
-    return FilmShift(
+    return AppearanceShift(
         told_apart=area,
         own=own,
         discrepancy=distance,
@@ -274,7 +274,7 @@ def _prevalence(
             for found, side, mask in zip((first, second), (before, after), known, strict=True)
         )
         difference = _percentiles(shares[1] - shares[0], confidence, (-1, 1))
-        # Positives and negatives among one film of each patient in whom it is known.
+        # Positives and negatives among one image of each patient in whom it is known.
         counts = [_counts(values[chosen]) for values, chosen in zip(columns, rows, strict=True)]
         if min(sum(each) for each in counts) >= FEW:
             p = float(fisher_exact(counts).pvalue)
@@ -297,7 +297,7 @@ def _share(values: FloatArray, drawn: Resamples) -> FloatArray:
     weights = [np.ones((1, len(values))), *drawn.blocks()]
     parts = [(w @ positive, w @ known) for w in weights]
     numerators, wholes = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return np.divide(numerators, wholes, out=np.full(len(wholes), np.nan), where=wholes > 0)
+    return ratio(numerators, wholes)
 
 
 def _percentiles(values: FloatArray, confidence: float, bounds: tuple[float, float]) -> Interval:
@@ -350,29 +350,32 @@ def _attribute(
 
 
 def _adjusted(
-    films: FilmShift | None, prevalences: list[PrevalenceShift], attributes: list[AttributeShift], level: float
-) -> tuple[FilmShift | None, list[PrevalenceShift], list[AttributeShift]]:
+    appearance: AppearanceShift | None,
+    prevalences: list[PrevalenceShift],
+    attributes: list[AttributeShift],
+    level: float,
+) -> tuple[AppearanceShift | None, list[PrevalenceShift], list[AttributeShift]]:
     """The same with p values adjusted for all of them, and judged."""
-    everything: list[FilmShift | PrevalenceShift | AttributeShift] = [*prevalences, *attributes]
-    everything += [] if films is None else [films]
+    everything: list[AppearanceShift | PrevalenceShift | AttributeShift] = [*prevalences, *attributes]
+    everything += [] if appearance is None else [appearance]
     tested = [(place, part.p) for place, part in enumerate(everything) if part.p is not None]
     for (place, _), adjusted in zip(tested, holm([p for _, p in tested]), strict=True):
         part = everything[place]
         moved = adjusted < level and _large(part)
         everything[place] = part.model_copy(update={"adjusted": adjusted, "moved": moved})
     return (
-        next((part for part in everything if isinstance(part, FilmShift)), None),
+        next((part for part in everything if isinstance(part, AppearanceShift)), None),
         [part for part in everything if isinstance(part, PrevalenceShift)],
         [part for part in everything if isinstance(part, AttributeShift)],
     )
 
 
-def _large(part: FilmShift | PrevalenceShift | AttributeShift) -> bool:
+def _large(part: AppearanceShift | PrevalenceShift | AttributeShift) -> bool:
     if isinstance(part, PrevalenceShift):
         return abs(part.difference.value or 0) >= PREVALENCE_MARGIN
     if isinstance(part, AttributeShift):
         return (part.size or 0) >= ATTRIBUTE_MARGIN
-    margin = FILMS_MARGIN if part.own is None else max(part.own.high or part.own.value or 0, 0.5)
+    margin = APPEARANCE_MARGIN if part.own is None else max(part.own.high or part.own.value or 0, 0.5)
     return (part.told_apart.low or 0) > margin
 
 
@@ -389,13 +392,13 @@ def _prevalences_told(report: ShiftReport) -> list[str]:
     return [f"prevalence {named}{more}{alike}"]
 
 
-def _films_told(films: FilmShift) -> str:
-    if films.moved is None:
-        return "films too few to tell"
-    own = "" if films.own is None or films.own.value is None else f", {films.own.value:.2f} among its own test films"
-    beyond = "" if films.beyond is None else f"; {100 * (films.beyond.value or 0):.0f} % of them beyond the limit"
-    look = "films look different" if films.moved else "films look alike"
-    return f"{look} (AUC of telling them apart {films.told_apart.value:.2f}{own}{beyond})"
+def _appearance_told(a: AppearanceShift) -> str:
+    if a.moved is None:
+        return "images too few to tell"
+    own = "" if a.own is None or a.own.value is None else f", {a.own.value:.2f} among its own test images"
+    beyond = "" if a.beyond is None else f"; {100 * (a.beyond.value or 0):.0f} % of them beyond the limit"
+    look = "images look different" if a.moved else "images look alike"
+    return f"{look} (AUC of telling them apart {a.told_apart.value:.2f}{own}{beyond})"
 
 
 def _largest(attribute: AttributeShift) -> str:
@@ -405,14 +408,3 @@ def _largest(attribute: AttributeShift) -> str:
 
 def _and(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _rounded(tree: object) -> object:
-    """Floats to six decimals, as in evaluation.json."""
-    if isinstance(tree, float):
-        return round(tree, _DECIMALS) + 0.0
-    if isinstance(tree, Mapping):
-        return {key: _rounded(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [_rounded(value) for value in tree]
-    return tree

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medsd.evaluation.saved import Part, Saved
-from medsd.metrics.intervals import Interval, Resamples, bootstrap, weighted_auroc
-from medsd.metrics.metrics import FloatArray
+from medsd.evaluation.saved import Saved, rounded
+from medsd.metrics.intervals import Interval, Resamples, bootstrap
+from medsd.metrics.metrics import FloatArray, ratio, weighted_auroc
+from medsd.strict import Described
 
 SOURCES = "evaluation_sources.json"
 LIMIT = 0.6
@@ -30,7 +31,7 @@ _FOLDS = 5
 Over = Literal["held-out images", "all images"]
 
 
-class SourcePair(Part):
+class SourcePair(Described):
     """Two sources.
 
     Attributes:
@@ -202,12 +203,10 @@ class _Pair:
         def within(weights: FloatArray) -> FloatArray:
             areas = np.stack([weighted_auroc(truth[m], scores[m], weights[:, m]) for m in members], axis=1)
             drawn_at_all = ~np.isnan(areas)
-            mass = drawn_at_all @ smaller
-            total = np.where(drawn_at_all, areas, 0) @ smaller
-            return np.divide(total, mass, out=np.full(len(weights), np.nan), where=mass > 0)[:, None]
+            return ratio(np.where(drawn_at_all, areas, 0) @ smaller, drawn_at_all @ smaller)[:, None]
 
         (area,) = bootstrap(within, drawn, confidence, (0, 1), cases=min(self.count("patient")))
-        return Interval(**{k: round(v, 6) if isinstance(v, float) else v for k, v in area.model_dump().items()})
+        return Interval(**rounded(area.model_dump()))
 
 
 def _spread(chosen: pd.Series) -> npt.NDArray[np.int64]:

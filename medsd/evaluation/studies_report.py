@@ -5,8 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from medsd.evaluation.against_card import AgainstCard
-from medsd.evaluation.saved import Part, Saved
+from medsd.evaluation.saved import Saved
 from medsd.metrics.intervals import Interval
+from medsd.strict import Described
 
 STUDIES, RECALIBRATION = "studies.json", "recalibration.json"
 
@@ -23,8 +24,8 @@ class StudiesReport(Saved):
         images, patients: asked for.
         own: images left out because the bundle learned from them or their patients, or was calibrated on them.
         rejected: rows of the source that could not be used, by reason.
-        refused: films that the gate or the out-of-distribution check refused, by reason.
-        warned: films that were scored with a warning, by reason.
+        refused: images that the gate or the out-of-distribution check refused, by reason.
+        warned: images that were scored with a warning, by reason.
         scored: images measured, of `scored_patients`.
         unlabelled: findings that the set never labels.
         card: what the bundle's card says of each finding, against these studies; None where it has no evaluation.
@@ -49,7 +50,7 @@ class StudiesReport(Saved):
     card: AgainstCard | None = None
 
 
-class Compared(Part):
+class FigureChange(Described):
     """One figure before and after, over the same labels; `gain` is before minus after, with a paired interval."""
 
     before: Interval
@@ -86,6 +87,6 @@ class RecalibrationReport(Saved):
     crossed: bool
     findings: tuple[str, ...]
     labels: int
-    figures: dict[str, Compared] = Field(default_factory=dict)
+    figures: dict[str, FigureChange] = Field(default_factory=dict)
     outputs: dict[str, float] = Field(default_factory=dict)
     readings: int = 0

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from medsd.errors import DataError
-from medsd.evaluation.saved import Part
-from medsd.metrics.intervals import Interval, Resamples, bootstrap, rarer_patients, weighted_metrics
-from medsd.metrics.metrics import BoolArray, FloatArray, checked, enough
+from medsd.metrics.intervals import Interval, Resamples, bootstrap, rarer_patients, row_means
+from medsd.metrics.metrics import BoolArray, FloatArray, checked, checked_patients, enough, weighted_metrics
+from medsd.strict import Described
 
 NOT_STATED = "not stated"
 # Means over findings that are compared, and whether more of it is better.
@@ -31,7 +31,7 @@ _WORDS = {
 _AGES = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (121, "60 and over"))
 
 
-class FindingGap(Part):
+class FindingGap(Described):
     """The AUROC of one finding in a group, and what it is above that of the rest."""
 
     name: str
@@ -40,18 +40,18 @@ class FindingGap(Part):
     gap: Interval
 
 
-class Compared(Part):
+class GroupFigure(Described):
     """One figure of a group, a mean over findings, and what it is above that of the rest."""
 
     value: Interval
     gap: Interval
 
 
-class GroupReport(Part):
+class GroupReport(Described):
     """One group against the rest.
 
     Attributes:
-        attribute, value: for instance «sex» and «F».
+        attribute, value: for instance "sex" and "F".
         images, patients: in the group.
         over: findings that group and rest can both tell, and over which the means go.
         figures: by name, those of `COMPARED`; without values where `over` is 0.
@@ -63,7 +63,7 @@ class GroupReport(Part):
     images: int
     patients: int
     over: int
-    figures: dict[str, Compared]
+    figures: dict[str, GroupFigure]
     findings: tuple[FindingGap, ...]
 
     @property
@@ -72,7 +72,7 @@ class GroupReport(Part):
         return self.over == 0
 
 
-class SubgroupReport(Part):
+class SubgroupReport(Described):
     """All groups of one split.
 
     Attributes:
@@ -109,7 +109,7 @@ def measure_subgroups(
         target: (N, F) 1, 0 or NaN for unknown.
         probs: (N, F) in 0…1.
         patients: (N,) patient keys.
-        groups: by attribute (N,) values; an empty one is «not stated», a group of its own.
+        groups: by attribute (N,) values; an empty one is "not stated", a group of its own.
         thresholds: (F,) operating points, NaN where there is none.
         margin: see `SubgroupReport`.
         resamples, confidence, minimum_positives, seed: as for `medsd.metrics.intervals.metric_intervals`.
@@ -119,9 +119,7 @@ def measure_subgroups(
     """
     target, probs = checked(target, probs)
     limits = np.asarray(thresholds, dtype=np.float64)
-    keys = np.asarray(patients, dtype=np.str_)
-    if keys.shape != target.shape[:1]:
-        raise DataError(f"patients has shape {keys.shape} for {len(target)} images; give one patient key for each")
+    keys = checked_patients(patients, target)
     study = _Study(
         tuple(findings),
         target,
@@ -204,7 +202,7 @@ class _Study:
             self.target[~members], self.minimum_positives
         )
         columns = np.flatnonzero(told)
-        figures = {name: Compared(value=Interval(), gap=Interval()) for name in COMPARED}
+        figures = {name: GroupFigure(value=Interval(), gap=Interval()) for name in COMPARED}
         gaps: tuple[FindingGap, ...] = ()
         if columns.size:
             figures, gaps = self._compare(members, columns)
@@ -220,13 +218,12 @@ class _Study:
 
     def _compare(
         self, members: BoolArray, columns: npt.NDArray[np.int64]
-    ) -> tuple[dict[str, Compared], tuple[FindingGap, ...]]:
+    ) -> tuple[dict[str, GroupFigure], tuple[FindingGap, ...]]:
         target, probs, limits = self.target[:, columns], self.probs[:, columns], self.limits[columns]
 
         def statistic(weights: FloatArray) -> FloatArray:
             inside, outside = (
-                weighted_metrics(target[rows], probs[rows], weights[:, rows], thresholds=limits)
-                for rows in (members, ~members)
+                weighted_metrics(target[rows], probs[rows], weights[:, rows], limits) for rows in (members, ~members)
             )
             both = [(inside[name], inside[name] - outside[name]) for name in COMPARED]
             means = [row_means(values) for pair in both for values in pair]  # value and gap of each figure
@@ -237,8 +234,7 @@ class _Study:
         )
         found = bootstrap(statistic, self.drawn, self.confidence, (-1, 1), cases=rarest)
         figures = {
-            name: Compared(value=within_bounds(found[2 * i], 0, 1), gap=found[2 * i + 1])
-            for i, name in enumerate(COMPARED)
+            name: GroupFigure(value=found[2 * i].within(0, 1), gap=found[2 * i + 1]) for i, name in enumerate(COMPARED)
         }
         aurocs, gaps = np.split(np.arange(2 * len(COMPARED), len(found)), 2)
         positives = (target[members] == 1).sum(0)
@@ -246,22 +242,8 @@ class _Study:
             FindingGap(
                 name=self.findings[column],
                 positives=int(positives[i]),
-                auroc=within_bounds(found[aurocs[i]], 0, 1),
+                auroc=found[aurocs[i]].within(0, 1),
                 gap=found[gaps[i]],
             )
             for i, column in enumerate(columns)
         )
-
-
-def row_means(values: FloatArray) -> FloatArray:
-    """The mean of each row (R, K) over what is defined, NaN where nothing is."""
-    defined = ~np.isnan(values)
-    total = np.where(defined, values, 0).sum(1)
-    return np.divide(total, defined.sum(1), out=np.full(len(values), np.nan), where=defined.any(1))
-
-
-def within_bounds(interval: Interval, low: float, high: float) -> Interval:
-    """`interval` with its ends inside what the figure can be."""
-    if interval.low is None or interval.high is None:
-        return interval
-    return interval.model_copy(update={"low": max(interval.low, low), "high": min(interval.high, high)})

@@ -16,8 +16,8 @@ from scipy.special import expit
 from medsd.errors import DataError
 from medsd.experiments import engine
 from medsd.experiments.statistics import compare_paired, patient_intervals, seed_mean
-from medsd.metrics.intervals import Resamples, bootstrap, weighted_macro_auroc
-from medsd.metrics.metrics import auroc, average_precision, confusion, enough, macro
+from medsd.metrics.intervals import Resamples, bootstrap
+from medsd.metrics.metrics import auroc, average_precision, calls, enough, macro, weighted_aurocs
 from medsd.metrics.retrieval import Cases, score_queries
 from medsd.pipeline.folder import Run
 from medsd.studies.manifest import Manifest
@@ -65,7 +65,7 @@ class Trained:
             "average_precision": macro(
                 average_precision(self.labels, probs, minimum_positives=minimum_positives)
             ).value,
-            "micro_f1": confusion(self.labels, probs, thresholds).micro_f1,
+            "micro_f1": float(calls(self.labels, probs, thresholds)["micro_f1"][0]),
             "ndcg": float(self.ndcg[counted].mean()) if (counted := ~np.isnan(self.ndcg)).any() else float("nan"),
         }
 
@@ -115,7 +115,8 @@ def patient_difference(
 
     def mean_auroc(trained: Sequence[Trained], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         each = [
-            weighted_macro_auroc(labels[:, told], one.logits[:, told].astype(np.float64), weights) for one in trained
+            weighted_aurocs(labels[:, told], one.logits[:, told].astype(np.float64), weights).mean(axis=1)
+            for one in trained
         ]
         return np.mean(each, axis=0)
 
@@ -137,9 +138,9 @@ def _mean_f1(trained: Sequence[Trained], weights: npt.NDArray[np.float64]) -> np
     """(R,) micro-F1 of weighted studies, the mean over the trainings."""
     figures = []
     for one in trained:
-        calls, known, present = one.probabilities >= one.threshold, ~np.isnan(one.labels), one.labels == 1
-        right = weights @ (calls & present).sum(1)
-        total = weights @ ((calls & known).sum(1) + present.sum(1))
+        called, known, present = one.probabilities >= one.threshold, ~np.isnan(one.labels), one.labels == 1
+        right = weights @ (called & present).sum(1)
+        total = weights @ ((called & known).sum(1) + present.sum(1))
         figures.append(np.divide(2 * right, total, out=np.full_like(right, np.nan), where=total > 0))
     return np.mean(figures, axis=0)
 

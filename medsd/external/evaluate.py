@@ -1,6 +1,6 @@
 """A bundle measured on another set of studies, as another hospital would: without training, and without torch.
 
-Start at `evaluate_bundle`. The studies come from any source of `medsd.studies`; their films are read by the serving
+Start at `evaluate_bundle`. The studies come from any source of `medsd.studies`; their images are read by the serving
 side, so what the gate refuses is refused here, too, and counted. Labels are carried into the bundle's vocabulary, and
 what the set never labels stays unknown.
 """
@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from medsd.cases.case import age_band
 from medsd.cases.index import CaseIndex
 from medsd.cases.manage import hasher_of
 from medsd.errors import DataError
+from medsd.evaluation.against import AGAINST, AgainstReport, compare_models
 from medsd.evaluation.against_card import compare_with_card
 from medsd.evaluation.beside import beside_of, picked
 from medsd.evaluation.distribution import DISTRIBUTION, DistributionReport
@@ -55,7 +57,7 @@ _LISTED = "findings"  # a column of this name lists what is present, where no co
 
 
 @dataclass(frozen=True)
-class Reading:
+class ScoredStudies:
     """Studies that a bundle has read.
 
     Attributes:
@@ -63,7 +65,7 @@ class Reading:
         manifest: the N studies that were scored, labelled in the bundle's vocabulary.
         logits: (N, F) before calibration.
         embeddings: (N, D) of unit length.
-        far: (P,) the share of each patient's films beyond the out-of-distribution limit, of all films that the check
+        far: (P,) the share of each patient's images beyond the out-of-distribution limit, of all images that the check
             has judged, refused ones too.
         report: what was read and what was left out.
         evaluation: how to measure.
@@ -98,7 +100,7 @@ def load_studies(path: Path, bundle: Bundle, overrides: Sequence[str] = ()) -> S
     Args:
         path: a configuration with the section `data`, all else optional; or a table (CSV, Parquet) with the columns of
             `configs/own.yaml` under their own names (image, patient, and perhaps study, view, age, sex, note, split),
-            and a column a finding, or one called «findings» that lists what is present.
+            and a column a finding, or one called "findings" that lists what is present.
         bundle: whose vocabulary the labels are in, unless the configuration names another.
         overrides: ``a.b=c`` each.
 
@@ -138,6 +140,7 @@ def evaluate_bundle(
     out: Path,
     *,
     split: str | None = None,
+    against: Bundle | None = None,
     provider: ProviderChoice = "auto",
     workers: int = 1,
     progress: bool = False,
@@ -151,6 +154,7 @@ def evaluate_bundle(
         split: take the patients of this part alone, as the settings or the source split them; None takes all, or the
             test part of the very set that the bundle learned from. Those that it learned from, or was calibrated on,
             are never measured.
+        against: another bundle, which is compared with the first on the studies that both can score: against.json.
         provider, workers: as for `medsd score`.
         progress: show how far it is.
 
@@ -160,9 +164,13 @@ def evaluate_bundle(
     Raises:
         DataError: the studies cannot be read, none can be scored, or the folder cannot be written.
     """
-    reading = read_studies(bundle, settings, split=split, provider=provider, workers=workers, progress=progress)
+    options: dict[str, Any] = {"provider": provider, "workers": workers, "progress": progress}
+    reading = read_studies(bundle, settings, split=split, **options)
     cases = _cases(bundle)
     report, shift = measure(reading, cases), None if cases is None else shift_of(reading, cases)
+    compared = None
+    if against is not None:
+        compared = compare_bundles(reading, read_studies(against, settings, split=reading.report.split, **options))
     studies, own = reading.report, bundle.folder / EVALUATION
     if own.is_file():
         studies = studies.model_copy(update={"card": compare_with_card(EvaluationReport.read(own), report)})
@@ -170,9 +178,10 @@ def evaluate_bundle(
         out.mkdir(parents=True, exist_ok=True)
         studies.write(out / STUDIES)
         report.write(out / EVALUATION)
-        (out / SHIFT).unlink(missing_ok=True)
-        if shift is not None:
-            shift.write(out / SHIFT)
+        for name, other in ((SHIFT, shift), (AGAINST, compared)):
+            (out / name).unlink(missing_ok=True)
+            if other is not None:
+                other.write(out / name)
         draw(reading, out / PLOTS, cases)
         write_report(out)
     except OSError as error:
@@ -188,7 +197,7 @@ def read_studies(
     provider: ProviderChoice = "auto",
     workers: int = 1,
     progress: bool = False,
-) -> Reading:
+) -> ScoredStudies:
     """Read the studies; arguments and errors as `evaluate_bundle`."""
     if split is not None and split not in SPLITS:
         raise DataError(f"there is no split '{split}'; choose one of {', '.join(SPLITS)}, or leave it out")
@@ -204,7 +213,7 @@ def read_studies(
     foreign = manifest.without(np.flatnonzero(own).tolist())
     predictor = Predictor(bundle, provider=provider, policy=settings.gate)
     predictions: list[Prediction] = []
-    with Progress(len(foreign), name="evaluate", unit="film", wanted=progress) as shown:
+    with Progress(len(foreign), name="evaluate", unit="image", wanted=progress) as shown:
         for prediction in _predictions(predictor, foreign, workers):
             predictions.append(prediction)
             shown.advance()
@@ -236,7 +245,7 @@ def read_studies(
     told = [predictions[row] for row in scored]
     judged = [row for row, said in enumerate(predictions) if said.out_of_distribution is not None]
     beyond = np.array([(predictions[row].out_of_distribution or 0) > 1 for row in judged], dtype=np.float64)
-    return Reading(
+    return ScoredStudies(
         bundle,
         kept,
         np.stack([said.logits for said in told if said.logits is not None]).astype(np.float64),
@@ -248,7 +257,7 @@ def read_studies(
     )
 
 
-def measure(reading: Reading, cases: CaseIndex | None = None) -> EvaluationReport:
+def measure(reading: ScoredStudies, cases: CaseIndex | None = None) -> EvaluationReport:
     """The metrics of a reading; with `cases`, similar ones among them, too."""
     description, manifest = reading.bundle.description, reading.manifest
     path, rows, apart = reading.bundle.folder / CONFORMAL, np.flatnonzero(~reading.apart), np.flatnonzero(reading.apart)
@@ -277,7 +286,7 @@ def measure(reading: Reading, cases: CaseIndex | None = None) -> EvaluationRepor
     )
 
 
-def shift_of(reading: Reading, cases: CaseIndex) -> ShiftReport:
+def shift_of(reading: ScoredStudies, cases: CaseIndex) -> ShiftReport:
     """What has moved from the bundle's cases to the studies that were read."""
     bundle, manifest, table = reading.bundle, reading.manifest, cases.table()
     description = bundle.description
@@ -312,7 +321,38 @@ def shift_of(reading: Reading, cases: CaseIndex) -> ShiftReport:
     )
 
 
-def draw(reading: Reading, folder: Path, cases: CaseIndex | None = None) -> None:
+def compare_bundles(first: ScoredStudies, second: ScoredStudies) -> AgainstReport:
+    """The AUROCs of two bundles on the studies of the headline that both have scored.
+
+    Raises:
+        DataError: they have no study, or no finding, in common.
+    """
+    rows = {key: row for row, key in enumerate(_study_keys(second))}
+    pairs = [(row, rows[key]) for row, key in enumerate(_study_keys(first)) if key in rows and not first.apart[row]]
+    names = [
+        name
+        for name in first.bundle.findings.names
+        if all(name in each.bundle.description.calibration for each in (first, second))
+    ]
+    if not pairs or not names:
+        raise DataError(
+            f"{first.bundle.label} and {second.bundle.label} have no {'finding' if pairs else 'study'} in common"
+        )
+    of_first, of_second = np.array(pairs).T
+    columns = [first.bundle.findings.names.index(name) for name in names]
+    return compare_models(
+        (first.bundle.label, second.bundle.label),
+        first.name,
+        [first.bundle.findings.findings[column] for column in columns],
+        first.manifest.labels[np.ix_(of_first, columns)].astype(np.float64),
+        (_probabilities(first, of_first, names), _probabilities(second, of_second, names)),
+        first.manifest.patients[of_first].tolist(),
+        first.evaluation,
+        first.seed,
+    )
+
+
+def draw(reading: ScoredStudies, folder: Path, cases: CaseIndex | None = None) -> None:
     """The plots of a reading, with the prevalences of the bundle's cases beside its own."""
     bundle, rows = reading.bundle, ~reading.apart
     labels, logits, embeddings = reading.manifest.labels[rows], reading.logits[rows], reading.embeddings[rows]
@@ -334,6 +374,18 @@ def _cases(bundle: Bundle) -> CaseIndex | None:
         log.warning("%s has no cases: what has moved since its training cannot be said", bundle.label)
         return None
     return CaseIndex.open(bundle.cases_path, model_sha256=bundle.model_sha256)
+
+
+def _study_keys(scored: ScoredStudies) -> list[tuple[str, str]]:
+    """What tells the studies of one source apart: the study and the image."""
+    table = scored.manifest.table
+    return list(zip(_texts(table["study"]).tolist(), _texts(table["path"]).tolist(), strict=True))
+
+
+def _probabilities(scored: ScoredStudies, rows: npt.NDArray[np.int64], names: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Calibrated probabilities of some rows and findings."""
+    columns = [scored.bundle.findings.names.index(name) for name in names]
+    return calibrated(scored.logits[np.ix_(rows, columns)], scored.bundle.description.calibration, names)
 
 
 def _own(bundle: Bundle, manifest: Manifest, settings: Settings) -> tuple[npt.NDArray[np.bool_], bool]:
@@ -370,13 +422,13 @@ def _validation_patients(bundle: Bundle) -> set[str]:
 
 
 def _predictions(predictor: Predictor, manifest: Manifest, workers: int) -> Iterator[Prediction]:
-    """The predictions of the rows in their order, a chunk of films at a time."""
+    """The predictions of the rows in their order, a chunk of images at a time."""
     paths, notes = manifest.table["path"].tolist(), manifest.table["note"].tolist()
     spec = predictor.bundle.description.pixels
     seen = [isinstance(path, str) and predictor.takes_images for path in paths]
-    films = (manifest.root / path for path, there in zip(paths, seen, strict=True) if there)
+    given = (manifest.root / path for path, there in zip(paths, seen, strict=True) if there)
     decoder = Decoder(spec, predictor.policy)
-    with closing(decode_all(films, decoder, workers=workers, ahead=_CHUNK)) as decoded:
+    with closing(decode_all(given, decoder, workers=workers, ahead=_CHUNK)) as decoded:
         studies = (
             Study(next(decoded)[1] if there else None, note if isinstance(note, str) else "")
             for there, note in zip(seen, notes, strict=True)

@@ -2,7 +2,7 @@
 
 Start at `recalibrate`. What can be fitted depends on the labels, finding by finding: with enough cases of both classes
 what `medsd calibrate` fits, with few of one class an intercept alone (the first step of Vergouwe et al., Statistics in
-Medicine 36, 2017: «recalibration in the large»), and without them nothing: that finding keeps what it had. The tail of
+Medicine 36, 2017: "recalibration in the large"), and without them nothing: that finding keeps what it had. The tail of
 the ONNX graph is exchanged with ONNX's own tools, so that neither PyTorch nor the weights are needed.
 """
 
@@ -38,14 +38,15 @@ from medsd.cases.index import CaseIndex, create_index
 from medsd.errors import BundleError, DataError
 from medsd.evaluation.evidence import EVIDENCE
 from medsd.evaluation.report import EVALUATION
+from medsd.evaluation.saved import rounded
 from medsd.evaluation.shift import SHIFT
 from medsd.evaluation.sources import SOURCES
-from medsd.evaluation.studies_report import RECALIBRATION, STUDIES, Compared, RecalibrationReport
+from medsd.evaluation.studies_report import RECALIBRATION, STUDIES, FigureChange, RecalibrationReport
 from medsd.export.tail import compare_graphs, exchange_tail
-from medsd.external.evaluate import Reading, draw, measure, shift_of
+from medsd.external.evaluate import ScoredStudies, draw, measure, shift_of
 from medsd.files import write_json
 from medsd.metrics.intervals import Interval, Resamples, bootstrap
-from medsd.metrics.metrics import BINS, FloatArray, bin_of
+from medsd.metrics.metrics import FloatArray, ratio, weighted_brier, weighted_calibration_error
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,6 @@ INTERCEPT_CASES = 20
 _INTERCEPT_SPREAD = 3.0  # standard deviation of the prior on the shift, in log-odds: from 5 % to 50 % is one of it
 # Files that speak of the old probabilities; evidence maps hang on no calibration.
 _STALE = ("evaluation*.json", "conformal.json", "recalibration.json", "shift.json", "studies.json")
-_DECIMALS = 6
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Fit:
 
 
 def recalibrate(
-    bundle: Bundle, reading: Reading, out: Path, *, everyone: bool = False, version: str | None = None
+    bundle: Bundle, reading: ScoredStudies, out: Path, *, everyone: bool = False, version: str | None = None
 ) -> RecalibrationReport:
     """Write a new bundle.
 
@@ -124,7 +124,7 @@ def next_version(version: str) -> str:
     return f"{found[1]}{int(found[2]) + 1}" if found else f"{version}.1"
 
 
-def halves_of(reading: Reading) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def halves_of(reading: ScoredStudies) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Rows of two halves of the patients, seeded, with as many of each combination of findings in both.
 
     Raises:
@@ -143,7 +143,7 @@ def halves_of(reading: Reading) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     return np.flatnonzero(first), np.flatnonzero(~first)
 
 
-def fit_again(bundle: Bundle, reading: Reading, rows: npt.NDArray[np.int64]) -> Fit:
+def fit_again(bundle: Bundle, reading: ScoredStudies, rows: npt.NDArray[np.int64]) -> Fit:
     """Calibration, operating points and conformal scores from some of the studies; see the module.
 
     A finding that was not trained gets none, whatever is labelled: no fit makes its logit mean something.
@@ -226,7 +226,7 @@ def _logit_at(calibration: Calibration, probability: float) -> float:
 
 def compare(
     bundle: Bundle,
-    reading: Reading,
+    reading: ScoredStudies,
     fit: Fit,
     halves: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
     everyone: bool,
@@ -280,7 +280,7 @@ def compare_probabilities(
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, Compared]:
+) -> dict[str, FigureChange]:
     """Log loss, Brier score and calibration error over all known labels, before, after and the gain.
 
     Args:
@@ -290,39 +290,29 @@ def compare_probabilities(
     """
     known = ~np.isnan(target)
     truth = target[known]
-    films = np.nonzero(known)[0]
+    image_of = np.nonzero(known)[0]
     sides = [np.clip(probs[known], 1e-12, 1 - 1e-12) for probs in (before, after)]
-    bins = [np.eye(BINS)[bin_of(probs, BINS)] for probs in sides]
 
     def statistic(weights: FloatArray) -> FloatArray:
-        each = weights[:, films]
-        total = np.maximum(each.sum(1), 1e-12)
+        each = weights[:, image_of]
         figures = []
-        for probs, members in zip(sides, bins, strict=True):
+        for probs in sides:
             losses = -(truth * np.log(probs) + (1 - truth) * np.log1p(-probs))
-            gaps = np.abs(each @ (members * (truth - probs)[:, None])).sum(1)
-            figures.append(np.stack([gaps, each @ losses, each @ (truth - probs) ** 2], axis=1) / total[:, None])
-        return np.hstack([*figures, figures[0] - figures[1]])
+            figures += [
+                weighted_calibration_error(truth, probs, each),
+                ratio(each @ losses, each.sum(1)),
+                weighted_brier(truth, probs, each),
+            ]
+        before, after = np.split(np.stack(figures, axis=1), 2, axis=1)
+        return np.hstack([before, after, before - after])
 
     drawn = Resamples.draw(patients, resamples, seed)
-    found = [_rounded(interval) for interval in bootstrap(statistic, drawn, confidence)]
+    found = [Interval(**rounded(each.model_dump())) for each in bootstrap(statistic, drawn, confidence)]
     names = ("calibration_error", "log_loss", "brier")
     return {
-        name: Compared(before=_positive(found[i]), after=_positive(found[i + 3]), gain=found[i + 6])
+        name: FigureChange(before=found[i].within(0, np.inf), after=found[i + 3].within(0, np.inf), gain=found[i + 6])
         for i, name in enumerate(names)
     }
-
-
-def _rounded(interval: Interval) -> Interval:
-    return Interval(
-        **{key: round(v, _DECIMALS) if isinstance(v, float) else v for key, v in interval.model_dump().items()}
-    )
-
-
-def _positive(interval: Interval) -> Interval:
-    """With ends that are no smaller than the figure can be."""
-    low = None if interval.low is None else max(interval.low, 0.0)
-    return interval.model_copy(update={"low": low})
 
 
 def _copy(bundle: Bundle, part: Path) -> None:
@@ -339,7 +329,7 @@ def _copy(bundle: Bundle, part: Path) -> None:
 
 def _write(
     bundle: Bundle,
-    reading: Reading,
+    reading: ScoredStudies,
     fit: Fit,
     report: RecalibrationReport,
     part: Path,
@@ -390,7 +380,7 @@ def _write(
     Bundle.open(part)  # what is published can be opened
 
 
-def _of_new(reading: Reading, made: Bundle, rows: npt.NDArray[np.int64], everyone: bool) -> Reading:
+def _of_new(reading: ScoredStudies, made: Bundle, rows: npt.NDArray[np.int64], everyone: bool) -> ScoredStudies:
     """Some of the reading as the new bundle would give it: its logits and embeddings are the same."""
     kept = np.zeros(len(reading.logits), dtype=bool)
     kept[rows] = True
@@ -405,7 +395,7 @@ def _of_new(reading: Reading, made: Bundle, rows: npt.NDArray[np.int64], everyon
             "scored_patients": len(set(manifest.patients.tolist())),
         }
     )
-    return Reading(
+    return ScoredStudies(
         made,
         manifest,
         reading.logits[kept],

@@ -1,136 +1,72 @@
-"""Two models on the same studies: DeLong's test of their AUROCs, beside the bootstrap of every metric.
+"""DeLong's test: whether two models on the same studies differ in AUROC.
 
-Start at `compare_models`. `delong` is the test alone: of DeLong, DeLong and Clarke-Pearson (1988) where every study is
-a patient of its own, and of Obuchowski (1997) where patients have several studies, which are not independent of each
-other. With one study a patient the two are the same.
+With one study a patient this is the test of DeLong, DeLong and Clarke-Pearson (Biometrics 1988). Studies of one patient
+are not independent of each other; for them it is that of Obuchowski (Biometrics 1997), which agrees where each patient
+has one. statsmodels and scipy have neither.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, rankdata
 
-from medsd.errors import DataError
-from medsd.metrics.intervals import Interval, MetricIntervals, paired_difference
-from medsd.metrics.metrics import FloatArray, checked, enough
+from medsd.metrics.intervals import Interval
+from medsd.metrics.metrics import FloatArray, checked, checked_patients, enough
 
 
 @dataclass(frozen=True)
 class DeLong:
-    """What DeLong's test says of one AUROC difference, first minus second model.
+    """The test of one AUROC difference, first minus second model.
 
     Attributes:
-        first, second: the two AUROCs; NaN with too few cases, as is everything else then.
-        difference: with its normal interval, within −1…1; None throughout with too few cases.
+        first, second: the two AUROCs; NaN with too few cases.
+        difference: with its normal interval, within −1…1; without a value with too few cases, and without an interval
+            where the spread cannot be told.
         standard_error: of the difference.
-        z: difference / standard error; 0 where both are 0, NaN where only the standard error is.
-        p: two-sided.
+        p: two-sided; 1 where the models agree in every pair, NaN where it cannot be told.
     """
 
-    first: float
-    second: float
-    difference: Interval
-    standard_error: float
-    z: float
-    p: float
-
-    def __str__(self) -> str:
-        return f"{self.difference}, p = {self.p:.3g}" if self.difference.value is not None else str(self.difference)
+    first: float = float("nan")
+    second: float = float("nan")
+    difference: Interval = field(default_factory=Interval)
+    standard_error: float = float("nan")
+    p: float = float("nan")
 
 
 @dataclass(frozen=True)
 class DeLongTests:
-    """DeLong's test of each finding, in column order, and of the mean AUROC over those that can be told (`over`)."""
+    """The test of each finding, in column order, and of the mean AUROC over the `over` findings that can be told."""
 
     findings: tuple[DeLong, ...]
     macro: DeLong
     over: int
 
 
-@dataclass(frozen=True)
-class ModelComparison:
-    """Two models side by side, first minus second.
-
-    Attributes:
-        bootstrap: of every metric, as `medsd.metrics.intervals.paired_difference` gives them.
-        delong: of the AUROCs, on the same studies and with the same patients.
-    """
-
-    bootstrap: dict[str, MetricIntervals]
-    delong: DeLongTests
-
-
-def compare_models(
-    target: npt.ArrayLike,
-    probs_a: npt.ArrayLike,
-    probs_b: npt.ArrayLike,
-    patients: Sequence[str] | npt.NDArray[np.str_],
-    *,
-    thresholds_a: npt.ArrayLike | None = None,
-    thresholds_b: npt.ArrayLike | None = None,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    minimum_positives: int = 10,
-    seed: int = 0,
-) -> ModelComparison:
-    """How much better model a reads than model b, by a bootstrap over patients and by DeLong's test.
-
-    The bootstrap speaks of every metric; DeLong of the AUROC, without a draw of chance. Where they disagree over an
-    AUROC, there are too few patients for either.
-
-    Args:
-        target: (N, F) 1, 0 or NaN for unknown.
-        probs_a, probs_b: (N, F) in 0…1, of the same studies.
-        patients: (N,) patient keys.
-        thresholds_a, thresholds_b: (F,) operating points of each model; None leaves the metrics at a threshold out.
-        resamples, confidence, minimum_positives, seed: as for `medsd.metrics.intervals.metric_intervals`.
-
-    Raises:
-        DataError: shapes or values that do not fit.
-    """
-    bootstrap = paired_difference(
-        target,
-        probs_a,
-        probs_b,
-        patients,
-        thresholds=thresholds_a,
-        other_thresholds=thresholds_b,
-        resamples=resamples,
-        confidence=confidence,
-        minimum_positives=minimum_positives,
-        seed=seed,
-    )
-    return ModelComparison(
-        bootstrap,
-        delong(target, probs_a, probs_b, patients, confidence=confidence, minimum_positives=minimum_positives),
-    )
-
-
 def delong(
     target: npt.ArrayLike,
     scores_a: npt.ArrayLike,
     scores_b: npt.ArrayLike,
-    patients: Sequence[str] | npt.NDArray[np.str_] | None = None,
+    patients: Sequence[str] | npt.NDArray[np.str_],
     *,
     confidence: float = 0.95,
     minimum_positives: int = 10,
 ) -> DeLongTests:
-    """Whether the AUROCs of two models differ, finding by finding and on average.
+    """Test the AUROC difference of two models, finding by finding and on average.
 
     The variance of a difference is that of the differences of the structural components V10 of the positives and V01 of
     the negatives: S10/m + S01/n (DeLong et al. 1988, equation 5). With several studies of a patient the components are
-    summed within the patient, and positives and negatives of the same patient add 2 S11/(m n) (Obuchowski 1997).
-    Components come from midranks, in n log n (Sun and Xu 2014). The mean over findings adds the components of all
-    findings within the patient; its patients' sums have the usual correction P / (P − 1).
+    summed within the patient, and positives and negatives of the same patient add 2 S11/(m n) (Obuchowski 1997). The
+    mean over findings adds the components of all findings within the patient; its patients' sums have the usual
+    correction P / (P − 1).
 
     Args:
         target: (N, F) 1, 0 or NaN for unknown; unknowns are left out, finding by finding.
         scores_a, scores_b: (N, F), any scores; higher speaks for the finding.
-        patients: (N,) patient keys; None: every study is a patient of its own.
+        patients: (N,) patient keys.
         confidence: the share of the normal intervals.
         minimum_positives: fewer positives or negatives are too few to tell.
 
@@ -139,36 +75,28 @@ def delong(
     """
     target, first = checked(target, scores_a, probabilities=False)
     _, second = checked(target, scores_b, probabilities=False)
-    keys = np.arange(len(target)).astype(str) if patients is None else np.asarray(patients, dtype=np.str_)
-    if keys.shape != target.shape[:1]:
-        raise DataError(f"patients has shape {keys.shape} for {len(target)} studies; give one patient key for each")
-    names, patient_of = np.unique(keys, return_inverse=True)
-    told = enough(target, max(minimum_positives, 2))
-    results, influences, values = [], [], []
-    for f in range(target.shape[1]):
-        if not told[f]:
-            results.append(_unknown())
-            continue
+    names, patient_of = np.unique(checked_patients(patients, target), return_inverse=True)
+    results, influences = [DeLong()] * target.shape[1], []
+    for f in np.flatnonzero(enough(target, max(minimum_positives, 2))):
         known = ~np.isnan(target[:, f])
-        one = _compare(target[known, f], first[known, f], second[known, f], patient_of[known], len(names))
-        results.append(_test(one.first, one.second, one.variance, confidence))
-        influences.append(one.influence)
-        values.append((one.first, one.second))
-    if not values:
-        return DeLongTests(tuple(results), _unknown(), 0)
-    mean = np.mean(influences, axis=0)  # (P,)
-    variance = len(names) / max(len(names) - 1, 1) * float((mean**2).sum())
-    first_mean, second_mean = np.mean(values, axis=0)
-    return DeLongTests(
-        tuple(results), _test(float(first_mean), float(second_mean), variance, confidence), over=len(values)
-    )
+        areas, variance, influence = _compare(
+            target[known, f], first[known, f], second[known, f], patient_of[known], len(names)
+        )
+        results[f] = _test(areas, variance, confidence)
+        influences.append(influence)
+    if not influences:
+        return DeLongTests(tuple(results), DeLong(), 0)
+    of_mean = np.mean(influences, axis=0)  # (P,)
+    variance = len(names) / max(len(names) - 1, 1) * float((of_mean**2).sum())
+    means = (float(np.nanmean([r.first for r in results])), float(np.nanmean([r.second for r in results])))
+    return DeLongTests(tuple(results), _test(means, variance, confidence), over=len(influences))
 
 
 def structural_components(truth: FloatArray, scores: FloatArray) -> tuple[FloatArray, FloatArray]:
     """V10 of the positives (m,) and V01 of the negatives (n,), whose means are the AUROC (Sun and Xu 2014, eq. 4).
 
     A positive's component is the share of negatives below it, ties counted as half; a negative's the share of
-    positives above it.
+    positives above it. Midranks give them in n log n.
 
     Args:
         truth: (m + n,) 1 or 0, both present.
@@ -181,55 +109,38 @@ def structural_components(truth: FloatArray, scores: FloatArray) -> tuple[FloatA
     return (ranks[positive] - within_positives) / n, 1 - (ranks[~positive] - within_negatives) / m
 
 
-@dataclass(frozen=True)
-class _Compared:
-    first: float
-    second: float
-    variance: float
-    influence: FloatArray  # (P,) what each patient adds to the difference
-
-
 def _compare(
     truth: FloatArray, first: FloatArray, second: FloatArray, patient_of: npt.NDArray[np.int64], patients: int
-) -> _Compared:
+) -> tuple[tuple[float, float], float, FloatArray]:
+    """The two AUROCs, the variance of their difference, and what each patient adds to it (P,)."""
     positive = truth == 1
     m, n = int(positive.sum()), int((~positive).sum())
     tens, ones = zip(*(structural_components(truth, scores) for scores in (first, second)), strict=True)
-    areas = [float(ten.mean()) for ten in tens]
+    areas = (float(tens[0].mean()), float(tens[1].mean()))
     # Sums of the centred differences of the components within each patient (P,).
     ten = np.bincount(patient_of[positive], tens[0] - tens[1] - (areas[0] - areas[1]), patients)
     one = np.bincount(patient_of[~positive], ones[0] - ones[1] - (areas[0] - areas[1]), patients)
-    with_positive = len(np.unique(patient_of[positive]))
-    with_negative = len(np.unique(patient_of[~positive]))
-    either = len(np.unique(patient_of))
     variance = (
-        _corrected(with_positive) * float((ten**2).sum()) / m**2
-        + _corrected(with_negative) * float((one**2).sum()) / n**2
-        + 2 * _corrected(either) * float((ten * one).sum()) / (m * n)
+        _corrected(patient_of[positive]) * float((ten**2).sum()) / m**2
+        + _corrected(patient_of[~positive]) * float((one**2).sum()) / n**2
+        + 2 * _corrected(patient_of) * float((ten * one).sum()) / (m * n)
     )
-    return _Compared(areas[0], areas[1], max(variance, 0.0), ten / m + one / n)
+    return areas, max(variance, 0.0), ten / m + one / n
 
 
-def _corrected(clusters: int) -> float:
-    """I / (I − 1); NaN where all positives (or negatives) are one patient's, whose spread nobody knows."""
+def _corrected(patient_of: npt.NDArray[np.int64]) -> float:
+    """I / (I − 1) for I patients; NaN for one, whose spread cannot be told."""
+    clusters = len(np.unique(patient_of))
     return clusters / (clusters - 1) if clusters > 1 else float("nan")
 
 
-def _test(first: float, second: float, variance: float, confidence: float) -> DeLong:
-    difference, error = first - second, float(np.sqrt(variance))
+def _test(areas: tuple[float, float], variance: float, confidence: float) -> DeLong:
+    difference, error = areas[0] - areas[1], float(np.sqrt(variance))
     if np.isnan(error):
-        return DeLong(first, second, Interval(value=difference), error, float("nan"), float("nan"))
+        return DeLong(*areas, Interval(value=difference), error)
     if error < 1e-12:  # rounding of equal components
-        z = 0.0 if abs(difference) < 1e-12 else float("nan")
-        p = 1.0 if z == 0 else float("nan")
-        return DeLong(first, second, Interval(value=difference, low=difference, high=difference), 0.0, z, p)
+        interval = Interval(value=difference, low=difference, high=difference)
+        return DeLong(*areas, interval, 0.0, 1.0 if abs(difference) < 1e-12 else float("nan"))
     half = float(norm.ppf((1 + confidence) / 2)) * error
-    low, high = np.clip([difference - half, difference + half], -1, 1)
-    z = difference / error
-    interval = Interval(value=difference, low=float(low), high=float(high))
-    return DeLong(first, second, interval, error, z, 2 * float(norm.sf(abs(z))))
-
-
-def _unknown() -> DeLong:
-    nothing = float("nan")
-    return DeLong(nothing, nothing, Interval(), nothing, nothing, nothing)
+    interval = Interval(value=difference, low=difference - half, high=difference + half).within(-1, 1)
+    return DeLong(*areas, interval, error, 2 * float(norm.sf(abs(difference / error))))

@@ -1,8 +1,8 @@
-"""How good probabilities and calls are, per finding and over all findings, with unknown labels left out.
+"""How good probabilities and calls are, finding by finding, with unknown labels left out.
 
-Start at `measure`. Targets are (N, F) with 1, 0 and NaN for unknown, probabilities (N, F) in 0…1. scikit-learn does the
-counting; what medsd adds is the mask per finding, and the rule that a finding with too few positives or negatives gives
-NaN («too few to tell») instead of a number that means nothing.
+Targets are (N, F) with 1, 0 and NaN for unknown, probabilities (N, F) in 0…1. A finding with too few positives or
+negatives gives NaN ("too few to tell"). Each metric is computed for R rows of image weights at once, which a bootstrap
+needs; the value of a set is that of one row of ones. The tests compare each with scikit-learn's `sample_weight`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score, brier_score_loss, confusion_matrix, roc_auc_score
 
 from medsd.errors import DataError
 
@@ -21,193 +20,49 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 BINS = 10  # of the calibration error and the reliability curves
+THRESHOLD_FREE = ("auroc", "average_precision", "brier", "calibration_error")
+AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv", "f1")
 
 
 @dataclass(frozen=True)
 class Macro:
-    """A mean over findings, and over how many: those with too few cases are left out.
-
-    Attributes:
-        value: the unweighted mean, NaN when no finding can be told.
-        over: the number of findings in it.
-    """
+    """The unweighted mean over the `over` findings that have a value; NaN where none has."""
 
     value: float
     over: int
 
 
-@dataclass(frozen=True)
-class Confusion:
-    """Counts of calls against the known truth, (F,) each; 0 everywhere for a finding without a threshold.
-
-    A ratio whose denominator is 0 is NaN.
-    """
-
-    true_positives: IntArray
-    false_positives: IntArray
-    true_negatives: IntArray
-    false_negatives: IntArray
-
-    @property
-    def sensitivity(self) -> FloatArray:
-        """TP / (TP + FN) (F,)."""
-        return _ratio(self.true_positives, self.true_positives + self.false_negatives)
-
-    @property
-    def specificity(self) -> FloatArray:
-        """TN / (TN + FP) (F,)."""
-        return _ratio(self.true_negatives, self.true_negatives + self.false_positives)
-
-    @property
-    def ppv(self) -> FloatArray:
-        """Positive predictive value, TP / (TP + FP) (F,), at the prevalence of this set."""
-        return _ratio(self.true_positives, self.true_positives + self.false_positives)
-
-    @property
-    def npv(self) -> FloatArray:
-        """Negative predictive value, TN / (TN + FN) (F,), at the prevalence of this set."""
-        return _ratio(self.true_negatives, self.true_negatives + self.false_negatives)
-
-    @property
-    def f1(self) -> FloatArray:
-        """2 TP / (2 TP + FP + FN) (F,)."""
-        return _ratio(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
-
-    @property
-    def micro_f1(self) -> float:
-        """F1 of the counts summed over all findings that have a threshold."""
-        tp, fp, fn = (int(c.sum()) for c in (self.true_positives, self.false_positives, self.false_negatives))
-        return 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else float("nan")
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """All metrics of one set, (F,) each, NaN where there is too little to tell.
-
-    Attributes:
-        positives, negatives: (F,) known cases.
-        too_few: (F,) bool, True where there are fewer positives or negatives than `minimum_positives`.
-        auroc, average_precision, brier, calibration_error: (F,), free of any threshold.
-        sensitivity, specificity, ppv, npv, f1: (F,), at the operating points.
-        micro_f1: F1 of the summed counts of all findings with an operating point.
-    """
-
-    positives: IntArray
-    negatives: IntArray
-    too_few: BoolArray
-    auroc: FloatArray
-    average_precision: FloatArray
-    brier: FloatArray
-    calibration_error: FloatArray
-    sensitivity: FloatArray
-    specificity: FloatArray
-    ppv: FloatArray
-    npv: FloatArray
-    f1: FloatArray
-    micro_f1: float
-
-    def macro(self, name: str) -> Macro:
-        """The mean of the metric called `name` over the findings that can be told."""
-        return macro(getattr(self, name))
-
-
-def measure(
-    target: npt.ArrayLike,
-    probs: npt.ArrayLike,
-    thresholds: npt.ArrayLike | None = None,
-    *,
-    minimum_positives: int = 10,
-    bins: int = BINS,
-) -> Metrics:
-    """Every metric of this module at once.
-
-    Args:
-        target: (N, F) 1, 0 or NaN for unknown.
-        probs: (N, F) in 0…1.
-        thresholds: (F,) a probability at or above it is called present; NaN: no call. None: no calls at all.
-        minimum_positives: fewer positives or negatives than this give NaN.
-        bins: of the calibration error.
-
-    Raises:
-        DataError: shapes or values that do not fit.
-    """
-    target, probs = checked(target, probs)
-    positives, negatives = class_counts(target)
-    told = enough(target, minimum_positives)
-    calls = confusion(target, probs, np.full(target.shape[1], np.nan) if thresholds is None else thresholds)
-
-    def where_told(values: FloatArray) -> FloatArray:
-        return np.where(told, values, np.nan)
-
-    return Metrics(
-        positives=positives,
-        negatives=negatives,
-        too_few=~told,
-        auroc=auroc(target, probs, minimum_positives=minimum_positives),
-        average_precision=average_precision(target, probs, minimum_positives=minimum_positives),
-        brier=brier(target, probs, minimum_positives=minimum_positives),
-        calibration_error=calibration_error(target, probs, bins=bins, minimum_positives=minimum_positives),
-        sensitivity=where_told(calls.sensitivity),
-        specificity=where_told(calls.specificity),
-        ppv=where_told(calls.ppv),
-        npv=where_told(calls.npv),
-        f1=where_told(calls.f1),
-        micro_f1=calls.micro_f1,
-    )
-
-
 def auroc(target: npt.ArrayLike, probs: npt.ArrayLike, *, minimum_positives: int = 1) -> FloatArray:
-    """Area under the ROC curve of each finding (F,), ties counted as half; any monotone score will do for `probs`."""
-    return _per_finding(roc_auc_score, *checked(target, probs, probabilities=False), minimum_positives)
+    """Area under the ROC curve of each finding (F,), ties counted as half; `probs` may be any scores."""
+    return _per_finding(weighted_auroc, *checked(target, probs, probabilities=False), minimum_positives)
 
 
 def average_precision(target: npt.ArrayLike, probs: npt.ArrayLike, *, minimum_positives: int = 1) -> FloatArray:
     """Average precision of each finding (F,): Σ (R_n − R_{n−1}) P_n, as scikit-learn has it, without interpolation."""
-    return _per_finding(average_precision_score, *checked(target, probs, probabilities=False), minimum_positives)
+    return _per_finding(weighted_average_precision, *checked(target, probs, probabilities=False), minimum_positives)
 
 
 def brier(target: npt.ArrayLike, probs: npt.ArrayLike, *, minimum_positives: int = 1) -> FloatArray:
     """Mean squared difference of probability and truth, per finding (F,); 0 is perfect."""
-    return _per_finding(brier_score_loss, *checked(target, probs), minimum_positives)
+    return _per_finding(weighted_brier, *checked(target, probs), minimum_positives)
 
 
-def calibration_error(
-    target: npt.ArrayLike, probs: npt.ArrayLike, *, bins: int = BINS, minimum_positives: int = 1
-) -> FloatArray:
-    """Expected calibration error of each finding (F,).
-
-    Σ_b n_b/n · |observed share in b − mean probability in b| over `bins` bins of equal width (Naeini et al., AAAI
-    2015, on the probability of the finding itself).
-    """
-
-    def error(truth: FloatArray, probability: FloatArray) -> float:
-        gap = np.bincount(bin_of(probability, bins), weights=truth - probability, minlength=bins)
-        return float(np.abs(gap).sum() / truth.size)
-
-    return _per_finding(error, *checked(target, probs), minimum_positives)
+def calibration_error(target: npt.ArrayLike, probs: npt.ArrayLike, *, minimum_positives: int = 1) -> FloatArray:
+    """Expected calibration error of each finding (F,); see `weighted_calibration_error`."""
+    return _per_finding(weighted_calibration_error, *checked(target, probs), minimum_positives)
 
 
-def confusion(target: npt.ArrayLike, probs: npt.ArrayLike, thresholds: npt.ArrayLike) -> Confusion:
-    """Counts of the calls «probability ≥ threshold» against the known truth.
+def calls(target: npt.ArrayLike, probs: npt.ArrayLike, thresholds: npt.ArrayLike) -> dict[str, FloatArray]:
+    """The metrics of `AT_THRESHOLD` by name (F,), and micro_f1 (1,), of calling "present" from a threshold on.
 
     Args:
         target: (N, F) 1, 0 or NaN for unknown.
         probs: (N, F) in 0…1.
-        thresholds: (F,), NaN for a finding that is not called.
+        thresholds: (F,), NaN for a finding that is not called, whose metrics are NaN.
     """
     target, probs = checked(target, probs)
-    limits = np.asarray(thresholds, dtype=np.float64)
-    if limits.shape != target.shape[1:]:
-        raise DataError(f"thresholds have shape {limits.shape}; it needs one for each of {target.shape[1]} findings")
-    counts = np.zeros((target.shape[1], 4), dtype=np.int64)
-    for f in np.flatnonzero(~np.isnan(limits)):
-        known = ~np.isnan(target[:, f])
-        if known.any():
-            counts[f] = confusion_matrix(
-                target[known, f] == 1, probs[known, f] >= limits[f], labels=[False, True]
-            ).ravel()
-    tn, fp, fn, tp = counts.T
-    return Confusion(true_positives=tp, false_positives=fp, true_negatives=tn, false_negatives=fn)
+    ones = np.ones((1, len(target)))
+    return {name: values[0] for name, values in weighted_calls(target, probs, ones, np.asarray(thresholds)).items()}
 
 
 def macro(values: npt.ArrayLike) -> Macro:
@@ -224,12 +79,12 @@ def class_counts(target: npt.ArrayLike) -> tuple[IntArray, IntArray]:
 
 
 def enough(target: npt.ArrayLike, minimum_positives: int) -> BoolArray:
-    """(F,) True where there are at least `minimum_positives` (and at least one) positives and negatives."""
+    """(F,) True where there are at least `minimum_positives`, and at least one, of positives and of negatives."""
     positives, negatives = class_counts(target)
     return np.minimum(positives, negatives) >= max(minimum_positives, 1)
 
 
-def bin_of(probs: FloatArray, bins: int) -> IntArray:
+def bin_of(probs: FloatArray, bins: int = BINS) -> IntArray:
     """The bin of equal width, 0…bins − 1, that each probability falls into; edges belong to the lower bin."""
     return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], probs)
 
@@ -256,15 +111,148 @@ def checked(
     return target, probs
 
 
-def _per_finding(
-    score: Callable[[FloatArray, FloatArray], float], target: FloatArray, probs: FloatArray, minimum_positives: int
-) -> FloatArray:
-    values = np.full(target.shape[1], np.nan)
-    for f in np.flatnonzero(enough(target, minimum_positives)):
-        known = ~np.isnan(target[:, f])
-        values[f] = score(target[known, f], probs[known, f])
+def checked_patients(patients: npt.ArrayLike, target: FloatArray) -> npt.NDArray[np.str_]:
+    """The patient keys (N,) of target (N, F).
+
+    Raises:
+        DataError: another number of them.
+    """
+    keys = np.asarray(patients, dtype=np.str_)
+    if keys.shape != target.shape[:1]:
+        raise DataError(
+            f"patients has shape {keys.shape} for {len(target)} images; give one patient key for each image"
+        )
+    return keys
+
+
+def weighted_metrics(
+    target: FloatArray, probs: FloatArray, weights: FloatArray, thresholds: FloatArray | None = None
+) -> dict[str, FloatArray]:
+    """All metrics for R rows of image weights.
+
+    Args:
+        target, probs: (N, F), as of `checked`.
+        weights: (R, N), 0 or more.
+        thresholds: (F,), as for `calls`; None leaves the metrics at a threshold out.
+
+    Returns:
+        (R, F) by name, NaN where a resample has only one class of a finding; micro_f1 is (R, 1).
+    """
+    values = {
+        "auroc": _of_findings(weighted_auroc, target, probs, weights),
+        "average_precision": _of_findings(weighted_average_precision, target, probs, weights),
+        "brier": _of_findings(weighted_brier, target, probs, weights),
+        "calibration_error": _of_findings(weighted_calibration_error, target, probs, weights),
+    }
+    return values if thresholds is None else values | weighted_calls(target, probs, weights, thresholds)
+
+
+def weighted_auroc(truth: FloatArray, probs: FloatArray, weights: FloatArray) -> FloatArray:
+    """Area under the ROC curve for each row of weights: the weighted Mann-Whitney statistic, ties counted as half.
+
+    Args:
+        truth: (n,) 1 or 0.
+        probs: (n,) scores.
+        weights: (R, n).
+
+    Returns:
+        (R,), NaN where only one class has weight.
+    """
+    positive, negative = _weights_by_score(truth, probs, weights, descending=False)
+    below = np.cumsum(negative, axis=1) - negative
+    pairs = positive.sum(1) * negative.sum(1)
+    return ratio((positive * (below + negative / 2)).sum(1), pairs)
+
+
+def weighted_average_precision(truth: FloatArray, probs: FloatArray, weights: FloatArray) -> FloatArray:
+    """Average precision Σ (R_n − R_{n−1}) P_n for each row of weights; arguments and result as `weighted_auroc`."""
+    positive, negative = _weights_by_score(truth, probs, weights, descending=True)
+    true_positives = np.cumsum(positive, axis=1)
+    called = true_positives + np.cumsum(negative, axis=1)
+    precision = np.divide(true_positives, called, out=np.zeros_like(called), where=called > 0)
+    return ratio((positive * precision).sum(1), positive.sum(1), _both(truth, weights))
+
+
+def weighted_brier(truth: FloatArray, probs: FloatArray, weights: FloatArray) -> FloatArray:
+    """Brier score for each row of weights; arguments and result as `weighted_auroc`."""
+    return ratio(weights @ (truth - probs) ** 2, weights.sum(1), _both(truth, weights))
+
+
+def weighted_calibration_error(truth: FloatArray, probs: FloatArray, weights: FloatArray) -> FloatArray:
+    """Expected calibration error for each row of weights; arguments and result as `weighted_auroc`.
+
+    Σ_b n_b/n · |observed share in b − mean probability in b| over `BINS` bins of equal width (Naeini et al., AAAI
+    2015, on the probability of the finding itself).
+    """
+    members = np.eye(BINS)[bin_of(probs)]  # (n, bins)
+    gaps = np.abs(weights @ (members * (truth - probs)[:, None])).sum(1)
+    return ratio(gaps, weights.sum(1), _both(truth, weights))
+
+
+def weighted_aurocs(target: FloatArray, scores: FloatArray, weights: FloatArray) -> FloatArray:
+    """(R, F) AUROC of each finding of target (N, F); NaN where a resample leaves one without positives or negatives."""
+    return _of_findings(weighted_auroc, target, scores, weights)
+
+
+def weighted_calls(
+    target: FloatArray, probs: FloatArray, weights: FloatArray, thresholds: FloatArray
+) -> dict[str, FloatArray]:
+    """The metrics of `calls` for each row of weights, (R, F) and (R, 1)."""
+    if thresholds.shape != target.shape[1:]:
+        raise DataError(
+            f"thresholds have shape {thresholds.shape}; one is needed for each of {target.shape[1]} findings"
+        )
+    called = probs >= thresholds  # False where the threshold is NaN
+    present, absent = (target == 1) & ~np.isnan(thresholds), (target == 0) & ~np.isnan(thresholds)
+    tp, fn = weights @ (called & present), weights @ (~called & present)  # (R, F)
+    fp, tn = weights @ (called & absent), weights @ (~called & absent)
+    tp_all, fp_all, fn_all = (total.sum(1, keepdims=True) for total in (tp, fp, fn))
+    return {
+        "sensitivity": ratio(tp, tp + fn),
+        "specificity": ratio(tn, tn + fp),
+        "ppv": ratio(tp, tp + fp),
+        "npv": ratio(tn, tn + fn),
+        "f1": ratio(2 * tp, 2 * tp + fp + fn, tp + fn > 0),
+        "micro_f1": ratio(2 * tp_all, 2 * tp_all + fp_all + fn_all, tp_all + fn_all > 0),
+    }
+
+
+def ratio(part: npt.ArrayLike, whole: npt.ArrayLike, where: BoolArray | None = None) -> FloatArray:
+    """part / whole, NaN where `whole` is 0, or not `where`."""
+    defined = np.asarray(whole) > 0 if where is None else where
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=defined)
+
+
+Score = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
+
+
+def _of_findings(score: Score, target: FloatArray, probs: FloatArray, weights: FloatArray) -> FloatArray:
+    """(R, F) the score of the known labels of each finding."""
+    values = np.full((len(weights), target.shape[1]), np.nan)
+    for f, column in enumerate(target.T):
+        known = ~np.isnan(column)
+        values[:, f] = score(column[known], probs[known, f], weights[:, known])
     return values
 
 
-def _ratio(part: IntArray, whole: IntArray) -> FloatArray:
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+def _per_finding(score: Score, target: FloatArray, probs: FloatArray, minimum_positives: int) -> FloatArray:
+    values = _of_findings(score, target, probs, np.ones((1, len(target))))[0]
+    return np.where(enough(target, minimum_positives), values, np.nan)
+
+
+def _both(truth: FloatArray, weights: FloatArray) -> BoolArray:
+    """(R,) whether positives and negatives have weight."""
+    return (weights @ truth > 0) & (weights @ (1 - truth) > 0)
+
+
+def _weights_by_score(
+    truth: FloatArray, probs: FloatArray, weights: FloatArray, *, descending: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Weights of positives and of negatives, summed over equal scores, (R, distinct scores) in the order of scores."""
+    if truth.size == 0:
+        return np.zeros((len(weights), 0)), np.zeros((len(weights), 0))
+    order = np.argsort(-probs if descending else probs, kind="stable")
+    starts = np.flatnonzero(np.diff(probs[order], prepend=np.nan) != 0)
+    sorted_weights = weights[:, order]
+    positive = np.add.reduceat(sorted_weights * truth[order], starts, axis=1)
+    return positive, np.add.reduceat(sorted_weights, starts, axis=1) - positive

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 
 from medsd.errors import DataError
 from medsd.metrics.intervals import Interval, Resamples, bootstrap
-from medsd.metrics.metrics import FloatArray
+from medsd.metrics.metrics import FloatArray, ratio
 from medsd.sd.relations import LabelPairs, PairCounts
+from medsd.strict import Described
 
 _BLOCK = 2_000_000  # pairs in memory at a time
 FIGURES = ("Chance", "P@1", "P@5", "P@10", "mAP", "Recall@5", "Hit@5", "nDCG@10", "nDCG@100")
@@ -66,7 +66,7 @@ class QueryScores:
     random_recall: FloatArray
 
 
-class Ranked(BaseModel):
+class Ranked(Described):
     """The mean figures of some queries.
 
     Attributes:
@@ -76,14 +76,12 @@ class Ranked(BaseModel):
             queries are of too few patients.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     queries: int
     without_relevant: int
     figures: dict[str, Interval]
 
 
-class Rankings(BaseModel):
+class Rankings(Described):
     """The figures of published image retrieval, by what the query has.
 
     Attributes:
@@ -94,8 +92,6 @@ class Rankings(BaseModel):
         over: how many those are.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     images: Ranked
     with_finding: Ranked
     without_finding: Ranked
@@ -104,7 +100,7 @@ class Rankings(BaseModel):
     over: int
 
 
-class RetrievalReport(BaseModel):
+class RetrievalReport(Described):
     """Means over the queries with patient-level intervals.
 
     Attributes:
@@ -116,8 +112,6 @@ class RetrievalReport(BaseModel):
         gain_over_random: nDCG minus that of the random order, on the same resamples.
         rankings: None where the findings were not named.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     k: int
     queries: int
@@ -150,7 +144,7 @@ def measure_retrieval(
         k: how many neighbours are looked at.
         resamples, confidence, seed: of the bootstrap over the queries' patients.
         names: of the F findings in column order; with them, `Rankings` are measured, too.
-        minimum_positives: queries of fewer patients are «too few to tell» in `Rankings`.
+        minimum_positives: queries of fewer patients are "too few to tell" in `Rankings`.
 
     Raises:
         DataError: embeddings or labels of different width, or k below 1.
@@ -224,7 +218,7 @@ class _Means:
 
         def statistic(weights: FloatArray) -> FloatArray:
             number = (counted @ weights.T)[:, :, None]  # (L, R, 1)
-            means: FloatArray = _where(number > 0, weights @ filled, number).mean(0)
+            means: FloatArray = ratio(weights @ filled, number).mean(0)
             return means
 
         drawn = Resamples.draw(self.patients[some], self.resamples, self.seed)
@@ -288,9 +282,9 @@ def _figures(gain: FloatArray, cases: npt.NDArray[np.int64]) -> FloatArray:
     precisions = (hits / np.arange(1, length + 1) * relevant).sum(1)
     first = {k: hits[:, min(k, length) - 1] for k in (1, 5, 10)}
     columns = [
-        _where(cases > 0, total, cases),
+        ratio(total, cases),
         *(found / k for k, found in first.items()),
-        *(_where(total > 0, part, total) for part in (precisions, first[5])),
+        *(ratio(part, total) for part in (precisions, first[5])),
         first[5] > 0,
         *(_ndcg(gain, k) for k in (10, 100)),
     ]
@@ -302,7 +296,7 @@ def _ndcg(gain: FloatArray, k: int) -> FloatArray:
     k = min(k, gain.shape[1])
     discount = 1 / np.log2(np.arange(2, k + 2))
     best = np.take_along_axis(gain, _largest(gain, k), axis=1) @ discount
-    return _where(best > 0, gain[:, :k] @ discount, best)
+    return ratio(gain[:, :k] @ discount, best)
 
 
 def _blocks(queries: Cases, index: Cases) -> Iterator[tuple[slice, FloatArray, npt.NDArray[np.bool_], PairCounts]]:
@@ -344,10 +338,10 @@ def _score_block(
     places = np.minimum(k, number)
     mean_discount = np.concatenate([[0.0], np.cumsum(discount)])[places]
     return (
-        _where(some, found @ discount, best),
-        _where(some, (found > 0).sum(1), np.minimum(k, relevant)),
-        _where(some, gain.sum(1) * mean_discount, number * best),
-        _where(some, relevant * places, number * np.minimum(k, relevant)),
+        ratio(found @ discount, best, some),
+        ratio((found > 0).sum(1), np.minimum(k, relevant), some),
+        ratio(gain.sum(1) * mean_discount, number * best, some),
+        ratio(relevant * places, number * np.minimum(k, relevant), some),
     )
 
 
@@ -356,10 +350,6 @@ def _largest(values: FloatArray, k: int) -> npt.NDArray[np.intp]:
     columns = np.sort(np.argpartition(-values, k - 1, axis=1)[:, :k], axis=1)  # sorted, so that ties keep the order
     order = np.argsort(-np.take_along_axis(values, columns, axis=1), axis=1, kind="stable")
     return np.take_along_axis(columns, order, axis=1)
-
-
-def _where(some: npt.NDArray[np.bool_], part: npt.ArrayLike, whole: npt.ArrayLike) -> FloatArray:
-    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=some)
 
 
 def _unit(embeddings: npt.ArrayLike) -> FloatArray:

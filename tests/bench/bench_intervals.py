@@ -16,6 +16,7 @@ from scipy.special import expit, logit
 
 from medsd.metrics import intervals, metrics
 from medsd.metrics.metrics import FloatArray
+from tests.metrics.measured import measure
 
 FINDINGS, PATIENTS, CONFIDENCE = 3, 200, 0.95
 POPULATION = 60_000  # patients
@@ -89,8 +90,8 @@ def coverage(*, rate: float, repeats: int, resamples: int, population: int = POP
 
 def _truth(rng: np.random.Generator, rate: float, limits: FloatArray, patients: int) -> dict[str, list[float]]:
     target, probs, _ = simulate(rng, patients, rate)
-    population = metrics.measure(target, probs, limits)
-    names = intervals.THRESHOLD_FREE + intervals.AT_THRESHOLD
+    population = measure(target, probs, limits)
+    names = metrics.THRESHOLD_FREE + metrics.AT_THRESHOLD
     truth = {name: list(getattr(population, name)) for name in names} | {"micro_f1": [population.micro_f1]}
     sets = [simulate(rng, PATIENTS, rate) for _ in range(max(1, patients // PATIENTS))]
     errors = [metrics.calibration_error(target, probs) for target, probs, _ in sets]

@@ -28,8 +28,8 @@ from medsd.experiments.compare.radiographs import read_radiographs
 from medsd.experiments.compare.settings import BudgetSettings, CompareSettings, LossVariant, Trial
 from medsd.experiments.statistics import Comparison, compare_paired, seed_mean
 from medsd.labelling.suggest import Pool, Weights, suggest
-from medsd.metrics.intervals import Interval, Resamples, bootstrap, weighted_auroc
-from medsd.metrics.metrics import auroc, enough, macro
+from medsd.metrics.intervals import Interval, Resamples, bootstrap
+from medsd.metrics.metrics import auroc, enough, macro, weighted_auroc
 from medsd.training.pseudo_labels import pseudo_labelled
 
 Floats = npt.NDArray[np.float32]

@@ -45,7 +45,7 @@ def test_the_mean_is_over_findings_not_films() -> None:
     maps[:15] *= -1  # Mass is never found, Nodule always
     report = judge({"one": maps}, Boxed(names, films.patients, films.boxes), SETTINGS)
     assert report.methods[0].pointing.value == pytest.approx(0.5)
-    assert {each.name: each.films for each in report.methods[0].findings} == {"Mass": 15, "Nodule": 5}
+    assert {each.name: each.images for each in report.methods[0].findings} == {"Mass": 15, "Nodule": 5}
 
 
 def test_a_finding_with_too_few_films_is_shown_but_not_in_the_mean() -> None:

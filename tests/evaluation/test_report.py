@@ -19,6 +19,7 @@ from medsd.findings import finding_set
 from medsd.metrics import metrics
 from medsd.metrics.retrieval import Cases, measure_retrieval
 from medsd.settings import EvaluationSettings
+from tests.metrics.measured import measure
 
 FINDINGS = finding_set("phantom8")
 FEW = EvaluationSettings(bootstrap=50)
@@ -84,7 +85,7 @@ def test_a_report_read_back_is_equal_and_its_file_is_plain_json(report: Evaluati
 def test_the_numbers_are_those_of_the_metrics(report: EvaluationReport) -> None:
     (_, logits, target, _), named = inputs()
     probs = calibrated(logits, named["calibration"], FINDINGS.names)
-    expected = metrics.measure(target, probs, thresholds_of(named["operating_points"], FINDINGS.names))
+    expected = measure(target, probs, thresholds_of(named["operating_points"], FINDINGS.names))
     for f, finding in enumerate(report.findings[:-1]):
         for name in ("auroc", "average_precision", "brier", "calibration_error", "sensitivity", "ppv", "f1"):
             assert getattr(finding, name).value == pytest.approx(getattr(expected, name)[f], abs=1e-6)

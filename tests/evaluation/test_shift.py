@@ -40,7 +40,7 @@ def report(after: Side, **more: object) -> ShiftReport:
 
 def moved(found: ShiftReport) -> set[str]:
     names = {p.name for p in found.prevalences if p.moved} | {a.attribute for a in found.attributes if a.moved}
-    return names | ({"films"} if found.films is not None and found.films.moved else set())
+    return names | ({"appearance"} if found.appearance is not None and found.appearance.moved else set())
 
 
 def with_other_films(one: Side) -> Side:
@@ -58,9 +58,9 @@ def with_other_views(one: Side) -> Side:
 @pytest.mark.parametrize(
     ("change", "what", "said"),
     [
-        (lambda one: one, set(), "Prevalences alike; films look alike"),
+        (lambda one: one, set(), "Prevalences alike; images look alike"),
         (lambda one: side(1, pneumonia=0.8), {"Pneumonia"}, "Prevalence of Pneumonia 0.1"),
-        (with_other_films, {"films"}, "films look different (AUC of telling them apart 0.9"),
+        (with_other_films, {"appearance"}, "images look different (AUC of telling them apart 0.9"),
         (with_older_patients, {"age"}, "ages differ (80-89 0."),
         (with_other_views, {"view"}, "views differ ("),
     ],
@@ -98,13 +98,13 @@ def test_prevalences_and_their_difference_are_those_of_the_images() -> None:
 
 def test_films_that_the_bundles_own_test_films_equal_in_strangeness_have_not_moved() -> None:
     strange = with_other_films(side(1))
-    alike = report(strange, own=Interval(value=0.97, low=0.95, high=0.99)).films
+    alike = report(strange, own=Interval(value=0.97, low=0.95, high=0.99)).appearance
     assert alike.moved is False and alike.adjusted < 0.05
 
 
 def test_films_beyond_the_limit_are_counted_against_the_false_alarm_rate() -> None:
     found = report(side(1), beyond=np.repeat([1.0, 0.0], [10, 90]), false_alarm_rate=0.01)
-    assert found.films.beyond.value == pytest.approx(0.1) and found.films.beyond_p < 1e-6
+    assert found.appearance.beyond.value == pytest.approx(0.1) and found.appearance.beyond_p < 1e-6
     assert "10 % of them beyond the limit" in found.sentence
 
 

@@ -8,8 +8,8 @@ from scipy.special import expit
 
 from medsd.errors import DataError
 from medsd.evaluation.subgroups import COMPARED, SubgroupReport, age_group, measure_subgroups
-from medsd.metrics import metrics
 from medsd.metrics.intervals import metric_intervals
+from tests.metrics.measured import measure
 
 NAMES = ("a", "b", "c")
 LIMITS = np.array([0.4, 0.5, np.nan])
@@ -38,7 +38,7 @@ def test_figures_and_gaps_are_those_of_the_metrics_of_group_and_rest() -> None:
     target, probs, _, sex = split()
     report = measured()
     women = report.groups[0]
-    inside, outside = (metrics.measure(target[rows], probs[rows], LIMITS) for rows in (sex == "F", sex == "M"))
+    inside, outside = (measure(target[rows], probs[rows], LIMITS) for rows in (sex == "F", sex == "M"))
     assert (women.attribute, women.value, women.over) == ("sex", "F", 3)
     for name in COMPARED:
         mine, theirs = inside.macro(name).value, outside.macro(name).value

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from medsd.bundle.layout import VALIDATION, Bundle, write_description
 from medsd.cli import app
 from medsd.errors import DataError, SettingsError
+from medsd.evaluation.against import AgainstReport
 from medsd.evaluation.against_card import compare_with_card
 from medsd.evaluation.report import EvaluationReport
 from medsd.evaluation.shift import ShiftReport
@@ -215,3 +216,25 @@ def test_the_card_is_compared_finding_by_finding_and_by_their_order() -> None:
     assert (found.inside, len(found.findings)) == (3, 4) and found.rank_correlation == pytest.approx(0.8)
     assert str(found).endswith("for 3 of 4 findings, not for F1; rank correlation 0.80")
     assert compare_with_card(report([0.6, 0.7]), report([0.6, 0.7])).rank_correlation is None
+
+
+def test_two_bundles_are_compared_on_the_studies_that_both_scored(bundle: Bundle, table: Path, tmp_path: Path) -> None:
+    rows = pd.read_csv(table)
+    rows.loc[3, "study"] = "case7"
+    again = table.with_name("against.csv")
+    rows.to_csv(again, index=False)
+    other = bundle_with_cases(tmp_path / "other")
+    run = CliRunner().invoke(
+        app,
+        ["evaluate", str(bundle.folder), "--studies", str(again), "--out", str(tmp_path / "out")]
+        + ["--against", str(other.folder)]
+        + [word for setting in QUICK for word in ("--set", setting)],
+    )
+    assert run.exit_code == 0, run.output
+    found = AgainstReport.read(tmp_path / "out" / "against.json")
+    told = [f for f in found.findings if f.first is not None]
+    assert found.images == 28 and told and all(f.first == f.second and f.p == 1 for f in told)
+    assert found.lines()[0] in run.output
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert f"## {found.first} and {found.second}" in text and "Difference in AUROC" in text
+    assert unexplained_numbers(text, tmp_path / "out")[1] == []

@@ -21,10 +21,10 @@ from medsd.cases.index import CaseIndex
 from medsd.cli import app
 from medsd.errors import BundleError, DataError
 from medsd.evaluation.studies_report import RecalibrationReport, StudiesReport
-from medsd.external.evaluate import Reading, load_studies, read_studies, shift_of
+from medsd.external.evaluate import ScoredStudies, load_studies, read_studies, shift_of
 from medsd.external.recalibrate import compare_probabilities, fit_again, halves_of, next_version, recalibrate
 from medsd.inference.predict import Predictor
-from medsd.metrics.intervals import paired_difference
+from medsd.metrics.intervals import metric_intervals
 from medsd.settings import EvaluationSettings
 from medsd.studies.manifest import Manifest, complete
 from tests.bundles import WIDTH
@@ -39,7 +39,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def reading(bundle: Bundle) -> Reading:
+def reading(bundle: Bundle) -> ScoredStudies:
     """Effusion has many labels and logits twice too steep; Pneumonia few negatives; the rest is unlabelled."""
     rng, count, names = np.random.default_rng(0), 400, bundle.findings.names
     truth = rng.normal(-1, 1.5, (count, len(names)))
@@ -59,10 +59,10 @@ def reading(bundle: Bundle) -> Reading:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     manifest = Manifest(table, bundle.findings, Path())
     settings = EvaluationSettings(bootstrap=40)
-    return Reading(bundle, manifest, 2 * truth, vectors, np.zeros(200), report, settings, 0)
+    return ScoredStudies(bundle, manifest, 2 * truth, vectors, np.zeros(200), report, settings, 0)
 
 
-def test_halves_share_no_patient_and_hold_as_many_of_each_kind(reading: Reading) -> None:
+def test_halves_share_no_patient_and_hold_as_many_of_each_kind(reading: ScoredStudies) -> None:
     first, second = halves_of(reading)
     patients, labels = reading.manifest.patients, reading.manifest.labels
     assert not set(patients[first]) & set(patients[second]) and len(first) + len(second) == 400
@@ -73,7 +73,7 @@ def test_halves_share_no_patient_and_hold_as_many_of_each_kind(reading: Reading)
     assert all(np.array_equal(a, b) for a, b in zip((first, second), halves_of(reading), strict=True))
 
 
-def test_what_is_fitted_depends_on_the_labels(bundle: Bundle, reading: Reading) -> None:
+def test_what_is_fitted_depends_on_the_labels(bundle: Bundle, reading: ScoredStudies) -> None:
     fit = fit_again(bundle, reading, np.arange(400))
     assert fit.findings == ("Effusion", "Pneumonia")
     methods = {name: fit.choices[name].method for name in ("Effusion", "Pneumonia", "Hernia")}
@@ -85,7 +85,7 @@ def test_what_is_fitted_depends_on_the_labels(bundle: Bundle, reading: Reading) 
     assert fit.calibration["Pneumonia"].intercept > 2
 
 
-def test_a_calibration_that_was_pooled_and_stays_is_still_named_so(bundle: Bundle, reading: Reading) -> None:
+def test_a_calibration_that_was_pooled_and_stays_is_still_named_so(bundle: Bundle, reading: ScoredStudies) -> None:
     choices = {
         name: CalibrationChoice(method="pooled", positives=3, negatives=90, reason="") for name in bundle.findings
     }
@@ -96,14 +96,16 @@ def test_a_calibration_that_was_pooled_and_stays_is_still_named_so(bundle: Bundl
     assert "Hiatal hernia" in said and "effusion" not in said and "Pneumonia," not in said
 
 
-def test_an_intercept_moves_the_mean_of_the_probabilities_to_the_prevalence(bundle: Bundle, reading: Reading) -> None:
+def test_an_intercept_moves_the_mean_of_the_probabilities_to_the_prevalence(
+    bundle: Bundle, reading: ScoredStudies
+) -> None:
     column = bundle.findings.names.index("Pneumonia")
     fit = fit_again(bundle, reading, np.arange(400))
     probs = calibrated(reading.logits, fit.calibration, bundle.findings.names)[:, column]
     assert probs.mean() == pytest.approx(0.975, abs=0.01)
 
 
-def test_a_curve_moves_as_a_whole(bundle: Bundle, reading: Reading) -> None:
+def test_a_curve_moves_as_a_whole(bundle: Bundle, reading: ScoredStudies) -> None:
     curve = IsotonicCalibration(knots=(-1.0, 1.0), log_odds=(-2.0, 0.0), slope=1.0)
     calibration = bundle.description.calibration | {"Pneumonia": curve}
     old = replace(bundle, description=bundle.description.model_copy(update={"calibration": calibration}))
@@ -112,7 +114,7 @@ def test_a_curve_moves_as_a_whole(bundle: Bundle, reading: Reading) -> None:
     assert new.log_odds[0] > curve.log_odds[0]
 
 
-def test_a_finding_with_too_few_for_a_new_threshold_keeps_its_calls(bundle: Bundle, reading: Reading) -> None:
+def test_a_finding_with_too_few_for_a_new_threshold_keeps_its_calls(bundle: Bundle, reading: ScoredStudies) -> None:
     scarce = replace(reading, evaluation=EvaluationSettings(bootstrap=40, minimum_positives=20))
     fit, column = fit_again(bundle, scarce, np.arange(400)), bundle.findings.names.index("Pneumonia")
     old, new = (
@@ -125,7 +127,7 @@ def test_a_finding_with_too_few_for_a_new_threshold_keeps_its_calls(bundle: Bund
 
 
 def test_the_error_on_held_back_patients_falls_and_the_interval_is_paired(
-    bundle: Bundle, reading: Reading, tmp_path: Path
+    bundle: Bundle, reading: ScoredStudies, tmp_path: Path
 ) -> None:
     report = recalibrate(bundle, reading, tmp_path / "new")
     assert report.fitted_patients == report.measured_patients == 100 and not report.crossed
@@ -135,17 +137,19 @@ def test_the_error_on_held_back_patients_falls_and_the_interval_is_paired(
         assert figure.gain.low > 0
 
 
-def test_figures_of_one_finding_are_those_of_the_metrics(reading: Reading) -> None:
+def test_figures_of_one_finding_are_those_of_the_metrics(reading: ScoredStudies) -> None:
     column = [reading.bundle.findings.names.index("Effusion")]
     target, before = reading.manifest.labels[:, column].astype(float), expit(reading.logits[:, column])
     after, patients = expit(reading.logits[:, column] / 2), reading.manifest.patients
     found = compare_probabilities(target, before, after, patients, resamples=40)
-    other = paired_difference(target, before, after, patients, resamples=40)
+    other = metric_intervals(target, before, patients, other=after, resamples=40)
     for name in ("brier", "calibration_error"):
         assert found[name].gain.value == pytest.approx(other[name].macro.value, abs=1e-5)
 
 
-def test_the_new_bundle_is_whole_and_the_old_one_untouched(bundle: Bundle, reading: Reading, tmp_path: Path) -> None:
+def test_the_new_bundle_is_whole_and_the_old_one_untouched(
+    bundle: Bundle, reading: ScoredStudies, tmp_path: Path
+) -> None:
     recalibrate(bundle, reading, tmp_path / "new")
     Bundle.open(bundle.folder)
     new = Bundle.open(tmp_path / "new")
@@ -159,7 +163,7 @@ def test_the_new_bundle_is_whole_and_the_old_one_untouched(bundle: Bundle, readi
 
 
 def test_the_new_bundle_serves_the_new_probabilities(
-    bundle: Bundle, reading: Reading, chest: np.ndarray, tmp_path: Path
+    bundle: Bundle, reading: ScoredStudies, chest: np.ndarray, tmp_path: Path
 ) -> None:
     recalibrate(bundle, reading, tmp_path / "new", version="2")
     before, after = (Predictor(where, provider="cpu")(chest) for where in (bundle.folder, tmp_path / "new"))
@@ -171,7 +175,7 @@ def test_the_new_bundle_serves_the_new_probabilities(
     assert after.model == "tiny 2" and after.probabilities["Pneumonia"] != before.probabilities["Pneumonia"]
 
 
-def test_every_graph_of_the_bundle_is_recalibrated(reading: Reading, tmp_path: Path) -> None:
+def test_every_graph_of_the_bundle_is_recalibrated(reading: ScoredStudies, tmp_path: Path) -> None:
     old = bundle_with_cases(tmp_path / "old")
     shutil.copyfile(old.model_path, old.folder / GRAPHS["int8"])
     variant = Variant(file=GRAPHS["int8"], auroc_difference=0.0, embedding_cosine=1.0)
@@ -183,7 +187,7 @@ def test_every_graph_of_the_bundle_is_recalibrated(reading: Reading, tmp_path: P
 
 
 def test_the_card_of_the_new_bundle_says_what_was_done_and_invents_nothing(
-    bundle: Bundle, reading: Reading, tmp_path: Path
+    bundle: Bundle, reading: ScoredStudies, tmp_path: Path
 ) -> None:
     recalibrate(bundle, reading, tmp_path / "new")
     text = (tmp_path / "new" / CARD).read_text(encoding="utf-8")
@@ -193,7 +197,7 @@ def test_the_card_of_the_new_bundle_says_what_was_done_and_invents_nothing(
 
 
 def test_with_everyone_fitted_each_half_is_measured_with_the_fit_of_the_other(
-    bundle: Bundle, reading: Reading, tmp_path: Path
+    bundle: Bundle, reading: ScoredStudies, tmp_path: Path
 ) -> None:
     report = recalibrate(bundle, reading, tmp_path / "new", everyone=True)
     assert report.crossed and report.fitted_patients == report.measured_patients == 200
@@ -205,7 +209,7 @@ def test_with_everyone_fitted_each_half_is_measured_with_the_fit_of_the_other(
     assert len(names) == 14
 
 
-def test_without_labels_nothing_is_made(bundle: Bundle, reading: Reading, tmp_path: Path) -> None:
+def test_without_labels_nothing_is_made(bundle: Bundle, reading: ScoredStudies, tmp_path: Path) -> None:
     blank = reading.manifest.table.assign(**dict.fromkeys(bundle.findings.names, np.float32(np.nan)))
     unlabelled = replace(reading, manifest=replace(reading.manifest, table=blank))
     with pytest.raises(DataError, match="nothing can be recalibrated"):
@@ -241,7 +245,7 @@ def test_on_real_films_of_another_source_the_shift_is_named_and_the_held_back_ha
     films = f"data.root={data_root / 'covid_pairs'}"
     reading = read_studies(nih14, load_studies(config, nih14, [films, "evaluation.bootstrap=200"]))
     shift = shift_of(reading, CaseIndex.open(nih14.cases_path))
-    assert [p.name for p in shift.prevalences if p.moved] == ["Pneumonia"] and shift.films.moved
-    assert "of Pneumonia" in shift.sentence and "films look different" in shift.sentence
+    assert [p.name for p in shift.prevalences if p.moved] == ["Pneumonia"] and shift.appearance.moved
+    assert "of Pneumonia" in shift.sentence and "images look different" in shift.sentence
     report = recalibrate(nih14, reading, tmp_path / "new")
     assert report.findings == ("Pneumonia",) and all(figure.gain.low > 0 for figure in report.figures.values())

@@ -13,6 +13,7 @@ from medsd.errors import DataError
 from medsd.metrics import intervals, metrics
 from medsd.metrics.intervals import Resamples
 from tests.bench.bench_intervals import ABOVE, coverage
+from tests.metrics.measured import measure
 
 
 def random_case(seed: int, n: int = 80, f: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -29,8 +30,8 @@ def test_weighted_auroc_and_average_precision_equal_scikit_learns_sample_weight(
     known = ~np.isnan(target[:, 0])
     truth, scores = target[known, 0], probs[known, 0]
     weights = next(Resamples.draw(patients, 30, seed).blocks())[:, known]
-    auroc = intervals.weighted_auroc(truth, scores, weights)
-    precision = intervals.weighted_average_precision(truth, scores, weights)
+    auroc = metrics.weighted_auroc(truth, scores, weights)
+    precision = metrics.weighted_average_precision(truth, scores, weights)
     for row, weight in enumerate(weights):
         assert auroc[row] == pytest.approx(roc_auc_score(truth, scores, sample_weight=weight), abs=1e-12)
         assert precision[row] == pytest.approx(average_precision_score(truth, scores, sample_weight=weight), abs=1e-12)
@@ -41,10 +42,10 @@ def test_every_weighted_metric_equals_the_metric_of_the_images_repeated(seed: in
     target, probs, patients = random_case(seed)
     limits = np.array([0.4, 0.6, np.nan, 0.2])
     for weights in next(Resamples.draw(patients, 5, seed).blocks()):
-        values = intervals.weighted_metrics(target, probs, weights[None], thresholds=limits)
+        values = metrics.weighted_metrics(target, probs, weights[None], limits)
         repeated = np.repeat(np.arange(len(target)), weights.astype(int))
-        expected = metrics.measure(target[repeated], probs[repeated], limits, minimum_positives=1)
-        for name in intervals.THRESHOLD_FREE + intervals.AT_THRESHOLD:
+        expected = measure(target[repeated], probs[repeated], limits, minimum_positives=1)
+        for name in metrics.THRESHOLD_FREE + metrics.AT_THRESHOLD:
             np.testing.assert_allclose(values[name][0], getattr(expected, name), atol=1e-12, err_msg=name)
         assert values["micro_f1"][0, 0] == pytest.approx(expected.micro_f1)
 
@@ -52,9 +53,9 @@ def test_every_weighted_metric_equals_the_metric_of_the_images_repeated(seed: in
 def test_values_are_those_of_the_metrics_module_and_lie_in_their_intervals() -> None:
     target, probs, patients = random_case(1, n=200)
     limits = np.full(4, 0.5)
-    measured = metrics.measure(target, probs, limits)
+    measured = measure(target, probs, limits)
     for name, found in intervals.metric_intervals(target, probs, patients, thresholds=limits, resamples=200).items():
-        value = measured.micro_f1 if name == "micro_f1" else measured.macro(name).value
+        value = measured.micro_f1 if name == "micro_f1" else metrics.macro(getattr(measured, name)).value
         assert found.macro.value == pytest.approx(value)
         assert found.over == 4
         for interval in (*found.findings, found.macro):
@@ -159,9 +160,9 @@ def test_too_few_cases_have_no_value_and_say_so() -> None:
 def test_a_model_does_not_differ_from_itself_and_differs_from_a_better_one() -> None:
     target, probs, patients = random_case(6, n=200)
     better = np.clip(probs + 0.2 * (np.nan_to_num(target, nan=0.5) - 0.5), 0, 1)
-    same = intervals.paired_difference(target, probs, probs, patients, resamples=100)["auroc"].macro
+    same = intervals.metric_intervals(target, probs, patients, other=probs, resamples=100)["auroc"].macro
     assert (same.value, same.low, same.high) == (0, 0, 0)
-    gain = intervals.paired_difference(target, better, probs, patients, resamples=200)["auroc"].macro
+    gain = intervals.metric_intervals(target, better, patients, other=probs, resamples=200)["auroc"].macro
     assert gain.value == pytest.approx(metrics.auroc(target, better).mean() - metrics.auroc(target, probs).mean())
     assert gain.low > 0
 
@@ -169,7 +170,7 @@ def test_a_model_does_not_differ_from_itself_and_differs_from_a_better_one() -> 
 def test_the_paired_interval_is_narrower_than_that_of_unpaired_models() -> None:
     target, probs, patients = random_case(7, n=200)
     near = np.clip(probs + np.random.default_rng(0).normal(0, 0.02, probs.shape), 0, 1)
-    paired = intervals.paired_difference(target, near, probs, patients, resamples=200)["auroc"].macro
+    paired = intervals.metric_intervals(target, near, patients, other=probs, resamples=200)["auroc"].macro
     alone = intervals.metric_intervals(target, probs, patients, resamples=200)["auroc"].macro
     assert paired.high - paired.low < 0.5 * (alone.high - alone.low)
 

@@ -10,7 +10,9 @@ from sklearn import metrics as sk
 
 from medsd.errors import DataError
 from medsd.metrics import metrics
-from medsd.metrics.intervals import AT_THRESHOLD, THRESHOLD_FREE, metric_intervals
+from medsd.metrics.intervals import metric_intervals
+from medsd.metrics.metrics import AT_THRESHOLD, THRESHOLD_FREE
+from tests.metrics.measured import measure
 
 
 def random_case(seed: int, n: int = 120, f: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +40,7 @@ def test_every_threshold_free_metric_equals_scikit_learns_on_the_known_labels(se
 def test_every_metric_at_a_threshold_equals_scikit_learns_on_the_known_labels(seed: int) -> None:
     target, probs = random_case(seed)
     limits = np.full(5, 0.4)
-    result = metrics.measure(target, probs, limits)
+    result = measure(target, probs, limits)
     for f in range(5):
         known = ~np.isnan(target[:, f])
         truth, called = target[known, f], probs[known, f] >= 0.4
@@ -52,23 +54,23 @@ def test_every_metric_at_a_threshold_equals_scikit_learns_on_the_known_labels(se
 def test_micro_and_macro_f1_equal_scikit_learns_without_unknown_labels() -> None:
     target, probs = random_case(7)
     target = np.nan_to_num(target)
-    result = metrics.measure(target, probs, np.full(5, 0.4))
+    result = measure(target, probs, np.full(5, 0.4))
     called = probs >= 0.4
     assert result.micro_f1 == pytest.approx(sk.f1_score(target, called, average="micro"))
-    assert result.macro("f1").value == pytest.approx(sk.f1_score(target, called, average="macro"))
+    assert metrics.macro(result.f1).value == pytest.approx(sk.f1_score(target, called, average="macro"))
 
 
 def test_micro_f1_equals_scikit_learns_over_all_known_labels() -> None:
     target, probs = random_case(8)
     known = ~np.isnan(target)
     expected = sk.f1_score(target[known], probs[known] >= 0.4)
-    assert metrics.measure(target, probs, np.full(5, 0.4)).micro_f1 == pytest.approx(expected)
+    assert measure(target, probs, np.full(5, 0.4)).micro_f1 == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_calibration_error_is_the_written_out_sum_over_bins(seed: int) -> None:
     target, probs = random_case(seed)
-    for f, value in enumerate(metrics.calibration_error(target, probs, bins=10)):
+    for f, value in enumerate(metrics.calibration_error(target, probs)):
         known = ~np.isnan(target[:, f])
         truth, probability = target[known, f], probs[known, f]
         total = 0.0
@@ -89,37 +91,36 @@ def test_a_finding_with_too_few_positives_is_nan_everywhere_and_left_out_of_the_
     target, probs = random_case(1)
     target[:, 2] = 0
     target[:9, 2] = 1
-    result = metrics.measure(target, probs, np.full(5, 0.4), minimum_positives=10)
-    assert result.too_few.tolist() == [False, False, True, False, False]
+    result = measure(target, probs, np.full(5, 0.4), minimum_positives=10)
+    assert metrics.enough(target, 10).tolist() == [True, True, False, True, True]
     for name in ("auroc", "average_precision", "brier", "calibration_error", "sensitivity", "ppv", "npv", "f1"):
         assert np.isnan(getattr(result, name)[2])
-        assert result.macro(name).over == 4
+        assert metrics.macro(getattr(result, name)).over == 4
     others = np.delete(result.auroc, 2)
-    assert result.macro("auroc").value == pytest.approx(others.mean())
+    assert metrics.macro(result.auroc).value == pytest.approx(others.mean())
 
 
 def test_just_enough_positives_or_negatives_are_enough() -> None:
     target = np.zeros((25, 2))
     target[:10, 0], target[:15, 1] = 1, 1
-    probs = np.random.default_rng(0).random((25, 2))
-    assert not metrics.measure(target, probs, minimum_positives=10).too_few.any()
-    assert metrics.measure(target, probs, minimum_positives=11).too_few.all()
+    assert metrics.enough(target, 10).all()
+    assert not metrics.enough(target, 11).any()
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, np.nan])
 def test_a_finding_of_one_class_or_of_none_gives_nan_without_a_warning(value: float) -> None:
     target, probs = random_case(2)
     target[:, 0] = value
-    result = metrics.measure(target, probs, np.full(5, 0.4), minimum_positives=1)
+    result = measure(target, probs, np.full(5, 0.4), minimum_positives=1)
     assert np.isnan(result.auroc[0])
     assert np.isnan(result.f1[0])
     assert np.isfinite(result.auroc[1:]).all()
 
 
 def test_findings_of_one_class_only_leave_a_mean_over_none() -> None:
-    result = metrics.measure(np.zeros((3, 2)), np.full((3, 2), 0.5))
-    assert np.isnan(result.macro("auroc").value)
-    assert result.macro("auroc").over == 0
+    result = measure(np.zeros((3, 2)), np.full((3, 2), 0.5))
+    assert np.isnan(metrics.macro(result.auroc).value)
+    assert metrics.macro(result.auroc).over == 0
     assert np.isnan(result.micro_f1)
 
 
@@ -133,13 +134,13 @@ def test_every_metric_equals_scikit_learns_whatever_is_unknown_tied_or_of_one_cl
         [[1]],
         [[4]],
     ]  # one study, all unknown, constant scores: all occur
-    result = metrics.measure(target, probs, [0.5], minimum_positives=1)
+    result = measure(target, probs, [0.5], minimum_positives=1)
     known = ~np.isnan(target[:, 0])
     truth, probability = target[known, 0], probs[known, 0]
     called = probability >= 0.5
-    assert (result.positives[0], result.negatives[0]) == ((truth == 1).sum(), (truth == 0).sum())
+    positives, negatives = metrics.class_counts(target)
+    assert (positives[0], negatives[0]) == ((truth == 1).sum(), (truth == 0).sum())
     if len(np.unique(truth)) < 2:
-        assert result.too_few[0]
         assert all(np.isnan(getattr(result, name)[0]) for name in THRESHOLD_FREE + AT_THRESHOLD)
         return
     expected = {
@@ -185,17 +186,17 @@ def test_equal_probabilities_give_half_an_area() -> None:
 
 
 def test_a_probability_on_the_threshold_is_a_call() -> None:
-    calls = metrics.confusion(np.array([[1], [0]]), np.array([[0.5], [0.49]]), [0.5])
-    assert (calls.true_positives[0], calls.true_negatives[0]) == (1, 1)
+    calls = metrics.calls(np.array([[1], [0]]), np.array([[0.5], [0.49]]), [0.5])
+    assert (calls["sensitivity"][0], calls["specificity"][0]) == (1, 1)
 
 
 def test_a_finding_without_threshold_is_not_called() -> None:
     target, probs = random_case(3)
-    result = metrics.measure(target, probs, [0.4, np.nan, 0.4, 0.4, 0.4])
+    result = measure(target, probs, [0.4, np.nan, 0.4, 0.4, 0.4])
     assert np.isnan(result.sensitivity[1])
     assert np.isfinite(result.auroc[1])
-    assert result.macro("sensitivity").over == 4
-    rest = metrics.measure(np.delete(target, 1, 1), np.delete(probs, 1, 1), np.full(4, 0.4))
+    assert metrics.macro(result.sensitivity).over == 4
+    rest = measure(np.delete(target, 1, 1), np.delete(probs, 1, 1), np.full(4, 0.4))
     assert result.micro_f1 == rest.micro_f1
 
 
@@ -212,7 +213,7 @@ def test_a_finding_without_threshold_is_not_called() -> None:
 )
 def test_arrays_that_do_not_fit_are_refused_with_a_reason(target: np.ndarray, probs: np.ndarray, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        metrics.measure(target, probs)
+        metrics.brier(target, probs)
 
 
 @settings(max_examples=25, deadline=None)
@@ -220,7 +221,7 @@ def test_arrays_that_do_not_fit_are_refused_with_a_reason(target: np.ndarray, pr
 def test_metrics_do_not_depend_on_the_order_of_images_or_findings(seed: int) -> None:
     target, probs = random_case(seed, n=40, f=3)
     rows, columns = np.random.default_rng(seed).permutation(40), [2, 0, 1]
-    first = metrics.measure(target, probs, np.full(3, 0.4), minimum_positives=2)
-    second = metrics.measure(target[rows][:, columns], probs[rows][:, columns], np.full(3, 0.4), minimum_positives=2)
+    first = measure(target, probs, np.full(3, 0.4), minimum_positives=2)
+    second = measure(target[rows][:, columns], probs[rows][:, columns], np.full(3, 0.4), minimum_positives=2)
     for name in ("auroc", "average_precision", "brier", "calibration_error", "f1", "npv"):
         np.testing.assert_allclose(getattr(first, name)[columns], getattr(second, name), rtol=1e-9)

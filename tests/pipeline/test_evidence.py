@@ -97,7 +97,7 @@ def test_only_films_of_the_split_are_judged_and_places_come_from_training_ones(
     head, boxed = fit_evidence_head(fixed_settings(tmp_path), manifest, arrays, model)
     assert boxed == ("Mass",)
     report = judge_evidence(fixed_settings(tmp_path), manifest, arrays, model, head)
-    assert report is not None and report.films == report.patients == COUNT // 3
+    assert report is not None and report.images == report.patients == COUNT // 3
     assert [each.name for each in report.methods] == [
         "evidence", "activation map", "Grad-CAM", "usual place", "centre",
     ]  # fmt: skip

@@ -160,13 +160,13 @@ def _classification(
     truth: npt.NDArray[np.float32], probs: npt.NDArray[np.float32], threshold: float, groups: dict[str, IntArray]
 ) -> dict[str, float]:
     told = metrics.enough(truth, 1)
-    calls = metrics.confusion(truth, probs, np.full(truth.shape[1], threshold))
+    calls = metrics.calls(truth, probs, np.full(truth.shape[1], threshold))
     per_finding = {
         "map": metrics.average_precision(truth, probs),
-        "macro_f1": np.where(told, calls.f1, np.nan),
+        "macro_f1": np.where(told, calls["f1"], np.nan),
         "auroc": metrics.auroc(truth, probs),
     }
-    found = {name: _macro(values) for name, values in per_finding.items()} | {"micro_f1": calls.micro_f1}
+    found = {name: _macro(values) for name, values in per_finding.items()} | {"micro_f1": float(calls["micro_f1"][0])}
     for group, columns in groups.items():
         found |= {f"{name}_{group}": _macro(values[columns]) for name, values in per_finding.items()}
     return found
