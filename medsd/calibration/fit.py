@@ -28,7 +28,7 @@ from medsd.calibration.types import (
     as_hinges,
 )
 from medsd.errors import DataError
-from medsd.metrics.metrics import BINS, FloatArray, IntArray, bin_of, calls, checked, class_counts, enough
+from medsd.metrics.metrics import BINS, FloatArray, IntArray, bin_of, calls, checked, class_counts, enough, or_none
 
 # Standard deviations of the prior on log(slope): wide for the pooled fit, narrower for one finding around it.
 _POOLED_SPREAD = 1.0
@@ -241,10 +241,10 @@ def choose_operating_points(
     positives, negatives = class_counts(target)
     return {
         finding: OperatingPoint(
-            threshold=_or_none(limits[f]),
+            threshold=or_none(limits[f]),
             rule=rule,
-            sensitivity=_or_none(reached["sensitivity"][f]),
-            specificity=_or_none(reached["specificity"][f]),
+            sensitivity=or_none(reached["sensitivity"][f]),
+            specificity=or_none(reached["specificity"][f]),
             positives=int(positives[f]),
             negatives=int(negatives[f]),
         )
@@ -381,7 +381,3 @@ def _named(
     if target.shape[1] != len(findings):
         raise DataError(f"target has {target.shape[1]} columns for {len(findings)} findings; give one name for each")
     return target, values
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -96,8 +96,8 @@ def recalibrate(
     Example: medsd recalibrate models/nih14 --studies configs/covid.yaml --set data.root=/data/covid --out models/ours
     """
     with requiring("train", "measuring"):
-        from medsd.external.evaluate import read_studies
         from medsd.external.recalibrate import recalibrate as run
+        from medsd.external.studies import read_studies
 
         opened, settings = _opened(bundle, studies, set_ or ())
         if out.exists():
@@ -155,7 +155,7 @@ def write_forms(bundle: Path, triton: Path | None, monai_bundle: Path | None) ->
 
 def _opened(folder: Path, studies: Path, overrides: Sequence[str]) -> tuple[Bundle, Settings]:
     from medsd.bundle.layout import Bundle
-    from medsd.external.evaluate import load_studies
+    from medsd.external.studies import load_studies
 
     bundle = Bundle.open(folder)
     return bundle, load_studies(studies, bundle, overrides)

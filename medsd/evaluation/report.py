@@ -28,7 +28,7 @@ from medsd.evaluation.subgroups import SubgroupReport, measure_subgroups
 from medsd.findings import Finding, FindingSet
 from medsd.metrics import metrics
 from medsd.metrics.intervals import Interval, MetricIntervals, metric_intervals
-from medsd.metrics.metrics import AT_THRESHOLD, THRESHOLD_FREE
+from medsd.metrics.metrics import AT_THRESHOLD, THRESHOLD_FREE, or_none
 from medsd.metrics.retrieval import Cases, RetrievalReport, measure_retrieval
 from medsd.settings import EvaluationSettings
 from medsd.strict import Described
@@ -328,7 +328,7 @@ def _finding_reports(
         return FindingReport(
             **counts,
             too_few=not told[f],
-            threshold=_or_none(thresholds[t]),
+            threshold=or_none(thresholds[t]),
             calibration=choices.get(finding.name),
             **{name: intervals[name].findings[t] for name in THRESHOLD_FREE + AT_THRESHOLD},
         )
@@ -350,9 +350,9 @@ def _calibration_state(
 ) -> CalibrationState:
     curve = reliability(target, probs)
     return CalibrationState(
-        log_loss=_or_none(log_loss(target, probs)),
-        brier=_or_none(metrics.macro(metrics.brier(target, probs, minimum_positives=minimum_positives)).value),
-        calibration_error=_or_none(
+        log_loss=or_none(log_loss(target, probs)),
+        brier=or_none(metrics.macro(metrics.brier(target, probs, minimum_positives=minimum_positives)).value),
+        calibration_error=or_none(
             metrics.macro(metrics.calibration_error(target, probs, minimum_positives=minimum_positives)).value
         ),
         curve=Curve(
@@ -367,7 +367,3 @@ def _check_names(findings: FindingSet, given: Mapping[str, Any], what: str) -> N
     missing = [name for name in findings if name not in given]
     if missing:
         raise DataError(f"{what}: nothing for {', '.join(missing)}; every finding of {findings.key} needs an entry")
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -3,7 +3,7 @@
 Start at `recalibrate`. What can be fitted depends on the labels, finding by finding: with enough cases of both classes
 what `medsd calibrate` fits, with few of one class an intercept alone (the first step of Vergouwe et al., Statistics in
 Medicine 36, 2017: "recalibration in the large"), and without them nothing: that finding keeps what it had. The tail of
-the ONNX graph is exchanged with ONNX's own tools, so that neither PyTorch nor the weights are needed.
+the ONNX graph is exchanged with ONNX's own tools, which needs neither PyTorch nor the weights.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import logging
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import expit, logit
 
 from medsd.bundle import layout
 from medsd.bundle.layout import Bundle
@@ -43,7 +44,8 @@ from medsd.evaluation.shift import SHIFT
 from medsd.evaluation.sources import SOURCES
 from medsd.evaluation.studies_report import RECALIBRATION, STUDIES, FigureChange, RecalibrationReport
 from medsd.export.tail import compare_graphs, exchange_tail
-from medsd.external.evaluate import ScoredStudies, draw, measure, shift_of
+from medsd.external.evaluate import draw, measure, shift_of
+from medsd.external.studies import ScoredStudies
 from medsd.files import write_json
 from medsd.metrics.intervals import Interval, Resamples, bootstrap
 from medsd.metrics.metrics import FloatArray, ratio, weighted_brier, weighted_calibration_error
@@ -53,8 +55,11 @@ log = logging.getLogger(__name__)
 # Known labels without which no intercept is fitted, though the rarer class has a case.
 INTERCEPT_CASES = 20
 _INTERCEPT_SPREAD = 3.0  # standard deviation of the prior on the shift, in log-odds: from 5 % to 50 % is one of it
-# Files that speak of the old probabilities; evidence maps hang on no calibration.
+# Files that speak of the old probabilities; evidence maps do not depend on calibration.
 _STALE = ("evaluation*.json", "conformal.json", "recalibration.json", "shift.json", "studies.json")
+
+
+Halves = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def recalibrate(
 
     Args:
         bundle: the old one.
-        reading: of the studies (`medsd.external.evaluate.read_studies`).
+        reading: of the studies (`medsd.external.studies.read_studies`).
         out: the folder of the new bundle; there must be nothing.
         everyone: fit on all patients, and measure each half with the fit of the other; otherwise a seeded half is
             fitted and the other is measured.
@@ -124,7 +129,7 @@ def next_version(version: str) -> str:
     return f"{found[1]}{int(found[2]) + 1}" if found else f"{version}.1"
 
 
-def halves_of(reading: ScoredStudies) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def halves_of(reading: ScoredStudies) -> Halves:
     """Rows of two halves of the patients, seeded, with as many of each combination of findings in both.
 
     Raises:
@@ -210,25 +215,17 @@ def _same_call(d: layout.Description, name: str, new: Calibration) -> OperatingP
     point = d.operating_points[name]
     if point.threshold is None or new == d.calibration[name] or not 0 < point.threshold < 1:
         return point
-    threshold = float(calibrated([[_logit_at(d.calibration[name], point.threshold)]], {"": new}, [""])[0, 0])
+    wanted = float(logit(point.threshold))
+    at = brentq(lambda z: float(log_odds(np.array([z]), d.calibration[name])[0]) - wanted, -1e4, 1e4)
+    threshold = float(expit(log_odds(np.array([at]), new)[0]))
     return point.model_copy(update={"threshold": threshold})
-
-
-def _logit_at(calibration: Calibration, probability: float) -> float:
-    """The logit that a calibration, which rises, takes to `probability`, by bisection."""
-    low, high = -100.0, 100.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        below = calibrated([[middle]], {"": calibration}, [""])[0, 0] < probability
-        low, high = (middle, high) if below else (low, middle)
-    return (low + high) / 2
 
 
 def compare(
     bundle: Bundle,
     reading: ScoredStudies,
     fit: Fit,
-    halves: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    halves: Halves,
     everyone: bool,
     version: str,
 ) -> RecalibrationReport:
@@ -333,7 +330,7 @@ def _write(
     fit: Fit,
     report: RecalibrationReport,
     part: Path,
-    halves: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    halves: Halves,
     everyone: bool,
 ) -> None:
     """Everything of the new bundle, the card last."""
@@ -395,20 +392,12 @@ def _of_new(reading: ScoredStudies, made: Bundle, rows: npt.NDArray[np.int64], e
             "scored_patients": len(set(manifest.patients.tolist())),
         }
     )
-    return ScoredStudies(
-        made,
-        manifest,
-        reading.logits[kept],
-        reading.embeddings[kept],
-        reading.far,
-        report,
-        reading.evaluation,
-        reading.seed,
-    )
+    logits, embeddings = reading.logits[kept], reading.embeddings[kept]
+    return replace(reading, bundle=made, manifest=manifest, logits=logits, embeddings=embeddings, report=report)
 
 
 def _copy_cases(bundle: Bundle, made: Bundle) -> CaseIndex | None:
-    """The same cases under the new model's sha256: embeddings hang on no calibration.
+    """The same cases under the new model's sha256: embeddings do not depend on calibration.
 
     The thresholds of the vote do, so they are left out, and nothing is flagged.
     """

@@ -223,6 +223,11 @@ def ratio(part: npt.ArrayLike, whole: npt.ArrayLike, where: BoolArray | None = N
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=defined)
 
 
+def or_none(value: float) -> float | None:
+    """None for NaN, which JSON does not have."""
+    return None if np.isnan(value) else float(value)
+
+
 Score = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
 
 

@@ -22,7 +22,8 @@ from medsd.evaluation.against_card import compare_with_card
 from medsd.evaluation.report import EvaluationReport
 from medsd.evaluation.shift import ShiftReport
 from medsd.evaluation.studies_report import StudiesReport
-from medsd.external.evaluate import _by_patient, evaluate_bundle, load_studies, measure, read_studies
+from medsd.external.evaluate import evaluate_bundle, measure
+from medsd.external.studies import _by_patient, load_studies, read_studies
 from medsd.files import write_json
 from medsd.metrics.intervals import Interval
 from medsd.metrics.retrieval import FIGURES

@@ -21,8 +21,9 @@ from medsd.cases.index import CaseIndex
 from medsd.cli import app
 from medsd.errors import BundleError, DataError
 from medsd.evaluation.studies_report import RecalibrationReport, StudiesReport
-from medsd.external.evaluate import ScoredStudies, load_studies, read_studies, shift_of
+from medsd.external.evaluate import shift_of
 from medsd.external.recalibrate import compare_probabilities, fit_again, halves_of, next_version, recalibrate
+from medsd.external.studies import ScoredStudies, load_studies, read_studies
 from medsd.inference.predict import Predictor
 from medsd.metrics.intervals import metric_intervals
 from medsd.settings import EvaluationSettings

@@ -20,8 +20,8 @@ from medsd.card import CARD
 from medsd.cases.index import CaseIndex
 from medsd.errors import DataError
 from medsd.evaluation.report import EvaluationReport
-from medsd.external.evaluate import load_studies, read_studies
 from medsd.external.recalibrate import recalibrate
+from medsd.external.studies import load_studies, read_studies
 from medsd.findings import finding_set
 from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction
