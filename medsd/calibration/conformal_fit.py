@@ -1,4 +1,4 @@
-"""Conformal scores from validation patients, and how far their promise holds on test patients.
+"""Conformal scores from validation patients, and their coverage of test patients.
 
 `conformal_scores` makes what a bundle carries (`medsd.calibration.conformal`); `measure_conformal` measures it for
 evaluation.json. The promise holds for patients, not for images: images of one patient are not exchangeable with those
@@ -105,7 +105,7 @@ def conformal_scores(
     keys = checked_patients(patients, target)
     if target.shape[1] != len(findings):
         raise DataError(f"target has {target.shape[1]} columns for {len(findings)} findings; give one name for each")
-    # In an order of its own, so that the draw does not hang on that of the images.
+    # In an order of its own, so that the draw does not depend on the order of the images.
     order = np.lexsort((*probs.T, keys))
     order = order[np.random.default_rng(seed).permutation(len(order))]
     scores = {}

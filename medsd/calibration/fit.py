@@ -1,4 +1,4 @@
-"""From logits to probabilities that mean what they say, and from probabilities to calls.
+"""From logits to calibrated probabilities, and from probabilities to calls.
 
 `choose_calibration` and `choose_operating_points` are run on the validation split and give what the bundle carries;
 `calibrated` applies the first as the exported graph does, `reliability` shows whether it worked.

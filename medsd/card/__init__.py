@@ -71,7 +71,7 @@ _CAPTIONS = {
     "map.png": "Map of the learned space",
     "prevalence.png": "How often each finding occurs",
 }
-_RANDOMISED = {"classifier": "where what stands behind the encoder is random", "all weights": "where all of them are"}
+_RANDOMISED = {"classifier": "with random weights behind the encoder", "all weights": "with all weights random"}
 _SPLITS = ("train", "validation", "test")
 # Absolute paths, paths from a home or a parent folder, Windows drives; not the slash of a web address or of "a/b".
 _MACHINE_PATH = re.compile(r"(?<![\w.:/~<…])(?:~|(?:\.\./)*\.\.)?/[\w.~+@-][^\s\"'`,;)]*|\b[A-Za-z]:\\[^\s\"'`,;)]*")
@@ -182,7 +182,7 @@ def _length_of_note(note: layout.NoteInput | None) -> str:
     """How much of a note is read, and in which pieces."""
     if note is None or note.window is None:
         return "" if note is None else f"up to {note.max_tokens} tokens"
-    begun = f"every {note.stride} tokens" if note.stride else "after half of the text of the one before"
+    begun = f"every {note.stride} tokens" if note.stride else "after half of the text of the previous one"
     count = note.max_tokens // note.window
     return (
         f"in overlapping windows of {note.window} tokens, a new one {begun}, {count} at most; what follows is not read"

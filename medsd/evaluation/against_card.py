@@ -1,4 +1,4 @@
-"""Whether a measurement elsewhere bears out what a bundle's card says: finding by finding, and their order."""
+"""Whether a measurement elsewhere agrees with the card of a bundle: finding by finding, and in their order."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class CardFinding(Described):
 
 
 class AgainstCard(Described):
-    """The findings that both can tell.
+    """The findings with enough cases in both.
 
     Attributes:
-        rank_correlation: Spearman's, of the AUROC by finding; None with fewer than three findings, or all alike.
+        rank_correlation: Spearman's, of the AUROC by finding; None with fewer than three findings, or equal values.
         inside: how many of `findings` lie in the card's interval.
     """
 

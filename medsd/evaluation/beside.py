@@ -1,4 +1,4 @@
-"""What is measured beside the headline: images that were picked by finding, and radiologists' labels.
+"""What is measured beside the headline: images that were picked by finding, and the labels of radiologists.
 
 Start at `beside_of`, which takes both from a manifest; `medsd.evaluation.report.evaluate` measures them.
 """

@@ -1,4 +1,4 @@
-"""Whether the view of a radiograph, or how the images were picked, tells the labels: what a pooled AUROC hides.
+"""Whether labels follow from the view, or from how the images were picked, which a pooled AUROC hides.
 
 Start at `measure_views`. A bedside image (AP) is taken of sicker patients. A network that tells AP from PA therefore
 ranks sick above healthy without seeing a finding, and its AUROC over all images is too good. Two things are tested for
@@ -33,12 +33,12 @@ from medsd.strict import Described
 
 
 class PartReport(Described):
-    """The AUROC in a part of the images, beside that of the headline's images over the same findings.
+    """The AUROC in a part of the images, beside that of the images of the headline over the same findings.
 
     Attributes:
         name: of the part, for instance "PA".
         images, patients: in it.
-        over: findings that both can tell; where it is 0, nothing has a value.
+        over: findings with enough cases on both sides; where there are none, nothing has a value.
         auroc, pooled: means over them, in the part and over the headline's images.
         gap: `auroc` less `pooled`, on the same resamples.
         findings: each of them; `gap` likewise.
@@ -55,11 +55,11 @@ class PartReport(Described):
 
 
 class FindingViews(Described):
-    """What the view has to do with one finding.
+    """How one finding depends on the view.
 
     Attributes:
         prevalence: share of the labelled images that have it, by view.
-        prevalence_p: adjusted p of the same prevalence in every view; None where it cannot be told.
+        prevalence_p: adjusted p of the same prevalence in every view; None with too few cases.
         pooled, within: AUROC over all pairs of images, and over pairs of one view.
         difference: `pooled` less `within`.
         difference_p: adjusted p of no difference.
@@ -75,15 +75,15 @@ class FindingViews(Described):
 
 
 class ViewReport(Described):
-    """Views of the headline's images; those whose view is not stated are in no figure but the headline.
+    """The views of the headline's images; images without a stated view count in the headline only.
 
     Attributes:
         level: below it a p value is beyond chance.
         parts: each view against all.
-        over: findings that can be told.
+        over: findings with enough cases.
         pooled, within, difference, difference_p: as of `FindingViews`, for the mean over them.
         findings: each of them.
-        warnings: sentences; empty where neither prevalence nor AUROC shows that the view plays a part.
+        warnings: sentences; empty where neither prevalence nor AUROC depends on the view.
     """
 
     level: float
@@ -99,7 +99,7 @@ class ViewReport(Described):
 
 @dataclass(frozen=True)
 class Images:
-    """N images that were read, and how to measure them.
+    """N images that a model has read, and how to measure them.
 
     Attributes:
         titles: of the F findings, by name, in column order.
@@ -162,7 +162,7 @@ def measure_part(name: str, images: Images, members: BoolArray, headline: BoolAr
 
 
 def measure_views(images: Images, view: Sequence[str] | npt.NDArray[np.str_]) -> ViewReport | None:
-    """Measure each view, and test whether it tells the labels.
+    """Measure each view, and test whether labels and AUROC depend on it.
 
     Args:
         images: of the headline.
@@ -185,20 +185,20 @@ def measure_views(images: Images, view: Sequence[str] | npt.NDArray[np.str_]) ->
 
 
 def selection_warning(picked: int, trained: int) -> str:
-    """What to say of a model of whose `trained` images `picked` were picked by finding; "" where none were."""
+    """The warning that `picked` of the `trained` training images were picked by finding; "" where none were."""
     if not picked:
         return ""
     return (
-        f"{picked} of {trained} training images were picked by finding. How they were picked goes with the labels, so "
-        "the model may have learned that instead of the findings. The headline figures are measured on images that "
-        "were not picked."
+        f"{picked} of {trained} training images were picked by finding. How an image was picked depends on its "
+        "labels, so the model may have learned the former instead of the findings. The headline figures are measured "
+        "on images that were not picked."
     )
 
 
 def _told_by_views(
     images: Images, views: npt.NDArray[np.str_], names: list[str], columns: npt.NDArray[np.int64], drawn: Resamples
 ) -> dict[str, Any]:
-    """Fields of the report: what the view has to do with each of the findings in `columns`, and with their mean."""
+    """Fields of the report: how the findings in `columns`, and their mean, depend on the view."""
     target, probs, count = images.target[:, columns], images.probs[:, columns], columns.size
     stated = views != ""
     known = [~np.isnan(column) & stated for column in target.T]
@@ -293,7 +293,7 @@ def _warnings(report: ViewReport, titles: dict[str, str]) -> list[str]:
             for each in prevalent
         )
         said.append(
-            "The view goes with the labels: how often a finding occurs differs between views, beyond chance, for "
+            "The labels depend on the view: the prevalence differs between views, beyond chance, for "
             f"{len(prevalent)} of {report.over} findings ({rates}). A model can rank these by the view alone; compare "
             "the figures within views."
         )
@@ -301,11 +301,11 @@ def _warnings(report: ViewReport, titles: dict[str, str]) -> list[str]:
     if apart or _beyond(report.difference_p, report.level):
         each = "; ".join(f"{titles[f.name]} {f.pooled.value:.3f} and {f.within.value:.3f}" for f in apart)
         said.append(
-            "The AUROC over all images is not that within views, beyond chance: the mean over "
+            "The AUROC over all images differs from that within views, beyond chance: the mean over "
             f"{report.over} findings is {report.pooled.value:.3f} over all pairs of images and "
             f"{report.within.value:.3f} over pairs of one view (difference {report.difference})"
             + (f"; {each}" if apart else "")
-            + ". The second figure is how well findings are told apart; the rest comes from the view."
+            + ". The second figure measures the findings; the difference comes from the view."
         )
     return said
 

@@ -59,7 +59,7 @@ class DistributionReport(Saved):
 
 
 def unsuitable(pixels: Pixels) -> dict[str, Pixels]:
-    """The same images (N, S, S) as nobody should read them, by what was done."""
+    """The same images (N, S, S), made unsuitable, by what was done."""
     blank = np.empty_like(pixels)
     blank[:] = np.median(pixels, axis=(1, 2)).astype(np.uint8)[:, None, None]
     return {
@@ -80,7 +80,7 @@ def measure_distribution(
     resamples: int = 1000,
     seed: int = 0,
 ) -> DistributionReport:
-    """What the check makes of images and of what was made of them.
+    """What the check says of images and of the same images made unsuitable.
 
     Args:
         values: by group, `AS_THEY_ARE` among them, (N,) values of the check as shares of its limit, of the same images.

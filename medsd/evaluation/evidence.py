@@ -1,4 +1,4 @@
-"""Are evidence maps right? Maps against the boxes that radiologists drew, beside what needs no network at all.
+"""Whether evidence maps are right: maps against the boxes that radiologists drew, beside maps without any network.
 
 Three figures for a map and the boxes of its finding: whether its highest point lies in a box (the pointing game: Zhang
 et al., IJCV 2018), how far the part above half of its maximum overlaps with the boxes (intersection over union), and
@@ -169,7 +169,7 @@ def box_mask(boxes: Sequence[Box], side: int = SIDE) -> npt.NDArray[np.bool_]:
 
 
 def centre_prior(count: int, side: int = SIDE) -> Maps:
-    """(count, side, side): a bell over the image's middle, what a map shows that knows nothing."""
+    """(count, side, side): a bell over the middle of the image, the same for every image."""
     away = ((np.arange(side) + 0.5) / side - 0.5) / CENTRE_SPREAD
     bell = np.exp(-0.5 * (away[:, None] ** 2 + away[None, :] ** 2))
     return np.broadcast_to(bell, (count, side, side))

@@ -1,7 +1,7 @@
 """How much a fused model relies on image and note, so that a note that gives the answer away is noticed.
 
 The logit of a study with both is half that of its image alone plus half that of its note alone (see
-`medsd.networks.fusion`), so every figure here comes from those two: what each contributes to the logit's variance, what
+`medsd.networks.fusion`), so every figure here comes from those two: the share of each in the logit's variance, what
 is lost when one is withheld, and what is lost when it is another patient's (permutation importance: Breiman 2001).
 Start at `measure_reliance`; `score_sentences` measures whether a sentence finds images.
 """
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
 from medsd.errors import DataError
 from medsd.evaluation.saved import Saved
@@ -29,7 +28,7 @@ NEARLY_ALL = 0.95  # of what both gain over chance, that the note alone reaches 
 
 
 class Reliance(Described):
-    """What hangs on one modality.
+    """How much one modality contributes.
 
     Attributes:
         alone: macro AUROC when only this one is read.
@@ -94,8 +93,19 @@ class ModalityReport(Saved):
     image: Reliance
     note: Reliance
     note_gives_away: bool
-    note_to_image: RetrievalReport | None = Field(None)
-    sentences: SentencesReport | None = Field(None)
+    note_to_image: RetrievalReport | None = None
+    sentences: SentencesReport | None = None
+
+    @property
+    def warning(self) -> str:
+        """What to say where the note gives the answer away; "" where it does not."""
+        if not self.note_gives_away:
+            return ""
+        return (
+            f"The note gives the answer away: read alone it reaches a macro AUROC of {self.note.alone}, against "
+            f"{self.both} with the image. Check whether the notes name the findings (network.note.mask_findings), or "
+            "were written after the image was read."
+        )
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,7 @@ def measure_reliance(
     note_to_image: RetrievalReport | None = None,
     sentences: SentencesReport | None = None,
 ) -> ModalityReport:
-    """How much hangs on each modality, with intervals over patients.
+    """How much each modality contributes, with intervals over patients.
 
     Args:
         readings: of the split.
@@ -138,7 +148,7 @@ def measure_reliance(
     target = np.asarray(readings.target, dtype=np.float64)
     told = np.flatnonzero(enough(target, settings.minimum_positives))
     if not told.size or len(np.unique(readings.patients)) < 2:
-        raise DataError(f"{split}: too few studies with image and note to tell what hangs on each")
+        raise DataError(f"{split}: too few studies with image and note to measure what each contributes")
     target = target[:, told]
     image, note = (np.asarray(each, dtype=np.float64)[:, told] / 2 for each in (readings.image, readings.note))
     donors = _donors(readings.patients, seed)
@@ -249,17 +259,6 @@ def score_sentences(
             )
             for f, interval in zip(told, each, strict=True)
         ),
-    )
-
-
-def warning_of(report: ModalityReport) -> str:
-    """The sentence that the card says where the note gives the answer away, and "" where it does not."""
-    if not report.note_gives_away:
-        return ""
-    return (
-        f"The note gives the answer away: read alone it reaches a macro AUROC of {report.note.alone}, against "
-        f"{report.both} with the image. Look whether notes name the findings (network.note.mask_findings), or were "
-        "written after the image was read."
     )
 
 

@@ -10,7 +10,7 @@ is scored by the largest probability of the findings that it may mean:
 - airspace opacity (Google) and lung opacity (RSNA): Consolidation, Edema, Infiltration, Pneumonia, the findings whose
   names say that air spaces are filled. Atelectasis is not among them: it is a loss of volume.
 
-Google's fracture has no finding of NIH's.
+Google's fracture corresponds to no finding of NIH's.
 """
 
 from __future__ import annotations

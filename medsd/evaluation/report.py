@@ -157,7 +157,6 @@ def evaluate(
     embeddings: npt.NDArray[np.floating] | None = None,
     index: Cases | None = None,
     settings: EvaluationSettings | None = None,
-    neighbours: int = 10,
     seed: int = 0,
     split: str = "test",
     choices: Mapping[str, CalibrationChoice] | None = None,
@@ -177,7 +176,6 @@ def evaluate(
         embeddings: (N, D) of the same images; with `index`, retrieval is measured.
         index: the cases among which similar ones are looked for, usually the training split.
         settings: resamples, confidence and what is few; the defaults of `EvaluationSettings` when None.
-        neighbours: k of nDCG@k and recall@k.
         seed: of the bootstrap.
         split: the name of the split, for the record.
         choices: why each finding has the calibration that it has, for the record.
@@ -192,88 +190,54 @@ def evaluate(
     """
     settings = settings or EvaluationSettings()
     trained = findings.without(not_trained)
-    _check_names(trained, calibration, "calibration")
-    _check_names(trained, operating_points, "operating_points")
-    target, logits = metrics.checked(target, logits, probabilities=False)
-    if target.shape[1] != len(findings):
-        raise DataError(f"logits have {target.shape[1]} columns; {findings.key} has {len(findings)} findings")
-    labels, kept = target, np.isin(findings.names, trained.names)
-    target, logits, names = labels[:, kept], logits[:, kept], trained.names
+    for what, given in (("calibration", calibration), ("operating_points", operating_points)):
+        if missing := [name for name in trained if name not in given]:
+            raise DataError(f"{what}: nothing for {', '.join(missing)}; every finding of {trained.key} needs an entry")
+    labels, logits = metrics.checked(target, logits, probabilities=False)
+    if labels.shape[1] != len(findings):
+        raise DataError(f"logits have {labels.shape[1]} columns; {findings.key} has {len(findings)} findings")
+    kept, names = np.isin(findings.names, trained.names), trained.names
+    target, logits = labels[:, kept], logits[:, kept]
     probs, thresholds = calibrated(logits, calibration, names), thresholds_of(operating_points, names)
-    bootstrap: dict[str, Any] = {"resamples": settings.bootstrap, "confidence": settings.confidence, "seed": seed}
-    intervals = metric_intervals(
-        target,
-        probs,
-        patients,
-        thresholds=thresholds,
-        minimum_positives=settings.minimum_positives,
-        **bootstrap,
-    )
-    retrieval = None
+    options: dict[str, Any] = {
+        "resamples": settings.bootstrap,
+        "confidence": settings.confidence,
+        "minimum_positives": settings.minimum_positives,
+        "seed": seed,
+    }
+    intervals = metric_intervals(target, probs, patients, thresholds=thresholds, **options)
+    titles = {finding.name: finding.title for finding in trained.findings}
+    images = confounding.Images(titles, target, probs, np.asarray(patients, dtype=np.str_), **options)
+    found: dict[str, Any] = {}
     if embeddings is not None and index is not None:
         queries = Cases(embeddings, labels, patients)
-        retrieval = measure_retrieval(
-            queries,
-            index,
-            k=neighbours,
-            names=findings.names,
-            minimum_positives=settings.minimum_positives,
-            **bootstrap,
-        )
-    called = None
+        found["retrieval"] = measure_retrieval(queries, index, names=findings.names, **options)
     if conformal is not None:
-        level, minimum_positives = settings.conformal, settings.minimum_positives
-        called = measure_conformal(
-            probs,
-            target,
-            patients,
-            conformal,
-            names,
-            coverage=level,
-            groups=groups,
-            minimum_positives=minimum_positives,
-            **bootstrap,
+        found["conformal"] = measure_conformal(
+            probs, target, patients, conformal, names, coverage=settings.conformal, groups=groups, **options
         )
-    subgroups = None
     if groups is not None:
-        subgroups = measure_subgroups(
-            names,
-            target,
-            probs,
-            patients,
-            groups,
-            thresholds=thresholds,
-            margin=settings.subgroup_margin,
-            minimum_positives=settings.minimum_positives,
-            **bootstrap,
-        )
-    images = confounding.Images(
-        {finding.name: finding.title for finding in trained.findings},
-        target,
-        probs,
-        np.asarray(patients, dtype=np.str_),
-        minimum_positives=settings.minimum_positives,
-        **bootstrap,
-    )
+        limits = {"thresholds": thresholds, "margin": settings.subgroup_margin}
+        found["subgroups"] = measure_subgroups(names, target, probs, patients, groups, **limits, **options)
+    if groups and "view" in groups:
+        found["views"] = confounding.measure_views(images, np.asarray(groups["view"]))
+    if beside is not None:
+        found |= _beside(images, beside, kept, calibration)
     report = EvaluationReport(
         split=split,
         images=len(target),
         patients=len(set(patients)),
-        minimum_positives=settings.minimum_positives,
-        **bootstrap,
+        **options,
         findings=_finding_reports(
             findings, labels, trained, thresholds, intervals, settings.minimum_positives, choices or {}
         ),
-        too_few=tuple(
-            n for n, told in zip(names, metrics.enough(target, settings.minimum_positives), strict=True) if not told
-        ),
+        too_few=tuple(np.array(names)[~metrics.enough(target, settings.minimum_positives)].tolist()),
         macro={name: MacroReport(interval=m.macro, over=m.over) for name, m in intervals.items()},
-        calibration=_calibration_report(target, logits, probs, settings.minimum_positives),
-        retrieval=retrieval,
-        conformal=called,
-        subgroups=subgroups,
-        views=confounding.measure_views(images, np.asarray(groups["view"])) if groups and "view" in groups else None,
-        **({} if beside is None else _beside(images, beside, kept, calibration)),
+        calibration=CalibrationReport(
+            before=_calibration_state(target, expit(logits), settings.minimum_positives),
+            after=_calibration_state(target, probs, settings.minimum_positives),
+        ),
+        **found,
     )
     return EvaluationReport.model_validate(rounded(report.model_dump()))
 
@@ -336,15 +300,6 @@ def _finding_reports(
     return tuple(report(f, finding) for f, finding in enumerate(findings.findings))
 
 
-def _calibration_report(
-    target: metrics.FloatArray, logits: metrics.FloatArray, probs: metrics.FloatArray, minimum_positives: int
-) -> CalibrationReport:
-    return CalibrationReport(
-        before=_calibration_state(target, expit(logits), minimum_positives),
-        after=_calibration_state(target, probs, minimum_positives),
-    )
-
-
 def _calibration_state(
     target: metrics.FloatArray, probs: metrics.FloatArray, minimum_positives: int
 ) -> CalibrationState:
@@ -355,15 +310,5 @@ def _calibration_state(
         calibration_error=or_none(
             metrics.macro(metrics.calibration_error(target, probs, minimum_positives=minimum_positives)).value
         ),
-        curve=Curve(
-            predicted=tuple(curve.predicted.tolist()),
-            observed=tuple(curve.observed.tolist()),
-            counts=tuple(curve.counts.tolist()),
-        ),
+        curve=Curve(**{name: tuple(values.tolist()) for name, values in vars(curve).items()}),
     )
-
-
-def _check_names(findings: FindingSet, given: Mapping[str, Any], what: str) -> None:
-    missing = [name for name in findings if name not in given]
-    if missing:
-        raise DataError(f"{what}: nothing for {', '.join(missing)}; every finding of {findings.key} needs an entry")

@@ -1,8 +1,8 @@
-"""How groups of patients are read, each against all the others: sex, age band, view and source, or any attribute.
+"""How well a model reads groups of patients, each against all the others: by sex, age band, view, source or another.
 
-Start at `measure_subgroups`. A group is compared with the rest on the findings that both can tell, and on the same
-resamples of the same patients, so that a gap has an interval of its own. Where a group is too small, or reads worse by
-more than a margin and more than chance, the report has a sentence for the card.
+Start at `measure_subgroups`. A group is compared with the rest over the findings with enough cases in both, and on the same
+resamples of patients, so that a gap has an interval of its own. Where a group is too small, or the model is worse for it
+by more than a margin and more than chance, the report has a sentence for the card.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class GroupReport(Described):
     Attributes:
         attribute, value: for instance "sex" and "F".
         images, patients: in the group.
-        over: findings that group and rest can both tell, and over which the means go.
+        over: findings with enough cases in group and rest, over which the means are taken.
         figures: by name, those of `COMPARED`; without values where `over` is 0.
-        findings: those that both can tell.
+        findings: those.
     """
 
     attribute: str
@@ -68,7 +68,7 @@ class GroupReport(Described):
 
     @property
     def too_few(self) -> bool:
-        """Whether nothing can be told of this group."""
+        """Whether the group has too few cases for any figure."""
         return self.over == 0
 
 
@@ -79,7 +79,7 @@ class SubgroupReport(Described):
         margin: gaps above it, whose interval leaves out 0, are warned of.
         groups: attribute by attribute.
         not_compared: attributes of which all studies have the same value, or none.
-        warnings: sentences, for groups too small to tell and groups that read worse.
+        warnings: sentences, for groups that are too small and groups for which the model is worse.
     """
 
     margin: float
@@ -147,11 +147,11 @@ def measure_subgroups(
 
 
 def warnings_of(report: GroupReport, margin: float, minimum_positives: int) -> list[str]:
-    """What to say of a group: that it is too small, or that it reads worse by more than `margin` and than chance."""
+    """The sentences on a group: it is too small, or the model is worse for it by more than `margin` and than chance."""
     who = f"{report.attribute} {report.value}"
     if report.too_few:
         return [
-            f"{who}: {report.patients} patients, too few to tell how they are read "
+            f"{who}: {report.patients} patients, too few to tell how well the model reads them "
             f"(no finding has {minimum_positives} positives and negatives both here and among the others)."
         ]
     return [

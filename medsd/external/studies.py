@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -125,14 +125,11 @@ def read_studies(
         manifest, own = manifest.without(np.flatnonzero(~wanted).tolist()), own[wanted]
     foreign = manifest.without(np.flatnonzero(own).tolist())
     predictor = Predictor(bundle, provider=provider, policy=settings.gate)
-    predictions: list[Prediction] = []
     with Progress(len(foreign), name="evaluate", unit="image", wanted=progress) as shown:
-        for prediction in _predictions(predictor, foreign, workers):
-            predictions.append(prediction)
-            shown.advance()
-    scored = [row for row, said in enumerate(predictions) if not said.refused]
+        predictions = list(_predictions(predictor, foreign, workers, shown.advance))
+    told = [said for said in predictions if not said.refused]
     counts = {status: Counter(p.reason for p in predictions if p.status == status) for status in ("refused", "warned")}
-    if not scored:
+    if not told:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts["refused"].items())
         raise DataError(f"{settings.name}: none of its {len(foreign)} studies can be scored ({reasons or 'no study'})")
     kept = foreign.without([row for row, said in enumerate(predictions) if said.refused])
@@ -149,25 +146,17 @@ def read_studies(
         patients=len(set(manifest.patients.tolist())),
         own=int(own.sum()),
         rejected=dict(Counter(reason for _, _, reason, _ in source.rejected.entries).most_common()),
-        refused=dict(counts["refused"].most_common()),
-        warned=dict(counts["warned"].most_common()),
+        **{status: dict(reasons.most_common()) for status, reasons in counts.items()},
         scored=len(kept),
         scored_patients=len(set(kept.patients.tolist())),
         unlabelled=tuple(f.title for i, f in enumerate(bundle.findings.findings) if np.isnan(labels[:, i]).all()),
     )
-    told = [predictions[row] for row in scored]
+    logits = np.stack([said.logits for said in told if said.logits is not None]).astype(np.float64)
+    embeddings = np.stack([said.embedding for said in told if said.embedding is not None])
     judged = [row for row, said in enumerate(predictions) if said.out_of_distribution is not None]
     beyond = np.array([(predictions[row].out_of_distribution or 0) > 1 for row in judged], dtype=np.float64)
-    return ScoredStudies(
-        bundle,
-        kept,
-        np.stack([said.logits for said in told if said.logits is not None]).astype(np.float64),
-        np.stack([said.embedding for said in told if said.embedding is not None]),
-        _by_patient(beyond, foreign.patients[judged]),
-        report,
-        settings.evaluation,
-        settings.seed,
-    )
+    far = _by_patient(beyond, foreign.patients[judged])
+    return ScoredStudies(bundle, kept, logits, embeddings, far, report, settings.evaluation, settings.seed)
 
 
 def _table_settings(path: Path, bundle: Bundle) -> list[str]:
@@ -221,7 +210,9 @@ def _validation_patients(bundle: Bundle) -> set[str]:
     return set(read_json(path.read_text(encoding="utf-8"))) if VALIDATION in bundle.description.files else set()
 
 
-def _predictions(predictor: Predictor, manifest: Manifest, workers: int) -> Iterator[Prediction]:
+def _predictions(
+    predictor: Predictor, manifest: Manifest, workers: int, advance: Callable[[], object]
+) -> Iterator[Prediction]:
     """The predictions of the rows in their order, a chunk of images at a time."""
     paths, notes = manifest.table["path"].tolist(), manifest.table["note"].tolist()
     spec = predictor.bundle.description.pixels
@@ -235,6 +226,7 @@ def _predictions(predictor: Predictor, manifest: Manifest, workers: int) -> Iter
         )
         while chunk := list(islice(studies, _CHUNK)):
             for prediction in predictor.read(chunk):
+                advance()
                 yield replace(prediction, evidence_maps=None, regions=None)
 
 

@@ -1,4 +1,4 @@
-"""How sure the metrics are: percentile intervals of a bootstrap over patients (Efron and Tibshirani 1993).
+"""Intervals of the metrics: percentile intervals of a bootstrap over patients (Efron and Tibshirani 1993).
 
 Start at `metric_intervals`. A patient is drawn with all images, because images of one patient are not independent.
 A resample is a row of whole-number weights, so that every metric is one matrix product or one cumulated sum for all
@@ -6,7 +6,7 @@ resamples at once; see `medsd.metrics.metrics`. The interval is moved by
 the bootstrap's estimate of its own bias (ibid., chapter 10), without which calibration error and average precision,
 which rise when images are drawn twice, would have intervals beside their value. Its percentiles are expanded as a t
 interval is wider than a normal one (Hesterberg, The American Statistician 69, 2015), by the number of patients of the
-rarer class, without which few cases give intervals that cover too seldom; `tests/bench/bench_intervals.py` counts how
+rarer class, because intervals from few cases cover too seldom otherwise; `tests/bench/bench_intervals.py` counts how
 often they do. The interval of the calibration error is that of the error which sets of this size show: by chance it is
 above that of the population, the more so the fewer cases a bin has.
 """

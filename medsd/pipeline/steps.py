@@ -225,7 +225,7 @@ def _measure_modalities(run: Run) -> None:
         log.warning("image and note: %s", error)
         return
     report.write(path)
-    if warning := modalities.warning_of(report):
+    if warning := report.warning:
         log.warning("%s", warning)
 
 

@@ -142,7 +142,10 @@ def test_the_card_of_a_synthetic_bundle_says_so_before_anything_else(
             layout.NoteInput(max_tokens=512, window=128, stride=64),
             "windows of 128 tokens, a new one every 64 tokens, 4 at most",
         ),
-        (layout.NoteInput(max_tokens=256, window=128), "a new one after half of the text of the one before, 2 at most"),
+        (
+            layout.NoteInput(max_tokens=256, window=128),
+            "a new one after half of the text of the previous one, 2 at most",
+        ),
     ],
 )
 def test_the_card_says_how_much_of_a_note_is_read(

@@ -1,4 +1,4 @@
-"""What hangs on image and note: shares add up, a note that gives the answer away is noticed, sentences find images."""
+"""How much image and note contribute: shares add up, a note that gives the answer away is noticed, sentences find images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from medsd.errors import DataError
-from medsd.evaluation.modalities import ModalityReport, Readings, measure_reliance, score_sentences, warning_of
+from medsd.evaluation.modalities import ModalityReport, Readings, measure_reliance, score_sentences
 from medsd.findings import Finding, FindingSet
 from medsd.settings import EvaluationSettings
 
@@ -52,8 +52,8 @@ def test_what_is_withheld_and_what_is_another_patients_costs_what_it_carried() -
 
 def test_a_note_that_gives_the_answer_away_is_noticed_and_an_honest_one_is_not() -> None:
     given_away = report(0.4, 5.0)
-    assert given_away.note_gives_away and "gives the answer away" in warning_of(given_away)
-    assert not report(0.8, 0.8).note_gives_away and warning_of(report(0.8, 0.8)) == ""
+    assert given_away.note_gives_away and "gives the answer away" in given_away.warning
+    assert not report(0.8, 0.8).note_gives_away and report(0.8, 0.8).warning == ""
 
 
 def test_no_study_lends_to_one_of_its_own_patient() -> None:

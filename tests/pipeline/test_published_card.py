@@ -33,4 +33,4 @@ def test_the_check_for_unsuitable_films_is_measured_when_the_bundle_is_made(fini
     names = [group.name for group in report.groups]
     assert names[0] == AS_THEY_ARE and {"upside down", "blank"} <= set(names)
     assert all(group.images == report.images for group in report.groups)
-    assert "### Films unlike those that it learned from" in (finished.bundle / CARD).read_text(encoding="utf-8")
+    assert "### Unsuitable images" in (finished.bundle / CARD).read_text(encoding="utf-8")
