@@ -30,7 +30,6 @@ from medsd.evaluation.saved import Saved
 from medsd.evaluation.shift import SHIFT, ShiftReport
 from medsd.evaluation.sources import SOURCES, SourcesReport
 from medsd.evaluation.studies_report import RECALIBRATION, STUDIES, RecalibrationReport, StudiesReport
-from medsd.evaluation.subgroups import NOT_STATED
 from medsd.metrics.retrieval import FIGURES
 from medsd.strict import read_json, to_yaml
 
@@ -52,18 +51,6 @@ _FILES: dict[str, tuple[str, type[Saved]]] = {
     "against": (AGAINST, AgainstReport),
     "recalibration": (RECALIBRATION, RecalibrationReport),
 }
-_METRICS = {
-    "auroc": "AUROC",
-    "average_precision": "Average precision",
-    "brier": "Brier score",
-    "calibration_error": "Expected calibration error",
-    "sensitivity": "Sensitivity at the operating points",
-    "specificity": "Specificity at the operating points",
-    "ppv": "PPV at the operating points",
-    "npv": "NPV at the operating points",
-    "f1": "F1 (macro) at the operating points",
-    "micro_f1": "F1 (micro) at the operating points",
-}
 _CAPTIONS = {
     "roc.png": "ROC curves",
     "precision_recall.png": "Precision-recall curves",
@@ -71,7 +58,6 @@ _CAPTIONS = {
     "map.png": "Map of the learned space",
     "prevalence.png": "How often each finding occurs",
 }
-_RANDOMISED = {"classifier": "with random weights behind the encoder", "all weights": "with all weights random"}
 _SPLITS = ("train", "validation", "test")
 # Absolute paths, paths from a home or a parent folder, Windows drives; not the slash of a web address or of "a/b".
 _MACHINE_PATH = re.compile(r"(?<![\w.:/~<…])(?:~|(?:\.\./)*\.\.)?/[\w.~+@-][^\s\"'`,;)]*|\b[A-Za-z]:\\[^\s\"'`,;)]*")
@@ -286,9 +272,4 @@ _ENVIRONMENT.filters |= {
     "moved": _moved,
     "counted": _counted,
 }
-_ENVIRONMENT.globals |= {
-    "METRICS": _METRICS,
-    "RANDOMISED": _RANDOMISED,
-    "NOT_STATED": NOT_STATED,
-    "rankings": rankings,
-}
+_ENVIRONMENT.globals["rankings"] = rankings

@@ -18,7 +18,7 @@ from medsd.evaluation.saved import Saved
 from medsd.findings import FindingSet
 from medsd.metrics.intervals import Interval, Resamples, bootstrap
 from medsd.metrics.metrics import FloatArray, enough, ratio, weighted_aurocs
-from medsd.metrics.retrieval import RetrievalReport
+from medsd.metrics.retrieval import RetrievalReport, unit
 from medsd.settings import EvaluationSettings
 from medsd.strict import Described
 
@@ -228,7 +228,7 @@ def score_sentences(
     told = np.flatnonzero(enough(target, settings.minimum_positives))
     if not told.size:
         raise DataError("too few images with and without each finding to tell whether sentences find them")
-    similarity = _unit(sentences) @ _unit(images).T  # (F, N)
+    similarity = unit(sentences) @ unit(images).T  # (F, N)
 
     def statistic(weights: FloatArray) -> FloatArray:
         found, chance = np.zeros((len(weights), len(told))), np.zeros((len(weights), len(told)))
@@ -291,8 +291,3 @@ def _donors(patients: npt.NDArray[np.str_], seed: int) -> list[npt.NDArray[np.in
         following[ring] = np.roll(ring, -1)
         found.append(np.array([generator.choice(rows[following[patient]]) for patient in patient_of]))
     return found
-
-
-def _unit(embeddings: npt.ArrayLike) -> FloatArray:
-    vectors = np.asarray(embeddings, dtype=np.float64)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

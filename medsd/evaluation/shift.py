@@ -1,7 +1,7 @@
 """What differs between the cases that a bundle learned from and another set of studies.
 
-Start at `measure_shift`. Three things may differ: how the images look to the network, how often each finding occurs, and
-who is examined how (view, sex, age). Each is tested on one image a patient, because images of a patient are not
+Start at `measure_shift`. Three things may differ: how the images look to the network, how often each finding occurs,
+and who is examined how (view, sex, age). Each is tested on one image a patient, because images of a patient are not
 independent, and all tests together are held to one level (Holm, Scand. J. Statist. 6, 1979). With many patients every
 difference is significant; "moved" is therefore what is significant and larger than a named margin.
 """

@@ -1,7 +1,7 @@
 """Whether the embedding tells which source an image comes from, among images with the same labels and view.
 
-Sources differ in sharpness, noise and how their images were picked. A network that recognises the source can
-guess the findings that are more common there. Start at `measure_sources`; the report is `evaluation_sources.json` of a bundle.
+Sources differ in sharpness, noise and how their images were picked. A network that recognises the source can guess the
+findings that are more common there. Start at `measure_sources`; the report is `evaluation_sources.json` of a bundle.
 """
 
 from __future__ import annotations

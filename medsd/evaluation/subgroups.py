@@ -1,8 +1,8 @@
 """How well a model reads groups of patients, each against all the others: by sex, age band, view, source or another.
 
-Start at `measure_subgroups`. A group is compared with the rest over the findings with enough cases in both, and on the same
-resamples of patients, so that a gap has an interval of its own. Where a group is too small, or the model is worse for it
-by more than a margin and more than chance, the report has a sentence for the card.
+Start at `measure_subgroups`. A group is compared with the rest over the findings with enough cases in both, and on the
+same resamples of patients, so that a gap has an interval of its own. Where a group is too small, or the model is worse
+for it by more than a margin and more than chance, the report has a sentence for the card.
 """
 
 from __future__ import annotations

@@ -313,7 +313,7 @@ def _blocks(queries: Cases, index: Cases) -> Iterator[tuple[slice, FloatArray, n
             "both must come from the same model"
         )
     pairs = LabelPairs(np.asarray(queries.target, dtype=np.float64), np.asarray(index.target, dtype=np.float64))
-    to, those = _unit(queries.embeddings), _unit(index.embeddings)
+    to, those = unit(queries.embeddings), unit(index.embeddings)
     both = np.concatenate([np.asarray(cases.patients, dtype=np.str_) for cases in (queries, index)])
     patients, own = np.split(np.unique(both, return_inverse=True)[1], [len(to)])
     step = max(1, _BLOCK // len(those))
@@ -352,6 +352,7 @@ def _largest(values: FloatArray, k: int) -> npt.NDArray[np.intp]:
     return np.take_along_axis(columns, order, axis=1)
 
 
-def _unit(embeddings: npt.ArrayLike) -> FloatArray:
+def unit(embeddings: npt.ArrayLike) -> FloatArray:
+    """Embeddings (N, D) scaled to unit length."""
     vectors = np.asarray(embeddings, dtype=np.float64)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

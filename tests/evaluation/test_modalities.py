@@ -1,4 +1,4 @@
-"""How much image and note contribute: shares add up, a note that gives the answer away is noticed, sentences find images."""
+"""How much image and note contribute: shares add up, a telling note is noticed, and sentences find images."""
 
 from __future__ import annotations
 
