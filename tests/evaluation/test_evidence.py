@@ -53,7 +53,7 @@ def test_a_finding_with_too_few_films_is_shown_but_not_in_the_mean() -> None:
     names = np.array(["Mass"] * 17 + ["Nodule"] * 3)
     report = judge({"one": right_maps(films)}, Boxed(names, films.patients, films.boxes), SETTINGS)
     assert report.over == 1 and len(report.methods[0].findings) == 2
-    with pytest.raises(DataError, match="no finding has 30 films with a box"):
+    with pytest.raises(DataError, match="no finding has 30 images with a box"):
         judge({"one": right_maps(films)}, films, EvaluationSettings(bootstrap=100, minimum_positives=30))
 
 
