@@ -8,6 +8,7 @@ from scipy.special import expit
 
 from medsd.errors import DataError
 from medsd.evaluation.subgroups import COMPARED, SubgroupReport, age_group, measure_subgroups
+from medsd.metrics import metrics
 from medsd.metrics.intervals import metric_intervals
 from tests.metrics.measured import measure
 
