@@ -48,8 +48,7 @@ class AppearanceShift(Described):
             distance), and its chance when patients are exchanged.
         beyond: share of patients' images above the limit of the out-of-distribution check, each patient weighing the
             same; None without one.
-        false_alarm_rate: what that share is on images like those of the training.
-        beyond_p: chance of so many, or more, at that rate.
+        beyond_p: chance of so many, or more, at `false_alarm_rate`, which images like those of the training have.
     """
 
     told_apart: Interval
@@ -89,12 +88,9 @@ class PrevalenceShift(Described):
 
 
 class AttributeShift(Described):
-    """View, sex or age of one image a patient.
+    """View, sex or age of one image a patient, with the `shares` by value, before and after.
 
-    Attributes:
-        patients: with a value, of the bundle's cases and of the new set.
-        shares: by value, before and after.
-        test: χ² with Cramér's V as its size, or Kolmogorov-Smirnov (on decades of age) with its distance.
+    `patients` with a value, before and after. The size is Cramér's V of χ², or the Kolmogorov-Smirnov distance.
     """
 
     attribute: str
@@ -112,7 +108,7 @@ class ShiftReport(Saved):
 
     Attributes:
         images, patients: of the bundle's cases, and of the new set.
-        sentence: which of all these moved and which not, for a person.
+        sentence: what moved and what did not.
     """
 
     images: tuple[int, int]
@@ -167,33 +163,42 @@ def measure_shift(
     """Compare two sides.
 
     Args:
-        before: the cases that the bundle learned from.
-        after: studies of another set, read by the bundle.
+        before, after: the cases that the bundle learned from, and studies of another set that it has read.
         findings: F names with their titles, in column order.
         probabilities: (N, F) calibrated, of `after`.
         priors: prevalences at which the probabilities were calibrated, by name; others are not estimated.
         beyond: (P,) the share of each patient's images above the out-of-distribution limit, refused ones among them.
-        false_alarm_rate: of that limit.
-        own: see `AppearanceShift`.
+        false_alarm_rate, own: see `AppearanceShift`.
         images: whether the model reads images; else their appearance is not compared.
-        confidence, resamples, seed: of intervals, tests and draws.
     """
-    rows = before.one_a_patient(seed), after.one_a_patient(seed)
+    both = tuple(
+        _Sample(side, side.one_a_patient(seed), Resamples.draw(side.patients, resamples, seed + i))
+        for i, side in enumerate((before, after))
+    )
     appearance = None
     if images:
-        appearance = _appearance(before, after, rows, own, beyond, false_alarm_rate, confidence, resamples, seed)
-    draws = tuple(Resamples.draw(side.patients, resamples, seed + i) for i, side in enumerate((before, after)))
-    prevalences = [
-        _prevalence(column, name, title, before, after, rows, draws, probabilities, priors.get(name), confidence)
-        for column, (name, title) in enumerate(findings)
-    ]
-    attributes = [_attribute(name, before, after, rows) for name in (*_ATTRIBUTES, _AGES)]
+        area, distance, p = _told_apart(both, confidence, resamples, seed)
+        share, beyond_p = _beyond(beyond, false_alarm_rate, confidence)
+        appearance = AppearanceShift(
+            told_apart=area,
+            own=own,
+            discrepancy=distance,
+            p=p,
+            beyond=share,
+            false_alarm_rate=None if share is None else false_alarm_rate,
+            beyond_p=beyond_p,
+        )
+    prevalences = []
+    for column, (name, title) in enumerate(findings):
+        estimated = estimated_prevalence(probabilities[:, column], priors[name]) if name in priors else None
+        prevalences.append(_prevalence(both, column, name, title, estimated, confidence))
+    attributes = [_attribute(name, both) for name in (*_ATTRIBUTES, _AGES)]
     appearance, prevalences, attributes = _adjusted(appearance, prevalences, attributes, 1 - confidence)
     if appearance is not None and appearance.moved is not False:  # estimates need images that look as before
         prevalences = [each.model_copy(update={"estimated": None}) for each in prevalences]
     report = ShiftReport(
         images=(len(before.labels), len(after.labels)),
-        patients=(len(rows[0]), len(rows[1])),
+        patients=(len(both[0].rows), len(both[1].rows)),
         confidence=confidence,
         resamples=resamples,
         seed=seed,
@@ -218,75 +223,65 @@ def sentence_of(report: ShiftReport) -> str:
     return "; ".join(parts)[:1].upper() + "; ".join(parts)[1:] + "."
 
 
-def _appearance(
-    before: Side,
-    after: Side,
-    rows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
-    own: Interval | None,
-    beyond: npt.NDArray[np.floating] | None,
-    rate: float | None,
-    confidence: float,
-    resamples: int,
-    seed: int,
-) -> AppearanceShift:
+@dataclass(frozen=True)
+class _Sample:
+    """A side, with rows of one image of each patient, and the resamples of its patients."""
+
+    side: Side
+    rows: npt.NDArray[np.int64]
+    drawn: Resamples
+
+
+def _told_apart(
+    both: tuple[_Sample, ...], confidence: float, resamples: int, seed: int
+) -> tuple[Interval, float | None, float | None]:
+    """The AUROC of telling the embeddings apart, their discrepancy and its p."""
     rng = np.random.default_rng(seed)
-    first, second = (
-        side.embeddings[rng.permutation(chosen)[:_MOST]] for side, chosen in zip((before, after), rows, strict=True)
-    )
+    first, second = (sample.side.embeddings[rng.permutation(sample.rows)[:_MOST]] for sample in both)
     area = tell_apart(first, second, confidence=confidence, resamples=resamples, seed=seed)
-    distance, p = discrepancy(first, second, seed=seed) if area.value is not None else (None, None)
-    share, beyond_p = None, None
-    if beyond is not None and len(beyond) and rate is not None:
-        share = clopper_pearson(beyond.astype(np.float64), confidence)
-        # Whole patients: shares of those with several images are rounded down together.
-        beyond_p = float(binomtest(int(beyond.sum() + 1e-9), len(beyond), rate, alternative="greater").pvalue)
-    return AppearanceShift(
-        told_apart=area,
-        own=own,
-        discrepancy=distance,
-        p=p,
-        beyond=share,
-        false_alarm_rate=rate if share is not None else None,
-        beyond_p=beyond_p,
-    )
+    return (area, None, None) if area.value is None else (area, *discrepancy(first, second, seed=seed))
+
+
+def _beyond(
+    beyond: npt.NDArray[np.floating] | None, rate: float | None, confidence: float
+) -> tuple[Interval | None, float | None]:
+    """The share of patients' images above the limit, and the chance of so many at the rate of the limit."""
+    if beyond is None or not len(beyond) or rate is None:
+        return None, None
+    # Whole patients: shares of those with several images are rounded down together.
+    found = binomtest(int(beyond.sum() + 1e-9), len(beyond), rate, alternative="greater")
+    return clopper_pearson(beyond.astype(np.float64), confidence), float(found.pvalue)
 
 
 def _prevalence(
-    column: int,
-    name: str,
-    title: str,
-    before: Side,
-    after: Side,
-    rows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
-    draws: tuple[Resamples, ...],
-    probabilities: FloatArray,
-    prior: float | None,
-    confidence: float,
+    both: tuple[_Sample, ...], column: int, name: str, title: str, estimated: float | None, confidence: float
 ) -> PrevalenceShift:
-    columns = [side.labels[:, column] for side in (before, after)]
-    known = [~np.isnan(values) for values in columns]
+    columns = [sample.side.labels[:, column] for sample in both]
+    patients = [
+        len(set(sample.side.patients[~np.isnan(values)].tolist())) for sample, values in zip(both, columns, strict=True)
+    ]
     first, second, difference, p = Interval(), Interval(), Interval(), None
-    if all(len(set(side.patients[mask].tolist())) >= FEW for side, mask in zip((before, after), known, strict=True)):
-        shares = [_share(values, drawn) for values, drawn in zip(columns, draws, strict=True)]
-        first, second = (_percentiles(values, confidence, (0, 1)) for values in shares)
+    if min(patients) >= FEW:
+        shares = [_share(values, sample.drawn) for values, sample in zip(columns, both, strict=True)]
         first, second = (
-            _never_or_always(found, side.patients[mask], confidence)
-            for found, side, mask in zip((first, second), (before, after), known, strict=True)
+            _never_or_always(_percentiles(values, confidence, (0, 1)), count, confidence)
+            for values, count in zip(shares, patients, strict=True)
         )
         difference = _percentiles(shares[1] - shares[0], confidence, (-1, 1))
         # Positives and negatives among one image of each patient in whom it is known.
-        counts = [_counts(values[chosen]) for values, chosen in zip(columns, rows, strict=True)]
+        chosen = [values[sample.rows] for values, sample in zip(columns, both, strict=True)]
+        counts = [(int((values == 1).sum()), int((values == 0).sum())) for values in chosen]
         if min(sum(each) for each in counts) >= FEW:
             p = float(fisher_exact(counts).pvalue)
     return PrevalenceShift(
         name=name,
         title=title,
-        labelled=int(known[1].sum()),
+        labelled=int((~np.isnan(columns[1])).sum()),
         positives=int((columns[1] == 1).sum()),
         before=first,
         after=second,
         difference=difference,
-        estimated=None if prior is None else estimated_prevalence(probabilities[:, column], prior),
+        estimated=estimated,
         p=p,
     )
 
@@ -310,21 +305,15 @@ def _percentiles(values: FloatArray, confidence: float, bounds: tuple[float, flo
     return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
 
 
-def _never_or_always(found: Interval, patients: Strings, confidence: float) -> Interval:
-    """An interval where no resample can differ: that of so many patients without one exception."""
+def _never_or_always(found: Interval, patients: int, confidence: float) -> Interval:
+    """Where no resample can differ, the interval of so many patients without one exception."""
     if found.value not in (0.0, 1.0):
         return found
-    return clopper_pearson(np.full(len(set(patients.tolist())), found.value), confidence)
+    return clopper_pearson(np.full(patients, found.value), confidence)
 
 
-def _counts(values: FloatArray) -> tuple[int, int]:
-    return int((values == 1).sum()), int((values == 0).sum())
-
-
-def _attribute(
-    name: str, before: Side, after: Side, rows: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-) -> AttributeShift:
-    given = [side.attributes[name][chosen] for side, chosen in zip((before, after), rows, strict=True)]
+def _attribute(name: str, both: tuple[_Sample, ...]) -> AttributeShift:
+    given = [sample.side.attributes[name][sample.rows] for sample in both]
     values = [each[each != ""] for each in given]
     names = sorted(set(values[0].tolist()) | set(values[1].tolist()))
     counts = np.array([[int((each == value).sum()) for value in names] for each in values])  # (2, V)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from medsd.evaluation.against_card import AgainstCard
-from medsd.evaluation.saved import Saved
-from medsd.metrics.intervals import Interval
+from medsd.evaluation.saved import Saved, rounded
+from medsd.metrics.intervals import Interval, Resamples, bootstrap
+from medsd.metrics.metrics import FloatArray, ratio, weighted_brier, weighted_calibration_error
 from medsd.strict import Described
 
 STUDIES, RECALIBRATION = "studies.json", "recalibration.json"
@@ -90,3 +95,47 @@ class RecalibrationReport(Saved):
     figures: dict[str, FigureChange] = Field(default_factory=dict)
     outputs: dict[str, float] = Field(default_factory=dict)
     readings: int = 0
+
+
+def compare_probabilities(
+    target: FloatArray,
+    before: FloatArray,
+    after: FloatArray,
+    patients: Sequence[str] | npt.NDArray[np.str_],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, FigureChange]:
+    """Log loss, Brier score and calibration error over all known labels, before, after and the gain.
+
+    Args:
+        target: (N, F) 1, 0 or NaN.
+        before, after: (N, F) probabilities.
+        patients: (N,) keys, of which the intervals are made.
+    """
+    known = ~np.isnan(target)
+    truth = target[known]
+    image_of = np.nonzero(known)[0]
+    sides = [np.clip(probs[known], 1e-12, 1 - 1e-12) for probs in (before, after)]
+
+    def statistic(weights: FloatArray) -> FloatArray:
+        each = weights[:, image_of]
+        figures = []
+        for probs in sides:
+            losses = -(truth * np.log(probs) + (1 - truth) * np.log1p(-probs))
+            figures += [
+                weighted_calibration_error(truth, probs, each),
+                ratio(each @ losses, each.sum(1)),
+                weighted_brier(truth, probs, each),
+            ]
+        before, after = np.split(np.stack(figures, axis=1), 2, axis=1)
+        return np.hstack([before, after, before - after])
+
+    drawn = Resamples.draw(patients, resamples, seed)
+    found = [Interval(**rounded(each.model_dump())) for each in bootstrap(statistic, drawn, confidence)]
+    names = ("calibration_error", "log_loss", "brier")
+    return {
+        name: FigureChange(before=found[i].within(0, np.inf), after=found[i + 3].within(0, np.inf), gain=found[i + 6])
+        for i, name in enumerate(names)
+    }

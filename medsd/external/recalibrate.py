@@ -12,7 +12,6 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,16 +38,14 @@ from medsd.cases.index import CaseIndex, create_index
 from medsd.errors import BundleError, DataError
 from medsd.evaluation.evidence import EVIDENCE
 from medsd.evaluation.report import EVALUATION
-from medsd.evaluation.saved import rounded
 from medsd.evaluation.shift import SHIFT
 from medsd.evaluation.sources import SOURCES
-from medsd.evaluation.studies_report import RECALIBRATION, STUDIES, FigureChange, RecalibrationReport
+from medsd.evaluation.studies_report import RECALIBRATION, STUDIES, RecalibrationReport, compare_probabilities
 from medsd.export.tail import compare_graphs, exchange_tail
 from medsd.external.evaluate import draw, measure, shift_of
 from medsd.external.studies import ScoredStudies
 from medsd.files import write_json
-from medsd.metrics.intervals import Interval, Resamples, bootstrap
-from medsd.metrics.metrics import FloatArray, ratio, weighted_brier, weighted_calibration_error
+from medsd.metrics.metrics import FloatArray
 
 log = logging.getLogger(__name__)
 
@@ -266,50 +263,6 @@ def compare(
             seed=reading.seed,
         ),
     )
-
-
-def compare_probabilities(
-    target: FloatArray,
-    before: FloatArray,
-    after: FloatArray,
-    patients: Sequence[str] | npt.NDArray[np.str_],
-    *,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, FigureChange]:
-    """Log loss, Brier score and calibration error over all known labels, before, after and the gain.
-
-    Args:
-        target: (N, F) 1, 0 or NaN.
-        before, after: (N, F) probabilities.
-        patients: (N,) keys, of which the intervals are made.
-    """
-    known = ~np.isnan(target)
-    truth = target[known]
-    image_of = np.nonzero(known)[0]
-    sides = [np.clip(probs[known], 1e-12, 1 - 1e-12) for probs in (before, after)]
-
-    def statistic(weights: FloatArray) -> FloatArray:
-        each = weights[:, image_of]
-        figures = []
-        for probs in sides:
-            losses = -(truth * np.log(probs) + (1 - truth) * np.log1p(-probs))
-            figures += [
-                weighted_calibration_error(truth, probs, each),
-                ratio(each @ losses, each.sum(1)),
-                weighted_brier(truth, probs, each),
-            ]
-        before, after = np.split(np.stack(figures, axis=1), 2, axis=1)
-        return np.hstack([before, after, before - after])
-
-    drawn = Resamples.draw(patients, resamples, seed)
-    found = [Interval(**rounded(each.model_dump())) for each in bootstrap(statistic, drawn, confidence)]
-    names = ("calibration_error", "log_loss", "brier")
-    return {
-        name: FigureChange(before=found[i].within(0, np.inf), after=found[i + 3].within(0, np.inf), gain=found[i + 6])
-        for i, name in enumerate(names)
-    }
 
 
 def _copy(bundle: Bundle, part: Path) -> None:

@@ -20,9 +20,9 @@ from medsd.card import CARD, different_pages
 from medsd.cases.index import CaseIndex
 from medsd.cli import app
 from medsd.errors import BundleError, DataError
-from medsd.evaluation.studies_report import RecalibrationReport, StudiesReport
+from medsd.evaluation.studies_report import RecalibrationReport, StudiesReport, compare_probabilities
 from medsd.external.evaluate import shift_of
-from medsd.external.recalibrate import compare_probabilities, fit_again, halves_of, next_version, recalibrate
+from medsd.external.recalibrate import fit_again, halves_of, next_version, recalibrate
 from medsd.external.studies import ScoredStudies, load_studies, read_studies
 from medsd.inference.predict import Predictor
 from medsd.metrics.intervals import metric_intervals
