@@ -144,8 +144,7 @@ def measure_conformal(
         scores: by finding.
         coverage: what is promised.
         groups: (N,) values by attribute, for instance ``{"sex": …}``.
-        confidence: the share of every interval.
-        resamples, seed: of the bootstrap of the groups.
+        confidence, resamples, seed: of the intervals.
         minimum_positives: groups of fewer patients are too few to tell.
 
     Raises:
@@ -199,9 +198,8 @@ def measure_conformal(
 def clopper_pearson(means: FloatArray, confidence: float) -> Interval:
     """The mean with the exact interval of a binomial share (Clopper and Pearson, Biometrika 1934).
 
-    Args:
-        means: (n,) 0 or 1, or shares where a patient has several images, which spread less: the interval is then wide.
-        confidence: the share of the interval.
+    `means` (n,) are 0 or 1, or shares where a patient has several images, which spread less: the interval is then wide.
+    SciPy's takes whole numbers only.
     """
     n, k = means.size, float(means.sum())
     if n == 0:

@@ -125,17 +125,8 @@ def fit_platt(
     Maximum a posteriori (Platt 1999 with a prior instead of smoothed targets): log(slope) has a normal prior, which
     keeps every slope above 0, so that the ranking stays. First one pooled slope and intercept for all findings, drawn
     towards slope 1; then each finding, drawn towards the pooled slope, its intercept free. A finding with fewer
-    positives or negatives than `minimum_positives` takes the pooled fit; so does everything when the pool itself is too
-    small, and then the pooled fit is slope 1, intercept 0.
-
-    Args:
-        logits: (N, F) of the validation split.
-        target: (N, F) 1, 0 or NaN for unknown.
-        findings: F names, in column order.
-        minimum_positives: see above.
-
-    Raises:
-        DataError: shapes or values that do not fit.
+    positives or negatives than `minimum_positives` takes the pooled fit, which is slope 1 and intercept 0 where all
+    findings together have too few. Arguments and errors as `choose_calibration`.
     """
     target, logits = _named(target, logits, findings)
     known = ~np.isnan(target)
@@ -158,17 +149,12 @@ def fit_platt(
 
 
 def fit_isotonic(logits: FloatArray, truth: FloatArray, platt: PlattCalibration) -> IsotonicCalibration:
-    """A rising curve of at most `KNOTS` knots through the observed shares of one finding.
+    """A rising curve of at most `KNOTS` knots through the observed shares of one finding, (n,) known validation cases.
 
     The logits are cut into `KNOTS` groups of equal size; each group's share of positives, with its mean probability by
     `platt` added as one case more, so that none is 0 or 1, goes through isotonic regression (pool adjacent violators).
     The curve is drawn in log-odds between the groups' mean logits, beyond them with Platt's slope. A hundredth of
     Platt's log-odds is added, so that it rises where the regression is flat and ties no two logits.
-
-    Args:
-        logits: (n,) of the known validation cases.
-        truth: (n,) 1 or 0.
-        platt: of the same cases.
     """
     order = np.argsort(logits, kind="stable")
     parts = np.array_split(order, min(KNOTS, len(order)))
@@ -217,8 +203,8 @@ def choose_operating_points(
 ) -> dict[str, OperatingPoint]:
     """The threshold of each finding, by a rule, on the validation split.
 
-    The threshold lies half-way between two neighbouring probabilities, so that rounding at export changes no call.
-    Of equally good thresholds the lowest is taken, which misses the fewest.
+    The threshold lies half-way between two neighbouring probabilities, so that rounding at export changes no call. Of
+    equally good thresholds the lowest is taken, which misses the fewest.
 
     Args:
         probs: (N, F) calibrated probabilities.
@@ -260,13 +246,7 @@ def thresholds_of(points: Mapping[str, OperatingPoint], findings: Sequence[str])
 
 @dataclass(frozen=True)
 class Reliability:
-    """A reliability curve; bins without cases are left out.
-
-    Attributes:
-        predicted: (b,) mean probability in the bin.
-        observed: (b,) share of positives in the bin.
-        counts: (b,) cases in the bin.
-    """
+    """A reliability curve: mean probability, share of positives and number of cases (b,) of each bin that has cases."""
 
     predicted: FloatArray
     observed: FloatArray
@@ -276,9 +256,7 @@ class Reliability:
 def reliability(target: npt.ArrayLike, probs: npt.ArrayLike) -> Reliability:
     """The reliability curve over `BINS` bins of equal width, of one finding (N,) or of all findings together (N, F).
 
-    Args:
-        target: 1, 0 or NaN for unknown.
-        probs: in 0…1, of the same shape.
+    `target` is 1, 0 or NaN for unknown, `probs` in 0…1 and of the same shape.
     """
     truth, probability = checked(np.reshape(target, (-1, 1)), np.reshape(probs, (-1, 1)))
     known = ~np.isnan(truth)

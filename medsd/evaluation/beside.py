@@ -43,12 +43,8 @@ def beside_of(
 ) -> Beside:
     """What `manifest` has beside its rows `headline`.
 
-    Args:
-        manifest: N studies.
-        logits: (N, F) of them, before calibration.
-        headline: rows of the headline.
-        apart: rows that were picked by finding, of patients who did not train.
-        settings: names the folder of the radiologists' labels, if any.
+    `logits` (N, F) are before calibration; `apart` are rows that were picked by finding, of patients who did not train.
+    `settings` name the folder of the radiologists' labels, if any.
 
     Raises:
         DataError: as of `read_radiologists`.

@@ -37,11 +37,9 @@ class PartReport(Described):
 
     Attributes:
         name: of the part, for instance "PA".
-        images, patients: in it.
         over: findings with enough cases on both sides; where there are none, nothing has a value.
         auroc, pooled: means over them, in the part and over the headline's images.
         gap: `auroc` less `pooled`, on the same resamples.
-        findings: each of them; `gap` likewise.
     """
 
     name: str
@@ -80,9 +78,7 @@ class ViewReport(Described):
     Attributes:
         level: below it a p value is beyond chance.
         parts: each view against all.
-        over: findings with enough cases.
-        pooled, within, difference, difference_p: as of `FindingViews`, for the mean over them.
-        findings: each of them.
+        pooled, within, difference, difference_p: as of `FindingViews`, for the mean over the `over` findings told.
         warnings: sentences; empty where neither prevalence nor AUROC depends on the view.
     """
 
@@ -103,9 +99,7 @@ class Images:
 
     Attributes:
         titles: of the F findings, by name, in column order.
-        target: (N, F) 1, 0 or NaN for unknown.
-        probs: (N, F).
-        patients: (N,) patient keys.
+        target, probs, patients: (N, F) 1, 0 or NaN; (N, F); (N,) keys.
         resamples, confidence, minimum_positives, seed: as for `medsd.metrics.intervals.metric_intervals`.
     """
 
@@ -164,12 +158,7 @@ def measure_part(name: str, images: Images, members: BoolArray, headline: BoolAr
 def measure_views(images: Images, view: Sequence[str] | npt.NDArray[np.str_]) -> ViewReport | None:
     """Measure each view, and test whether labels and AUROC depend on it.
 
-    Args:
-        images: of the headline.
-        view: (N,) of each image; empty where it is not stated.
-
-    Returns:
-        the report; None where fewer than two views are stated.
+    `view` (N,) is empty where it is not stated. None where fewer than two views are stated.
     """
     views = np.asarray(view, dtype=np.str_)
     names = sorted(set(views.tolist()) - {""}, reverse=True)  # PA, then AP

@@ -82,11 +82,8 @@ def measure_distribution(
 ) -> DistributionReport:
     """What the check says of images and of the same images made unsuitable.
 
-    Args:
-        values: by group, `AS_THEY_ARE` among them, (N,) values of the check as shares of its limit, of the same images.
-        patients: (N,) patient keys.
-        split, told_apart: for the record.
-        confidence, resamples, seed: of the intervals, over patients.
+    `values` by group, `AS_THEY_ARE` among them, are (N,) values of the check as shares of its limit, of the same images
+    with patient keys (N,).
     """
     drawn = Resamples.draw(np.tile(patients, 2), resamples, seed)
     truth = np.repeat([0.0, 1.0], len(patients))

@@ -40,10 +40,10 @@ class FindingEvidence(Described):
 
 
 class MethodReport(Described):
-    """One way of making maps.
+    """One way of making maps; means are over the findings with enough images.
 
     Attributes:
-        pointing, overlap, inside: see the module; the mean over the findings with enough images.
+        pointing, overlap, inside: see the module.
         lead: pointing of the evidence maps minus pointing of this one, on the same resamples; None of themselves.
         findings: every finding with a box.
     """
@@ -80,13 +80,7 @@ class EvidenceReport(Saved):
 
 @dataclass(frozen=True)
 class Boxed:
-    """Images with boxes, one entry an image and finding.
-
-    Attributes:
-        findings: (N,) names.
-        patients: (N,) keys.
-        boxes: N times the boxes of that finding in that image.
-    """
+    """Images with boxes, one entry an image and finding: names (N,), patient keys (N,), and the boxes of each."""
 
     findings: npt.NDArray[np.str_]
     patients: npt.NDArray[np.str_]
@@ -109,8 +103,7 @@ def judge(
         boxed: the N images with their boxes.
         settings: resamples, confidence, and how many images are too few for a finding to count in the means.
         seed: of the resamples.
-        randomised: for the record, see `EvidenceReport`.
-        split: for the record.
+        randomised, split: for the record, see `EvidenceReport`.
 
     Raises:
         DataError: there are no images, or no finding has enough of them.
@@ -176,11 +169,9 @@ def centre_prior(count: int, side: int = SIDE) -> Maps:
 
 
 def usual_place(findings: npt.NDArray[np.str_], known: Mapping[str, Sequence[Sequence[Box]]], side: int = SIDE) -> Maps:
-    """(N, side, side): how often each point lay in a box of the finding, on other patients' images.
+    """(N, side, side): how often each point lay in a box of the finding of the map, on other patients' images.
 
-    Args:
-        findings: (N,) the finding that each map is for.
-        known: by finding, the boxes of each image of the training patients; a finding without any has the centre prior.
+    `known` has the boxes of each image of the training patients, by finding; without any there is the centre prior.
     """
     heat = {
         str(name): np.mean([box_mask(boxes, side) for boxes in known[name]], axis=0)

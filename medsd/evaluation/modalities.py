@@ -45,7 +45,7 @@ class Reliance(Described):
 
 
 class SentenceScore(Described):
-    """Of the first `k` images that a sentence finds, the share that has the finding; and that share at random."""
+    """Of the first `k` images that a sentence finds, the share with the finding; and that share at random."""
 
     name: str
     sentence: str
@@ -55,11 +55,9 @@ class SentenceScore(Described):
 
 
 class SentencesReport(Described):
-    """Sentences that name a finding, against images alone.
+    """Sentences that name a finding, against `images` read alone, of which the first `k` are looked at.
 
     Attributes:
-        k: images looked at.
-        images: among which they were looked for.
         precision: the mean over the findings.
         gain_over_random: that mean minus the mean share of images with the finding, on the same resamples.
     """
@@ -72,10 +70,9 @@ class SentencesReport(Described):
 
 
 class ModalityReport(Saved):
-    """Studies with both image and note, read with both and with less.
+    """Studies with both image and note, read with both and with less; means are over the `over` findings.
 
     Attributes:
-        over: findings in the means.
         both: macro AUROC with both.
         note_gives_away: the note alone gains `NEARLY_ALL` of what both gain, and another patient's note loses more than
             half of it.
@@ -110,13 +107,7 @@ class ModalityReport(Saved):
 
 @dataclass(frozen=True)
 class Readings:
-    """Studies with both modalities.
-
-    Attributes:
-        image, note: (N, F) logits of each alone.
-        target: (N, F) 1, 0 or NaN.
-        patients: (N,).
-    """
+    """Studies with both: logits (N, F) of image and note alone, target (N, F) 1, 0 or NaN, and patient keys (N,)."""
 
     image: npt.NDArray[np.floating]
     note: npt.NDArray[np.floating]
@@ -135,11 +126,8 @@ def measure_reliance(
 ) -> ModalityReport:
     """How much each modality contributes, with intervals over patients.
 
-    Args:
-        readings: of the split.
-        settings: resamples, confidence and what is few.
-        seed: of the permutations and of the bootstrap.
-        split, note_to_image, sentences: put into the report.
+    `settings` give resamples, confidence and what is few; `seed` is of permutations and bootstrap; the rest is for the
+    record.
 
     Raises:
         DataError: no finding has enough positives and negatives, or all studies are one patient's.
@@ -213,7 +201,7 @@ def score_sentences(
     Args:
         findings: F of them.
         sentences: (F, D) embeddings, one a finding.
-        images: (N, D) embeddings; those of the split that is measured.
+        images: (N, D) embeddings of the split that is measured.
         target: (N, F) 1, 0 or NaN; an image whose label is unknown is not looked at for that finding.
         patients: (N,) of the images, for the intervals.
         settings: resamples, confidence and what is few.

@@ -58,7 +58,6 @@ class RadiologistReport(Described):
 
     Attributes:
         findings: titles of those whose largest probability is the score.
-        images, patients: with an answer.
         auroc: against the radiologists.
         mined: of the same scores on the same images, against the labels of the data set: any of `findings`.
         gap: `auroc` less `mined`.
@@ -76,14 +75,9 @@ class RadiologistReport(Described):
 
 
 def read_radiologists(folder: Path, paths: Iterable[object]) -> dict[str, FloatArray]:
-    """The answers of radiologists to images.
+    """The answers of radiologists to N images, by the name of each question (N,) 1, 0 or NaN where nobody was asked.
 
-    Args:
-        folder: with rsna_class.csv, google4.csv, or one of them.
-        paths: of N images; files are known by name, as NIH names them.
-
-    Returns:
-        by the name of each question (N,) 1, 0 or NaN where nobody was asked.
+    `folder` has rsna_class.csv, google4.csv, or one of them. Images are known by file name, as NIH names them.
 
     Raises:
         DataError: there is neither table, or one cannot be read or lacks a column.
@@ -112,12 +106,7 @@ def read_radiologists(folder: Path, paths: Iterable[object]) -> dict[str, FloatA
 
 
 def measure_radiologists(images: Images, answers: dict[str, FloatArray]) -> tuple[RadiologistReport, ...]:
-    """Measure each question whose findings the model has.
-
-    Args:
-        images: N of them, of no patient who trained.
-        answers: by question (N,), as of `read_radiologists`.
-    """
+    """Measure each question of `answers` (see `read_radiologists`) whose findings the model has."""
     return tuple(
         _measure(question, images, answers[question.name])
         for question in QUESTIONS

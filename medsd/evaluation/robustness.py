@@ -62,12 +62,7 @@ class RobustnessReport(Saved):
 
 @dataclass(frozen=True)
 class Said:
-    """What the model says of N images.
-
-    Attributes:
-        probabilities: (N, F) calibrated; a finding with NaN, which was not trained, is left out.
-        embeddings: (N, D) of unit length.
-    """
+    """What the model says of N images: probabilities (N, F), NaN where not trained; embeddings (N, D)."""
 
     probabilities: FloatArray
     embeddings: npt.NDArray[np.floating]
@@ -85,17 +80,15 @@ def measure_changes(
     seed: int = 0,
     split: str = "test",
 ) -> RobustnessReport:
-    """Compare what is said of the same images before and after each change.
+    """Compare what the model says of the same images before and after each change.
 
     Args:
         findings: F findings in column order.
-        before: of the N images as they are.
-        after: by the name of the change, of the same images changed.
+        before, after: of the N images as they are, and changed, by the name of the change.
         target: (N, F) 1, 0 or NaN.
         patients: (N,) keys.
         thresholds: (F,) operating points, NaN where there is none.
-        settings: resamples, confidence, and what is too few.
-        seed: of the resamples.
+        settings, seed: resamples, confidence, and what is too few.
         split: for the record.
 
     Raises:

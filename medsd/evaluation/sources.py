@@ -35,7 +35,6 @@ class SourcePair(Described):
     """Two sources.
 
     Attributes:
-        sources: their names.
         over: "all images" where the held-out ones are too few of either source; the network has learned from most.
         images, patients: of each, in the groups of equal labels and view that have enough of both.
         groups: how many such groups there are.

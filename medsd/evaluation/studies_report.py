@@ -21,17 +21,13 @@ class StudiesReport(Saved):
     """The whole of studies.json: which studies were measured, and what was left out.
 
     Attributes:
-        bundle, model_sha256: name and version, and the sha256 of its model.onnx.
+        bundle: its name and version.
         name, source: of the configuration, and of the data set in it.
         split: the part of the patients that was taken; None for all of them.
-        data_hash: over the rows that were asked for.
-        finding_set: the vocabulary that the labels were carried to.
-        images, patients: asked for.
+        data_hash: over the rows that were asked for, `images` of `patients`.
         own: images left out because the bundle learned from them or their patients, or was calibrated on them.
         rejected: rows of the source that could not be used, by reason.
-        refused: images that the gate or the out-of-distribution check refused, by reason.
-        warned: images that were scored with a warning, by reason.
-        scored: images measured, of `scored_patients`.
+        refused, warned: images that the gate or the out-of-distribution check refused, or warned of, by reason.
         unlabelled: findings that the set never labels.
         card: what the bundle's card says of each finding, against these studies; None where it has no evaluation.
     """

@@ -48,14 +48,11 @@ class GroupFigure(Described):
 
 
 class GroupReport(Described):
-    """One group against the rest.
+    """One group, such as "sex" "F", against the rest, over the findings with enough cases in both.
 
     Attributes:
-        attribute, value: for instance "sex" and "F".
-        images, patients: in the group.
-        over: findings with enough cases in group and rest, over which the means are taken.
-        figures: by name, those of `COMPARED`; without values where `over` is 0.
-        findings: those.
+        over: how many findings those are; where it is 0, `figures`, which are named as `COMPARED`, have no value.
+        findings: those findings.
     """
 
     attribute: str
@@ -77,7 +74,6 @@ class SubgroupReport(Described):
 
     Attributes:
         margin: gaps above it, whose interval leaves out 0, are warned of.
-        groups: attribute by attribute.
         not_compared: attributes of which all studies have the same value, or none.
         warnings: sentences, for groups that are too small and groups for which the model is worse.
     """

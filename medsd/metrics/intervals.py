@@ -57,13 +57,7 @@ class Interval(Described):
 
 
 class MetricIntervals(Described):
-    """One metric, for each finding and as their mean.
-
-    Attributes:
-        findings: in column order.
-        macro: the mean over the findings that can be told.
-        over: how many those are.
-    """
+    """One metric of each finding, in column order, and its mean over the `over` findings with enough cases."""
 
     findings: tuple[Interval, ...]
     macro: Interval
@@ -84,10 +78,7 @@ class Resamples:
 
     @classmethod
     def draw(cls, patients: Sequence[str] | npt.NDArray[np.str_], count: int = 1000, seed: int = 0) -> Resamples:
-        """Draw `count` resamples; the same patients and seed give the same draws, whatever the order of the images.
-
-        Args:
-            patients: (N,) the patient key of each image.
+        """Draw `count` resamples for patient keys (N,); the same patients and seed give the same draws in any order.
 
         Raises:
             DataError: there are no images.
@@ -125,7 +116,7 @@ def bootstrap(
         resamples: of the N images' patients.
         confidence: the share of the interval, for instance 0.95.
         bounds: what the values can be; the interval does not leave them.
-        cases: on how many patients the values depend, for `expanded`, or each of the K; all of them when None.
+        cases: on how many patients all values, or each of the K, depend (see `expanded`); all patients when None.
     """
     value = statistic(np.ones((1, resamples.patient_of.size)))[0]
     samples = np.concatenate([statistic(weights) for weights in resamples.blocks()])
@@ -243,7 +234,7 @@ def _summaries(
 def _summary(
     value: FloatArray, samples: FloatArray, shares: FloatArray, bounds: tuple[float, float]
 ) -> MetricIntervals:
-    """Intervals of each finding and of the mean over those that have a value in the set itself.
+    """Intervals of each finding, and of the mean over those that have a value in the set itself.
 
     The mean is expanded like the rarest finding in it, on which its spread depends most.
     """

@@ -128,15 +128,10 @@ def checked_patients(patients: npt.ArrayLike, target: FloatArray) -> npt.NDArray
 def weighted_metrics(
     target: FloatArray, probs: FloatArray, weights: FloatArray, thresholds: FloatArray | None = None
 ) -> dict[str, FloatArray]:
-    """All metrics for R rows of image weights.
+    """All metrics for R rows of image weights (R, N): (R, F) by name, NaN where a row has one class only of a finding.
 
-    Args:
-        target, probs: (N, F), as of `checked`.
-        weights: (R, N), 0 or more.
-        thresholds: (F,), as for `calls`; None leaves the metrics at a threshold out.
-
-    Returns:
-        (R, F) by name, NaN where a resample has only one class of a finding; micro_f1 is (R, 1).
+    `target` and `probs` are (N, F) as of `checked`. With thresholds (F,) the metrics of `calls` are among them, micro_f1
+    as (R, 1).
     """
     values = {
         "auroc": _of_findings(weighted_auroc, target, probs, weights),
@@ -150,13 +145,7 @@ def weighted_metrics(
 def weighted_auroc(truth: FloatArray, probs: FloatArray, weights: FloatArray) -> FloatArray:
     """Area under the ROC curve for each row of weights: the weighted Mann-Whitney statistic, ties counted as half.
 
-    Args:
-        truth: (n,) 1 or 0.
-        probs: (n,) scores.
-        weights: (R, n).
-
-    Returns:
-        (R,), NaN where only one class has weight.
+    Takes truth (n,) 1 or 0, scores (n,) and weights (R, n); gives (R,), NaN where only one class has weight.
     """
     positive, negative = _weights_by_score(truth, probs, weights, descending=False)
     below = np.cumsum(negative, axis=1) - negative

@@ -26,13 +26,7 @@ FIGURES = ("Chance", "P@1", "P@5", "P@10", "mAP", "Recall@5", "Hit@5", "nDCG@10"
 
 @dataclass(frozen=True)
 class Cases:
-    """Studies in the learned space.
-
-    Attributes:
-        embeddings: (N, D) of any length; they are compared by cosine.
-        target: (N, F) 1, 0 or NaN for unknown.
-        patients: (N,) patient keys.
-    """
+    """Studies in the learned space: embeddings (N, D), compared by cosine; target (N, F) 1, 0, NaN; patient keys (N,)."""
 
     embeddings: npt.NDArray[np.floating]
     target: npt.NDArray[np.floating]
@@ -54,9 +48,8 @@ class QueryScores:
     """The scores of each query, (Q,) each, NaN for a query to which nothing in the index is relevant.
 
     Attributes:
-        ndcg: Σ_r gain_r / log2(r + 1) over the first k, divided by that of the best order (Järvelin and
-            Kekäläinen 2002).
-        recall: relevant cases among the first k over min(k, relevant cases in the index); relevant is any overlap.
+        ndcg: Σ_r gain_r / log2(r + 1) over the first k, over that of the best order (Järvelin and Kekäläinen 2002).
+        recall: relevant cases (any overlap) among the first k over min(k, relevant cases in the index).
         random_ndcg, random_recall: what a random order gives on average, in closed form.
     """
 
@@ -67,13 +60,9 @@ class QueryScores:
 
 
 class Ranked(Described):
-    """The mean figures of some queries.
+    """The mean of each of `FIGURES` over some queries; `without_relevant` are left out, as nothing is relevant to them.
 
-    Attributes:
-        queries: in the means.
-        without_relevant: queries left out because nothing in the index is relevant to them.
-        figures: by the names of `FIGURES`, each in 0…1 and as `score_rankings` defines it. None has a value where the
-            queries are of too few patients.
+    Figures lie in 0…1 (see `score_rankings`). None has a value where the queries are of too few patients.
     """
 
     queries: int
@@ -85,11 +74,9 @@ class Rankings(Described):
     """The figures of published image retrieval, by what the query has.
 
     Attributes:
-        images: all queries.
-        with_finding, without_finding: the same ranking and relevance, of those with a known finding and of the others.
-        findings: by finding name; the queries have the finding, and so must a relevant case.
-        mean: by figure, the unweighted mean of `findings` that can be told.
-        over: how many those are.
+        with_finding, without_finding: queries with a known finding, and the others, by the ranking of `images`.
+        findings: by name; the queries have the finding, and so must a relevant case.
+        mean: by figure, the unweighted mean of the `over` findings with enough cases.
     """
 
     images: Ranked
@@ -105,9 +92,8 @@ class RetrievalReport(Described):
 
     Attributes:
         k: neighbours looked at.
-        queries: queries in the means.
-        without_relevant: queries left out because no case of another patient shares a known finding with them (or,
-            for a normal query, is normal).
+        without_relevant: queries left out because no case of another patient shares a known finding (or, for a
+            query without findings, has none).
         index: cases in the index.
         gain_over_random: nDCG minus that of the random order, on the same resamples.
         rankings: None where the findings were not named.
@@ -136,11 +122,11 @@ def measure_retrieval(
     names: Sequence[str] = (),
     minimum_positives: int = 10,
 ) -> RetrievalReport:
-    """nDCG@k and recall@k of `queries` against `index`, each with interval, and a random order's for comparison.
+    """nDCG@k and recall@k of `queries` against `index`, with intervals, and those of a random order for comparison.
 
     Args:
         queries: usually the test split.
-        index: usually the training split; where it holds a query's own patient, those cases are skipped.
+        index: usually the training split; cases of a query's own patient are skipped.
         k: how many neighbours are looked at.
         resamples, confidence, seed: of the bootstrap over the queries' patients.
         names: of the F findings in column order; with them, `Rankings` are measured, too.
