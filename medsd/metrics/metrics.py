@@ -130,7 +130,7 @@ def weighted_metrics(
 ) -> dict[str, FloatArray]:
     """All metrics for R rows of image weights (R, N): (R, F) by name, NaN where a row has one class only of a finding.
 
-    `target` and `probs` are (N, F) as of `checked`. With thresholds (F,) the metrics of `calls` are among them, micro_f1
+    `target`, `probs` are (N, F) as of `checked`. With thresholds (F,) the metrics of `calls` are among them, micro_f1
     as (R, 1).
     """
     values = {

@@ -26,7 +26,7 @@ FIGURES = ("Chance", "P@1", "P@5", "P@10", "mAP", "Recall@5", "Hit@5", "nDCG@10"
 
 @dataclass(frozen=True)
 class Cases:
-    """Studies in the learned space: embeddings (N, D), compared by cosine; target (N, F) 1, 0, NaN; patient keys (N,)."""
+    """Studies in the learned space: embeddings (N, D), compared by cosine; target (N, F) 1, 0, NaN; patients (N,)."""
 
     embeddings: npt.NDArray[np.floating]
     target: npt.NDArray[np.floating]
