@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +98,7 @@ def compare_models(
     Raises:
         DataError: shapes or values that do not fit, for instance no image.
     """
-    options = {"confidence": settings.confidence, "minimum_positives": settings.minimum_positives}
+    options: dict[str, Any] = {"confidence": settings.confidence, "minimum_positives": settings.minimum_positives}
     found = delong(target, *probs, patients, **options)
     drawn = metric_intervals(
         target, probs[0], patients, other=probs[1], resamples=settings.bootstrap, seed=seed, **options
