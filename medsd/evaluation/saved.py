@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -35,7 +36,7 @@ class Saved(Described):
 
     def write(self, path: Path) -> None:
         """Write the report as JSON, atomically."""
-        write_json(path, self.model_dump(mode="json"))
+        write_json(path, json.loads(self.model_dump_json()))  # NaN is null
 
     @classmethod
     def read(cls, path: Path) -> Self:

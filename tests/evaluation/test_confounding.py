@@ -41,7 +41,7 @@ def warned(report: ViewReport | None) -> tuple[bool, bool]:
     """Whether prevalence, and whether the AUROC, is warned of."""
     assert report is not None
     said = " ".join(report.warnings)
-    return "goes with the labels" in said, "not that within" in said
+    return "labels depend on the view" in said, "differs from that within" in said
 
 
 @pytest.mark.parametrize("score", ["view", "both"])
