@@ -202,5 +202,5 @@ def test_a_finding_without_scores_and_patients_that_do_not_match_are_refused() -
     scores = conformal_scores(probs, target, patients, NAMES)
     with pytest.raises(DataError, match="nothing for c"):
         measure_conformal(probs, target, patients, scores, ("a", "c"))
-    with pytest.raises(DataError, match="one patient key for each film"):
+    with pytest.raises(DataError, match="one patient key for each image"):
         conformal_scores(probs, target, patients[1:], NAMES)
