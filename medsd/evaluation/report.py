@@ -217,7 +217,7 @@ def evaluate(
             probs, target, patients, conformal, names, coverage=settings.conformal, groups=groups, **options
         )
     if groups is not None:
-        limits = {"thresholds": thresholds, "margin": settings.subgroup_margin}
+        limits: dict[str, Any] = {"thresholds": thresholds, "margin": settings.subgroup_margin}
         found["subgroups"] = measure_subgroups(names, target, probs, patients, groups, **limits, **options)
     if groups and "view" in groups:
         found["views"] = confounding.measure_views(images, np.asarray(groups["view"]))
