@@ -222,7 +222,7 @@ def _study_keys(scored: ScoredStudies) -> list[tuple[str, str]]:
 def _probabilities(scored: ScoredStudies, rows: npt.NDArray[np.int64], names: Sequence[str]) -> npt.NDArray[np.float64]:
     """Calibrated probabilities of some rows and findings."""
     columns = [scored.bundle.findings.names.index(name) for name in names]
-    return calibrated(scored.logits[np.ix_(rows, columns)], scored.bundle.description.calibration, names)
+    return calibrated(scored.logits[rows][:, columns], scored.bundle.description.calibration, names)
 
 
 def _priors(bundle: Bundle) -> dict[str, float]:
