@@ -38,8 +38,8 @@ class SourcePair(Described):
         over: "all images" where the held-out ones are too few of either source; the network has learned from most.
         images, patients: of each, in the groups of equal labels and view that have enough of both.
         groups: how many such groups there are.
-        told: AUROC of telling the second from the first by the embedding, within groups; 0.5 where they look alike, below
-            where what tells them among some patients does not hold for the others, as after erasing the source.
+        told: AUROC of telling the second from the first by the embedding, within groups; 0.5 where they look alike,
+            below where what tells some patients apart does not hold for the others, as after erasing the source.
         told_coarsely: the same by 8 × 8 mean greys, which no sharpness changes: as far as this goes, the images
             themselves differ, by how they were picked, exposed or cropped.
     """

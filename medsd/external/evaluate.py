@@ -181,7 +181,7 @@ def compare_bundles(first: ScoredStudies, second: ScoredStudies) -> AgainstRepor
         (first.bundle.label, second.bundle.label),
         first.name,
         [first.bundle.findings.findings[column] for column in columns],
-        first.manifest.labels[np.ix_(of_first, columns)].astype(np.float64),
+        first.manifest.labels[of_first][:, columns].astype(np.float64),
         (_probabilities(first, of_first, names), _probabilities(second, of_second, names)),
         first.manifest.patients[of_first].tolist(),
         first.evaluation,
