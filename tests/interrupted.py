@@ -24,8 +24,13 @@ def start(*words: object, **options: object) -> subprocess.Popen[str]:
 
 
 def finished_rows(out: Path) -> int:
-    """Whole rows in the parts of `out`."""
-    return sum(path.read_bytes().count(b"\n") for path in out.with_name(f"{out.name}.parts").glob("part-*.jsonl"))
+    """Rows in the segments of `out`."""
+    return sum(path.read_bytes().count(b"\n") for path in segments(out))
+
+
+def segments(out: Path) -> list[Path]:
+    """The files of finished rows beside `out`, in the order in which they were written."""
+    return sorted(out.with_name(f"{out.name}.parts").glob("block-*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
 
 
 def kill_often(words: Sequence[object], out: Path, times: int, total: int, rng: random.Random) -> list[int]:

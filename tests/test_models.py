@@ -17,6 +17,7 @@ from medsd.cli import app
 from medsd.inference.predict import Predictor
 from medsd.privacy import KeyedHasher
 from medsd.scoring.batch import score
+from medsd.scoring.request import ScoringRequest
 from tests.dicom.test_gate import EXPECTED
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +68,7 @@ def test_the_card_gives_the_macro_auroc_with_its_interval() -> None:
 
 
 def test_every_real_dicom_file_is_a_row_that_ends_as_it_should(data_root: Path, tmp_path: Path) -> None:
-    score(NIH14, [data_root / "dicom"], tmp_path / "out.csv", hasher=HASHER, provider="cpu")
+    score(ScoringRequest(NIH14, [data_root / "dicom"], tmp_path / "out.csv", hasher=HASHER, provider="cpu"))
     table = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
     rows = {Path(row["path"]).name: row for _, row in table.iterrows() if row["path"].endswith(".dcm")}
     assert set(rows) == set(EXPECTED)

@@ -32,11 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     gate, overrides, strict, as_json = (arguments.pop(name) for name in ("gate", "set", "strict", "json"))
     from medsd.privacy import install_log_filter
     from medsd.scoring.batch import score
+    from medsd.scoring.request import ScoringRequest
     from medsd.settings import load_gate
 
     install_log_filter()
     try:
-        summary = score(**arguments, policy=load_gate(gate, overrides or ()))
+        summary = score(ScoringRequest(**arguments, policy=load_gate(gate, overrides or ())))
     except MedsdError as error:
         print(f"score_dicom: {error}", file=sys.stderr)
         return 2

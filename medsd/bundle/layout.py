@@ -32,10 +32,11 @@ GRAPHS: dict[Precision, str] = {"float32": MODEL, "float16": "model.fp16.onnx", 
 # The graph's inputs: pixels float32 [B,1,S,S] in 0…1 and, with a note encoder, has_image float32 [B], note_ids and
 # note_mask int64 [B,L], has_note float32 [B] (1 given, 0 missing); of a model of notes alone, note_ids and note_mask.
 # Its outputs: probabilities [B,F], which are NaN for a finding that was not trained, logits [B,F], embedding [B,D] of
-# unit length and, where it reads images, evidence [B,F,h,w], which adds up over h and w to the film's part of the
-# logit, less what is the same for every film; all float32. A graph may also say regions [B,D,h,w]: its mean over h
+# unit length and, where it reads images, evidence [B,F,h,w], which adds up over h and w to the image's part of the
+# logit, less what is the same for every image; all float32. A graph may also say regions [B,D,h,w]: its mean over h
 # and w, with what the note adds, is the embedding, so the product with another embedding says which places of the
-# film make two studies alike.
+# image make two studies alike.
+INTEGERS = ("note_ids", "note_mask")
 INPUTS_IMAGE = ("pixels",)
 INPUTS_NOTE = ("note_ids", "note_mask")
 INPUTS_FUSED = ("pixels", "has_image", "note_ids", "note_mask", "has_note")
@@ -45,6 +46,8 @@ OPTIONAL_OUTPUTS = ("regions",)
 TOKENIZER = "tokenizer.json"
 OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"
 CASES = "cases"
+REFERENCE = "reference.json"  # what each graph gave for phantoms when the bundle was made (`medsd verify`)
+REFERENCE_ARRAYS = "reference.safetensors"
 VALIDATION = "validation_patients.json"  # keys of the patients that chose thresholds and calibration: never measured
 
 
@@ -81,7 +84,7 @@ class NoteInput(Described):
 
 
 class OutOfDistributionCheck(Described):
-    """Where the distances of suitable films lie: their median, and the deviation of those above it."""
+    """Where the distances of suitable images lie: their median, and the deviation of those above it."""
 
     centre: float
     spread: float = Field(gt=0)
@@ -90,20 +93,20 @@ class OutOfDistributionCheck(Described):
 class OutOfDistribution(Described):
     """Scales and limits of `medsd.inference.out_of_distribution`; the arrays are in the safetensors file.
 
-    A limit is what a share `false_alarm_rate` of suitable films exceeds by all checks together («all»), or by those
-    that look at the film itself («film»).
+    A limit is what a share `false_alarm_rate` of suitable images exceeds by all checks together ("all"), or by those
+    that look at the image itself ("film").
     """
 
-    neighbours: int = Field(0, ge=0, description="of bundles without `checks` (medsd 0.1), whose limits are by score")
+    neighbours: int = Field(0, ge=0, description="not used")
     false_alarm_rate: float = Field(gt=0, lt=1)
     limits: dict[str, float]
-    checks: dict[str, OutOfDistributionCheck] = Field(default_factory=dict)
+    checks: dict[str, OutOfDistributionCheck]
     trimmed: bool = Field(False, description="shutters and borders of an image are taken off before it is looked at")
 
     @model_validator(mode="after")
     def _limits_are_there(self) -> OutOfDistribution:
-        if self.checks and not ({"all", "film"} <= set(self.limits) and {"greys", "edges"} <= set(self.checks)):
-            raise ValueError("limits «all» and «film» and the checks «greys» and «edges» are needed")
+        if not ({"all", "film"} <= set(self.limits) and {"greys", "edges"} <= set(self.checks)):
+            raise ValueError("the limits 'all' and 'film' and the checks 'greys' and 'edges' are needed")
         return self
 
 
@@ -213,6 +216,21 @@ class Description(Described):
         """The graph's outputs."""
         return OUTPUTS if self.image else OUTPUTS_NOTE
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of an input or output for one study, without the batch."""
+        count, grid = len(self.findings), self.evidence_grid or ()
+        shapes: dict[str, tuple[int, ...]] = {
+            "pixels": (1, self.pixels.size, self.pixels.size),
+            "probabilities": (count,),
+            "logits": (count,),
+            "embedding": (self.embedding_size,),
+            "evidence": (count, *grid),
+            "regions": (self.embedding_size, *grid),
+        }
+        if self.note is not None:
+            shapes |= dict.fromkeys(INTEGERS, (self.note.max_tokens,))
+        return shapes.get(name, ())
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -296,7 +314,7 @@ class Bundle:
 
 
 def _check_inside(folder: Path, name: str) -> None:
-    """Refuse a file of a bundle that is not in its folder: an absolute path, one through «..», a link that leads out.
+    """Refuse a file of a bundle that is not in its folder: an absolute path, one through "..", a link that leads out.
 
     Raises:
         BundleError: it is elsewhere.

@@ -1,7 +1,7 @@
 """The command `medsd`: a short function for each verb, which imports what it needs when it runs.
 
-Exit status: 0 done, 1 some inputs were refused and `--strict` was given, 2 bad usage or input (one clear line),
-130 interrupted.
+Exit status: 0 done, 1 some inputs were refused and `--strict` was given, or `verify` found a difference, 2 bad usage or
+input (one clear line), 130 interrupted.
 """
 
 from __future__ import annotations

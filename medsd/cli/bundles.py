@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medsd.cli.options import BundleFolder, Provider, Set, Workers, requiring
+from medsd.cli.options import BundleFolder, Digits, Json, Provider, Set, Where, Workers, requiring
 from medsd.errors import MedsdError, SettingsError
 
 if TYPE_CHECKING:
@@ -138,10 +139,19 @@ def card(
     print(f"card: done, see {(out or bundle) / making.PAGE}")
 
 
-def write_forms(bundle: Path, triton: Path | None, monai_bundle: Path | None) -> None:
-    """Write a finished bundle in the forms of Triton and MONAI, each where a folder is given."""
+def write_forms(bundle: Path, triton: Path | None, monai_bundle: Path | None, reference: bool) -> None:
+    """Write a finished bundle in the forms of Triton and MONAI, each where a folder is given, or its reference."""
+    from medsd.bundle import layout
     from medsd.bundle.layout import Bundle
 
+    if reference:
+        from medsd.card import write_card
+        from medsd.scoring.verify import write_reference
+
+        description = write_reference(Bundle.open(bundle)).description
+        write_card(bundle, description)  # which lists the hashes of the files
+        layout.write_description(bundle, description)
+        print(f"reference: {bundle / layout.REFERENCE}")
     if triton:
         from medsd.export.triton import write_repository
 
@@ -153,6 +163,23 @@ def write_forms(bundle: Path, triton: Path | None, monai_bundle: Path | None) ->
         print(f"monai bundle: {write_monai_bundle(Bundle.open(bundle), monai_bundle)}")
 
 
+def verify(bundle: BundleFolder, provider: Where = "auto", precision: Digits = "auto", as_json: Json = False) -> None:
+    """Check that this installation gives what a bundle gave when it was made, on each provider and precision.
+
+    medsd draws synthetic radiographs, scores them and compares pixels, rows and embeddings with those in the bundle.
+    No data are needed. Exit status: 0 they agree within the tolerances that are printed; 1 they differ; 2 a file of
+    the bundle was changed, or the bundle carries no reference.
+
+    Example: medsd verify models/nih14
+    """
+    from medsd.scoring.verify import verify as run
+
+    result = run(bundle, provider=provider, precision=precision)
+    print(json.dumps(result.as_dict(), indent=2) if as_json else result.text())
+    if not result.agrees:
+        raise typer.Exit(1)
+
+
 def _opened(folder: Path, studies: Path, overrides: Sequence[str]) -> tuple[Bundle, Settings]:
     from medsd.bundle.layout import Bundle
     from medsd.external.studies import load_studies
@@ -161,4 +188,4 @@ def _opened(folder: Path, studies: Path, overrides: Sequence[str]) -> tuple[Bund
     return bundle, load_studies(studies, bundle, overrides)
 
 
-VERBS = (recalibrate, card)
+VERBS = (recalibrate, card, verify)

@@ -23,7 +23,7 @@ from medsd.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from medsd.scoring.batch import Summary
+    from medsd.scoring.request import Summary
 
 Engine = Literal["local", "ray"]
 Unit = Literal["image", "study"]
@@ -144,10 +144,11 @@ def score(
 def _scorer(engine: Engine, by: Unit, workers: int | None, ray_address: str) -> Callable[..., Summary]:
     """What scores: this machine's processes or those of a Ray cluster, by image or by study."""
     from medsd.scoring import batch, by_study, cluster
+    from medsd.scoring.request import ScoringRequest
 
     if ray_address != cluster.LOCAL and engine != "ray":
         raise typer.BadParameter("--ray-address needs --engine ray")
-    run: Callable[..., Summary] = partial(batch.score, workers=workers or 2)
-    if engine == "ray":
-        run = partial(cluster.score, address=ray_address, workers=workers)
-    return partial(by_study.score, run) if by == "study" else run
+    run = partial(cluster.score, address=ray_address) if engine == "ray" else batch.score
+    score_all = partial(by_study.score, run) if by == "study" else run
+    workers = workers if engine == "ray" else workers or 2
+    return lambda bundle, inputs, out, **how: score_all(ScoringRequest(bundle, inputs, out, workers=workers, **how))

@@ -90,21 +90,26 @@ def export(
     bundle: Annotated[Path | None, typer.Option(help="a finished bundle to write in another form")] = None,
     triton: Annotated[Path | None, typer.Option(help="also as a model repository of Triton, in this folder")] = None,
     monai_bundle: Annotated[Path | None, typer.Option(help="also in MONAI's bundle form, in this folder")] = None,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="write the reference readings of medsd verify into the bundle again")
+    ] = False,
 ) -> None:
     """Write the bundle, when ONNX agrees with PyTorch; or a finished one as Triton or MONAI take it.
 
     Example: medsd export configs/phantom.yaml --set bundle.version=2
 
     Example: medsd export --bundle models/nih14 --triton /models
+
+    Example: medsd export --bundle models/nih14 --reference
     """
     if (config is None) == (bundle is None):
         raise typer.BadParameter("give a configuration or --bundle FOLDER, one of the two")
-    if bundle is not None and not (triton or monai_bundle):
-        raise typer.BadParameter("--bundle needs --triton FOLDER or --monai-bundle FOLDER")
+    if bundle is not None and not (triton or monai_bundle or reference):
+        raise typer.BadParameter("--bundle needs --triton FOLDER, --monai-bundle FOLDER or --reference")
     if config is not None:
         bundle = _run(config, set_, "export").bundle
     assert bundle is not None
-    bundles.write_forms(bundle, triton, monai_bundle)
+    bundles.write_forms(bundle, triton, monai_bundle, reference)
 
 
 def index(config: Config, set_: Set = None) -> None:

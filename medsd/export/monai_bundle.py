@@ -1,7 +1,7 @@
 """A bundle in MONAI's bundle form: metadata, inference configuration, weights and docs, for programs that speak that.
 
 `write_monai_bundle` writes one. The other names are what its configuration calls when MONAI runs it: `load_network`,
-`film_list` and `ReadFilm`. Weights are safetensors, read by `load_network`: MONAI's own loader takes pickled files,
+`image_list` and `ReadImage`. Weights are safetensors, read by `load_network`: MONAI's own loader takes pickled files,
 which medsd neither writes nor reads. medsd never runs a configuration of MONAI's form itself, as one can run code.
 
 MONAI Bundle Specification: https://docs.monai.io/en/stable/mb_specification.html
@@ -32,7 +32,7 @@ from medsd.export.onnx import ServingModel
 from medsd.files import write_json
 from medsd.findings import Finding, FindingSet
 from medsd.networks.fusion import StudyModel
-from medsd.preprocessing.film import read_film
+from medsd.preprocessing.image import read_image
 from medsd.preprocessing.pixels import to_batch
 from medsd.scoring.inputs import expand_inputs
 from medsd.settings import NetworkSettings, PixelSpec
@@ -138,15 +138,15 @@ def load_network(bundle_root: str) -> ImageProbabilities:
     return ImageProbabilities(serving, *((note.max_tokens, note.pad_id) if note else (0, 0))).eval()
 
 
-def film_list(dataset_dir: str) -> list[dict[str, str]]:
-    """The films below a folder, as MONAI's data sets take them."""
+def image_list(dataset_dir: str) -> list[dict[str, str]]:
+    """The images below a folder, as MONAI's data sets take them."""
     return [{"image": str(path)} for path in expand_inputs([Path(dataset_dir)])]
 
 
-class ReadFilm:
+class ReadImage:
     """A transform of MONAI: ``{"image": path}`` becomes ``{"image": (1, S, S) in 0…1, "filename_or_obj": path}``.
 
-    Films go through medsd's gate and preprocessing. One that must not be scored becomes NaN, and so do its
+    Images go through medsd's gate and preprocessing. One that must not be scored becomes NaN, and so do its
     probabilities; the reason is logged.
     """
 
@@ -155,12 +155,12 @@ class ReadFilm:
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         path = Path(data["image"])
-        film = read_film(path, self.spec)
-        if film.pixels is None:
-            log.warning("%s", film.message)
+        image = read_image(path, self.spec)
+        if image.pixels is None:
+            log.warning("%s", image.message)
             pixels = np.full((1, self.spec.size, self.spec.size), np.nan, np.float32)
         else:
-            pixels = to_batch([film.pixels])[0]
+            pixels = to_batch([image.pixels])[0]
         return {"image": torch.from_numpy(pixels), "filename_or_obj": str(path)}
 
 
@@ -174,7 +174,7 @@ def _read_facts(root: Path) -> dict[str, Any]:
 
 
 def _network_facts(bundle: Bundle) -> dict[str, Any]:
-    """What `load_network` and `ReadFilm` need to know."""
+    """What `load_network` and `ReadImage` need to know."""
     description = bundle.description
     network = json.loads(json.dumps(description.provenance.config["network"]))
     network["image"]["weights"] = "none"  # they come from the bundle
@@ -247,21 +247,21 @@ def _metadata(bundle: Bundle) -> dict[str, Any]:
 
 
 def _inference() -> dict[str, Any]:
-    """The inference workflow: every film of `dataset_dir`, a row each in `output_dir`/predictions.csv."""
+    """The inference workflow: every image of `dataset_dir`, a row each in `output_dir`/predictions.csv."""
     return {
         "bundle_root": ".",
-        "dataset_dir": "$@bundle_root + '/films'",
+        "dataset_dir": "$@bundle_root + '/images'",
         "output_dir": "$@bundle_root + '/eval'",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "network_def": {"_target_": f"{_HERE}.load_network", "bundle_root": "@bundle_root"},
         "network": "$@network_def.to(@device)",
         "preprocessing": {
             "_target_": "Compose",
-            "transforms": [{"_target_": f"{_HERE}.ReadFilm", "bundle_root": "@bundle_root"}],
+            "transforms": [{"_target_": f"{_HERE}.ReadImage", "bundle_root": "@bundle_root"}],
         },
         "dataset": {
             "_target_": "Dataset",
-            "data": {"_target_": f"{_HERE}.film_list", "dataset_dir": "@dataset_dir"},
+            "data": {"_target_": f"{_HERE}.image_list", "dataset_dir": "@dataset_dir"},
             "transform": "@preprocessing",
         },
         "dataloader": {
@@ -298,13 +298,13 @@ def _readme(bundle: Bundle) -> str:
     names = "\n".join(f"{number}. {name}" for number, name in enumerate(bundle.findings))
     untaught = ", ".join(bundle.description.not_trained)
     silent = f", and for what the model was not trained for: {untaught}" if untaught else ""
-    synthetic = "It learned from synthetic films: nothing here is a medical result.\n\n" * bundle.description.synthetic
+    synthetic = "It learned from synthetic images: nothing here is a medical result.\n\n" * bundle.description.synthetic
     return (
         f"# {bundle.label}\n\n{bundle.description.description.strip()}\n\n{synthetic}"
         "Research software, no medical device: it must not be used to diagnose, to treat or to triage.\n\n"
         f"A medsd bundle in MONAI's form. `pip install 'medsd[train]' fire`, then here:\n\n```\n{_RUN}\n"
-        "```\n\nEvery DICOM file or image below FILMS is a row of eval/predictions.csv: its path, then a calibrated "
-        "probability for each finding, in this order (NaN where the gate of medsd refuses the film"
+        "```\n\nEvery DICOM file or image below IMAGES is a row of eval/predictions.csv: its path, then a calibrated "
+        "probability for each finding, in this order (NaN where the gate of medsd refuses the image"
         f"{silent}):\n\n{names}\n\n"
         "The weights are models/model.safetensors, read by `medsd.export.monai_bundle.load_network`; there is no "
         "models/model.pt, because reading one unpickles. models/model.onnx is the graph that medsd serves, with "

@@ -101,7 +101,7 @@ class ServingModel(nn.Module):
 
 
 def _image_share(pixels: Tensor | None, has_image: Tensor | None, has_note: Tensor | None) -> Tensor:
-    """(B or 1, 1, 1, 1): the film's share of the features, as `medsd.networks.fusion` weighs what a study has."""
+    """(B or 1, 1, 1, 1): the image's share of the features, as `medsd.networks.fusion` weighs what a study has."""
     if has_image is None or has_note is None:
         assert pixels is not None
         return pixels.new_ones(1, 1, 1, 1)
@@ -167,7 +167,7 @@ def export_onnx(
 
 
 def _name_outputs(model: onnx.ModelProto) -> None:
-    """Give the outputs their names. The exporter calls values inside the graph «embedding», too: those make way."""
+    """Give the outputs their names. The exporter calls values inside the graph "embedding", too: those make way."""
     outputs = (*layout.OUTPUTS, *layout.OPTIONAL_OUTPUTS)
     names = {name: f"{name}_inner" for name in outputs} | {_OWN + name: name for name in outputs}
     for node in model.graph.node:

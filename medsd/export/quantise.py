@@ -101,7 +101,7 @@ def write_int8(graph: Path, out: Path, studies: Feeds) -> None:
             quantization.quantize_static(
                 folded,
                 out,
-                _Reader(studies),
+                _CalibrationReader(studies),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(_QUANTISED),
                 per_channel=True,
@@ -117,7 +117,7 @@ def write_int8(graph: Path, out: Path, studies: Feeds) -> None:
     _save(onnx.load(out), model, out)
 
 
-class _Reader:
+class _CalibrationReader:
     """Hands the quantiser a few studies at a time (`onnxruntime.quantization.CalibrationDataReader`)."""
 
     def __init__(self, studies: Feeds) -> None:

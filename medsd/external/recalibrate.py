@@ -46,6 +46,7 @@ from medsd.external.evaluate import draw, measure, shift_of
 from medsd.external.studies import ScoredStudies
 from medsd.files import write_json
 from medsd.metrics.metrics import FloatArray
+from medsd.scoring.verify import write_reference
 
 log = logging.getLogger(__name__)
 
@@ -325,6 +326,7 @@ def _write(
     if cases is not None:
         shift_of(reading, CaseIndex.open(bundle.cases_path)).write(part / SHIFT)
     draw(measured, part / PLOTS, cases)
+    description = write_reference(made).description
     write_card(part, description)
     layout.write_description(part, description)
     Bundle.open(part)  # what is published can be opened

@@ -1,1 +1,1 @@
-"""From a film to a prediction, without torch."""
+"""From an image to a prediction, without torch."""

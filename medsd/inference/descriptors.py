@@ -1,6 +1,6 @@
-"""What a film looks like in a few hundred numbers, without a network: where it is light, and which way its edges run.
+"""What an image looks like in a few hundred numbers, without a network: where it is light, and which way its edges run.
 
-Both descriptions ignore brightness and contrast. They take the model's squares, so that a film is described from the
+Both descriptions ignore brightness and contrast. They take the model's squares, so that an image is described from the
 same bytes in training and serving. NumPy and Pillow only.
 """
 
@@ -19,8 +19,8 @@ Floats = npt.NDArray[np.float32]
 THUMBNAIL = 32
 CELLS, DIRECTIONS = 6, 8
 _SIDE = 96  # pixels that edges are looked for in: ribs and heart border, but not the noise
-_FAINT = 1e-3  # mean grey levels of edge below which a film counts as one without edges
-_PORTION = 256  # films described at a time, which bounds the memory
+_FAINT = 1e-3  # mean grey levels of edge below which an image counts as one without edges
+_PORTION = 256  # images described at a time, which bounds the memory
 
 
 def without_borders(pixels: Pixels) -> Pixels:
@@ -40,15 +40,15 @@ def _enlarged(image: Pixels) -> Pixels:
 
 
 def thumbnails(pixels: Pixels) -> Floats:
-    """Films (N, S, S) as standardised thumbnails (N, 1024): block means, then zero mean and unit length each.
+    """Images (N, S, S) as standardised thumbnails (N, 1024): block means, then zero mean and unit length each.
 
-    A flat film has no direction and becomes zeros: it correlates with nothing.
+    A flat image has no direction and becomes zeros: it correlates with nothing.
 
     Raises:
         DataError: S is no multiple of 32.
     """
     if pixels.ndim != 3 or pixels.shape[1] % THUMBNAIL or pixels.shape[2] % THUMBNAIL:
-        raise DataError(f"films are (N, S, S) with S a multiple of {THUMBNAIL}, not {pixels.shape}")
+        raise DataError(f"images are (N, S, S) with S a multiple of {THUMBNAIL}, not {pixels.shape}")
     count, height, width = pixels.shape
     blocks = pixels.reshape(count, THUMBNAIL, height // THUMBNAIL, THUMBNAIL, width // THUMBNAIL)
     small = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(count, -1)
@@ -59,22 +59,22 @@ def thumbnails(pixels: Pixels) -> Floats:
 
 
 def orientation_histograms(pixels: Pixels) -> Floats:
-    """Histograms of oriented gradients of films (N, S, S): (N, 288), square roots of shares that add up to 1.
+    """Histograms of oriented gradients of images (N, S, S): (N, 288), square roots of shares that add up to 1.
 
     For each of 6 × 6 cells, how much edge runs in each of 8 directions, from dark to bright (so a negative differs from
-    its film), as a share of all edges of the film (Dalal and Triggs, CVPR 2005; the square root is that of RootSIFT,
-    Arandjelović and Zisserman, CVPR 2012). A film without edges becomes zeros.
+    its image), as a share of all edges of the image (Dalal and Triggs, CVPR 2005; the square root is that of RootSIFT,
+    Arandjelović and Zisserman, CVPR 2012). An image without edges becomes zeros.
     """
     portions = [_histograms(pixels[start : start + _PORTION]) for start in range(0, len(pixels), _PORTION)]
     return np.concatenate(portions) if portions else np.zeros((0, CELLS**2 * DIRECTIONS), np.float32)
 
 
 def _histograms(pixels: Pixels) -> Floats:
-    films = np.stack([_reduced(film) for film in pixels])  # (N, 96, 96)
-    count, cell = len(films), _SIDE // CELLS
-    down, across = np.zeros_like(films), np.zeros_like(films)
-    down[:, 1:-1] = films[:, 2:] - films[:, :-2]
-    across[:, :, 1:-1] = films[:, :, 2:] - films[:, :, :-2]
+    images = np.stack([_reduced(image) for image in pixels])  # (N, 96, 96)
+    count, cell = len(images), _SIDE // CELLS
+    down, across = np.zeros_like(images), np.zeros_like(images)
+    down[:, 1:-1] = images[:, 2:] - images[:, :-2]
+    across[:, :, 1:-1] = images[:, :, 2:] - images[:, :, :-2]
     strength = np.hypot(across, down)
     direction = np.arctan2(down, across) * np.float32(DIRECTIONS / (2 * np.pi)) % DIRECTIONS
     lower = np.floor(direction)
@@ -88,6 +88,6 @@ def _histograms(pixels: Pixels) -> Floats:
     return np.sqrt(flat / (flat.sum(axis=1, keepdims=True) + np.float32(_FAINT * _SIDE**2)))
 
 
-def _reduced(film: Pixels) -> Floats:
-    filtering = Image.Resampling.BOX if film.shape[0] >= _SIDE else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(film.astype(np.float32)).resize((_SIDE, _SIDE), filtering))
+def _reduced(image: Pixels) -> Floats:
+    filtering = Image.Resampling.BOX if image.shape[0] >= _SIDE else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(image.astype(np.float32)).resize((_SIDE, _SIDE), filtering))

@@ -1,8 +1,4 @@
-"""How far something is from what it should be like: a Gaussian with a few directions of its own, a limit in its tail.
-
-`PrincipalGaussian` is fitted on descriptions of suitable films and gives a distance to them; `tail_quantile` says which
-distance only a named share of suitable films exceeds. Neither knows what the numbers describe.
-"""
+"""A Gaussian with a few free directions, and a quantile in the tail of a distribution: for `out_of_distribution`."""
 
 from __future__ import annotations
 
@@ -27,8 +23,7 @@ _SMALLEST = 1e-9
 class PrincipalGaussian:
     """A Gaussian whose covariance is free along its leading directions and the same along all others.
 
-    Probabilistic principal component analysis (Tipping and Bishop, J. R. Stat. Soc. B 61, 1999): it needs far fewer
-    cases than a full covariance.
+    Probabilistic principal component analysis: Tipping and Bishop, J. R. Stat. Soc. B 61, 1999.
 
     Attributes:
         mean: (D,).
@@ -96,15 +91,14 @@ class PrincipalGaussian:
 def tail_quantile(values: npt.NDArray[np.floating], probability: float, *, tail: float = TAIL) -> float:
     """The quantile of `values` (N,), from a generalised Pareto distribution fitted to the largest of them.
 
-    Above a threshold that a share `tail` of the values exceeds, excesses are taken to follow the distribution to which
-    they tend (Pickands, Ann. Stat. 3, 1975), fitted by probability-weighted moments (Hosking and Wallis, Technometrics
-    29, 1987). All values of the tail speak, where an empirical quantile hangs on the one or two that happen to lie
-    there. With fewer than 10 values in the tail, and for a `probability` below it, it is the empirical one.
+    An empirical quantile would depend on the one or two largest values. The fit is by probability-weighted moments
+    (Hosking and Wallis, Technometrics 29, 1987). With fewer than 10 values in the tail, or for a `probability` below
+    it, the quantile is the empirical one.
 
     Args:
         values: (N,), at least one.
         probability: 0…1.
-        tail: share of the values that are fitted.
+        tail: share of the values that is fitted.
     """
     threshold = float(np.quantile(values, 1 - tail))
     excess: Doubles = np.sort(values[values > threshold].astype(np.float64) - threshold)

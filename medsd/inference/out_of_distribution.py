@@ -1,9 +1,8 @@
-"""Is a film like those that the model learned from? Fitted when a bundle is made, scored in front of every reading.
+"""Is an image like those that the model learned from? `fit` learns it for a bundle, `Reference` judges images by it.
 
-One definition for both sides, NumPy only: `fit` makes the numbers that go into the bundle, `Reference` judges films by
-them. Two checks look at the film itself (`medsd.inference.descriptors`), so they see what the network may have learned
-to ignore; one looks at the network's embedding. Together they are one value, whose limit a named share of suitable
-films exceeds.
+Two checks look at the image itself (`medsd.inference.descriptors`) and so see what the network may have learned to
+ignore. The third looks at the network's embedding. Together they are one value, with a limit that a named share of
+suitable images exceeds. NumPy only.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,22 +18,24 @@ import numpy.typing as npt
 from medsd.bundle import layout
 from medsd.errors import BundleError, DataError
 from medsd.inference.descriptors import THUMBNAIL, Floats, Pixels, orientation_histograms, thumbnails, without_borders
-from medsd.inference.early_distribution import EarlyReference
 from medsd.inference.one_class import Arrays, PrincipalGaussian, tail_quantile
-from medsd.inference.verdict import WORDS, Verdict
-
-__all__ = ["CHECKS", "Reference", "Verdict", "fit", "load", "save", "thumbnails"]
 
 CHECKS = ("greys", "edges", "network")
+WORDS: Mapping[str, str] = {
+    "greys": "light and dark do not lie as in a frontal chest",
+    "edges": "its outlines are not those of a frontal chest",
+    "network": "the network's own features of it lie far from those of its training images",
+}
+"""Check → what it means for a person when it exceeds its limit."""
 _PICTURE = ("greys", "edges")
-# Limits in bundle.json: of all checks together, and of those that look at the film itself.
-_ALL, _FILM = "all", "film"
-MAX_FILMS = 20_000
+# Limits in bundle.json: of all checks together, and of those that look at the image itself.
+_ALL, _IMAGE = "all", "film"
+MAX_IMAGES = 20_000
 FOLDS = 5
-# Where the policy only warns, films above this are refused all the same.
+# Where the policy only warns, images above this are refused all the same.
 FAR_RATIO = 2.0
-# A negative's edges all run the other way (2.3 deviations and more on the negatives of 194 validation films), and to
-# the network it is still a film (4.5 and less); a blank film, whose negative may pass for a smooth chest, is neither.
+# The edges of a negative run the other way (2.3 deviations and more on the negatives of 194 validation images), and to
+# the network it is still a chest (4.5 and less). A blank image, whose negative may pass for a smooth chest, is neither.
 _NEGATIVE_EDGES, _NEGATIVE_NETWORK = 1.5, 5.5
 _NARROWEST = 0.01
 _UPPER = 0.95  # the spread is that of the upper half, from the median to here, in standard deviations of a Gaussian
@@ -47,25 +48,42 @@ _TURNS = {
 
 
 @dataclass(frozen=True)
-class _Films:
-    """Films as the checks need them: thumbnails (N, 1024), histograms (N, 288) and embeddings (N, D) or None."""
+class Verdict:
+    """How unlike the training images one image is.
+
+    Attributes:
+        value: as a share of the limit; above 1 it is unlike the training images.
+        reason: "", "out_of_distribution" or "inverted_look".
+        far: so far away that the model should not read it, even where the policy only warns.
+        detail: which check spoke and why, in words; "" where none did.
+    """
+
+    value: float
+    reason: Literal["", "out_of_distribution", "inverted_look"] = ""
+    far: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images as the checks need them: thumbnails (N, 1024), histograms (N, 288) and embeddings (N, D) or None."""
 
     small: Floats
     edges: Floats
     embeddings: npt.NDArray[np.floating] | None
 
     @classmethod
-    def of(cls, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None, *, trimmed: bool = True) -> _Films:
+    def of(cls, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None, *, trimmed: bool = True) -> _Images:
         pixels = without_borders(pixels) if trimmed else pixels
         return cls(thumbnails(pixels), orientation_histograms(pixels), embeddings)
 
-    def __getitem__(self, rows: npt.NDArray[Any]) -> _Films:
-        return _Films(self.small[rows], self.edges[rows], None if self.embeddings is None else self.embeddings[rows])
+    def __getitem__(self, rows: npt.NDArray[Any]) -> _Images:
+        return _Images(self.small[rows], self.edges[rows], None if self.embeddings is None else self.embeddings[rows])
 
 
 @dataclass(frozen=True)
 class _Models:
-    """What the training films are like.
+    """What the training images are like.
 
     Attributes:
         template: (1024,) mean thumbnail, of unit length.
@@ -78,34 +96,34 @@ class _Models:
     network: PrincipalGaussian | None
 
     @classmethod
-    def fit(cls, films: _Films) -> _Models:
-        mean = films.small.mean(axis=0)
-        network = None if films.embeddings is None else PrincipalGaussian.fit(films.embeddings)
+    def fit(cls, images: _Images) -> _Models:
+        mean = images.small.mean(axis=0)
+        network = None if images.embeddings is None else PrincipalGaussian.fit(images.embeddings)
         return cls(
             (mean / max(float(np.linalg.norm(mean)), 1e-6)).astype(np.float32),
-            PrincipalGaussian.fit(films.edges),
+            PrincipalGaussian.fit(images.edges),
             network,
         )
 
-    def distances(self, films: _Films) -> dict[str, Floats]:
-        """Distance of each film by each check, (N,); higher is stranger.
+    def distances(self, images: _Images) -> dict[str, Floats]:
+        """Distance of each image by each check, (N,); higher is stranger.
 
-        `greys` is 1 − the correlation with the mean training film, 0…2; `edges` and `network` are logarithms of a
+        `greys` is 1 − the correlation with the mean training image, 0…2; `edges` and `network` are logarithms of a
         Mahalanobis distance.
         """
-        found = {"greys": 1 - films.small @ self.template, "edges": self.edges.distance(films.edges)}
-        if self.network is not None and films.embeddings is not None:
-            found["network"] = self.network.distance(films.embeddings)
+        found = {"greys": 1 - images.small @ self.template, "edges": self.edges.distance(images.edges)}
+        if self.network is not None and images.embeddings is not None:
+            found["network"] = self.network.distance(images.embeddings)
         return found
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The training films as the checks need them, with the limits.
+    """The training images as the checks need them, with the limits.
 
     Attributes:
         description: scales and limits.
-        models: what the films are like.
+        models: what the images are like.
     """
 
     description: layout.OutOfDistribution
@@ -131,48 +149,48 @@ class Reference:
 
     @property
     def embedding_size(self) -> int | None:
-        """D of the embeddings, or None where only films are looked at."""
+        """D of the embeddings, or None where only images are looked at."""
         return None if self.models.network is None else len(self.models.network.mean)
 
     def strangeness(self, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> dict[str, Floats]:
-        """How strange each film is by each check, (N,): 0 as the median suitable film, in its deviations above."""
-        return self._standardised(self._films(pixels, embeddings))
+        """How strange each image is by each check, (N,): 0 as the median suitable image, in its deviations above."""
+        return self._standardised(self._images(pixels, embeddings))
 
     def values(self, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> Floats:
         """All checks together as a share of the limit, (N,)."""
         return self._value(self.strangeness(pixels, embeddings))
 
     def judge(self, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> list[Verdict]:
-        """A verdict for each of N films: pixels (N, S, S) uint8 and embeddings (N, D)."""
-        films = self._films(pixels, embeddings)
-        strange = self._standardised(films)
+        """A verdict for each of N images: pixels (N, S, S) uint8 and embeddings (N, D)."""
+        images = self._images(pixels, embeddings)
+        strange = self._standardised(images)
         values = self._value(strange)
         return [
             self._verdict(pixels[row], float(values[row]), {name: float(z[row]) for name, z in strange.items()})
             for row in range(len(pixels))
         ]
 
-    def _films(self, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> _Films:
-        return _Films.of(pixels, embeddings, trimmed=self.description.trimmed)
+    def _images(self, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> _Images:
+        return _Images.of(pixels, embeddings, trimmed=self.description.trimmed)
 
-    def _standardised(self, films: _Films) -> dict[str, Floats]:
+    def _standardised(self, images: _Images) -> dict[str, Floats]:
         scales = self.description.checks
-        found = self.models.distances(films)
+        found = self.models.distances(images)
         return {name: (found[name] - scales[name].centre) / scales[name].spread for name in scales if name in found}
 
     def _value(self, strange: Mapping[str, Floats]) -> Floats:
-        """The combined value by its own limit: without embeddings, that of the checks of the film."""
-        limit = self.description.limits[_ALL if "network" in strange else _FILM]
+        """The combined value by its own limit: without embeddings, that of the checks of the image."""
+        limit = self.description.limits[_ALL if "network" in strange else _IMAGE]
         return combined(strange) / np.float32(limit)
 
-    def _verdict(self, film: Pixels, value: float, strange: Mapping[str, float]) -> Verdict:
+    def _verdict(self, image: Pixels, value: float, strange: Mapping[str, float]) -> Verdict:
         if value <= 1:
             return Verdict(value)
         most = max(strange.values())
         speaking = " and ".join(WORDS[name] for name in strange if strange[name] >= 0.7 * most)
         # What it would be like if it were its own negative, or turned.
-        others = np.stack([255 - film, *(np.rot90(film, turn) for turn in _TURNS)])
-        negative, *turned = self._value(self._standardised(self._films(others, None))) <= 1
+        others = np.stack([255 - image, *(np.rot90(image, turn) for turn in _TURNS)])
+        negative, *turned = self._value(self._standardised(self._images(others, None))) <= 1
         if negative and strange["edges"] > _NEGATIVE_EDGES and strange.get("network", 0) < _NEGATIVE_NETWORK:
             return Verdict(value, "inverted_look")
         said = [words for words, fits in zip(_TURNS.values(), turned, strict=True) if fits]
@@ -196,24 +214,24 @@ def fit(
     patients: Sequence[str] | npt.NDArray[Any] | None = None,
     false_alarm_rate: float = 0.005,
 ) -> tuple[layout.OutOfDistribution, Arrays]:
-    """Learn what training films look like and where the limits lie.
+    """Learn what training images look like and where the limits lie.
 
-    The limits come from validation films and from the training films, each measured against films of other patients
-    (in five parts). The network has seen the training films, so the place of the embeddings' distances is that of the
-    validation films, and only their spread and their tail are shared.
+    The limits come from the validation images and from the training images, each of which is compared with images of
+    other patients, in five folds. The network has seen the training images, so the centre of the embeddings' distances
+    is that of the validation images alone.
 
     Args:
-        pixels: uint8 (N, S, S), the training films as the network sees them, without augmentation.
+        pixels: uint8 (N, S, S), the training images as the network sees them, without augmentation.
         embeddings: (N, D) of unit length, in the same order; None leaves the check of the network out.
-        validation_pixels, validation_embeddings: films of other patients.
-        patients: whose each training film is; by default each is another's.
-        false_alarm_rate: share of suitable films that all checks together may put above the limit.
+        validation_pixels, validation_embeddings: images of other patients.
+        patients: whose each training image is; by default each is another's.
+        false_alarm_rate: share of suitable images that all checks together may put above the limit.
 
     Returns:
         the description for bundle.json, and the arrays for `save`.
 
     Raises:
-        DataError: fewer than two training films or no validation film.
+        DataError: fewer than two training images or no validation image.
     """
     held, validation, models = _distances(pixels, embeddings, validation_pixels, validation_embeddings, patients)
     scales, train_strange, validation_strange = {}, {}, {}
@@ -227,10 +245,10 @@ def fit(
         scales[name] = layout.OutOfDistributionCheck(centre=float(centres[1]), spread=spread)
         train_strange[name], validation_strange[name] = (values - centres[0]) / spread, (others - centres[1]) / spread
     together = {name: np.concatenate([train_strange[name], validation_strange[name]]) for name in scales}
-    film = {name: together[name] for name in _PICTURE}
+    image = {name: together[name] for name in _PICTURE}
     limits = {
         which: max(tail_quantile(combined(strange), 1 - false_alarm_rate), _NARROWEST)
-        for which, strange in ((_ALL, together), (_FILM, film))
+        for which, strange in ((_ALL, together), (_IMAGE, image))
     }
     description = layout.OutOfDistribution(
         false_alarm_rate=false_alarm_rate, limits=limits, checks=scales, trimmed=True
@@ -246,16 +264,16 @@ def _distances(
     validation_embeddings: npt.NDArray[np.floating] | None,
     patients: Sequence[str] | npt.NDArray[Any] | None,
 ) -> tuple[dict[str, Floats], dict[str, Floats], _Models]:
-    """Distances of training films to those of other patients and of validation films to all; and what they are like."""
+    """Distances of training images to those of other patients, of validation images to all, and the models of all."""
     if len(pixels) < 2 or len(validation_pixels) < 1:
-        raise DataError("out of distribution: at least two training films and one validation film are needed")
+        raise DataError("out of distribution: at least two training images and one validation image are needed")
     whose = np.arange(len(pixels)) if patients is None else np.asarray(patients)
-    rows = np.linspace(0, len(pixels) - 1, min(len(pixels), MAX_FILMS)).astype(int)
-    films = _Films.of(pixels[rows], None if embeddings is None else np.asarray(embeddings)[rows])
-    models = _Models.fit(films)
-    others = _Films.of(validation_pixels, None if embeddings is None else validation_embeddings)
-    parts = [(part, _Models.fit(films[~part]).distances(films[part])) for part in _folds(whose[rows])]
-    found = models.distances(films)  # where one patient has all films, there is nobody else to compare with
+    rows = np.linspace(0, len(pixels) - 1, min(len(pixels), MAX_IMAGES)).astype(int)
+    images = _Images.of(pixels[rows], None if embeddings is None else np.asarray(embeddings)[rows])
+    models = _Models.fit(images)
+    others = _Images.of(validation_pixels, None if embeddings is None else validation_embeddings)
+    parts = [(part, _Models.fit(images[~part]).distances(images[part])) for part in _folds(whose[rows])]
+    found = models.distances(images)  # where one patient has all images, there is nobody else to compare with
     for part, distances in parts:
         for name, values in distances.items():
             found[name][part] = values
@@ -263,7 +281,7 @@ def _distances(
 
 
 def _folds(patients: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.bool_]]:
-    """Parts of the films such that no patient stands in two."""
+    """Parts of the images such that no patient stands in two."""
     names, number = np.unique(patients, return_inverse=True)
     if len(names) > 1:
         yield from (number % FOLDS == fold for fold in range(min(FOLDS, len(names))))
@@ -276,7 +294,7 @@ def save(path: Path, arrays: Arrays) -> None:
     save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, str(path))
 
 
-def load(bundle: layout.Bundle) -> Reference | EarlyReference | None:
+def load(bundle: layout.Bundle) -> Reference | None:
     """The reference that the bundle carries, or None where it carries none.
 
     Raises:
@@ -293,8 +311,7 @@ def load(bundle: layout.Bundle) -> Reference | EarlyReference | None:
         arrays = load_file(str(path))
     except (OSError, SafetensorError) as error:
         raise BundleError(f"{path}: cannot be read ({type(error).__name__}); copy the whole bundle again") from None
-    kind = Reference if description.checks else EarlyReference
-    reference = kind.from_arrays(description, arrays)
+    reference = Reference.from_arrays(description, arrays)
     if reference.embedding_size not in (None, bundle.description.embedding_size):
         raise BundleError(f"{path}: embeddings are not of the bundle's size; export again")
     return reference

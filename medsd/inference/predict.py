@@ -1,4 +1,4 @@
-"""`Predictor`: a film, a note or both in, a `Prediction` out. The one call behind the app, the tables and the node.
+"""`Predictor`: an image, a note or both in, a `Prediction` out. The one call behind the app, the tables and the node.
 
 A predictor holds no state between calls; threads may share one.
 """
@@ -19,10 +19,10 @@ from medsd.dicom.policy import concern
 from medsd.errors import BundleError
 from medsd.inference import out_of_distribution
 from medsd.inference.coverage import called, conformal_limits
+from medsd.inference.out_of_distribution import Verdict
 from medsd.inference.prediction import Prediction, Status
 from medsd.inference.session import ModelSession, Outputs, PrecisionChoice, ProviderChoice
-from medsd.inference.verdict import Verdict
-from medsd.preprocessing.film import Film, Source, named, read_film
+from medsd.preprocessing.image import DecodedImage, Source, named, read_image
 from medsd.preprocessing.notes import NoteTokenizer, clean_note
 from medsd.preprocessing.pixels import to_batch
 
@@ -35,9 +35,9 @@ _FAR = "This one is far from them and is not scored."
 
 @dataclass(frozen=True)
 class Study:
-    """One study ready for the graph: the film behind the gate, or None, and the note, "" for none."""
+    """One study ready for the graph: the image behind the gate, or None, and the note, "" for none."""
 
-    film: Film | None
+    image: DecodedImage | None
     note: str = ""
 
 
@@ -51,11 +51,11 @@ class Predictor:
         require_gpu: make a fall to the CPU an error.
         policy: what the gate refuses, warns about and accepts; frontal chest radiographs by default.
         hasher: makes `study_key`, `patient_key` and `instance_key`; without it they stay empty.
-        coverage: None for calls at the operating points; a share, for instance 0.9, for conformal calls, of which the
-            truth is in the set of at least that share of patients, for those who have a finding and those who do not
-            (see `medsd.calibration.conformal`).
+        coverage: None for calls at the operating points; a share, for instance 0.9, for conformal calls: the set of
+            calls holds the truth for at least that share of the patients with a finding, and of those without it (see
+            `medsd.calibration.conformal`).
         threads: of the CPU provider; 0 takes the processors that this process may use.
-        decode: reads paths and contents of files, ``decode(source, name) -> Film``; for
+        decode: reads paths and contents of files, ``decode(source, name) -> DecodedImage``; for
             instance `medsd.preprocessing.decode.Decoder.helper`, a process that the policy's limits bound.
             By default they are read in this process, which only the policy's limits of size bound.
 
@@ -76,7 +76,7 @@ class Predictor:
         hasher: KeyedHasher | None = None,
         coverage: float | None = None,
         threads: int = 0,
-        decode: Callable[[Path | bytes, str], Film] | None = None,
+        decode: Callable[[Path | bytes, str], DecodedImage] | None = None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.policy = policy or GatePolicy()
@@ -99,7 +99,7 @@ class Predictor:
 
     @property
     def takes_images(self) -> bool:
-        """Whether this model reads films; where not, they are ignored, and only the note is read."""
+        """Whether this model reads images; where not, they are ignored, and only the note is read."""
         return self.bundle.description.image
 
     def __call__(self, source: Source | None, note: str | None = None, *, name: str = "") -> Prediction:
@@ -108,10 +108,10 @@ class Predictor:
         Args:
             source: a path, the content of a file, an array (H, W) in 0…1 with dark air, a `Radiograph`, or None.
             note: the clinical note; a blank one counts as none. A model without a note encoder ignores it.
-            name: how messages call the film; the file's name by default.
+            name: how messages call the image; the file's name by default.
 
         Returns:
-            the prediction; a film that must not be scored gives one of status ``"refused"``, not an exception.
+            the prediction; an image that must not be scored gives one of status ``"refused"``, not an exception.
         """
         return self.batch([(source, note)], names=[name])[0]
 
@@ -121,8 +121,8 @@ class Predictor:
         """Read many studies; the same as one after another, but faster.
 
         Args:
-            studies: pairs of film and note, as in a single call.
-            names: how messages call each film.
+            studies: pairs of image and note, as in a single call.
+            names: how messages call each image.
         """
         names = names if names is not None else [""] * len(studies)
         predictions: list[Prediction] = []
@@ -137,10 +137,10 @@ class Predictor:
         if self._decode is not None and isinstance(source, (Path, str, bytes)):
             return Study(self._decode(Path(source) if isinstance(source, str) else source, name), note or "")
         spec = self.bundle.description.pixels
-        return Study(read_film(source, spec, policy=self.policy, hasher=self.hasher, name=name), note or "")
+        return Study(read_image(source, spec, policy=self.policy, hasher=self.hasher, name=name), note or "")
 
     def read(self, studies: Sequence[Study]) -> list[Prediction]:
-        """Read studies whose films were decoded before, in one run of the graph."""
+        """Read studies whose images were decoded before, in one run of the graph."""
         refusals = [self._refusal(study) for study in studies]
         scored = [study for study, refusal in zip(studies, refusals, strict=True) if refusal is None]
         readings = iter(self._score(scored) if scored else [])
@@ -148,12 +148,12 @@ class Predictor:
 
     def _refusal(self, study: Study) -> Prediction | None:
         """Why a study cannot go to the graph, or None."""
-        film = study.film
-        if film is not None and film.pixels is None:
-            return self._prediction(film, "refused", film.reason, film.message)
+        image = study.image
+        if image is not None and image.pixels is None:
+            return self._prediction(image, "refused", image.reason, image.message)
         if not self.takes_images:
             return None if clean_note(study.note) else self._prediction(None, "refused", "no_note", REASONS["no_note"])
-        if film is not None or (self.takes_notes and clean_note(study.note)):
+        if image is not None or (self.takes_notes and clean_note(study.note)):
             return None
         detail = (
             "and no note; give at least one" if self.takes_notes else "this model reads no notes; give a radiograph"
@@ -166,7 +166,7 @@ class Predictor:
         self._check(outputs)
         verdicts = self._reference.judge(pixels, outputs.embedding) if self._reference else [None] * len(studies)
         return [
-            self._reading(study, outputs, row, verdict if study.film else None)
+            self._reading(study, outputs, row, verdict if study.image else None)
             for row, (study, verdict) in enumerate(zip(studies, verdicts, strict=True))
         ]
 
@@ -185,60 +185,63 @@ class Predictor:
             )
 
     def _pixels(self, studies: Sequence[Study]) -> npt.NDArray[np.uint8]:
-        """What the model sees (B, S, S); zeros stand for a missing film."""
+        """What the model sees (B, S, S); zeros stand for a missing image."""
         side = self.bundle.description.pixels.size
         missing = np.zeros((side, side), np.uint8)
-        films = [study.film for study in studies]
-        return np.stack([missing if f is None or f.pixels is None else f.pixels for f in films])
+        images = [study.image for study in studies]
+        return np.stack([missing if f is None or f.pixels is None else f.pixels for f in images])
 
     def _feeds(self, studies: Sequence[Study], pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
         feeds: dict[str, npt.NDArray[Any]] = {"pixels": to_batch(list(pixels))}
         if self._tokenizer is not None:
             notes = self._tokenizer([study.note for study in studies])
-            feeds["has_image"] = np.array([study.film is not None for study in studies], np.float32)
+            feeds["has_image"] = np.array([study.image is not None for study in studies], np.float32)
             feeds |= {"note_ids": notes.ids, "note_mask": notes.mask, "has_note": notes.given}
         return {name: feeds[name] for name in self.bundle.description.inputs}
 
     def _reading(self, study: Study, outputs: Outputs, row: int, verdict: Verdict | None) -> Prediction:
-        status, reason, message = self._judgement(study.film, verdict)
+        status, reason, message = self._judgement(study.image, verdict)
         value = verdict.value if verdict else None
         if status == "refused":
-            return self._prediction(study.film, status, reason, message, out_of_distribution=value)
+            return self._prediction(study.image, status, reason, message, out_of_distribution=value)
         values = outputs.probabilities[row]
         return self._prediction(
-            study.film,
+            study.image,
             status,
             reason,
             message,
             out_of_distribution=value,
             logits=outputs.logits[row],
             values=values,
-            **self._calls(values),
+            **called(self.bundle, values, self.coverage, self._limits),
             embedding=outputs.embedding[row],
-            evidence_maps=outputs.evidence[row] if study.film and outputs.evidence is not None else None,
-            regions=outputs.regions[row] if study.film and outputs.regions is not None else None,
+            evidence_maps=outputs.evidence[row] if study.image and outputs.evidence is not None else None,
+            regions=outputs.regions[row] if study.image and outputs.regions is not None else None,
         )
 
-    def _judgement(self, film: Film | None, verdict: Verdict | None) -> tuple[Status, str, str]:
-        """The gate's word and the verdict on the look of the film, as one."""
-        status: Status = film.status if film else "scored"
-        reason, message = (film.reason, film.message) if film else ("", "")
+    def _judgement(self, image: DecodedImage | None, verdict: Verdict | None) -> tuple[Status, str, str]:
+        """Status, reason and message by the gate and by the check for unlike images."""
+        status: Status = image.status if image else "scored"
+        reason, message = (image.reason, image.message) if image else ("", "")
         if verdict is None or not verdict.reason or verdict.reason == reason:
             return status, reason, message
         action = self.policy.action(verdict.reason)
         if action == "accept":
             return status, reason, message
         said = concern(verdict.reason, detail=verdict.detail).message
-        sentence = named(film.name if film else "", said)
+        sentence = named(image.name if image else "", said)
         far = verdict.far and reason != "inverted_look"  # a negative is far from everything, and known for what it is
-        if (action == "refuse" and verdict.firm) or far:
+        if action == "refuse" or far:
             return "refused", verdict.reason, f"{sentence} {_FAR}" if far else sentence
         return "warned", reason or verdict.reason, f"{message} Also: {said}" if message else sentence
 
-    def _calls(self, values: npt.NDArray[np.float32]) -> dict[str, Any]:
-        return called(self.bundle, values, self.coverage, self._limits)
-
-    def _prediction(self, film: Film | None, status: Status, reason: str, message: str, **found: Any) -> Prediction:
+    def _prediction(
+        self, image: DecodedImage | None, status: Status, reason: str, message: str, **found: Any
+    ) -> Prediction:
+        given: dict[str, Any] = {}
+        if image is not None:
+            names = ("study_key", "patient_key", "instance_key", "view", "study_keys", "patient_keys")
+            given = {name: getattr(image, name) for name in names} | {"image": image.display}
         return Prediction(
             self.bundle.findings,
             status,
@@ -247,13 +250,7 @@ class Predictor:
             model=self.bundle.label,
             model_sha256=self.bundle.model_sha256,
             provider=self.session.provider,
-            study_key=film.study_key if film else "",
-            patient_key=film.patient_key if film else "",
-            instance_key=film.instance_key if film else "",
-            view=film.view if film else "",
-            study_keys=film.study_keys if film else (),
-            patient_keys=film.patient_keys if film else (),
             pixel_spec=self.bundle.description.pixels,
-            image=film.image if film else None,
+            **given,
             **found,
         )

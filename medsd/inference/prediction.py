@@ -29,29 +29,29 @@ class Prediction:
     Attributes:
         findings: the model's vocabulary, in the order of every array here.
         status: scored; warned (scored, but read `message`); refused (no numbers of the findings are filled).
-        reason: a code of `medsd.dicom.gate.REASONS`, empty when scored; "no_image" where a film is missing.
+        reason: a code of `medsd.dicom.gate.REASONS`, empty when scored; "no_image" where an image is missing.
         message: the sentence for a person, empty when scored.
         model: name and version of the bundle.
         model_sha256: of its model.onnx.
         provider: the ONNX Runtime execution provider that computed it.
         study_key, patient_key, instance_key: keyed hashes, never identifiers; empty where the input carries none.
-        view: of the film, as in `medsd.preprocessing.film.Film`; "" where nothing says.
+        view: of the image, as in `medsd.preprocessing.image.DecodedImage`; "" where nothing says.
         study_keys, patient_keys: all keys under which study and patient may be cases, to leave those out of an answer;
             one of them may be public, so they are never shown. Without them the two keys above count.
         logits, values: float32 (F,); `values` are the calibrated probabilities, NaN for a finding that was not trained.
         calls: present, absent or undecided, by finding that was trained; at the operating points, or conformal where
             `coverage` is set.
         coverage: what the conformal calls promise; None for calls at the operating points.
-        conformal_sets: by finding, where `coverage` is set: «present», «absent», «both» (undecided for want of
-            certainty) or «neither» (undecided, because it is unlike the validation films of either class).
+        conformal_sets: by finding, where `coverage` is set: "present", "absent", "both" (undecided for want of
+            certainty) or "neither" (undecided, because it is unlike the validation images of either class).
         embedding: float32 (D,) of unit length.
         evidence_maps: float32 (F, h, w) in the model's grid; what each place adds to the logit, beyond
-            an average film where the bundle has one.
-        regions: float32 (D, h, w), what each place of the film adds to the embedding: it is their mean and the note's
-            part; None where there is no film, or the bundle's graph is older than this.
-        out_of_distribution: the largest ratio of a score to its limit; above 1 the film is unlike the training films.
-        pixel_spec: how the film became the model's square; `evidence` goes that way back.
-        image: float32 (H, W) in 0…1, the film as it is shown; None for a note alone.
+            an average image where the bundle has one.
+        regions: float32 (D, h, w), what each place of the image adds to the embedding: it is their mean and the note's
+            part; None where there is no image, or the bundle's graph is older than this.
+        out_of_distribution: the largest ratio of a score to its limit; above 1 the image is unlike the training images.
+        pixel_spec: how the image became the model's square; `evidence` goes that way back.
+        image: float32 (H, W) in 0…1, the image as it is shown; None for a note alone.
     """
 
     findings: FindingSet
@@ -115,7 +115,7 @@ class Prediction:
         return tuple(name for name in self.findings if self.calls.get(name) == "present")
 
     def called(self) -> str:
-        """What the calls come to in words: «no finding» only where every finding was called absent."""
+        """What the calls come to in words: "no finding" only where every finding was called absent."""
         undecided = [name for name in self.findings if self.said(name) == "undecided"]
         open_ = {"undecided on": undecided, "not trained for": self.not_trained}
         present = ", ".join(map(self.findings.title, self.present))
@@ -130,7 +130,7 @@ class Prediction:
         return tuple(name for name in self.findings if self.conformal_sets.get(name) == "neither")
 
     def evidence(self, name: str) -> npt.NDArray[np.float32]:
-        """Where in the film the evidence for a finding lies: its class activation map laid over `image`.
+        """Where in the image the evidence for a finding lies: its class activation map laid over `image`.
 
         Args:
             name: a finding of the model's vocabulary.
@@ -139,14 +139,14 @@ class Prediction:
             float32 (H, W), the size of `image`, in logits: positive speaks for the finding, negative against it.
 
         Raises:
-            DataError: no such finding, or there is no film behind this prediction.
+            DataError: no such finding, or there is no image behind this prediction.
         """
         position = self._position(name)
         if name in self.not_trained:
             raise DataError(f"no evidence for '{name}': the model was not trained for it")
         if self.evidence_maps is None or self.image is None or self.pixel_spec is None:
-            why = "the study was refused" if self.refused else "there is no film"
-            raise DataError(f"no evidence for '{name}': {why}; evidence maps need a film that was scored")
+            why = "the study was refused" if self.refused else "there is no image"
+            raise DataError(f"no evidence for '{name}': {why}; evidence maps need an image that was scored")
         height, width = self.image.shape
         return evidence_to_image(self.evidence_maps[position], (height, width), self.pixel_spec)
 

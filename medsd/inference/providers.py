@@ -29,7 +29,7 @@ TENSORRT = "TensorrtExecutionProvider"
 OPENVINO = "OpenVINOExecutionProvider"
 GPUS = (TENSORRT, CUDA)
 # Best first. TensorRT builds an engine for minutes at its first start, and OpenVINO comes with a build of ONNX Runtime
-# that somebody chose: both are used when asked for by name, not by «auto».
+# that somebody chose: both are used when asked for by name, not by "auto".
 _WANTED: dict[str, tuple[str, ...]] = {
     "auto": (CUDA,),
     "cpu": (),
@@ -79,7 +79,7 @@ def providers_at_hand(available: Sequence[str], driver: Callable[[], bool]) -> l
 
 
 def choose_precision(choice: PrecisionChoice, bundle: Bundle, provider: str) -> Precision:
-    """The graph to load: of «auto», float16 on a GPU where the bundle has it, and float32 everywhere else.
+    """The graph to load: of "auto", float16 on a GPU where the bundle has it, and float32 everywhere else.
 
     int8 is faster than float32 on a CPU and costs a little of everything (parity.json), so it must be asked for.
 
@@ -111,9 +111,12 @@ def provider_options(provider: str, bundle: Bundle, threads: int, cache: Path | 
     if provider != TENSORRT:
         return {}
     # Without a range of shapes TensorRT builds a new engine for every batch size that it meets.
+    description = bundle.description
     ranges = {"min": 1, "opt": 8, "max": _TENSORRT_BATCH}
     options = {
-        f"trt_profile_{name}_shapes": ",".join(f"{each}:{_shape(bundle, each, size)}" for each in _inputs(bundle))
+        f"trt_profile_{name}_shapes": ",".join(
+            f"{each}:{'x'.join(map(str, (size, *description.shape_of(each))))}" for each in description.inputs
+        )
         for name, size in ranges.items()
     }
     if cache is not None:
@@ -131,18 +134,3 @@ def preload_cuda(runtime: Any) -> None:
         runtime.preload_dlls()
     if said.getvalue():
         log.debug("preloading CUDA: %s", said.getvalue().strip())
-
-
-def _inputs(bundle: Bundle) -> tuple[str, ...]:
-    return bundle.description.inputs
-
-
-def _shape(bundle: Bundle, name: str, batch: int) -> str:
-    """A shape as TensorRT's options have it, for instance «8x1x192x192»."""
-    side, note = bundle.description.pixels.size, bundle.description.note
-    tail: tuple[int, ...] = ()
-    if name == "pixels":
-        tail = (1, side, side)
-    elif name in ("note_ids", "note_mask") and note is not None:
-        tail = (note.max_tokens,)
-    return "x".join(map(str, (batch, *tail)))

@@ -153,19 +153,8 @@ class ModelSession:
     def _warm_up(self) -> None:
         """Run one empty study: the first run allocates and picks kernels, and its shapes are checked."""
         outputs = self.run(_empty_study(self.bundle))
-        description = self.bundle.description
-        count = len(description.findings)
-        expected: dict[str, tuple[int, ...]] = {
-            "probabilities": (1, count),
-            "logits": (1, count),
-            "embedding": (1, description.embedding_size),
-        }
-        if description.evidence_grid is not None:
-            expected["evidence"] = (1, count, *description.evidence_grid)
-            if outputs.regions is not None:
-                expected["regions"] = (1, description.embedding_size, *description.evidence_grid)
-        for name, shape in expected.items():
-            found = getattr(outputs, name).shape
+        for name in self._names:
+            found, shape = getattr(outputs, name).shape, (1, *self.bundle.description.shape_of(name))
             if found != shape:
                 path = self.bundle.graph_path(self.precision)
                 raise BundleError(
@@ -281,15 +270,6 @@ def _report_fall(choice: ProviderChoice, wanted: list[str], provider: str, requi
         log.warning("%s: the model runs on ONNX Runtime's own CPU kernels. Install onnxruntime-openvino.", there)
 
 
-_TYPES = {
-    "pixels": "tensor(float)",
-    "has_image": "tensor(float)",
-    "note_ids": "tensor(int64)",
-    "note_mask": "tensor(int64)",
-    "has_note": "tensor(float)",
-}
-
-
 def _check_graph(session: Any, bundle: Bundle, path: Path) -> None:
     """Compare the graph's declared inputs and outputs with what the bundle describes."""
     description = bundle.description
@@ -301,14 +281,11 @@ def _check_graph(session: Any, bundle: Bundle, path: Path) -> None:
     if missing := set(description.outputs) - outputs:
         wanted = ", ".join(description.outputs)
         raise BundleError(f"{path}: output {', '.join(sorted(missing))} is missing; medsd expects {wanted}")
-    tails: dict[str, tuple[int, ...]] = {"pixels": (1, description.pixels.size, description.pixels.size)}
-    if description.note:
-        tails |= dict.fromkeys(("note_ids", "note_mask"), (description.note.max_tokens,))
     for name, entry in inputs.items():
-        tail = tails.get(name, ())
-        if entry.type != _TYPES[name] or not _fits(entry.shape, tail):
+        tail, kind = description.shape_of(name), "tensor(int64)" if name in layout.INTEGERS else "tensor(float)"
+        if entry.type != kind or not _fits(entry.shape, tail):
             raise BundleError(
-                f"{path}: input '{name}' is {entry.type} {entry.shape}; medsd expects {_TYPES[name]} "
+                f"{path}: input '{name}' is {entry.type} {entry.shape}; medsd expects {kind} "
                 f"{['batch', *tail]}: export the bundle again"
             )
 
@@ -321,7 +298,7 @@ def _fits(shape: Sequence[int | str | None], tail: tuple[int, ...]) -> bool:
 
 
 def _empty_study(bundle: Bundle) -> dict[str, npt.NDArray[Any]]:
-    """One black film (and an empty note) in the graph's own form."""
+    """One black image (and an empty note) in the graph's own form."""
     description = bundle.description
     side = description.pixels.size
     feeds: dict[str, npt.NDArray[Any]] = {"pixels": np.full((1, 1, side, side), 0.5, np.float32)}

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from medsd.dicom.gate import GatePolicy
 from medsd.preprocessing.decode import Decoder, decode_all
-from medsd.preprocessing.film import Film
+from medsd.preprocessing.image import DecodedImage
 from medsd.progress import Progress
 from medsd.settings import PixelSpec
 from medsd.studies.manifest import Manifest
@@ -178,9 +178,9 @@ def decode_images(manifest: Manifest, spec: PixelSpec, path: Path, policy: GateP
     workers = min(os.cpu_count() or 1, MOST_WORKERS) if len(names) >= FEW else 1
     there = (manifest.root / name for name in names if isinstance(name, str))
     decoded = decode_all(there, Decoder(spec, policy), workers=workers, ahead=AHEAD)
-    black = Film("scored", pixels=np.zeros((spec.size, spec.size), dtype=np.uint8))
+    black = DecodedImage("scored", pixels=np.zeros((spec.size, spec.size), dtype=np.uint8))
 
-    def read(shown: Progress) -> Iterator[tuple[int, Film]]:
+    def read(shown: Progress) -> Iterator[tuple[int, DecodedImage]]:
         for row, name in enumerate(names, images.done):
             yield row, next(decoded)[1] if isinstance(name, str) else black
             shown.advance()

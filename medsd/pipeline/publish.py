@@ -39,6 +39,7 @@ from medsd.pipeline.evidence_head import read_evidence_head
 from medsd.pipeline.folder import Run, public_settings
 from medsd.pipeline.prepare import note_input
 from medsd.privacy import public_hasher
+from medsd.scoring.verify import write_reference
 from medsd.settings import Settings
 from medsd.studies.manifest import SPLITS, Manifest
 from medsd.training.loaders import StudyArrays, plain_batches
@@ -85,8 +86,9 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
         variants=variants,
         files=layout.hash_files(folder),
     )
-    write_card(folder, description)
-    layout.write_description(folder, description)
+    bundle = write_reference(layout.Bundle(folder, layout.write_description(folder, description)))
+    write_card(folder, bundle.description)
+    layout.write_description(folder, bundle.description)
     layout.Bundle.open(folder)  # what is published can be opened
     shutil.rmtree(run.bundle, ignore_errors=True)
     folder.replace(run.bundle)

@@ -1,4 +1,4 @@
-"""Films in ZIP archives: a member is named `archive.zip!member`, as a path, and read in memory.
+"""Images in ZIP archives: a member is named `archive.zip!member`, as a path, and read in memory.
 
 `names_in` lists what an archive holds, `read_member` inflates one member. Both are bounded before anything is inflated,
 by what the archive says of itself and by what it really holds; nothing is ever written.
@@ -39,10 +39,10 @@ def is_archive(path: str) -> bool:
 
 
 def split_member(path: str) -> tuple[str, str] | None:
-    """Archive and member of a path such as ``films.zip!2026/one.dcm``; None where it is a file of its own.
+    """Archive and member of a path such as ``images.zip!2026/one.dcm``; None where it is a file of its own.
 
-    >>> split_member("films.zip!2026/one.dcm")
-    ('films.zip', '2026/one.dcm')
+    >>> split_member("images.zip!2026/one.dcm")
+    ('images.zip', '2026/one.dcm')
     """
     at = path.lower().find(SUFFIX + MARK)
     if at < 0 or os.path.exists(path):  # noqa: PTH110  # Path.exists raises where a name is too long
@@ -90,7 +90,7 @@ def read_member(archive: str, member: str, policy: GatePolicy, name: str = "") -
 
 
 def refuse_archive(path: Path, name: str) -> None:
-    """Say why an archive gave no films; a film whose name ends like an archive's is left alone.
+    """Say why an archive gave no images; an image whose name ends like an archive's is left alone.
 
     Raises:
         ImageError: it is an archive.
@@ -101,11 +101,11 @@ def refuse_archive(path: Path, name: str) -> None:
         with path.open("rb") as file:
             begins = file.read(4)
     except OSError:
-        return  # who reads it as a film says so
+        return  # who reads it as an image says so
     if begins not in _MAGIC:
         return
     members = names_in(str(path))
-    what = "an archive without films" if not members else "an archive, and only what is in it can be read"
+    what = "an archive without images" if not members else "an archive, and only what is in it can be read"
     raise concern("not_an_image", detail=what).error(name)
 
 

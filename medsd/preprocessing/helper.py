@@ -1,8 +1,8 @@
-"""A process that decodes films for this one and is replaced when a film takes it too long, too much memory, or down.
+"""A process that decodes images for this one and is replaced when an image takes it too long, too much memory, or down.
 
 A decoder in C cannot be interrupted from Python, but a process can be killed. Each helper has a pipe of its own: who
-holds which film is known without asking, and a helper that dies at whatever moment takes no lock and no other film
-with it (pools that share one queue lose films that way when the parent is busy). Begin at `Helper`.
+holds which image is known without asking, and a helper that dies at whatever moment takes no lock and no other image
+with it (pools that share one queue lose images that way when the parent is busy). Begin at `Helper`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Protocol
 
 from medsd.dicom.policy import concern
 from medsd.errors import DependencyError
-from medsd.preprocessing.film import Film, named
+from medsd.preprocessing.image import DecodedImage, named
 
 try:
     import resource
@@ -28,14 +28,14 @@ except ImportError:  # Windows: time is bounded there, memory is not
     resource = None  # type: ignore[assignment]
 
 
-class Read(Protocol):
+class ImageDecoder(Protocol):
     """What a helper does; travels to its process."""
 
-    def __call__(self, source: Path | bytes, name: str) -> Film:
-        """Read one film."""
+    def __call__(self, source: Path | bytes, name: str) -> DecodedImage:
+        """Read one image."""
 
-    def identified(self, film: Film, source: Path | bytes) -> Film:
-        """A refused film with its keys, by the header alone."""
+    def identified(self, image: DecodedImage, source: Path | bytes) -> DecodedImage:
+        """A refused image with its keys, by the header alone."""
 
 
 _START_SECONDS = 120.0  # until a process has imported what it needs, on a machine that is busy
@@ -46,18 +46,18 @@ PATIENCE = 6 if hasattr(signal, "setitimer") else 1  # Windows has no timer of p
 
 
 class Helper:
-    """One process that reads films; threads may share it and take turns.
+    """One process that reads images; threads may share it and take turns.
 
-    It starts with the first film, or with `start`. A context manager that ends it.
+    It starts with the first image, or with `start`. A context manager that ends it.
 
     Args:
         read: what it does.
-        max_seconds: most processor time for one film, so that a busy machine refuses no film for its own slowness; a
-            film that takes `PATIENCE` times as long by the clock (a file server that does not answer) is given up, too.
+        max_seconds: most processor time for one image, so that a busy machine refuses no image for its own slowness; a
+            image that takes `PATIENCE` times as long by the clock (a file server hangs) is given up, too.
         max_memory: most bytes that the process may hold.
     """
 
-    def __init__(self, read: Read, max_seconds: float, max_memory: int) -> None:
+    def __init__(self, read: ImageDecoder, max_seconds: float, max_memory: int) -> None:
         self._read, self._max_seconds, self._max_memory = read, max_seconds, max_memory
         self._turn, self._ending = threading.Lock(), threading.Lock()
         self._closed = False
@@ -70,8 +70,8 @@ class Helper:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __call__(self, source: Path | bytes, name: str = "") -> Film:
-        """Read one film; one that takes too long or brings the process down is refused.
+    def __call__(self, source: Path | bytes, name: str = "") -> DecodedImage:
+        """Read one image; one that takes too long or brings the process down is refused.
 
         Raises:
             DependencyError: no process starts here.
@@ -80,7 +80,7 @@ class Helper:
         with self._turn:
             if self._pipe is None and not any(self._begin() for _ in range(_STARTS)):
                 raise DependencyError(
-                    "no process starts to decode films in; free memory, or put `if __name__ == '__main__':` around "
+                    "no process starts to decode images in; free memory, or put `if __name__ == '__main__':` around "
                     "what a script does"
                 )
             return self._ask(source, name)
@@ -125,19 +125,21 @@ class Helper:
         self._end()
         return False
 
-    def _ask(self, source: Path | bytes, name: str) -> Film:
-        film, too_slow = self._exchange(source, name, None)
-        if film is not None:
-            return film
+    def _ask(self, source: Path | bytes, name: str) -> DecodedImage:
+        image, too_slow = self._exchange(source, name, None)
+        if image is not None:
+            return image
         if too_slow:
-            film = refused("too_slow", name, accepted=f"{self._max_seconds:g}")
+            image = refused("too_slow", name, accepted=f"{self._max_seconds:g}")
         else:
-            film = refused("cannot_decode", name, detail="the decoder crashed")
+            image = refused("cannot_decode", name, detail="the decoder crashed")
         # Its keys are read by the next process, as the header may be what brought this one down.
-        return (self._exchange(source, name, film)[0] if self._begin() else None) or film
+        return (self._exchange(source, name, image)[0] if self._begin() else None) or image
 
-    def _exchange(self, source: Path | bytes, name: str, refusal: Film | None) -> tuple[Film | None, bool]:
-        """What the process makes of a film, or of the header of a refused one; None, and whether it took too long."""
+    def _exchange(
+        self, source: Path | bytes, name: str, refusal: DecodedImage | None
+    ) -> tuple[DecodedImage | None, bool]:
+        """What the process makes of an image, or of the header of a refused one; None, and whether it took too long."""
         assert self._pipe is not None
         try:
             self._pipe.send((source, name, refusal))
@@ -149,7 +151,7 @@ class Helper:
             return None, self._end(_EXIT_SECONDS) == -_OUT_OF_TIME
 
     def _end(self, patience: float = 0.0) -> int | None:
-        """Take the process off the system's table; the next film starts another.
+        """Take the process off the system's table; the next image starts another.
 
         Args:
             patience: seconds to wait before killing it, for one that is about to exit.
@@ -183,13 +185,13 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def refused(reason: str, name: str, **values: object) -> Film:
-    """A film that is refused for `reason`, with its sentence."""
-    return Film("refused", reason, named(name, concern(reason, **values).message), name)
+def refused(reason: str, name: str, **values: object) -> DecodedImage:
+    """An image that is refused for `reason`, with its sentence."""
+    return DecodedImage("refused", reason, named(name, concern(reason, **values).message), name)
 
 
-def _serve(pipe: Connection, read: Read, max_seconds: float, max_memory: int) -> None:
-    """The life of a helper: a source in, a film out, until the pipe ends."""
+def _serve(pipe: Connection, read: ImageDecoder, max_seconds: float, max_memory: int) -> None:
+    """The life of a helper: a source in, an image out, until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -202,15 +204,15 @@ def _serve(pipe: Connection, read: Read, max_seconds: float, max_memory: int) ->
             source, name, refusal = pipe.recv()
             try:
                 with _timer(max_seconds):
-                    film = read(source, name) if refusal is None else read.identified(refusal, source)
+                    image = read(source, name) if refusal is None else read.identified(refusal, source)
                 del source
-                pipe.send(film)
+                pipe.send(image)
             except MemoryError:
                 pipe.send(refusal or out_of_memory(name))
 
 
-def out_of_memory(name: str) -> Film:
-    """The refusal of a film that needs more memory than there is."""
+def out_of_memory(name: str) -> DecodedImage:
+    """The refusal of an image that needs more memory than there is."""
     return refused("too_large", name, value="the image needs more memory than there is", accepted="this machine")
 
 
@@ -240,7 +242,7 @@ def _silence() -> None:
 
 
 def _bound(max_memory: int) -> None:
-    """Bound the memory of this process, and leave no image of it behind: it would hold the film of a patient.
+    """Bound the memory of this process, and leave no image of it behind: it would hold the image of a patient.
 
     Libraries reserve far more address space than they use, so the limit counts from what is reserved now.
     """

@@ -59,7 +59,7 @@ def clean_note(note: str | None, max_characters: int | None = None) -> str:
 
 
 class NoteMask:
-    """Hides what names a finding; negations and all other words stay: «no effusion» becomes «no ___».
+    """Hides what names a finding; negations and all other words stay: "no effusion" becomes "no ___".
 
     Args:
         phrases: in the language of `medsd.studies.notes.lexicon`; none hides nothing.

@@ -3,7 +3,7 @@
 This is the only preprocessing in medsd: `medsd prepare` caches what `to_pixels` returns and serving calls the same
 function, so that a study is trained on and scored from the same bytes. NumPy and Pillow only.
 
-Films of four times the model's side and more are reduced by a whole factor first (means of blocks), which costs a
+Images of four times the model's side and more are reduced by a whole factor first (means of blocks), which costs a
 tenth of an antialiased resize from the full size; see `to_pixels`.
 """
 
@@ -27,7 +27,7 @@ ModelPixels = npt.NDArray[np.uint8]
 
 _GAP = 2.0  # block means leave this many times the pixels that the resize makes of them, Pillow's `reducing_gap`
 # Means of 8-bit values often lie half-way between two grey levels; this far below, rounding no longer hangs on the last
-# bit of a float32, so that the two ways to a reduced film meet.
+# bit of a float32, so that the two ways to a reduced image meet.
 _TIE = np.float32(1e-4)
 
 
@@ -105,11 +105,11 @@ def to_pixels(radiograph: HasPixels | npt.ArrayLike, spec: PixelSpec) -> ModelPi
     the same bytes. Where a side is four times that of the square or more, whole blocks of pixels are averaged first,
     to no fewer than twice the square (what Pillow calls a reducing gap of 2), and then resized.
 
-    On 1,000 to 2,000 px films that differs from one antialiased resize by 0.06 to 0.5 of 255 grey levels in the mean.
+    On 1,000 to 2,000 px images that differs from one antialiased resize by 0.06 to 0.5 of 255 grey levels in the mean.
 
     A `Radiograph` of a DICOM file is reduced from its stored values (`medsd.dicom.greys.StoredGreys.means`); training
-    and serving both come this way. From its `pixels` instead, films that are reduced and shown by a window may differ
-    by one level in single pixels, fewer than one of ten thousand, where float32 rounds the other way; all other films
+    and serving both come this way. From its `pixels` instead, images that are reduced and shown by a window may differ
+    by one level in single pixels, fewer than one of ten thousand, where float32 rounds the other way; all other images
     are the same bytes.
 
     Args:

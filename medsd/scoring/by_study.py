@@ -23,7 +23,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,8 +31,8 @@ from medsd.calibration.conformal import Limits
 from medsd.errors import DataError
 from medsd.inference.coverage import called, conformal_limits
 from medsd.scoring import table
-from medsd.scoring.batch import Summary
 from medsd.scoring.remote import download, place_of, upload
+from medsd.scoring.request import ScoringRequest, Summary
 from medsd.scoring.table import Row
 
 PATIENTS_DIFFER = "patients_differ"  # a reason of studies alone, beside those of `medsd.dicom.policy.REASONS`
@@ -41,40 +40,31 @@ _NOT_FRONTAL = ("LATERAL", "OTHER")
 _BEST_FIRST = ("scored", "warned", "refused")
 
 
-def score(
-    run: Callable[..., Summary],
-    bundle: Bundle | Path | str,
-    inputs: Sequence[Path],
-    out: Path | str,
-    *,
-    coverage: float | None = None,
-    defuse_formulas: bool = False,
-    **options: Any,
-) -> Summary:
-    """Score `inputs`, and write one row a study into `out`.
+def score(run: Callable[[ScoringRequest], Summary], request: ScoringRequest) -> Summary:
+    """Score the inputs of `request`, and write one row a study.
 
     Args:
         run: `medsd.scoring.batch.score` or `medsd.scoring.cluster.score`.
-        bundle, inputs, out, coverage, defuse_formulas, options: of `run`. Embeddings stay one a row of the images.
+        request: `out` becomes the table of the studies; embeddings stay one a row of the images.
 
     Raises:
         DataError: as `run`, or the table of the studies cannot be written.
     """
-    place = place_of(out)
+    place, defuse = place_of(request.out), request.defuse_formulas
     images = _beside(place)
     if isinstance(place, Path) and place.is_dir():
         raise DataError(f"{place}: is a folder; give the table another name")
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    summary = run(opened, inputs, images, coverage=coverage, defuse_formulas=defuse_formulas, **options)
-    studies = Studies(opened, coverage)
+    bundle = request.bundle if isinstance(request.bundle, Bundle) else Bundle.open(request.bundle)
+    summary = run(replace(request, bundle=bundle, out=images))
+    studies = Studies(bundle, request.coverage)
     with tempfile.TemporaryDirectory(prefix="medsd-") as folder:
         source, target = (
             each if isinstance(each, Path) else Path(folder, each.rpartition("/")[2]) for each in (images, place)
         )
         if isinstance(images, str):
             download(images, source)
-        rows = studies.rows(lambda: table.read_table(source, defused=defuse_formulas))
-        table.write_table(target, rows, table.study_columns(opened.findings), defuse=defuse_formulas)
+        rows = studies.rows(lambda: table.read_table(source, defused=defuse))
+        table.write_table(target, rows, table.study_columns(bundle.findings), defuse=defuse)
         if isinstance(place, str):
             upload(target, place)
     return replace(summary, out=str(place), studies=studies.count)

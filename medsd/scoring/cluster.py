@@ -2,7 +2,7 @@
 
 Blocks of inputs pass through two pools of Ray Data: actors that decode, each with a helper process of its own that
 bounds time and memory, and actors that read, one a GPU, or on processors where there is none. A block that is read is
-a file beside the output (`medsd.scoring.blocks`), so a worker that is killed costs no more than the blocks that it
+a file beside the output (`medsd.scoring.finished`), so a worker that is killed costs no more than the blocks that it
 held, which Ray gives to another, and a run that is killed goes on with `resume`. Begin at `score`.
 
 The bundle, the gate and the key for identifiers travel to the workers through Ray: use a cluster that you trust. A
@@ -20,200 +20,75 @@ import secrets
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from medsd.bundle.layout import DESCRIPTION, Bundle
-from medsd.dicom.gate import GatePolicy
 from medsd.errors import DataError, DependencyError, MedsdError
-from medsd.inference.providers import CPU, CUDA, PrecisionChoice, ProviderChoice, choose_precision
+from medsd.inference.providers import CPU, CUDA, ProviderChoice, choose_precision
 from medsd.inference.session import processors
 from medsd.preprocessing.decode import Decoder
-from medsd.privacy import KeyedHasher
-from medsd.progress import Progress
-from medsd.scoring import embeddings as embedding_files
-from medsd.scoring import table
-from medsd.scoring.batch import Summary, made_with
-from medsd.scoring.blocks import Block, Blocks, block_size
-from medsd.scoring.inputs import Inputs, name_inputs
 from medsd.scoring.note_files import Notes
-from medsd.scoring.parts import RECORD
-from medsd.scoring.prometheus import Metrics
-from medsd.scoring.remote import names_at, place_of, url_of
-from medsd.scoring.workers import Decode, Read, Stage
-
-log = logging.getLogger(__name__)
+from medsd.scoring.request import Outcomes, ScoringRequest, Summary, carry_out, prepare
+from medsd.scoring.segments import Block
+from medsd.scoring.workers import Actor, DecodeBlock, ScoreBlock
 
 LOCAL = "local"
 _KNOCK_S = 10.0
 _WEIGHTS = "weights/"  # of a bundle: for training, not for reading
 
 
-def score(
-    bundle: Bundle | Path | str,
-    inputs: Sequence[Path | str],
-    out: Path | str,
-    *,
-    address: str = LOCAL,
-    lists: Sequence[Path] = (),
-    notes: Path | None = None,
-    side_notes: bool = False,
-    embeddings: Path | str | None = None,
-    workers: int | None = None,
-    batch_size: int = 8,
-    resume: bool = False,
-    provider: ProviderChoice = "auto",
-    precision: PrecisionChoice = "auto",
-    require_gpu: bool = False,
-    policy: GatePolicy | None = None,
-    hasher: KeyedHasher | None = None,
-    coverage: float | None = None,
-    defuse_formulas: bool = False,
-    metrics: Path | None = None,
-    metrics_port: int | None = None,
-    progress: bool = False,
-) -> Summary:
-    """Score `inputs` into the table `out` on a Ray cluster.
+def score(request: ScoringRequest, *, address: str = LOCAL) -> Summary:
+    """Score the inputs of `request` on a Ray cluster.
 
     Paths are read by the workers: they lie on a file system that every machine has mounted at the same place, or are
-    URLs (``s3://bucket/films``) that fsspec knows. The bundle, lists, notes and metrics are files of this machine. ZIP
-    archives and notes beside films are read from file systems, not behind URLs.
+    URLs (``s3://bucket/images``) that fsspec knows. The bundle, lists, notes and metrics are files of this machine. ZIP
+    archives and notes beside images are read from file systems, not behind URLs. Behind a URL nothing is locked: two
+    runs on one output do the work twice.
 
     Args:
-        address: of the cluster, as ``ray.init`` takes it; «local» starts Ray on this machine alone, for this run.
-        workers: processes that decode, in the whole cluster; by default the processors that the reading leaves.
-        bundle, inputs, out, lists, notes, side_notes, embeddings, batch_size, resume, provider, precision,
-            require_gpu, policy, hasher, coverage, defuse_formulas, metrics, metrics_port, progress: as for
-            `medsd.scoring.batch.score`. Behind a URL nothing is locked: two runs on one output do the work twice.
+        request: what is to be scored; `workers` are those that decode, in the whole cluster, by default the processors
+            that the reading leaves.
+        address: of the cluster, as ``ray.init`` takes it; "local" starts Ray on this machine alone, for this run.
 
     Raises:
-        DataError: as there, or a worker cannot write its rows.
+        DataError: as for `medsd.scoring.batch.score`, or a worker cannot write its rows.
         BundleError: no bundle, or an altered one.
         DependencyError: Ray is not installed, no cluster answers, or `require_gpu` and it has no GPU.
     """
-    started = time.monotonic()
-    target, vectors = place_of(out), None if embeddings is None else place_of(embeddings)
-    _check_outputs(target, vectors)
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    names, known, films = _inputs(opened, inputs, lists, [target, vectors, notes, metrics], notes, side_notes)
-    policy, hasher = policy or GatePolicy(), hasher or KeyedHasher.from_environment()
-    size = max(1, min(batch_size, len(names)))
-    with connected(address, workers) as ray:
-        plan = _plan(ray.cluster_resources(), workers, provider, require_gpu)
-        numbers = choose_precision(precision, opened, CUDA if plan.gpu else CPU)
-        width = opened.description.embedding_size if vectors is not None else 0
-        facts = made_with(opened, policy, hasher, coverage, known, vectors is not None, numbers, defuse_formulas)
-        with Blocks(
-            target,
-            table.columns(opened.findings),
-            facts,
-            resume=resume,
-            embeddings_out=vectors,
-            dimensions=width,
-            defuse=defuse_formulas,
-        ) as kept:
-            blocks = _cut([name for name in names if table.printable(name) not in kept.done], known, size)
-            finished = kept.has(blocks)
-            waiting = [block for block in blocks if block.key not in finished]
-            reused = len(kept.done) + sum(len(block.names) for block in blocks if block.key in finished)
-            decode = Decode(Decoder(opened.description.pixels, policy, hasher) if films else None, side_notes)
-            read = Read(
-                ray.put(_files(opened)), kept.store, size, width, plan.provider, numbers, require_gpu, policy, coverage
+    job = prepare(request, urls=True)
+    with connected(address, request.workers) as ray:
+        plan = _plan(ray.cluster_resources(), request.workers, request.provider, request.require_gpu)
+        precision = choose_precision(request.precision, job.bundle, CUDA if plan.gpu else CPU)
+        with job.finished(precision) as rows:
+            decoder = Decoder(job.bundle.description.pixels, request.policy, job.hasher) if job.images else None
+            work = ScoreBlock(
+                ray.put(_files(job.bundle)),
+                rows.store,
+                job.size,
+                job.width,
+                plan.provider,
+                precision,
+                request.require_gpu,
+                request.policy,
+                request.coverage,
             )
-            running, total = CUDA if plan.gpu else CPU, len(kept.done) + sum(len(block.names) for block in blocks)
-            with (
-                Metrics(
-                    total, reused, model=opened.label, provider=plan.provider, file=metrics, port=metrics_port
-                ) as told,
-                Progress(total, reused, wanted=progress) as shown,
-            ):
-                refused = 0
-                for outcomes, computed in _run(ray, waiting, decode, read, plan):
-                    running = computed
-                    refused += sum(status == "refused" for status, _ in outcomes)
-                    told.advance(outcomes)
-                    shown.advance(len(outcomes), f"{refused} refused")
-                kept.join(blocks)
-                summary = Summary.of(
-                    target,
-                    kept.counts,
-                    kept.reasons,
-                    reused=reused,
-                    seconds=time.monotonic() - started,
-                    provider=running,
-                )
-                kept.finish({"summary": summary.as_dict()})
-                told.complete()
-    return summary
+            blocks = with_notes(rows.waiting, job.notes)
+            outcomes = _run(ray, blocks, DecodeBlock(decoder, request.side_notes), work, plan)
+            rows.take(blocks)
+            return carry_out(job, rows, outcomes, provider=plan.provider)
 
 
-def _check_outputs(out: Path | str, vectors: Path | str | None) -> None:
-    table.check_format(Path(out))
-    if vectors is not None:
-        embedding_files.check_format(Path(vectors))
-        if vectors == out:
-            raise DataError(f"{out}: the table and the embeddings need a file each")
-
-
-def _inputs(
-    bundle: Bundle,
-    inputs: Sequence[Path | str],
-    lists: Sequence[Path],
-    ours: Sequence[Path | str | None],
-    notes: Path | None,
-    beside: bool,
-) -> tuple[list[str], Notes, bool]:
-    """What makes a row each, the notes, and whether there are films."""
-    films = bool(inputs or lists)
-    if films and not bundle.description.image:
-        raise DataError(f"{bundle.label} reads notes alone; leave the films out and give --notes")
-    given = _name(inputs, lists, [path for path in ours if isinstance(path, Path)]) if films else Inputs([])
-    if beside and any(url_of(name) for name in given.names):
-        raise DataError("--side-notes reads notes beside films of a file system, not behind URLs; give --notes")
-    said = Notes.read(notes, more=given.notes) if notes else Notes(given.notes)
-    known = Notes({url_of(name) or name: said.of(name) or "" for name in said.names}, beside=beside)
-    if films:
-        return given.names, known, True
-    if bundle.description.note is None:
-        raise DataError(f"{bundle.label} reads films; give files, folders, patterns or a list")
-    if not len(known):
-        raise DataError("there is nothing to score; give films, or notes that are to be read alone with --notes")
-    return known.names, known, False
-
-
-def _name(inputs: Sequence[Path | str], lists: Sequence[Path], ours: Sequence[Path]) -> Inputs:
-    """`name_inputs`, with URLs between the paths."""
-    names: dict[str, None] = {}
-    notes: dict[str, str] = {}
-    beside = [path.with_name(path.name + RECORD) for path in ours]
-    for remote, group in groupby(map(place_of, inputs), key=lambda place: isinstance(place, str)):
-        given = list(group)
-        if remote:
-            names |= dict.fromkeys(name for url in given for name in names_at(str(url)))
-        else:
-            found = name_inputs([Path(place) for place in given], leave_out=[*ours, *beside])
-            names, notes = names | dict.fromkeys(found.names), notes | found.notes
-    if lists:
-        found = name_inputs([], lists=lists, leave_out=[*ours, *beside])
-        names, notes = names | dict.fromkeys(found.names), notes | found.notes
-    return Inputs(list(dict.fromkeys(url_of(name) or name for name in names)), notes)
-
-
-def _cut(names: list[str], notes: Notes, size: int) -> list[Block]:
-    """Blocks of inputs, each with the notes of the table that are its films'."""
-    told = Notes({name: notes.of(name) or "" for name in notes.names}) if len(notes) else Notes()
-    step = block_size(len(names), size)
-    blocks = []
-    for start in range(0, len(names), step):
-        some = names[start : start + step]
-        texts = {name: text for name in some if (text := told.of(name))} if len(told) else {}
-        blocks.append(Block(some, texts))
-    return blocks
+def with_notes(blocks: Sequence[Block], notes: Notes) -> list[Block]:
+    """The blocks, each with the notes of the table that belong to its images."""
+    told = Notes(notes.by_path)
+    return [
+        Block(block.names, {name: text for name in block.names if (text := told.of(name))} if len(told) else {})
+        for block in blocks
+    ]
 
 
 def _files(bundle: Bundle) -> dict[str, bytes]:
@@ -346,17 +221,17 @@ def _knock(address: str) -> None:
 
 
 def _run(
-    ray: Any, blocks: Sequence[Block], decode: Decode, read: Read, plan: Plan
-) -> Iterator[tuple[list[tuple[str, str]], str]]:
+    ray: Any, blocks: Sequence[Block], decode: DecodeBlock, read: ScoreBlock, plan: Plan
+) -> Iterator[tuple[Outcomes, str]]:
     """Outcomes (status and reason) of each block that is finished, in no order, and the provider that computed."""
     if not blocks:
         return
     _quieten(ray)
     pool = ray.data.ActorPoolStrategy
     rows = ray.data.from_items([{"block": block.to_json()} for block in blocks], override_num_blocks=len(blocks))
-    decoded = rows.map(Stage, fn_constructor_args=(decode,), compute=pool(size=plan.decoding), num_cpus=plan.share)
+    decoded = rows.map(Actor, fn_constructor_args=(decode,), compute=pool(size=plan.decoding), num_cpus=plan.share)
     done = decoded.map(
-        Stage,
+        Actor,
         fn_constructor_args=(read,),
         compute=pool(size=plan.reading),
         num_cpus=plan.share,

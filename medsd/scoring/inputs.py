@@ -18,13 +18,13 @@ from typing import BinaryIO
 
 from medsd.errors import DataError, ImageError
 from medsd.preprocessing.archives import MARK, is_archive, names_in, split_member
+from medsd.scoring.lock import is_parts
 from medsd.scoring.note_files import read_rows
-from medsd.scoring.parts import is_parts
 
 LIST_SUFFIXES = (".txt", ".lst")
 LIST_MARK = "@"
 STANDARD_INPUT = "-"
-# What lies beside films in a folder and is none by its name; given by name, such a file is read like any other.
+# What lies beside images in a folder and is none by its name; given by name, such a file is read like any other.
 _TEXTS = {".txt", ".lst", ".md", ".xml", ".yaml", ".yml", ".html", ".pdf", ".log", ".sha256", ".md5", ".prom"}
 _TABLES = {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".npy"}
 SIDE_SUFFIXES = frozenset(_TEXTS | _TABLES)
@@ -34,7 +34,7 @@ _TABLE_SUFFIXES = (".csv", ".tsv")
 _MOST_NAME = 8192  # bytes of a path; Linux opens none beyond 4,096
 _MOST_LIST = 2**30  # bytes of a list
 _PATIENCE_S = 2.0  # until somebody writes into a pipe that is read as a list
-_FILMS = (b"\x89PNG", b"\xff\xd8\xff", b"PK\x03\x04")
+_IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"PK\x03\x04")
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class _Reader:
             note = row.get("note") or ""
             for name in self._listed(row[key].strip(), path.parent):
                 if note and self.notes.setdefault(name, note) != note:
-                    raise DataError(f"{path}:{line}: a second, different note for the same film; keep one")
+                    raise DataError(f"{path}:{line}: a second, different note for the same image; keep one")
                 yield name
         if not count:
             raise DataError(f"{path}: the list names no files")
@@ -159,7 +159,7 @@ class _Reader:
             yield from self._file(str(chosen))
 
     def _file(self, name: str) -> Iterator[str]:
-        """A file, or the films in an archive; one that cannot be read stays, and becomes a row that says why.
+        """A file, or the images in an archive; one that cannot be read stays, and becomes a row that says why.
 
         Nothing is unpacked, so a member may have any name: hidden, absolute, or one that leads out of the archive.
         """
@@ -177,7 +177,7 @@ class _Reader:
             count += 1
             yield from self._file(name)
         if not count:
-            raise DataError(f"{folder}: the folder holds no films")
+            raise DataError(f"{folder}: the folder holds no images")
 
     def _in_pattern(self, pattern: Path) -> Iterator[str]:
         matches = sorted(_matches(pattern.as_posix()))
@@ -194,7 +194,7 @@ class _Reader:
 def _walk(root: Path) -> Iterator[str]:
     """The files in a folder and below, and the folders that cannot be listed, by path."""
     for place, files, denied in _folders(str(root)):
-        yield from (place + name for name in files if not _beside_films(name))
+        yield from (place + name for name in files if not _beside_images(name))
         yield from denied
 
 
@@ -243,7 +243,7 @@ def _number(folder: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _beside_films(name: str) -> bool:
+def _beside_images(name: str) -> bool:
     return name.startswith(".") or _is_side(name)
 
 
@@ -252,7 +252,7 @@ def _is_side(name: str) -> bool:
 
 
 def _beside_member(member: str) -> bool:
-    """What lies beside films in an archive."""
+    """What lies beside images in an archive."""
     *folders, name = member.split("/")
     return _is_side(name) or _MACOS in folders
 
@@ -260,7 +260,7 @@ def _beside_member(member: str) -> bool:
 def hidden_member(member: str) -> bool:
     """Whether a path within a folder would not be read there."""
     *folders, name = member.split("/")
-    return _beside_films(name) or any(folder.startswith(".") or folder == _MACOS for folder in folders)
+    return _beside_images(name) or any(folder.startswith(".") or folder == _MACOS for folder in folders)
 
 
 def _kind(path: Path | str) -> str:
@@ -335,8 +335,8 @@ def _read_list(file: BinaryIO, what: str) -> bytes:
 
 def _lines(content: bytes, what: str) -> list[str]:
     """The paths of a list, remarks and empty lines left out."""
-    if content[128:132] == b"DICM" or content.startswith(_FILMS):
-        raise DataError(f"{what}: holds a film, not a list of paths; give the path of the film")
+    if content[128:132] == b"DICM" or content.startswith(_IMAGES):
+        raise DataError(f"{what}: holds an image, not a list of paths; give the path of the image")
     content = content.removeprefix(b"\xef\xbb\xbf")
     lines = content.split(b"\0") if b"\0" in content else content.splitlines()
     names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith(b"#")]

@@ -1,6 +1,6 @@
-"""The lock of an output: one run at a time, whatever becomes of the one that holds it.
+"""The folder of a run beside its output, and its lock: one run at a time.
 
-The system takes the lock back when a process dies, so that a stale one never has to be removed by hand.
+The system releases the lock when a process dies, so a stale one never has to be removed by hand.
 """
 
 from __future__ import annotations
@@ -18,12 +18,18 @@ from medsd.errors import DataError
 
 log = logging.getLogger(__name__)
 
+SUFFIX = ".parts"
 LOCK = "lock"
-_TRIES = 100  # each only where another run finished and removed the folder in the same moment
+_TRIES = 100  # another run may finish and remove the folder in the same moment
+
+
+def is_parts(parent: str, name: str) -> bool:
+    """Whether a folder is that of a run, which holds no images."""
+    return name.endswith(SUFFIX) and os.path.exists(os.path.join(parent, name, LOCK))  # noqa: PTH110, PTH118
 
 
 def open_locked(folder: Path, out: Path) -> contextlib.ExitStack:
-    """Take the lock in `folder`, which is made; closing the result lets go.
+    """Make `folder` and take its lock; closing the result releases it.
 
     Raises:
         DataError: another run holds it, or the folder cannot be written.
@@ -41,7 +47,7 @@ def open_locked(folder: Path, out: Path) -> contextlib.ExitStack:
                 raise DataError(
                     f"{out}: another run is writing it{holder}; wait for that one, or choose another output"
                 ) from None
-        except FileNotFoundError as error:  # so says /proc, too, where nobody can write
+        except FileNotFoundError as error:  # /proc says so, too, where nothing can be written
             detail = error.strerror
         except OSError as error:
             detail = error.strerror
@@ -57,10 +63,10 @@ def _take(path: Path) -> contextlib.ExitStack:
     except OSError as error:
         if isinstance(error, Timeout) or error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
             raise
-        log.warning("%s keeps no locks (%s); see to it that no second run writes here", path, error.strerror)
+        log.warning("%s keeps no locks (%s); make sure that no second run writes here", path, error.strerror)
         return held
     held.callback(lock.release)
-    with contextlib.suppress(OSError):  # for people; a full disk shows itself where it matters
+    with contextlib.suppress(OSError):  # only for people
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     return held
 

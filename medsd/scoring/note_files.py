@@ -1,4 +1,4 @@
-"""The clinical notes that belong to films: from the column of a table, or from a text beside each film."""
+"""The clinical notes that belong to images: from the column of a table, or from a text beside each image."""
 
 from __future__ import annotations
 
@@ -20,28 +20,26 @@ _MOST_SIDE_BYTES = 2**20  # a note of 200 pages
 
 
 class Notes:
-    """Clinical notes by film.
+    """Clinical notes by image.
 
     Args:
         by_path: note by the path, or the file name, that the table has.
-        beside: take the note of a film without one from the text beside it: ``film.txt``, or ``film.dcm.txt``, of
-            ``film.dcm``; in an archive too.
+        beside: take the note of an image without one from the text beside it: ``image.txt``, or ``image.dcm.txt``, of
+            ``image.dcm``; in an archive too.
+
+    Attributes:
+        by_path: as it was given, in the order of the table.
     """
 
     def __init__(self, by_path: Mapping[str, str] | None = None, *, beside: bool = False) -> None:
-        self._by_path = dict(by_path or {})
+        self.by_path = dict(by_path or {})
         self._beside = beside
 
     def __len__(self) -> int:
-        return len(self._by_path)
+        return len(self.by_path)
 
     def __bool__(self) -> bool:
-        return bool(self._by_path) or self._beside
-
-    @property
-    def names(self) -> list[str]:
-        """What the notes are of, in the order of the table."""
-        return list(self._by_path)
+        return bool(self.by_path) or self._beside
 
     def of(self, path: Path | str) -> str | None:
         """The note of `path`: by the path as it is, else by the file's name, else beside it; None where there is none.
@@ -49,16 +47,16 @@ class Notes:
         Raises:
             ImageError: `file_error`, the text beside it cannot be read.
         """
-        note = self._by_path.get(str(path))
-        if note is None and self._by_path:
-            note = self._by_path.get(Path(path).name)
+        note = self.by_path.get(str(path))
+        if note is None and self.by_path:
+            note = self.by_path.get(Path(path).name)
         return _beside(str(path)) if note is None and self._beside else note
 
     def digest(self) -> str:
-        """A hash that changes with any note; of texts beside films, only with their being read."""
+        """A hash that changes with any note; of texts beside images, only with their being read."""
         found = hashlib.sha256(b"beside" if self._beside else b"")
-        for name in sorted(self._by_path):
-            for text in (name, self._by_path[name]):
+        for name in sorted(self.by_path):
+            for text in (name, self.by_path[name]):
                 content = text.encode("utf-8", "surrogateescape")
                 found.update(len(content).to_bytes(8, "big") + content)
         return found.hexdigest()
@@ -73,13 +71,13 @@ class Notes:
             more: notes from elsewhere, which the table overrides.
 
         Raises:
-            DataError: it cannot be read, a column is missing, or a film has two different notes.
+            DataError: it cannot be read, a column is missing, or an image has two different notes.
         """
         found: dict[str, str] = {}
         for row, key, line in read_rows(path):
             name = str(Path(row[key].strip()))
             if found.setdefault(name, row["note"]) != row["note"]:
-                raise DataError(f"{path}:{line}: a second, different note for the same film; keep one")
+                raise DataError(f"{path}:{line}: a second, different note for the same image; keep one")
         return cls({**(more or {}), **found}, beside=beside)
 
 
@@ -125,7 +123,7 @@ def path_column(path: Path, names: Sequence[str], needs_note: bool = True) -> st
 
 
 def _beside(path: str) -> str | None:
-    """The text beside a film; None where there is none."""
+    """The text beside an image; None where there is none."""
     try:
         content = _side_content(path)
         return None if content is None else content.decode("utf-8-sig")
@@ -164,7 +162,7 @@ def _bounded(content: bytes) -> bytes:
 
 
 def _side_names(path: str) -> Iterator[str]:
-    """`film.dcm.txt` and `film.txt` of `film.dcm`; a UID ends in a number that is no suffix."""
+    """`image.dcm.txt` and `image.txt` of `image.dcm`; a UID ends in a number that is no suffix."""
     yield path + _SIDE
     suffix = Path(path.rpartition(MARK)[2]).suffix
     if suffix and not suffix[1:].isdigit():

@@ -1,7 +1,7 @@
 """What a batch tells a Prometheus server while it runs: a file for node-exporter's textfile collector, or a port.
 
 The client library does the format, the atomic file and the port (it is small, has no dependencies, and knows the rules
-for names and escapes). Labels are codes of this software; nothing of a film stands in a metric.
+for names and escapes). Labels are codes of this software; nothing of an image stands in a metric.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EVERY_S = 5.0  # between two writes of the file
 _LOOPBACK = "127.0.0.1"
 
 
-class Metrics:
+class ScoringGauges:
     """The gauges of one run; a context manager that closes the port.
 
     Args:
@@ -80,7 +80,7 @@ class Metrics:
             except OSError as error:
                 raise DataError(f"{self._file}: cannot be written ({error.strerror}); choose another file") from None
 
-    def __enter__(self) -> Metrics:
+    def __enter__(self) -> ScoringGauges:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""Paths of object stores and other file systems, such as ``s3://bucket/films``, through fsspec.
+"""Paths of object stores and other file systems, such as ``s3://bucket/images``, through fsspec.
 
 fsspec is what Ray and pandas read such paths with; each store needs its own package beside it (s3fs, gcsfs, adlfs …),
 and takes its address and its key from the settings of that package. A path without a scheme, or with ``file://``, is
@@ -20,8 +20,8 @@ from medsd.dicom.policy import concern
 from medsd.errors import DataError, DependencyError, ImageError
 from medsd.files import write_whole
 from medsd.preprocessing.decode import Decoder
-from medsd.preprocessing.film import Film
 from medsd.preprocessing.helper import Helper, out_of_memory, refused
+from medsd.preprocessing.image import DecodedImage
 from medsd.scoring.inputs import hidden_member
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)  # one letter is a drive of Windows
@@ -33,8 +33,8 @@ _WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss", "memory
 def url_of(path: Path | str) -> str | None:
     """The URL that a path is, or None; `pathlib` takes slashes out of URLs, which are put back.
 
-    >>> url_of(Path("s3://bucket/film.dcm"))
-    's3://bucket/film.dcm'
+    >>> url_of(Path("s3://bucket/image.dcm"))
+    's3://bucket/image.dcm'
     """
     found = _URL.fullmatch(str(path))
     if found is None or os.path.exists(path):  # noqa: PTH110
@@ -74,7 +74,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def names_at(url: str) -> list[str]:
-    """The films that a URL means: one, those of a folder and below (sorted, without hidden ones, tables and texts), or
+    """The images that a URL means: one, those of a folder and below (sorted, without hidden ones, tables and texts), or
     those of a pattern.
 
     Raises:
@@ -88,7 +88,7 @@ def names_at(url: str) -> list[str]:
     if found is None:
         raise DataError(f"{url}: does not exist; give a file, a folder, a pattern or a list")
     if not found:
-        what = "the pattern matches no file" if glob.has_magic(path) else "the folder holds no films"
+        what = "the pattern matches no file" if glob.has_magic(path) else "the folder holds no images"
         raise DataError(f"{url}: {what}")
     scheme = url.partition("://")[0]
     return [name if "://" in name else _join(scheme, name) for name in found]
@@ -133,8 +133,8 @@ class Fetching:
 
     decoder: Decoder
 
-    def __call__(self, source: Path | bytes, name: str = "") -> Film:
-        """Read one film; whatever goes wrong is a refusal."""
+    def __call__(self, source: Path | bytes, name: str = "") -> DecodedImage:
+        """Read one image; whatever goes wrong is a refusal."""
         url = url_of(source) if isinstance(source, Path) else None
         if url is None or not isinstance(source, Path):
             return self.decoder(source, name)
@@ -142,21 +142,21 @@ class Fetching:
         try:
             content = fetch(url, self.decoder.policy.max_file_bytes, name)
         except ImageError as error:
-            return Film("refused", error.reason, str(error), name)
+            return DecodedImage("refused", error.reason, str(error), name)
         except MemoryError:
             return out_of_memory(name)
         except Exception as error:  # each store has its own
             return refused("file_error", name, detail=type(error).__name__)
         return self.decoder(content, name)
 
-    def identified(self, film: Film, source: Path | bytes) -> Film:
+    def identified(self, image: DecodedImage, source: Path | bytes) -> DecodedImage:
         """As `Decoder.identified`, what a URL leads to included."""
         url = url_of(source) if isinstance(source, Path) else None
         try:
-            content = source if url is None else fetch(url, self.decoder.policy.max_file_bytes, film.name)
+            content = source if url is None else fetch(url, self.decoder.policy.max_file_bytes, image.name)
         except Exception:  # each store has its own
-            return film
-        return self.decoder.identified(film, content)
+            return image
+        return self.decoder.identified(image, content)
 
     def helper(self) -> Helper:
         """A process that reads as this does, within the policy's limits of time and memory."""

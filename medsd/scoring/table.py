@@ -151,7 +151,7 @@ def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequenc
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # A schema of our own: where every film of a portion was refused, nothing could be inferred.
+    # A schema of our own: where every image of a portion was refused, nothing could be inferred.
     schema = pa.schema(
         [(n, pa.int64() if n in COUNTS else pa.float64() if is_number(n) else pa.string()) for n in names]
     )

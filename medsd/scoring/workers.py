@@ -1,7 +1,7 @@
 """What the workers of a cluster do: decode a block of inputs, read it with the model, keep its rows.
 
-`Decode` and `Read` travel to a machine, `begin` there, and are called with one row of Ray Data a block. Decoded studies
-travel between them as JSON and one array of pixels, not as pickles.
+`DecodeBlock` and `ScoreBlock` travel to a machine, `begin` there, and are called with one row of Ray Data a block.
+Decoded studies travel between them as JSON and one array of pixels, not as pickles.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from medsd.errors import DataError
 from medsd.inference.predict import Predictor, Study
 from medsd.inference.providers import ProviderChoice
 from medsd.preprocessing.decode import Decoder
-from medsd.preprocessing.film import Film
+from medsd.preprocessing.image import DecodedImage
 from medsd.scoring import table
 from medsd.scoring.batch import batches, read_padded, study_of
-from medsd.scoring.blocks import Block, write_block
 from medsd.scoring.note_files import Notes
 from medsd.scoring.remote import Fetching, Store
+from medsd.scoring.segments import Block, write_segment
 
 
-class Stage:
+class Actor:
     """An actor: begins its work when it starts, and does it row by row."""
 
-    def __init__(self, work: Decode | Read) -> None:
+    def __init__(self, work: DecodeBlock | ScoreBlock) -> None:
         self._work = work.begin()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -41,18 +41,18 @@ class Stage:
 
 
 @dataclass
-class Decode:
-    """The films of a block, decoded in a helper process.
+class DecodeBlock:
+    """The images of a block, decoded in a helper process.
 
     Args:
-        decoder: of films; None where notes are read alone.
-        side_notes: take notes from the texts beside films, too.
+        decoder: of images; None where notes are read alone.
+        side_notes: take notes from the texts beside images, too.
     """
 
     decoder: Decoder | None
     side_notes: bool
 
-    def begin(self) -> Decode:
+    def begin(self) -> DecodeBlock:
         """Start what the work needs, on the machine that does it."""
         _hide_main()
         self._helper = Fetching(self.decoder).helper() if self.decoder else None
@@ -66,8 +66,8 @@ class Decode:
 
 
 @dataclass
-class Read:
-    """The decoded films of a block through the model, and its rows into their file.
+class ScoreBlock:
+    """The decoded images of a block through the model, and its rows into their file.
 
     Args:
         files: of the bundle, Ray's reference to ``{name: bytes}``.
@@ -87,7 +87,7 @@ class Read:
     policy: GatePolicy
     coverage: float | None
 
-    def begin(self) -> Read:
+    def begin(self) -> ScoreBlock:
         """Load the model, from a copy of the bundle that is not needed afterwards."""
         import ray
 
@@ -114,7 +114,7 @@ class Read:
         predictions = [prediction for _, some in read for prediction in some]
         rows = [table.row(name, prediction) for name, prediction in zip(block.names, predictions, strict=True)]
         try:
-            write_block(self.store, block.key, rows, [prediction.embedding for prediction in predictions], self.width)
+            write_segment(self.store, block.key, rows, [prediction.embedding for prediction in predictions], self.width)
         except Exception as error:  # each store has its own
             detail = getattr(error, "strerror", None) or type(error).__name__
             raise DataError(
@@ -127,8 +127,8 @@ class Read:
 
 def pack(studies: Sequence[Study]) -> dict[str, Any]:
     """Decoded studies as columns of a row of Ray Data; the pixels (n, S, S) of those that have any are one array."""
-    said = [(study.note, None if study.film is None else _words(study.film)) for study in studies]
-    pixels = [study.film.pixels for study in studies if study.film is not None and study.film.pixels is not None]
+    said = [(study.note, None if study.image is None else _words(study.image)) for study in studies]
+    pixels = [study.image.pixels for study in studies if study.image is not None and study.image.pixels is not None]
     side = pixels[0].shape[0] if pixels else 0
     return {"studies": json.dumps(said), "side": side, "pixels": np.stack(pixels).tobytes() if pixels else b""}
 
@@ -142,12 +142,12 @@ def unpack(row: dict[str, Any]) -> Iterator[Study]:
             yield Study(None, note)
             continue
         there = words.pop("there")
-        yield Study(Film(**words, pixels=next(pixels) if there else None), note)
+        yield Study(DecodedImage(**words, pixels=next(pixels) if there else None), note)
 
 
-def _words(film: Film) -> dict[str, Any]:
+def _words(image: DecodedImage) -> dict[str, Any]:
     names = ("status", "reason", "message", "name", "study_key", "patient_key", "instance_key", "view")
-    return {name: getattr(film, name) for name in names} | {"there": film.pixels is not None}
+    return {name: getattr(image, name) for name in names} | {"there": image.pixels is not None}
 
 
 def _hide_main() -> None:

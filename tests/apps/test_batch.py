@@ -16,6 +16,7 @@ import pytest
 from medsd.apps.web.reading import Reader
 from medsd.apps.web.server import prepare_environment
 from medsd.scoring.batch import score
+from medsd.scoring.request import ScoringRequest
 from medsd.studies.phantom import generate_study, write_dicom
 
 prepare_environment()
@@ -54,7 +55,7 @@ def test_every_file_is_a_row_and_nothing_is_left(reader: Reader, dropped: list[s
 
 def test_rows_are_those_of_medsd_score(reader: Reader, dropped: list[str], tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
-    score(reader.bundle, [Path(path) for path in dropped], table, batch_size=1)
+    score(ScoringRequest(reader.bundle, [Path(path) for path in dropped], table, batch_size=1))
     wanted = list(csv.DictReader(table.open(encoding="utf-8")))
     [*_, (_, saved, _)] = BatchDesk(reader).run(dropped, names=True)
     for row, expected in zip(_rows(saved), wanted, strict=True):

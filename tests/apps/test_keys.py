@@ -21,6 +21,7 @@ from medsd.cases.index import CaseIndex
 from medsd.labelling.pool import suggest_images
 from medsd.privacy import KeyedHasher, public_hasher
 from medsd.scoring.batch import score
+from medsd.scoring.request import ScoringRequest
 from medsd.studies.phantom import generate_study, write_dicom
 from tests.apps.reading_room import KEY, copy_bundle
 from tests.apps.test_pdf import _words
@@ -75,7 +76,7 @@ def _record(read: Reading, bundle: Bundle) -> dict[str, object]:
 def test_what_is_saved_has_the_key_that_the_scorer_gives_the_same_image(
     read: Reading, public: Bundle, image: Path, header: tuple[str, str], tmp_path: Path
 ) -> None:
-    score(public, [image], tmp_path / "out.csv", provider="cpu")
+    score(ScoringRequest(public, [image], tmp_path / "out.csv", provider="cpu"))
     [row] = csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8"))
     key = OWN.study_key(header[0])
     assert _record(read, public)["study_key"] == row["study_key"] == key

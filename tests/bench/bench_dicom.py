@@ -30,7 +30,7 @@ from pydicom.uid import (
 )
 
 from medsd.dicom.gate import GatePolicy
-from medsd.preprocessing.film import read_film
+from medsd.preprocessing.image import read_image
 from medsd.settings import PixelSpec
 from medsd.studies.phantom import generate_study, write_dicom
 from tests.dicom.encoders import compress_jpeg_lossless
@@ -44,7 +44,7 @@ Films = Iterator[tuple[str, Path]]  # name of the transfer syntax, file
 def real(folder: Path, spec: PixelSpec) -> Films:
     """The files of `folder` that both read."""
     for path in sorted(folder.glob("*.dcm")):
-        film = read_film(path, spec, policy=OPEN, keep_image=False)
+        film = read_image(path, spec, policy=OPEN, keep_image=False)
         try:
             syntax = _decode(path).file_meta.TransferSyntaxUID.name
         except Exception:
@@ -97,7 +97,7 @@ def seconds(path: Path, spec: PixelSpec, rounds: int) -> npt.NDArray[np.float64]
     """Seconds of pydicom and of medsd for one file, median and least, (2, 2)."""
     contenders: tuple[Callable[[Path], object], ...] = (
         _decode,
-        lambda path: read_film(path, spec, policy=OPEN, keep_image=False),
+        lambda path: read_image(path, spec, policy=OPEN, keep_image=False),
     )
     taken = np.empty((2, rounds))
     for contender in contenders:

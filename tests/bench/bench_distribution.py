@@ -30,7 +30,7 @@ from medsd.errors import MedsdError
 from medsd.inference import out_of_distribution
 from medsd.inference.out_of_distribution import CHECKS, Reference
 from medsd.inference.predict import Predictor
-from medsd.preprocessing.film import read_film
+from medsd.preprocessing.image import read_image
 from medsd.preprocessing.pixels import to_batch, to_pixels
 from medsd.settings import Settings
 from medsd.studies.manifest import Manifest
@@ -109,7 +109,7 @@ def read_manifest(bundle: Bundle, data: Path) -> Manifest:
 
 def read_split(predictor: Predictor, manifest: Manifest, split: str) -> Films:
     rows, spec = manifest.rows(split), predictor.bundle.description.pixels
-    films = [read_film(manifest.root / manifest.table["path"].iloc[row], spec, keep_image=False) for row in rows]
+    films = [read_image(manifest.root / manifest.table["path"].iloc[row], spec, keep_image=False) for row in rows]
     kept = np.array([film.pixels is not None for film in films])
     pixels = np.stack([film.pixels for film in films if film.pixels is not None])
     return Films(read_pictures(predictor, pixels, manifest.patients[rows][kept]), manifest.labels[rows][kept])
@@ -122,7 +122,7 @@ def groups(predictor: Predictor, test: Read, data: Path) -> Iterator[tuple[str, 
     def square(image: npt.ArrayLike) -> Pixels:
         return to_pixels(np.ascontiguousarray(image, dtype=np.float32), spec)
 
-    named = ((name, read_film(data / "dicom" / f"{name}.dcm", spec, policy=BROAD).pixels) for name in NO_CHEST)
+    named = ((name, read_image(data / "dicom" / f"{name}.dcm", spec, policy=BROAD).pixels) for name in NO_CHEST)
     yield "DICOM files that hold no chest", read_pictures(predictor, np.stack([p for _, p in named if p is not None]))
     pictures = np.stack([square(picture) for picture in photographs()])
     yield "photographs and other pictures, in grey", read_pictures(predictor, pictures)

@@ -27,7 +27,7 @@ from pathlib import Path
 from medsd.dicom.gate import GatePolicy
 from medsd.inference.predict import Predictor, Study
 from medsd.preprocessing.decode import Decoder, decode_all
-from medsd.preprocessing.film import Film, read_film
+from medsd.preprocessing.image import DecodedImage, read_image
 from medsd.scoring.batch import read_safely
 from tests.mutants import Mutants, generated_films
 
@@ -39,8 +39,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
-class Measured(Film):
-    """A film and what reading it took: processor time, most bytes held at a time, and what escaped from `read_film`."""
+class Measured(DecodedImage):
+    """An image, the processor time and the most bytes that reading it took, and what escaped from `read_image`."""
 
     mutant: str = ""
     seconds: float = 0.0
@@ -55,15 +55,15 @@ class MutantDecoder(Decoder):
     folder: str = ""
     seed: int = SEED
 
-    def __call__(self, source: Path | bytes, name: str = "") -> Film:
+    def __call__(self, source: Path | bytes, name: str = "") -> DecodedImage:
         mutant = mutants(self.folder, self.seed)[int(str(source))]
         _forget_peak()
         begun, escaped = time.process_time(), ""
         try:
-            film = read_film(mutant.content, self.spec, policy=self.policy, name=str(source), keep_image=False)
+            film = read_image(mutant.content, self.spec, policy=self.policy, name=str(source), keep_image=False)
         except BaseException:
-            film, escaped = Film("refused", "escaped"), traceback.format_exc()
-        known = {item.name: getattr(film, item.name) for item in fields(Film)}
+            film, escaped = DecodedImage("refused", "escaped"), traceback.format_exc()
+        known = {item.name: getattr(film, item.name) for item in fields(DecodedImage)}
         seconds = time.process_time() - begun
         return Measured(**known, mutant=str(mutant), seconds=seconds, peak=_peak(), escaped=escaped)
 
@@ -96,7 +96,7 @@ class Account:
     stopped: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
-    def enter(self, index: int, film: Film, status: str, reason: str) -> None:
+    def enter(self, index: int, film: DecodedImage, status: str, reason: str) -> None:
         """Count one mutant; `status` and `reason` are the prediction's."""
         self.rows[index] = (status, reason)
         self.outcomes[status, reason, _detail(film)] += 1
@@ -127,7 +127,7 @@ class Account:
         return "\n".join(lines)
 
 
-def _detail(film: Film) -> str:
+def _detail(film: DecodedImage) -> str:
     """What of a message tells one kind of refusal from another."""
     if "more memory" in film.message:
         return "memory"
@@ -135,7 +135,7 @@ def _detail(film: Film) -> str:
 
 
 def in_memory(options: argparse.Namespace, predictor: Predictor, account: Account) -> None:
-    """All mutants through `read_film` in helper processes and the model here, as the batch scorer does it."""
+    """All mutants through `read_image` in helper processes and the model here, as the batch scorer does it."""
     decoder = MutantDecoder(
         predictor.bundle.description.pixels, predictor.policy, folder=options.folder, seed=options.seed
     )
@@ -150,7 +150,7 @@ def in_memory(options: argparse.Namespace, predictor: Predictor, account: Accoun
             print(f"{done:,} mutants", file=sys.stderr, flush=True)
 
 
-def _portions(films: Iterable[tuple[Path, Film]]) -> Iterator[list[tuple[Path, Film]]]:
+def _portions(films: Iterable[tuple[Path, DecodedImage]]) -> Iterator[list[tuple[Path, DecodedImage]]]:
     films = iter(films)
     while portion := list(itertools.islice(films, BATCH)):
         yield portion

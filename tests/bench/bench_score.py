@@ -213,6 +213,7 @@ def scorer(folder: Path, bundle: Path, out: Path, workers: int, size: int) -> No
     """What `run_scorer` starts."""
     from medsd.dicom.gate import GatePolicy
     from medsd.scoring.batch import score
+    from medsd.scoring.request import ScoringRequest
 
     rows: list[tuple[float, float]] = []  # moment of each, and what all processes had cost by then
     costs: dict[int, float] = {}  # of processes that have ended, too
@@ -225,7 +226,10 @@ def scorer(folder: Path, bundle: Path, out: Path, workers: int, size: int) -> No
             rows.append(rows[-1])
 
     begun = time.perf_counter()
-    score(bundle, [folder], out, workers=workers, batch_size=size, policy=GatePolicy(max_seconds=60), each=note)
+    score(
+        ScoringRequest(bundle, [folder], out, workers=workers, batch_size=size, policy=GatePolicy(max_seconds=60)),
+        each=note,
+    )
     whole = time.perf_counter() - begun
     skipped = min(4 * size, len(rows) // 2)  # decoded ahead before the first was read
     (first, before), (last, after) = rows[skipped], rows[-1]

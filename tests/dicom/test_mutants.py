@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medsd.dicom.gate import REASONS, GatePolicy, admit
-from medsd.preprocessing.film import read_film
+from medsd.preprocessing.image import read_image
 from medsd.settings import PixelSpec
 from tests.mutants import MUTATIONS, Mutants, generated_films
 
@@ -27,7 +27,7 @@ def _read_all(mutants: Mutants, count: int, capfd: pytest.CaptureFixture[str]) -
     for index in range(count):
         mutant = mutants[index]
         begun = time.thread_time()  # of this thread: servers of earlier tests may still work in others
-        image = read_film(mutant.content, SPEC)
+        image = read_image(mutant.content, SPEC)
         assert time.thread_time() - begun < 10, mutant
         assert image.reason in ({"", *REASONS} if image.pixels is not None else REASONS), mutant
         reasons.add(image.reason)

@@ -18,6 +18,7 @@ from medsd.cli import app
 from medsd.errors import BundleError, DataError
 from medsd.inference.predict import Predictor
 from medsd.scoring.batch import score
+from medsd.scoring.request import ScoringRequest
 from tests.bundles import tiny_bundle
 
 Chest = npt.NDArray[np.float64]
@@ -96,4 +97,4 @@ def test_score_takes_the_coverage_and_does_not_mix_rows_of_two(promising: Bundle
     if row["status"] != "refused":
         assert (row["call_Mass"], row["call_Effusion"]) == ("present", "undecided")
     with pytest.raises(DataError, match="coverage"):
-        score(promising, [film], out, resume=True, provider="cpu")
+        score(ScoringRequest(promising, [film], out, resume=True, provider="cpu"))

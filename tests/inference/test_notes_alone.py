@@ -15,6 +15,7 @@ from medsd.bundle import layout
 from medsd.errors import BundleError, DataError
 from medsd.inference.predict import Predictor
 from medsd.scoring.batch import score
+from medsd.scoring.request import ScoringRequest
 from tests.bundles import TOKENS, WIDTH, WORDS, tiny_bundle
 
 
@@ -57,7 +58,7 @@ def test_a_note_is_read_and_a_film_beside_it_is_ignored(bundle: layout.Bundle) -
     both = predictor(np.full((80, 80), 0.5, np.float32), "short of breath")
     np.testing.assert_array_equal(alone.logits, both.logits)
     assert alone.evidence_maps is None and not predictor.takes_images and predictor.takes_notes
-    with pytest.raises(DataError, match="there is no film"):
+    with pytest.raises(DataError, match="there is no image"):
         alone.evidence("Mass")
 
 
@@ -68,17 +69,17 @@ def test_a_study_without_a_note_is_refused(bundle: layout.Bundle) -> None:
 
 def test_each_note_of_a_table_is_a_row_and_films_are_refused(bundle: layout.Bundle, tmp_path: Path) -> None:
     (tmp_path / "notes.csv").write_text("path,note\na,fever\nb,\n")
-    score(bundle, [], tmp_path / "out.csv", notes=tmp_path / "notes.csv")
+    score(ScoringRequest(bundle, [], tmp_path / "out.csv", notes=tmp_path / "notes.csv"))
     rows = list(csv.DictReader((tmp_path / "out.csv").open()))
     assert [(row["path"], row["reason"]) for row in rows] == [("a", ""), ("b", "no_note")]
-    with pytest.raises(DataError, match="reads notes alone; leave the films out"):
-        score(bundle, [tmp_path], tmp_path / "out.csv")
+    with pytest.raises(DataError, match="reads notes alone; leave the images out"):
+        score(ScoringRequest(bundle, [tmp_path], tmp_path / "out.csv"))
 
 
 def test_a_model_of_films_needs_films(tmp_path: Path) -> None:
     (tmp_path / "notes.csv").write_text("path,note\na,fever\n")
-    with pytest.raises(DataError, match="reads films; give files"):
-        score(tiny_bundle(tmp_path / "films"), [], tmp_path / "out.csv", notes=tmp_path / "notes.csv")
+    with pytest.raises(DataError, match="reads images; give files"):
+        score(ScoringRequest(tiny_bundle(tmp_path / "films"), [], tmp_path / "out.csv", notes=tmp_path / "notes.csv"))
 
 
 def test_a_description_that_its_graph_belies_is_refused(bundle: layout.Bundle, tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from medsd.bundle.layout import Bundle
 from medsd.dicom.gate import GatePolicy, admit
 from medsd.errors import BundleError, DataError
 from medsd.inference import out_of_distribution
-from medsd.inference.out_of_distribution import CHECKS, Reference, fit
-from medsd.inference.verdict import WORDS
+from medsd.inference.out_of_distribution import CHECKS, WORDS, Reference, fit
 from medsd.preprocessing.pixels import to_pixels
 from medsd.settings import PixelSpec
 from tests.bench.generated_bodies import hand, skull
@@ -116,7 +115,7 @@ def test_a_film_is_judged_alone_as_among_others(reference: Reference, films: Fil
 
 
 def test_too_few_films_are_an_error(films: Films):
-    with pytest.raises(DataError, match="at least two training films"):
+    with pytest.raises(DataError, match="at least two training images"):
         fit(films[:1], None, films, None)
 
 
@@ -155,7 +154,7 @@ def test_embeddings_of_another_size_are_an_error(image_bundle: Bundle, films: Fi
 
 def test_limits_without_their_checks_are_no_description(films: Films):
     tree = fit(films[:60], None, films[60:], None)[0].model_dump() | {"limits": {"all": 1.0}}
-    with pytest.raises(ValueError, match="«film»"):
+    with pytest.raises(ValueError, match="'film'"):
         layout.OutOfDistribution.model_validate(tree)
 
 

@@ -16,8 +16,7 @@ from medsd.dicom.read import read_radiograph
 from medsd.errors import BundleError, DataError
 from medsd.inference import out_of_distribution
 from medsd.inference.predict import Predictor
-from medsd.inference.verdict import Verdict
-from medsd.preprocessing.film import read_film
+from medsd.preprocessing.image import read_image
 from medsd.privacy import KeyedHasher
 from medsd.scoring.table import row
 from tests.bundles import tiny_bundle
@@ -76,7 +75,7 @@ def test_a_note_alone_has_neither_image_nor_evidence(fused: Predictor):
     prediction = fused(None, "short of breath")
     assert prediction.image is None
     assert prediction.evidence_maps is None
-    with pytest.raises(DataError, match="no evidence for 'Mass': there is no film"):
+    with pytest.raises(DataError, match="no evidence for 'Mass': there is no image"):
         prediction.evidence("Mass")
 
 
@@ -201,7 +200,7 @@ def wary(tmp_path_factory: pytest.TempPathFactory, chest: Chest) -> Bundle:
     predictor = Predictor(bundle, provider="cpu")
     rng = np.random.default_rng(0)
     chests = [usual(chest, rng) for _ in range(60)]
-    pixels = np.stack([read_film(one, bundle.description.pixels).pixels for one in chests])
+    pixels = np.stack([read_image(one, bundle.description.pixels).pixels for one in chests])
     embeddings = np.stack([p.embedding for p in predictor.batch([(one, None) for one in chests])])
     limits, arrays = out_of_distribution.fit(pixels[:40], embeddings[:40], pixels[40:], embeddings[40:])
     out_of_distribution.save(folder / layout.OUT_OF_DISTRIBUTION, arrays)
@@ -260,14 +259,3 @@ def test_the_policy_decides_what_strangeness_leads_to(wary: Bundle, strange: Che
     prediction = Predictor(wary, provider="cpu", policy=policy)(strange)
     assert (prediction.status, prediction.values is None) == (status, status == "refused")
     assert prediction.out_of_distribution > 1
-
-
-@pytest.mark.parametrize(("far", "status"), [(False, "warned"), (True, "refused")])
-def test_a_limit_that_is_not_firm_is_only_warned_about(image_bundle: Bundle, chest: Chest, far: bool, status: str):
-    class Early:
-        def judge(self, pixels: object, embeddings: object) -> list[Verdict]:
-            return [Verdict(1.5, "out_of_distribution", far, "because", firm=False)]
-
-    predictor = Predictor(image_bundle, provider="cpu")
-    predictor._reference = Early()
-    assert predictor(chest).status == status

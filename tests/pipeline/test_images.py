@@ -13,7 +13,7 @@ from PIL import Image
 from medsd.findings import finding_set
 from medsd.pipeline import images
 from medsd.pipeline.images import decode_images
-from medsd.preprocessing.film import read_film
+from medsd.preprocessing.image import read_image
 from medsd.settings import PixelSpec
 from medsd.studies.manifest import Manifest, complete
 from medsd.studies.rejected import TooManyRejected
@@ -40,7 +40,7 @@ def test_the_file_holds_the_images_in_order_as_serving_reads_them(manifest: Mani
     decode_images(manifest, SPEC, tmp_path / "pixels.npy").finish()
     pixels = np.load(tmp_path / "pixels.npy", mmap_mode="r")
     assert pixels.shape == (10, 32, 32) and not pixels[-1].any()
-    np.testing.assert_array_equal(pixels[2], read_film(tmp_path / "p3.png", SPEC).pixels)
+    np.testing.assert_array_equal(pixels[2], read_image(tmp_path / "p3.png", SPEC).pixels)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 

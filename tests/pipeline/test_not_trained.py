@@ -23,12 +23,14 @@ from medsd.evaluation.report import EvaluationReport
 from medsd.external.recalibrate import recalibrate
 from medsd.external.studies import load_studies, read_studies
 from medsd.findings import finding_set
+from medsd.inference.coverage import called
 from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction
 from medsd.labelling.pool import suggest_studies
 from medsd.pipeline.folder import Run
 from medsd.pipeline.run import run_steps
 from medsd.scoring import batch, by_study
+from medsd.scoring.request import ScoringRequest
 from medsd.scoring.table import read_table, row
 from medsd.settings import load_settings
 from medsd.studies.phantom import write_phantom
@@ -117,14 +119,15 @@ def test_a_reading_says_not_trained_in_place_of_a_call(bundle: Bundle, predictio
     with pytest.raises(DataError, match="was not trained for it"):
         prediction.evidence("Mass")
     covered = Predictor(bundle, coverage=0.5)
-    assert set(covered._calls(prediction.values)["calls"]) == set(bundle.findings) - set(WHY)  # type: ignore[arg-type]
+    calls = called(bundle, prediction.values, 0.5, covered._limits)["calls"]  # type: ignore[arg-type]
+    assert set(calls) == set(bundle.findings) - set(WHY)
 
 
 def test_its_columns_are_empty_in_the_tables_of_images_and_of_studies(
     bundle: Bundle, elsewhere: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "studies.csv"
-    by_study.score(batch.score, bundle, [elsewhere.parent / "files"], out)
+    by_study.score(batch.score, ScoringRequest(bundle, [elsewhere.parent / "files"], out))
     for path in (out, tmp_path / "studies.images.csv"):
         table = pd.read_csv(path)
         for name in bundle.findings:

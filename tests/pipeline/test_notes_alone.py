@@ -17,6 +17,7 @@ from medsd.inference.predict import Predictor
 from medsd.pipeline.folder import Run
 from medsd.pipeline.run import run_steps
 from medsd.scoring.batch import score
+from medsd.scoring.request import ScoringRequest
 from medsd.studies.manifest import Manifest
 from tests.runs import small_settings
 
@@ -59,7 +60,7 @@ def test_a_note_finds_cases(alone: Run) -> None:
 def test_a_table_of_notes_is_scored_a_row_a_note(alone: Run, tmp_path: Path) -> None:
     notes = tmp_path / "notes.csv"
     notes.write_text("path,note\na,fever and cough\nb,\nc,routine check\n")
-    summary = score(alone.bundle, [], tmp_path / "out.csv", notes=notes, workers=1)
+    summary = score(ScoringRequest(alone.bundle, [], tmp_path / "out.csv", notes=notes, workers=1))
     rows = list(csv.DictReader((tmp_path / "out.csv").open()))
     assert [(row["path"], row["status"], row["reason"]) for row in rows] == [
         ("a", "scored", ""), ("b", "refused", "no_note"), ("c", "scored", "")
@@ -69,11 +70,14 @@ def test_a_table_of_notes_is_scored_a_row_a_note(alone: Run, tmp_path: Path) -> 
 
 def test_films_and_nothing_at_all_are_refused_in_one_line(alone: Run, finished: Run, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="reads notes alone"):
-        score(alone.bundle, [tmp_path], tmp_path / "out.csv")
+        score(ScoringRequest(alone.bundle, [tmp_path], tmp_path / "out.csv"))
     with pytest.raises(DataError, match="there is nothing to score"):
-        score(finished.bundle, [], tmp_path / "out.csv")
+        score(ScoringRequest(finished.bundle, [], tmp_path / "out.csv"))
 
 
 def test_a_fused_bundle_reads_a_table_of_notes_too(finished: Run, tmp_path: Path) -> None:
     (tmp_path / "notes.csv").write_text("path,note\na,fever and cough\n")
-    assert score(finished.bundle, [], tmp_path / "out.csv", notes=tmp_path / "notes.csv", workers=1).scored == 1
+    assert (
+        score(ScoringRequest(finished.bundle, [], tmp_path / "out.csv", notes=tmp_path / "notes.csv", workers=1)).scored
+        == 1
+    )

@@ -15,6 +15,7 @@ from medsd.preprocessing import archives
 from medsd.preprocessing.archives import names_in, read_member, split_member
 from medsd.scoring.batch import score
 from medsd.scoring.inputs import name_inputs
+from medsd.scoring.request import ScoringRequest
 
 POLICY = GatePolicy()
 
@@ -59,7 +60,7 @@ def test_an_archive_is_its_films_in_the_order_of_their_names(packed: Path):
 def test_members_score_as_the_files_they_were(image_bundle: Bundle, packed: Path, films: Path, tmp_path: Path):
     tables = []
     for inputs in (packed, films):
-        score(image_bundle, [inputs], tmp_path / "out.csv")
+        score(ScoringRequest(image_bundle, [inputs], tmp_path / "out.csv"))
         with (tmp_path / "out.csv").open(newline="") as file:
             rows = {Path(row.pop("path")).name: row for row in csv.DictReader(file)}
         tables.append({name: row for name, row in rows.items() if name.endswith(".png") and name != ".hidden.png"})
@@ -89,7 +90,7 @@ def test_what_no_archive_may_hold_is_a_row_each(image_bundle: Bundle, films: Pat
     _encrypt(_zip(tmp_path / "secret.zip", {"film.png": good}))
     (tmp_path / "torn.zip").write_bytes(path.read_bytes()[:-40])
     _zip(tmp_path / "empty.zip", {})
-    score(image_bundle, [tmp_path / "*.zip"], tmp_path / "out.csv", workers=2)
+    score(ScoringRequest(image_bundle, [tmp_path / "*.zip"], tmp_path / "out.csv", workers=2))
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = {row["path"].rpartition("/")[2]: (row["reason"], row["message"]) for row in csv.DictReader(file)}
     assert {name: reason for name, (reason, _) in rows.items()} == {
@@ -160,7 +161,7 @@ def test_no_name_stands_in_a_message_of_the_table(image_bundle: Bundle, tmp_path
     (tmp_path / "Phantom_torn.zip").write_bytes(path.read_bytes()[:-40])
     lost = tmp_path / "list.txt"
     lost.write_text(f"{path}!gone/Phantom.dcm\n")
-    score(image_bundle, [tmp_path / "*.zip", lost], tmp_path / "out.csv")
+    score(ScoringRequest(image_bundle, [tmp_path / "*.zip", lost], tmp_path / "out.csv"))
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 and all(row["reason"] for row in rows)

@@ -18,7 +18,7 @@ from medsd.errors import DependencyError
 from medsd.preprocessing import decode
 from medsd.preprocessing import helper as helper_module
 from medsd.preprocessing.decode import Decoder, Decoders, decode_all
-from medsd.preprocessing.film import Film
+from medsd.preprocessing.image import DecodedImage
 from medsd.privacy import KeyedHasher
 from medsd.settings import PixelSpec
 
@@ -30,7 +30,7 @@ DECODER = Decoder(PixelSpec(size=64), GatePolicy(), KeyedHasher(b"a key for test
 class FragileDecoder(Decoder):
     """Behaves as native decoders do at hostile films: dies, never ends, or takes all the memory."""
 
-    def __call__(self, source: Path | bytes, name: str = "") -> Film:
+    def __call__(self, source: Path | bytes, name: str = "") -> DecodedImage:
         name = name or (source.name if isinstance(source, Path) else "")
         if name == "film_1.png":
             np.ones(self.policy.max_memory // 8 + 1)
@@ -47,7 +47,7 @@ class DozingDecoder(Decoder):
 
     seconds: float = 1.0
 
-    def __call__(self, source: Path | bytes, name: str = "") -> Film:
+    def __call__(self, source: Path | bytes, name: str = "") -> DecodedImage:
         time.sleep(self.seconds)
         return super().__call__(source, name)
 
@@ -155,10 +155,10 @@ def test_a_helper_in_a_film_without_end_does_not_outlive_a_killed_parent():
 
 
 def test_an_unforeseen_failure_is_a_refusal_without_its_text(films: Path, monkeypatch):
-    def fail(*_: object, **__: object) -> Film:
+    def fail(*_: object, **__: object) -> DecodedImage:
         raise RuntimeError("Phantom^Thora")
 
-    monkeypatch.setattr(decode, "read_film", fail)
+    monkeypatch.setattr(decode, "read_image", fail)
     film = DECODER(films / "film_1.png")
     assert (film.status, film.reason) == ("refused", "cannot_decode")
     assert "Phantom" not in film.message
@@ -181,12 +181,12 @@ def test_only_so_many_films_are_taken_ahead(films: Path, workers: int):
 
 
 def test_a_single_film_is_decoded_elsewhere_too(films: Path):
-    with Decoders(_fragile(), 4, films=1) as decoders:
+    with Decoders(_fragile(), 4, images=1) as decoders:
         ((_, film),) = decoders.decode([films / "film_3.png"], ahead=2)
         assert len(decoders._helpers) == 1
     assert (film.reason, "the decoder crashed" in film.message) == ("cannot_decode", True)
 
 
 def test_no_process_starts_where_there_is_nothing_to_decode():
-    with Decoders(DECODER, 4, films=0) as decoders:
+    with Decoders(DECODER, 4, images=0) as decoders:
         assert list(decoders.decode([], ahead=2)) == decoders._helpers == []

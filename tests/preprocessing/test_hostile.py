@@ -12,6 +12,7 @@ from medsd.bundle.layout import Bundle
 from medsd.dicom.gate import REASONS, GatePolicy, admit
 from medsd.privacy import KeyedHasher
 from medsd.scoring.batch import score
+from medsd.scoring.request import ScoringRequest
 from tests.mutants import Mutants, generated_films
 
 GOOD, BAD = 40, 4
@@ -39,7 +40,11 @@ def _nested(content: bytes) -> bytes:
 
 
 def _table(bundle: Bundle, inputs: list[Path], out: Path, hasher: KeyedHasher, workers: int) -> dict[str, str]:
-    score(bundle, inputs, out, workers=workers, batch_size=8, hasher=hasher, policy=GatePolicy(max_seconds=30))
+    score(
+        ScoringRequest(
+            bundle, inputs, out, workers=workers, batch_size=8, hasher=hasher, policy=GatePolicy(max_seconds=30)
+        )
+    )
     return {Path(line.split(",")[0]).name: line for line in out.read_text().splitlines()[1:]}
 
 

@@ -17,11 +17,13 @@ import pytest
 from medsd.bundle.layout import Bundle
 from medsd.errors import BundleError, DataError, DependencyError
 from medsd.inference.predict import Predictor, Study
-from medsd.preprocessing.film import Film
+from medsd.preprocessing.image import DecodedImage
 from medsd.privacy import KeyedHasher
 from medsd.scoring import batch, table
 from medsd.scoring.batch import score
+from medsd.scoring.request import ScoringRequest
 from tests.dicom.test_gate import EXPECTED
+from tests.interrupted import finished_rows, segments
 
 READ = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".jsonl": lambda path: pd.read_json(path, lines=True)}
 
@@ -39,7 +41,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
 def test_each_format_holds_one_row_an_input(image_bundle: Bundle, films: Path, tmp_path: Path, suffix: str):
     out = tmp_path / "results" / f"out{suffix}"
-    summary = score(image_bundle, [films], out, batch_size=3)
+    summary = score(ScoringRequest(image_bundle, [films], out, batch_size=3))
     frame = READ[suffix](out)
     assert list(frame.columns) == table.columns(image_bundle.findings)
     assert frame.path.map(lambda text: Path(text).name).tolist() == [
@@ -54,7 +56,7 @@ def test_each_format_holds_one_row_an_input(image_bundle: Bundle, films: Path, t
 def test_the_table_says_what_the_predictor_says(
     image_bundle: Bundle, predictor: Predictor, films: Path, tmp_path: Path
 ):
-    score(image_bundle, [films], tmp_path / "out.csv", workers=2, batch_size=3)
+    score(ScoringRequest(image_bundle, [films], tmp_path / "out.csv", workers=2, batch_size=3))
     for row in _rows(tmp_path / "out.csv"):
         prediction = predictor(Path(row["path"]))
         assert (row["status"], row["reason"], row["message"]) == (
@@ -67,8 +69,8 @@ def test_the_table_says_what_the_predictor_says(
 
 def test_notes_change_what_a_fused_model_says(fused_bundle: Bundle, films: Path, tmp_path: Path):
     (tmp_path / "notes.csv").write_text("path,note\nfilm_1.png,fever\n")
-    score(fused_bundle, [films], tmp_path / "plain.csv")
-    score(fused_bundle, [films], tmp_path / "noted.csv", notes=tmp_path / "notes.csv")
+    score(ScoringRequest(fused_bundle, [films], tmp_path / "plain.csv"))
+    score(ScoringRequest(fused_bundle, [films], tmp_path / "noted.csv", notes=tmp_path / "notes.csv"))
     plain, noted = (pd.read_csv(tmp_path / name) for name in ("plain.csv", "noted.csv"))
     changed = np.abs(plain.probability_Mass - noted.probability_Mass) > 1e-4
     assert plain.path[changed].map(lambda text: Path(text).name).tolist() == ["film_1.png"]
@@ -76,7 +78,7 @@ def test_notes_change_what_a_fused_model_says(fused_bundle: Bundle, films: Path,
 
 def test_notes_for_a_model_of_images_are_ignored_and_said_so(image_bundle: Bundle, films: Path, tmp_path: Path, caplog):
     (tmp_path / "notes.csv").write_text("path,note\nfilm_1.png,fever\n")
-    summary = score(image_bundle, [films], tmp_path / "out.csv", notes=tmp_path / "notes.csv")
+    summary = score(ScoringRequest(image_bundle, [films], tmp_path / "out.csv", notes=tmp_path / "notes.csv"))
     assert summary.scored == 7
     assert "tiny 1 reads no notes" in caplog.text
     assert "fever" not in caplog.text
@@ -84,10 +86,10 @@ def test_notes_for_a_model_of_images_are_ignored_and_said_so(image_bundle: Bundl
 
 def test_a_resumed_run_repeats_nothing(image_bundle: Bundle, films: Path, tmp_path: Path, monkeypatch):
     out = tmp_path / "out.csv"
-    score(image_bundle, [films / "film_?.png"], out)
+    score(ScoringRequest(image_bundle, [films / "film_?.png"], out))
     first = out.read_text()
     seen: list[Path] = []
-    summary = score(image_bundle, [films], out, resume=True, each=lambda path, _: seen.append(path))
+    summary = score(ScoringRequest(image_bundle, [films], out, resume=True), each=lambda path, _: seen.append(path))
     assert [path.name for path in seen] == ["note.doc", "film_5.png", "film_6.png"]
     assert (summary.inputs, summary.reused) == (8, 5)
     assert out.read_text().startswith(first)
@@ -95,15 +97,15 @@ def test_a_resumed_run_repeats_nothing(image_bundle: Bundle, films: Path, tmp_pa
 
 def test_without_resume_everything_is_scored_again(image_bundle: Bundle, films: Path, tmp_path: Path):
     for _ in range(2):
-        summary = score(image_bundle, [films], tmp_path / "out.csv")
+        summary = score(ScoringRequest(image_bundle, [films], tmp_path / "out.csv"))
     assert (summary.inputs, summary.reused) == (8, 0)
 
 
 def test_rows_of_another_model_are_not_mixed(image_bundle: Bundle, fused_bundle: Bundle, films: Path, tmp_path: Path):
     out = tmp_path / "out.csv"
-    score(image_bundle, [films], out)
+    score(ScoringRequest(image_bundle, [films], out))
     with pytest.raises(DataError, match=r"out\.csv: its rows were made with another model, bundle"):
-        score(fused_bundle, [films], out, resume=True)
+        score(ScoringRequest(fused_bundle, [films], out, resume=True))
 
 
 SLOW = """
@@ -111,23 +113,23 @@ import sys, time
 from pathlib import Path
 from medsd.preprocessing import decode
 from medsd.scoring.batch import score
-from medsd.preprocessing.film import Film
-read = decode.read_film
+from medsd.scoring.request import ScoringRequest
+read = decode.read_image
 def slow(*arguments, **options):
     time.sleep(0.25)
     return read(*arguments, **options)
-decode.read_film = slow
-score(sys.argv[1], [Path(sys.argv[2])], Path(sys.argv[3]), batch_size=1)
+decode.read_image = slow
+score(ScoringRequest(sys.argv[1], [Path(sys.argv[2])], Path(sys.argv[3]), batch_size=1))
 """
 
 
 @pytest.fixture
 def slow_run(image_bundle: Bundle, films: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """A run in a process of its own that has finished two rows."""
-    out, part = tmp_path / "out.csv", tmp_path / "out.csv.parts" / "part-000001.jsonl"
+    out = tmp_path / "out.csv"
     run = subprocess.Popen([sys.executable, "-c", SLOW, str(image_bundle.folder), str(films), str(out)])
     deadline = time.monotonic() + 30
-    while not (part.exists() and part.read_text().count("\n") >= 2):
+    while finished_rows(out) < 2:
         assert time.monotonic() < deadline and run.poll() is None, "the run did not begin"
         time.sleep(0.02)
     yield run, out
@@ -140,21 +142,22 @@ def test_a_killed_run_is_resumed_without_loss(slow_run, image_bundle: Bundle, fi
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     assert not out.exists()
-    part = tmp_path / "out.csv.parts" / "part-000001.jsonl"
-    finished = [json.loads(line)["path"] for line in part.read_text().splitlines()]
-    part.write_text(part.read_text() + '{"path": "half a li')  # what a kill in the middle of a write leaves
+    finished = [json.loads(line)["path"] for path in segments(out) for line in path.read_text().splitlines()]
+    (tmp_path / "out.csv.parts" / ".block-0.jsonl.1.draft").write_text('{"path": "half a li')  # what a kill may leave
     seen: list[str] = []
-    summary = score(image_bundle, [films], out, resume=True, each=lambda path, _: seen.append(str(path)))
+    summary = score(
+        ScoringRequest(image_bundle, [films], out, resume=True), each=lambda path, _: seen.append(str(path))
+    )
     assert len(finished) >= 2
     assert [row["path"] for row in _rows(out)] == finished + seen
     assert (summary.inputs, summary.reused) == (8, len(finished))
-    assert not part.parent.exists()
+    assert not (tmp_path / "out.csv.parts").exists()
 
 
 def test_two_runs_on_one_output_do_not_mix(slow_run, image_bundle: Bundle, films: Path):
     run, out = slow_run
     with pytest.raises(DataError, match=r"out\.csv: another run is writing it"):
-        score(image_bundle, [films], out)
+        score(ScoringRequest(image_bundle, [films], out))
     assert run.wait(30) == 0
     assert len(_rows(out)) == 8
 
@@ -163,12 +166,12 @@ def test_a_film_on_which_the_model_fails_is_one_row(image_bundle: Bundle, films:
     run = batch.Predictor.read
 
     def fragile(self, studies):
-        if any(study.film.name == "film_2.png" for study in studies if study.film.pixels is not None):
+        if any(study.image.name == "film_2.png" for study in studies if study.image.pixels is not None):
             raise RuntimeError("out of memory")
         return run(self, studies)
 
     monkeypatch.setattr(batch.Predictor, "read", fragile)
-    summary = score(image_bundle, [films], tmp_path / "out.csv", batch_size=4)
+    summary = score(ScoringRequest(image_bundle, [films], tmp_path / "out.csv", batch_size=4))
     failed = [row for row in _rows(tmp_path / "out.csv") if row["reason"] == "model_failed"]
     assert [Path(row["path"]).name for row in failed] == ["film_2.png"]
     assert failed[0]["message"].startswith("the model could not be run")
@@ -178,34 +181,34 @@ def test_a_film_on_which_the_model_fails_is_one_row(image_bundle: Bundle, films:
 def test_a_file_name_that_is_no_text_is_still_a_row(image_bundle: Bundle, films: Path, tmp_path: Path):
     (films / "film_1.png").rename(films / os.fsdecode(b"r\xf6ntgen.png"))
     for suffix in table.SUFFIXES:
-        summary = score(image_bundle, [films], tmp_path / f"out{suffix}")
+        summary = score(ScoringRequest(image_bundle, [films], tmp_path / f"out{suffix}"))
         assert (summary.inputs, summary.scored) == (8, 7)
     assert any(r"r\udcf6ntgen.png" in row["path"] for row in _rows(tmp_path / "out.csv"))
 
 
 def test_a_file_that_a_list_names_and_that_is_gone_is_a_row(image_bundle: Bundle, films: Path, tmp_path: Path):
     (tmp_path / "list.txt").write_text("films/film_1.png\nfilms/gone.png\n")
-    score(image_bundle, [tmp_path / "list.txt"], tmp_path / "out.csv")
+    score(ScoringRequest(image_bundle, [tmp_path / "list.txt"], tmp_path / "out.csv"))
     assert [row["reason"] for row in _rows(tmp_path / "out.csv")] == ["", "file_error"]
 
 
 def test_bad_usage_is_an_error_before_any_work(image_bundle: Bundle, films: Path, tmp_path: Path):
     with pytest.raises(DataError, match=r"out\.xlsx: the results are written as \.csv, \.parquet, \.jsonl"):
-        score(image_bundle, [films], tmp_path / "out.xlsx")
+        score(ScoringRequest(image_bundle, [films], tmp_path / "out.xlsx"))
     with pytest.raises(DataError, match="nowhere: does not exist"):
-        score(image_bundle, [tmp_path / "nowhere"], tmp_path / "out.csv")
+        score(ScoringRequest(image_bundle, [tmp_path / "nowhere"], tmp_path / "out.csv"))
     with pytest.raises(BundleError, match="no bundle here"):
-        score(tmp_path / "no_bundle", [films], tmp_path / "out.csv")
+        score(ScoringRequest(tmp_path / "no_bundle", [films], tmp_path / "out.csv"))
     (tmp_path / "taken.csv").mkdir()
     with pytest.raises(DataError, match=r"taken\.csv: cannot be written \(it is a folder\)"):
-        score(image_bundle, [films], tmp_path / "taken.csv")
+        score(ScoringRequest(image_bundle, [films], tmp_path / "taken.csv"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["films", "taken.csv"]
 
 
 def test_the_table_holds_no_identity(image_bundle: Bundle, build_dx, chest, tmp_path: Path, hasher: KeyedHasher):
     content = build_dx((chest * 4095).astype(np.uint16), bits_stored=12, AccessionNumber="ACC-77")
     (tmp_path / "film.dcm").write_bytes(content)
-    score(image_bundle, [tmp_path / "film.dcm"], tmp_path / "out.csv", hasher=hasher)
+    score(ScoringRequest(image_bundle, [tmp_path / "film.dcm"], tmp_path / "out.csv", hasher=hasher))
     text = (tmp_path / "out.csv").read_text()
     assert not [word for word in ("Phantom", "PH-0042", "1.2.3.4", "ACC-77") if word in text]
     assert hasher.patient_key("PH-0042") in text
@@ -217,7 +220,11 @@ REAL = {name: ({"accepted": "scored"}.get(status, status), reason) for name, (st
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_real_file_is_a_row_with_its_reason(image_bundle: Bundle, data_root: Path, tmp_path: Path, workers: int):
-    score(image_bundle, [data_root / "dicom" / "*.dcm"], tmp_path / "out.csv", workers=workers, batch_size=5)
+    score(
+        ScoringRequest(
+            image_bundle, [data_root / "dicom" / "*.dcm"], tmp_path / "out.csv", workers=workers, batch_size=5
+        )
+    )
     found = {Path(row["path"]).name: row for row in _rows(tmp_path / "out.csv")}
     assert {name: (row["status"], row["reason"]) for name, row in found.items()} == REAL
     assert all(row["message"] and name not in row["message"] for name, row in found.items() if row["reason"])
@@ -227,7 +234,7 @@ def test_every_real_file_is_a_row_with_its_reason(image_bundle: Bundle, data_roo
 
 def test_a_fused_model_reads_a_table_of_notes_alone(fused_bundle: Bundle, tmp_path: Path):
     (tmp_path / "notes.csv").write_text("path,note\na,fever and cough\nb,\n")
-    score(fused_bundle, [], tmp_path / "out.csv", notes=tmp_path / "notes.csv", workers=2)
+    score(ScoringRequest(fused_bundle, [], tmp_path / "out.csv", notes=tmp_path / "notes.csv", workers=2))
     assert [(row["path"], row["status"], row["reason"]) for row in _rows(tmp_path / "out.csv")] == [
         ("a", "scored", ""), ("b", "refused", "no_image"),
     ]  # fmt: skip
@@ -244,12 +251,12 @@ def test_batches_are_filled_up_so_that_no_row_depends_on_its_mates(
         return run(self, studies)
 
     monkeypatch.setattr(batch.Predictor, "read", noted)
-    summary = score(image_bundle, [films], tmp_path / "out.csv", batch_size=3)
+    summary = score(ScoringRequest(image_bundle, [films], tmp_path / "out.csv", batch_size=3))
     assert (summary.inputs, sizes) == (8, [3, 3, 3])
 
 
 def test_a_batch_of_refused_films_does_not_wait_for_one_that_can_be_scored():
-    refused, film = Film("refused", "view"), Film("scored", pixels=np.zeros((4, 4), np.uint8))
+    refused, film = DecodedImage("refused", "view"), DecodedImage("scored", pixels=np.zeros((4, 4), np.uint8))
     films = [("a", refused), ("b", film), *((f"{n}", refused) for n in range(20)), ("c", film)]
     made = list(batch.batches([(name, Study(film)) for name, film in films], 2))
     assert [batch_.names for batch_ in made[:1]] == [["a"]]
@@ -258,5 +265,5 @@ def test_a_batch_of_refused_films_does_not_wait_for_one_that_can_be_scored():
 
 def test_a_run_that_could_not_begin_leaves_nothing_behind(image_bundle: Bundle, films: Path, tmp_path: Path):
     with pytest.raises(DependencyError, match="a GPU is required"):
-        score(image_bundle, [films], tmp_path / "out.csv", provider="cpu", require_gpu=True)
+        score(ScoringRequest(image_bundle, [films], tmp_path / "out.csv", provider="cpu", require_gpu=True))
     assert [path.name for path in tmp_path.iterdir()] == ["films"]

@@ -19,6 +19,7 @@ from medsd.cli import app
 from medsd.privacy import KeyedHasher
 from medsd.scoring import by_study, table
 from medsd.scoring.by_study import Studies
+from medsd.scoring.request import ScoringRequest
 
 KEY = "a key for tests alone"
 
@@ -182,8 +183,10 @@ def test_both_engines_give_the_same_studies(image_bundle: Bundle, studies: Path,
     monkeypatch.chdir(studies)
     names = [Path("./*.dcm"), Path("=1+1.dcm")]  # names as they are given are what a spreadsheet would run
     here, there = tmp_path / "here.csv", tmp_path / "there.csv"
-    local = by_study.score(batch.score, image_bundle, names, here, defuse_formulas=True)
-    summary = by_study.score(cluster.score, image_bundle, names, f"local://{there}", workers=2, defuse_formulas=True)
+    local = by_study.score(batch.score, ScoringRequest(image_bundle, names, here, defuse_formulas=True))
+    summary = by_study.score(
+        cluster.score, ScoringRequest(image_bundle, names, f"local://{there}", workers=2, defuse_formulas=True)
+    )
     assert summary.studies == local.studies == 3 and there.read_bytes() == here.read_bytes()
     images = [path.with_name(f"{path.stem}.images.csv") for path in (here, there)]
     assert images[0].read_bytes() == images[1].read_bytes()
@@ -191,5 +194,5 @@ def test_both_engines_give_the_same_studies(image_bundle: Bundle, studies: Path,
         read = [row["path"] for row in csv.DictReader(file)]
     assert read == pd.read_csv(images[0])["path"].tolist() and len(read) == 12
     assert "'=1+1.dcm" in read and "lone\rreturn.dcm" in read
-    again = by_study.score(batch.score, image_bundle, names, here, defuse_formulas=True, resume=True)
+    again = by_study.score(batch.score, ScoringRequest(image_bundle, names, here, defuse_formulas=True, resume=True))
     assert again.reused == 12

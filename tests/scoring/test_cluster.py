@@ -17,8 +17,10 @@ import pytest
 from medsd.bundle.layout import Bundle
 from medsd.errors import DataError, DependencyError
 from medsd.privacy import KeyedHasher
-from medsd.scoring import batch, cluster
+from medsd.scoring import batch, cluster, request
 from medsd.scoring.cluster import Plan
+from medsd.scoring.request import ScoringRequest
+from medsd.scoring.segments import Block
 from tests.mutants import generated_films
 
 WORKERS = 2
@@ -66,7 +68,7 @@ def _workers() -> list[int]:
 def _at_the_first_block(patched: pytest.MonkeyPatch, act) -> list[int]:
     """Do `act` once when the first block is finished; returns what is told of the blocks after it."""
     counts: list[int] = []
-    advance = cluster.Progress.advance
+    advance = request.Progress.advance
 
     def acting(self, count: int = 1, note: str = "") -> None:
         counts.append(count)
@@ -74,7 +76,7 @@ def _at_the_first_block(patched: pytest.MonkeyPatch, act) -> list[int]:
         if len(counts) == 1:
             act()
 
-    patched.setattr(cluster.Progress, "advance", acting)
+    patched.setattr(request.Progress, "advance", acting)
     return counts
 
 
@@ -86,10 +88,19 @@ def test_two_workers_give_the_rows_of_the_local_engine_over_real_and_generated_f
     given = [tmp_path / "real", many]
     here, there = tmp_path / "here", tmp_path / "there"
     local = batch.score(
-        image_bundle, given, here.with_suffix(".csv"), embeddings=here.with_suffix(".npy"), workers=2, hasher=hasher
+        ScoringRequest(
+            image_bundle, given, here.with_suffix(".csv"), embeddings=here.with_suffix(".npy"), workers=2, hasher=hasher
+        )
     )
     summary = cluster.score(
-        image_bundle, given, there.with_suffix(".csv"), embeddings=there.with_suffix(".npy"), workers=2, hasher=hasher
+        ScoringRequest(
+            image_bundle,
+            given,
+            there.with_suffix(".csv"),
+            embeddings=there.with_suffix(".npy"),
+            workers=2,
+            hasher=hasher,
+        )
     )
     assert summary.inputs == local.inputs > 18 and summary.reasons == local.reasons and summary.refused > 8
     for suffix in (".csv", ".npy"):
@@ -112,15 +123,17 @@ def test_an_interrupted_run_goes_on_and_outlives_its_killed_workers(
     # Blocks go through fsspec, which is given another name for this file system.
     killed: list[int] = []
     out, url = tmp_path / "out.csv", f"local://{tmp_path}/out.csv"
-    batch.score(image_bundle, [many], tmp_path / "whole.csv", hasher=hasher)
+    batch.score(ScoringRequest(image_bundle, [many], tmp_path / "whole.csv", hasher=hasher))
     with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
         _at_the_first_block(patched, interrupt)
-        cluster.score(image_bundle, [many], url, workers=WORKERS, batch_size=2, hasher=hasher)
+        cluster.score(ScoringRequest(image_bundle, [many], url, workers=WORKERS, batch_size=2, hasher=hasher))
     kept = len(list(tmp_path.glob("out.csv.parts/block-*.jsonl")))
     assert kept >= 1 and not out.exists()
     with pytest.MonkeyPatch.context() as patched:
         counts = _at_the_first_block(patched, kill)
-        summary = cluster.score(image_bundle, [many], url, workers=WORKERS, batch_size=2, hasher=hasher, resume=True)
+        summary = cluster.score(
+            ScoringRequest(image_bundle, [many], url, workers=WORKERS, batch_size=2, hasher=hasher, resume=True)
+        )
     assert killed and len(counts) > 2
     assert summary.reused >= 2 * kept and sum(counts) == summary.inputs - summary.reused
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
@@ -180,16 +193,17 @@ def test_urls_and_paths_keep_the_order_in_which_they_were_given(films: Path, tmp
     fsspec.filesystem("memory").pipe_file("/bucket/a.dcm", b"1")
     (tmp_path / "list.txt").write_text("s3://bucket/named.dcm\n")
     given = [films / "film_1.png", Path("memory://bucket"), films / "film_0.png"]
-    found = cluster._name(given, [tmp_path / "list.txt"], [])
+    found = request._name(ScoringRequest("", given, "out.csv", lists=[tmp_path / "list.txt"]), [], urls=True)
     assert found.names == [
         str(films / "film_1.png"), "memory://bucket/a.dcm", str(films / "film_0.png"), "s3://bucket/named.dcm"
     ]  # fmt: skip
 
 
-def test_notes_belong_to_films_behind_urls(fused_bundle: Bundle, tmp_path: Path):
+def test_notes_belong_to_films_behind_urls(fused_bundle: Bundle, tmp_path: Path, hasher: KeyedHasher):
     (tmp_path / "list.csv").write_text("path,note\ns3://bucket/a.dcm,cough\ns3://bucket/b.dcm,\n")
-    names, notes, _ = cluster._inputs(fused_bundle, [], [tmp_path / "list.csv"], [], None, False)
-    (block,) = cluster._cut(names, notes, 8)
+    asked = ScoringRequest(fused_bundle, [], tmp_path / "out.csv", lists=[tmp_path / "list.csv"], hasher=hasher)
+    job = request.prepare(asked, urls=True)
+    (block,) = cluster.with_notes([Block(job.names)], job.notes)
     assert block.names == ["s3://bucket/a.dcm", "s3://bucket/b.dcm"]
     assert block.notes == {"s3://bucket/a.dcm": "cough"}
 
@@ -197,7 +211,10 @@ def test_notes_belong_to_films_behind_urls(fused_bundle: Bundle, tmp_path: Path)
 def test_notes_beside_films_are_not_looked_for_behind_urls(fused_bundle: Bundle, tmp_path: Path):
     (tmp_path / "list.txt").write_text("s3://bucket/a.dcm\n")
     with pytest.raises(DataError, match="not behind URLs; give --notes"):
-        cluster._inputs(fused_bundle, [], [tmp_path / "list.txt"], [], None, True)
+        request.prepare(
+            ScoringRequest(fused_bundle, [], tmp_path / "out.csv", lists=[tmp_path / "list.txt"], side_notes=True),
+            urls=True,
+        )
 
 
 def test_what_a_worker_raises_becomes_one_line():

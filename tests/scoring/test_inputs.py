@@ -56,7 +56,7 @@ def test_a_film_whose_name_looks_like_a_pattern_is_itself(films: Path):
     [
         (lambda folder: folder / "nowhere", "nowhere: does not exist"),
         (lambda folder: folder / "*.dcm", "the pattern matches no file"),
-        (lambda folder: folder / "empty", "the folder holds no films"),
+        (lambda folder: folder / "empty", "the folder holds no images"),
         (lambda folder: folder / "empty.txt", "the list names no files"),
     ],
 )
@@ -112,7 +112,7 @@ def test_paths_come_on_standard_input(films: Path, end: bytes):
     ("content", "message"),
     [
         (b"", "standard input: the list names no files"),
-        (bytes(128) + b"DICM" + bytes(10), "standard input: holds a film, not a list of paths"),
+        (bytes(128) + b"DICM" + bytes(10), "standard input: holds an image, not a list of paths"),
         (b"x" * 9000, "a line of more than 8192 bytes"),
     ],
 )

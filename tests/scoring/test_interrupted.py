@@ -16,8 +16,9 @@ from PIL import Image
 
 from medsd.bundle.layout import Bundle
 from medsd.errors import DataError
-from medsd.scoring import parts as parts_module
+from medsd.scoring import finished as finished_module
 from medsd.scoring.batch import score
+from medsd.scoring.request import ScoringRequest
 from tests.interrupted import KEY, finish, kill_often, start
 
 FILMS = 120
@@ -47,7 +48,7 @@ def test_a_batch_that_is_killed_again_and_again_ends_as_one_that_is_not(
 ):
     words = (image_bundle.folder, many, "--batch-size", 4, "--workers", 1)
     whole, killed = tmp_path / "whole.csv", tmp_path / "killed.csv"
-    score(image_bundle, [many], whole, batch_size=4)
+    score(ScoringRequest(image_bundle, [many], whole, batch_size=4))
     kept = kill_often(words, killed, times=3, total=FILMS, rng=random.Random(7))
     run = finish(words, killed, "--resume", "--json")
     assert run.returncode == 0, run.stderr
@@ -56,12 +57,11 @@ def test_a_batch_that_is_killed_again_and_again_ends_as_one_that_is_not(
 
 
 def test_embeddings_stay_in_line_with_the_rows_of_a_killed_run(image_bundle: Bundle, many: Path, tmp_path: Path):
-    score(image_bundle, [many], tmp_path / "whole.csv", embeddings=tmp_path / "whole.npy", batch_size=4)
+    score(ScoringRequest(image_bundle, [many], tmp_path / "whole.csv", embeddings=tmp_path / "whole.npy", batch_size=4))
     killed, vectors = tmp_path / "killed.csv", tmp_path / "killed.npy"
     words = (image_bundle.folder, many, "--batch-size", 4, "--workers", 1, "--embeddings", vectors)
     kill_often(words, killed, times=1, total=FILMS, rng=random.Random(3))
-    with (tmp_path / "killed.csv.parts" / "part-000001.f32").open("ab") as file:
-        file.write(b"torn")
+    (tmp_path / "killed.csv.parts" / f"block-{'0' * 24}.npy").write_bytes(b"embeddings whose rows were not written")
     run = finish(words, killed, "--resume")
     assert run.returncode == 0, run.stderr
     np.testing.assert_array_equal(np.load(vectors), np.load(tmp_path / "whole.npy"))
@@ -70,7 +70,7 @@ def test_embeddings_stay_in_line_with_the_rows_of_a_killed_run(image_bundle: Bun
 
 def test_a_second_scorer_on_one_output_refuses_in_one_line(image_bundle: Bundle, many: Path, tmp_path: Path):
     words, out = (image_bundle.folder, many), tmp_path / "out.csv"
-    with parts_module.open_locked(tmp_path / "out.csv.parts", out):
+    with finished_module.open_locked(tmp_path / "out.csv.parts", out):
         run = finish(words, out)
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr.splitlines() == [
@@ -82,7 +82,7 @@ def test_a_second_scorer_on_one_output_refuses_in_one_line(image_bundle: Bundle,
 def test_the_lock_of_a_dead_process_is_taken_over(image_bundle: Bundle, many: Path, tmp_path: Path):
     (tmp_path / "out.csv.parts").mkdir()
     (tmp_path / "out.csv.parts" / "lock").write_text("process 1 on elsewhere")
-    assert score(image_bundle, [many / "000?.png"], tmp_path / "out.csv").inputs == 10
+    assert score(ScoringRequest(image_bundle, [many / "000?.png"], tmp_path / "out.csv")).inputs == 10
 
 
 def _limit_files() -> None:
@@ -98,12 +98,12 @@ def test_a_disk_that_fills_up_loses_no_finished_row(image_bundle: Bundle, many: 
     assert "cannot be written (File too large)" in complaint and "make room, then go on with --resume" in complaint
     assert not out.exists()
     again = finish(words, out, "--resume", "--json")
-    score(image_bundle, [many], tmp_path / "whole.csv", batch_size=4)
+    score(ScoringRequest(image_bundle, [many], tmp_path / "whole.csv", batch_size=4))
     assert json.loads(again.stdout)["reused"] > 8
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
-def test_a_disk_that_is_full_when_the_table_is_joined_keeps_the_parts(
+def test_a_disk_that_is_full_when_the_table_is_joined_keeps_the_segments(
     image_bundle: Bundle, many: Path, tmp_path: Path, monkeypatch
 ):
     def full(*_: object) -> None:
@@ -111,11 +111,11 @@ def test_a_disk_that_is_full_when_the_table_is_joined_keeps_the_parts(
 
     out = tmp_path / "out.csv"
     with monkeypatch.context() as patched:
-        patched.setattr(parts_module, "write_table", full)
+        patched.setattr(finished_module, "write_table", full)
         with pytest.raises(
             DataError, match=r"No space left on device\); the finished rows are kept in out\.csv\.parts"
         ):
-            score(image_bundle, [many / "000?.png"], out)
+            score(ScoringRequest(image_bundle, [many / "000?.png"], out))
     assert not out.exists()
-    summary = score(image_bundle, [many / "000?.png"], out, resume=True)
+    summary = score(ScoringRequest(image_bundle, [many / "000?.png"], out, resume=True))
     assert (summary.inputs, summary.reused) == (10, 10)

@@ -10,6 +10,7 @@ from medsd.bundle.layout import Bundle
 from medsd.errors import DataError, ImageError
 from medsd.scoring.batch import score
 from medsd.scoring.note_files import Notes
+from medsd.scoring.request import ScoringRequest
 
 
 def test_notes_are_found_by_path_or_by_name(tmp_path: Path):
@@ -87,7 +88,7 @@ def test_notes_beside_films_and_of_lists_change_what_a_fused_model_says(
     (tmp_path / "list.csv").write_text(f"path,note\n{films},\n{films}/film_3.png,fever\n")
     frames = []
     for name, more in (("plain", {}), ("noted", {"lists": [tmp_path / "list.csv"], "side_notes": True})):
-        score(fused_bundle, [films], tmp_path / f"{name}.csv", **more)
+        score(ScoringRequest(fused_bundle, [films], tmp_path / f"{name}.csv", **more))
         frames.append(pd.read_csv(tmp_path / f"{name}.csv", index_col="path"))
     plain, noted = frames
     changed = (plain.probability_Mass - noted.probability_Mass).abs() > 1e-4

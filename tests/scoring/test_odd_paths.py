@@ -24,6 +24,7 @@ from medsd.scoring import inputs as inputs_module
 from medsd.scoring.batch import score
 from medsd.scoring.inputs import name_inputs
 from medsd.scoring.lock import open_locked
+from medsd.scoring.request import ScoringRequest
 from tests.interrupted import KEY, ROOT, finish, start
 
 SOON = 60  # seconds, on a machine that is busy
@@ -44,7 +45,7 @@ def soon() -> Iterator[None]:
 
 
 def _rows(bundle: Bundle, *inputs: Path, lists: tuple[Path, ...] = (), out: Path) -> dict[str, dict[str, str]]:
-    score(bundle, list(inputs), out, lists=lists)
+    score(ScoringRequest(bundle, list(inputs), out, lists=lists))
     with out.open(newline="") as file:
         return {row["path"]: row for row in csv.DictReader(file)}
 

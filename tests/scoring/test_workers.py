@@ -11,34 +11,34 @@ from medsd.bundle.layout import Bundle
 from medsd.dicom.gate import GatePolicy
 from medsd.inference.predict import Study
 from medsd.preprocessing.decode import Decoder
-from medsd.preprocessing.film import Film
+from medsd.preprocessing.image import DecodedImage
 from medsd.scoring import workers
-from medsd.scoring.blocks import Block
-from medsd.scoring.workers import Decode, pack, unpack
+from medsd.scoring.segments import Block
+from medsd.scoring.workers import DecodeBlock, pack, unpack
 
 
 class Hostile(Decoder):
     """Goes down at a film that is called so."""
 
-    def __call__(self, source: Path | bytes, name: str = "") -> Film:
+    def __call__(self, source: Path | bytes, name: str = "") -> DecodedImage:
         if isinstance(source, Path) and source.name == "hostile.dcm":
             os.abort()
         return super().__call__(source, name)
 
 
 def _same(one: Study, other: Study) -> bool:
-    words = [(study.note, study.film and workers._words(study.film)) for study in (one, other)]
-    pixels = [study.film.pixels if study.film else None for study in (one, other)]
+    words = [(study.note, study.image and workers._words(study.image)) for study in (one, other)]
+    pixels = [study.image.pixels if study.image else None for study in (one, other)]
     return words[0] == words[1] and np.array_equal(pixels[0], pixels[1])
 
 
 def test_studies_arrive_as_they_left():
     pixels = np.random.default_rng(0).integers(0, 255, (2, 4, 4), np.uint8)
     studies = [
-        Study(Film("scored", name="a", study_key="k", patient_key="p", pixels=pixels[0]), "cough"),
-        Study(Film("refused", "no_pixels", "a name that is no UTF-8: \udcff", "\udcff")),
+        Study(DecodedImage("scored", name="a", study_key="k", patient_key="p", pixels=pixels[0]), "cough"),
+        Study(DecodedImage("refused", "no_pixels", "a name that is no UTF-8: \udcff", "\udcff")),
         Study(None, "a note alone"),
-        Study(Film("warned", "view", "lateral", pixels=pixels[1])),
+        Study(DecodedImage("warned", "view", "lateral", pixels=pixels[1])),
     ]
     assert all(_same(*pair) for pair in zip(studies, unpack(pack(studies)), strict=True))
 
@@ -48,9 +48,9 @@ def test_a_film_that_brings_its_decoder_down_costs_its_own_row(
 ):
     monkeypatch.setattr(workers, "_hide_main", lambda: None)
     names = [str(films / "hostile.dcm"), str(films / "film_0.png"), f"local://{films}/film_1.png", "local:///no.dcm"]
-    work = Decode(Hostile(image_bundle.description.pixels, GatePolicy()), False).begin()
+    work = DecodeBlock(Hostile(image_bundle.description.pixels, GatePolicy()), False).begin()
     with work._helper:
-        found = [study.film for study in unpack(work({"block": Block(names, {}).to_json()}))]
+        found = [study.image for study in unpack(work({"block": Block(names, {}).to_json()}))]
     assert [film and film.reason for film in found] == ["cannot_decode", "", "", "file_error"]
     assert found[0] is not None and "the decoder crashed" in found[0].message
 

@@ -1,7 +1,7 @@
-"""From whatever a caller hands in as a film to the square that the model sees, with the gate in between.
+"""From an image in any form to the square that the model sees, with the gate in between.
 
-`read_film` never raises for bad input: a film that must not be scored is a `Film` with a reason. What it returns is
-small enough to travel between processes, so a batch decodes elsewhere than it computes.
+`read_image` never raises for bad input: an image that must not be scored is a `DecodedImage` with a reason. The result
+is small enough to travel between processes.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ Source = Path | str | bytes | npt.NDArray[np.floating] | Radiograph
 
 
 @dataclass(frozen=True)
-class Film:
-    """One film behind the gate.
+class DecodedImage:
+    """One image behind the gate.
 
     Attributes:
         status, reason, message: what the gate decided, in the words of `medsd.inference.prediction.Prediction`.
         name: how messages call it.
         study_key, patient_key, instance_key: keyed hashes, "" where the header cannot be read or says nothing, or no
-            hasher was given. A refused film has them, too.
+            hasher was given. A refused image has them, too.
         view: "PA", "AP", "FRONTAL", "LATERAL", "OTHER" by the header; "LATERAL" also where the header is silent and the
             picture looks lateral; else "".
         study_keys, patient_keys: all under which they may be cases (`KeyedHasher.study_keys`); never shown.
         pixels: uint8 (S, S), what the model sees; None when refused.
-        image: float32 (H, W) in 0…1, what a person sees; None when refused, or not kept.
+        display: float32 (H, W) in 0…1, what a person sees; None when refused, or not kept.
     """
 
     status: Literal["scored", "warned", "refused"]
@@ -54,10 +54,10 @@ class Film:
     study_keys: tuple[str, ...] = field(default=(), repr=False)
     patient_keys: tuple[str, ...] = field(default=(), repr=False)
     pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
-    image: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    display: npt.NDArray[np.float32] | None = field(default=None, repr=False)
 
 
-def read_film(
+def read_image(
     source: Source,
     spec: PixelSpec,
     *,
@@ -65,32 +65,32 @@ def read_film(
     hasher: KeyedHasher | None = None,
     name: str = "",
     keep_image: bool = True,
-) -> Film:
-    """Gate one film and make the model's pixels of it.
+) -> DecodedImage:
+    """Gate one image and make the model's pixels of it.
 
     Args:
         source: a path, the content of a file, an array (H, W) in 0…1 with dark air, or a `Radiograph`.
         spec: the bundle's preprocessing.
         policy: what is refused, warned about and accepted.
         hasher: makes the keys of study, patient and instance.
-        name: how messages call the film; the file's name by default.
-        keep_image: keep the film in its own size too, for showing it.
+        name: how messages call the image; the file's name by default.
+        keep_image: keep the image in its own size too, for showing it.
     """
     source = Path(source) if isinstance(source, str) else source
     name = name or (source.name if isinstance(source, Path) else "")
     admission = _admit(source, policy or GatePolicy(), name)
     if admission.radiograph is None:
-        film = Film("refused", admission.reason, admission.message, name)
-        return identified(film, read_identity(source), hasher) if isinstance(source, (Path, bytes)) else film
-    film = Film(
+        image = DecodedImage("refused", admission.reason, admission.message, name)
+        return identified(image, read_identity(source), hasher) if isinstance(source, (Path, bytes)) else image
+    image = DecodedImage(
         "warned" if admission.status == "warned" else "scored",
         admission.reason,
         admission.message,
         name,
         pixels=to_pixels(admission.radiograph, spec),
-        image=admission.radiograph.pixels if keep_image else None,
+        display=admission.radiograph.pixels if keep_image else None,
     )
-    return identified(film, admission.radiograph, hasher)
+    return identified(image, admission.radiograph, hasher)
 
 
 def _admit(source: Path | bytes | npt.NDArray[np.floating] | Radiograph, policy: GatePolicy, name: str) -> Admission:
@@ -137,15 +137,15 @@ def named(name: str, message: str) -> str:
     return f"{name}: {message}" if name else message
 
 
-def identified(film: Film, said: Radiograph | Identity, hasher: KeyedHasher | None) -> Film:
-    """`film` with the view, and with a hasher the keys, of what its header says."""
+def identified(image: DecodedImage, said: Radiograph | Identity, hasher: KeyedHasher | None) -> DecodedImage:
+    """`image` with the view, and with a hasher the keys, of what its header says."""
     looks = isinstance(said, Radiograph) and any(item.setting == "lateral_look" for item in said.concerns)
-    film = replace(film, view="LATERAL" if looks else said.view)
+    image = replace(image, view="LATERAL" if looks else said.view)
     if hasher is None:
-        return film
+        return image
     studies, patients = hasher.study_keys(said.study_uid), hasher.patient_keys(said.patient_id)
     return replace(
-        film,
+        image,
         study_key=studies[0],
         patient_key=patients[0],
         study_keys=studies,

@@ -1,0 +1,302 @@
+"""What is asked of `medsd score`, the same for either engine, and what it came to.
+
+A `ScoringRequest` says everything. `prepare` opens its bundle, names its inputs and reads their notes; `carry_out`
+follows an engine that makes the rows, tells how far it is, and joins the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from medsd.bundle.layout import DESCRIPTION, Bundle, Precision
+from medsd.dicom.gate import GatePolicy
+from medsd.errors import DataError
+from medsd.inference.providers import PrecisionChoice, ProviderChoice
+from medsd.privacy import KeyedHasher
+from medsd.progress import Progress
+from medsd.scoring import embeddings as embedding_files
+from medsd.scoring import table
+from medsd.scoring.finished import RECORD, FinishedRows
+from medsd.scoring.inputs import Inputs, name_inputs
+from medsd.scoring.note_files import Notes
+from medsd.scoring.prometheus import ScoringGauges
+from medsd.scoring.remote import names_at, place_of, url_of
+
+Outcomes = list[tuple[str, str]]  # status and reason of finished rows
+
+
+@dataclass(frozen=True)
+class ScoringRequest:
+    """Which inputs are to be scored, by what, and where to.
+
+    Attributes:
+        bundle: an opened bundle, or its folder.
+        inputs: files, folders, patterns, ZIP archives, lists or standard input, see
+            `medsd.scoring.inputs.name_inputs`; the same path given twice is one row. None at all: the notes are read
+            alone, a row a note.
+        out: .csv, .parquet or .jsonl.
+        lists: further lists of paths, .csv with a column ``path`` and perhaps ``note``, else a path a line.
+        notes: a CSV with the columns ``path`` (or a file name) and ``note``.
+        side_notes: the note of an image without another is the text beside it, ``image.txt``.
+        embeddings: .npy or .parquet, a row for each of the table's.
+        workers: processes that decode; None leaves it to the engine.
+        batch_size: images in one run of the model.
+        resume: keep the rows that an earlier run on `out` finished.
+        provider, precision, require_gpu: as for `Predictor`.
+        policy: of the gate.
+        hasher: makes the keys; this user's own by default (`KeyedHasher.from_environment`).
+        coverage: None for calls at the operating points, a share for conformal ones, see `Predictor`.
+        defuse_formulas: in CSV, put an apostrophe before texts that a spreadsheet would take for a formula
+            (`medsd.scoring.table.write_table`).
+        metrics, metrics_port: where Prometheus reads how far it is, see `medsd.scoring.prometheus.ScoringGauges`.
+        progress: a bar on a terminal, plain lines elsewhere, on stderr.
+    """
+
+    bundle: Bundle | Path | str
+    inputs: Sequence[Path | str]
+    out: Path | str
+    lists: Sequence[Path] = ()
+    notes: Path | None = None
+    side_notes: bool = False
+    embeddings: Path | str | None = None
+    workers: int | None = None
+    batch_size: int = 8
+    resume: bool = False
+    provider: ProviderChoice = "auto"
+    precision: PrecisionChoice = "auto"
+    require_gpu: bool = False
+    policy: GatePolicy = field(default_factory=GatePolicy)
+    hasher: KeyedHasher | None = None
+    coverage: float | None = None
+    defuse_formulas: bool = False
+    metrics: Path | None = None
+    metrics_port: int | None = None
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a batch came to.
+
+    Attributes:
+        out: the table.
+        inputs: rows in the table.
+        scored, warned, refused: rows of each status.
+        reused: rows that an earlier run had finished.
+        seconds: time this run took.
+        provider: what computed.
+        reasons: rows by reason code, of warned and refused ones.
+        studies: rows of the table, where it has one a study; None where it has one an input.
+    """
+
+    out: str
+    inputs: int
+    scored: int
+    warned: int
+    refused: int
+    reused: int
+    seconds: float
+    provider: str
+    reasons: dict[str, int] = field(default_factory=dict)
+    studies: int | None = None
+
+    @property
+    def rate(self) -> float:
+        """Rows a second that this run made."""
+        return (self.inputs - self.reused) / max(self.seconds, 1e-3)
+
+    def line(self) -> str:
+        """The summary as a sentence."""
+        again = f" ({self.reused} from an earlier run)" if self.reused else ""
+        of = "" if self.studies is None else f" of {self.studies} studies"
+        why = ", ".join(f"{reason} {count}" for reason, count in self.reasons.items())
+        return (
+            f"{self.inputs} inputs{of}{again}: {self.scored} scored, {self.warned} warned, {self.refused} refused "
+            f"in {self.seconds:.1f} s, {self.rate:.3g} a second{f' ({why})' if why else ''}; {self.out}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The summary for a program."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ScoringJob:
+    """A request whose bundle is open, whose inputs are named and whose notes are read.
+
+    Attributes:
+        request: as it was given.
+        bundle: opened and verified.
+        out, embeddings: paths of this machine, or URLs.
+        names: what makes a row each: images or, where none are given, notes.
+        notes: by name.
+        images: whether there are images.
+        hasher: makes the keys.
+        size: of a batch.
+        begun: when, by the monotonic clock.
+    """
+
+    request: ScoringRequest
+    bundle: Bundle
+    out: Path | str
+    embeddings: Path | str | None
+    names: list[str]
+    notes: Notes
+    images: bool
+    hasher: KeyedHasher
+    size: int
+    begun: float
+
+    @property
+    def width(self) -> int:
+        """Numbers of an embedding that is kept; 0 where none are."""
+        return 0 if self.embeddings is None else self.bundle.description.embedding_size
+
+    def finished(self, precision: Precision) -> FinishedRows:
+        """The store of the finished rows, locked; errors as `FinishedRows`."""
+        request, bundle = self.request, self.bundle
+        made_with = {
+            "model": bundle.model_sha256,
+            "bundle": hashlib.sha256((bundle.folder / DESCRIPTION).read_bytes()).hexdigest(),
+            "gate policy": request.policy.model_dump(mode="json"),
+            "key of studies and patients": self.hasher.study_key("medsd score"),  # two secrets give two
+            "set of notes": self.notes.digest() if bundle.description.note is not None else "",
+            "choice of --embeddings": self.embeddings is not None,
+            "coverage": request.coverage,
+            "precision": precision,
+            "choice of --defuse-formulas": request.defuse_formulas,
+        }
+        return FinishedRows(
+            self.out,
+            table.columns(bundle.findings),
+            made_with,
+            self.names,
+            batch_size=self.size,
+            resume=request.resume,
+            embeddings_out=self.embeddings,
+            dimensions=self.width,
+            defuse=request.defuse_formulas,
+        )
+
+
+def prepare(request: ScoringRequest, *, urls: bool = False) -> ScoringJob:
+    """Open the bundle, name the inputs and read the notes; with `urls`, paths may be URLs that fsspec knows.
+
+    Raises:
+        DataError: an input does not exist or is empty, or the notes or the output cannot be used.
+        BundleError: no bundle, or an altered one.
+    """
+    begun, place = time.monotonic(), place_of if urls else Path
+    out, vectors = place(request.out), None if request.embeddings is None else place(request.embeddings)
+    _check_outputs(out, vectors)
+    bundle = request.bundle if isinstance(request.bundle, Bundle) else Bundle.open(request.bundle)
+    images = bool(request.inputs or request.lists)
+    if images and not bundle.description.image:
+        raise DataError(f"{bundle.label} reads notes alone; leave the images out and give --notes")
+    given = _name(request, [out, vectors, request.notes, request.metrics], urls) if images else Inputs([])
+    notes = _notes(request, given, urls)
+    if not images and bundle.description.note is None:
+        raise DataError(f"{bundle.label} reads images; give files, folders, patterns or a list")
+    if not images and not len(notes):
+        raise DataError("there is nothing to score; give images, or notes that are to be read alone with --notes")
+    names = given.names if images else list(notes.by_path)
+    hasher = request.hasher or KeyedHasher.from_environment()
+    size = max(1, min(request.batch_size, len(names)))
+    return ScoringJob(request, bundle, out, vectors, names, notes, images, hasher, size, begun)
+
+
+def _check_outputs(out: Path | str, vectors: Path | str | None) -> None:
+    table.check_format(Path(out))
+    if vectors is None:
+        return
+    embedding_files.check_format(Path(vectors))
+    if vectors == out:
+        raise DataError(f"{out}: the table and the embeddings need a file each")
+    if isinstance(vectors, Path) and (os.path.isdir(vectors) or not os.path.isdir(vectors.parent)):  # noqa: PTH112
+        raise DataError(f"{vectors}: cannot be written; give a file in a folder that exists")
+
+
+def _name(request: ScoringRequest, outputs: Sequence[Path | str | None], urls: bool) -> Inputs:
+    """`name_inputs`, with URLs between the paths."""
+    paths = [path for path in outputs if isinstance(path, Path)]
+    ours = [*paths, *(path.with_name(path.name + RECORD) for path in paths)]
+    if not urls:
+        return name_inputs([Path(path) for path in request.inputs], lists=request.lists, leave_out=ours)
+    found: list[Inputs] = []
+    for remote, group in groupby(map(place_of, request.inputs), _is_url):
+        if remote:
+            found.append(Inputs([name for url in group for name in names_at(str(url))]))
+        else:
+            found.append(name_inputs([Path(place) for place in group], leave_out=ours))
+    if request.lists:
+        found.append(name_inputs([], lists=request.lists, leave_out=ours))
+    names = dict.fromkeys(url_of(name) or name for each in found for name in each.names)
+    return Inputs(list(names), {name: note for each in found for name, note in each.notes.items()})
+
+
+def _is_url(place: Path | str) -> bool:
+    return isinstance(place, str)
+
+
+def _notes(request: ScoringRequest, given: Inputs, urls: bool) -> Notes:
+    beside = request.side_notes
+    if beside and urls and any(url_of(name) for name in given.names):
+        raise DataError("--side-notes reads notes beside images of a file system, not behind URLs; give --notes")
+    found = given.notes if request.notes is None else Notes.read(request.notes, more=given.notes).by_path
+    return Notes({url_of(name) or name: note for name, note in found.items()} if urls else found, beside=beside)
+
+
+def carry_out(
+    job: ScoringJob, rows: FinishedRows, outcomes: Iterable[tuple[Outcomes, str]], *, provider: str
+) -> Summary:
+    """Follow an engine to the end of its work, and join the table.
+
+    Args:
+        job: what is done.
+        rows: where the engine keeps its rows.
+        outcomes: of each batch that is finished, and the provider that computed it.
+        provider: that is expected, for the metrics.
+
+    Raises:
+        DataError: the table or the metrics cannot be written.
+    """
+    request, reused = job.request, len(rows.done)
+    total = reused + sum(len(block.names) for block in rows.waiting)
+    labels = {"model": job.bundle.label, "provider": provider}
+    refused = 0
+    with (
+        ScoringGauges(total, reused, file=request.metrics, port=request.metrics_port, **labels) as told,
+        Progress(total, reused, wanted=request.progress) as shown,
+    ):
+        for found, running in outcomes:
+            provider = running
+            refused += sum(status == "refused" for status, _ in found)
+            told.advance(found)
+            shown.advance(len(found), f"{refused} refused")
+        rows.join()
+        summary = _summary(job, rows.counts, rows.reasons, reused, provider)
+        rows.finish({"summary": summary.as_dict()})
+        told.complete()
+    return summary
+
+
+def _summary(job: ScoringJob, counts: Counter[str], reasons: Counter[str], reused: int, provider: str) -> Summary:
+    return Summary(
+        out=str(job.out),
+        inputs=counts.total(),
+        scored=counts["scored"],
+        warned=counts["warned"],
+        refused=counts["refused"],
+        reused=reused,
+        seconds=round(time.monotonic() - job.begun, 3),
+        provider=provider,
+        reasons=dict(reasons.most_common()),
+    )
