@@ -80,7 +80,7 @@ def ask_study(index: CaseIndex, prediction: Prediction, asked: Question) -> Answ
     Raises:
         DataError: nothing of the words is understood.
     """
-    query = _read(index, asked)
+    query, _ = _read(index, asked)
     filters = query.filters(asked.filters, require_present=True)
     similar = index.similar(prediction, asked.k, filters=filters)
     understood = query.sentence(index.findings) if query else ""
@@ -102,9 +102,9 @@ def ask(index: CaseIndex, asked: Question, load: Callable[[], Predictor | None])
     Raises:
         DataError: nothing is asked, or nothing of the words is understood.
     """
-    query = _read(index, asked)
+    query, in_words = _read(index, asked)
     said = query.sentence(index.findings)
-    predictor = load() if asked.words else None
+    predictor = load() if in_words else None  # words that were not understood do not order what the findings ask for
     prediction = predictor(None, asked.words) if predictor is not None else None
     if prediction is None or prediction.refused or prediction.embedding is None:
         return Answer(tuple(index.find(query, asked.k, filters=asked.filters)), said)
@@ -116,10 +116,10 @@ def ask(index: CaseIndex, asked: Question, load: Callable[[], Predictor | None])
     return Answer(tuple(found), f"near these words, {said}")
 
 
-def _read(index: CaseIndex, asked: Question) -> FindingQuery:
-    """The findings that are asked for, by name and in words."""
+def _read(index: CaseIndex, asked: Question) -> tuple[FindingQuery, bool]:
+    """The findings that are asked for, by name and in words, and whether the words ask for any."""
     if not asked.words:
-        return asked.query
+        return asked.query, False
     words = read_query(asked.words, index.findings)
     query = FindingQuery(
         tuple(dict.fromkeys((*asked.query.present, *words.present))),
@@ -133,4 +133,4 @@ def _read(index: CaseIndex, asked: Question) -> FindingQuery:
             f"The sentence names no finding that can be searched for ({query.sentence(index.findings)}). "
             f"The findings here are {', '.join(map(index.findings.title, index.findings))}."
         )
-    return query
+    return query, bool(words)

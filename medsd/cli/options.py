@@ -69,4 +69,6 @@ def requiring(extra: str, what: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        if error.name is None:  # a package is there and failed: not for us to say which to install
+            raise
         raise DependencyError(f"{what} needs {error.name}; install it with: pip install 'medsd[{extra}]'") from None
