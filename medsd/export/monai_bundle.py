@@ -14,6 +14,7 @@ import logging
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from medsd.bundle.layout import Bundle
 from medsd.calibration.types import Calibration
 from medsd.errors import BundleError
 from medsd.export.onnx import ServingModel
+from medsd.export.triton import TEMPLATES
 from medsd.files import write_json
 from medsd.findings import Finding, FindingSet
 from medsd.networks.fusion import StudyModel
@@ -48,11 +50,7 @@ WEIGHTS, NETWORK, METADATA, INFERENCE = (
     "configs/metadata.json",
     "configs/inference.json",
 )
-_HERE = "medsd.export.monai_bundle"
 _CALIBRATION: TypeAdapter[dict[str, Calibration]] = TypeAdapter(dict[str, Calibration])
-_RUN = (
-    "python -m monai.bundle run --bundle_root . --meta_file configs/metadata.json --config_file configs/inference.json"
-)
 
 
 def write_monai_bundle(bundle: Bundle, folder: Path) -> Path:
@@ -83,8 +81,10 @@ def write_monai_bundle(bundle: Bundle, folder: Path) -> Path:
         shutil.copyfile(bundle.tokenizer_path, folder / "models" / layout.TOKENIZER)
     write_json(folder / NETWORK, _network_facts(bundle))
     write_json(folder / METADATA, _metadata(bundle))
-    write_json(folder / INFERENCE, _inference())
-    (folder / "docs" / "README.md").write_text(_readme(bundle), encoding="utf-8")
+    inference = files("medsd.export").joinpath("templates", "monai_inference.json")
+    (folder / INFERENCE).write_bytes(inference.read_bytes())
+    page = TEMPLATES.get_template("monai_readme.md.jinja").render(bundle=bundle)
+    (folder / "docs" / "README.md").write_text(page, encoding="utf-8")
     licence = f"Software: Apache-2.0.\nData: {description.provenance.licence or 'not stated'}\n"
     for name in ("LICENSE", "docs/license.txt", "docs/data_license.txt"):
         (folder / name).write_text(licence, encoding="utf-8")
@@ -244,72 +244,6 @@ def _metadata(bundle: Bundle) -> dict[str, Any]:
             },
         },
     }
-
-
-def _inference() -> dict[str, Any]:
-    """The inference workflow: every image of `dataset_dir`, a row each in `output_dir`/predictions.csv."""
-    return {
-        "bundle_root": ".",
-        "dataset_dir": "$@bundle_root + '/images'",
-        "output_dir": "$@bundle_root + '/eval'",
-        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network_def": {"_target_": f"{_HERE}.load_network", "bundle_root": "@bundle_root"},
-        "network": "$@network_def.to(@device)",
-        "preprocessing": {
-            "_target_": "Compose",
-            "transforms": [{"_target_": f"{_HERE}.ReadImage", "bundle_root": "@bundle_root"}],
-        },
-        "dataset": {
-            "_target_": "Dataset",
-            "data": {"_target_": f"{_HERE}.image_list", "dataset_dir": "@dataset_dir"},
-            "transform": "@preprocessing",
-        },
-        "dataloader": {
-            "_target_": "DataLoader",
-            "dataset": "@dataset",
-            "batch_size": 8,
-            "shuffle": False,
-            "num_workers": 0,
-        },
-        "inferer": {"_target_": "SimpleInferer"},
-        "handlers": [
-            {
-                "_target_": "ClassificationSaver",
-                "output_dir": "@output_dir",
-                "filename": "predictions.csv",
-                "batch_transform": "$lambda batch: batch",
-                "output_transform": "$monai.handlers.from_engine(['pred'])",
-            }
-        ],
-        "evaluator": {
-            "_target_": "SupervisedEvaluator",
-            "device": "@device",
-            "val_data_loader": "@dataloader",
-            "network": "@network",
-            "inferer": "@inferer",
-            "val_handlers": "@handlers",
-            "amp": False,
-        },
-        "run": ["$@evaluator.run()"],
-    }
-
-
-def _readme(bundle: Bundle) -> str:
-    names = "\n".join(f"{number}. {name}" for number, name in enumerate(bundle.findings))
-    untaught = ", ".join(bundle.description.not_trained)
-    silent = f", and for what the model was not trained for: {untaught}" if untaught else ""
-    synthetic = "It learned from synthetic images: nothing here is a medical result.\n\n" * bundle.description.synthetic
-    return (
-        f"# {bundle.label}\n\n{bundle.description.description.strip()}\n\n{synthetic}"
-        "Research software, no medical device: it must not be used to diagnose, to treat or to triage.\n\n"
-        f"A medsd bundle in MONAI's form. `pip install 'medsd[train]' fire`, then here:\n\n```\n{_RUN}\n"
-        "```\n\nEvery DICOM file or image below IMAGES is a row of eval/predictions.csv: its path, then a calibrated "
-        "probability for each finding, in this order (NaN where the gate of medsd refuses the image"
-        f"{silent}):\n\n{names}\n\n"
-        "The weights are models/model.safetensors, read by `medsd.export.monai_bundle.load_network`; there is no "
-        "models/model.pt, because reading one unpickles. models/model.onnx is the graph that medsd serves, with "
-        "logits, embedding and evidence maps. How it was measured says the card of the medsd bundle.\n"
-    )
 
 
 def _version(name: str) -> str:

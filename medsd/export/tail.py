@@ -1,8 +1,7 @@
 """The tail of an exported graph, from logits to probabilities, exchanged with ONNX's own tools.
 
-Nothing is looked for by name but the graph's outputs: whatever computed the probabilities is replaced by nodes that
-compute them from the output `logits`, and what nobody needs any more is taken out. So it works for every bundle,
-whatever exported it. `compare_graphs` then holds the new graph against the old.
+The nodes that compute the probabilities are replaced by nodes that compute them from the output `logits`, and what is
+no longer needed is removed. `compare_graphs` then compares the new graph with the old one.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def exchange_tail(
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        raise BundleError(f"{path.name}: the changed graph is none: {str(error).splitlines()[0]}") from None
+        raise BundleError(f"{path.name}: the changed graph is not valid ONNX: {str(error).splitlines()[0]}") from None
     onnx.save(model, path)
 
 

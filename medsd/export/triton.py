@@ -21,7 +21,7 @@ MAX_BATCH = 32
 PREFERRED = (8, 16, 32)
 QUEUE_DELAY_US = 2000  # how long a request waits for others: a fraction of what a batch takes
 WARM_UP = (1, 8)  # batch sizes computed before the model is called ready
-_TEMPLATES = Environment(
+TEMPLATES = Environment(
     loader=PackageLoader("medsd.export"),
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -55,7 +55,7 @@ def write_repository(bundle: Bundle, folder: Path) -> Path:
             raise BundleError(f"{folder / model}: there is a model of this name; remove it, or give another folder")
     for model, precision, kind in models:
         _write_model(bundle, folder, model, precision, kind)
-    client = _TEMPLATES.get_template("triton_client.py.jinja").render(name=name)
+    client = TEMPLATES.get_template("triton_client.py.jinja").render(name=name)
     (folder / CLIENT).write_text(client, encoding="utf-8")
     return folder / name
 
@@ -80,7 +80,7 @@ def model_config(bundle: Bundle, name: str, kind: str) -> str:
         kind: of its instances: KIND_AUTO, KIND_CPU or KIND_GPU.
     """
     description = bundle.description
-    return _TEMPLATES.get_template("config.pbtxt.jinja").render(
+    return TEMPLATES.get_template("config.pbtxt.jinja").render(
         name=name,
         kind=kind,
         inputs=[_tensor(bundle, each) for each in description.inputs],

@@ -273,7 +273,7 @@ def _distances(
     models = _Models.fit(images)
     others = _Images.of(validation_pixels, None if embeddings is None else validation_embeddings)
     parts = [(part, _Models.fit(images[~part]).distances(images[part])) for part in _folds(whose[rows])]
-    found = models.distances(images)  # where one patient has all images, there is nobody else to compare with
+    found = models.distances(images)  # where one patient has all images, there is no other to compare with
     for part, distances in parts:
         for name, values in distances.items():
             found[name][part] = values

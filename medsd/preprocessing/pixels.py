@@ -26,8 +26,8 @@ GreyImage = npt.NDArray[np.float32]
 ModelPixels = npt.NDArray[np.uint8]
 
 _GAP = 2.0  # block means leave this many times the pixels that the resize makes of them, Pillow's `reducing_gap`
-# Means of 8-bit values often lie half-way between two grey levels; this far below, rounding no longer hangs on the last
-# bit of a float32, so that the two ways to a reduced image meet.
+# Means of 8-bit values often lie half-way between two grey levels. This is taken off before rounding, so that rounding
+# does not depend on the last bit of a float32, and the two ways to a reduced image agree.
 _TIE = np.float32(1e-4)
 
 
