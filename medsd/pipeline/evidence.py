@@ -31,7 +31,7 @@ from medsd.pipeline.evidence_head import (
 )
 from medsd.settings import Settings
 from medsd.studies.boxes import Box, read_boxes
-from medsd.studies.manifest import Manifest
+from medsd.studies.manifest import SELECTED, Manifest
 from medsd.training.loaders import StudyArrays
 
 
@@ -56,6 +56,7 @@ def judge_evidence(
 ) -> EvidenceReport | None:
     """Measure the maps on the images of a split that have boxes; None if there are none, or too few.
 
+    Test patients' images that were picked by finding are measured with the test split: boxes are drawn on such images.
     The model is on the CPU. The usual place of each finding comes from the training patients' boxes.
 
     Raises:
@@ -64,7 +65,8 @@ def judge_evidence(
     if not has_boxes(settings):
         return None
     boxes = read_boxes(manifest.root, manifest.findings)
-    grouped, known = (boxes_of_rows(boxes, manifest, manifest.rows(part)) for part in (split, "train"))
+    held_out = np.concatenate([manifest.rows(split), manifest.rows(SELECTED if split == "test" else "")])
+    grouped, known = (boxes_of_rows(boxes, manifest, rows) for rows in (held_out, manifest.rows("train")))
     silent = not_trained(manifest)
     grouped = {(row, name): of_image for (row, name), of_image in grouped.items() if name not in silent}
     if not grouped:

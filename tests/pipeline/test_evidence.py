@@ -84,12 +84,12 @@ def fixed_settings(folder: Path) -> Settings:
     return load_settings(config, [f"data.root={folder}", "evaluation.bootstrap=20", "evaluation.minimum_positives=3"])
 
 
-def test_only_films_of_the_split_are_judged_and_places_come_from_training_ones(
+def test_held_out_images_are_judged_with_those_picked_by_finding_and_places_come_from_training_ones(
     model: StudyModel, arrays: StudyArrays, tmp_path: Path
 ) -> None:
     names = [f"{n:08d}_000" for n in range(COUNT)]
     table = pd.DataFrame({"study": names, "patient": names, "path": [f"images/{name}.png" for name in names]})
-    table["split"] = ["train", "validation", "test"] * (COUNT // 3)
+    table["split"] = ["train", "validation", "test", "train", "validation", "selected"] * (COUNT // 6)
     table[list(FINDINGS)] = arrays.labels
     manifest = Manifest(complete(table, FINDINGS), FINDINGS, tmp_path)
     rows = [f"{name}.png,Mass,100,100,300,300" for name in names]
