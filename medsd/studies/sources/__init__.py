@@ -1,4 +1,8 @@
-"""Sources of studies, a module a data set; `read_source` picks the one that the settings name."""
+"""Sources of studies, a module a data set; `read_source` picks the one that the settings name.
+
+Each module says how its folder is laid out. Its `read` raises DataError where the folder, a table, a column or every
+image is missing, or a file is damaged.
+"""
 
 from __future__ import annotations
 
@@ -32,16 +36,8 @@ from medsd.studies.sources import (
 log = logging.getLogger(__name__)
 
 _READERS: dict[str, Callable[[Any, SplitSettings], Manifest]] = {
-    "chexpert": chexpert.read,
-    "chexpert_plus": chexpert_plus.read,
-    "cmc2007": cmc2007.read,
-    "covid": covid.read,
-    "mimic": mimic.read,
-    "nih14": nih14.read,
-    "openi": openi.read,
-    "padchest": padchest.read,
-    "phantom": phantom.read,
-    "vindr": vindr.read,
+    module.__name__.rpartition(".")[2]: module.read
+    for module in (chexpert, chexpert_plus, cmc2007, covid, mimic, nih14, openi, padchest, phantom, vindr)
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from medsd.errors import DataError
+from medsd.findings import FindingSet
 from medsd.studies.rejected import LIMIT, REASONS, Rejections
 from medsd.text import normalise_text
 
@@ -74,6 +75,30 @@ class LabelCells:
         self.unread[column] += [(int(rows[at]), shape(cells.iloc[at])) for at in np.flatnonzero(wrong)]
         return values
 
+    def read_lists(
+        self,
+        cells: pd.Series,
+        rows: npt.NDArray[np.int64],
+        findings: FindingSet,
+        separator: str = "|",
+        *,
+        names: Mapping[str, str] | None = None,
+        unlisted_is_absent: bool = True,
+    ) -> Floats:
+        """float32 (N, F) from a column that lists what is present ("Effusion|Edema"); an empty cell says nothing.
+
+        Where a word is no finding, what the cell does not name is unknown. `names` translates words to findings.
+        """
+        known = {text: _listed_labels(text.split(separator), findings, names or {}) for text in cells.unique()}
+        labels = np.full((len(cells), len(findings)), np.nan, dtype=np.float32)
+        for at, (row, text) in enumerate(zip(rows, cells, strict=True)):
+            labels[at], whole, normal = known[text]
+            if not (whole and (unlisted_is_absent or normal)):
+                labels[at][labels[at] == 0] = np.nan
+            if text.strip().casefold() not in EMPTY:
+                self.count(str(cells.name), int(row), text, read=whole, reason="unknown_finding")
+        return labels
+
     def count(self, column: str, row: int, text: str, *, read: bool, reason: str) -> None:
         """Count one filled cell that something else reads, and whether that succeeded."""
         self.filled[column] += 1
@@ -104,6 +129,15 @@ class LabelCells:
             if rejected is not None:
                 for row, like in cells:
                     rejected.remark(row, reason, f"column '{column}', like '{like}'")
+
+
+def _listed_labels(words: Sequence[str], findings: FindingSet, names: Mapping[str, str]) -> tuple[Floats, bool, bool]:
+    """(F,) labels, NaN without a finding; whether every word is one; whether all of them are negatives."""
+    stripped = [word.strip() for word in words]
+    given = [names.get(word, word) for word in stripped if word.casefold() not in EMPTY]
+    known = [word for word in given if word in findings.names or word in findings.negatives]
+    labels = findings.encode(known) if known else np.full(len(findings), np.nan, dtype=np.float32)
+    return labels, len(known) == len(given), all(word in findings.negatives for word in known)
 
 
 def shape(text: str) -> str:

@@ -26,18 +26,13 @@ from medsd.settings import CheXpertSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources import tables
 
-CITATION = "Irvin et al., CheXpert, AAAI 2019; Stanford University"
 _OWNER = "CheXpert"
 _NEEDED = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding"]
 _PLACE = r"(?P<path>(?:.*/)?(?P<patient>patient\d+)/(?P<study>study\d+)/[^/]+)$"
 
 
 def read(settings: CheXpertSource, splits: SplitSettings) -> Manifest:
-    """Read the data set below `settings.root`; see the module for the layout.
-
-    Raises:
-        DataError: the folder, its table, a column or every image is missing.
-    """
+    """Read the data set below `settings.root`."""
     root = settings.root
     findings = finding_set("chexpert14")
     parts = [_read_part(settings, path, findings) for path in _tables(root)]

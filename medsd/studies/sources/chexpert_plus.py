@@ -29,7 +29,6 @@ from medsd.studies.sources import tables
 from medsd.studies.sources.cells import agreed
 from medsd.studies.sources.chexpert import label_values
 
-CITATION = "Chambon et al., CheXpert Plus, arXiv:2405.19538; Stanford AIMI"
 _OWNER = "CheXpert Plus"
 _HISTORY = ["section_clinical_history", "section_history"]
 _NEEDED = ["path_to_image", "frontal_lateral", "ap_pa", "deid_patient_id", *_HISTORY, "age", "sex", "split"]
@@ -38,11 +37,7 @@ _FOLDERS = {"png": ("PNG/", "PNG/PNG/", "images/", ""), "dicom": ("DICOM/", "DIC
 
 
 def read(settings: CheXpertPlusSource, splits: SplitSettings) -> Manifest:
-    """Read the data set below `settings.root`; see the module for the layout.
-
-    Raises:
-        DataError: the folder, its table, the labels, a column or every image is missing, or a line is damaged.
-    """
+    """Read the data set below `settings.root`."""
     root, findings = settings.root, finding_set("chexpert14")
     endings = (".csv", ".csv.gz", ".parquet")
     path = tables.find_table(root, [f"df_chexpert_plus_*{ending}" for ending in endings], _OWNER)

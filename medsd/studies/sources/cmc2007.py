@@ -15,16 +15,11 @@ from medsd.studies.manifest import Manifest
 from medsd.studies.published_reports import CMC2007_FILE, coded, read_coded_reports, tested_fifth
 from medsd.studies.sources.tables import find_table, limited, manifest_of
 
-CITATION = "Pestian et al., A shared task involving multi-label classification of clinical free text, BioNLP 2007"
 _OWNER = "the 2007 Computational Medicine Challenge"
 
 
 def read(settings: Cmc2007Source, splits: SplitSettings) -> Manifest:
-    """Read the challenge's file below `settings.root`; see the module.
-
-    Raises:
-        DataError: the file is missing or damaged, or has a code that the challenge does not.
-    """
+    """Read the challenge's file below `settings.root`."""
     path = find_table(settings.root, (CMC2007_FILE,), _OWNER)
     reports, findings = read_coded_reports(path), finding_set("cmc2007")
     if strange := sorted(set().union(*(report.codes for report in reports)) - set(findings)):

@@ -22,7 +22,6 @@ from medsd.settings import CovidSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources import tables
 
-CITATION = "Cohen et al., COVID-19 image data collection, MELBA 2020:002"
 _OWNER = "the COVID-19 image data collection"
 _NEEDED = ["patientid", "sex", "age", "finding", "view", "modality", "folder", "filename", "clinical_notes"]
 # Steps of the finding path that are a pneumonia, or name its germ.
@@ -35,11 +34,7 @@ _PNEUMONIAS = {
 
 
 def read(settings: CovidSource, splits: SplitSettings) -> Manifest:
-    """Read the collection below `settings.root`; see the module for the layout.
-
-    Raises:
-        DataError: the folder, its table, a column or every image is missing.
-    """
+    """Read the collection below `settings.root`."""
     findings = finding_set("nih14")
     entries = tables.read_table(tables.find_table(settings.root, ("metadata.csv",), _OWNER), _NEEDED, _OWNER)
     entries["row"] = np.arange(1, len(entries) + 1)

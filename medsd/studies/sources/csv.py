@@ -25,7 +25,7 @@ from medsd.privacy import patient_id
 from medsd.settings import CsvSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.rejected import REASONS, Rejections
-from medsd.studies.sources.cells import EMPTY, LabelCells
+from medsd.studies.sources.cells import LabelCells
 from medsd.studies.sources.form import missing_columns
 from medsd.studies.sources.tables import (
     SEXES,
@@ -127,7 +127,6 @@ class _TableReader:
 
     def __init__(self, settings: CsvSource, findings: FindingSet) -> None:
         self.settings, self.findings, self.cells = settings, findings, LabelCells()
-        self._seen: dict[str, tuple[npt.NDArray[np.float32], bool]] = {}
         self._root = str(settings.root.absolute())
         unknown = [name for name in settings.finding_columns if name not in findings.names]
         if unknown:
@@ -178,8 +177,7 @@ class _TableReader:
         table["source"] = self.settings.name
         for column, values in self._described(cells, verdicts, rejected).items():
             table[column] = values
-        listed = self._listed_labels(portion) if self.settings.finding_list else self._column_labels(portion)
-        labels = pd.DataFrame(listed, index=cells.index, columns=list(self.findings))
+        labels = pd.DataFrame(self._labels(portion), index=cells.index, columns=list(self.findings))
         kept = np.asarray(verdicts.reasons == "", dtype=bool)
         for at in np.flatnonzero(~kept):
             reason = verdicts.reasons[at]
@@ -228,33 +226,20 @@ class _TableReader:
             verdicts.refuse(strange, "unknown_split")
         return described
 
-    def _column_labels(self, portion: Portion) -> npt.NDArray[np.float32]:
-        """(N, F) from a column a finding; without a mapping, the columns that are named like findings."""
+    def _labels(self, portion: Portion) -> npt.NDArray[np.float32]:
+        """(N, F) from one column that lists findings, or from a column a finding."""
+        settings = self.settings
+        if settings.finding_list:
+            return self.cells.read_lists(
+                portion.cells[settings.finding_list],
+                portion.rows,
+                self.findings,
+                settings.separator,
+                names=settings.finding_names,
+                unlisted_is_absent=settings.unlisted == "absent",
+            )
         labels = np.full((len(portion.rows), len(self.findings)), np.nan, dtype=np.float32)
         for name, column in self._mapping.items():
             values = self.cells.read(portion.cells[column], portion.rows)
-            labels[:, self.findings.names.index(name)] = resolve_uncertain(values, self.settings.uncertain)
+            labels[:, self.findings.names.index(name)] = resolve_uncertain(values, settings.uncertain)
         return labels
-
-    def _listed_labels(self, portion: Portion) -> npt.NDArray[np.float32]:
-        """(N, F) from one column that lists what is present; an empty cell says nothing."""
-        column = str(self.settings.finding_list)
-        labels = np.full((len(portion.rows), len(self.findings)), np.nan, dtype=np.float32)
-        for at, (row, text) in enumerate(zip(portion.rows, portion.cells[column], strict=True)):
-            if text not in self._seen:  # few lists differ
-                self._seen[text] = self._listed(text)
-            labels[at], read = self._seen[text]
-            if text.strip().casefold() not in EMPTY:
-                self.cells.count(column, int(row), text, read=read, reason="unknown_finding")
-        return labels
-
-    def _listed(self, text: str) -> tuple[npt.NDArray[np.float32], bool]:
-        """(F,) from one cell, and whether every word in it is a finding; else what it does not name is unknown."""
-        settings, findings = self.settings, self.findings
-        given = [name.strip() for name in text.split(settings.separator)]
-        given = [settings.finding_names.get(name, name) for name in given if name.casefold() not in EMPTY]
-        words = [name for name in given if name in findings.names or name in findings.negatives]
-        encoded, whole = findings.encode(words), len(words) == len(given)
-        absent = settings.unlisted == "absent" or all(name in findings.negatives for name in words)
-        known = (encoded == 1) | (bool(words) and whole and absent)
-        return np.where(known, encoded, np.float32(np.nan)), whole

@@ -28,7 +28,6 @@ from medsd.studies.sources import tables
 from medsd.studies.sources.cells import agreed
 from medsd.studies.sources.chexpert import read_labels
 
-CITATION = "Johnson et al., MIMIC-CXR, Scientific Data 2019;6:317, and MIMIC-CXR-JPG, arXiv:1901.07042; PhysioNet"
 _OWNER = "MIMIC-CXR-JPG"
 _SUFFIXES = {"jpg": ".jpg", "dicom": ".dcm"}
 _SPLITS = {"train": "train", "validate": "validation", "test": "test"}
@@ -36,11 +35,7 @@ _LATERAL = {"lateral": "LATERAL", "ll": "LATERAL"}
 
 
 def read(settings: MimicSource, splits: SplitSettings) -> Manifest:
-    """Read the data set below `settings.root`; see the module for the layout.
-
-    Raises:
-        DataError: the folder, a table, a column or every image is missing.
-    """
+    """Read the data set below `settings.root`."""
     root, findings = settings.root, finding_set("chexpert14")
     images = _read(root, "metadata", ["dicom_id", "subject_id", "study_id", "ViewPosition"])
     images["view"] = tables.words(images["ViewPosition"], tables.VIEWS | _LATERAL)

@@ -15,17 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from medsd.errors import DataError
 from medsd.findings import FindingSet, finding_set
 from medsd.settings import Nih14Source, SplitSettings
 from medsd.studies.manifest import Manifest
-from medsd.studies.sources.cells import EMPTY, LabelCells, agreed
+from medsd.studies.sources.cells import LabelCells, agreed
 from medsd.studies.sources.tables import OLDEST, find_table, limited, manifest_of, read_table
 
-CITATION = "Wang et al., ChestX-ray8, CVPR 2017; NIH Clinical Center"
 _OWNER = "NIH ChestX-ray14"
 _TABLES = (
     "Data_Entry_2017_v2020.csv", "Data_Entry_2017*.csv", "sample_labels.csv", "sample/sample_labels.csv", "labels.csv",
@@ -33,11 +31,7 @@ _TABLES = (
 
 
 def read(settings: Nih14Source, splits: SplitSettings) -> Manifest:
-    """Read the data set below `settings.root`; see the module for the layout.
-
-    Raises:
-        DataError: a folder, its table, a column or every image is missing.
-    """
+    """Read the data set below `settings.root`."""
     root = settings.root
     findings = finding_set("nih14")
     parts = [
@@ -75,23 +69,12 @@ def _read_entries(path: Path, findings: FindingSet) -> pd.DataFrame:
     needed = ["Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position"]
     table = read_table(path, needed, _OWNER)
     rows, names = np.arange(1, len(table) + 1), list(findings)
-    labels = pd.DataFrame(_labels(table["Finding Labels"], findings, path), index=table["Image Index"], columns=names)
+    cells = LabelCells()
+    listed = cells.read_lists(table["Finding Labels"], rows, findings)
+    cells.tell(path)
+    labels = pd.DataFrame(listed, index=table["Image Index"], columns=names)
     first = table.loc[~table.duplicated("Image Index"), needed].set_index("Image Index")
     return first.join(labels if labels.index.is_unique else agreed(labels, rows, path)).reset_index()
-
-
-def _labels(column: pd.Series, findings: FindingSet, path: Path) -> npt.NDArray[np.float32]:
-    """(N, F): what is not listed is absent; of an empty cell nothing is known, of one with another word no absence."""
-    cells, labels = LabelCells(), np.full((len(column), len(findings)), np.nan, dtype=np.float32)
-    for at, text in enumerate(column):
-        words = [word.strip() for word in text.split("|") if word.strip().casefold() not in EMPTY]
-        known = [word for word in words if word in findings.names or word in findings.negatives]
-        if words:
-            cells.count(str(column.name), at + 1, text, read=len(known) == len(words), reason="unknown_finding")
-            row = findings.encode(known)
-            labels[at] = row if len(known) == len(words) else np.where(row == 1, row, np.float32(np.nan))
-    cells.tell(path)
-    return labels
 
 
 def _images(root: Path) -> Iterator[Path]:

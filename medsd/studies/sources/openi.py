@@ -30,7 +30,6 @@ from medsd.studies.published_reports import OpeniReport, read_reports
 from medsd.studies.sources.cells import agreed
 from medsd.studies.sources.tables import limited, manifest_of, numbers, read_table
 
-CITATION = "Demner-Fushman et al., JAMIA 2016; Peng et al., NegBio, AMIA 2018; CC BY-NC-ND 4.0"
 _OWNER = "Open-i"
 _TABLE = "findings14.csv"
 _NEVER_CHECKED = ("Hernia",)
@@ -41,11 +40,7 @@ _UNKNOWN: tuple[set[str], ...] = ({"no indexing"}, {"technical quality of image 
 
 
 def read(settings: OpeniSource, splits: SplitSettings) -> Manifest:
-    """Read the reports below `settings.root`; see the module for the layout.
-
-    Raises:
-        DataError: the folder or the reports are missing or damaged, or the table has not its columns.
-    """
+    """Read the reports below `settings.root`."""
     root = settings.root
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; set data.root to the folder of {_OWNER}'s reports")

@@ -28,7 +28,6 @@ from medsd.studies.manifest import Manifest
 from medsd.studies.sources import tables
 from medsd.studies.sources.cells import EMPTY, LabelCells, listed_words
 
-CITATION = "Bustos et al., PadChest, Medical Image Analysis 2020;66:101797; BIMCV"
 _OWNER = "PadChest"
 _NEEDED = [
     "ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth", "PatientSex_DICOM", "Projection",
@@ -42,11 +41,7 @@ _ABOVE: Mapping[str, Sequence[str]] = yaml.safe_load(
 
 
 def read(settings: PadChestSource, splits: SplitSettings) -> Manifest:
-    """Read the data set below `settings.root`; see the module for the layout.
-
-    Raises:
-        DataError: the folder, its table, a column or every image is missing, or most lists of labels cannot be read.
-    """
+    """Read the data set below `settings.root`."""
     root, findings = settings.root, finding_set("padchest")
     path = tables.find_table(root, ("PADCHEST_chest_x_ray_images_labels_160K*.csv*", "PADCHEST*.csv*"), _OWNER)
     entries = tables.read_table(path, _NEEDED, _OWNER)

@@ -23,7 +23,6 @@ from medsd.settings import SplitSettings, VindrSource
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources.tables import find_table, manifest_of_present, numbers, read_table
 
-CITATION = "Nguyen et al., VinDr-CXR, Scientific Data 2022;9:429"
 _OWNER = "VinDr-CXR"
 _SUFFIXES = (".dicom", ".dcm", ".png", ".jpg")
 # Of Kaggle's copy; its fourteenth class is "Other lesion".
@@ -35,11 +34,7 @@ _RENAMED = {"Other disease": "Other diseases"}  # the name differs between the t
 
 
 def read(settings: VindrSource, splits: SplitSettings) -> Manifest:
-    """Read the data set below `settings.root`; see the module for the layout.
-
-    Raises:
-        DataError: the folder, a table, a column or every image is missing.
-    """
+    """Read the data set below `settings.root`."""
     root, findings = settings.root, finding_set("vindr")
     boxed = next((path for path in (root / "train.csv", root / "annotations/train.csv") if path.is_file()), None)
     whole = any(root.glob("**/image_labels_train.csv"))
