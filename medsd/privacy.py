@@ -28,17 +28,9 @@ _HASH_DIGITS = 16
 _REDACTED = "[redacted]"
 BLANK = "___"  # what stands in a note for what was taken out, as in MIMIC-CXR
 _SHORTEST = 3  # characters; shorter values would redact half of every line
-_DATE_FORMS = [
-    "%Y-%m-%d",
-    "%Y/%m/%d",
-    "%d.%m.%Y",
-    "%d/%m/%Y",
-    "%m/%d/%Y",
-    "%d-%m-%Y",
-    "%d %B %Y",
-    "%B %d, %Y",
-    "%d %b %Y",
-]
+_DATE_FORMS = (
+    "%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%d %B %Y", "%B %d, %Y", "%d %b %Y",
+)  # fmt: skip
 # DICOM PN: components joined by carets (PS3.5 6.2), as in a message that quotes an element.
 _PART = r"[^\s^=\\|,;:'\"()\[\]{}]"
 # Begins at a word's start, here and in the patterns below: else a long word costs the square of its length.

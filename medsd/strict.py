@@ -264,7 +264,5 @@ def _literal_source(model: type[BaseModel]) -> Any:
     return field.annotation.__args__[0] if field is not None and field.annotation is not None else None
 
 
-class Described(BaseModel):
+class Described(Strict):
     """Base of the parts of bundle.json: strict when written, and when read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)

@@ -19,7 +19,7 @@ from medsd.findings import (
     resolve_uncertain,
 )
 from medsd.findings.mapping import ancestors, concepts
-from medsd.findings.sets import LITERAL, MEANINGS, WIDER
+from medsd.findings.vocabulary import LITERAL, MEANINGS, WIDER
 
 
 @pytest.mark.parametrize("vocabulary", FINDING_SETS.values(), ids=lambda v: v.key)

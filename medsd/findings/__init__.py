@@ -4,7 +4,6 @@ Start at `FindingSet`: every table, tensor and ONNX output of medsd has its colu
 """
 
 from medsd.findings.mapping import map_labels
-from medsd.findings.sets import FINDING_SETS, finding_set
-from medsd.findings.vocabulary import Finding, FindingSet, Uncertain, resolve_uncertain
+from medsd.findings.vocabulary import FINDING_SETS, Finding, FindingSet, Uncertain, finding_set, resolve_uncertain
 
 __all__ = ["FINDING_SETS", "Finding", "FindingSet", "Uncertain", "finding_set", "map_labels", "resolve_uncertain"]

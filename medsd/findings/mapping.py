@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.errors import DataError
-from medsd.findings.sets import LITERAL, MEANINGS, WIDER
-from medsd.findings.vocabulary import FindingSet
+from medsd.findings.vocabulary import LITERAL, MEANINGS, WIDER, FindingSet
 
 Column = npt.NDArray[np.float32]
 

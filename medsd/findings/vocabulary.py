@@ -1,13 +1,18 @@
-"""What a finding and a finding set are: names in the order of every column and output, their codes and synonyms."""
+"""Findings and finding sets: names in the order of every column and output, their codes and synonyms.
+
+The sets of the public data sets, of the phantom and of Open-i's MeSH headings stand in `vocabularies.yaml`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from importlib.resources import files
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from medsd.errors import DataError
 
@@ -86,3 +91,52 @@ def resolve_uncertain(values: npt.ArrayLike, uncertain: Uncertain = "unknown") -
     array = np.array(values, dtype=np.float32)
     array[array == -1] = {"unknown": np.nan, "present": 1.0, "absent": 0.0}[uncertain]
     return array
+
+
+_TABLES: Mapping[str, Any] = yaml.load(
+    (files("medsd.findings") / "vocabularies.yaml").read_text(encoding="utf-8"),
+    Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),  # the fast one where PyYAML has it
+)
+_FINDINGS: Mapping[str, Mapping[str, Mapping[str, Any] | None]] = {
+    key: entries["findings"] for key, entries in _TABLES["sets"].items()
+}
+
+WIDER: Mapping[str, str] = _TABLES["wider"]
+"""Concept → the wider concept that it is a kind of."""
+
+LITERAL = frozenset(key for key, entries in _TABLES["sets"].items() if entries.get("literal"))
+"""Sets whose wider labels are words of the report, not the sum of the narrower ones."""
+
+MEANINGS: Mapping[str, Mapping[str, str]] = {
+    key: {name: entry["concept"] for name, entry in findings.items() if entry and "concept" in entry}
+    for key, findings in _FINDINGS.items()
+}
+"""Set → finding → the concept that it stands for, where that is not its own name in lower case."""
+
+
+def _finding(key: str, name: str, entry: Mapping[str, Any]) -> Finding:
+    concept = _TABLES["concepts"].get(MEANINGS[key].get(name, name.lower()), {})
+    told = {"title": name[:1].upper() + name[1:], **concept, **entry}
+    return Finding(name, told["title"], told.get("snomed", ""), told.get("radlex", ""), tuple(told.get("synonyms", ())))
+
+
+FINDING_SETS: Mapping[str, FindingSet] = {
+    key: FindingSet(
+        key,
+        tuple(_finding(key, name, entry or {}) for name, entry in findings.items()),
+        tuple(_TABLES["sets"][key].get("negatives", ())),
+    )
+    for key, findings in _FINDINGS.items()
+}
+
+
+def finding_set(key: str) -> FindingSet:
+    """The vocabulary called `key`.
+
+    Raises:
+        DataError: there is none of that name.
+    """
+    try:
+        return FINDING_SETS[key]
+    except KeyError:
+        raise DataError(f"there is no finding set '{key}'; medsd has {', '.join(sorted(FINDING_SETS))}") from None

@@ -17,8 +17,9 @@ import pytest
 
 from medsd.apps.web import server
 from medsd.apps.web.reading import Reader
-from medsd.studies.phantom import generate_study, write_png
+from medsd.studies.phantom import generate_study
 from tests.apps.visit import Browser, file_data
+from tests.studies.images import write_png
 
 LOGINS = {"anna": "correct horse", "ben": "battery staple"}
 EVIL = "https://evil.example"

@@ -13,8 +13,9 @@ from medsd.apps.web.render import DISPLAY_SIDE, evidence_uri, likeness_share
 from medsd.bundle.layout import Bundle
 from medsd.cases.pictures import PictureFolder
 from medsd.privacy import KeyedHasher
-from medsd.studies.phantom import generate_study, write_png
+from medsd.studies.phantom import generate_study
 from tests.apps.reading_room import SEED, copy_bundle
+from tests.studies.images import write_png
 
 
 def test_an_image_is_read_with_its_nearest_cases(reading: Reading) -> None:

@@ -18,8 +18,9 @@ import pytest
 from medsd.apps.web import server
 from medsd.apps.web.reading import Reader, Reading, Wish
 from medsd.bundle.layout import Bundle
-from medsd.studies.phantom import generate_study, write_png
+from medsd.studies.phantom import generate_study
 from tests.apps.visit import Browser
+from tests.studies.images import write_png
 
 server.prepare_environment()
 gr = pytest.importorskip("gradio")

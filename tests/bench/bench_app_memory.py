@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from medsd.apps.web.server import SESSIONS
-from medsd.studies.phantom import generate_study, write_png
+from medsd.studies.phantom import generate_study
 from tests.apps.visit import Browser
+from tests.studies.images import write_png
 
 MOST_KB_A_READING = 50.0
 IMAGES = 40  # different ones, so that nothing is read from a cache of one image

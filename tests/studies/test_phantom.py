@@ -235,21 +235,21 @@ def test_a_folder_is_written_and_described(tmp_path: Path) -> None:
 
 
 def test_a_second_call_writes_only_what_is_missing_or_broken(tmp_path: Path) -> None:
-    table = write_phantom(tmp_path, count=4, seed=0, size=64, as_dicom=False)
+    table = write_phantom(tmp_path, count=4, seed=0, size=64)
     paths = [tmp_path / path for path in table.path]
     before = [path.stat().st_mtime_ns for path in paths]
     whole = [path.read_bytes() for path in paths]
     paths[1].unlink()
     paths[2].write_bytes(b"half a pict")
-    again = write_phantom(tmp_path, count=4, seed=0, size=64, as_dicom=False)
+    again = write_phantom(tmp_path, count=4, seed=0, size=64)
     after = [path.stat().st_mtime_ns for path in paths]
     assert again.equals(table) and [path.read_bytes() for path in paths] == whole
     assert (after[0], after[3]) == (before[0], before[3]) and after[2] != before[2]
 
 
 def test_two_workers_write_what_one_does(tmp_path: Path) -> None:
-    one = write_phantom(tmp_path / "one", count=6, seed=1, size=64, as_dicom=False)
-    two = write_phantom(tmp_path / "two", count=6, seed=1, size=64, as_dicom=False, workers=2)
+    one = write_phantom(tmp_path / "one", count=6, seed=1, size=64)
+    two = write_phantom(tmp_path / "two", count=6, seed=1, size=64, workers=2)
     assert one.equals(two)
     for path in one.path:
         assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes()

@@ -4,7 +4,7 @@ Start at `read_note`; `Note.before_reading` may be an input, `Note.report` only 
 """
 
 from medsd.studies.notes.labeller import ReportLabels, Status, label_report
-from medsd.studies.notes.mask import mask_phrases
+from medsd.studies.notes.lexicon import mask_phrases
 from medsd.studies.notes.sections import PLACEHOLDER, Note, normalise_placeholders, read_note
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Phrase lists that a radiologist can edit, turned into regular expressions.
+"""Phrase lists that a radiologist can edit, turned into regular expressions; `mask_phrases` hides them in an input.
 
 The lists are the YAML files in `phrases/`; their small language (any ending, alternatives, a gap) is explained at the
 head of nih14.yaml. Start at `load_lexicon` for the findings and `load_scope` for negation and its relatives.
@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from medsd.errors import DataError
-from medsd.findings import FindingSet
+from medsd.findings import FindingSet, finding_set
 
 Pattern = re.Pattern[str]
 
@@ -26,6 +26,7 @@ _GLUE = r"[\s/\-]+"
 _GAP = rf"(?:[\w'’%.]+{_GLUE}){{0,5}}?"
 _PIECE = re.compile(r"\(([^()]*)\)([?*]?)|(\S+)")
 NOTHING: Pattern = re.compile(r"(?!)")
+_MASKED_BY = "nih14"  # the vocabulary that has phrase lists
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,32 @@ def read_yaml(name: str) -> dict[str, Any]:
     if not isinstance(lists, dict):
         raise DataError(f"{name}: expected a mapping of names to lists of phrases")
     return lists
+
+
+@cache
+def mask_phrases(findings: FindingSet) -> tuple[str, ...]:
+    """What names a finding of the set, in the language of the phrase lists.
+
+    The labeller's lists `present` and `mask` of the finding of that title; of a finding that has none, its name, its
+    title and its synonyms, in singular and plural.
+    """
+    lists, titles = read_yaml(f"{_MASKED_BY}.yaml"), {f.title: f.name for f in finding_set(_MASKED_BY).findings}
+    phrases: dict[str, None] = {}
+    for finding in findings.findings:
+        if finding.title in titles:
+            listed = lists[titles[finding.title]]
+            phrases |= dict.fromkeys([*listed["present"], *listed.get("mask", [])])
+        else:
+            for words in (finding.name, finding.title, *finding.synonyms):
+                phrases |= dict.fromkeys(_numbers(words))
+    return tuple(phrases)
+
+
+def _numbers(words: str) -> tuple[str, str]:
+    """A finding's own words as phrases, one and many; "Nodule/Mass" has a space, which matches the slash too."""
+    turned = " ".join(reversed(words.lower().split(", ")))  # MeSH: "Tube, Inserted"
+    one = " ".join(re.sub(r"[_/()|]", " ", turned).split())
+    return one, f"{one[:-1]}ies" if one.endswith("y") else f"{one}s"
 
 
 def _finding_phrases(lists: Mapping[str, list[str]], where: str) -> FindingPhrases:

@@ -4,9 +4,8 @@
 Nothing here stands for a person, and no clinical use follows from a model trained on it: it exercises medsd.
 """
 
-from medsd.studies.phantom.dicomfile import write_dicom
 from medsd.studies.phantom.study import PhantomPlan, PhantomStudy, generate_study, plan_study, render_plan
-from medsd.studies.phantom.write import write_phantom, write_png
+from medsd.studies.phantom.write import write_dicom, write_phantom
 
 __all__ = [
     "PhantomPlan",
@@ -16,5 +15,4 @@ __all__ = [
     "render_plan",
     "write_dicom",
     "write_phantom",
-    "write_png",
 ]

@@ -24,14 +24,7 @@ _SYMPTOMS: dict[str, list[dict[str, Any]]] = _WORDS["symptoms"]
 
 
 def write_note(rng: np.random.Generator, habitus: Habitus, condition: Condition, *, visit: int) -> str | None:
-    """The note for an image, or None where the referrer wrote none.
-
-    Args:
-        rng: the study's stream for its note.
-        habitus: the patient.
-        condition: what the image shows, of which the note knows only the symptoms.
-        visit: 0 for the first image of the patient.
-    """
+    """The note for an image, None where the referrer wrote none; of `condition` it knows only the symptoms."""
     chance = rng.random()
     if chance < 0.10:
         return None

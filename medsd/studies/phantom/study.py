@@ -113,12 +113,9 @@ def _patient_of(seed: int, index: int) -> tuple[int, int]:
 
 
 def render_plan(plan: PhantomPlan, *, size: int = 512, without: Collection[str] = ()) -> PhantomStudy:
-    """Make the image and the note of `plan`.
+    """Make the image, `size` pixels wide and high, and the note of `plan`.
 
-    Args:
-        plan: from `plan_study`.
-        size: side of the picture in pixels.
-        without: findings to leave undrawn, everything else being the same image; for judging evidence maps.
+    Findings in `without` are left undrawn in the same image, for judging evidence maps.
     """
     if size < 64:
         raise DataError(f"phantom: size {size} is too small to show a chest; take 64 pixels or more")
@@ -144,11 +141,6 @@ def render_plan(plan: PhantomPlan, *, size: int = 512, without: Collection[str] 
 
 def generate_study(index: int, *, seed: int = 0, size: int = 512) -> PhantomStudy:
     """Study `index` of the endless series `seed`: the same image, note and labels in any order of generation.
-
-    Args:
-        index: 0…999999.
-        seed: not negative.
-        size: side of the picture in pixels, 64 and more.
 
     Raises:
         DataError: an index, a seed or a size out of range.

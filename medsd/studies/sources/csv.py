@@ -43,6 +43,7 @@ from medsd.studies.sources.tables import (
 log = logging.getLogger(__name__)
 
 Bools = npt.NDArray[np.bool_]
+Reasons = npt.NDArray[np.object_]
 
 _ENDINGS = (".csv", ".csv.gz", ".tsv", ".txt", ".parquet", ".pq")
 _OWNER = "data.columns names columns of your table, so it"
@@ -107,15 +108,9 @@ def _without_repeats(table: pd.DataFrame, rejected: Rejections) -> pd.DataFrame:
     return table
 
 
-class _Verdicts:
-    """Why rows of a portion are left out, "" where nothing speaks against a row; the first reason stands."""
-
-    def __init__(self, count: int) -> None:
-        self.reasons = np.full(count, "", dtype=object)
-
-    def refuse(self, bad: Bools, reason: str) -> None:
-        """Leave the rows out where `bad` (N,) is True."""
-        self.reasons[bad & (self.reasons == "")] = reason
+def _refuse(reasons: Reasons, bad: Bools, reason: str) -> None:
+    """Leave the rows out where `bad` (N,) is True; the first reason stands, "" where nothing speaks against a row."""
+    reasons[bad & (reasons == "")] = reason
 
 
 class _TableReader:
@@ -165,35 +160,35 @@ class _TableReader:
 
     def studies(self, portion: Portion, rejected: Rejections) -> pd.DataFrame:
         """The rows of the manifest, with their place in the table as `row`; what is left out goes to `rejected`."""
-        cells, columns, verdicts = portion.cells, self.settings.columns, _Verdicts(len(portion.rows))
+        cells, columns, reasons = portion.cells, self.settings.columns, np.full(len(portion.rows), "", dtype=object)
         patient = texts(cells[columns.patient])
-        verdicts.refuse(patient.isna().to_numpy(), "missing_patient")
-        path = self._paths(texts(cells[columns.image]), verdicts)
+        _refuse(reasons, patient.isna().to_numpy(), "missing_patient")
+        path = self._paths(texts(cells[columns.image]), reasons)
         places = pd.Series(portion.rows, index=cells.index)
         study = path.fillna(places.map(lambda row: f"row {row - 1}"))
         study = texts(cells[columns.study]).fillna(study) if columns.study else study
         # Patients as they are written, until one spelling is made of them (`tables.manifest_of`).
         table = pd.DataFrame({"row": places, "study": study, "patient": cells[columns.patient], "path": path})
         table["source"] = self.settings.name
-        for column, values in self._described(cells, verdicts, rejected).items():
+        for column, values in self._described(cells, reasons, rejected).items():
             table[column] = values
         labels = pd.DataFrame(self._labels(portion), index=cells.index, columns=list(self.findings))
-        kept = np.asarray(verdicts.reasons == "", dtype=bool)
+        kept = np.asarray(reasons == "", dtype=bool)
         for at in np.flatnonzero(~kept):
-            reason = verdicts.reasons[at]
+            reason = reasons[at]
             told = f"column '{columns.split}': {REASONS[reason]}" if reason == "unknown_split" else ""
             rejected.add(int(portion.rows[at]), path.iloc[at], reason, told, patient=patient.iloc[at])
         table = pd.concat([table, labels], axis=1)[kept]
         # Texts one by one are objects of some sixty bytes each; a million rows hold five million of them.
         return table.astype({name: "str" for name in table if name != "row" and table[name].dtype == object})
 
-    def _paths(self, images: pd.Series, verdicts: _Verdicts) -> pd.Series:
+    def _paths(self, images: pd.Series, reasons: Reasons) -> pd.Series:
         """Paths of the images below root, None for a note alone."""
         below = [self._below(image) if isinstance(image, str) else None for image in images]
         outside = [isinstance(image, str) and path is None for image, path in zip(images, below, strict=True)]
-        verdicts.refuse(np.array(outside, dtype=bool), "path_outside_root")
+        _refuse(reasons, np.array(outside, dtype=bool), "path_outside_root")
         there = [path is None or isfile(join(self._root, path)) for path in below]  # noqa: PTH113, PTH118
-        verdicts.refuse(~np.array(there, dtype=bool), "missing_file")
+        _refuse(reasons, ~np.array(there, dtype=bool), "missing_file")
         shown = [path or image for path, image in zip(below, images, strict=True)]
         return pd.Series(shown, index=images.index, dtype=object)
 
@@ -208,7 +203,7 @@ class _TableReader:
             return None
         return None if below.startswith("..") or "\0" in below else below.replace(os.sep, "/")
 
-    def _described(self, cells: pd.DataFrame, verdicts: _Verdicts, rejected: Rejections) -> dict[str, pd.Series]:
+    def _described(self, cells: pd.DataFrame, reasons: Reasons, rejected: Rejections) -> dict[str, pd.Series]:
         """The columns about the patient and the image that the table has."""
         columns = self.settings.columns
         readers: dict[str, Callable[[pd.Series], pd.Series]] = {
@@ -223,7 +218,7 @@ class _TableReader:
         if columns.split:
             strange = (described["split"] == "").to_numpy()
             rejected.splits.update(cells[columns.split][strange].str.strip())
-            verdicts.refuse(strange, "unknown_split")
+            _refuse(reasons, strange, "unknown_split")
         return described
 
     def _labels(self, portion: Portion) -> npt.NDArray[np.float32]:

@@ -10,7 +10,6 @@ studies are told apart ("nih14", "nih14-2"). Paths are relative to the folder th
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -60,14 +59,10 @@ def read(settings: MergeSource, whole: Settings, read_one: Callable[[Settings], 
 
 
 def names_of(sources: Sequence[SingleSource]) -> list[str]:
-    """A name a source, no two alike."""
-    seen: Counter[str] = Counter()
-    names = []
-    for source in sources:
-        name = _kind(source)
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
-    return names
+    """A name a source, no two alike: the second of a kind is "nih14-2"."""
+    kinds = [_kind(source) for source in sources]
+    before = [kinds[:at].count(kind) for at, kind in enumerate(kinds)]
+    return [f"{kind}-{count + 1}" if count else kind for kind, count in zip(kinds, before, strict=True)]
 
 
 def _kind(source: SingleSource) -> str:

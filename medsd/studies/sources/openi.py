@@ -15,7 +15,6 @@ Demner-Fushman et al., JAMIA 2016;23:304-310. Peng et al., NegBio, AMIA 2018. CC
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from medsd.settings import OpeniSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.published_reports import OpeniReport, read_reports
 from medsd.studies.sources.cells import agreed
-from medsd.studies.sources.tables import limited, manifest_of, numbers, read_table
+from medsd.studies.sources.tables import find_table, limited, manifest_of, numbers, read_table
 
 _OWNER = "Open-i"
 _TABLE = "findings14.csv"
@@ -42,9 +41,8 @@ _UNKNOWN: tuple[set[str], ...] = ({"no indexing"}, {"technical quality of image 
 def read(settings: OpeniSource, splits: SplitSettings) -> Manifest:
     """Read the reports below `settings.root`."""
     root = settings.root
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; set data.root to the folder of {_OWNER}'s reports")
-    reports = {report.name: report for report in reversed(list(_reports(root)))}  # the first of each name
+    path = find_table(root, ("ecgen-radiology", "reports.tgz", "NLMCXR_reports.tgz"), f"{_OWNER}'s reports")
+    reports = {report.name: report for report in reversed(list(read_reports(path)))}  # the first of each name
     reports = dict(sorted(reports.items()))
     findings = finding_set("mesh" if settings.labels == "mesh" else "openi14")
     labels = _headed(reports, findings) if settings.labels == "mesh" else _checked(root, reports, findings)
@@ -114,11 +112,3 @@ def _image_paths(root: Path, folder: Path, report: OpeniReport) -> list[str]:
     """Where the images of a report are, below the root."""
     places = [(folder / (image + suffix)).as_posix() for image in report.images for suffix in _SUFFIXES if image]
     return [place for place in places if (root / place).is_file()]
-
-
-def _reports(root: Path) -> Iterator[OpeniReport]:
-    names = ("ecgen-radiology", "reports.tgz", "NLMCXR_reports.tgz")
-    for name in names:
-        if (root / name).exists():
-            return read_reports(root / name)
-    raise DataError(f"{root}: no reports.tgz, NLMCXR_reports.tgz or ecgen-radiology/ here; Open-i publishes them")
