@@ -27,12 +27,7 @@ def map_labels(labels: npt.ArrayLike, from_set: FindingSet, to_set: FindingSet) 
     MeSH's). Nothing else follows: a lung opacity that is present says nothing of consolidation, and a finding that
     the first set never labelled is unknown.
 
-    Args:
-        labels: (N, F_from), 1, 0 or NaN, in the order of `from_set`.
-        from_set, to_set: the vocabularies.
-
-    Returns:
-        float32 (N, F_to), 1, 0 or NaN, in the order of `to_set`.
+    Labels (N, F_from) are 1, 0 or NaN; the result is float32 (N, F_to), likewise.
 
     Raises:
         DataError: the labels have not the columns of `from_set`.

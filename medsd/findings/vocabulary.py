@@ -79,14 +79,9 @@ Uncertain = Literal["unknown", "present", "absent"]
 
 
 def resolve_uncertain(values: npt.ArrayLike, uncertain: Uncertain = "unknown") -> npt.NDArray[np.float32]:
-    """Turn the −1 with which CheXpert's labeller marks uncertainty into NaN, 1 or 0.
+    """Turn the −1 with which CheXpert's labeller marks uncertainty into NaN, 1 or 0; float32 of the same shape.
 
-    Args:
-        values: any shape; 1, 0, −1 or NaN.
-        uncertain: what −1 becomes. Unknown leaves it out of the loss and of every figure.
-
-    Returns:
-        float32 array of the same shape; all else as it was.
+    Unknown (NaN) leaves a label out of the loss and of every figure.
     """
     array = np.array(values, dtype=np.float32)
     array[array == -1] = {"unknown": np.nan, "present": 1.0, "absent": 0.0}[uncertain]

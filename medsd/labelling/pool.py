@@ -48,13 +48,7 @@ _BATCH = 8
 
 @dataclass(frozen=True)
 class ListSummary:
-    """What became of a list.
-
-    Attributes:
-        out: the list.
-        skipped: the table of what was left out, "" for none.
-        suggested, pool, labelled, refused: numbers of studies.
-    """
+    """What became of a list: its file, the table of what was left out ("" for none), and numbers of studies."""
 
     out: str
     skipped: str

@@ -55,19 +55,14 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Weights:
-    """Powers of the three factors; 0 leaves one out.
-
-    Attributes:
-        uncertainty, diversity, rarity: of the factor's value.
-        finding_power: of the inverse frequency by which findings count in the uncertainty; 0 counts them alike.
-        draw: "greedy" takes the highest score each time; "sample" draws in proportion to it, as k-means++ does with
-            squared distances (Arthur and Vassilvitskii, SODA 2007), which spares a long list its outliers.
-    """
+    """Powers of the three factors; 0 leaves one out."""
 
     uncertainty: float = 1.0
     diversity: float = 1.0
     rarity: float = 1.0
-    finding_power: float = 0.5
+    finding_power: float = 0.5  # of the inverse frequency by which findings count in the uncertainty; 0: all alike
+    # "greedy" takes the highest score each time; "sample" draws in proportion to it, as k-means++ does with squared
+    # distances (Arthur and Vassilvitskii, SODA 2007), which spares a long list its outliers.
     draw: Literal["greedy", "sample"] = "sample"
 
 
@@ -115,12 +110,7 @@ def agreement(probs: npt.ArrayLike, labelled: npt.ArrayLike) -> FloatArray:
     S is the study's own set, its probabilities as soft labels, T a labelled one; the factors are those of the SD loss
     (`medsd.sd.relations`), so that a rare combination of common findings is rare here.
 
-    Args:
-        probs: (N, F).
-        labelled: (M, F) in 0…1 or NaN; equal rows are counted once and weighed by their number.
-
-    Returns:
-        (N,) in 0…M.
+    Of `probs` (N, F) and `labelled` (M, F), in 0…1 or NaN, (N,) in 0…M. Equal rows are counted once and weighed.
     """
     table, given = np.asarray(probs, dtype=np.float64), np.asarray(labelled, dtype=np.float64)
     if not len(given):

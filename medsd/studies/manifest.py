@@ -35,25 +35,16 @@ ROW_GROUP = 65_536  # rows of the file that a reader takes at a time
 
 @dataclass(frozen=True)
 class Manifest:
-    """A checked table of studies; `rejected`, `source_rows` and `dealt` are not kept in the file.
+    """A checked table of studies; `rejected`, `source_rows` and `dealt` are not kept in the file."""
 
-    Attributes:
-        table: one row an image, columns `COLUMNS` and the findings.
-        findings: the vocabulary of the label columns.
-        root: the folder that `path` is relative to.
-        rejected: rows of the source that are not here.
-        source_rows: int64 (N,), where each row stood in the source's table, the first being 1.
-        dealt: medsd dealt the patients out to the splits; the source has no test list or split.
-        keyed: `study` and `patient` are keyed hashes and notes are scrubbed (`medsd.studies.protect`).
-    """
-
-    table: pd.DataFrame
-    findings: FindingSet
-    root: Path
+    table: pd.DataFrame  # one row an image, columns `COLUMNS` and the findings
+    findings: FindingSet  # of the label columns
+    root: Path  # the folder that `path` is relative to
     rejected: Rejections = field(default_factory=Rejections, compare=False, repr=False)
+    # (N,) where each row stood in the source's table, the first being 1.
     source_rows: npt.NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
-    keyed: bool = False
-    dealt: bool = field(default=False, compare=False)
+    keyed: bool = False  # study and patient are keyed hashes, and notes are scrubbed (`medsd.studies.protect`)
+    dealt: bool = field(default=False, compare=False)  # medsd chose the splits; the source has no test list or split
 
     def __post_init__(self) -> None:
         _check(self.table, self.findings)

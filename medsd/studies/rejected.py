@@ -48,30 +48,20 @@ class TooManyRejected(DataError):
 
 @dataclass
 class Rejections:
-    """The rows of a source that are left out.
-
-    Attributes:
-        entries: (row, path, reason, message); the first row below the header is 1, 0 where a source has no rows.
-        remarks: likewise, of rows that stay although a cell of theirs cannot be read; they do not count.
-        splits: cells of a column of splits that are none, and how often each is there.
-    """
+    """The rows of a source that are left out: (row, path, reason, message), row 1 the first below the header."""
 
     entries: list[tuple[int, str, str, str]] = field(default_factory=list)
+    # Likewise, of rows that stay although a cell of theirs cannot be read; they do not count.
     remarks: list[tuple[int, str, str, str]] = field(default_factory=list)
-    splits: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)  # cells of a column of splits that are none
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def add(self, row: int, path: object, reason: str, message: str = "", *, patient: object = None) -> None:
-        """Leave a row out.
+        """Leave a row out (0 where the source has none), for a reason of `REASONS` or of the gate.
 
-        Args:
-            row: its number; 0 where the source has none.
-            path: of its image, relative to the source; anything but a string is no image.
-            reason: a code, of `REASONS` or of the gate.
-            message: by default that of `REASONS`.
-            patient: the identifier that must not stand in the table.
+        The message is by default that of `REASONS`; the identifier of `patient` is taken out of what is written.
         """
         hidden = without_patient(patient, path)
         self.entries.append((row, hidden, reason, without_patient(patient, message or REASONS[reason])))

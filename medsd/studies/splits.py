@@ -77,11 +77,8 @@ def deal(
     Patients are dealt by their images without a `use`. Those who have only selected images are dealt to training and
     the selected part of the test side; all others train.
 
-    Args:
-        table: columns of the manifest and the findings.
-        findings: names of the label columns.
-        settings, fixed_test: as for `split_patients`, which says what is raised.
-        people: (N,) who counts as one patient; by default the column `patient`.
+    `people` (N,) says who counts as one patient, by default the column `patient`; `settings`, `fixed_test` and errors
+    as for `split_patients`.
     """
     people = table["patient"].to_numpy(dtype=str) if people is None else people
     labels, use = strata_of(table, findings), table["use"].fillna("").to_numpy(dtype=str)
@@ -168,11 +165,8 @@ def _exchange(
 ) -> npt.NDArray[np.bool_]:
     """(P,) drawn patients, some exchanged so that the rates by image agree: the best pair of a random few at a time.
 
-    Args:
-        inside: (P,) True for the patients that are drawn; as many are returned.
-        counts: (P, F, 2) positive and known images of each patient.
-        whole: (F, 2) those of the whole data set, whose rates are aimed at.
-        seed: of the random few.
+    `inside` (P,) is True for the drawn patients, `counts` (P, F, 2) has the positive and known images of each, `whole`
+    (F, 2) those of the data set, whose rates are aimed at.
     """
     inside = inside.copy()
     common = whole[:, 0] >= COMMON

@@ -20,22 +20,15 @@ _REMOVED = re.compile(r"\[\*\*.{0,200}?\*\*\]|\bX{3,}\b|_{2,}", re.DOTALL)
 
 @dataclass(frozen=True)
 class Note:
-    """The sections of one note; empty where the note has none.
+    """The sections of one note; empty where the note has none."""
 
-    Attributes:
-        indication, history, comparison: what the request form and the archive say.
-        technique: how the image was taken.
-        findings, impression: what the reader wrote.
-        unheaded: text under no known heading; it is taken as the reader's.
-    """
-
-    indication: str = ""
+    indication: str = ""  # the first three are what the request form and the archive say
     history: str = ""
     comparison: str = ""
-    technique: str = ""
-    findings: str = ""
+    technique: str = ""  # how the image was taken
+    findings: str = ""  # what the reader wrote, like the impression
     impression: str = ""
-    unheaded: str = ""
+    unheaded: str = ""  # text under no known heading; it is taken as the reader's
 
     @property
     def before_reading(self) -> str:

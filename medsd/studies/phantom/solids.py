@@ -165,20 +165,14 @@ class Projection:
 
 @dataclass(frozen=True)
 class Tubes:
-    """N straight pieces of tube on the image, in cm.
+    """N straight pieces of tube on the image, in cm."""
 
-    Attributes:
-        start, end: image coordinates (N, 2).
-        radius: (N,).
-        weight: (N,) factor on the path length: the stretch 1/sin of the angle between axis and ray, or a share.
-        faces: (N, 2, 2) unit normals of the cuts at start and end; where a tube bends they lie halfway between two
-            pieces, so that these neither gape nor overlap.
-    """
-
-    start: Points
+    start: Points  # (N, 2) image coordinates
     end: Points
-    radius: Points
-    weight: Points
+    radius: Points  # (N,)
+    weight: Points  # (N,) factor on the path length: 1/sin of the angle between axis and ray, or a share
+    # (N, 2, 2) unit normals of the cuts at start and end; where a tube bends they lie halfway between two pieces, so
+    # that these neither gape nor overlap.
     faces: Points
 
     @classmethod
@@ -230,11 +224,8 @@ def tube_paths(projection: Projection, tubes: Tubes, *, core: float = 0.0, hollo
     A ray at distance d from the axis of a tube of radius r crosses 2 √(r² − d²) / sin θ of it. Tubes thinner than a
     pixel are widened to one and thinned in proportion, so that their cross section, and with it their shadow, stays.
 
-    Args:
-        projection: of the image.
-        tubes: pieces on the image.
-        core: radius of the core, as a share of the tube's radius.
-        hollow: share of the path through the core that is left out: 1 for a pipe, less for spongy bone in cortex.
+    `core` is the radius of the core as a share of the tube's, `hollow` the share of the path through it that is left
+    out: 1 for a pipe, less for spongy bone in cortex.
     """
     pixel, size = projection.pixel, projection.size
     total = np.zeros(size * size, dtype=np.float64)

@@ -26,25 +26,17 @@ _GROUP = 10  # indices that are cut into patients together
 
 @dataclass(frozen=True)
 class PhantomStudy:
-    """One synthetic chest radiograph with its clinical note.
+    """One synthetic chest radiograph with its clinical note."""
 
-    Attributes:
-        study: patient and number of the visit, for instance ``"PHANTOM-000012-2"``.
-        patient: for instance ``"PHANTOM-000012"``.
-        findings: names of phantom8 that were drawn, in its order; empty for a normal image.
-        note: what the referrer wrote before the image was read, or None.
-        pixels: (H, W) float32 in 0…1, dark air and bright bone.
-        boxes: finding → (x0, y0, x1, y1), where it was drawn, as fractions of the image.
-    """
-
-    study: str
+    study: str  # patient and number of the visit: "PHANTOM-000012-2"
     patient: str
-    findings: tuple[str, ...]
-    note: str | None
+    findings: tuple[str, ...]  # of phantom8, in its order, those that were drawn
+    note: str | None  # what the referrer wrote before the image was read
     view: str  # "PA" or "AP"
     sex: str  # "F" or "M"
     age: int
-    pixels: npt.NDArray[np.float32] = field(repr=False)
+    pixels: npt.NDArray[np.float32] = field(repr=False)  # (H, W) in 0…1, dark air and bright bone
+    # Finding → (x0, y0, x1, y1), where it was drawn, as fractions of the image.
     boxes: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
 
 

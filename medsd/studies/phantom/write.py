@@ -88,13 +88,10 @@ def _is_complete(path: Path, size: int) -> bool:
 
 
 def write_dicom(study: PhantomStudy, path: Path, *, photometric: str | None = None, bits: int | None = None) -> None:
-    """Write `study` as a DICOM DX file, whole or not at all.
+    """Write `study` as a DICOM DX file, whole or not at all; an existing file is replaced.
 
-    Args:
-        study: from `generate_study`.
-        path: the file to write; its folder must exist. An existing file is replaced.
-        photometric: "MONOCHROME1" (low values are bright) or "MONOCHROME2"; by default drawn from the study's name.
-        bits: bits stored, 12 to 16; by default drawn from the study's name.
+    `photometric`, "MONOCHROME1" (low values are bright) or "MONOCHROME2", and the `bits` stored, 12 to 16, are by
+    default drawn from the study's name.
 
     Raises:
         DataError: an unknown photometric interpretation, a number of bits out of range, or a folder that is missing.

@@ -185,9 +185,7 @@ def agreed(labels: pd.DataFrame, rows: npt.NDArray[np.int64], path: Path) -> pd.
 
     What one row knows and another does not is taken; where one says present and another absent, the finding is unknown.
 
-    Args:
-        labels: float32 (N, F), 1, 0, -1 or NaN, by image or study.
-        rows: (N,) the place of each in the table at `path`.
+    `labels` (N, F) are 1, 0, -1 or NaN, by image or study; `rows` (N,) their places in the table at `path`.
     """
     groups = labels.groupby(level=0, sort=False)
     low, high = groups.min(), groups.max()

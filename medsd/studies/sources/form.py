@@ -89,11 +89,8 @@ def encoding_of(path: Path) -> str:
 
 
 def missing_columns(missing: dict[str, str], present: Sequence[str]) -> str:
-    """What to do about columns that are not there; names in the first line that look like data are not told.
-
-    Args:
-        missing: key of the settings: the column that it names.
-        present: the names in the table's first line.
+    """What to do about `missing` columns, by key of the settings; names in the first line that look like data are not
+    told.
     """
     names = [name.strip() for name in present]
     if any(not name or _DATA.fullmatch(name) for name in names):

@@ -62,9 +62,7 @@ def read(settings: OpeniSource, splits: SplitSettings) -> Manifest:
 def mesh_labels(headings: tuple[str, ...], findings: FindingSet) -> npt.NDArray[np.float32]:
     """(F,) what the major headings of one report say: 1 and 0, or NaN throughout where it was not indexed.
 
-    Args:
-        headings: as the report has them, lower case, qualifiers behind slashes.
-        findings: mesh.
+    `headings` are lower case, qualifiers behind slashes.
     """
     if {heading.strip() for heading in headings} in _UNKNOWN:
         return np.full(len(findings), np.nan, dtype=np.float32)

@@ -75,16 +75,11 @@ def read_table(path: Path, needed: Sequence[str], owner: str) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Portion:
-    """N rows of a table, every cell as text.
-
-    Attributes:
-        rows: (N,) the place of each in the table; the first row below the header is 1.
-        unreadable: rows before the end of this portion that have too many or too few cells.
-    """
+    """N rows of a table, every cell as text."""
 
     cells: pd.DataFrame
-    rows: npt.NDArray[np.int64]
-    unreadable: tuple[int, ...] = ()
+    rows: npt.NDArray[np.int64]  # (N,) the place of each in the table; the first row below the header is 1
+    unreadable: tuple[int, ...] = ()  # rows before the end of this portion that have too many or too few cells
 
 
 def read_portions(
@@ -323,11 +318,7 @@ def once(
 ) -> pd.DataFrame:
     """The table, each image (or note alone) with the labels on which all of its rows agree.
 
-    Args:
-        table: with the columns study, path and the findings.
-        findings: the vocabulary.
-        path: of the table, for the log.
-        rows: (N,) the place of each row in it, 1 the first; by default as they stand.
+    `rows` (N,) are their places in the table at `path`, 1 the first; by default as they stand.
     """
     named = list(findings)
     image = table["path"].astype(object).where(table["path"].notna(), "\0" + table["study"].astype(str)).tolist()
