@@ -75,18 +75,15 @@ class Solid:
 
 def overlap(*intervals: tuple[Array, Array]) -> Array:
     """Length in cm that all intervals of a ray have in common, (H, W), 0 where there is none."""
-    near, far = intervals[0]
-    for other_near, other_far in intervals[1:]:
-        near, far = np.maximum(near, other_near), np.minimum(far, other_far)
+    nears, fars = zip(*intervals, strict=True)
+    near, far = np.maximum.reduce(nears), np.minimum.reduce(fars)
     return np.where(far > near, far - near, np.float32(0))
 
 
 def hull(*intervals: tuple[Array, Array]) -> tuple[Array, Array]:
     """The interval that spans all given ones: their union, where they touch each other along the ray."""
-    near, far = intervals[0]
-    for other_near, other_far in intervals[1:]:
-        near, far = np.minimum(near, other_near), np.maximum(far, other_far)
-    return near, far
+    nears, fars = zip(*intervals, strict=True)
+    return np.minimum.reduce(nears), np.maximum.reduce(fars)
 
 
 @dataclass(frozen=True)
