@@ -1,0 +1,157 @@
+"""`Node`: images in by C-STORE, one result each out by C-STORE, and a queue on disk between. Begin here.
+
+A result is made once, written to disk, and only then sent, with the same UIDs however often that takes: an archive
+that got it twice holds it once (PS3.4 section B.3.4). An image that is sent again gets no second result.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+
+from medsd.dicom.quiet import quiet
+from medsd.inference.prediction import Prediction
+from medsd.pacs.deliver import Destination, UnreachableError, deliver
+from medsd.pacs.queue import Queue, pause
+from medsd.pacs.receive import Limits, Listening, Receiver
+from medsd.pacs.status import Status
+from medsd.privacy import KeyedHasher
+
+log = logging.getLogger(__name__)
+
+ResultsOf = Callable[[Prediction, Dataset], list[Dataset]]
+"""What is sent for one image: made of its prediction and of the image's own dataset, in the image's own study."""
+_BATCH = 32  # images whose results go in one association
+_LOOK_S = 0.25
+
+
+class Node:
+    """A DICOM node that reads what it is sent; a context manager that runs it.
+
+    Args:
+        folder: of the queue, see `medsd.pacs.queue.Queue`.
+        predict: reads the content of a DICOM file, and refuses rather than raises.
+        results_of: makes the results of one image.
+        hasher: makes the keys under which images are known.
+        destination: where the results go.
+        quiet_s: a study is complete when no new image of it came for so long.
+        status_port: of the status page on 127.0.0.1; None for no page, 0 for any free port.
+
+    Raises:
+        DataError: the queue is in use, or a port cannot be had.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        predict: Callable[[bytes], Prediction],
+        results_of: ResultsOf,
+        *,
+        hasher: KeyedHasher,
+        destination: Destination,
+        listening: Listening | None = None,
+        limits: Limits | None = None,
+        quiet_s: float = 30.0,
+        status_port: int | None = None,
+    ) -> None:
+        self._predict, self._results_of, self._destination, self._quiet_s = predict, results_of, destination, quiet_s
+        self._listening = listening or Listening()
+        self._listening.check()
+        self._ending, self._unreachable = threading.Event(), 0
+        self.queue = Queue(folder)
+        try:
+            self.status = Status(self.queue, status_port)
+            self._receiver = Receiver(self.queue, hasher, self._listening, limits or Limits(), self.status.received)
+            self.port = self._receiver.start()
+        except BaseException:
+            self.queue.close()
+            raise
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(step,), name=step.__name__.strip("_"))
+            for step in (self._read_next, self._deliver_next)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take nothing new, finish what is under way, close the queue. What waits is there at the next start."""
+        self._receiver.stop()
+        self._ending.set()
+        for thread in self._threads:
+            thread.join()
+        self.status.close()
+        self.queue.close()
+
+    def _repeat(self, step: Callable[[], float]) -> None:
+        """Do a step again and again, after as many seconds as it says; no error of one image or disk ends the node."""
+        failures, wait_s = 0, 0.0
+        while not self._ending.wait(wait_s):
+            try:
+                wait_s, failures = step(), 0
+            except Exception as error:  # its words may quote a header
+                failures, wait_s = failures + 1, pause(failures)
+                log.error("the node goes on after %s in %s", type(error).__name__, step.__name__.strip("_"))
+
+    def _read_next(self) -> float:
+        key = self.queue.next_to_read(self._quiet_s)
+        if key is None:
+            return _LOOK_S
+        try:
+            content = self.queue.content(key)
+            prediction = self._predict(content)
+            with quiet():
+                source = dcmread(BytesIO(content), force=True)
+                self.queue.keep_results(key, self._results_of(prediction, source), prediction.status)
+        except (OSError, MemoryError, sqlite3.Error):
+            self.queue.excuse(key)
+            raise
+        except Exception as error:  # one image must not stop the others; the queue tries it again later
+            log.error("image %s: %s while it was read", key, type(error).__name__)
+            return 0.0
+        self.status.read(prediction.status)
+        log.info("image %s: %s%s", key, prediction.status, f" ({prediction.reason})" if prediction.reason else "")
+        return 0.0
+
+    def _deliver_next(self) -> float:
+        batch = {key: results for key in self.queue.to_deliver(_BATCH) if (results := self._kept(key))}
+        if not batch:
+            return _LOOK_S
+        try:
+            with quiet():
+                said = deliver(self._destination, self._listening.title, batch.items())
+        except UnreachableError:
+            self.status.sent("unreachable")
+            self._unreachable += 1
+            wait_s = pause(self._unreachable)
+            log.warning("the archive cannot be reached; next try in %.0f s", wait_s)
+            return wait_s
+        self._unreachable = 0
+        for key, why in said.items():
+            if why:
+                self.queue.put_off(key)
+                log.warning("image %s: its result waits: %s", key, why)
+            else:
+                self.queue.delivered(key)
+            self.status.sent("refused" if why else "delivered")
+        return 0.0
+
+    def _kept(self, key: str) -> list[Dataset]:
+        try:
+            with quiet():
+                return self.queue.results(key)
+        except Exception as error:  # a file was taken away or damaged: the others go on
+            log.error("image %s: its kept result cannot be read: %s", key, type(error).__name__)
+            self.queue.give_up(key, "result lost")
+            return []

@@ -1,0 +1,256 @@
+"""The receiving half of the node: C-ECHO and C-STORE (PS3.4 annexes A and B, PS3.7 section 9.1) within its limits.
+
+An image is acknowledged when it is safe on disk. What is refused is counted and logged without anything of its content.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.pixels import get_decoder
+from pydicom.uid import (
+    UID,
+    AllTransferSyntaxes,
+    ComputedRadiographyImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+from pynetdicom import AE, _config, evt
+from pynetdicom.sop_class import Verification
+
+from medsd.dicom import decoders
+from medsd.dicom.identity import read_identity
+from medsd.errors import DataError
+from medsd.pacs.queue import Queue
+from medsd.privacy import KeyedHasher
+
+log = logging.getLogger(__name__)
+
+IMAGES = (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+)
+_NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
+# Status of C-STORE, PS3.4 table B.2-1.
+SUCCESS, OUT_OF_RESOURCES, NOT_THE_CLASS, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
+_FLUSH_S = 10.0  # what associations get to end by themselves at a shutdown
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the node takes in.
+
+    Attributes:
+        object_bytes: of one image, and of one message on the wire.
+        associations: at once; one more is rejected with "local limit exceeded".
+        queue_bytes: of images that wait.
+        free_bytes: what must stay free on the disk of the queue.
+        silence_s: a peer that says nothing for so long is cut off.
+    """
+
+    object_bytes: int = 128 << 20
+    associations: int = 16
+    queue_bytes: int = 50 << 30
+    free_bytes: int = 1 << 30
+    silence_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where the node listens and to whom.
+
+    Attributes:
+        title: its AE title; an association that calls another is rejected.
+        allowed: AE titles that may call; empty for any, on a loopback address or behind client certificates alone.
+        tls: makes it a TLS port (PS3.15 annex B), with client certificates where the context asks for them.
+    """
+
+    title: str = "MEDSD"
+    host: str = "127.0.0.1"
+    port: int = 11112
+    allowed: tuple[str, ...] = ()
+    tls: ssl.SSLContext | None = None
+
+    def check(self) -> None:
+        """Refuse a port that anybody in the network could fill.
+
+        Raises:
+            DataError: another address than a loopback one, and nothing says who may call.
+        """
+        known = self.allowed or (self.tls is not None and self.tls.verify_mode == ssl.CERT_REQUIRED)
+        if self.host not in _LOOPBACK and not known:
+            raise DataError(
+                f"{self.host} can be reached from the network: name the AE titles that may send with --allow, or ask "
+                "for client certificates with --tls-ca"
+            )
+
+
+def readable_syntaxes() -> list[UID]:
+    """The transfer syntaxes whose pixels are decoded here."""
+    compressed = [uid for uid in AllTransferSyntaxes if uid.is_compressed and uid not in _NATIVE]
+    return [*_NATIVE, *(uid for uid in compressed if _decodes(uid))]
+
+
+def _decodes(uid: UID) -> bool:
+    try:
+        get_decoder(uid)
+    except NotImplementedError:  # video, and what came after this pydicom
+        return False
+    return decoders.decodes(uid)
+
+
+class Receiver:
+    """Listens, and puts what it takes into the queue.
+
+    Args:
+        count: called with an outcome for each image and each association that was turned away: "accepted", "again"
+            (the image is known), or why it was refused.
+    """
+
+    def __init__(
+        self, queue: Queue, hasher: KeyedHasher, listening: Listening, limits: Limits, count: Callable[[str], None]
+    ) -> None:
+        listening.check()
+        _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's lines hold UIDs and AE titles; ours say what matters
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
+        self._queue, self._hasher, self._listening, self._limits, self._count = queue, hasher, listening, limits, count
+        self._ae = AE(listening.title)
+        self._ae.require_called_aet = True
+        self._ae.require_calling_aet = list(listening.allowed)
+        self._ae.maximum_associations = limits.associations
+        self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = limits.silence_s
+        self._ae.add_supported_context(Verification)
+        for image in IMAGES:
+            self._ae.add_supported_context(image, readable_syntaxes())
+        self._server: Any = None
+
+    def start(self) -> int:
+        """Listen; the port is returned, which matters where 0 was asked for.
+
+        Raises:
+            DataError: the port cannot be had.
+        """
+        handlers = [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_CONN_OPEN, self._bound),
+            (evt.EVT_REJECTED, self._rejected),
+        ]
+        where = (self._listening.host, self._listening.port)
+        try:
+            self._server = self._ae.start_server(
+                where, block=False, ssl_context=self._listening.tls, evt_handlers=handlers
+            )
+        except OSError as error:
+            raise DataError(f"port {where[1]} of {where[0]}: {error.strerror}; choose another --port") from None
+        return int(self._server.server_address[1])
+
+    def stop(self) -> None:
+        """Take no new association, let those that run come to their end, then cut them off."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        server.shutdown()
+        until = time.monotonic() + _FLUSH_S
+        while server.active_associations and time.monotonic() < until:
+            time.sleep(0.05)
+        self._ae.shutdown()
+
+    def _store(self, event: Any) -> int:
+        outcome, status = self._take(event)
+        self._count(outcome)
+        if status != SUCCESS:
+            log.warning("an image from %s was refused: %s", _peer(event), outcome)
+        return status
+
+    def _take(self, event: Any) -> tuple[str, int]:
+        event.assoc.dul.socket.received = 0
+        content = event.encoded_dataset()
+        if len(content) > self._limits.object_bytes:
+            return "too large", OUT_OF_RESOURCES
+        identity = read_identity(content)
+        if not identity.study_uid or identity.instance_uid != event.request.AffectedSOPInstanceUID:
+            return "unreadable header", CANNOT_UNDERSTAND
+        key, study = self._hasher.instance_key(identity.instance_uid), self._hasher.study_key(identity.study_uid)
+        try:
+            free = shutil.disk_usage(self._queue.folder).free - len(content)
+            if free < self._limits.free_bytes or self._queue.counts().bytes + len(content) > self._limits.queue_bytes:
+                return "disk full", OUT_OF_RESOURCES
+            return ("accepted" if self._queue.add(key, study, content) else "again"), SUCCESS
+        except (OSError, sqlite3.Error) as error:
+            log.error("the queue cannot be written: %s", getattr(error, "strerror", None) or type(error).__name__)
+            return "disk full", OUT_OF_RESOURCES
+
+    def _bound(self, event: Any) -> None:
+        """Bound what a peer can make this process hold and how long it can hold a place.
+
+        pynetdicom reads whatever length a PDU declares, and keeps a message in memory until it is whole; a socket
+        without a timeout would wait in the middle of a PDU for ever.
+        """
+        sock, most = event.assoc.dul.socket, self._limits.object_bytes + (1 << 20)
+        sock.socket.settimeout(self._limits.silence_s)
+        read, sock.received = sock.recv, 0
+
+        def bounded(nr_bytes: int) -> bytearray:
+            sock.received += nr_bytes
+            if sock.received > most:
+                self._count("too large")
+                log.warning("an association from %s was cut off: more than %d bytes in one message", _peer(event), most)
+                raise ConnectionAbortedError
+            return bytearray(read(nr_bytes))
+
+        sock.recv = bounded
+
+    def _rejected(self, event: Any) -> None:
+        self._count("association rejected")
+        log.warning("an association from %s was rejected: AE title, or too many at once", _peer(event))
+
+
+def _peer(event: Any) -> str:
+    return str(event.assoc.requestor.address)
+
+
+def server_context(certificate: str, key: str, authority: str | None) -> ssl.SSLContext:
+    """TLS 1.2 or newer for a port; with `authority`, clients must show a certificate of it.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    return _loaded(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), (certificate, key), authority)
+
+
+def client_context(certificate: str | None, key: str | None, authority: str | None) -> ssl.SSLContext:
+    """TLS 1.2 or newer for a delivery: the archive must be of `authority`, by default of the system's.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    shown = (certificate, key) if certificate and key else ()
+    return _loaded(ssl.create_default_context(ssl.Purpose.SERVER_AUTH), shown, authority)
+
+
+def _loaded(context: ssl.SSLContext, shown: Sequence[str], authority: str | None) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        if shown:
+            context.load_cert_chain(*shown)
+        if authority:
+            context.load_verify_locations(authority)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:  # ssl.SSLError is one
+        raise DataError(
+            f"the certificates for TLS cannot be loaded: {error.strerror or type(error).__name__}"
+        ) from None
+    return context

@@ -1,0 +1,178 @@
+"""What stands around a node in the tests: senders, an archive that records what it gets, and a node in a process.
+
+Run as a program it is a node whose predictions cost nothing: ``python -m tests.pacs.peers FOLDER PORT ARCHIVE_PORT``.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import BasicTextSRStorage, ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import Verification
+
+from medsd.findings import finding_set
+from medsd.inference.prediction import Prediction
+from medsd.pacs.deliver import Destination
+from medsd.pacs.node import Node
+from medsd.pacs.receive import Listening
+from medsd.privacy import KeyedHasher
+from tests.conftest import dx_dataset
+
+ROOT = Path(__file__).parents[2]
+KEY = b"a key for tests alone"
+ARCHIVE = "ARCHIVE"
+
+
+def small_image(number: int = 0, study: int = 0, **elements: object) -> Dataset:
+    """A tiny DX image; the same number gives the same SOP Instance UID."""
+    stored = np.random.default_rng(number).integers(0, 4096, (16, 16)).astype(np.uint16)
+    ds = dx_dataset(stored, 12, **elements)
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.99.{number}"
+    ds.StudyInstanceUID = f"1.2.826.0.1.98.{study}"
+    return ds
+
+
+def nothing_said(content: bytes) -> Prediction:
+    """A prediction that takes no time."""
+    return Prediction(finding_set("nih14"), "scored")
+
+
+def one_result(prediction: Prediction, source: Dataset) -> list[Dataset]:
+    """One small object in the image's study, with a UID of its own each time it is made."""
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID, ds.SOPInstanceUID = BasicTextSRStorage, generate_uid()
+    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    ds.PatientName, ds.PatientID, ds.StudyInstanceUID = source.PatientName, source.PatientID, source.StudyInstanceUID
+    ds.SeriesInstanceUID, ds.Modality = generate_uid(), "SR"
+    ds.ReferencedSOPInstanceUID = source.SOPInstanceUID  # where no module puts it: the archive of the tests looks here
+    return [ds]
+
+
+class Archive:
+    """An SCP that remembers every object by UID; it can be stopped and started, and can refuse."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, set[str]] = {}  # UID of the image: UIDs of its results
+        self.status = 0x0000
+        self._ae = AE(ARCHIVE)
+        self._ae.require_called_aet = True
+        self._ae.maximum_associations = 50
+        self._ae.add_supported_context(BasicTextSRStorage, ExplicitVRLittleEndian)
+        self._server: Any = None
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        handlers = [(evt.EVT_C_STORE, self._store)]
+        self._server = self._ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        self.port = self._server.server_address[1]
+
+    def stop(self) -> None:
+        self._ae.shutdown()
+
+    def _store(self, event: Any) -> int:
+        if self.status == 0:
+            ds = event.dataset
+            self.results.setdefault(str(ds.ReferencedSOPInstanceUID), set()).add(str(ds.SOPInstanceUID))
+        return self.status
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def associate(port: int, images: list[Dataset], *, calling: str = "CR1", called: str = "MEDSD", **more: Any) -> Any:
+    ae = AE(calling)
+    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 10
+    for kind in sorted({(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID) for ds in images}):
+        ae.add_requested_context(*kind)
+    ae.add_requested_context(Verification)
+    return ae.associate("127.0.0.1", port, ae_title=called, **more)
+
+
+def send(port: int, images: list[Dataset], **how: Any) -> list[int | None]:
+    """The status of each; None where no answer came."""
+    association = associate(port, images, **how)
+    if not association.is_established:
+        return [None] * len(images)
+    answers = []
+    for ds in images:
+        if not association.is_established:
+            answers.append(None)
+            continue
+        answers.append(association.send_c_store(ds).get("Status"))
+    association.release()
+    return answers
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 30.0) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, "it did not come about in time"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+class Process:
+    """A node in a process of its own, to be killed."""
+
+    def __init__(self, folder: Path, port: int, archive: int) -> None:
+        command = [sys.executable, "-m", "tests.pacs.peers", str(folder), str(port), str(archive)]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline().strip() == "listening"
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def terminate(self) -> int:
+        self._process.terminate()
+        return self._process.wait(20)
+
+
+def duplicates(archive: Archive) -> dict[str, int]:
+    """Images that have more than one result."""
+    return {image: n for image, n in Counter({k: len(v) for k, v in archive.results.items()}).items() if n != 1}
+
+
+def main(folder: str, port: str, archive: str) -> None:
+    ending = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    with Node(
+        Path(folder),
+        nothing_said,
+        one_result,
+        hasher=KeyedHasher(KEY),
+        destination=Destination(ARCHIVE, "127.0.0.1", int(archive)),
+        listening=Listening(port=int(port)),
+        quiet_s=0.2,
+    ):
+        print("listening", flush=True)
+        ending.wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

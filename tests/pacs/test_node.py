@@ -1,0 +1,264 @@
+"""The node: exactly one result an image, whatever happens; and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from pydicom.uid import CTImageStorage
+
+pytest.importorskip("pynetdicom", reason="medsd[pacs]")
+
+from medsd.errors import DataError
+from medsd.inference.predict import Predictor
+from medsd.pacs import queue as queue_module
+from medsd.pacs import receive
+from medsd.pacs.deliver import Destination
+from medsd.pacs.node import Node
+from medsd.pacs.queue import Queue
+from medsd.pacs.receive import Limits, Listening
+from medsd.privacy import KeyedHasher
+from tests.conftest import dx_dataset
+from tests.pacs.peers import (
+    ARCHIVE,
+    KEY,
+    Archive,
+    Process,
+    associate,
+    duplicates,
+    free_port,
+    nothing_said,
+    one_result,
+    send,
+    small_image,
+    wait_until,
+)
+
+StartNode = Callable[..., Node]
+
+
+@pytest.fixture
+def archive() -> Iterator[Archive]:
+    with Archive() as running:
+        yield running
+
+
+@pytest.fixture
+def start(tmp_path: Path, archive: Archive) -> Iterator[StartNode]:
+    nodes: list[Node] = []
+
+    def begin(*, allowed: tuple[str, ...] = (), predict=nothing_said, results_of=one_result, **settings) -> Node:
+        node = Node(
+            tmp_path / "queue",
+            predict,
+            results_of,
+            hasher=KeyedHasher(KEY),
+            destination=Destination(ARCHIVE, "127.0.0.1", archive.port),
+            listening=Listening(port=0, allowed=allowed),
+            **{"quiet_s": 0.2, "status_port": 0, **settings},
+        )
+        nodes.append(node)
+        return node
+
+    yield begin
+    for node in nodes:
+        node.stop()
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch) -> None:
+    monkeypatch.setattr(queue_module, "_FIRST_PAUSE_S", 0.2)
+
+
+def test_each_image_gets_one_result_however_often_it_is_sent(start: StartNode, archive: Archive):
+    node = start()
+    images = [small_image(n, n // 3) for n in range(6)]
+    assert send(node.port, images + images) == [0] * 12
+    wait_until(lambda: node.queue.counts().images["done"] == 6)
+    assert send(node.port, images) == [0] * 6
+    time.sleep(0.6)
+    assert len(archive.results) == 6 and not duplicates(archive)
+    assert not list((node.queue.folder / "images").iterdir()) and not list((node.queue.folder / "results").iterdir())
+
+
+def test_a_study_is_read_when_it_is_complete(start: StartNode, archive: Archive):
+    node = start(quiet_s=1.0)
+    send(node.port, [small_image(0)])
+    time.sleep(0.7)
+    send(node.port, [small_image(1)])  # of the same study
+    time.sleep(0.6)
+    assert node.queue.counts().images["waiting"] == 2
+    wait_until(lambda: len(archive.results) == 2)
+
+
+def test_killed_again_and_again_every_image_has_one_result(tmp_path: Path, archive: Archive):
+    port = free_port()
+    left = {n: small_image(n, n // 4) for n in range(24)}
+    for round_ in range(3):
+        node = Process(tmp_path / "queue", port, archive.port)
+        sending = threading.Thread(target=_send_all, args=(port, left))
+        sending.start()
+        time.sleep(0.2 + 0.3 * round_)
+        node.kill()
+        sending.join()
+    archive.stop()
+    node = Process(tmp_path / "queue", port, archive.port)
+    _send_all(port, left)
+    assert not left
+    time.sleep(1)
+    archive.start()
+    wait_until(lambda: len(archive.results) == 24, 60)
+    time.sleep(0.5)
+    assert not duplicates(archive)
+    assert node.terminate() == 0
+
+
+def _send_all(port: int, left: dict[int, object]) -> None:
+    """Send what was not acknowledged yet, as a modality does."""
+    for number in list(left):
+        try:
+            if send(port, [left[number]]) != [0]:
+                return
+        except (RuntimeError, ValueError):  # killed in the middle of this one
+            return
+        del left[number]
+
+
+def test_an_archive_that_refuses_is_asked_again(start: StartNode, archive: Archive):
+    archive.status = 0xA700
+    node = start()
+    send(node.port, [small_image(0)])
+    wait_until(lambda: "refused" in _page(node, "metrics"))
+    archive.status = 0
+    wait_until(lambda: 'medsd_node_sent_total{outcome="delivered"} 1.0' in _page(node, "metrics"))
+    assert len(archive.results) == 1
+
+
+def test_an_image_that_cannot_be_read_stops_no_other_and_is_given_up(start, archive, monkeypatch):
+    monkeypatch.setattr(queue_module, "_FIRST_PAUSE_S", 0.001)
+
+    def fails_on_the_first(prediction, source):
+        if source.SOPInstanceUID.endswith(".0"):
+            raise RuntimeError(source.PatientID)
+        return one_result(prediction, source)
+
+    node = start(results_of=fails_on_the_first)
+    send(node.port, [small_image(n) for n in range(3)])
+    wait_until(lambda: node.queue.counts().images == {"waiting": 0, "read": 0, "done": 2, "failed": 1})
+    assert send(node.port, [small_image(0)]) == [0]
+    assert node.queue.counts().images["failed"] == 0  # sent again, tried again
+
+
+def test_strangers_and_other_objects_are_refused_without_identity(start: StartNode, caplog):
+    caplog.set_level(logging.DEBUG)
+    node = start(allowed=("CR1",))
+    assert send(node.port, [small_image(0)], calling="STRANGER") == [None]
+    assert send(node.port, [small_image(0)], called="OTHER") == [None]
+    ct = small_image(1, SOPClassUID=CTImageStorage)
+    association = associate(node.port, [ct])
+    assert [cx.abstract_syntax for cx in association.rejected_contexts] == [CTImageStorage]
+    association.release()
+    wrong = small_image(2)
+    del wrong.StudyInstanceUID
+    assert send(node.port, [wrong, small_image(3)]) == [receive.CANNOT_UNDERSTAND, 0]
+    assert caplog.text.count("was rejected: AE title") == 2
+    for secret in ("Phantom", "PH-0042", "1.2.826.0.1.99", "STRANGER"):
+        assert secret not in caplog.text
+
+
+def test_limits_of_objects_and_disk(start: StartNode, monkeypatch):
+    node = start(limits=Limits(object_bytes=4000, queue_bytes=20_000), quiet_s=60)
+    large = small_image(9, ImageComments="x" * 5000)
+    assert send(node.port, [large]) == [receive.OUT_OF_RESOURCES]
+    statuses = send(node.port, [small_image(n) for n in range(30)])
+    assert statuses[0] == 0 and statuses[-1] == receive.OUT_OF_RESOURCES
+    assert node.queue.counts().bytes <= 20_000
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(queue_module, "write_whole", full)
+    monkeypatch.setattr(node.queue, "counts", lambda: queue_module.Counts({}, 0, None))
+    assert send(node.port, [small_image(50)]) == [receive.OUT_OF_RESOURCES]
+
+
+def test_a_message_without_end_is_cut_off_and_a_truncated_one_forgotten(start: StartNode):
+    node = start(limits=Limits(object_bytes=4000))
+    assert send(node.port, [small_image(1, ImageComments="x" * (3 << 20)), small_image(2)]) == [None, None]
+    with socket.create_connection(("127.0.0.1", node.port)) as peer:
+        peer.sendall(b"\x04\x00\x7f\xff\xff\xff")  # a P-DATA of 2 GB is declared
+        assert not peer.recv(100)
+    association = associate(node.port, [small_image(3)])
+    association.dul.socket.socket.sendall(b"\x04\x00\x00\x00\x10\x00" + b"half")
+    association.dul.socket.socket.close()
+    assert send(node.port, [small_image(4)]) == [0]
+    assert sum(node.queue.counts().images.values()) == 1
+
+
+def test_fifty_at_once_are_served_or_turned_away(start: StartNode):
+    node = start(limits=Limits(associations=8))
+    answers: list[int | None] = []
+    threads = [
+        threading.Thread(target=lambda n=n: answers.extend(send(node.port, [small_image(n, n)]))) for n in range(50)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(answers) <= {0, None} and len(answers) == 50
+    assert sum(node.queue.counts().images.values()) == answers.count(0) > 0
+    assert send(node.port, [small_image(99)]) == [0]
+
+
+def test_the_status_page_counts_and_names_nobody(start: StartNode):
+    node = start()
+    send(node.port, [small_image(0)])
+    wait_until(lambda: json.loads(_page(node, "status.json"))["images done"] == 1)
+    assert "<td>images done<td>1" in _page(node, "")
+    metrics = _page(node, "metrics")
+    assert 'medsd_node_received_total{outcome="accepted"} 1.0' in metrics
+    assert 'medsd_node_images{state="done"} 1.0' in metrics
+    assert "Phantom" not in metrics + _page(node, "")
+
+
+def _page(node: Node, path: str) -> str:
+    with urlopen(f"http://127.0.0.1:{node.status.port}/{path}", timeout=10) as answer:
+        return answer.read().decode()
+
+
+def test_a_real_model_reads_and_the_queue_holds_no_identity(start: StartNode, archive, predictor: Predictor, chest):
+    node = start(predict=lambda content: predictor(content), quiet_s=60)
+    stored = (chest * 4000).astype("uint16")
+    ds = dx_dataset(stored, 12)
+    assert send(node.port, [ds]) == [0]
+    for path in node.queue.folder.iterdir():
+        if path.is_file():
+            assert b"PH-0042" not in path.read_bytes() and b"1.2.3.4" not in path.read_bytes()
+    assert node.queue.folder.stat().st_mode & 0o077 == 0
+    node._quiet_s = 0.1
+    wait_until(lambda: len(archive.results) == 1)
+
+
+def test_two_nodes_do_not_share_a_queue(tmp_path: Path):
+    with Queue(tmp_path), pytest.raises(DataError, match="another node uses this queue"):
+        Queue(tmp_path)
+
+
+def test_an_open_port_names_who_may_send():
+    with pytest.raises(DataError, match="name the AE titles"):
+        Listening(host="0.0.0.0").check()
+    Listening(host="0.0.0.0", allowed=("CR1",)).check()
+
+
+@pytest.mark.parametrize("text", ["host:104", "AE@host", "AE@host:0", "A" * 17 + "@h:1"])
+def test_a_destination_is_checked(text: str):
+    with pytest.raises(DataError, match="is no destination"):
+        Destination.of(text)
+    assert Destination.of("ORTHANC@[::1]:4242") == Destination("ORTHANC", "::1", 4242)
