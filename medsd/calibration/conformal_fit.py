@@ -19,7 +19,7 @@ from scipy.stats import beta, betabinom
 
 from medsd.calibration.conformal import RANKS, ConformalScores, checked_coverage, kept_rank, rank, rank_of_kept
 from medsd.errors import DataError
-from medsd.metrics.intervals import Interval, Resamples, bootstrap
+from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap
 from medsd.metrics.metrics import BoolArray, FloatArray, checked, checked_patients
 from medsd.strict import Described
 
@@ -129,70 +129,35 @@ def measure_conformal(
     patients: Sequence[str] | npt.NDArray[np.str_],
     scores: Mapping[str, ConformalScores],
     findings: Sequence[str],
+    options: IntervalOptions | None = None,
     *,
     coverage: float = 0.9,
     groups: Mapping[str, npt.ArrayLike] | None = None,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    minimum_positives: int = 10,
-    seed: int = 0,
 ) -> ConformalReport:
     """How often the sets at `coverage` hold the truth on other patients than those of the scores.
 
     Args:
         probs, target, patients, findings: as for `conformal_scores`, of the test split.
         scores: by finding.
+        options: of the intervals; groups of fewer patients than `minimum_positives` are too few to tell.
         coverage: what is promised.
         groups: (N,) values by attribute, for instance ``{"sex": …}``.
-        confidence, resamples, seed: of the intervals.
-        minimum_positives: groups of fewer patients are too few to tell.
 
     Raises:
         DataError: shapes or values that do not fit.
     """
-    target, probs = checked(target, probs)
+    options, (target, probs) = options or IntervalOptions(), checked(target, probs)
     keys = checked_patients(patients, target)
-    checked_coverage(coverage)
-    present, absent, limited = _members(probs, scores, findings, coverage)
-    covered = np.where(np.isnan(target), np.nan, np.where(target == 1, present, absent))
-    reports = []
-    for f, name in enumerate(findings):
-        known = scores[name]
-        counts = (known.present_patients, known.absent_patients)
-        kept = (len(known.present), len(known.absent))
-        by_class = [
-            _class_coverage(
-                covered[:, f],
-                target[:, f] == label,
-                keys,
-                n,
-                k,
-                coverage=coverage,
-                confidence=confidence,
-                told=limited[f],
-            )
-            for label, n, k in zip((1, 0), counts, kept, strict=True)
-        ]
-        everyone = _patient_means(covered[:, f], ~np.isnan(covered[:, f]), keys)
-        reports.append(
-            ConformalFinding(
-                name=name,
-                enough=bool(limited[f]),
-                present=by_class[0],
-                absent=by_class[1],
-                covered=clopper_pearson(everyone, confidence) if limited[f] else Interval(),
-                decided=float((present[:, f] != absent[:, f]).mean()),
-                neither=float((~present[:, f] & ~absent[:, f]).mean()),
-            )
-        )
-    told = _Told(covered[:, limited], target[:, limited], (present != absent)[:, limited], keys)
-    doubt = _Doubt(confidence, resamples, minimum_positives, seed)
-    found = tuple(
-        told.group(attribute, value, np.asarray(values) == value, doubt)
-        for attribute, values in (groups or {}).items()
-        for value in sorted(set(np.asarray(values).tolist()))
+    sets = _Sets.of(probs, target, keys, scores, findings, checked_coverage(coverage), options)
+    return ConformalReport(
+        coverage=coverage,
+        findings=tuple(sets.finding(f, name, scores[name]) for f, name in enumerate(findings)),
+        groups=tuple(
+            sets.group(attribute, value, np.asarray(values) == value)
+            for attribute, values in (groups or {}).items()
+            for value in sorted(set(np.asarray(values).tolist()))
+        ),
     )
-    return ConformalReport(coverage=coverage, findings=tuple(reports), groups=found)
 
 
 def clopper_pearson(means: FloatArray, confidence: float) -> Interval:
@@ -210,100 +175,99 @@ def clopper_pearson(means: FloatArray, confidence: float) -> Interval:
     return Interval(value=k / n, low=min(low, k / n), high=max(high, k / n))
 
 
-def _members(
-    probs: FloatArray, scores: Mapping[str, ConformalScores], findings: Sequence[str], coverage: float
-) -> tuple[BoolArray, BoolArray, BoolArray]:
-    """Whether present and absent are in the set of each image (N, F), and which findings have limits (F,)."""
-    present, absent = np.ones(probs.shape, dtype=bool), np.ones(probs.shape, dtype=bool)
-    limited = np.zeros(len(findings), dtype=bool)
-    for f, name in enumerate(findings):
-        if name not in scores:
-            raise DataError(f"scores: nothing for {name}; every finding needs its own")
-        limits = scores[name].limits(coverage)
-        if limits is not None:
-            present[:, f], absent[:, f] = probs[:, f] >= limits.present, probs[:, f] <= limits.absent
-            limited[f] = True
-    return present, absent, limited
-
-
-def _class_coverage(
-    covered: FloatArray,
-    members: BoolArray,
-    keys: npt.NDArray[np.str_],
-    calibration_patients: int,
-    kept: int,
-    *,
-    coverage: float,
-    confidence: float,
-    told: bool,
-) -> ClassCoverage:
-    means = _patient_means(covered, members, keys)
-    expected = None
-    wanted = rank(calibration_patients, coverage)
-    if told and wanted is not None and means.size:
-        taken = rank_of_kept(kept_rank(wanted, calibration_patients, kept), calibration_patients, kept)
-        tail = (1 - confidence) / 2
-        # Angelopoulos and Bates, "A gentle introduction to conformal prediction", 2023, appendix C.
-        ends = betabinom.ppf([tail, 1 - tail], means.size, taken, calibration_patients + 1 - taken) / means.size
-        expected = (float(ends[0]), float(ends[1]))
-    return ClassCoverage(
-        calibration_patients=calibration_patients,
-        patients=int(means.size),
-        covered=clopper_pearson(means, confidence) if told else Interval(),
-        expected=expected,
-    )
-
-
 @dataclass(frozen=True)
-class _Doubt:
-    """How intervals of groups are made."""
+class _Sets:
+    """Prediction sets of N images: whether each class is in them (N, F), and the truth (NaN where it is unknown)."""
 
-    confidence: float
-    resamples: int
-    minimum_positives: int
-    seed: int
-
-    def share(self, covered: FloatArray, cells: BoolArray, keys: npt.NDArray[np.str_]) -> Interval:
-        """Mean over patients of the share covered among their `cells` (n, F), with an interval over patients."""
-        rows, _ = np.nonzero(cells)
-        means = _patient_means(covered[cells], np.ones(len(rows), dtype=bool), keys[rows])
-        if means.size < max(self.minimum_positives, 2):
-            return Interval()
-        drawn = Resamples.draw(np.arange(means.size).astype(str), self.resamples, self.seed)
-        (found,) = bootstrap(
-            lambda weights: (weights @ means / weights.sum(1))[:, None], drawn, self.confidence, (0, 1)
-        )
-        return found
-
-
-@dataclass(frozen=True)
-class _Told:
-    """The findings that have limits, (N, K) each, and the patients (N,)."""
-
-    covered: FloatArray
     target: FloatArray
-    decided: BoolArray
     keys: npt.NDArray[np.str_]
+    present: BoolArray
+    absent: BoolArray
+    covered: FloatArray
+    limited: BoolArray  # (F,) findings with limits
+    coverage: float
+    options: IntervalOptions
 
-    def group(self, attribute: str, value: str, members: BoolArray, doubt: _Doubt) -> ConformalGroup:
-        """The group of the images `members` (N,)."""
-        covered, keys = self.covered[members], self.keys[members]
+    @classmethod
+    def of(
+        cls,
+        probs: FloatArray,
+        target: FloatArray,
+        keys: npt.NDArray[np.str_],
+        scores: Mapping[str, ConformalScores],
+        findings: Sequence[str],
+        coverage: float,
+        options: IntervalOptions,
+    ) -> _Sets:
+        present, absent = np.ones(probs.shape, dtype=bool), np.ones(probs.shape, dtype=bool)
+        limited = np.zeros(len(findings), dtype=bool)
+        for f, name in enumerate(findings):
+            if name not in scores:
+                raise DataError(f"scores: nothing for {name}; every finding needs its own")
+            if (limits := scores[name].limits(coverage)) is not None:
+                present[:, f], absent[:, f] = probs[:, f] >= limits.present, probs[:, f] <= limits.absent
+                limited[f] = True
+        covered = np.where(np.isnan(target), np.nan, np.where(target == 1, present, absent))
+        return cls(target, keys, present, absent, covered, limited, coverage, options)
+
+    def finding(self, f: int, name: str, scores: ConformalScores) -> ConformalFinding:
+        present, absent, told = self.present[:, f], self.absent[:, f], bool(self.limited[f])
+        known = ~np.isnan(self.covered[:, f])
+        everyone = _patient_means(self.covered[known, f], self.keys[known])
+        return ConformalFinding(
+            name=name,
+            enough=told,
+            present=self._class(f, 1, scores.present_patients, len(scores.present)),
+            absent=self._class(f, 0, scores.absent_patients, len(scores.absent)),
+            covered=clopper_pearson(everyone, self.options.confidence) if told else Interval(),
+            decided=float((present != absent).mean()),
+            neither=float((~present & ~absent).mean()),
+        )
+
+    def _class(self, f: int, label: int, calibrated_on: int, kept: int) -> ClassCoverage:
+        members, confidence = self.target[:, f] == label, self.options.confidence
+        means = _patient_means(self.covered[members, f], self.keys[members])
+        expected, wanted = None, rank(calibrated_on, self.coverage)
+        if self.limited[f] and wanted is not None and means.size:
+            taken = rank_of_kept(kept_rank(wanted, calibrated_on, kept), calibrated_on, kept)
+            tail = (1 - confidence) / 2
+            # Angelopoulos and Bates, "A gentle introduction to conformal prediction", 2023, appendix C.
+            ends = betabinom.ppf([tail, 1 - tail], means.size, taken, calibrated_on + 1 - taken) / means.size
+            expected = (float(ends[0]), float(ends[1]))
+        return ClassCoverage(
+            calibration_patients=calibrated_on,
+            patients=int(means.size),
+            covered=clopper_pearson(means, confidence) if self.limited[f] else Interval(),
+            expected=expected,
+        )
+
+    def group(self, attribute: str, value: str, members: BoolArray) -> ConformalGroup:
+        """The group of the images `members` (N,), over the findings with limits."""
+        cells = members[:, None] & self.limited
+        decided = (self.present != self.absent)[cells]
         return ConformalGroup(
             attribute=attribute,
             value=value,
-            patients=len(set(keys)),
-            covered=doubt.share(covered, ~np.isnan(covered), keys),
-            covered_present=doubt.share(covered, self.target[members] == 1, keys),
-            decided=float(self.decided[members].mean()) if covered.size else None,
+            patients=len(set(self.keys[members])),
+            covered=self._share(cells & ~np.isnan(self.covered)),
+            covered_present=self._share(cells & (self.target == 1)),
+            decided=float(decided.mean()) if decided.size else None,
         )
 
+    def _share(self, cells: BoolArray) -> Interval:
+        """The mean over patients of the share of their `cells` (N, F) that is covered."""
+        means = _patient_means(self.covered[cells], self.keys[np.nonzero(cells)[0]])
+        if means.size < max(self.options.minimum_positives, 2):
+            return Interval()
+        drawn = self.options.draw(np.arange(means.size).astype(str))
+        (found,) = bootstrap(lambda w: (w @ means / w.sum(1))[:, None], drawn, self.options.confidence, (0, 1))
+        return found
 
-def _patient_means(covered: FloatArray, members: BoolArray, keys: npt.NDArray[np.str_]) -> FloatArray:
-    """The mean of each patient's members (P,)."""
-    if not members.any():
-        return np.zeros(0)
-    _, patient_of = np.unique(keys[members], return_inverse=True)
-    return np.bincount(patient_of, covered[members].astype(np.float64)) / np.bincount(patient_of)
+
+def _patient_means(covered: FloatArray, keys: npt.NDArray[np.str_]) -> FloatArray:
+    """The mean (P,) of each patient's values (n,)."""
+    _, patient_of = np.unique(keys, return_inverse=True)
+    return np.bincount(patient_of, covered) / np.bincount(patient_of)
 
 
 def _one_a_patient(

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +27,8 @@ from medsd.calibration.types import (
     as_hinges,
 )
 from medsd.errors import DataError
-from medsd.metrics.metrics import BINS, FloatArray, IntArray, bin_of, calls, checked, class_counts, enough, or_none
+from medsd.metrics.metrics import BINS, FloatArray, bin_of, calls, checked, class_counts, enough, or_none
+from medsd.strict import Described
 
 # Standard deviations of the prior on log(slope): wide for the pooled fit, narrower for one finding around it.
 _POOLED_SPREAD = 1.0
@@ -71,10 +71,8 @@ def choose_calibration(
     if method not in ("by_size", "platt"):
         raise DataError(f"calibration method '{method}' is unknown; use by_size or platt")
     target, logits = _named(target, logits, findings)
-    platt, pooled = (
-        fit_platt(logits, target, findings, minimum_positives=minimum_positives),
-        _fit_pooled(logits, target, minimum_positives),
-    )
+    pooled = _fit_pooled(logits, target, minimum_positives)
+    platt = fit_platt(logits, target, findings, minimum_positives=minimum_positives)
     positives, negatives = class_counts(target)
     calibration: dict[str, Calibration] = {}
     choices = {}
@@ -129,23 +127,14 @@ def fit_platt(
     findings together have too few. Arguments and errors as `choose_calibration`.
     """
     target, logits = _named(target, logits, findings)
-    known = ~np.isnan(target)
     pooled = _fit_pooled(logits, target, minimum_positives)
-    fits = (
-        pooled,
-        *(
-            _fit(
-                logits[known[:, f], f],
-                target[known[:, f], f],
-                towards=pooled.slope,
-                spread=_FINDING_SPREAD,
-                minimum_positives=minimum_positives,
-            )
-            for f in range(len(findings))
-        ),
-    )
-    told = enough(target, minimum_positives)
-    return {name: fits[f + 1] if told[f] else pooled for f, name in enumerate(findings)}
+    fits = dict.fromkeys(findings, pooled)
+    for f in np.flatnonzero(enough(target, minimum_positives)).tolist():
+        known = ~np.isnan(target[:, f])
+        fits[findings[f]] = _fit(
+            logits[known, f], target[known, f], towards=pooled.slope, spread=_FINDING_SPREAD, minimum_positives=0
+        )
+    return fits
 
 
 def fit_isotonic(logits: FloatArray, truth: FloatArray, platt: PlattCalibration) -> IsotonicCalibration:
@@ -244,13 +233,12 @@ def thresholds_of(points: Mapping[str, OperatingPoint], findings: Sequence[str])
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-@dataclass(frozen=True)
-class Reliability:
+class Reliability(Described):
     """A reliability curve: mean probability, share of positives and number of cases (b,) of each bin that has cases."""
 
-    predicted: FloatArray
-    observed: FloatArray
-    counts: IntArray
+    predicted: tuple[float, ...]
+    observed: tuple[float, ...]
+    counts: tuple[int, ...]
 
 
 def reliability(target: npt.ArrayLike, probs: npt.ArrayLike) -> Reliability:
@@ -266,7 +254,9 @@ def reliability(target: npt.ArrayLike, probs: npt.ArrayLike) -> Reliability:
     filled = counts > 0
     predicted = np.bincount(index, weights=probability, minlength=BINS)[filled] / counts[filled]
     observed = np.bincount(index, weights=truth, minlength=BINS)[filled] / counts[filled]
-    return Reliability(predicted, observed, counts[filled])
+    return Reliability(
+        predicted=tuple(predicted.tolist()), observed=tuple(observed.tolist()), counts=tuple(counts[filled].tolist())
+    )
 
 
 def log_loss(target: npt.ArrayLike, probs: npt.ArrayLike) -> float:

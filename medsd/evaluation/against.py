@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from medsd.evaluation.saved import Saved, rounded
 from medsd.findings import Finding
 from medsd.metrics.delong import DeLong, delong
-from medsd.metrics.intervals import Interval, metric_intervals
+from medsd.metrics.intervals import Interval, IntervalOptions, metric_intervals
 from medsd.metrics.metrics import FloatArray
 from medsd.metrics.two_samples import holm
-from medsd.settings import EvaluationSettings
 from medsd.strict import Described
 
 AGAINST = "against.json"
@@ -80,8 +78,7 @@ def compare_models(
     target: FloatArray,
     probs: tuple[FloatArray, FloatArray],
     patients: Sequence[str],
-    settings: EvaluationSettings,
-    seed: int = 0,
+    options: IntervalOptions,
 ) -> AgainstReport:
     """Compare two models.
 
@@ -92,17 +89,13 @@ def compare_models(
         target: (N, F) 1, 0 or NaN for unknown.
         probs: (N, F) calibrated probabilities of each model.
         patients: (N,) patient keys.
-        settings: confidence, resamples and what is too few.
-        seed: of the bootstrap.
+        options: of the intervals.
 
     Raises:
         DataError: shapes or values that do not fit, for instance no image.
     """
-    options: dict[str, Any] = {"confidence": settings.confidence, "minimum_positives": settings.minimum_positives}
-    found = delong(target, *probs, patients, **options)
-    drawn = metric_intervals(
-        target, probs[0], patients, other=probs[1], resamples=settings.bootstrap, seed=seed, **options
-    )
+    found = delong(target, *probs, patients, options)
+    drawn = metric_intervals(target, probs[0], patients, options, other=probs[1])
     tested = [f for f, test in enumerate(found.findings) if not math.isnan(test.p)]
     adjusted = dict(zip(tested, holm([found.findings[f].p for f in tested]), strict=True))
     differences = [
@@ -115,7 +108,7 @@ def compare_models(
         studies=studies,
         images=len(target),
         patients=len(np.unique(patients)),
-        confidence=settings.confidence,
+        confidence=options.confidence,
         findings=tuple(differences),
         mean=_difference(f"Mean over {found.over} findings", found.macro, None),
         over=found.over,

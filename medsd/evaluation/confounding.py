@@ -12,14 +12,13 @@ each family by itself: where the view plays no part, each warns falsely at a rat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import false_discovery_control
 
-from medsd.evaluation.subgroups import FindingGap
+from medsd.evaluation.subgroups import FindingGap, Images
 from medsd.metrics.intervals import (
     Interval,
     Resamples,
@@ -93,36 +92,10 @@ class ViewReport(Described):
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Images:
-    """N images that a model has read, and how to measure them.
-
-    Attributes:
-        titles: of the F findings, by name, in column order.
-        target, probs, patients: (N, F) 1, 0 or NaN; (N, F); (N,) keys.
-        resamples, confidence, minimum_positives, seed: as for `medsd.metrics.intervals.metric_intervals`.
-    """
-
-    titles: dict[str, str]
-    target: FloatArray
-    probs: FloatArray
-    patients: npt.NDArray[np.str_]
-    resamples: int = 1000
-    confidence: float = 0.95
-    minimum_positives: int = 10
-    seed: int = 0
-
-    def drawn(self) -> Resamples:
-        """The resamples of the patients."""
-        return Resamples.draw(self.patients, self.resamples, self.seed)
-
-
 def measure_part(name: str, images: Images, members: BoolArray, headline: BoolArray, drawn: Resamples) -> PartReport:
     """Measure the images of `members` (N,) beside those of `headline` (N,); they may be among them, or not."""
     counts = {"images": int(members.sum()), "patients": len(set(images.patients[members]))}
-    sides = (members, headline)
-    told = np.logical_and(*(enough(images.target[rows], images.minimum_positives) for rows in sides))
-    columns = np.flatnonzero(told)
+    sides, columns = (members, headline), images.told(members, headline)
     if not columns.size:
         return PartReport(name=name, over=0, **counts)
     target, probs = images.target[:, columns], images.probs[:, columns]
@@ -134,23 +107,14 @@ def measure_part(name: str, images: Images, members: BoolArray, headline: BoolAr
 
     cases = np.minimum(*(rarer_patients(target[rows], drawn.patient_of[rows]) for rows in sides)).tolist()
     of_values = [*[min(cases)] * 3, *cases * 2]
-    auroc, pooled, gap, *each = bootstrap(statistic, drawn, images.confidence, (-1, 1), cases=of_values)
-    names, positives = list(images.titles), (target[members] == 1).sum(0)
+    auroc, pooled, gap, *each = bootstrap(statistic, drawn, images.options.confidence, (-1, 1), cases=of_values)
     return PartReport(
         name=name,
         over=int(columns.size),
         auroc=auroc.within(0, 1),
         pooled=pooled.within(0, 1),
         gap=gap,
-        findings=tuple(
-            FindingGap(
-                name=names[column],
-                positives=int(positives[i]),
-                auroc=each[i].within(0, 1),
-                gap=each[columns.size + i],
-            )
-            for i, column in enumerate(columns)
-        ),
+        findings=images.gaps(members, columns, each),
         **counts,
     )
 
@@ -166,8 +130,8 @@ def measure_views(images: Images, view: Sequence[str] | npt.NDArray[np.str_]) ->
         return None
     drawn, everything = images.drawn(), np.ones(len(views), dtype=bool)
     parts = tuple(measure_part(name, images, views == name, everything, drawn) for name in names)
-    report = ViewReport(level=1 - images.confidence, parts=parts, over=0)
-    columns = np.flatnonzero(enough(images.target[views != ""], images.minimum_positives))
+    report = ViewReport(level=1 - images.options.confidence, parts=parts, over=0)
+    columns = np.flatnonzero(enough(images.target[views != ""], images.options.minimum_positives))
     if columns.size:
         report = report.model_copy(update=_told_by_views(images, views, names, columns, drawn))
     return report.model_copy(update={"warnings": tuple(_warnings(report, images.titles))})
@@ -207,9 +171,9 @@ def _told_by_views(
 
     cases = rarer_patients(target[stated], drawn.patient_of[stated]).tolist()
     of_values = [*[min(cases)] * 3, *cases * 3, *np.repeat(cases, len(names)).tolist()]
-    found = bootstrap(statistic, drawn, images.confidence, (-1, 1), cases=of_values)
+    found = bootstrap(statistic, drawn, images.options.confidence, (-1, 1), cases=of_values)
     means, aurocs, shares = found[:3], np.reshape(np.arange(3, 3 + 3 * count), (3, count)), found[3 + 3 * count :]
-    p_values = [p_value(each, images.confidence, n) for each, n in zip(found, of_values, strict=True)]
+    p_values = [p_value(each, images.options.confidence, n) for each, n in zip(found, of_values, strict=True)]
     of_auroc = _adjusted([p_values[2], *(p_values[k] for k in aurocs[2])])
     # Each view is tested against all others: of two views a single test, of more their smallest p counts.
     by_view = np.reshape(np.arange(len(found) - len(shares), len(found)), (count, len(names)))

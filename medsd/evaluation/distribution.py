@@ -15,7 +15,7 @@ from pydantic import AliasChoices, Field
 
 from medsd.calibration.conformal_fit import clopper_pearson
 from medsd.evaluation.saved import Saved
-from medsd.metrics.intervals import Interval, Resamples, bootstrap
+from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap
 from medsd.metrics.metrics import weighted_auroc
 from medsd.strict import Described
 
@@ -73,19 +73,17 @@ def unsuitable(pixels: Pixels) -> dict[str, Pixels]:
 def measure_distribution(
     values: Mapping[str, npt.NDArray[np.floating]],
     patients: npt.NDArray[np.str_],
+    options: IntervalOptions,
     *,
-    split: str = "test",
     told_apart: Interval | None = None,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
+    split: str = "test",
 ) -> DistributionReport:
     """What the check says of images and of the same images made unsuitable.
 
     `values` by group, `AS_THEY_ARE` among them, are (N,) values of the check as shares of its limit, of the same images
     with patient keys (N,).
     """
-    drawn = Resamples.draw(np.tile(patients, 2), resamples, seed)
+    drawn = options.draw(np.tile(patients, 2))
     truth = np.repeat([0.0, 1.0], len(patients))
     _, patient_of = np.unique(patients, return_inverse=True)
 
@@ -94,15 +92,15 @@ def measure_distribution(
         both = np.concatenate([values[AS_THEY_ARE], value]).astype(np.float64)
         area = None
         if name != AS_THEY_ARE:
-            (area,) = bootstrap(lambda w: weighted_auroc(truth, both, w)[:, None], drawn, confidence, (0, 1))
-        return GroupBeyond(name=name, images=len(value), beyond=clopper_pearson(means, confidence), auroc=area)
+            (area,) = bootstrap(lambda w: weighted_auroc(truth, both, w)[:, None], drawn, options.confidence, (0, 1))
+        return GroupBeyond(name=name, images=len(value), beyond=clopper_pearson(means, options.confidence), auroc=area)
 
     return DistributionReport(
         split=split,
         images=len(patients),
         patients=int(patient_of.max()) + 1,
-        confidence=confidence,
-        resamples=resamples,
+        confidence=options.confidence,
+        resamples=options.resamples,
         groups=tuple(group(name, value) for name, value in values.items()),
         told_apart=told_apart,
     )

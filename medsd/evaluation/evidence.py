@@ -18,9 +18,8 @@ from pydantic import AliasChoices, Field
 
 from medsd.errors import DataError
 from medsd.evaluation.saved import Saved
-from medsd.metrics.intervals import Interval, Resamples, bootstrap, row_means
+from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap, row_means
 from medsd.metrics.metrics import FloatArray, ratio
-from medsd.settings import EvaluationSettings
 from medsd.strict import Described
 from medsd.studies.boxes import Box
 
@@ -90,9 +89,8 @@ class Boxed:
 def judge(
     maps: Mapping[str, Maps],
     boxed: Boxed,
-    settings: EvaluationSettings,
+    options: IntervalOptions,
     *,
-    seed: int = 0,
     randomised: Mapping[str, float] | None = None,
     split: str = "test",
 ) -> EvidenceReport:
@@ -101,40 +99,35 @@ def judge(
     Args:
         maps: by the name of the way, (N, h, w) each, of any grid over the image; the first is the one that leads.
         boxed: the N images with their boxes.
-        settings: resamples, confidence, and how many images are too few for a finding to count in the means.
-        seed: of the resamples.
+        options: of the intervals; a finding with fewer images than `minimum_positives` does not count in the means.
         randomised, split: for the record, see `EvidenceReport`.
 
     Raises:
         DataError: there are no images, or no finding has enough of them.
     """
     names, counts = np.unique(boxed.findings, return_counts=True)
-    told = names[counts >= settings.minimum_positives]
+    told = names[counts >= options.minimum_positives]
     if not len(told):
-        raise DataError(f"boxes: no finding has {settings.minimum_positives} images with a box in the {split} split")
+        raise DataError(f"boxes: no finding has {options.minimum_positives} images with a box in the {split} split")
     masks = np.stack([box_mask(boxes) for boxes in boxed.boxes])
     scores = {name: np.stack(_scores(each, masks), axis=1) for name, each in maps.items()}  # (N, 3)
-    drawn = Resamples.draw(boxed.patients, settings.bootstrap, seed)
+    drawn = options.draw(boxed.patients)
     own = next(iter(scores.values()))[:, 0]
 
-    def intervals(values: FloatArray, bounds: tuple[float, float]) -> tuple[Interval, ...]:
+    def intervals(values: FloatArray, over: npt.NDArray[np.str_], lowest: int = 0) -> tuple[Interval, ...]:
         def statistic(weights: FloatArray) -> FloatArray:
-            return np.stack([_by_finding(column, weights, boxed.findings, told) for column in values.T], axis=1)
+            return np.stack([_by_finding(column, weights, boxed.findings, over) for column in values.T], axis=1)
 
-        return bootstrap(statistic, drawn, settings.confidence, bounds)
-
-    def of_finding(name: str, hits: FloatArray) -> FindingEvidence:
-        def statistic(weights: FloatArray) -> FloatArray:
-            return _by_finding(hits, weights, boxed.findings, np.array([name]))[:, None]
-
-        (pointing,) = bootstrap(statistic, drawn, settings.confidence, (0, 1))
-        return FindingEvidence(name=name, images=int(counts[names == name][0]), pointing=pointing)
+        return bootstrap(statistic, drawn, options.confidence, (lowest, 1))
 
     methods = []
     for number, (name, values) in enumerate(scores.items()):
-        pointing, overlap, inside = intervals(values, (0, 1))
-        lead = intervals((own - values[:, 0])[:, None], (-1, 1))[0] if number else None
-        each = tuple(of_finding(str(finding), values[:, 0]) for finding in names)
+        pointing, overlap, inside = intervals(values, told)
+        lead = intervals((own - values[:, 0])[:, None], told, -1)[0] if number else None
+        each = tuple(
+            FindingEvidence(name=str(f), images=int(count), pointing=intervals(values[:, :1], np.array([f]))[0])
+            for f, count in zip(names, counts, strict=True)
+        )
         methods.append(
             MethodReport(name=name, pointing=pointing, overlap=overlap, inside=inside, lead=lead, findings=each)
         )
@@ -143,9 +136,9 @@ def judge(
         images=len(masks),
         patients=len(set(boxed.patients)),
         over=len(told),
-        minimum_positives=settings.minimum_positives,
-        resamples=settings.bootstrap,
-        confidence=settings.confidence,
+        minimum_positives=options.minimum_positives,
+        resamples=options.resamples,
+        confidence=options.confidence,
         methods=tuple(methods),
         randomised=dict(randomised or {}),
     )

@@ -16,10 +16,9 @@ import numpy.typing as npt
 from medsd.errors import DataError
 from medsd.evaluation.saved import Saved
 from medsd.findings import FindingSet
-from medsd.metrics.intervals import Interval, Resamples, bootstrap
+from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap
 from medsd.metrics.metrics import FloatArray, enough, ratio, weighted_aurocs
 from medsd.metrics.retrieval import RetrievalReport, unit
-from medsd.settings import EvaluationSettings
 from medsd.strict import Described
 
 MODALITIES = "evaluation_modalities.json"
@@ -117,69 +116,53 @@ class Readings:
 
 def measure_reliance(
     readings: Readings,
-    settings: EvaluationSettings | None = None,
+    options: IntervalOptions,
     *,
-    seed: int = 0,
     split: str = "test",
     note_to_image: RetrievalReport | None = None,
     sentences: SentencesReport | None = None,
 ) -> ModalityReport:
     """How much each modality contributes, with intervals over patients.
 
-    `settings` give resamples, confidence and what is few; `seed` is of permutations and bootstrap; the rest is for the
-    record.
+    The seed of `options` is that of the permutations, too; `note_to_image` and `sentences` are for the record.
 
     Raises:
         DataError: no finding has enough positives and negatives, or all studies are one patient's.
     """
-    settings = settings or EvaluationSettings()
     target = np.asarray(readings.target, dtype=np.float64)
-    told = np.flatnonzero(enough(target, settings.minimum_positives))
+    told = np.flatnonzero(enough(target, options.minimum_positives))
     if not told.size or len(np.unique(readings.patients)) < 2:
         raise DataError(f"{split}: too few studies with image and note to measure what each contributes")
     target = target[:, told]
     image, note = (np.asarray(each, dtype=np.float64)[:, told] / 2 for each in (readings.image, readings.note))
-    donors = _donors(readings.patients, seed)
+    donors = _donors(readings.patients, options.seed)
 
     def statistic(weights: FloatArray) -> FloatArray:
         def area(scores: FloatArray) -> FloatArray:
             return weighted_aurocs(target, scores, weights).mean(axis=1)
 
         both, alone = area(image + note), (area(image), area(note))
-        shuffled = [
-            np.mean([area(image[d] + note) for d in donors], 0),
-            np.mean([area(image + note[d]) for d in donors], 0),
-        ]
+        pairs = [(area(image[d] + note), area(image + note[d])) for d in donors]
+        shuffled = np.mean(pairs, axis=0)  # (2, R)
         share = _note_share(image, note, weights)
-        columns = [
-            both,
-            *alone,
-            1 - share,
-            share,
-            both - alone[1],
-            both - alone[0],
-            *(both - each for each in shuffled),
-        ]
-        return np.stack(columns, axis=1)
+        lost = [both - each for each in (*alone[::-1], *shuffled)]
+        return np.column_stack([both, *alone, 1 - share, share, *lost])
 
-    drawn = Resamples.draw(readings.patients, settings.bootstrap, seed)
-    found = bootstrap(statistic, drawn, settings.confidence)
-    both, alone, share, withheld, shuffled = found[0], found[1:3], found[3:5], found[5:7], found[7:9]
-    reliances = [
-        Reliance(alone=a, variance_share=v, lost_when_withheld=w, lost_when_shuffled=s)
-        for a, v, w, s in zip(alone, share, withheld, shuffled, strict=True)
-    ]
+    drawn = options.draw(readings.patients)
+    found = bootstrap(statistic, drawn, options.confidence)
+    both = found[0]
+    by_image, by_note = (Reliance(**dict(zip(Reliance.model_fields, found[first::2], strict=True))) for first in (1, 2))
     return ModalityReport(
         split=split,
         studies=len(target),
         patients=len(np.unique(readings.patients)),
         over=len(told),
-        resamples=settings.bootstrap,
-        confidence=settings.confidence,
+        resamples=options.resamples,
+        confidence=options.confidence,
         both=both,
-        image=reliances[0],
-        note=reliances[1],
-        note_gives_away=_gives_away(both, reliances[1]),
+        image=by_image,
+        note=by_note,
+        note_gives_away=_gives_away(both, by_note),
         note_to_image=note_to_image,
         sentences=sentences,
     )
@@ -191,10 +174,9 @@ def score_sentences(
     images: npt.NDArray[np.floating],
     target: npt.NDArray[np.floating],
     patients: npt.NDArray[np.str_],
-    settings: EvaluationSettings | None = None,
+    options: IntervalOptions,
     *,
     k: int = 10,
-    seed: int = 0,
 ) -> SentencesReport:
     """Precision@k of a sentence for each finding among images that were read without their notes.
 
@@ -204,16 +186,14 @@ def score_sentences(
         images: (N, D) embeddings of the split that is measured.
         target: (N, F) 1, 0 or NaN; an image whose label is unknown is not looked at for that finding.
         patients: (N,) of the images, for the intervals.
-        settings: resamples, confidence and what is few.
+        options: of the intervals.
         k: images looked at.
-        seed: of the bootstrap.
 
     Raises:
         DataError: no finding has enough positives and negatives.
     """
-    settings = settings or EvaluationSettings()
     target = np.asarray(target, dtype=np.float64)
-    told = np.flatnonzero(enough(target, settings.minimum_positives))
+    told = np.flatnonzero(enough(target, options.minimum_positives))
     if not told.size:
         raise DataError("too few images with and without each finding to tell whether sentences find them")
     similarity = unit(sentences) @ unit(images).T  # (F, N)
@@ -229,9 +209,9 @@ def score_sentences(
             chance[:, column] = ratio(drawn @ has, drawn.sum(1))
         return np.column_stack([(found - chance).mean(1), found.mean(1), found])
 
-    drawn = Resamples.draw(patients, settings.bootstrap, seed)
-    gain, *_ = bootstrap(statistic, drawn, settings.confidence)
-    mean, *each = bootstrap(lambda weights: statistic(weights)[:, 1:], drawn, settings.confidence, bounds=(0, 1))
+    drawn = options.draw(patients)
+    gain, *_ = bootstrap(statistic, drawn, options.confidence)
+    mean, *each = bootstrap(lambda weights: statistic(weights)[:, 1:], drawn, options.confidence, bounds=(0, 1))
     return SentencesReport(
         k=k,
         images=len(images),

@@ -305,7 +305,7 @@ def _grid(
 
 def _bars(axes: Axes, curve: Reliability, colour: str) -> None:
     """95 % intervals of the observed shares (Wilson 1927), which labels of one patient make too narrow."""
-    n, p, z = curve.counts, curve.observed, 1.96
+    n, p, z = np.array(curve.counts), np.array(curve.observed), 1.96
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     axes.vlines(curve.predicted, middle - half, middle + half, color=colour, linewidth=1)

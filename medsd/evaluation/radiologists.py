@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 
 from medsd.errors import DataError
-from medsd.evaluation.confounding import Images
-from medsd.metrics.intervals import Interval, Resamples, bootstrap, rarer_patients
+from medsd.evaluation.subgroups import Images
+from medsd.metrics.intervals import Interval, bootstrap, rarer_patients
 from medsd.metrics.metrics import FloatArray, enough, weighted_auroc
 from medsd.strict import Described
 
@@ -129,9 +129,9 @@ def _measure(question: RadiologistQuestion, images: Images, answers: FloatArray)
         positives=int((truth == 1).sum()),
         negatives=int((truth == 0).sum()),
     )
-    if not enough(truth[:, None], images.minimum_positives)[0]:
+    if not enough(truth[:, None], images.options.minimum_positives)[0]:
         return report
-    drawn = Resamples.draw(patients, images.resamples, images.seed)
+    drawn = images.options.draw(patients)
     known = ~np.isnan(mined)
 
     def statistic(weights: FloatArray) -> FloatArray:
@@ -140,8 +140,8 @@ def _measure(question: RadiologistQuestion, images: Images, answers: FloatArray)
         return np.column_stack([theirs, own, theirs - own])
 
     cases = int(rarer_patients(truth[:, None], drawn.patient_of)[0])
-    auroc, of_mined, gap = bootstrap(statistic, drawn, images.confidence, (-1, 1), cases=cases)
-    if not enough(mined[:, None], images.minimum_positives)[0]:
+    auroc, of_mined, gap = bootstrap(statistic, drawn, images.options.confidence, (-1, 1), cases=cases)
+    if not enough(mined[:, None], images.options.minimum_positives)[0]:
         of_mined = gap = Interval()
     update = {"auroc": auroc.within(0, 1), "mined": of_mined.within(0, 1), "gap": gap}
     return report.model_copy(update=update)

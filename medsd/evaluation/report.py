@@ -17,14 +17,14 @@ from scipy.special import expit
 
 from medsd.calibration.conformal import ConformalScores
 from medsd.calibration.conformal_fit import ConformalReport, measure_conformal
-from medsd.calibration.fit import calibrated, log_loss, reliability, thresholds_of
+from medsd.calibration.fit import Reliability, calibrated, log_loss, reliability, thresholds_of
 from medsd.calibration.types import Calibration, CalibrationChoice, OperatingPoint
 from medsd.errors import DataError
 from medsd.evaluation import confounding
 from medsd.evaluation.beside import Beside
 from medsd.evaluation.radiologists import RadiologistReport, measure_radiologists
-from medsd.evaluation.saved import Saved, rounded
-from medsd.evaluation.subgroups import SubgroupReport, measure_subgroups
+from medsd.evaluation.saved import Saved, options_of, rounded
+from medsd.evaluation.subgroups import Images, SubgroupReport, measure_subgroups
 from medsd.findings import Finding, FindingSet
 from medsd.metrics import metrics
 from medsd.metrics.intervals import Interval, MetricIntervals, metric_intervals
@@ -71,21 +71,13 @@ class MacroReport(Described):
     over: int
 
 
-class Curve(Described):
-    """A reliability curve over all findings together, as `medsd.calibration.fit.Reliability`."""
-
-    predicted: tuple[float, ...]
-    observed: tuple[float, ...]
-    counts: tuple[int, ...]
-
-
 class CalibrationState(Described):
     """How well probabilities agree with the truth; brier and calibration_error are means over the told findings."""
 
     log_loss: float | None
     brier: float | None
     calibration_error: float | None
-    curve: Curve
+    curve: Reliability
 
 
 class CalibrationReport(Described):
@@ -199,26 +191,20 @@ def evaluate(
     kept, names = np.isin(findings.names, trained.names), trained.names
     target, logits = labels[:, kept], logits[:, kept]
     probs, thresholds = calibrated(logits, calibration, names), thresholds_of(operating_points, names)
-    options: dict[str, Any] = {
-        "resamples": settings.bootstrap,
-        "confidence": settings.confidence,
-        "minimum_positives": settings.minimum_positives,
-        "seed": seed,
-    }
-    intervals = metric_intervals(target, probs, patients, thresholds=thresholds, **options)
+    options = options_of(settings, seed)
+    intervals = metric_intervals(target, probs, patients, options, thresholds=thresholds)
     titles = {finding.name: finding.title for finding in trained.findings}
-    images = confounding.Images(titles, target, probs, np.asarray(patients, dtype=np.str_), **options)
+    images = Images(titles, target, probs, np.asarray(patients, dtype=np.str_), options)
     found: dict[str, Any] = {}
     if embeddings is not None and index is not None:
         queries = Cases(embeddings, labels, patients)
-        found["retrieval"] = measure_retrieval(queries, index, names=findings.names, **options)
+        found["retrieval"] = measure_retrieval(queries, index, options, names=findings.names)
     if conformal is not None:
         found["conformal"] = measure_conformal(
-            probs, target, patients, conformal, names, coverage=settings.conformal, groups=groups, **options
+            probs, target, patients, conformal, names, options, coverage=settings.conformal, groups=groups
         )
     if groups is not None:
-        limits: dict[str, Any] = {"thresholds": thresholds, "margin": settings.subgroup_margin}
-        found["subgroups"] = measure_subgroups(names, target, probs, patients, groups, **limits, **options)
+        found["subgroups"] = measure_subgroups(images, groups, thresholds=thresholds, margin=settings.subgroup_margin)
     if groups and "view" in groups:
         found["views"] = confounding.measure_views(images, np.asarray(groups["view"]))
     if beside is not None:
@@ -227,7 +213,7 @@ def evaluate(
         split=split,
         images=len(target),
         patients=len(set(patients)),
-        **options,
+        **vars(options),
         findings=_finding_reports(
             findings, labels, trained, thresholds, intervals, settings.minimum_positives, choices or {}
         ),
@@ -243,7 +229,7 @@ def evaluate(
 
 
 def _beside(
-    images: confounding.Images, beside: Beside, kept: metrics.BoolArray, calibration: Mapping[str, Calibration]
+    images: Images, beside: Beside, kept: metrics.BoolArray, calibration: Mapping[str, Calibration]
 ) -> dict[str, Any]:
     """Fields of the report: selected images against the headline's, and radiologists' labels of both."""
     together, count = images, len(images.patients)
@@ -303,12 +289,11 @@ def _finding_reports(
 def _calibration_state(
     target: metrics.FloatArray, probs: metrics.FloatArray, minimum_positives: int
 ) -> CalibrationState:
-    curve = reliability(target, probs)
     return CalibrationState(
         log_loss=or_none(log_loss(target, probs)),
         brier=or_none(metrics.macro(metrics.brier(target, probs, minimum_positives=minimum_positives)).value),
         calibration_error=or_none(
             metrics.macro(metrics.calibration_error(target, probs, minimum_positives=minimum_positives)).value
         ),
-        curve=Curve(**{name: tuple(values.tolist()) for name, values in vars(curve).items()}),
+        curve=reliability(target, probs),
     )

@@ -18,9 +18,8 @@ from pydantic import AliasChoices, Field
 
 from medsd.evaluation.saved import Saved
 from medsd.findings import FindingSet
-from medsd.metrics.intervals import Interval, Resamples, bootstrap
+from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap, row_means
 from medsd.metrics.metrics import FloatArray, enough, weighted_aurocs
-from medsd.settings import EvaluationSettings
 from medsd.strict import Described
 
 ROBUSTNESS = "evaluation_robustness.json"
@@ -75,9 +74,8 @@ def measure_changes(
     target: npt.ArrayLike,
     patients: npt.NDArray[np.str_],
     thresholds: FloatArray,
-    settings: EvaluationSettings,
+    options: IntervalOptions,
     *,
-    seed: int = 0,
     split: str = "test",
 ) -> RobustnessReport:
     """Compare what the model says of the same images before and after each change.
@@ -88,41 +86,36 @@ def measure_changes(
         target: (N, F) 1, 0 or NaN.
         patients: (N,) keys.
         thresholds: (F,) operating points, NaN where there is none.
-        settings, seed: resamples, confidence, and what is too few.
+        options: of the intervals; findings with fewer positives or negatives have no AUROC.
         split: for the record.
 
     Raises:
         DataError: there are no images.
     """
     truth = np.asarray(target, dtype=np.float64)
-    drawn = Resamples.draw(patients, settings.bootstrap, seed)
-    told = np.flatnonzero(enough(truth, settings.minimum_positives) & ~np.isnan(before.probabilities).all(axis=0))
+    drawn = options.draw(patients)
+    told = np.flatnonzero(enough(truth, options.minimum_positives) & ~np.isnan(before.probabilities).all(axis=0))
     called = np.flatnonzero(~np.isnan(thresholds))
 
     def compare(name: str, said: Said) -> ChangeReport:
         flips = (said.probabilities >= thresholds)[:, called] != (before.probabilities >= thresholds)[:, called]
-        each = np.stack(
+        each = np.column_stack(
             [
-                flips.mean(axis=1) if called.size else np.full(len(truth), np.nan),
+                row_means(flips.astype(np.float64)),
                 np.nanmean(np.abs(said.probabilities - before.probabilities), axis=1),
                 (said.embeddings * before.embeddings).sum(axis=1),
-            ],
-            axis=1,
+            ]
         )
 
-        def means(weights: FloatArray) -> FloatArray:
-            return weights @ each / weights.sum(axis=1, keepdims=True)
-
-        def lost(weights: FloatArray) -> FloatArray:
-            if not told.size:
-                return np.full((len(weights), 1), np.nan)
-            first, second = (
-                weighted_aurocs(truth[:, told], side.probabilities[:, told], weights).mean(axis=1)
+        def statistic(weights: FloatArray) -> FloatArray:
+            aurocs = (
+                weighted_aurocs(truth[:, told], side.probabilities[:, told], weights).sum(axis=1)
+                / (told.size or np.nan)
                 for side in (before, said)
             )
-            return (first - second)[:, None]
+            return np.column_stack([weights @ each / weights.sum(axis=1, keepdims=True), np.subtract(*aurocs)])
 
-        flipped, moved, likeness = bootstrap(means, drawn, settings.confidence, (-1, 1))
+        flipped, moved, likeness, lost = bootstrap(statistic, drawn, options.confidence, (-1, 1))
         share = flips.mean(axis=0)
         most = (findings.names[called[share.argmax()]], round(float(share.max()), 6)) if called.size else None
         return ChangeReport(
@@ -130,7 +123,7 @@ def measure_changes(
             flipped=flipped,
             most_flipped=most,
             moved=moved,
-            auroc_lost=bootstrap(lost, drawn, settings.confidence, (-1, 1))[0],
+            auroc_lost=lost,
             likeness=likeness,
         )
 
@@ -139,8 +132,8 @@ def measure_changes(
         images=len(truth),
         patients=len(set(patients)),
         over=len(told),
-        resamples=settings.bootstrap,
-        confidence=settings.confidence,
+        resamples=options.resamples,
+        confidence=options.confidence,
         changes=tuple(compare(name, said) for name, said in after.items()),
     )
 

@@ -11,7 +11,14 @@ from pydantic import ValidationError
 
 from medsd.errors import DataError
 from medsd.files import write_json
+from medsd.metrics.intervals import IntervalOptions
+from medsd.settings import EvaluationSettings
 from medsd.strict import Described
+
+
+def options_of(settings: EvaluationSettings, seed: int) -> IntervalOptions:
+    """How the settings want intervals to be made."""
+    return IntervalOptions(settings.bootstrap, settings.confidence, settings.minimum_positives, seed)
 
 
 def rounded(tree: Any) -> Any:

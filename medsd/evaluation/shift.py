@@ -9,7 +9,7 @@ difference is significant; "moved" is therefore what is significant and larger t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from scipy.stats import binomtest, chi2_contingency, fisher_exact, ks_2samp
 
 from medsd.calibration.conformal_fit import clopper_pearson
 from medsd.evaluation.saved import Saved, rounded
-from medsd.metrics.intervals import Interval, Resamples
+from medsd.metrics.intervals import Interval, IntervalOptions, Resamples
 from medsd.metrics.metrics import FloatArray, ratio
 from medsd.metrics.two_samples import FEW, discrepancy, estimated_prevalence, holm, tell_apart
 from medsd.strict import Described
@@ -149,6 +149,7 @@ def measure_shift(
     before: Side,
     after: Side,
     findings: Sequence[tuple[str, str]],
+    options: IntervalOptions,
     *,
     probabilities: FloatArray,
     priors: Mapping[str, float],
@@ -156,9 +157,6 @@ def measure_shift(
     false_alarm_rate: float | None = None,
     own: Interval | None = None,
     images: bool = True,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
 ) -> ShiftReport:
     """Compare two sides.
 
@@ -172,13 +170,13 @@ def measure_shift(
         images: whether the model reads images; else their appearance is not compared.
     """
     both = tuple(
-        _Sample(side, side.one_a_patient(seed), Resamples.draw(side.patients, resamples, seed + i))
+        _Sample(side, side.one_a_patient(options.seed), replace(options, seed=options.seed + i).draw(side.patients))
         for i, side in enumerate((before, after))
     )
     appearance = None
     if images:
-        area, distance, p = _told_apart(both, confidence, resamples, seed)
-        share, beyond_p = _beyond(beyond, false_alarm_rate, confidence)
+        area, distance, p = _told_apart(both, options)
+        share, beyond_p = _beyond(beyond, false_alarm_rate, options.confidence)
         appearance = AppearanceShift(
             told_apart=area,
             own=own,
@@ -191,17 +189,17 @@ def measure_shift(
     prevalences = []
     for column, (name, title) in enumerate(findings):
         estimated = estimated_prevalence(probabilities[:, column], priors[name]) if name in priors else None
-        prevalences.append(_prevalence(both, column, name, title, estimated, confidence))
+        prevalences.append(_prevalence(both, column, name, title, estimated, options.confidence))
     attributes = [_attribute(name, both) for name in (*_ATTRIBUTES, _AGES)]
-    appearance, prevalences, attributes = _adjusted(appearance, prevalences, attributes, 1 - confidence)
+    appearance, prevalences, attributes = _adjusted(appearance, prevalences, attributes, 1 - options.confidence)
     if appearance is not None and appearance.moved is not False:  # estimates need images that look as before
         prevalences = [each.model_copy(update={"estimated": None}) for each in prevalences]
     report = ShiftReport(
         images=(len(before.labels), len(after.labels)),
         patients=(len(both[0].rows), len(both[1].rows)),
-        confidence=confidence,
-        resamples=resamples,
-        seed=seed,
+        confidence=options.confidence,
+        resamples=options.resamples,
+        seed=options.seed,
         appearance=appearance,
         prevalences=tuple(prevalences),
         attributes=tuple(attributes),
@@ -232,14 +230,12 @@ class _Sample:
     drawn: Resamples
 
 
-def _told_apart(
-    both: tuple[_Sample, ...], confidence: float, resamples: int, seed: int
-) -> tuple[Interval, float | None, float | None]:
+def _told_apart(both: tuple[_Sample, ...], options: IntervalOptions) -> tuple[Interval, float | None, float | None]:
     """The AUROC of telling the embeddings apart, their discrepancy and its p."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(options.seed)
     first, second = (sample.side.embeddings[rng.permutation(sample.rows)[:_MOST]] for sample in both)
-    area = tell_apart(first, second, confidence=confidence, resamples=resamples, seed=seed)
-    return (area, None, None) if area.value is None else (area, *discrepancy(first, second, seed=seed))
+    area = tell_apart(first, second, options)
+    return (area, None, None) if area.value is None else (area, *discrepancy(first, second, seed=options.seed))
 
 
 def _beyond(

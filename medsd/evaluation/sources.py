@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from medsd.evaluation.saved import Saved, rounded
-from medsd.metrics.intervals import Interval, Resamples, bootstrap
+from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap
 from medsd.metrics.metrics import FloatArray, ratio, weighted_auroc
 from medsd.strict import Described
 
@@ -91,10 +91,7 @@ def measure_sources(
     labels: npt.NDArray[np.floating],
     embeddings: npt.NDArray[np.floating],
     pixels: npt.NDArray[np.uint8],
-    *,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
+    options: IntervalOptions,
 ) -> SourcesReport | None:
     """How well sources are told apart, pair by pair.
 
@@ -107,7 +104,7 @@ def measure_sources(
         labels: (N, F) 1, 0 or NaN.
         embeddings: (N, D).
         pixels: uint8 (N, S, S), as the network sees them; read where they are needed.
-        confidence, resamples, seed: of the intervals, over patients.
+        options: of the intervals.
 
     Returns:
         None where there are no two sources with enough images of the same labels and view.
@@ -133,10 +130,8 @@ def measure_sources(
         if min(pair.count("patient")) < _FEW:
             continue
         rows = pair.images.index.to_numpy()
-        doubt = Resamples.draw(pair.images["patient"].to_numpy(dtype=str), resamples, seed)
         told, coarsely = (
-            pair.tell(features.astype(np.float64), doubt, confidence)
-            for features in (embeddings[rows], _blocks(pixels[rows]))
+            pair.tell(features.astype(np.float64), options) for features in (embeddings[rows], _blocks(pixels[rows]))
         )
         pairs.append(
             SourcePair(
@@ -151,7 +146,13 @@ def measure_sources(
         )
     if not pairs:
         return None
-    return SourcesReport(limit=LIMIT, confidence=confidence, resamples=resamples, seed=seed, pairs=tuple(pairs))
+    return SourcesReport(
+        limit=LIMIT,
+        confidence=options.confidence,
+        resamples=options.resamples,
+        seed=options.seed,
+        pairs=tuple(pairs),
+    )
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class _Pair:
         first, second = (len(part) if what == "row" else part["patient"].nunique() for part in parts)
         return first, second
 
-    def tell(self, features: FloatArray, drawn: Resamples, confidence: float) -> Interval:
+    def tell(self, features: FloatArray, options: IntervalOptions) -> Interval:
         """AUROC within groups of telling the second source by features (n, D)."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -204,7 +205,8 @@ class _Pair:
             drawn_at_all = ~np.isnan(areas)
             return ratio(np.where(drawn_at_all, areas, 0) @ smaller, drawn_at_all @ smaller)[:, None]
 
-        (area,) = bootstrap(within, drawn, confidence, (0, 1), cases=min(self.count("patient")))
+        drawn = options.draw(self.images["patient"].to_numpy(dtype=str))
+        (area,) = bootstrap(within, drawn, options.confidence, (0, 1), cases=min(self.count("patient")))
         return Interval(**rounded(area.model_dump()))
 
 

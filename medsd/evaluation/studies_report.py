@@ -10,7 +10,7 @@ from pydantic import Field
 
 from medsd.evaluation.against_card import AgainstCard
 from medsd.evaluation.saved import Saved, rounded
-from medsd.metrics.intervals import Interval, Resamples, bootstrap
+from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap
 from medsd.metrics.metrics import FloatArray, ratio, weighted_brier, weighted_calibration_error
 from medsd.strict import Described
 
@@ -98,10 +98,7 @@ def compare_probabilities(
     before: FloatArray,
     after: FloatArray,
     patients: Sequence[str] | npt.NDArray[np.str_],
-    *,
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
+    options: IntervalOptions,
 ) -> dict[str, FigureChange]:
     """Log loss, Brier score and calibration error over all known labels, before, after and the gain.
 
@@ -128,8 +125,8 @@ def compare_probabilities(
         before, after = np.split(np.stack(figures, axis=1), 2, axis=1)
         return np.hstack([before, after, before - after])
 
-    drawn = Resamples.draw(patients, resamples, seed)
-    found = [Interval(**rounded(each.model_dump())) for each in bootstrap(statistic, drawn, confidence)]
+    drawn = bootstrap(statistic, options.draw(patients), options.confidence)
+    found = [Interval(**rounded(each.model_dump())) for each in drawn]
     names = ("calibration_error", "log_loss", "brier")
     return {
         name: FigureChange(before=found[i].within(0, np.inf), after=found[i + 3].within(0, np.inf), gain=found[i + 6])

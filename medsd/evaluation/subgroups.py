@@ -8,14 +8,14 @@ for it by more than a margin and more than chance, the report has a sentence for
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from medsd.errors import DataError
-from medsd.metrics.intervals import Interval, Resamples, bootstrap, rarer_patients, row_means
+from medsd.metrics.intervals import Interval, IntervalOptions, Resamples, bootstrap, rarer_patients, row_means
 from medsd.metrics.metrics import BoolArray, FloatArray, checked, checked_patients, enough, weighted_metrics
 from medsd.strict import Described
 
@@ -84,49 +84,61 @@ class SubgroupReport(Described):
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Images:
+    """N images that a model has read, and how to measure them.
+
+    Attributes:
+        titles: of the F findings, by name, in column order.
+        target, probs, patients: (N, F) 1, 0 or NaN; (N, F) in 0…1; (N,) keys.
+        options: of the intervals.
+    """
+
+    titles: dict[str, str]
+    target: FloatArray
+    probs: FloatArray
+    patients: npt.NDArray[np.str_]
+    options: IntervalOptions = field(default_factory=IntervalOptions)
+
+    def drawn(self) -> Resamples:
+        """The resamples of the patients."""
+        return self.options.draw(self.patients)
+
+    def told(self, *sides: BoolArray) -> npt.NDArray[np.int64]:
+        """Columns of the findings with enough cases in each of the sides (N,)."""
+        return np.flatnonzero(
+            np.all([enough(self.target[rows], self.options.minimum_positives) for rows in sides], axis=0)
+        )
+
+    def gaps(
+        self, members: BoolArray, columns: npt.NDArray[np.int64], found: Sequence[Interval]
+    ) -> tuple[FindingGap, ...]:
+        """The findings of `columns`; `found` are their AUROCs among `members`, and then their gaps."""
+        names, positives = list(self.titles), (self.target[members] == 1).sum(0)
+        halves = zip(columns, found[: len(columns)], found[len(columns) :], strict=True)
+        return tuple(
+            FindingGap(name=names[f], positives=int(positives[f]), auroc=auroc.within(0, 1), gap=gap)
+            for f, auroc, gap in halves
+        )
+
+
 def measure_subgroups(
-    findings: Sequence[str],
-    target: npt.ArrayLike,
-    probs: npt.ArrayLike,
-    patients: Sequence[str] | npt.NDArray[np.str_],
-    groups: Mapping[str, npt.ArrayLike],
-    *,
-    thresholds: npt.ArrayLike,
-    margin: float = 0.05,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    minimum_positives: int = 10,
-    seed: int = 0,
+    images: Images, groups: Mapping[str, npt.ArrayLike], *, thresholds: npt.ArrayLike, margin: float = 0.05
 ) -> SubgroupReport:
     """Measure every group against all other studies.
 
     Args:
-        findings: F names, in column order.
-        target: (N, F) 1, 0 or NaN for unknown.
-        probs: (N, F) in 0…1.
-        patients: (N,) patient keys.
+        images: N of them, with F findings.
         groups: by attribute (N,) values; an empty one is "not stated", a group of its own.
         thresholds: (F,) operating points, NaN where there is none.
         margin: see `SubgroupReport`.
-        resamples, confidence, minimum_positives, seed: as for `medsd.metrics.intervals.metric_intervals`.
 
     Raises:
         DataError: shapes or values that do not fit.
     """
-    target, probs = checked(target, probs)
-    limits = np.asarray(thresholds, dtype=np.float64)
-    keys = checked_patients(patients, target)
-    study = _Study(
-        tuple(findings),
-        target,
-        probs,
-        limits,
-        keys,
-        Resamples.draw(keys, resamples, seed),
-        confidence,
-        minimum_positives,
-    )
-    reports, not_compared = [], []
+    target, _ = checked(images.target, images.probs)
+    keys, limits = checked_patients(images.patients, target), np.asarray(thresholds, dtype=np.float64)
+    drawn, reports, not_compared = images.drawn(), [], []
     for attribute, given in groups.items():
         values = np.array([str(value).strip() or NOT_STATED for value in np.asarray(given).tolist()])
         if values.shape != keys.shape:
@@ -135,8 +147,9 @@ def measure_subgroups(
         if len(names) < 2:
             not_compared.append(attribute)
             continue
-        reports += [study.report(attribute, name, values == name) for name in names]
-    warnings = [sentence for report in reports for sentence in warnings_of(report, margin, minimum_positives)]
+        reports += [_report(images, attribute, name, values == name, limits, drawn) for name in names]
+    fewest = images.options.minimum_positives
+    warnings = [sentence for report in reports for sentence in warnings_of(report, margin, fewest)]
     return SubgroupReport(
         margin=margin, groups=tuple(reports), not_compared=tuple(not_compared), warnings=tuple(warnings)
     )
@@ -182,64 +195,34 @@ def _worse(value: float, low: float, high: float, margin: float, more_is_better:
     return (value < -margin and high < 0) if more_is_better else (value > margin and low > 0)
 
 
-@dataclass(frozen=True)
-class _Study:
-    findings: tuple[str, ...]
-    target: FloatArray
-    probs: FloatArray
-    limits: FloatArray
-    keys: npt.NDArray[np.str_]
-    drawn: Resamples
-    confidence: float
-    minimum_positives: int
-
-    def report(self, attribute: str, value: str, members: BoolArray) -> GroupReport:
-        told = enough(self.target[members], self.minimum_positives) & enough(
-            self.target[~members], self.minimum_positives
-        )
-        columns = np.flatnonzero(told)
-        figures = {name: GroupFigure(value=Interval(), gap=Interval()) for name in COMPARED}
-        gaps: tuple[FindingGap, ...] = ()
-        if columns.size:
-            figures, gaps = self._compare(members, columns)
-        return GroupReport(
-            attribute=attribute,
-            value=value,
-            images=int(members.sum()),
-            patients=len(set(self.keys[members])),
-            over=int(columns.size),
-            figures=figures,
-            findings=gaps,
-        )
-
-    def _compare(
-        self, members: BoolArray, columns: npt.NDArray[np.int64]
-    ) -> tuple[dict[str, GroupFigure], tuple[FindingGap, ...]]:
-        target, probs, limits = self.target[:, columns], self.probs[:, columns], self.limits[columns]
+def _report(
+    images: Images, attribute: str, value: str, members: BoolArray, thresholds: FloatArray, drawn: Resamples
+) -> GroupReport:
+    """The group of the images `members` (N,) against the others."""
+    columns, sides = images.told(members, ~members), (members, ~members)
+    figures = {name: GroupFigure(value=Interval(), gap=Interval()) for name in COMPARED}
+    gaps: tuple[FindingGap, ...] = ()
+    if columns.size:
+        target, probs, limits = images.target[:, columns], images.probs[:, columns], thresholds[columns]
 
         def statistic(weights: FloatArray) -> FloatArray:
-            inside, outside = (
-                weighted_metrics(target[rows], probs[rows], weights[:, rows], limits) for rows in (members, ~members)
-            )
+            inside, outside = (weighted_metrics(target[s], probs[s], weights[:, s], limits) for s in sides)
             both = [(inside[name], inside[name] - outside[name]) for name in COMPARED]
             means = [row_means(values) for pair in both for values in pair]  # value and gap of each figure
             return np.column_stack([*means, inside["auroc"], inside["auroc"] - outside["auroc"]])
 
-        rarest = min(
-            int(rarer_patients(target[rows], self.drawn.patient_of[rows]).min()) for rows in (members, ~members)
-        )
-        found = bootstrap(statistic, self.drawn, self.confidence, (-1, 1), cases=rarest)
+        rarest = min(int(rarer_patients(target[rows], drawn.patient_of[rows]).min()) for rows in sides)
+        found = bootstrap(statistic, drawn, images.options.confidence, (-1, 1), cases=rarest)
         figures = {
             name: GroupFigure(value=found[2 * i].within(0, 1), gap=found[2 * i + 1]) for i, name in enumerate(COMPARED)
         }
-        aurocs, gaps = np.split(np.arange(2 * len(COMPARED), len(found)), 2)
-        positives = (target[members] == 1).sum(0)
-        return figures, tuple(
-            FindingGap(
-                name=self.findings[column],
-                positives=int(positives[i]),
-                auroc=found[aurocs[i]].within(0, 1),
-                gap=found[gaps[i]],
-            )
-            for i, column in enumerate(columns)
-        )
+        gaps = images.gaps(members, columns, found[2 * len(COMPARED) :])
+    return GroupReport(
+        attribute=attribute,
+        value=value,
+        images=int(members.sum()),
+        patients=len(set(images.patients[members])),
+        over=int(columns.size),
+        figures=figures,
+        findings=gaps,
+    )

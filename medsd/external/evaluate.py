@@ -28,6 +28,7 @@ from medsd.evaluation.beside import beside_of
 from medsd.evaluation.distribution import DISTRIBUTION, DistributionReport
 from medsd.evaluation.plots import project, write_plots
 from medsd.evaluation.report import EVALUATION, EvaluationReport, evaluate
+from medsd.evaluation.saved import options_of
 from medsd.evaluation.shift import SHIFT, ShiftReport, Side, measure_shift
 from medsd.evaluation.studies_report import STUDIES
 from medsd.evaluation.subgroups import groups_of
@@ -146,15 +147,13 @@ def shift_of(reading: ScoredStudies, cases: CaseIndex) -> ShiftReport:
         before,
         after,
         [(finding.name, finding.title) for finding in bundle.findings.findings],
+        options_of(reading.evaluation, reading.seed),
         probabilities=calibrated(reading.logits, description.calibration, bundle.findings.names),
         priors=_priors(bundle),
         beyond=reading.far if limits is not None else None,
         false_alarm_rate=limits.false_alarm_rate if limits is not None else None,
         own=DistributionReport.read(path).told_apart if path.is_file() else None,
         images=description.image,
-        confidence=reading.evaluation.confidence,
-        resamples=reading.evaluation.bootstrap,
-        seed=reading.seed,
     )
 
 
@@ -184,8 +183,7 @@ def compare_bundles(first: ScoredStudies, second: ScoredStudies) -> AgainstRepor
         first.manifest.labels[of_first][:, columns].astype(np.float64),
         (_probabilities(first, of_first, names), _probabilities(second, of_second, names)),
         first.manifest.patients[of_first].tolist(),
-        first.evaluation,
-        first.seed,
+        options_of(first.evaluation, first.seed),
     )
 
 

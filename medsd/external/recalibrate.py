@@ -38,6 +38,7 @@ from medsd.cases.index import CaseIndex, create_index
 from medsd.errors import BundleError, DataError
 from medsd.evaluation.evidence import EVIDENCE
 from medsd.evaluation.report import EVALUATION
+from medsd.evaluation.saved import options_of
 from medsd.evaluation.shift import SHIFT
 from medsd.evaluation.sources import SOURCES
 from medsd.evaluation.studies_report import RECALIBRATION, STUDIES, RecalibrationReport, compare_probabilities
@@ -259,9 +260,7 @@ def compare(
             old[chosen],
             new[chosen],
             patients[rows],
-            confidence=settings.confidence,
-            resamples=settings.bootstrap,
-            seed=reading.seed,
+            options_of(settings, reading.seed),
         ),
     )
 

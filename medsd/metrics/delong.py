@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, rankdata
 
-from medsd.metrics.intervals import Interval
+from medsd.metrics.intervals import Interval, IntervalOptions
 from medsd.metrics.metrics import FloatArray, checked, checked_patients, enough
 
 
@@ -51,9 +51,7 @@ def delong(
     scores_a: npt.ArrayLike,
     scores_b: npt.ArrayLike,
     patients: Sequence[str] | npt.NDArray[np.str_],
-    *,
-    confidence: float = 0.95,
-    minimum_positives: int = 10,
+    options: IntervalOptions | None = None,
 ) -> DeLongTests:
     """Test the AUROC difference of two models, finding by finding and on average.
 
@@ -67,29 +65,29 @@ def delong(
         target: (N, F) 1, 0 or NaN for unknown; unknowns are left out, finding by finding.
         scores_a, scores_b: (N, F), any scores; higher speaks for the finding.
         patients: (N,) patient keys.
-        confidence: the share of the normal intervals.
-        minimum_positives: fewer positives or negatives are too few to tell.
+        options: confidence of the normal intervals, and how many positives and negatives are needed.
 
     Raises:
         DataError: shapes or values that do not fit.
     """
+    options = options or IntervalOptions()
     target, first = checked(target, scores_a, probabilities=False)
     _, second = checked(target, scores_b, probabilities=False)
     names, patient_of = np.unique(checked_patients(patients, target), return_inverse=True)
     results, influences = [DeLong()] * target.shape[1], []
-    for f in np.flatnonzero(enough(target, max(minimum_positives, 2))):
+    for f in np.flatnonzero(enough(target, max(options.minimum_positives, 2))):
         known = ~np.isnan(target[:, f])
         areas, variance, influence = _compare(
             target[known, f], first[known, f], second[known, f], patient_of[known], len(names)
         )
-        results[f] = _test(areas, variance, confidence)
+        results[f] = _test(areas, variance, options.confidence)
         influences.append(influence)
     if not influences:
         return DeLongTests(tuple(results), DeLong(), 0)
     of_mean = np.mean(influences, axis=0)  # (P,)
     variance = len(names) / max(len(names) - 1, 1) * float((of_mean**2).sum())
     means = (float(np.nanmean([r.first for r in results])), float(np.nanmean([r.second for r in results])))
-    return DeLongTests(tuple(results), _test(means, variance, confidence), over=len(influences))
+    return DeLongTests(tuple(results), _test(means, variance, options.confidence), over=len(influences))
 
 
 def structural_components(truth: FloatArray, scores: FloatArray) -> tuple[FloatArray, FloatArray]:

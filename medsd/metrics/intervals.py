@@ -99,6 +99,27 @@ class Resamples:
             yield self.counts[start : start + step, self.patient_of].astype(np.float64)
 
 
+@dataclass(frozen=True)
+class IntervalOptions:
+    """How intervals are made.
+
+    Attributes:
+        resamples: how many bootstrap resamples of the patients.
+        confidence: the share of the interval.
+        minimum_positives: a finding with fewer positives or negatives is "too few to tell".
+        seed: of the resampling.
+    """
+
+    resamples: int = 1000
+    confidence: float = 0.95
+    minimum_positives: int = 10
+    seed: int = 0
+
+    def draw(self, patients: Sequence[str] | npt.NDArray[np.str_]) -> Resamples:
+        """The resamples of patients (N,)."""
+        return Resamples.draw(patients, self.resamples, self.seed)
+
+
 Statistic = Callable[[FloatArray], FloatArray]  # weights (R, N) → values (R, K), NaN where undefined
 
 
@@ -164,13 +185,10 @@ def metric_intervals(
     target: npt.ArrayLike,
     probs: npt.ArrayLike,
     patients: Sequence[str] | npt.NDArray[np.str_],
+    options: IntervalOptions | None = None,
     *,
     other: npt.ArrayLike | None = None,
     thresholds: npt.ArrayLike | None = None,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    minimum_positives: int = 10,
-    seed: int = 0,
 ) -> dict[str, MetricIntervals]:
     """The metrics of `medsd.metrics.metrics` with patient-level intervals.
 
@@ -181,18 +199,14 @@ def metric_intervals(
         other: (N, F) of another model; each value is then the metric of `probs` minus that of `other`, on the same
             resamples.
         thresholds: (F,) operating points, NaN where there is none; None leaves the metrics at a threshold out.
-        resamples: how many bootstrap resamples.
-        confidence: the share of the interval.
-        minimum_positives: findings with fewer positives or negatives in the set itself are "too few to tell".
-        seed: of the resampling.
 
     Returns:
         By name: auroc, average_precision, brier, calibration_error and, with thresholds, sensitivity, specificity,
         ppv, npv, f1 and micro_f1 (whose one value is `macro`; it sums over all findings with a threshold).
     """
-    target, probs = checked(target, probs)
+    options, (target, probs) = options or IntervalOptions(), checked(target, probs)
     second = None if other is None else checked(target, other)[1]
-    drawn = Resamples.draw(checked_patients(patients, target), resamples, seed)
+    drawn = options.draw(checked_patients(patients, target))
     limits = None if thresholds is None else np.asarray(thresholds, dtype=np.float64)
 
     def statistic(weights: FloatArray) -> dict[str, FloatArray]:
@@ -202,23 +216,12 @@ def metric_intervals(
         less = weighted_metrics(target, second, weights, limits)
         return {name: values[name] - less[name] for name in values}
 
-    shares = np.array([expanded(confidence, int(n)) for n in rarer_patients(target, drawn.patient_of)])
+    shares = np.array([expanded(options.confidence, int(n)) for n in rarer_patients(target, drawn.patient_of)])
     called = 0 if limits is None else int((~np.isnan(limits)).sum())
     bounds = (0.0, 1.0) if second is None else (-1.0, 1.0)
-    return _summaries(statistic, drawn, enough(target, minimum_positives), shares, called, bounds)
-
-
-def _summaries(
-    statistic: Callable[[FloatArray], dict[str, FloatArray]],
-    resamples: Resamples,
-    told: npt.NDArray[np.bool_],
-    shares: FloatArray,
-    called: int,
-    bounds: tuple[float, float],
-) -> dict[str, MetricIntervals]:
-    value = {name: v[0] for name, v in statistic(np.ones((1, resamples.patient_of.size))).items()}
-    blocks = [statistic(weights) for weights in resamples.blocks()]
-    result = {}
+    value = {name: v[0] for name, v in statistic(np.ones((1, len(target)))).items()}
+    blocks = [statistic(weights) for weights in drawn.blocks()]
+    told, result = enough(target, options.minimum_positives), {}
     for name, of_set in value.items():
         samples = np.concatenate([block[name] for block in blocks])
         if name == "micro_f1":

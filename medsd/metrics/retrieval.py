@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.errors import DataError
-from medsd.metrics.intervals import Interval, Resamples, bootstrap
+from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap
 from medsd.metrics.metrics import FloatArray, ratio
 from medsd.sd.relations import LabelPairs, PairCounts
 from medsd.strict import Described
@@ -114,29 +114,25 @@ class RetrievalReport(Described):
 def measure_retrieval(
     queries: Cases,
     index: Cases,
+    options: IntervalOptions | None = None,
     *,
     k: int = 10,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
     names: Sequence[str] = (),
-    minimum_positives: int = 10,
 ) -> RetrievalReport:
     """nDCG@k and recall@k of `queries` against `index`, with intervals, and those of a random order for comparison.
 
     Args:
         queries: usually the test split.
         index: usually the training split; cases of a query's own patient are skipped.
+        options: of the intervals; queries of fewer patients than `minimum_positives` are too few for `Rankings`.
         k: how many neighbours are looked at.
-        resamples, confidence, seed: of the bootstrap over the queries' patients.
         names: of the F findings in column order; with them, `Rankings` are measured, too.
-        minimum_positives: queries of fewer patients are "too few to tell" in `Rankings`.
 
     Raises:
         DataError: embeddings or labels of different width, or k below 1.
     """
     scores = score_queries(queries, index, k=k)
-    means = _Means(np.asarray(queries.patients, dtype=np.str_), resamples, confidence, seed)
+    means = _Means(np.asarray(queries.patients, dtype=np.str_), options or IntervalOptions())
     columns = (scores.ndcg, scores.recall, scores.random_ndcg, scores.random_recall, scores.ndcg - scores.random_ndcg)
     ndcg, recall, random_ndcg, random_recall, gain = means.of(np.column_stack(columns)[None])
     counted = ~np.isnan(scores.ndcg)
@@ -150,11 +146,12 @@ def measure_retrieval(
         random_ndcg=random_ndcg,
         random_recall=random_recall,
         gain_over_random=gain,
-        rankings=_rankings(queries, index, names, means, minimum_positives) if names else None,
+        rankings=_rankings(queries, index, names, means) if names else None,
     )
 
 
-def _rankings(queries: Cases, index: Cases, names: Sequence[str], means: _Means, minimum_positives: int) -> Rankings:
+def _rankings(queries: Cases, index: Cases, names: Sequence[str], means: _Means) -> Rankings:
+    minimum = means.options.minimum_positives
     overall, by_finding = score_rankings(queries, index)
     has = np.asarray(queries.target) == 1  # (Q, F)
     with_finding = has.any(1)
@@ -162,9 +159,7 @@ def _rankings(queries: Cases, index: Cases, names: Sequence[str], means: _Means,
     def ranked(values: FloatArray, asked: npt.NDArray[np.bool_]) -> Ranked:
         values = np.where(asked[:, None], values, np.nan)
         counted = int((~np.isnan(values[:, 0])).sum())
-        figures = dict(
-            zip(FIGURES, means.of(values[None], minimum_positives=minimum_positives, bounds=(0, 1)), strict=True)
-        )
+        figures = dict(zip(FIGURES, means.of(values[None], minimum=minimum, bounds=(0, 1)), strict=True))
         return Ranked(queries=counted, without_relevant=int(asked.sum()) - counted, figures=figures)
 
     return Rankings(
@@ -172,8 +167,8 @@ def _rankings(queries: Cases, index: Cases, names: Sequence[str], means: _Means,
         with_finding=ranked(overall, with_finding),
         without_finding=ranked(overall, ~with_finding),
         findings={name: ranked(by_finding[f], has[:, f]) for f, name in enumerate(names)},
-        mean=dict(zip(FIGURES, means.of(by_finding, minimum_positives=minimum_positives, bounds=(0, 1)), strict=True)),
-        over=int(means.told(by_finding, minimum_positives).sum()),
+        mean=dict(zip(FIGURES, means.of(by_finding, minimum=minimum, bounds=(0, 1)), strict=True)),
+        over=int(means.told(by_finding, minimum).sum()),
     )
 
 
@@ -182,19 +177,17 @@ class _Means:
     """Means over queries (Q,) of these patients, with intervals; a query without a value (NaN) is left out."""
 
     patients: npt.NDArray[np.str_]
-    resamples: int
-    confidence: float
-    seed: int
+    options: IntervalOptions
 
-    def told(self, values: FloatArray, minimum_positives: int) -> npt.NDArray[np.bool_]:
-        """Which of the layers (L,) of values (L, Q, K) have queries of `minimum_positives` patients or more."""
-        return self._of_patients(values) >= max(1, minimum_positives)
+    def told(self, values: FloatArray, minimum: int) -> npt.NDArray[np.bool_]:
+        """Which of the layers (L,) of values (L, Q, K) have queries of `minimum` patients or more."""
+        return self._of_patients(values) >= max(1, minimum)
 
     def of(
-        self, values: FloatArray, *, minimum_positives: int = 1, bounds: tuple[float, float] = (-np.inf, np.inf)
+        self, values: FloatArray, *, minimum: int = 1, bounds: tuple[float, float] = (-np.inf, np.inf)
     ) -> tuple[Interval, ...]:
         """The means (K,) of values (L, Q, K) over the queries, then over the layers that can be told."""
-        told = self.told(values, minimum_positives)
+        told = self.told(values, minimum)
         if not told.any():
             return (Interval(),) * values.shape[2]
         cases, values = int(self._of_patients(values)[told].min()), values[told]
@@ -207,8 +200,7 @@ class _Means:
             means: FloatArray = ratio(weights @ filled, number).mean(0)
             return means
 
-        drawn = Resamples.draw(self.patients[some], self.resamples, self.seed)
-        return bootstrap(statistic, drawn, self.confidence, bounds, cases)
+        return bootstrap(statistic, self.options.draw(self.patients[some]), self.options.confidence, bounds, cases)
 
     def _of_patients(self, values: FloatArray) -> npt.NDArray[np.int64]:
         return np.array([len(np.unique(self.patients[~np.isnan(layer[:, 0])])) for layer in values])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from medsd.metrics.intervals import Interval, Resamples, bootstrap
+from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap
 from medsd.metrics.metrics import FloatArray, weighted_auroc
 
 FEW = 10  # patients, on either side, below which nothing is tested
@@ -18,9 +18,7 @@ _FOLDS = 5
 _PERMUTATIONS = 1000
 
 
-def tell_apart(
-    before: npt.NDArray[np.floating], after: npt.NDArray[np.floating], *, confidence: float, resamples: int, seed: int
-) -> Interval:
+def tell_apart(before: npt.NDArray[np.floating], after: npt.NDArray[np.floating], options: IntervalOptions) -> Interval:
     """AUROC of telling embeddings (N, D) and (M, D), one a patient, apart: 0.5 where they are alike.
 
     A logistic regression in five parts, each scored by the fit on the other four; no value with fewer than `FEW`.
@@ -35,10 +33,10 @@ def tell_apart(
     features = np.concatenate([before, after]).astype(np.float64)
     truth = np.repeat([0.0, 1.0], [len(before), len(after)])
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000))
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=options.seed)
     scores = cross_val_predict(classifier, features, truth, cv=folds, method="decision_function")
-    drawn = Resamples.draw(np.arange(len(truth)).astype(str), resamples, seed)
-    (area,) = bootstrap(lambda w: weighted_auroc(truth, scores, w)[:, None], drawn, confidence, (0, 1))
+    drawn = options.draw(np.arange(len(truth)).astype(str))
+    (area,) = bootstrap(lambda w: weighted_auroc(truth, scores, w)[:, None], drawn, options.confidence, (0, 1))
     return area
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ from safetensors.numpy import load_file
 
 from medsd.bundle import layout
 from medsd.evaluation.distribution import AS_THEY_ARE, DISTRIBUTION, measure_distribution, unsuitable
+from medsd.evaluation.saved import options_of
 from medsd.export.onnx import ServingModel, input_names
 from medsd.inference.out_of_distribution import Reference
 from medsd.metrics.two_samples import tell_apart
@@ -45,21 +45,21 @@ def judge_distribution(
 ) -> None:
     """Write evaluation_distribution.json into the bundle that is made in `folder`; nothing without test images."""
     assert arrays.pixels is not None
-    settings, seed = run.settings.evaluation, run.settings.seed
-    doubt: dict[str, Any] = {"confidence": settings.confidence, "resamples": settings.bootstrap, "seed": seed}
+    seed = run.settings.seed
+    options = options_of(run.settings.evaluation, seed)
     train, test = (rows[arrays.has_image[rows]] for rows in (manifest.rows("train"), manifest.rows("test")))
     if not len(test):
         return
     embeddings = image_embeddings(outputs)
     firsts = [embeddings[_one_a_patient(rows, manifest.patients, seed)] for rows in (train, test)]
-    apart = tell_apart(*firsts, **doubt)
+    apart = tell_apart(*firsts, options)
     reference = Reference.from_arrays(description, load_file(folder / layout.OUT_OF_DISTRIBUTION))
     rows = test[np.unique(np.linspace(0, len(test) - 1, min(len(test), MOST_IMAGES)).astype(int))]
     images = np.asarray(arrays.pixels[rows])
     values = {AS_THEY_ARE: reference.values(images, embeddings[rows])}
     for name, changed in unsuitable(images).items():
         values[name] = reference.values(changed, _embeddings(serving, arrays, rows, changed))
-    report = measure_distribution(values, manifest.patients[rows], told_apart=apart, **doubt)
+    report = measure_distribution(values, manifest.patients[rows], options, told_apart=apart)
     report.write(folder / DISTRIBUTION)
 
 

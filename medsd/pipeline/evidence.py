@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from medsd.errors import DataError
 from medsd.evaluation.evidence import Boxed, EvidenceReport, Maps, centre_prior, judge, usual_place
+from medsd.evaluation.saved import options_of
 from medsd.networks.fusion import EvidenceHead, StudyModel
 from medsd.pipeline.enough import not_trained
 from medsd.pipeline.evidence_head import (
@@ -93,7 +94,7 @@ def judge_evidence(
         randomised[name] = _likeness(own, evidence_maps(other, pixels, columns, drawn))
     boxed = Boxed(names, manifest.patients[rows], list(grouped.values()))
     try:
-        return judge(maps, boxed, settings.evaluation, seed=settings.seed, randomised=randomised, split=split)
+        return judge(maps, boxed, options_of(settings.evaluation, settings.seed), randomised=randomised, split=split)
     except DataError:  # too few
         return None
 

@@ -13,6 +13,7 @@ from medsd.calibration.types import Calibration
 from medsd.dicom.read import read_radiograph
 from medsd.errors import ImageError
 from medsd.evaluation.robustness import CHANGES, RobustnessReport, Said, measure_changes
+from medsd.evaluation.saved import options_of
 from medsd.networks.fusion import StudyModel
 from medsd.preprocessing.pixels import ModelPixels, to_pixels
 from medsd.settings import Settings
@@ -71,7 +72,6 @@ def judge_robustness(
         manifest.labels[rows],
         manifest.patients[rows],
         thresholds,
-        settings.evaluation,
-        seed=settings.seed,
+        options_of(settings.evaluation, settings.seed),
         split=split,
     )

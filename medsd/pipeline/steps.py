@@ -24,6 +24,7 @@ from medsd.evaluation.evidence import EVIDENCE
 from medsd.evaluation.report import EvaluationReport
 from medsd.evaluation.report import evaluate as measure
 from medsd.evaluation.robustness import ROBUSTNESS
+from medsd.evaluation.saved import options_of
 from medsd.evaluation.sources import SOURCES, measure_sources
 from medsd.evaluation.subgroups import groups_of
 from medsd.files import replacing, write_json
@@ -194,15 +195,14 @@ def _measure_modalities(run: Run) -> None:
     target, patients = manifest.labels, manifest.patients
     path = run.folder / modalities.MODALITIES
     path.unlink(missing_ok=True)
+    options = options_of(settings.evaluation, settings.seed)
     try:
         found, sentences = None, None
         if len(both) and len(images):
             found = measure_retrieval(
                 Cases(outputs["embeddings_note"][both], target[both], patients[both]),
                 Cases(outputs["embeddings_image"][images], target[images], patients[images]),
-                resamples=settings.evaluation.bootstrap,
-                confidence=settings.evaluation.confidence,
-                seed=settings.seed,
+                options,
             )
         if "embeddings_sentence" in outputs:
             looked = test[seen[test]]
@@ -212,15 +212,12 @@ def _measure_modalities(run: Run) -> None:
                 outputs["embeddings_image"][looked],
                 target[looked],
                 patients[looked],
-                settings.evaluation,
-                seed=settings.seed,
+                options,
             )
         readings = modalities.Readings(
             outputs["logits_image"][both], outputs["logits_note"][both], target[both], patients[both]
         )
-        report = modalities.measure_reliance(
-            readings, settings.evaluation, seed=settings.seed, note_to_image=found, sentences=sentences
-        )
+        report = modalities.measure_reliance(readings, options, note_to_image=found, sentences=sentences)
     except DataError as error:
         log.warning("image and note: %s", error)
         return
@@ -256,15 +253,13 @@ def _judge_sources(run: Run) -> None:
     manifest, settings = Manifest.read(run.manifest), run.settings
     if settings.network.image is None or manifest.table["source"].nunique() < 2:
         return
-    outputs, doubt = load_file(run.outputs), settings.evaluation
+    outputs = load_file(run.outputs)
     report = measure_sources(
         manifest.table,
         manifest.labels,
         outputs.get("embeddings_image", outputs["embeddings"]),
         np.load(run.pixels, mmap_mode="r", allow_pickle=False),
-        confidence=doubt.confidence,
-        resamples=doubt.bootstrap,
-        seed=settings.seed,
+        options_of(settings.evaluation, settings.seed),
     )
     if report is None:
         log.warning("sources: too few images with the same labels and view to see whether embeddings tell them apart")

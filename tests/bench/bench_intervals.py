@@ -69,7 +69,11 @@ def coverage(*, rate: float, repeats: int, resamples: int, population: int = POP
     for repeat in range(repeats):
         target, probs, patient = simulate(rng, PATIENTS, rate)
         found = intervals.metric_intervals(
-            target, probs, patient.astype(str), thresholds=limits, resamples=resamples, minimum_positives=2, seed=repeat
+            target,
+            probs,
+            patient.astype(str),
+            intervals.IntervalOptions(resamples, minimum_positives=2, seed=repeat),
+            thresholds=limits,
         )
         for name, metric in found.items():
             held[name] += _holds([metric.macro], [float(np.mean(truth[name]))])

@@ -23,7 +23,7 @@ from medsd.cases.manage import hasher_of
 from medsd.cases.vote import ballot
 from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction
-from medsd.metrics.intervals import Resamples, bootstrap, metric_intervals
+from medsd.metrics.intervals import IntervalOptions, Resamples, bootstrap, metric_intervals
 from medsd.pipeline.case_index import choose_vote_rule
 from medsd.settings import load_settings
 from medsd.studies.manifest import Manifest
@@ -105,9 +105,9 @@ def measure(index: CaseIndex, test: Read, rule: VoteRule) -> tuple[list[str], li
     plain = np.stack([np.nan_to_num(np.stack([case.case.labels for case in cases])).mean(0) for cases in similar])
     rows = []
     for name, scores in (("head", test.probs), ("vote, by likeness and K_s·K_d", shares), ("plain share", plain)):
-        options = {"resamples": RESAMPLES, "few": FEW}
-        area = metric_intervals(test.labels, scores, test.patients, **options)["auroc"].macro
-        less = metric_intervals(test.labels, scores, test.patients, other=test.probs, **options)["auroc"].macro
+        options = IntervalOptions(RESAMPLES, minimum_positives=FEW)
+        area = metric_intervals(test.labels, scores, test.patients, options)["auroc"].macro
+        less = metric_intervals(test.labels, scores, test.patients, options, other=test.probs)["auroc"].macro
         rows.append(f"| {name} | {area} | {'' if scores is test.probs else less} |")
     return rows, flag_rows(test, votes)
 

@@ -26,6 +26,7 @@ from medsd.calibration.conformal import (
 )
 from medsd.calibration.conformal_fit import clopper_pearson, conformal_scores, measure_conformal
 from medsd.errors import BundleError, DataError
+from medsd.metrics.intervals import IntervalOptions
 
 NAMES = ("a", "b")
 
@@ -171,10 +172,14 @@ def test_groups_whose_probabilities_are_shifted_are_told_by_their_coverage() -> 
     patients = np.concatenate([np.char.add("x", one[2]), np.char.add("y", other[2])])
     probs, target = (np.concatenate([one[i], other[i]]) for i in (0, 1))
     view = np.where(np.char.startswith(patients, "x"), "PA", "AP")
-    groups = measure_conformal(probs, target, patients, scores, NAMES, groups={"view": view}, resamples=200).groups
+    groups = measure_conformal(
+        probs, target, patients, scores, NAMES, IntervalOptions(resamples=200), groups={"view": view}
+    ).groups
     assert [(g.attribute, g.value, g.patients) for g in groups] == [("view", "AP", 150), ("view", "PA", 150)]
     assert groups[0].covered_present.high < 0.8 < groups[1].covered_present.low
-    small = measure_conformal(probs, target, patients, scores, NAMES, groups={"view": patients}, resamples=20).groups
+    small = measure_conformal(
+        probs, target, patients, scores, NAMES, IntervalOptions(resamples=20), groups={"view": patients}
+    ).groups
     assert {str(g.covered) for g in small} == {"too few to tell"}
 
 

@@ -9,10 +9,10 @@ from scipy.special import expit
 from medsd.evaluation.against import AgainstReport, compare_models
 from medsd.findings import finding_set
 from medsd.metrics import metrics
-from medsd.settings import EvaluationSettings
+from medsd.metrics.intervals import IntervalOptions
 
 FINDINGS = finding_set("nih14").findings[:3]
-SETTINGS = EvaluationSettings(bootstrap=40)
+SETTINGS = IntervalOptions(resamples=40)
 
 
 def compared(noise: float) -> tuple[AgainstReport, np.ndarray, np.ndarray, np.ndarray]:

@@ -11,9 +11,11 @@ from sklearn.metrics import roc_auc_score
 
 from medsd.calibration.types import OperatingPoint, PlattCalibration
 from medsd.evaluation.beside import Beside
-from medsd.evaluation.confounding import Images, ViewReport, measure_views, selection_warning
+from medsd.evaluation.confounding import ViewReport, measure_views, selection_warning
 from medsd.evaluation.report import EvaluationReport, evaluate
+from medsd.evaluation.subgroups import Images
 from medsd.findings import finding_set
+from medsd.metrics.intervals import IntervalOptions
 from medsd.settings import EvaluationSettings
 
 TITLES = {"a": "A", "b": "B", "c": "C", "d": "D"}
@@ -33,7 +35,7 @@ def study(seed: int, *, by_view: float, score: str = "findings", n: int = 400) -
     noise = rng.normal(size=(n, 4))
     seen = {"findings": 1.2 * np.nan_to_num(target) + noise, "view": bedside[:, None] + 0.01 * noise}
     seen["both"] = seen["findings"] + bedside[:, None]
-    images = Images(TITLES, target, expit(seen[score]), patient.astype(str), resamples=100, seed=seed)
+    images = Images(TITLES, target, expit(seen[score]), patient.astype(str), IntervalOptions(resamples=100, seed=seed))
     return images, np.where(bedside, "AP", "PA")
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from medsd.errors import DataError
 from medsd.evaluation.evidence import Boxed, EvidenceReport, box_mask, centre_prior, judge, usual_place
-from medsd.settings import EvaluationSettings
+from medsd.metrics.intervals import IntervalOptions
 from medsd.studies.boxes import Box
 
-SETTINGS = EvaluationSettings(bootstrap=100, minimum_positives=5)
+SETTINGS = IntervalOptions(resamples=100, minimum_positives=5)
 SIDE = 16
 
 
@@ -54,7 +54,7 @@ def test_a_finding_with_too_few_films_is_shown_but_not_in_the_mean() -> None:
     report = judge({"one": right_maps(films)}, Boxed(names, films.patients, films.boxes), SETTINGS)
     assert report.over == 1 and len(report.methods[0].findings) == 2
     with pytest.raises(DataError, match="no finding has 30 images with a box"):
-        judge({"one": right_maps(films)}, films, EvaluationSettings(bootstrap=100, minimum_positives=30))
+        judge({"one": right_maps(films)}, films, IntervalOptions(resamples=100, minimum_positives=30))
 
 
 def test_a_flat_map_points_by_chance_and_has_no_mass() -> None:

@@ -11,10 +11,10 @@ import pytest
 from medsd.errors import DataError
 from medsd.evaluation.modalities import ModalityReport, Readings, measure_reliance, score_sentences
 from medsd.findings import Finding, FindingSet
-from medsd.settings import EvaluationSettings
+from medsd.metrics.intervals import IntervalOptions
 
 FINDINGS = FindingSet("two", (Finding("Mass", "Mass"), Finding("Effusion", "Pleural effusion")))
-SETTINGS = EvaluationSettings(bootstrap=200, minimum_positives=5)
+SETTINGS = IntervalOptions(resamples=200, minimum_positives=5)
 COUNT = 300
 
 

@@ -11,9 +11,10 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from medsd.errors import DataError
-from medsd.evaluation.confounding import Images
 from medsd.evaluation.radiologists import QUESTIONS, measure_radiologists, read_radiologists
+from medsd.evaluation.subgroups import Images
 from medsd.findings import finding_set
+from medsd.metrics.intervals import IntervalOptions
 
 FINDINGS = finding_set("nih14")
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
@@ -38,9 +39,8 @@ def images(count: int, minimum_positives: int = 10) -> Images:
     target = (rng.random((count, 14)) < 0.3).astype(float)
     probs = expit(target + rng.normal(size=target.shape))
     titles = {finding.name: finding.title for finding in FINDINGS.findings}
-    return Images(
-        titles, target, probs, (np.arange(count) // 2).astype(str), resamples=60, minimum_positives=minimum_positives
-    )
+    options = IntervalOptions(resamples=60, minimum_positives=minimum_positives)
+    return Images(titles, target, probs, (np.arange(count) // 2).astype(str), options)
 
 
 def test_answers_are_found_by_file_name_and_rows_that_disagree_are_unknown(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from medsd.errors import DataError
 from medsd.evaluation.report import EvaluationReport, evaluate
 from medsd.findings import finding_set
 from medsd.metrics import metrics
+from medsd.metrics.intervals import IntervalOptions
 from medsd.metrics.retrieval import Cases, measure_retrieval
 from medsd.settings import EvaluationSettings
 from tests.metrics.measured import measure
@@ -124,19 +125,11 @@ def test_conformal_calls_and_groups_are_those_of_their_modules(report: Evaluatio
     assert report.findings[0].calibration == named["choices"][FINDINGS.names[0]]
 
 
-def test_an_evaluation_of_before_these_parts_is_still_read(report: EvaluationReport, tmp_path: Path) -> None:
-    tree = report.model_dump(mode="json")
-    del tree["conformal"], tree["subgroups"]
-    for finding in tree["findings"]:
-        del finding["calibration"]
-    (tmp_path / "evaluation.json").write_text(json.dumps(tree))
-    old = EvaluationReport.read(tmp_path / "evaluation.json")
-    assert (old.conformal, old.subgroups, old.findings[0].calibration) == (None, None, None)
-
-
 def test_retrieval_is_that_of_the_retrieval_module_and_absent_without_embeddings(report: EvaluationReport) -> None:
     (_, _, target, patients), named = inputs()
-    expected = measure_retrieval(Cases(named["embeddings"], target, patients), named["index"], resamples=50)
+    expected = measure_retrieval(
+        Cases(named["embeddings"], target, patients), named["index"], IntervalOptions(resamples=50)
+    )
     assert report.retrieval.ndcg.value == pytest.approx(expected.ndcg.value, abs=1e-6)
     assert list(report.retrieval.rankings.findings) == list(FINDINGS.names)
     assert str(report.retrieval.rankings.findings[FINDINGS.names[-1]].figures["mAP"]) == "too few to tell"

@@ -10,10 +10,10 @@ import pytest
 from medsd.errors import DataError
 from medsd.evaluation.robustness import CHANGES, RobustnessReport, Said, contrast, gamma, measure_changes, turned
 from medsd.findings import Finding, FindingSet
-from medsd.settings import EvaluationSettings
+from medsd.metrics.intervals import IntervalOptions
 
 FINDINGS = FindingSet("two", (Finding("Mass", "Mass"), Finding("Effusion", "Pleural effusion")))
-SETTINGS = EvaluationSettings(bootstrap=100, minimum_positives=5)
+SETTINGS = IntervalOptions(resamples=100, minimum_positives=5)
 FILM = np.linspace(0, 1, 96 * 80, dtype=np.float32).reshape(96, 80)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medsd.evaluation.shift import ShiftReport, Side, measure_shift
-from medsd.metrics.intervals import Interval
+from medsd.metrics.intervals import Interval, IntervalOptions
 
 FINDINGS = (("Effusion", "Pleural effusion"), ("Pneumonia", "Pneumonia"), ("Hernia", "Hiatal hernia"))
 
@@ -31,9 +31,9 @@ def report(after: Side, **more: object) -> ShiftReport:
         side(0, 400),
         after,
         FINDINGS,
+        IntervalOptions(resamples=100),
         probabilities=np.full((len(after.labels), 3), 0.3),
         priors={"Effusion": 0.3},
-        resamples=100,
         **more,
     )
 

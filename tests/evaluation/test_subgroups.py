@@ -7,9 +7,9 @@ import pytest
 from scipy.special import expit
 
 from medsd.errors import DataError
-from medsd.evaluation.subgroups import COMPARED, SubgroupReport, age_group, measure_subgroups
+from medsd.evaluation.subgroups import COMPARED, Images, SubgroupReport, age_group, measure_subgroups
 from medsd.metrics import metrics
-from medsd.metrics.intervals import metric_intervals
+from medsd.metrics.intervals import IntervalOptions, metric_intervals
 from tests.metrics.measured import measure
 
 NAMES = ("a", "b", "c")
@@ -30,9 +30,13 @@ def split(
     return target, probs, patient.astype(str), np.where(women, "F", "M")
 
 
+def images(target: np.ndarray, probs: np.ndarray, patients: np.ndarray, resamples: int = 200) -> Images:
+    return Images({name: name for name in NAMES}, target, probs, patients, IntervalOptions(resamples=resamples))
+
+
 def measured(**changed: object) -> SubgroupReport:
     target, probs, patients, sex = split(**changed)
-    return measure_subgroups(NAMES, target, probs, patients, {"sex": sex}, thresholds=LIMITS, resamples=200)
+    return measure_subgroups(images(target, probs, patients, 200), {"sex": sex}, thresholds=LIMITS)
 
 
 def test_figures_and_gaps_are_those_of_the_metrics_of_group_and_rest() -> None:
@@ -61,7 +65,7 @@ def test_of_two_groups_the_gaps_are_each_others_and_their_images_are_all() -> No
 def test_the_interval_of_a_group_is_nearly_that_of_its_images_alone() -> None:
     target, probs, patients, sex = split()
     rows = sex == "F"
-    alone = metric_intervals(target[rows], probs[rows], patients[rows], resamples=400)["auroc"].macro
+    alone = metric_intervals(target[rows], probs[rows], patients[rows], IntervalOptions(resamples=400))["auroc"].macro
     found = measured().groups[0].figures["auroc"].value
     assert (found.low, found.high) == pytest.approx((alone.low, alone.high), abs=0.02)
 
@@ -80,14 +84,14 @@ def test_groups_that_are_read_alike_are_not_warned_of() -> None:
 
 def test_a_gap_within_the_margin_is_not_warned_of() -> None:
     target, probs, patients, sex = split(noise_of_women=4.0, n=800)
-    wide = measure_subgroups(NAMES, target, probs, patients, {"sex": sex}, thresholds=LIMITS, margin=0.6, resamples=50)
+    wide = measure_subgroups(images(target, probs, patients, 50), {"sex": sex}, thresholds=LIMITS, margin=0.6)
     assert wide.warnings == ()
 
 
 def test_a_small_group_is_too_few_to_tell_and_says_so() -> None:
     target, probs, patients, _ = split()
     view = np.where(np.arange(400) < 12, "LATERAL", "PA")
-    report = measure_subgroups(NAMES, target, probs, patients, {"view": view}, thresholds=LIMITS, resamples=50)
+    report = measure_subgroups(images(target, probs, patients, 50), {"view": view}, thresholds=LIMITS)
     assert [group.too_few for group in report.groups] == [True, True]  # nor can the rest be compared with it
     assert report.groups[0].figures["auroc"].value.value is None
     assert report.warnings[0].startswith("view LATERAL: 6 patients, too few to tell")
@@ -96,17 +100,17 @@ def test_a_small_group_is_too_few_to_tell_and_says_so() -> None:
 def test_attributes_with_one_value_are_named_and_not_compared_and_blanks_are_a_group() -> None:
     target, probs, patients, sex = split()
     groups = {"source": np.full(400, "nih14"), "sex": np.where(np.arange(400) % 2, sex, "")}
-    report = measure_subgroups(NAMES, target, probs, patients, groups, thresholds=LIMITS, resamples=20)
+    report = measure_subgroups(images(target, probs, patients, 20), groups, thresholds=LIMITS)
     assert report.not_compared == ("source",)
     assert [group.value for group in report.groups] == ["F", "M", "not stated"]
 
 
 def test_unknown_labels_and_one_study_break_nothing() -> None:
     nothing = np.full((1, 3), np.nan)
-    report = measure_subgroups(NAMES, nothing, np.full((1, 3), 0.5), ["p"], {"sex": ["F"]}, thresholds=LIMITS)
+    report = measure_subgroups(images(nothing, np.full((1, 3), 0.5), ["p"]), {"sex": ["F"]}, thresholds=LIMITS)
     assert (report.groups, report.not_compared) == ((), ("sex",))
     target, probs, patients, sex = split()
-    unknown = measure_subgroups(NAMES, target * np.nan, probs, patients, {"sex": sex}, thresholds=LIMITS, resamples=20)
+    unknown = measure_subgroups(images(target * np.nan, probs, patients, 20), {"sex": sex}, thresholds=LIMITS)
     assert all(group.too_few for group in unknown.groups)
 
 
@@ -126,6 +130,6 @@ def test_what_is_no_age_is_in_no_band(years: float) -> None:
 def test_values_that_do_not_match_the_images_are_refused() -> None:
     target, probs, patients, sex = split()
     with pytest.raises(DataError, match="sex has 399 values for 400 images"):
-        measure_subgroups(NAMES, target, probs, patients, {"sex": sex[1:]}, thresholds=LIMITS)
+        measure_subgroups(images(target, probs, patients), {"sex": sex[1:]}, thresholds=LIMITS)
     with pytest.raises(DataError, match="one patient key for each"):
-        measure_subgroups(NAMES, target, probs, patients[1:], {"sex": sex}, thresholds=LIMITS)
+        measure_subgroups(images(target, probs, patients[1:]), {"sex": sex}, thresholds=LIMITS)

@@ -25,7 +25,7 @@ from medsd.external.evaluate import shift_of
 from medsd.external.recalibrate import fit_again, halves_of, next_version, recalibrate
 from medsd.external.studies import ScoredStudies, load_studies, read_studies
 from medsd.inference.predict import Predictor
-from medsd.metrics.intervals import metric_intervals
+from medsd.metrics.intervals import IntervalOptions, metric_intervals
 from medsd.settings import EvaluationSettings
 from medsd.studies.manifest import Manifest, complete
 from tests.bundles import WIDTH
@@ -142,8 +142,8 @@ def test_figures_of_one_finding_are_those_of_the_metrics(reading: ScoredStudies)
     column = [reading.bundle.findings.names.index("Effusion")]
     target, before = reading.manifest.labels[:, column].astype(float), expit(reading.logits[:, column])
     after, patients = expit(reading.logits[:, column] / 2), reading.manifest.patients
-    found = compare_probabilities(target, before, after, patients, resamples=40)
-    other = metric_intervals(target, before, patients, other=after, resamples=40)
+    found = compare_probabilities(target, before, after, patients, IntervalOptions(resamples=40))
+    other = metric_intervals(target, before, patients, IntervalOptions(resamples=40), other=after)
     for name in ("brier", "calibration_error"):
         assert found[name].gain.value == pytest.approx(other[name].macro.value, abs=1e-5)
 

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from medsd.errors import DataError
 from medsd.metrics.delong import delong, structural_components
-from medsd.metrics.intervals import metric_intervals
+from medsd.metrics.intervals import IntervalOptions, metric_intervals
 
 # The example of DeLong, DeLong and Clarke-Pearson (1988), the 43 complete ones of its 49 patients, as the SAS/STAT
 # User's Guide prints them («Comparing Receiver Operating Characteristic Curves», PROC LOGISTIC): albumin, total
@@ -167,7 +167,7 @@ def test_positives_that_are_all_one_patients_have_no_interval() -> None:
 
 def test_bootstrap_and_delong_agree_where_there_is_enough() -> None:
     target, first, second, patients = random_case(7, n=500)
-    drawn = metric_intervals(target, first, patients, other=second, resamples=500)["auroc"]
+    drawn = metric_intervals(target, first, patients, IntervalOptions(resamples=500), other=second)["auroc"]
     test = delong(target, first, second, patients)
     for one, other in ((drawn.macro, test.macro.difference), (drawn.findings[0], test.findings[0].difference)):
         assert one.value == pytest.approx(other.value)

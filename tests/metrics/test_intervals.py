@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medsd.errors import DataError
 from medsd.metrics import intervals, metrics
-from medsd.metrics.intervals import Resamples
+from medsd.metrics.intervals import IntervalOptions, Resamples
 from tests.bench.bench_intervals import ABOVE, coverage
 from tests.metrics.measured import measure
 
@@ -54,7 +54,9 @@ def test_values_are_those_of_the_metrics_module_and_lie_in_their_intervals() -> 
     target, probs, patients = random_case(1, n=200)
     limits = np.full(4, 0.5)
     measured = measure(target, probs, limits)
-    for name, found in intervals.metric_intervals(target, probs, patients, thresholds=limits, resamples=200).items():
+    for name, found in intervals.metric_intervals(
+        target, probs, patients, IntervalOptions(resamples=200), thresholds=limits
+    ).items():
         value = measured.micro_f1 if name == "micro_f1" else metrics.macro(getattr(measured, name)).value
         assert found.macro.value == pytest.approx(value)
         assert found.over == 4
@@ -83,7 +85,7 @@ def test_the_calibration_error_of_a_calibrated_model_lies_in_its_interval() -> N
     rng = np.random.default_rng(0)
     probs = rng.random((300, 6))
     target = (rng.random((300, 6)) < probs).astype(float)
-    macro = intervals.metric_intervals(target, probs, np.arange(300).astype(str), resamples=200)
+    macro = intervals.metric_intervals(target, probs, np.arange(300).astype(str), IntervalOptions(resamples=200))
     found = macro["calibration_error"].macro
     assert 0 <= found.low < found.value < found.high
 
@@ -105,9 +107,9 @@ def test_resamples_depend_on_the_seed_and_not_on_the_order_of_the_images() -> No
 
 def test_blocks_of_resamples_join_to_the_same_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     case = random_case(2)
-    whole = intervals.metric_intervals(*case, resamples=60)
+    whole = intervals.metric_intervals(*case, IntervalOptions(resamples=60))
     monkeypatch.setattr(intervals, "_BLOCK", 800)
-    for name, found in intervals.metric_intervals(*case, resamples=60).items():
+    for name, found in intervals.metric_intervals(*case, IntervalOptions(resamples=60)).items():
         assert [str(i) for i in (*found.findings, found.macro)] == [
             str(i) for i in (*whole[name].findings, whole[name].macro)
         ]
@@ -129,7 +131,9 @@ def test_resamples_that_lose_a_class_are_counted_and_left_out() -> None:
     target[:2] = 1
     probs = np.linspace(1, 0, 30)[:, None]
     patients = [f"p{i}" for i in range(30)]
-    found = intervals.metric_intervals(target, probs, patients, minimum_positives=1, resamples=400)["auroc"]
+    found = intervals.metric_intervals(target, probs, patients, IntervalOptions(minimum_positives=1, resamples=400))[
+        "auroc"
+    ]
     share = (1 - 2 / 30) ** 30  # neither of two patients is drawn
     assert 0.6 * share < found.findings[0].undefined / 400 < 1.6 * share
     assert found.findings[0].low == found.findings[0].high == 1
@@ -150,7 +154,9 @@ def test_a_finding_whose_positives_are_one_patient_has_no_interval_when_most_res
 def test_too_few_cases_have_no_value_and_say_so() -> None:
     target, probs, patients = random_case(5)
     target[:, 1] = np.where(np.arange(80) < 3, 1, 0)
-    found = intervals.metric_intervals(target, probs, patients, resamples=50, minimum_positives=10)["auroc"]
+    found = intervals.metric_intervals(target, probs, patients, IntervalOptions(resamples=50, minimum_positives=10))[
+        "auroc"
+    ]
     assert str(found.findings[1]) == "too few to tell"
     assert found.over == 3
     kept = np.delete(metrics.auroc(target, probs), 1)
@@ -160,9 +166,13 @@ def test_too_few_cases_have_no_value_and_say_so() -> None:
 def test_a_model_does_not_differ_from_itself_and_differs_from_a_better_one() -> None:
     target, probs, patients = random_case(6, n=200)
     better = np.clip(probs + 0.2 * (np.nan_to_num(target, nan=0.5) - 0.5), 0, 1)
-    same = intervals.metric_intervals(target, probs, patients, other=probs, resamples=100)["auroc"].macro
+    same = intervals.metric_intervals(target, probs, patients, IntervalOptions(resamples=100), other=probs)[
+        "auroc"
+    ].macro
     assert (same.value, same.low, same.high) == (0, 0, 0)
-    gain = intervals.metric_intervals(target, better, patients, other=probs, resamples=200)["auroc"].macro
+    gain = intervals.metric_intervals(target, better, patients, IntervalOptions(resamples=200), other=probs)[
+        "auroc"
+    ].macro
     assert gain.value == pytest.approx(metrics.auroc(target, better).mean() - metrics.auroc(target, probs).mean())
     assert gain.low > 0
 
@@ -170,8 +180,10 @@ def test_a_model_does_not_differ_from_itself_and_differs_from_a_better_one() -> 
 def test_the_paired_interval_is_narrower_than_that_of_unpaired_models() -> None:
     target, probs, patients = random_case(7, n=200)
     near = np.clip(probs + np.random.default_rng(0).normal(0, 0.02, probs.shape), 0, 1)
-    paired = intervals.metric_intervals(target, near, patients, other=probs, resamples=200)["auroc"].macro
-    alone = intervals.metric_intervals(target, probs, patients, resamples=200)["auroc"].macro
+    paired = intervals.metric_intervals(target, near, patients, IntervalOptions(resamples=200), other=probs)[
+        "auroc"
+    ].macro
+    alone = intervals.metric_intervals(target, probs, patients, IntervalOptions(resamples=200))["auroc"].macro
     assert paired.high - paired.low < 0.5 * (alone.high - alone.low)
 
 
@@ -186,7 +198,7 @@ def test_patients_that_do_not_match_the_images_are_refused() -> None:
 def test_a_thousand_resamples_of_fourteen_findings_take_seconds() -> None:
     target, probs, patients = random_case(3, n=400, f=14)
     start = time.perf_counter()
-    intervals.metric_intervals(target, probs, patients, thresholds=np.full(14, 0.5), resamples=1000)
+    intervals.metric_intervals(target, probs, patients, IntervalOptions(resamples=1000), thresholds=np.full(14, 0.5))
     assert time.perf_counter() - start < 8  # 0.3 s on an idle core
 
 

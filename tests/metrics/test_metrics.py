@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 
 from medsd.errors import DataError
 from medsd.metrics import metrics
-from medsd.metrics.intervals import metric_intervals
+from medsd.metrics.intervals import IntervalOptions, metric_intervals
 from medsd.metrics.metrics import AT_THRESHOLD, THRESHOLD_FREE
 from tests.metrics.measured import measure
 
@@ -162,9 +162,8 @@ def test_every_metric_equals_scikit_learns_whatever_is_unknown_tied_or_of_one_cl
 @given(st.lists(st.tuples(st.sampled_from([0.0, 1.0, float("nan")]), st.integers(0, 4)), min_size=1, max_size=12))
 def test_intervals_of_degenerate_sets_are_too_few_to_tell_or_hold_their_value(column: Column) -> None:
     target, probs = np.array(column).T[:, :, None] / [[[1]], [[4]]]
-    found = metric_intervals(
-        target, probs, np.arange(len(target)).astype(str), thresholds=[0.5], resamples=30, minimum_positives=2
-    )
+    patients, options = np.arange(len(target)).astype(str), IntervalOptions(resamples=30, minimum_positives=2)
+    found = metric_intervals(target, probs, patients, options, thresholds=[0.5])
     too_few = not metrics.enough(target, 2)[0]
     for name in ("auroc", "average_precision", "brier", "sensitivity", "specificity", "f1"):
         interval = found[name].findings[0]

@@ -12,6 +12,7 @@ from torchmetrics.functional import retrieval as peer
 
 from medsd.errors import DataError
 from medsd.metrics import retrieval
+from medsd.metrics.intervals import IntervalOptions
 from medsd.metrics.retrieval import FIGURES, Cases
 
 
@@ -103,12 +104,12 @@ def test_blocks_of_queries_give_the_same_scores(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_space_made_of_the_labels_beats_the_random_order_and_noise_does_not() -> None:
     queries, index = random_cases(7, 80, patients=40), random_cases(8, 150)
-    report = retrieval.measure_retrieval(queries, index, resamples=200)
+    report = retrieval.measure_retrieval(queries, index, IntervalOptions(resamples=200))
     assert report.ndcg.value == pytest.approx(np.nanmean(retrieval.score_queries(queries, index).ndcg))
     assert report.gain_over_random.low > 0.1
     rng = np.random.default_rng(1)
     noise = Cases(rng.normal(size=(80, 8)), queries.target, queries.patients)
-    found = retrieval.measure_retrieval(noise, index, resamples=200).gain_over_random
+    found = retrieval.measure_retrieval(noise, index, IntervalOptions(resamples=200)).gain_over_random
     assert found.low < 0.02
     assert found.high < 0.1
 
@@ -116,7 +117,7 @@ def test_a_space_made_of_the_labels_beats_the_random_order_and_noise_does_not() 
 def test_queries_with_nothing_to_find_are_counted_and_left_out() -> None:
     queries = Cases(np.eye(3), np.array([[1.0, 0], [0, 1], [np.nan, np.nan]]), ["a", "b", "c"])
     index = Cases(np.eye(3), np.array([[1.0, 0], [1, 0], [1, 0]]), ["d", "e", "f"])
-    report = retrieval.measure_retrieval(queries, index, k=2, resamples=20)
+    report = retrieval.measure_retrieval(queries, index, IntervalOptions(resamples=20), k=2)
     assert (report.queries, report.without_relevant, report.index) == (1, 2, 3)
     assert report.ndcg.value == 1
     nothing = retrieval.measure_retrieval(Cases(np.eye(3), np.full((3, 2), np.nan), ["a", "b", "c"]), index)
@@ -180,7 +181,7 @@ def test_rankings_are_the_means_of_their_queries_and_blocks_change_nothing(monke
     queries, index = random_cases(5, 60, unknown=0.1, patients=30), random_cases(6, 50, unknown=0.1, patients=60)
     overall, by_finding = retrieval.score_rankings(queries, index)
     monkeypatch.setattr(retrieval, "_BLOCK", 100)
-    found = retrieval.measure_retrieval(queries, index, resamples=50, names=tuple("abcde")).rankings
+    found = retrieval.measure_retrieval(queries, index, IntervalOptions(resamples=50), names=tuple("abcde")).rankings
     has = (queries.target == 1).any(1)
     for row, values in (
         (found.images, overall),
@@ -199,17 +200,19 @@ def test_rankings_are_the_means_of_their_queries_and_blocks_change_nothing(monke
 
 def test_intervals_of_a_finding_hang_on_the_patients_that_have_it() -> None:
     queries, index = random_cases(9, 200, patients=80), random_cases(10, 60, patients=500)
-    everyone = retrieval.measure_retrieval(queries, index, resamples=100, names=tuple("abcde")).rankings
+    everyone = retrieval.measure_retrieval(
+        queries, index, IntervalOptions(resamples=100), names=tuple("abcde")
+    ).rankings
     rows = np.flatnonzero(queries.target[:, 2] == 1)
     those = Cases(queries.embeddings[rows], queries.target[rows], np.array(queries.patients)[rows])
-    alone = retrieval.measure_retrieval(those, index, resamples=100, names=tuple("abcde")).rankings
+    alone = retrieval.measure_retrieval(those, index, IntervalOptions(resamples=100), names=tuple("abcde")).rankings
     for figure in FIGURES:
         ours, theirs = everyone.findings["c"].figures[figure], alone.findings["c"].figures[figure]
         assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
     one = Cases(queries.embeddings, queries.target, [f"p{i}" for i in range(200)])
-    apart = retrieval.measure_retrieval(one, index, resamples=100, names=tuple("abcde")).rankings
+    apart = retrieval.measure_retrieval(one, index, IntervalOptions(resamples=100), names=tuple("abcde")).rankings
     twice = Cases(*(np.concatenate([part, part]) for part in (one.embeddings, one.target, np.array(one.patients))))
-    again = retrieval.measure_retrieval(twice, index, resamples=100, names=tuple("abcde")).rankings
+    again = retrieval.measure_retrieval(twice, index, IntervalOptions(resamples=100), names=tuple("abcde")).rankings
     for figure in FIGURES:  # each image twice: as many patients, so an interval as wide
         ours, theirs = apart.images.figures[figure], again.images.figures[figure]
         assert (ours.value, ours.low, ours.high) == pytest.approx((theirs.value, theirs.low, theirs.high))
@@ -220,13 +223,15 @@ def test_queries_of_few_patients_are_too_few_to_tell_and_not_in_the_mean() -> No
     queries.target[:, 1] = 0
     queries.target[:30, 1] = 1
     few = Cases(queries.embeddings, queries.target, ["one"] * 30 + [f"p{i}" for i in range(90)])
-    found = retrieval.measure_retrieval(few, index, resamples=20, names=tuple("abcde")).rankings
+    found = retrieval.measure_retrieval(few, index, IntervalOptions(resamples=20), names=tuple("abcde")).rankings
     assert found.findings["b"].queries == 30
     assert {str(i) for i in found.findings["b"].figures.values()} == {"too few to tell"}
     assert found.over == 4 and found.findings["a"].figures["mAP"].low is not None
     four = [found.findings[name].figures["mAP"].value for name in "acde"]
     assert found.mean["mAP"].value == pytest.approx(np.mean(four))
-    none = retrieval.measure_retrieval(few, index, resamples=20, names=tuple("abcde"), minimum_positives=100).rankings
+    none = retrieval.measure_retrieval(
+        few, index, IntervalOptions(resamples=20, minimum_positives=100), names=tuple("abcde")
+    ).rankings
     assert none.over == 0 and none.mean["mAP"].value is None and none.images.figures["mAP"].value is None
 
 

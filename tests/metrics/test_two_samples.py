@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
+from medsd.metrics.intervals import IntervalOptions
 from medsd.metrics.two_samples import FEW, discrepancy, estimated_prevalence, holm, tell_apart
 
-DOUBT = {"confidence": 0.95, "resamples": 200, "seed": 0}
+OPTIONS = IntervalOptions(resamples=200)
 
 
 def vectors(seed: int, n: int, shift: float = 0.0) -> np.ndarray:
@@ -20,17 +21,17 @@ def vectors(seed: int, n: int, shift: float = 0.0) -> np.ndarray:
 
 
 def test_films_of_one_kind_are_not_told_apart() -> None:
-    area = tell_apart(vectors(0, 200), vectors(1, 80), **DOUBT)
+    area = tell_apart(vectors(0, 200), vectors(1, 80), OPTIONS)
     assert area.low < 0.5 < area.high or abs(area.value - 0.5) < 0.06
 
 
 def test_films_of_another_kind_are_told_apart() -> None:
-    area = tell_apart(vectors(0, 200), vectors(1, 80, 3.0), **DOUBT)
+    area = tell_apart(vectors(0, 200), vectors(1, 80, 3.0), OPTIONS)
     assert area.value > 0.95 and area.low > 0.9
 
 
 def test_too_few_patients_tell_nothing() -> None:
-    assert tell_apart(vectors(0, 200), vectors(1, FEW - 1), **DOUBT).value is None
+    assert tell_apart(vectors(0, 200), vectors(1, FEW - 1), OPTIONS).value is None
 
 
 def test_the_discrepancy_of_a_shift_is_significant_and_that_of_chance_is_not_too_often() -> None:

@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from medsd.evaluation.sources import LIMIT, SourcePair, measure_sources
+from medsd.metrics.intervals import IntervalOptions
 from medsd.preprocessing.pixels import to_pixels
 from medsd.settings import AugmentSettings, PixelSpec
 from medsd.training.augment import Augmentation
@@ -76,7 +77,7 @@ def told(studies: Studies, *, resolution: int = 0, hide: bool = False) -> Source
         embeddings = encoder(torch.from_numpy(pixels).unsqueeze(1) / 255 - 0.5).numpy()
     if hide:
         embeddings = embeddings @ eraser(embeddings[train].astype(float), table.iloc[train], labels[train]).T
-    report = measure_sources(table, labels, embeddings, pixels, resamples=50)
+    report = measure_sources(table, labels, embeddings, pixels, IntervalOptions(resamples=50))
     assert report is not None
     (pair,) = report.pairs
     assert pair.over == "held-out images" and pair.groups == 2
