@@ -291,9 +291,9 @@ def _calibration_state(
 ) -> CalibrationState:
     return CalibrationState(
         log_loss=or_none(log_loss(target, probs)),
-        brier=or_none(metrics.macro(metrics.brier(target, probs, minimum_positives=minimum_positives)).value),
+        brier=or_none(metrics.macro(metrics.brier(target, probs, minimum_positives=minimum_positives))),
         calibration_error=or_none(
-            metrics.macro(metrics.calibration_error(target, probs, minimum_positives=minimum_positives)).value
+            metrics.macro(metrics.calibration_error(target, probs, minimum_positives=minimum_positives))
         ),
         curve=reliability(target, probs),
     )

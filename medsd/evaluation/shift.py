@@ -18,7 +18,7 @@ from scipy.stats import binomtest, chi2_contingency, fisher_exact, ks_2samp
 
 from medsd.calibration.conformal_fit import clopper_pearson
 from medsd.evaluation.saved import Saved, rounded
-from medsd.metrics.intervals import Interval, IntervalOptions, Resamples
+from medsd.metrics.intervals import Interval, IntervalOptions, Resamples, bootstrap
 from medsd.metrics.metrics import FloatArray, ratio
 from medsd.metrics.two_samples import FEW, discrepancy, estimated_prevalence, holm, tell_apart
 from medsd.strict import Described
@@ -138,11 +138,13 @@ class Side:
     embeddings: npt.NDArray[np.floating]
     attributes: Mapping[str, Strings]
 
-    def one_a_patient(self, seed: int) -> npt.NDArray[np.int64]:
-        """Rows, one drawn from each patient."""
+    def one_a_patient(self, seed: int) -> Side:
+        """One image of each patient, drawn."""
         order = np.random.default_rng(seed).permutation(len(self.patients))
         keys = np.array([key or f"\0{row}" for row, key in enumerate(self.patients.tolist())], dtype=np.str_)
-        return order[np.unique(keys[order], return_index=True)[1]]
+        rows = order[np.unique(keys[order], return_index=True)[1]]
+        attributes = {name: values[rows] for name, values in self.attributes.items()}
+        return Side(self.labels[rows], self.patients[rows], self.embeddings[rows], attributes)
 
 
 def measure_shift(
@@ -169,13 +171,10 @@ def measure_shift(
         false_alarm_rate, own: see `AppearanceShift`.
         images: whether the model reads images; else their appearance is not compared.
     """
-    both = tuple(
-        _Sample(side, side.one_a_patient(options.seed), replace(options, seed=options.seed + i).draw(side.patients))
-        for i, side in enumerate((before, after))
-    )
+    both, ones = (before, after), (before.one_a_patient(options.seed), after.one_a_patient(options.seed))
     appearance = None
     if images:
-        area, distance, p = _told_apart(both, options)
+        area, distance, p = _told_apart(ones, options)
         share, beyond_p = _beyond(beyond, false_alarm_rate, options.confidence)
         appearance = AppearanceShift(
             told_apart=area,
@@ -186,17 +185,18 @@ def measure_shift(
             false_alarm_rate=None if share is None else false_alarm_rate,
             beyond_p=beyond_p,
         )
-    prevalences = []
-    for column, (name, title) in enumerate(findings):
-        estimated = estimated_prevalence(probabilities[:, column], priors[name]) if name in priors else None
-        prevalences.append(_prevalence(both, column, name, title, estimated, options.confidence))
-    attributes = [_attribute(name, both) for name in (*_ATTRIBUTES, _AGES)]
+    estimates = [
+        estimated_prevalence(probabilities[:, column], priors[name]) if name in priors else None
+        for column, (name, _) in enumerate(findings)
+    ]
+    prevalences = _prevalences(both, ones, findings, estimates, options)
+    attributes = [_attribute(name, ones) for name in (*_ATTRIBUTES, _AGES)]
     appearance, prevalences, attributes = _adjusted(appearance, prevalences, attributes, 1 - options.confidence)
     if appearance is not None and appearance.moved is not False:  # estimates need images that look as before
         prevalences = [each.model_copy(update={"estimated": None}) for each in prevalences]
     report = ShiftReport(
         images=(len(before.labels), len(after.labels)),
-        patients=(len(both[0].rows), len(both[1].rows)),
+        patients=(len(ones[0].labels), len(ones[1].labels)),
         confidence=options.confidence,
         resamples=options.resamples,
         seed=options.seed,
@@ -221,19 +221,13 @@ def sentence_of(report: ShiftReport) -> str:
     return "; ".join(parts)[:1].upper() + "; ".join(parts)[1:] + "."
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """A side, with rows of one image of each patient, and the resamples of its patients."""
-
-    side: Side
-    rows: npt.NDArray[np.int64]
-    drawn: Resamples
+Sides = tuple[Side, Side]
 
 
-def _told_apart(both: tuple[_Sample, ...], options: IntervalOptions) -> tuple[Interval, float | None, float | None]:
+def _told_apart(ones: Sides, options: IntervalOptions) -> tuple[Interval, float | None, float | None]:
     """The AUROC of telling the embeddings apart, their discrepancy and its p."""
     rng = np.random.default_rng(options.seed)
-    first, second = (sample.side.embeddings[rng.permutation(sample.rows)[:_MOST]] for sample in both)
+    first, second = (one.embeddings[rng.permutation(len(one.labels))[:_MOST]] for one in ones)
     area = tell_apart(first, second, options)
     return (area, None, None) if area.value is None else (area, *discrepancy(first, second, seed=options.seed))
 
@@ -249,67 +243,64 @@ def _beyond(
     return clopper_pearson(beyond.astype(np.float64), confidence), float(found.pvalue)
 
 
-def _prevalence(
-    both: tuple[_Sample, ...], column: int, name: str, title: str, estimated: float | None, confidence: float
-) -> PrevalenceShift:
-    columns = [sample.side.labels[:, column] for sample in both]
-    patients = [
-        len(set(sample.side.patients[~np.isnan(values)].tolist())) for sample, values in zip(both, columns, strict=True)
-    ]
-    first, second, difference, p = Interval(), Interval(), Interval(), None
-    if min(patients) >= FEW:
-        shares = [_share(values, sample.drawn) for values, sample in zip(columns, both, strict=True)]
-        first, second = (
-            _never_or_always(_percentiles(values, confidence, (0, 1)), count, confidence)
-            for values, count in zip(shares, patients, strict=True)
-        )
-        difference = _percentiles(shares[1] - shares[0], confidence, (-1, 1))
-        # Positives and negatives among one image of each patient in whom it is known.
-        chosen = [values[sample.rows] for values, sample in zip(columns, both, strict=True)]
-        counts = [(int((values == 1).sum()), int((values == 0).sum())) for values in chosen]
-        if min(sum(each) for each in counts) >= FEW:
-            p = float(fisher_exact(counts).pvalue)
-    return PrevalenceShift(
-        name=name,
-        title=title,
-        labelled=int((~np.isnan(columns[1])).sum()),
-        positives=int((columns[1] == 1).sum()),
-        before=first,
-        after=second,
-        difference=difference,
-        estimated=estimated,
-        p=p,
+def _prevalences(
+    both: Sides,
+    ones: Sides,
+    findings: Sequence[tuple[str, str]],
+    estimates: Sequence[float | None],
+    options: IntervalOptions,
+) -> list[PrevalenceShift]:
+    drawn = [replace(options, seed=options.seed + i).draw(side.patients) for i, side in enumerate(both)]
+    together = Resamples(
+        np.hstack([each.counts for each in drawn]),
+        np.concatenate([drawn[0].patient_of, drawn[1].patient_of + drawn[0].counts.shape[1]]),
     )
 
+    def statistic(weights: FloatArray) -> FloatArray:
+        parts = zip(np.split(weights, [len(both[0].labels)], axis=1), both, strict=True)
+        first, second = (ratio(w @ (side.labels == 1), w @ ~np.isnan(side.labels)) for w, side in parts)
+        return np.column_stack([first, second, second - first])
 
-def _share(values: FloatArray, drawn: Resamples) -> FloatArray:
-    """(1 + R,) the share of positives among the known, of the set itself and then of each resample."""
-    known, positive = (~np.isnan(values)).astype(np.float64), (values == 1).astype(np.float64)
-    weights = [np.ones((1, len(values))), *drawn.blocks()]
-    parts = [(w @ positive, w @ known) for w in weights]
-    numerators, wholes = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return ratio(numerators, wholes)
+    patients = np.array([_patients_known(side) for side in both])  # (2, F)
+    cases = [*patients[0], *patients[1], *patients.min(axis=0)]
+    found = bootstrap(statistic, together, options.confidence, (-1, 1), cases)
+    shifts = []
+    for column, ((name, title), estimated) in enumerate(zip(findings, estimates, strict=True)):
+        first, second, difference = found[column :: len(findings)]
+        # Positives and negatives among one image of each patient in whom it is known.
+        counts = [[int((one.labels[:, column] == label).sum()) for label in (1, 0)] for one in ones]
+        told = patients[:, column].min() >= FEW
+        exact = told and min(sum(each) for each in counts) >= FEW
+        shifts.append(
+            PrevalenceShift(
+                name=name,
+                title=title,
+                labelled=int((~np.isnan(both[1].labels[:, column])).sum()),
+                positives=int((both[1].labels[:, column] == 1).sum()),
+                before=_never_or_always(first, patients[0, column], options.confidence) if told else Interval(),
+                after=_never_or_always(second, patients[1, column], options.confidence) if told else Interval(),
+                difference=difference if told else Interval(),
+                estimated=estimated,
+                p=float(fisher_exact(counts).pvalue) if exact else None,
+            )
+        )
+    return shifts
 
 
-def _percentiles(values: FloatArray, confidence: float, bounds: tuple[float, float]) -> Interval:
-    """The first value with the percentiles of the others."""
-    samples = values[1:][~np.isnan(values[1:])]
-    if 2 * samples.size < values.size - 1 or not samples.size:
-        return Interval(value=float(values[0]))
-    low, high = np.clip(np.quantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2]), *bounds)
-    value = float(values[0])
-    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))
+def _patients_known(side: Side) -> list[int]:
+    """In how many patients each finding is known (F,)."""
+    return [len(np.unique(side.patients[~np.isnan(values)])) for values in side.labels.T]
 
 
 def _never_or_always(found: Interval, patients: int, confidence: float) -> Interval:
     """Where no resample can differ, the interval of so many patients without one exception."""
     if found.value not in (0.0, 1.0):
-        return found
+        return found.within(0, 1)
     return clopper_pearson(np.full(patients, found.value), confidence)
 
 
-def _attribute(name: str, both: tuple[_Sample, ...]) -> AttributeShift:
-    given = [sample.side.attributes[name][sample.rows] for sample in both]
+def _attribute(name: str, ones: Sides) -> AttributeShift:
+    given = [one.attributes[name] for one in ones]
     values = [each[each != ""] for each in given]
     names = sorted(set(values[0].tolist()) | set(values[1].tolist()))
     counts = np.array([[int((each == value).sum()) for value in names] for each in values])  # (2, V)

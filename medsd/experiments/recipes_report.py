@@ -61,10 +61,8 @@ class Trained:
         """The metrics, by name; findings with fewer positives or negatives are not in the macro figures."""
         probs, thresholds = self.probabilities, np.full(self.labels.shape[1], self.threshold)
         return {
-            "auroc": macro(auroc(self.labels, probs, minimum_positives=minimum_positives)).value,
-            "average_precision": macro(
-                average_precision(self.labels, probs, minimum_positives=minimum_positives)
-            ).value,
+            "auroc": macro(auroc(self.labels, probs, minimum_positives=minimum_positives)),
+            "average_precision": macro(average_precision(self.labels, probs, minimum_positives=minimum_positives)),
             "micro_f1": float(calls(self.labels, probs, thresholds)["micro_f1"][0]),
             "ndcg": float(self.ndcg[counted].mean()) if (counted := ~np.isnan(self.ndcg)).any() else float("nan"),
         }

@@ -169,9 +169,9 @@ def _metrics(labels: npt.NDArray[np.float32], outputs: Arrays) -> dict[str, floa
     if not np.isfinite(probabilities).all():
         return dict.fromkeys(("macro_auroc", "macro_average_precision", "mean_brier"))
     return {
-        "macro_auroc": _number(macro(auroc(labels, probabilities)).value),
-        "macro_average_precision": _number(macro(average_precision(labels, probabilities)).value),
-        "mean_brier": _number(macro(brier(labels, probabilities)).value),
+        "macro_auroc": _number(macro(auroc(labels, probabilities))),
+        "macro_average_precision": _number(macro(average_precision(labels, probabilities))),
+        "mean_brier": _number(macro(brier(labels, probabilities))),
     }
 
 

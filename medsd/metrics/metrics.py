@@ -8,7 +8,6 @@ needs; the value of a set is that of one row of ones. The tests compare each wit
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +21,6 @@ BoolArray = npt.NDArray[np.bool_]
 BINS = 10  # of the calibration error and the reliability curves
 THRESHOLD_FREE = ("auroc", "average_precision", "brier", "calibration_error")
 AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv", "f1")
-
-
-@dataclass(frozen=True)
-class Macro:
-    """The unweighted mean over the `over` findings that have a value; NaN where none has."""
-
-    value: float
-    over: int
 
 
 def auroc(target: npt.ArrayLike, probs: npt.ArrayLike, *, minimum_positives: int = 1) -> FloatArray:
@@ -65,11 +56,11 @@ def calls(target: npt.ArrayLike, probs: npt.ArrayLike, thresholds: npt.ArrayLike
     return {name: values[0] for name, values in weighted_calls(target, probs, ones, np.asarray(thresholds)).items()}
 
 
-def macro(values: npt.ArrayLike) -> Macro:
-    """The mean over the findings that are not NaN."""
+def macro(values: npt.ArrayLike) -> float:
+    """The unweighted mean over the findings that have a value; NaN where none has."""
     values = np.asarray(values, dtype=np.float64)
     told = values[~np.isnan(values)]
-    return Macro(float(told.mean()) if told.size else float("nan"), int(told.size))
+    return float(told.mean()) if told.size else float("nan")
 
 
 def class_counts(target: npt.ArrayLike) -> tuple[IntArray, IntArray]:

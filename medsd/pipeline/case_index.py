@@ -115,7 +115,7 @@ def choose_vote_rule(
         return None
     shares = neighbour_shares(probs, embeddings, case_embeddings, case_labels, case_studies, VOTERS)
     areas = {
-        k: macro(auroc(labels, np.nan_to_num(share), minimum_positives=minimum_positives)).value
+        k: macro(auroc(labels, np.nan_to_num(share), minimum_positives=minimum_positives))
         for k, share in shares.items()
     }
     told = {k: area for k, area in areas.items() if np.isfinite(area)}

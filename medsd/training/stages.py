@@ -74,7 +74,7 @@ def finetune(
         logits, _ = read_studies(current, arrays, validation)
         loss = masked_cross_entropy(torch.from_numpy(logits), torch.from_numpy(target))
         probs = expit(logits.astype(np.float64))
-        return {FALLBACK: float(loss), KEY: macro(auroc(target, probs, minimum_positives=MINIMUM_POSITIVES)).value}
+        return {FALLBACK: float(loss), KEY: macro(auroc(target, probs, minimum_positives=MINIMUM_POSITIVES))}
 
     torch.manual_seed(seed)
     contrast = _contrast(settings, arrays, rows)

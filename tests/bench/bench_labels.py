@@ -229,7 +229,7 @@ def areas(bench: Bench, arms: Mapping[str, Sequence[Probs]], minimum_positives: 
     """Macro AUROC of each arm and seed on the held films."""
     truth = bench.data.labels[bench.held]
     return {
-        name: [macro(auroc(truth, probs, minimum_positives=minimum_positives)).value for probs in seeds]
+        name: [macro(auroc(truth, probs, minimum_positives=minimum_positives)) for probs in seeds]
         for name, seeds in arms.items()
     }
 

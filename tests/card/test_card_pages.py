@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medsd.bundle import layout
-from medsd.card import CARD, PAGE, different_pages, write_card
+from medsd.card import CARD, PAGE, different_pages
 from medsd.card.page import html_page
 from medsd.cli import app
 from medsd.errors import BundleError, MedsdError
@@ -99,15 +99,6 @@ def test_a_page_that_says_something_else_than_the_files_is_named(bundle: layout.
     assert different_pages(layout.Bundle.open(bundle.folder)) == [CARD]
     said = CliRunner().invoke(app, ["card", str(bundle.folder), "--check"])
     assert isinstance(said.exception, MedsdError) and "README.md is not what" in str(said.exception)
-
-
-def test_a_bundle_of_before_has_a_card_without_what_it_does_not_say(measured: Measured, tmp_path: Path) -> None:  # noqa: F811
-    old = measured[1].model_copy(update={"conformal": None, "subgroups": None})
-    text = write(tmp_path, measured[0].model_copy(update={"calibration_choices": {}}), old)
-    assert "### Conformal calls" not in text and "### Groups of patients" not in text
-    assert "Not measured here: differences between groups of patients" in text
-    write_card(tmp_path, measured[0])
-    assert (tmp_path / PAGE).is_file()
 
 
 @pytest.mark.parametrize("name", ["nih14", "phantom"])

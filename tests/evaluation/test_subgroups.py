@@ -46,7 +46,7 @@ def test_figures_and_gaps_are_those_of_the_metrics_of_group_and_rest() -> None:
     inside, outside = (measure(target[rows], probs[rows], LIMITS) for rows in (sex == "F", sex == "M"))
     assert (women.attribute, women.value, women.over) == ("sex", "F", 3)
     for name in COMPARED:
-        mine, theirs = (metrics.macro(getattr(part, name)).value for part in (inside, outside))
+        mine, theirs = (metrics.macro(getattr(part, name)) for part in (inside, outside))
         assert women.figures[name].value.value == pytest.approx(mine)
         assert women.figures[name].gap.value == pytest.approx(mine - theirs)
     for f, finding in enumerate(women.findings):

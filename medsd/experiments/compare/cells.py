@@ -116,7 +116,7 @@ def _measure_trial(task: Task, network: training.Network, part: HeldOut, setting
     for penalty in settings.grid.probe_penalty:
         probs = _probabilities(task.loss, network, part, penalty)
         best = max(_THRESHOLDS, key=lambda limit: _micro_f1(truth, probs, limit))
-        found.append((_macro(metrics.average_precision(truth, probs)), float(best)))
+        found.append((metrics.macro(metrics.average_precision(truth, probs)), float(best)))
     ndcg = score_queries(queries, index, k=settings.k).ndcg
     return {"ndcg": np.nanmean(ndcg), "map": [m for m, _ in found], "thresholds": [t for _, t in found]}
 
@@ -166,9 +166,11 @@ def _classification(
         "macro_f1": np.where(told, calls["f1"], np.nan),
         "auroc": metrics.auroc(truth, probs),
     }
-    found = {name: _macro(values) for name, values in per_finding.items()} | {"micro_f1": float(calls["micro_f1"][0])}
+    found = {name: metrics.macro(values) for name, values in per_finding.items()} | {
+        "micro_f1": float(calls["micro_f1"][0])
+    }
     for group, columns in groups.items():
-        found |= {f"{name}_{group}": _macro(values[columns]) for name, values in per_finding.items()}
+        found |= {f"{name}_{group}": metrics.macro(values[columns]) for name, values in per_finding.items()}
     return found
 
 
@@ -190,7 +192,3 @@ def read_piece(path: Path, fingerprint: str) -> Outcome | None:
 def _micro_f1(truth: npt.NDArray[np.float32], probs: npt.NDArray[np.float32], limit: float) -> float:
     called, present = probs >= limit, truth == 1
     return float(2 * (called & present).sum() / max(1, called.sum() + present.sum()))
-
-
-def _macro(values: npt.NDArray[np.float64]) -> float:
-    return metrics.macro(values).value
