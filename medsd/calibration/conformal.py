@@ -69,17 +69,12 @@ class ConformalScores(Described):
         return self
 
     def limits(self, coverage: float) -> Limits | None:
-        """The limits at which each class is in the set of at least a share `coverage` of its patients.
+        """The limits at which each class is in the set of at least a share `coverage` (0…1) of its patients.
 
         Label-conditional split conformal prediction (Vovk, Gammerman and Shafer 2005, section 4.5; Sadinle, Lei and
-        Wasserman, JASA 2019): the limit of a class with n patients is its ⌈(n + 1) · coverage⌉-th score.
-
-        Args:
-            coverage: within 0…1, for instance 0.9.
-
-        Returns:
-            None where a class has fewer than coverage / (1 − coverage) patients: no limit can promise that coverage,
-            and every call is undecided.
+        Wasserman, JASA 2019): the limit of a class with n patients is its ⌈(n + 1) · coverage⌉-th score. None where a
+        class has fewer than coverage / (1 − coverage) patients: no limit can promise that coverage, and every call is
+        undecided.
         """
         ranks = [rank(n, coverage) for n in (self.present_patients, self.absent_patients)]
         if ranks[0] is None or ranks[1] is None:

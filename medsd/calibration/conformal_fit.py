@@ -1,11 +1,9 @@
 """Conformal scores from validation patients, and their coverage of test patients.
 
-`conformal_scores` makes what a bundle carries (`medsd.calibration.conformal`); `measure_conformal` measures it for
-evaluation.json. The promise holds for patients, not for images: images of one patient are not exchangeable with those
-of others, so each calibration patient gives one image, drawn once (Dunn, Wasserman and Ramdas, JASA 2022, "subsampling
-once"). An image drawn from a new patient is then covered with at least the named probability, whatever the model. The
-promise holds for each class by itself (Vovk 2003, "Mondrian"), so a change of prevalence does not break it; another
-change of the patients or of the images does, and the measured coverage shows it.
+Images of one patient are not exchangeable with those of others, so each calibration patient gives one image, drawn once
+(Dunn, Wasserman and Ramdas, JASA 2022, "subsampling once"). An image drawn from a new patient is then covered with at
+least the named probability, for each class by itself (Vovk 2003, "Mondrian"), so a change of prevalence does not break
+it; another change of the patients or of the images does, and the measured coverage shows it.
 """
 
 from __future__ import annotations
@@ -29,11 +27,8 @@ _DECIMALS = 6
 class ClassCoverage(Described):
     """How often one class of a finding was in the set of its test patients, each of whom weighs the same.
 
-    Attributes:
-        calibration_patients, patients: of this class, on validation and on test.
-        covered: with a Clopper-Pearson interval; None where there is no limit, or no test patient.
-        expected: where `covered` lies by chance, when validation and test patients are alike: the middle share of the
-            beta-binomial distribution that both numbers of patients leave open.
+    `covered` has a Clopper-Pearson interval. `expected` is where it lies by chance, when validation and test patients
+    are alike: the middle share of the beta-binomial distribution that both numbers of patients leave open.
     """
 
     calibration_patients: int
@@ -43,14 +38,10 @@ class ClassCoverage(Described):
 
 
 class ConformalFinding(Described):
-    """One finding at the named coverage.
+    """One finding at the named coverage, by class and of all test patients in whom it is known.
 
-    Attributes:
-        enough: False where a class has too few validation patients; every call is undecided then.
-        present, absent: by class.
-        covered: of all test patients in whom it is known.
-        decided: share of test images called present or absent.
-        neither: share of test images unlike both classes, whose call is undecided as well.
+    `enough` is False where a class has too few validation patients, and every call is undecided. `decided` is the share
+    of test images called present or absent, `neither` of those unlike both classes, whose call is undecided as well.
     """
 
     name: str
@@ -91,12 +82,8 @@ def conformal_scores(
 ) -> dict[str, ConformalScores]:
     """The scores of each finding from the validation split.
 
-    Args:
-        probs: (N, F) calibrated probabilities.
-        target: (N, F) 1, 0 or NaN for unknown.
-        patients: (N,) patient keys.
-        findings: F names, in column order.
-        seed: of the draw of one image a patient.
+    `probs` (N, F) are calibrated, `target` (N, F) is 1, 0 or NaN, `patients` (N,) are keys, `findings` F names; the
+    seed is that of the draw of one image a patient.
 
     Raises:
         DataError: shapes or values that do not fit.
@@ -134,14 +121,10 @@ def measure_conformal(
     coverage: float = 0.9,
     groups: Mapping[str, npt.ArrayLike] | None = None,
 ) -> ConformalReport:
-    """How often the sets at `coverage` hold the truth on other patients than those of the scores.
+    """How often the sets at `coverage` hold the truth on other patients than those of `scores`, by finding.
 
-    Args:
-        probs, target, patients, findings: as for `conformal_scores`, of the test split.
-        scores: by finding.
-        options: of the intervals; groups of fewer patients than `minimum_positives` are too few to tell.
-        coverage: what is promised.
-        groups: (N,) values by attribute, for instance ``{"sex": …}``.
+    Arguments as for `conformal_scores`, of the test split. `groups` are (N,) values by attribute, for instance
+    ``{"sex": …}``; those of fewer patients than `minimum_positives` are too few to tell.
 
     Raises:
         DataError: shapes or values that do not fit.

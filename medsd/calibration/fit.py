@@ -59,8 +59,7 @@ def choose_calibration(
     with `ISOTONIC_CASES` of the rarer class on, an isotonic curve. All of them keep the ranking.
 
     Args:
-        logits: (N, F) of the validation split.
-        target: (N, F) 1, 0 or NaN for unknown.
+        logits, target: (N, F); (N, F) 1, 0 or NaN for unknown.
         findings: F names, in column order.
         minimum_positives: see above.
         method: ``by_size``, or ``platt`` for Platt's whatever the size (pooled below `minimum_positives`).
@@ -120,11 +119,10 @@ def fit_platt(
 ) -> dict[str, PlattCalibration]:
     """Slope and intercept of each finding, for probability = sigmoid(slope · logit + intercept).
 
-    Maximum a posteriori (Platt 1999 with a prior instead of smoothed targets): log(slope) has a normal prior, which
-    keeps every slope above 0, so that the ranking stays. First one pooled slope and intercept for all findings, drawn
-    towards slope 1; then each finding, drawn towards the pooled slope, its intercept free. A finding with fewer
-    positives or negatives than `minimum_positives` takes the pooled fit, which is slope 1 and intercept 0 where all
-    findings together have too few. Arguments and errors as `choose_calibration`.
+    Maximum a posteriori (Platt 1999 with a prior instead of smoothed targets): log(slope) has a normal prior, so that
+    every slope is above 0. First one pooled fit of all findings, drawn towards slope 1; then each finding, drawn
+    towards the pooled slope. A finding with too few cases takes the pooled fit; arguments and errors as
+    `choose_calibration`.
     """
     target, logits = _named(target, logits, findings)
     pooled = _fit_pooled(logits, target, minimum_positives)
@@ -190,18 +188,13 @@ def choose_operating_points(
     minimum_positives: int = 10,
     rule: str = "youden",
 ) -> dict[str, OperatingPoint]:
-    """The threshold of each finding, by a rule, on the validation split.
+    """The threshold of each finding on the validation split.
 
-    The threshold lies half-way between two neighbouring probabilities, so that rounding at export changes no call. Of
-    equally good thresholds the lowest is taken, which misses the fewest.
-
-    Args:
-        probs: (N, F) calibrated probabilities.
-        target: (N, F) 1, 0 or NaN for unknown.
-        findings: F names, in column order.
-        minimum_positives: with fewer positives or negatives there is no threshold, and every call is "undecided".
-        rule: ``youden`` (highest sensitivity + specificity), ``f1`` (highest F1), ``sensitivity:0.9`` (the highest
-            specificity with at least that sensitivity) or ``specificity:0.9`` (the other way round).
+    Arguments as `choose_calibration`, with probabilities. A threshold lies half-way between two neighbouring
+    probabilities, so that rounding at export changes no call; of equally good ones the lowest is taken, which misses
+    the fewest. With fewer positives or negatives than `minimum_positives` there is none, and every call is "undecided".
+    `rule` is ``youden`` (highest sensitivity + specificity), ``f1``, ``sensitivity:0.9`` (the highest specificity with
+    at least that sensitivity) or ``specificity:0.9``.
 
     Raises:
         DataError: shapes or values that do not fit, or an unknown rule.

@@ -1,8 +1,7 @@
 """The card of a bundle: what the model is, how it was measured, and what it is not for; as README.md and card.html.
 
-`write_card` is called after every other file of the bundle is written and before `layout.write_description`: the card
-lists the hashes of the others. Every figure in it comes from the description and from the JSON files of the bundle, so
-that `medsd card` makes it again, byte by byte. `write_report` makes the same page over another set of studies. The
+`write_card` comes after every other file of the bundle, whose hashes it lists, and before `layout.write_description`.
+Every figure is from the description and the JSON files, so that `medsd card` makes the card again, byte by byte. The
 words are in templates/.
 """
 
@@ -18,7 +17,6 @@ from jinja2.ext import Extension
 from markupsafe import Markup
 
 from medsd.bundle import layout
-from medsd.card.page import html_page
 from medsd.errors import BundleError
 from medsd.evaluation.against import AGAINST, AgainstReport
 from medsd.evaluation.distribution import DISTRIBUTION, DistributionReport
@@ -30,6 +28,7 @@ from medsd.evaluation.saved import Saved
 from medsd.evaluation.shift import SHIFT, ShiftReport
 from medsd.evaluation.sources import SOURCES, SourcesReport
 from medsd.evaluation.studies_report import RECALIBRATION, STUDIES, RecalibrationReport, StudiesReport
+from medsd.markdown import to_html
 from medsd.metrics.retrieval import FIGURES
 from medsd.strict import read_json, to_yaml
 
@@ -64,11 +63,7 @@ _MACHINE_PATH = re.compile(r"(?<![\w.:/~<…])(?:~|(?:\.\./)*\.\.)?/[\w.~+@-][^\
 
 
 def write_card(folder: Path, description: layout.Description) -> None:
-    """Write the card into the bundle in `folder`, as Markdown and as a page.
-
-    Args:
-        folder: the bundle, with everything but README.md, card.html and bundle.json; pictures of plots/*.png are shown.
-        description: what bundle.json will say.
+    """Write the card into the bundle in `folder`; `description` is what bundle.json will say.
 
     Raises:
         DataError: evaluation.json is missing, or a file is not as this medsd writes it.
@@ -164,6 +159,11 @@ def _pages(folder: Path, names: tuple[str, str], title: str, **values: Any) -> d
     return {names[0]: text, names[1]: html_page(text, folder, title=title)}
 
 
+def html_page(markdown: str, folder: Path, *, title: str) -> str:
+    """Markdown as one HTML file: pictures of `folder` inside, nothing from outside; `title` is that of the window."""
+    return _PAGE.render(title=title, body=to_html(markdown, folder))
+
+
 def _length_of_note(note: layout.NoteInput | None) -> str:
     """How much of a note is read, and in which pieces."""
     if note is None or note.window is None:
@@ -257,8 +257,10 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
 
 
+_TEMPLATES = PackageLoader("medsd.card")
+_PAGE = Environment(loader=_TEMPLATES, keep_trailing_newline=True).get_template("page.html")
 _ENVIRONMENT = Environment(
-    loader=PackageLoader("medsd.card"),
+    loader=_TEMPLATES,
     extensions=[_Lines],
     keep_trailing_newline=True,
     undefined=StrictUndefined,

@@ -20,12 +20,9 @@ _WORDS = {"average_precision": "average precision", "brier": "Brier score", "cal
 
 
 class AurocDifference(Described):
-    """AUROC of the first and of the second bundle; everything is None with too few cases.
+    """AUROC of the first and of the second bundle, and first less second with DeLong's interval.
 
-    Attributes:
-        difference: first less second, with DeLong's interval.
-        p: two-sided, of no difference; None where the spread cannot be told.
-        adjusted: `p` for the number of findings (Holm); None for the mean.
+    All are None with too few cases. `p` is two-sided, `adjusted` the same for the number of findings (Holm).
     """
 
     title: str
@@ -43,14 +40,10 @@ class AurocDifference(Described):
 
 
 class AgainstReport(Saved):
-    """The whole of against.json.
+    """The whole of against.json: studies that both bundles scored and neither learned from, findings that both call.
 
-    Attributes:
-        first, second: names and versions of the bundles.
-        images, patients: that both scored and neither learned from.
-        findings: those that both bundles call.
-        mean: over the `over` findings that can be told.
-        others: differences of the means of other metrics, with intervals of a bootstrap over patients.
+    `mean` is over the `over` findings that can be told; `others` are differences of the means of other metrics, with
+    intervals of a bootstrap over patients.
     """
 
     first: str
@@ -80,16 +73,9 @@ def compare_models(
     patients: Sequence[str],
     options: IntervalOptions,
 ) -> AgainstReport:
-    """Compare two models.
+    """Compare two models, of bundles `names`, on N studies of the set `studies`, over F findings in column order.
 
-    Args:
-        names: of the bundles.
-        studies: the name of the set.
-        findings: F of them, in column order.
-        target: (N, F) 1, 0 or NaN for unknown.
-        probs: (N, F) calibrated probabilities of each model.
-        patients: (N,) patient keys.
-        options: of the intervals.
+    `target` (N, F) is 1, 0 or NaN, `probs` (N, F) are calibrated, of each model, `patients` (N,) are keys.
 
     Raises:
         DataError: shapes or values that do not fit, for instance no image.

@@ -43,7 +43,7 @@ def beside_of(
 ) -> Beside:
     """What `manifest` has beside its rows `headline`.
 
-    `logits` (N, F) are before calibration; `apart` are rows that were picked by finding, of patients who did not train.
+    `apart` are rows picked by finding, of patients who did not train; `logits` (N, F) are before calibration.
     `settings` name the folder of the radiologists' labels, if any.
 
     Raises:

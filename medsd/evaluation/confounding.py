@@ -1,12 +1,9 @@
 """Whether labels follow from the view, or from how the images were picked, which a pooled AUROC hides.
 
-Start at `measure_views`. A bedside image (AP) is taken of sicker patients. A network that tells AP from PA therefore
-ranks sick above healthy without seeing a finding, and its AUROC over all images is too good. Two things are tested for
-each finding: whether it occurs more often in one view than in the others, and whether the AUROC over all pairs of
-images differs from that over pairs of one view, which a score that only knows the view cannot win. The second is the
-covariate-adjusted AUROC (Janes and Pepe, Biometrika 96, 2009), here weighted by pairs. Both are differences on the same
-bootstrap resamples of patients. Their p values are adjusted for the number of findings (Benjamini and Hochberg 1995),
-each family by itself: where the view plays no part, each warns falsely at a rate of 1 - confidence at most.
+A bedside image (AP) is taken of sicker patients, so a network that tells AP from PA ranks sick above healthy without
+seeing a finding. Tested for each finding: whether it occurs more often in one view, and whether the AUROC over all
+pairs of images differs from that over pairs of one view (the covariate-adjusted AUROC: Janes and Pepe, Biometrika 96,
+2009, here weighted by pairs). p values are adjusted for the number of findings (Benjamini and Hochberg 1995).
 """
 
 from __future__ import annotations
@@ -32,13 +29,10 @@ from medsd.strict import Described
 
 
 class PartReport(Described):
-    """The AUROC in a part of the images, beside that of the images of the headline over the same findings.
+    """The AUROC in a part of the images, for instance "PA", and over the images of the headline (`pooled`).
 
-    Attributes:
-        name: of the part, for instance "PA".
-        over: findings with enough cases on both sides; where there are none, nothing has a value.
-        auroc, pooled: means over them, in the part and over the headline's images.
-        gap: `auroc` less `pooled`, on the same resamples.
+    Means over the `over` findings with enough cases on both sides; `gap` is the first less the second, on the same
+    resamples.
     """
 
     name: str
@@ -52,14 +46,10 @@ class PartReport(Described):
 
 
 class FindingViews(Described):
-    """How one finding depends on the view.
+    """How one finding depends on the view: its prevalence by view, and its AUROC over all pairs of images and within
+    views.
 
-    Attributes:
-        prevalence: share of the labelled images that have it, by view.
-        prevalence_p: adjusted p of the same prevalence in every view; None with too few cases.
-        pooled, within: AUROC over all pairs of images, and over pairs of one view.
-        difference: `pooled` less `within`.
-        difference_p: adjusted p of no difference.
+    `difference` is `pooled` less `within`. The p values of no difference are adjusted; None with too few cases.
     """
 
     name: str
@@ -74,11 +64,8 @@ class FindingViews(Described):
 class ViewReport(Described):
     """The views of the headline's images; images without a stated view count in the headline only.
 
-    Attributes:
-        level: below it a p value is beyond chance.
-        parts: each view against all.
-        pooled, within, difference, difference_p: as of `FindingViews`, for the mean over the `over` findings told.
-        warnings: sentences; empty where neither prevalence nor AUROC depends on the view.
+    `parts` are each view against all. AUROCs are means over the `over` findings told, as of `FindingViews`. A p value
+    below `level` is beyond chance; `warnings` are empty where neither prevalence nor AUROC depends on the view.
     """
 
     level: float

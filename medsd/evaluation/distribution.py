@@ -25,12 +25,9 @@ Pixels = npt.NDArray[np.uint8]  # (N, S, S)
 
 
 class GroupBeyond(Described):
-    """One group of images.
+    """One group of images: the share above the limit, each patient weighing the same.
 
-    Attributes:
-        images: how many.
-        beyond: the share of patients' images above the limit, each patient weighing the same (Clopper and Pearson).
-        auroc: of telling them from the images as they are by the check's value; None of those themselves.
+    `auroc`: of telling them from the images as they are by the check's value; None of those themselves.
     """
 
     name: str
@@ -42,9 +39,8 @@ class GroupBeyond(Described):
 class DistributionReport(Saved):
     """The whole of evaluation_distribution.json.
 
-    Attributes:
-        told_apart: AUROC with which a classifier tells embeddings of test images from those of training images, of
-            other patients: how much the network remembers the latter (`medsd.metrics.two_samples.tell_apart`).
+    `told_apart`: AUROC of telling embeddings of test images from those of training images, of other patients: how much
+    the network remembers the latter (`medsd.metrics.two_samples.tell_apart`).
     """
 
     WAY_OUT: ClassVar[str] = "export the bundle again"

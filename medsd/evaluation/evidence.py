@@ -1,9 +1,8 @@
 """Whether evidence maps are right: maps against the boxes that radiologists drew, beside maps without any network.
 
-Three figures for a map and the boxes of its finding: whether its highest point lies in a box (the pointing game: Zhang
-et al., IJCV 2018), how far the part above half of its maximum overlaps with the boxes (intersection over union), and
-which share of its positive mass lies inside (the energy-based pointing game: Wang et al., CVPRW 2020). Every way of
-making maps is judged on the same images, so that differences have intervals of their own. Start at `judge`.
+Whether the highest point of a map lies in a box (the pointing game: Zhang et al., IJCV 2018), how far the part above
+half of its maximum overlaps with the boxes (intersection over union), and which share of its positive mass lies inside
+(the energy-based pointing game: Wang et al., CVPRW 2020). Start at `judge`.
 """
 
 from __future__ import annotations
@@ -39,12 +38,9 @@ class FindingEvidence(Described):
 
 
 class MethodReport(Described):
-    """One way of making maps; means are over the findings with enough images.
+    """One way of making maps; means are over the findings with enough images, `findings` all with a box.
 
-    Attributes:
-        pointing, overlap, inside: see the module.
-        lead: pointing of the evidence maps minus pointing of this one, on the same resamples; None of themselves.
-        findings: every finding with a box.
+    `lead` is pointing of the evidence maps minus pointing of this one, on the same resamples; None of themselves.
     """
 
     name: str
@@ -56,14 +52,11 @@ class MethodReport(Described):
 
 
 class EvidenceReport(Saved):
-    """The whole of evaluation_evidence.json.
+    """The whole of evaluation_evidence.json; `images` are pairs of image and finding that have a box.
 
-    Attributes:
-        images: pairs of image and finding that have a box.
-        over: findings in the means.
-        randomised: rank correlation (Spearman) of the maps with those of the same network with random weights: what
-            stands behind the encoder alone (classifier, and what boxes taught), and all of them (Adebayo et al.,
-            NeurIPS 2018); near 0 where maps show what was learned.
+    `randomised` is the rank correlation (Spearman) of the maps with those of the same network with random weights:
+    those behind the encoder alone (classifier, and what boxes taught), and all of them (Adebayo et al., NeurIPS 2018);
+    near 0 where maps show what was learned.
     """
 
     split: str
@@ -94,13 +87,10 @@ def judge(
     randomised: Mapping[str, float] | None = None,
     split: str = "test",
 ) -> EvidenceReport:
-    """Judge ways of making maps on the same images.
+    """Judge ways of making maps, by name (N, h, w) each, on the same images; the first is the one that leads.
 
-    Args:
-        maps: by the name of the way, (N, h, w) each, of any grid over the image; the first is the one that leads.
-        boxed: the N images with their boxes.
-        options: of the intervals; a finding with fewer images than `minimum_positives` does not count in the means.
-        randomised, split: for the record, see `EvidenceReport`.
+    A finding with fewer images than `minimum_positives` does not count in the means; `randomised` and `split` are for
+    the record.
 
     Raises:
         DataError: there are no images, or no finding has enough of them.

@@ -27,14 +27,10 @@ NEARLY_ALL = 0.95  # of what both gain over chance, that the note alone reaches 
 
 
 class Reliance(Described):
-    """How much one modality contributes.
+    """How much one modality contributes; all but the variance are macro AUROC.
 
-    Attributes:
-        alone: macro AUROC when only this one is read.
-        variance_share: its share of the variance of the logits, the mean over findings; both add up to 1. Below 0
-            where it speaks against the sum.
-        lost_when_withheld: macro AUROC with both minus that without this one.
-        lost_when_shuffled: macro AUROC with both minus that with this one taken from another patient.
+    The shares of the variance of the logits (means over findings) add up to 1; one is below 0 where it speaks against
+    the sum. `lost_when_shuffled`: with another patient's.
     """
 
     alone: Interval
@@ -73,8 +69,8 @@ class ModalityReport(Saved):
 
     Attributes:
         both: macro AUROC with both.
-        note_gives_away: the note alone gains `NEARLY_ALL` of what both gain, and another patient's note loses more than
-            half of it.
+        note_gives_away: the note alone gains `NEARLY_ALL` of what both gain, and another patient's loses more than
+            half.
         note_to_image: notes as queries for training images, read without their notes.
         sentences: None where the words that name findings are masked, or nothing was contrasted across modalities.
     """
@@ -178,16 +174,10 @@ def score_sentences(
     *,
     k: int = 10,
 ) -> SentencesReport:
-    """Precision@k of a sentence for each finding among images that were read without their notes.
+    """Precision@k of a sentence for each of F findings among N images that were read without their notes.
 
-    Args:
-        findings: F of them.
-        sentences: (F, D) embeddings, one a finding.
-        images: (N, D) embeddings of the split that is measured.
-        target: (N, F) 1, 0 or NaN; an image whose label is unknown is not looked at for that finding.
-        patients: (N,) of the images, for the intervals.
-        options: of the intervals.
-        k: images looked at.
+    `sentences` (F, D) and `images` (N, D) are embeddings; `target` (N, F) is 1, 0 or NaN, `patients` (N,) are keys. An
+    image whose label is unknown is not looked at for that finding.
 
     Raises:
         DataError: no finding has enough positives and negatives.

@@ -1,8 +1,6 @@
 """The plots of the card: ROC, precision-recall, calibration, a map of the learned space, prevalences.
 
-Start at `write_plots`. Many findings are drawn as small panels instead of many colours; the colours are those of Okabe
-and Ito, which readers with any colour vision tell apart. Everything is drawn without a display, to PNG files of a
-limited palette that stay small.
+Start at `write_plots`. Everything is drawn without a display, to PNG files of a limited palette that stay small.
 """
 
 from __future__ import annotations
@@ -62,20 +60,16 @@ def write_plots(
     splits: Mapping[str, npt.ArrayLike] | None = None,
     minimum_positives: int = 10,
 ) -> tuple[Path, ...]:
-    """Draw every plot for which there is something to draw.
+    """Draw every plot for which there is something to draw, and return their files.
 
     Args:
         folder: where the PNG files go; made if it is missing.
-        findings: the finding set.
-        target: (N, F) 1, 0 or NaN for unknown.
-        probs: (N, F) calibrated probabilities; a finding whose column is NaN was not trained, and has no curve.
+        findings: F of them.
+        target, probs: (N, F) 1, 0 or NaN; (N, F) calibrated, NaN for a finding that was not trained.
         before: (N, F) probabilities before calibration, for comparison.
         coordinates: (N, 2) of the same images, from `project`; without them there is no map.
         splits: (n, F) targets by name of split, for the prevalences; only this split when None.
         minimum_positives: findings with fewer positives or negatives have no curve.
-
-    Returns:
-        The files written.
     """
     labels, said = np.asarray(target, dtype=np.float64), np.asarray(probs, dtype=np.float64)
     silent = np.isnan(said).all(axis=0)
@@ -99,14 +93,9 @@ def write_plots(
 def project(
     embeddings: npt.ArrayLike, method: Literal["tsne", "pca"] = "tsne", *, perplexity: float = 30, seed: int = 0
 ) -> FloatArray:
-    """Two-dimensional coordinates (N, 2) of embeddings (N, D), for the map; worth storing with the cases.
+    """Two-dimensional coordinates (N, 2) of embeddings (N, D), for the map.
 
-    Args:
-        embeddings: (N, D); t-SNE compares them by cosine.
-        method: ``tsne`` (van der Maaten and Hinton 2008; neighbourhoods, takes seconds for a thousand) or ``pca``
-            (the two directions of largest variance).
-        perplexity: of t-SNE, lowered where there are few images.
-        seed: of both.
+    `method` is ``tsne`` (van der Maaten and Hinton 2008; by cosine) or ``pca``; `perplexity` is lowered for few images.
 
     Raises:
         DataError: fewer than three embeddings, or one that is not finite.

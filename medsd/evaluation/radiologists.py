@@ -1,16 +1,10 @@
 """The model against radiologists' labels of NIH ChestX-ray14, where they exist: measured only, never trained on.
 
-Start at `read_radiologists` and `measure_radiologists`. NIH's own labels were mined from reports. Two groups had
-radiologists look at part of the images: the RSNA challenge of 2018 (Shih et al., Radiology: Artificial Intelligence
-2019; `rsna_class.csv`) and Google (Majkowska et al., Radiology 2020; `google4.csv`). Their words are not NIH's, so each
-is scored by the largest probability of the findings that it may mean:
-
-- pneumothorax (Google): Pneumothorax;
-- nodule or mass (Google): Nodule, Mass;
-- airspace opacity (Google) and lung opacity (RSNA): Consolidation, Edema, Infiltration, Pneumonia, the findings whose
-  names say that air spaces are filled. Atelectasis is not among them: it is a loss of volume.
-
-Google's fracture corresponds to no finding of NIH's.
+NIH's own labels were mined from reports. Radiologists looked at part of the images for the RSNA challenge of 2018 (Shih
+et al., Radiology: Artificial Intelligence 2019; `rsna_class.csv`) and for Google (Majkowska et al., Radiology 2020;
+`google4.csv`). Each of their words is scored by the largest probability of the findings that it may mean (`QUESTIONS`).
+An opacity may be any finding whose name says that air spaces are filled; atelectasis is a loss of volume. Google's
+fracture corresponds to no finding of NIH's.
 """
 
 from __future__ import annotations
@@ -56,11 +50,8 @@ QUESTIONS = (
 class RadiologistReport(Described):
     """One question to radiologists; figures have no value where there are too few answers.
 
-    Attributes:
-        findings: titles of those whose largest probability is the score.
-        auroc: against the radiologists.
-        mined: of the same scores on the same images, against the labels of the data set: any of `findings`.
-        gap: `auroc` less `mined`.
+    `auroc` is that of the largest probability of `findings` (titles) against the radiologists, `mined` the same against
+    the labels of the data set, any of `findings`; `gap` is `auroc` less `mined`.
     """
 
     name: str

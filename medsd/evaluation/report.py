@@ -1,7 +1,6 @@
 """The measurement of one split as one document: `evaluate` makes it, `evaluation.json` is where a bundle keeps it.
 
-The report holds numbers only, rounded to six decimals, so that the same inputs give the same bytes; plots are made from
-the arrays by `medsd.evaluation.plots`, and the words around the numbers by `medsd.card`.
+Numbers are rounded to six decimals, so that the same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from medsd.evaluation.beside import Beside
 from medsd.evaluation.radiologists import RadiologistReport, measure_radiologists
 from medsd.evaluation.saved import Saved, options_of, rounded
 from medsd.evaluation.subgroups import Images, SubgroupReport, measure_subgroups
-from medsd.findings import Finding, FindingSet
+from medsd.findings import FindingSet
 from medsd.metrics import metrics
 from medsd.metrics.intervals import Interval, MetricIntervals, metric_intervals
 from medsd.metrics.metrics import AT_THRESHOLD, THRESHOLD_FREE, or_none
@@ -160,28 +159,24 @@ def evaluate(
     """Measure one split.
 
     Args:
-        findings: the finding set, F findings in column order.
-        logits: (N, F) before calibration.
-        target: (N, F) 1, 0 or NaN for unknown.
-        patients: (N,) patient keys.
-        calibration, operating_points: by finding name, as chosen on the validation split.
-        embeddings: (N, D) of the same images; with `index`, retrieval is measured.
-        index: the cases among which similar ones are looked for, usually the training split.
-        settings: resamples, confidence and what is few; the defaults of `EvaluationSettings` when None.
-        seed: of the bootstrap.
-        split: the name of the split, for the record.
-        choices: why each finding has the calibration that it has, for the record.
-        conformal: scores of each finding, from the validation split; None leaves conformal calls out.
+        findings: F of them, in column order.
+        logits, target, patients: (N, F) before calibration; (N, F) 1, 0 or NaN for unknown; (N,) keys.
+        calibration, operating_points, choices, conformal: by finding name, from the validation split. `choices` say
+            why a finding has its calibration, for the record; without `conformal` its calls are not measured.
+        embeddings, index: (N, D) of the same images, and the cases among which similar ones are looked for; with both,
+            retrieval is measured.
+        settings, seed: how to measure; the seed is that of the bootstrap.
+        split: its name, for the record.
         groups: (N,) values by attribute, for instance ``{"sex": …}``; None leaves subgroups out, and without
             ``"view"`` views are not compared.
-        beside: images that were picked by finding, and radiologists' labels; None leaves both out.
+        beside: images that were picked by finding, and radiologists' labels.
         not_trained: findings without a probability: their labels count in retrieval alone.
 
     Raises:
         DataError: shapes or values that do not fit, a finding without calibration or operating point.
     """
     settings = settings or EvaluationSettings()
-    trained = findings.without(not_trained)
+    options, trained = options_of(settings, seed), findings.without(not_trained)
     for what, given in (("calibration", calibration), ("operating_points", operating_points)):
         if missing := [name for name in trained if name not in given]:
             raise DataError(f"{what}: nothing for {', '.join(missing)}; every finding of {trained.key} needs an entry")
@@ -189,39 +184,34 @@ def evaluate(
     if labels.shape[1] != len(findings):
         raise DataError(f"logits have {labels.shape[1]} columns; {findings.key} has {len(findings)} findings")
     kept, names = np.isin(findings.names, trained.names), trained.names
-    target, logits = labels[:, kept], logits[:, kept]
+    target, logits, keys = labels[:, kept], logits[:, kept], np.asarray(patients, dtype=np.str_)
     probs, thresholds = calibrated(logits, calibration, names), thresholds_of(operating_points, names)
-    options = options_of(settings, seed)
-    intervals = metric_intervals(target, probs, patients, options, thresholds=thresholds)
-    titles = {finding.name: finding.title for finding in trained.findings}
-    images = Images(titles, target, probs, np.asarray(patients, dtype=np.str_), options)
+    intervals = metric_intervals(target, probs, keys, options, thresholds=thresholds)
+    images = Images({finding.name: finding.title for finding in trained.findings}, target, probs, keys, options)
     found: dict[str, Any] = {}
     if embeddings is not None and index is not None:
-        queries = Cases(embeddings, labels, patients)
-        found["retrieval"] = measure_retrieval(queries, index, options, names=findings.names)
+        found["retrieval"] = measure_retrieval(Cases(embeddings, labels, keys), index, options, names=findings.names)
     if conformal is not None:
         found["conformal"] = measure_conformal(
-            probs, target, patients, conformal, names, options, coverage=settings.conformal, groups=groups
+            probs, target, keys, conformal, names, options, coverage=settings.conformal, groups=groups
         )
     if groups is not None:
         found["subgroups"] = measure_subgroups(images, groups, thresholds=thresholds, margin=settings.subgroup_margin)
-    if groups and "view" in groups:
-        found["views"] = confounding.measure_views(images, np.asarray(groups["view"]))
+        if "view" in groups:
+            found["views"] = confounding.measure_views(images, np.asarray(groups["view"]))
     if beside is not None:
         found |= _beside(images, beside, kept, calibration)
     report = EvaluationReport(
         split=split,
         images=len(target),
-        patients=len(set(patients)),
+        patients=len(set(keys.tolist())),
         **vars(options),
-        findings=_finding_reports(
-            findings, labels, trained, thresholds, intervals, settings.minimum_positives, choices or {}
-        ),
-        too_few=tuple(np.array(names)[~metrics.enough(target, settings.minimum_positives)].tolist()),
+        findings=_finding_reports(findings, labels, images, thresholds, intervals, choices or {}),
+        too_few=tuple(np.array(names)[~metrics.enough(target, options.minimum_positives)].tolist()),
         macro={name: MacroReport(interval=m.macro, over=m.over) for name, m in intervals.items()},
         calibration=CalibrationReport(
-            before=_calibration_state(target, expit(logits), settings.minimum_positives),
-            after=_calibration_state(target, probs, settings.minimum_positives),
+            before=_calibration_state(target, expit(logits), options.minimum_positives),
+            after=_calibration_state(target, probs, options.minimum_positives),
         ),
         **found,
     )
@@ -254,46 +244,44 @@ def _beside(
 
 def _finding_reports(
     findings: FindingSet,
-    target: metrics.FloatArray,
-    trained: FindingSet,
+    labels: metrics.FloatArray,
+    images: Images,
     thresholds: metrics.FloatArray,
     intervals: Mapping[str, MetricIntervals],
-    minimum_positives: int,
     choices: Mapping[str, CalibrationChoice],
 ) -> tuple[FindingReport, ...]:
-    positives, negatives = metrics.class_counts(target)
-    told = metrics.enough(target, minimum_positives)
-
-    def report(f: int, finding: Finding) -> FindingReport:
-        counts: dict[str, Any] = {
-            "name": finding.name,
-            "title": finding.title,
-            "positives": int(positives[f]),
-            "negatives": int(negatives[f]),
-            "unknown": int(np.isnan(target[:, f]).sum()),
-        }
-        if finding.name not in trained:
-            return FindingReport(**counts, too_few=False, trained=False, threshold=None)
-        t = trained.names.index(finding.name)
-        return FindingReport(
-            **counts,
-            too_few=not told[f],
-            threshold=or_none(thresholds[t]),
-            calibration=choices.get(finding.name),
-            **{name: intervals[name].findings[t] for name in THRESHOLD_FREE + AT_THRESHOLD},
+    (positives, negatives), unknown = metrics.class_counts(labels), np.isnan(labels).sum(0)
+    columns = {name: column for column, name in enumerate(images.titles)}
+    reports = []
+    for f, finding in enumerate(findings.findings):
+        measured: dict[str, Any] = {"too_few": False, "trained": False, "threshold": None}
+        if (column := columns.get(finding.name)) is not None:
+            measured = {name: intervals[name].findings[column] for name in THRESHOLD_FREE + AT_THRESHOLD}
+            measured |= {
+                "too_few": not metrics.enough(labels[:, [f]], images.options.minimum_positives)[0],
+                "threshold": or_none(thresholds[column]),
+                "calibration": choices.get(finding.name),
+            }
+        reports.append(
+            FindingReport(
+                name=finding.name,
+                title=finding.title,
+                positives=int(positives[f]),
+                negatives=int(negatives[f]),
+                unknown=int(unknown[f]),
+                **measured,
+            )
         )
-
-    return tuple(report(f, finding) for f, finding in enumerate(findings.findings))
+    return tuple(reports)
 
 
 def _calibration_state(
     target: metrics.FloatArray, probs: metrics.FloatArray, minimum_positives: int
 ) -> CalibrationState:
+    told = {"minimum_positives": minimum_positives}
     return CalibrationState(
         log_loss=or_none(log_loss(target, probs)),
-        brier=or_none(metrics.macro(metrics.brier(target, probs, minimum_positives=minimum_positives))),
-        calibration_error=or_none(
-            metrics.macro(metrics.calibration_error(target, probs, minimum_positives=minimum_positives))
-        ),
+        brier=or_none(metrics.macro(metrics.brier(target, probs, **told))),
+        calibration_error=or_none(metrics.macro(metrics.calibration_error(target, probs, **told))),
         curve=reliability(target, probs),
     )

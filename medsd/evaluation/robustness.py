@@ -29,14 +29,10 @@ Change = Callable[[Grey], Grey]
 
 
 class ChangeReport(Described):
-    """One change.
+    """One change; `flipped` is the share of calls that are the other way round afterwards.
 
-    Attributes:
-        flipped: the share of calls that are the other way round afterwards.
-        most_flipped: the finding whose calls flip most often, and its share.
-        moved: the mean distance between the probabilities before and after.
-        auroc_lost: macro AUROC before minus after.
-        likeness: the mean cosine between the embeddings before and after.
+    `most_flipped`: the finding whose calls flip most often, and its share. `moved`: the mean distance of probabilities.
+    `auroc_lost`: macro AUROC before minus after. `likeness`: the mean cosine between the embeddings before and after.
     """
 
     name: str
@@ -78,16 +74,10 @@ def measure_changes(
     *,
     split: str = "test",
 ) -> RobustnessReport:
-    """Compare what the model says of the same images before and after each change.
+    """Compare what the model says of the same N images before and after each change.
 
-    Args:
-        findings: F findings in column order.
-        before, after: of the N images as they are, and changed, by the name of the change.
-        target: (N, F) 1, 0 or NaN.
-        patients: (N,) keys.
-        thresholds: (F,) operating points, NaN where there is none.
-        options: of the intervals; findings with fewer positives or negatives have no AUROC.
-        split: for the record.
+    `before` and `after`, by the name of the change, are of the same N images, `target` (N, F) 1, 0 or NaN, `patients`
+    (N,) keys. `thresholds` (F,) are NaN where there is no operating point.
 
     Raises:
         DataError: there are no images.

@@ -1,9 +1,8 @@
-"""What differs between the cases that a bundle learned from and another set of studies.
+"""What differs between the cases that a bundle learned from and another set of studies; start at `measure_shift`.
 
-Start at `measure_shift`. Three things may differ: how the images look to the network, how often each finding occurs,
-and who is examined how (view, sex, age). Each is tested on one image a patient, because images of a patient are not
-independent, and all tests together are held to one level (Holm, Scand. J. Statist. 6, 1979). With many patients every
-difference is significant; "moved" is therefore what is significant and larger than a named margin.
+How the images look to the network, how often each finding occurs, and who is examined how (view, sex, age) are tested
+on one image a patient, and all tests together are held to one level (Holm, Scand. J. Statist. 6, 1979). With many
+patients every difference is significant; "moved" is what is significant and larger than a named margin.
 """
 
 from __future__ import annotations
@@ -40,14 +39,11 @@ class AppearanceShift(Described):
     """How images look to the network.
 
     Attributes:
-        told_apart: AUROC of a logistic regression that tells embeddings of the two sides apart, on patients that it
-            was not fitted on (Lopez-Paz and Oquab, ICLR 2017).
-        own: the same for the bundle's own test images, which the network has not seen either; None where the bundle
-            does not say it (`medsd.evaluation.distribution`).
-        discrepancy, p: squared maximum mean discrepancy (Gretton et al., JMLR 13, 2012; Gaussian kernel of the median
-            distance), and its chance when patients are exchanged.
-        beyond: share of patients' images above the limit of the out-of-distribution check, each patient weighing the
-            same; None without one.
+        told_apart: AUROC of telling embeddings of the two sides apart (`medsd.metrics.two_samples.tell_apart`;
+            Lopez-Paz and Oquab, ICLR 2017).
+        own: the same for the bundle's own test images; None where the bundle does not say it.
+        discrepancy, p: squared maximum mean discrepancy (Gretton et al., JMLR 13, 2012).
+        beyond: share of images above the limit of the out-of-distribution check, each patient weighing the same.
         beyond_p: chance of so many, or more, at `false_alarm_rate`, which images like those of the training have.
     """
 
@@ -63,15 +59,11 @@ class AppearanceShift(Described):
 
 
 class PrevalenceShift(Described):
-    """How often one finding occurs among the images in which it is known.
+    """How often one finding occurs among the images in which it is known, before and after.
 
-    Attributes:
-        labelled, positives: images of the new set.
-        before, after: prevalence among the bundle's cases and in the new set.
-        difference: after minus before.
-        estimated: what the model's probabilities alone say of the new prevalence (Saerens, Latinne and Decaestecker,
-            Neural Computation 14, 2002); right only if images with the finding, and images without it, look as before,
-            and so None where images have moved.
+    `labelled` and `positives` are of the new set. `estimated` is what probabilities alone say of the new prevalence
+    (Saerens, Latinne and Decaestecker, Neural Computation 14, 2002); right only if images with the finding, and
+    without, look as before, and so None where images have moved.
     """
 
     name: str
@@ -104,12 +96,7 @@ class AttributeShift(Described):
 
 
 class ShiftReport(Saved):
-    """The whole of shift.json.
-
-    Attributes:
-        images, patients: of the bundle's cases, and of the new set.
-        sentence: what moved and what did not.
-    """
+    """The whole of shift.json; `images` and `patients` are of the bundle's cases, and of the new set."""
 
     images: tuple[int, int]
     patients: tuple[int, int]
@@ -127,9 +114,8 @@ class Side:
     """The cases of a bundle, or the studies of another set.
 
     Attributes:
-        labels: (N, F) 1, 0 or NaN.
+        labels, embeddings: (N, F) 1, 0 or NaN; (N, D).
         patients: (N,) keys; an empty one is a patient of its own.
-        embeddings: (N, D).
         attributes: (N,) by name: view, sex, and age as a decade ("60-69"); "" where it is unknown.
     """
 
@@ -160,11 +146,11 @@ def measure_shift(
     own: Interval | None = None,
     images: bool = True,
 ) -> ShiftReport:
-    """Compare two sides.
+    """Compare the cases that the bundle learned from with studies of another set that it has read.
 
     Args:
-        before, after: the cases that the bundle learned from, and studies of another set that it has read.
         findings: F names with their titles, in column order.
+        options: of the intervals.
         probabilities: (N, F) calibrated, of `after`.
         priors: prevalences at which the probabilities were calibrated, by name; others are not estimated.
         beyond: (P,) the share of each patient's images above the out-of-distribution limit, refused ones among them.

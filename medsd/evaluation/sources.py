@@ -36,10 +36,8 @@ class SourcePair(Described):
 
     Attributes:
         over: "all images" where the held-out ones are too few of either source; the network has learned from most.
-        images, patients: of each, in the groups of equal labels and view that have enough of both.
-        groups: how many such groups there are.
-        told: AUROC of telling the second from the first by the embedding, within groups; 0.5 where they look alike,
-            below where what tells some patients apart does not hold for the others, as after erasing the source.
+        images, patients, groups: of each, in the `groups` of equal labels and view that have enough of both.
+        told: AUROC of telling the second from the first by the embedding, within groups; 0.5 where they look alike.
         told_coarsely: the same by 8 × 8 mean greys, which no sharpness changes: as far as this goes, the images
             themselves differ, by how they were picked, exposed or cropped.
     """
@@ -93,7 +91,7 @@ def measure_sources(
     pixels: npt.NDArray[np.uint8],
     options: IntervalOptions,
 ) -> SourcesReport | None:
-    """How well sources are told apart, pair by pair.
+    """How well sources are told apart, pair by pair; None where no two have enough images of the same labels and view.
 
     A logistic regression on standardised embeddings, in five parts that divide no patient; each image is scored by the
     fit on the other four. Images are compared within groups of equal labels (unknown is a value, too) and view, and in
@@ -101,13 +99,9 @@ def measure_sources(
 
     Args:
         table: N rows of a manifest, with path, source, view, patient and split; what is not in training is held out.
-        labels: (N, F) 1, 0 or NaN.
-        embeddings: (N, D).
+        labels, embeddings: (N, F) 1, 0 or NaN; (N, D).
         pixels: uint8 (N, S, S), as the network sees them; read where they are needed.
         options: of the intervals.
-
-    Returns:
-        None where there are no two sources with enough images of the same labels and view.
     """
     known = np.where(np.isnan(labels), -1, labels).astype(np.int8)
     views = table["view"].fillna("")

@@ -21,8 +21,6 @@ class StudiesReport(Saved):
     """The whole of studies.json: which studies were measured, and what was left out.
 
     Attributes:
-        bundle: its name and version.
-        name, source: of the configuration, and of the data set in it.
         split: the part of the patients that was taken; None for all of them.
         data_hash: over the rows that were asked for, `images` of `patients`.
         own: images left out because the bundle learned from them or their patients, or was calibrated on them.
@@ -60,19 +58,14 @@ class FigureChange(Described):
 
 
 class RecalibrationReport(Saved):
-    """The whole of recalibration.json: from which bundle, on whom, and what came of it.
+    """The whole of recalibration.json: from which bundle (`bundle`, `model_sha256`), on whom, and what came of it.
 
     Attributes:
-        bundle, model_sha256: the bundle that it was made from.
-        version: of the new one.
-        studies: the name of the set, `data_hash` that of its rows.
-        fitted_patients, measured_patients: of those that were scored.
         crossed: fitted on all patients; the figures are of halves, each with the fit of the other.
         findings: those whose calibration is new; all others kept theirs.
         labels: known labels of these findings among the measured patients.
         figures: log_loss, brier and calibration_error over all these labels.
-        outputs: largest absolute difference of each output of the graph but the probabilities, old against new.
-        readings: studies on which the outputs were compared.
+        outputs: largest absolute difference of each output of the graph but the probabilities, on `readings` studies.
     """
 
     bundle: str

@@ -48,11 +48,9 @@ class GroupFigure(Described):
 
 
 class GroupReport(Described):
-    """One group, such as "sex" "F", against the rest, over the findings with enough cases in both.
+    """One group, such as "sex" "F", against the rest, over the `over` findings with enough cases in both.
 
-    Attributes:
-        over: how many findings those are; where it is 0, `figures`, which are named as `COMPARED`, have no value.
-        findings: those findings.
+    Where there are none, `figures`, which are named as `COMPARED`, have no value.
     """
 
     attribute: str
@@ -70,12 +68,9 @@ class GroupReport(Described):
 
 
 class SubgroupReport(Described):
-    """All groups of one split.
+    """All groups of one split, with sentences on those that are too small and those for which the model is worse.
 
-    Attributes:
-        margin: gaps above it, whose interval leaves out 0, are warned of.
-        not_compared: attributes of which all studies have the same value, or none.
-        warnings: sentences, for groups that are too small and groups for which the model is worse.
+    That is where a gap is above `margin` and its interval leaves out 0. `not_compared`: attributes with one value.
     """
 
     margin: float
@@ -88,10 +83,7 @@ class SubgroupReport(Described):
 class Images:
     """N images that a model has read, and how to measure them.
 
-    Attributes:
-        titles: of the F findings, by name, in column order.
-        target, probs, patients: (N, F) 1, 0 or NaN; (N, F) in 0…1; (N,) keys.
-        options: of the intervals.
+    `titles` of the F findings, by name, in column order; target (N, F) 1, 0 or NaN, probs (N, F) in 0…1, patients (N,).
     """
 
     titles: dict[str, str]
@@ -125,13 +117,10 @@ class Images:
 def measure_subgroups(
     images: Images, groups: Mapping[str, npt.ArrayLike], *, thresholds: npt.ArrayLike, margin: float = 0.05
 ) -> SubgroupReport:
-    """Measure every group against all other studies.
+    """Measure every group of N images against all others.
 
-    Args:
-        images: N of them, with F findings.
-        groups: by attribute (N,) values; an empty one is "not stated", a group of its own.
-        thresholds: (F,) operating points, NaN where there is none.
-        margin: see `SubgroupReport`.
+    `groups` are (N,) values by attribute; an empty one is "not stated", a group of its own. `thresholds` (F,) are NaN
+    where there is no operating point; `margin` as of `SubgroupReport`.
 
     Raises:
         DataError: shapes or values that do not fit.

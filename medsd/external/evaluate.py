@@ -53,16 +53,10 @@ def evaluate_bundle(
 ) -> ShiftReport | None:
     """Measure a bundle on a set of studies: evaluation.json, shift.json, studies.json, plots, report.md, report.html.
 
-    Args:
-        bundle: opened.
-        settings: of the studies (`load_studies`).
-        out: the folder for all of it; made if it is missing.
-        split: take the patients of this part alone, as the settings or the source split them; None takes all, or the
-            test part of the very set that the bundle learned from. Those that it learned from, or was calibrated on,
-            are never measured.
-        against: another bundle, which is compared with the first on the studies that both can score: against.json.
-        provider, workers: as for `medsd score`.
-        progress: show how far it is.
+    Patients that the bundle learned from, or was calibrated on, are never measured. All others are; of the very set
+    that the bundle learned from the test part, and with `split` the patients of that part alone. With `against`,
+    another bundle is compared on the studies that both can score: against.json. `provider`, `workers`, `progress` are
+    as for `medsd score`.
 
     Returns:
         what has moved; None where the bundle has no cases to compare with.

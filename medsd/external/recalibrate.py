@@ -1,9 +1,8 @@
 """A new version of a bundle whose calibration and operating points fit another set of studies; the network is the same.
 
-Start at `recalibrate`. What can be fitted depends on the labels, finding by finding: with enough cases of both classes
-what `medsd calibrate` fits, with few of one class an intercept alone (the first step of Vergouwe et al., Statistics in
-Medicine 36, 2017: "recalibration in the large"), and without them nothing: that finding keeps what it had. The tail of
-the ONNX graph is exchanged with ONNX's own tools, which needs neither PyTorch nor the weights.
+With enough cases of both classes a finding gets what `medsd calibrate` fits, with few of one class an intercept alone
+("recalibration in the large": Vergouwe et al., Statistics in Medicine 36, 2017), and without them it keeps what it had.
+The tail of the ONNX graph is exchanged with ONNX's own tools.
 """
 
 from __future__ import annotations
@@ -80,15 +79,11 @@ class Fit:
 def recalibrate(
     bundle: Bundle, reading: ScoredStudies, out: Path, *, everyone: bool = False, version: str | None = None
 ) -> RecalibrationReport:
-    """Write a new bundle.
+    """Write a new bundle to `out`, where there must be nothing.
 
-    Args:
-        bundle: the old one.
-        reading: of the studies (`medsd.external.studies.read_studies`).
-        out: the folder of the new bundle; there must be nothing.
-        everyone: fit on all patients, and measure each half with the fit of the other; otherwise a seeded half is
-            fitted and the other is measured.
-        version: of the new bundle; by default one below the old (1 → 1.1 → 1.2).
+    `reading` is of `medsd.external.studies.read_studies`. With `everyone` all patients are fitted, and each half is
+    measured with the fit of the other; otherwise a seeded half is fitted and the other is measured. The new `version`
+    is by default one below the old (1 → 1.1 → 1.2).
 
     Raises:
         BundleError: `out` exists, or the new graph says anything else than the old with another calibration.

@@ -1,8 +1,7 @@
-"""The studies of another hospital as a bundle reads them.
+"""The studies of another hospital as a bundle reads them; start at `read_studies`.
 
-Start at `read_studies`. The studies come from any source of `medsd.studies`. Their images are read by the serving side,
-so what the gate refuses is refused here, too, and counted. Labels are carried into the bundle's vocabulary, and what
-the set never labels stays unknown.
+What the gate refuses is refused here, too, and counted. Labels are carried into the bundle's vocabulary, and what the
+set never labels stays unknown.
 """
 
 from __future__ import annotations
@@ -44,18 +43,14 @@ _LISTED = "findings"  # a column of this name lists what is present, where no co
 
 @dataclass(frozen=True)
 class ScoredStudies:
-    """Studies that a bundle has read.
+    """N studies that a bundle has read, labelled in its vocabulary.
 
     Attributes:
-        bundle: that read them.
-        manifest: the N studies that were scored, labelled in the bundle's vocabulary.
-        logits: (N, F) before calibration.
-        embeddings: (N, D) of unit length.
+        logits, embeddings: (N, F) before calibration; (N, D) of unit length.
         far: (P,) the share of each patient's images beyond the out-of-distribution limit, of all images that the check
             has judged, refused ones too.
         report: what was read and what was left out.
-        evaluation: how to measure.
-        seed: of every draw.
+        evaluation, seed: how to measure.
     """
 
     bundle: Bundle
@@ -83,12 +78,10 @@ class ScoredStudies:
 def load_studies(path: Path, bundle: Bundle, overrides: Sequence[str] = ()) -> Settings:
     """The settings of a set of studies.
 
-    Args:
-        path: a configuration with the section `data`, all else optional; or a table (CSV, Parquet) with the columns of
-            `configs/own.yaml` under their own names (image, patient, and perhaps study, view, age, sex, note, split),
-            and a column a finding, or one called "findings" that lists what is present.
-        bundle: whose vocabulary the labels are in, unless the configuration names another.
-        overrides: ``a.b=c`` each.
+    `path` is a configuration with the section `data`, all else optional; or a table (CSV, Parquet) with the columns of
+    `configs/own.yaml` under their own names (image, patient, and perhaps study, view, age, sex, note, split), and a
+    column a finding, or one called "findings" that lists what is present. Labels are in the vocabulary of `bundle`,
+    unless the configuration names another. `overrides` are ``a.b=c`` each.
 
     Raises:
         SettingsError: as `medsd.settings.load_settings`.

@@ -20,14 +20,10 @@ from medsd.metrics.metrics import FloatArray, checked, checked_patients, enough
 
 @dataclass(frozen=True)
 class DeLong:
-    """The test of one AUROC difference, first minus second model.
+    """The test of one AUROC difference, first minus second model, two-sided; NaN with too few cases.
 
-    Attributes:
-        first, second: the two AUROCs; NaN with too few cases.
-        difference: with its normal interval, within −1…1; without a value with too few cases, and without an interval
-            where the spread cannot be told.
-        standard_error: of the difference.
-        p: two-sided; 1 where the models agree in every pair, NaN where it cannot be told.
+    `difference` has its normal interval, within −1…1, where the spread can be told. `p` is 1 where the models agree in
+    every pair.
     """
 
     first: float = float("nan")
@@ -55,16 +51,15 @@ def delong(
 ) -> DeLongTests:
     """Test the AUROC difference of two models, finding by finding and on average.
 
-    The variance of a difference is that of the differences of the structural components V10 of the positives and V01 of
-    the negatives: S10/m + S01/n (DeLong et al. 1988, equation 5). With several studies of a patient the components are
-    summed within the patient, and positives and negatives of the same patient add 2 S11/(m n) (Obuchowski 1997). The
-    mean over findings adds the components of all findings within the patient; its patients' sums have the usual
-    correction P / (P − 1).
+    The variance is that of the differences of the structural components V10 of the positives and V01 of the negatives:
+    S10/m + S01/n (DeLong et al. 1988, equation 5). Components are summed within a patient, and positives and negatives
+    of the same patient add 2 S11/(m n) (Obuchowski 1997). The mean over findings adds the components of all findings
+    within the patient; its patients' sums have the usual correction P / (P − 1).
 
     Args:
-        target: (N, F) 1, 0 or NaN for unknown; unknowns are left out, finding by finding.
+        target: (N, F) 1, 0 or NaN for unknown, which is left out.
         scores_a, scores_b: (N, F), any scores; higher speaks for the finding.
-        patients: (N,) patient keys.
+        patients: (N,) keys.
         options: confidence of the normal intervals, and how many positives and negatives are needed.
 
     Raises:
@@ -93,12 +88,8 @@ def delong(
 def structural_components(truth: FloatArray, scores: FloatArray) -> tuple[FloatArray, FloatArray]:
     """V10 of the positives (m,) and V01 of the negatives (n,), whose means are the AUROC (Sun and Xu 2014, eq. 4).
 
-    A positive's component is the share of negatives below it, ties counted as half; a negative's the share of
-    positives above it. Midranks give them in n log n.
-
-    Args:
-        truth: (m + n,) 1 or 0, both present.
-        scores: (m + n,).
+    `truth` (m + n,) is 1 or 0, both present. A positive's component is the share of negatives below it, ties counted as
+    half; a negative's the share of positives above it.
     """
     positive = truth == 1
     ranks = rankdata(scores)

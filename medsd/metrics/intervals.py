@@ -1,14 +1,10 @@
 """Intervals of the metrics: percentile intervals of a bootstrap over patients (Efron and Tibshirani 1993).
 
-Start at `metric_intervals`. A patient is drawn with all images, because images of one patient are not independent.
-A resample is a row of whole-number weights, so that every metric is one matrix product or one cumulated sum for all
-resamples at once; see `medsd.metrics.metrics`. The interval is moved by
-the bootstrap's estimate of its own bias (ibid., chapter 10), without which calibration error and average precision,
-which rise when images are drawn twice, would have intervals beside their value. Its percentiles are expanded as a t
-interval is wider than a normal one (Hesterberg, The American Statistician 69, 2015), by the number of patients of the
-rarer class, because intervals from few cases cover too seldom otherwise; `tests/bench/bench_intervals.py` counts how
-often they do. The interval of the calibration error is that of the error which sets of this size show: by chance it is
-above that of the population, the more so the fewer cases a bin has.
+A patient is drawn with all images. A resample is a row of whole-number weights, so that every metric is one matrix
+product or cumulated sum for all resamples at once. The interval is moved by the bootstrap's estimate of its own bias
+(ibid., chapter 10), because calibration error and average precision rise when images are drawn twice. It is expanded as
+a t interval is wider than a normal one (Hesterberg, The American Statistician 69, 2015), by the number of patients of
+the rarer class; `tests/bench/bench_intervals.py` counts how often intervals hold the value of the population.
 """
 
 from __future__ import annotations
@@ -28,13 +24,10 @@ _BLOCK = 4_000_000  # weights in memory at a time: 32 MB
 
 
 class Interval(Described):
-    """A value with its percentile interval; None throughout where there is too little to tell.
+    """A value on the set itself with its percentile interval; None throughout where there is too little to tell.
 
-    Attributes:
-        value: on the set itself.
-        low, high: ends of the interval; None as well when fewer than half of the resamples give a value.
-        undefined: resamples that gave no value, because a finding lost all its positives or all its negatives; for
-            a macro figure, resamples in which it is the mean over fewer findings than in the set itself.
+    `undefined` counts the resamples that gave no value, because a finding lost all its positives or negatives (of a
+    macro figure: in which a finding is missing); where they are more than half, there is no interval.
     """
 
     value: float | None = None
@@ -130,14 +123,10 @@ def bootstrap(
     bounds: tuple[float, float] = (-np.inf, np.inf),
     cases: int | Sequence[int] | None = None,
 ) -> tuple[Interval, ...]:
-    """Intervals of the K values that `statistic` gives for image weights.
+    """Intervals of the K values that `statistic` gives for image weights (R, N), as (R, K).
 
-    Args:
-        statistic: takes weights (R, N) and gives (R, K); a weight of 2 means that the image is there twice.
-        resamples: of the N images' patients.
-        confidence: the share of the interval, for instance 0.95.
-        bounds: what the values can be; the interval does not leave them.
-        cases: on how many patients all values, or each of the K, depend (see `expanded`); all patients when None.
+    They do not leave `bounds`. `cases` is on how many patients all values, or each of the K, depend (see `expanded`);
+    all patients when None.
     """
     value = statistic(np.ones((1, resamples.patient_of.size)))[0]
     samples = np.concatenate([statistic(weights) for weights in resamples.blocks()])
@@ -150,8 +139,7 @@ def bootstrap(
 def expanded(confidence: float, cases: int) -> float:
     """The share between the percentiles of a bootstrap that makes an interval of `confidence` from so many cases.
 
-    2 Φ(√(n / (n − 1)) t) − 1 with t the quantile of Student's distribution with n − 1 degrees of freedom (Hesterberg
-    2015, section 3.3); two cases at least.
+    2 Φ(√(n / (n − 1)) t) − 1, t of Student's distribution with n − 1 degrees of freedom (Hesterberg 2015, section 3.3).
 
     >>> round(expanded(0.95, 10), 3), round(expanded(0.95, 1000), 3)
     (0.983, 0.95)
@@ -192,17 +180,13 @@ def metric_intervals(
 ) -> dict[str, MetricIntervals]:
     """The metrics of `medsd.metrics.metrics` with patient-level intervals.
 
-    Args:
-        target: (N, F) 1, 0 or NaN for unknown.
-        probs: (N, F) in 0…1.
-        patients: (N,) patient keys.
-        other: (N, F) of another model; each value is then the metric of `probs` minus that of `other`, on the same
-            resamples.
-        thresholds: (F,) operating points, NaN where there is none; None leaves the metrics at a threshold out.
+    `target` (N, F) is 1, 0 or NaN, `probs` (N, F) in 0…1, `patients` (N,) are keys. With `other` (N, F), of another
+    model, each value is the metric of `probs` minus that of `other` on the same resamples. `thresholds` (F,) are
+    operating points, NaN where there is none; None leaves the metrics at a threshold out.
 
     Returns:
-        By name: auroc, average_precision, brier, calibration_error and, with thresholds, sensitivity, specificity,
-        ppv, npv, f1 and micro_f1 (whose one value is `macro`; it sums over all findings with a threshold).
+        By name: auroc, average_precision, brier, calibration_error and, with thresholds, sensitivity, specificity, ppv,
+        npv, f1 and micro_f1 (whose one value is `macro`; it sums over all findings with a threshold).
     """
     options, (target, probs) = options or IntervalOptions(), checked(target, probs)
     second = None if other is None else checked(target, other)[1]

@@ -46,10 +46,7 @@ def calibration_error(target: npt.ArrayLike, probs: npt.ArrayLike, *, minimum_po
 def calls(target: npt.ArrayLike, probs: npt.ArrayLike, thresholds: npt.ArrayLike) -> dict[str, FloatArray]:
     """The metrics of `AT_THRESHOLD` by name (F,), and micro_f1 (1,), of calling "present" from a threshold on.
 
-    Args:
-        target: (N, F) 1, 0 or NaN for unknown.
-        probs: (N, F) in 0…1.
-        thresholds: (F,), NaN for a finding that is not called, whose metrics are NaN.
+    Arguments as everywhere here; thresholds (F,) are NaN for a finding that is not called, whose metrics are NaN.
     """
     target, probs = checked(target, probs)
     ones = np.ones((1, len(target)))

@@ -1,9 +1,8 @@
-"""How well the learned space finds similar cases, in the set algebra of the loss and in the figures of the literature.
+"""How well the learned space finds similar cases; start at `measure_retrieval`.
 
-Start at `measure_retrieval`. The query's own patient is never among the neighbours. nDCG and recall of the first k
-neighbours take the Jaccard overlap of the known findings as gain, by the set algebra of the loss
-(`medsd.sd.relations`). `Rankings` holds the figures of published image retrieval. These are computed here, because a
-bundle is measured without torch, which torchmetrics needs; the tests hold every one of them against torchmetrics.
+nDCG and recall take the Jaccard overlap of the known findings as gain, by the set algebra of the loss
+(`medsd.sd.relations`); `Rankings` holds the figures of published image retrieval. They are computed here because a
+bundle is measured without torch, which torchmetrics needs; the tests hold each against torchmetrics.
 """
 
 from __future__ import annotations
@@ -47,10 +46,8 @@ class Cases:
 class QueryScores:
     """The scores of each query, (Q,) each, NaN for a query to which nothing in the index is relevant.
 
-    Attributes:
-        ndcg: Σ_r gain_r / log2(r + 1) over the first k, over that of the best order (Järvelin and Kekäläinen 2002).
-        recall: relevant cases (any overlap) among the first k over min(k, relevant cases in the index).
-        random_ndcg, random_recall: what a random order gives on average, in closed form.
+    nDCG: Σ_r gain_r / log2(r + 1) over the first k, over that of the best order (Järvelin and Kekäläinen 2002); recall:
+    relevant cases (any overlap) among the first k over min(k, relevant cases); both for a random order, in closed form.
     """
 
     ndcg: FloatArray
@@ -71,12 +68,10 @@ class Ranked(Described):
 
 
 class Rankings(Described):
-    """The figures of published image retrieval, by what the query has.
+    """The figures of published image retrieval, over all queries, those with a known finding, and the others.
 
-    Attributes:
-        with_finding, without_finding: queries with a known finding, and the others, by the ranking of `images`.
-        findings: by name; the queries have the finding, and so must a relevant case.
-        mean: by figure, the unweighted mean of the `over` findings with enough cases.
+    In `findings` the queries have the finding, and so must a relevant case; `mean` is over the `over` with enough
+    cases.
     """
 
     images: Ranked
@@ -90,13 +85,8 @@ class Rankings(Described):
 class RetrievalReport(Described):
     """Means over the queries with patient-level intervals.
 
-    Attributes:
-        k: neighbours looked at.
-        without_relevant: queries left out because no case of another patient shares a known finding (or, for a
-            query without findings, has none).
-        index: cases in the index.
-        gain_over_random: nDCG minus that of the random order, on the same resamples.
-        rankings: None where the findings were not named.
+    `queries` leaves out those `without_relevant`: no case of another patient shares a known finding (or, for a query
+    without findings, has none). `index` counts cases; `gain_over_random` is nDCG minus that of a random order.
     """
 
     k: int
@@ -121,12 +111,7 @@ def measure_retrieval(
 ) -> RetrievalReport:
     """nDCG@k and recall@k of `queries` against `index`, with intervals, and those of a random order for comparison.
 
-    Args:
-        queries: usually the test split.
-        index: usually the training split; cases of a query's own patient are skipped.
-        options: of the intervals; queries of fewer patients than `minimum_positives` are too few for `Rankings`.
-        k: how many neighbours are looked at.
-        names: of the F findings in column order; with them, `Rankings` are measured, too.
+    Cases of a query's own patient are skipped. With `names` of the F findings, `Rankings` are measured, too.
 
     Raises:
         DataError: embeddings or labels of different width, or k below 1.
@@ -221,20 +206,18 @@ def score_rankings(queries: Cases, index: Cases) -> tuple[FloatArray, FloatArray
     """The figures of published image retrieval of each query, over the whole ranking of the other patients' cases.
 
     Over all findings a case is relevant that shares a known finding with the query, or has none as the query has none;
-    its gain is 2^r − 1 for r shared findings, 1 for two without (Zhao et al., CVPR 2015, on multi-label retrieval, who
-    have no image without labels). For one finding, the queries have it, and a case is relevant (gain 1) that has it. As
-    in `medsd.sd.relations`, only what is known on both sides counts: a case whose label is unknown is not relevant.
+    its gain is 2^r − 1 for r shared findings, 1 for two without (Zhao et al., CVPR 2015). For one finding, the queries
+    have it, and a case is relevant (gain 1) that has it. A case whose label is unknown is not relevant.
 
     - Chance: relevant cases over all cases, the precision of a random order.
-    - P@k: precision, relevant cases among the first k, over k.
-    - mAP: average precision, the mean of the precision at the rank of every relevant case.
-    - Recall@5: relevant cases among the first 5, over all that are relevant; small in a large index.
+    - P@k: relevant cases among the first k, over k.
+    - mAP: the mean of the precision at the rank of every relevant case.
+    - Recall@5: relevant cases among the first 5, over all that are relevant.
     - Hit@5: 1 if one of the first 5 is relevant, which metric learning calls Recall@5 (Oh Song et al., CVPR 2016).
     - nDCG@k: Σ_i gain_i / log2(i + 1) over the first k, divided by that of the best order.
 
-    Returns:
-        (Q, K) over all findings and (F, Q, K) for each finding, in the order of `FIGURES`; NaN where nothing in the
-        index is relevant, and where a query does not have the finding.
+    Returns (Q, K) over all findings and (F, Q, K) for each, in the order of `FIGURES`; NaN where nothing is relevant,
+    or a query does not have the finding.
     """
     has, present = np.asarray(queries.target) == 1, np.asarray(index.target) == 1
     number, findings = has.shape

@@ -52,7 +52,7 @@ def judge_distribution(
         return
     embeddings = image_embeddings(outputs)
     firsts = [embeddings[_one_a_patient(rows, manifest.patients, seed)] for rows in (train, test)]
-    apart = tell_apart(*firsts, options)
+    apart = tell_apart(firsts[0], firsts[1], options)
     reference = Reference.from_arrays(description, load_file(folder / layout.OUT_OF_DISTRIBUTION))
     rows = test[np.unique(np.linspace(0, len(test) - 1, min(len(test), MOST_IMAGES)).astype(int))]
     images = np.asarray(arrays.pixels[rows])

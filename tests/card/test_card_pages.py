@@ -11,8 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medsd.bundle import layout
-from medsd.card import CARD, PAGE, different_pages
-from medsd.card.page import html_page
+from medsd.card import CARD, PAGE, different_pages, html_page
 from medsd.cli import app
 from medsd.errors import BundleError, MedsdError
 from medsd.evaluation.report import EvaluationReport
