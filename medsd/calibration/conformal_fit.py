@@ -17,7 +17,7 @@ from scipy.stats import beta, betabinom
 
 from medsd.calibration.conformal import RANKS, ConformalScores, checked_coverage, kept_rank, rank, rank_of_kept
 from medsd.errors import DataError
-from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap
+from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap, patient_means
 from medsd.metrics.metrics import BoolArray, FloatArray, checked, checked_patients
 from medsd.strict import Described
 
@@ -196,7 +196,7 @@ class _Sets:
     def finding(self, f: int, name: str, scores: ConformalScores) -> ConformalFinding:
         present, absent, told = self.present[:, f], self.absent[:, f], bool(self.limited[f])
         known = ~np.isnan(self.covered[:, f])
-        everyone = _patient_means(self.covered[known, f], self.keys[known])
+        everyone = patient_means(self.covered[known, f], self.keys[known])
         return ConformalFinding(
             name=name,
             enough=told,
@@ -209,7 +209,7 @@ class _Sets:
 
     def _class(self, f: int, label: int, calibrated_on: int, kept: int) -> ClassCoverage:
         members, confidence = self.target[:, f] == label, self.options.confidence
-        means = _patient_means(self.covered[members, f], self.keys[members])
+        means = patient_means(self.covered[members, f], self.keys[members])
         expected, wanted = None, rank(calibrated_on, self.coverage)
         if self.limited[f] and wanted is not None and means.size:
             taken = rank_of_kept(kept_rank(wanted, calibrated_on, kept), calibrated_on, kept)
@@ -239,18 +239,12 @@ class _Sets:
 
     def _share(self, cells: BoolArray) -> Interval:
         """The mean over patients of the share of their `cells` (N, F) that is covered."""
-        means = _patient_means(self.covered[cells], self.keys[np.nonzero(cells)[0]])
+        means = patient_means(self.covered[cells], self.keys[np.nonzero(cells)[0]])
         if means.size < max(self.options.minimum_positives, 2):
             return Interval()
         drawn = self.options.draw(np.arange(means.size).astype(str))
         (found,) = bootstrap(lambda w: (w @ means / w.sum(1))[:, None], drawn, self.options.confidence, (0, 1))
         return found
-
-
-def _patient_means(covered: FloatArray, keys: npt.NDArray[np.str_]) -> FloatArray:
-    """The mean (P,) of each patient's values (n,)."""
-    _, patient_of = np.unique(keys, return_inverse=True)
-    return np.bincount(patient_of, covered) / np.bincount(patient_of)
 
 
 def _one_a_patient(

@@ -72,46 +72,37 @@ def choose_calibration(
     target, logits = _named(target, logits, findings)
     pooled = _fit_pooled(logits, target, minimum_positives)
     platt = fit_platt(logits, target, findings, minimum_positives=minimum_positives)
-    positives, negatives = class_counts(target)
-    calibration: dict[str, Calibration] = {}
+    calibration: dict[str, Calibration] = dict(platt)
     choices = {}
-    for f, finding in enumerate(findings):
-        cases, rarer = int(positives[f] + negatives[f]), int(min(positives[f], negatives[f]))
-        chosen, reason = (
-            _by_size(cases, rarer, minimum_positives)
-            if method == "by_size"
-            else _platt_or_pooled(rarer, minimum_positives)
-        )
+    for finding, column, logit_of, positives, negatives in zip(
+        findings, target.T, logits.T, *class_counts(target), strict=True
+    ):
+        cases, rarer = int(positives + negatives), int(min(positives, negatives))
+        chosen, reason = _method(method, cases, rarer, minimum_positives)
         if chosen == "pooled" and pooled == UNCALIBRATED:
             chosen, reason = "none", f"fewer than {minimum_positives} cases of a class over all findings together"
-        known = ~np.isnan(target[:, f])
+        known = ~np.isnan(column)
         if chosen == "temperature":
-            calibration[finding] = _fit_temperature(logits[known, f], target[known, f], pooled)
+            calibration[finding] = _fit_temperature(logit_of[known], column[known], pooled)
         elif chosen == "isotonic":
-            calibration[finding] = fit_isotonic(logits[known, f], target[known, f], platt[finding])
-        else:
-            calibration[finding] = platt[finding]
+            calibration[finding] = fit_isotonic(logit_of[known], column[known], platt[finding])
         choices[finding] = CalibrationChoice(
-            method=chosen, positives=int(positives[f]), negatives=int(negatives[f]), reason=reason
+            method=chosen, positives=int(positives), negatives=int(negatives), reason=reason
         )
     return calibration, choices
 
 
-def _by_size(cases: int, rarer: int, minimum_positives: int) -> tuple[CalibrationMethod, str]:
-    if rarer < minimum_positives or rarer == 0:
-        return _platt_or_pooled(rarer, minimum_positives)
+def _method(wanted: str, cases: int, rarer: int, minimum_positives: int) -> tuple[CalibrationMethod, str]:
+    fewest = max(minimum_positives, 1)
+    if rarer < fewest:
+        return "pooled", f"{rarer} cases of the rarer class, fewer than {fewest}: the fit of all findings together"
+    if wanted == "platt":
+        return "platt", "asked for"
     if rarer < PLATT_CASES:
         return "temperature", f"{rarer} cases of the rarer class, fewer than {PLATT_CASES}: one parameter"
     if cases < ISOTONIC_STUDIES or rarer < ISOTONIC_CASES:
         return "platt", f"{cases} studies, {rarer} of the rarer class: enough for two parameters, not for a curve"
     return "isotonic", f"{cases} studies, {rarer} of the rarer class: enough for a curve"
-
-
-def _platt_or_pooled(rarer: int, minimum_positives: int) -> tuple[CalibrationMethod, str]:
-    fewest = max(minimum_positives, 1)
-    if rarer < fewest:
-        return "pooled", f"{rarer} cases of the rarer class, fewer than {fewest}: the fit of all findings together"
-    return "platt", "asked for"
 
 
 def fit_platt(

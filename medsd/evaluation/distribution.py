@@ -15,7 +15,7 @@ from pydantic import AliasChoices, Field
 
 from medsd.calibration.conformal_fit import clopper_pearson
 from medsd.evaluation.saved import Saved
-from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap
+from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap, patient_means
 from medsd.metrics.metrics import weighted_auroc
 from medsd.strict import Described
 
@@ -81,10 +81,9 @@ def measure_distribution(
     """
     drawn = options.draw(np.tile(patients, 2))
     truth = np.repeat([0.0, 1.0], len(patients))
-    _, patient_of = np.unique(patients, return_inverse=True)
 
     def group(name: str, value: npt.NDArray[np.floating]) -> GroupBeyond:
-        means = np.bincount(patient_of, value > 1) / np.bincount(patient_of)
+        means = patient_means(value > 1, patients)
         both = np.concatenate([values[AS_THEY_ARE], value]).astype(np.float64)
         area = None
         if name != AS_THEY_ARE:
@@ -94,7 +93,7 @@ def measure_distribution(
     return DistributionReport(
         split=split,
         images=len(patients),
-        patients=int(patient_of.max()) + 1,
+        patients=len(np.unique(patients)),
         confidence=options.confidence,
         resamples=options.resamples,
         groups=tuple(group(name, value) for name, value in values.items()),

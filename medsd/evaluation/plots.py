@@ -31,22 +31,9 @@ from medsd.metrics.metrics import FloatArray
 BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#BBBBBB"  # Okabe and Ito 2008
 _COLOURS = 48  # of the PNG's palette
 _DPI = 100
-STYLE: Any = {
-    "font.size": 9.0,
-    "axes.titlesize": 9.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.titlesize": 11.0,
-}
+STYLE: Any = {"font.size": 9.0, "axes.titlesize": 9.0, "figure.titlesize": 11.0}
+STYLE |= {"axes.spines.top": False, "axes.spines.right": False}
 _MAP_POINTS = 2000  # more of them hide each other
-
-ROC, PRECISION_RECALL, CALIBRATION, MAP, PREVALENCE = (
-    "roc.png",
-    "precision_recall.png",
-    "calibration.png",
-    "map.png",
-    "prevalence.png",
-)
 
 
 def write_plots(
@@ -78,13 +65,13 @@ def write_plots(
     before = None if before is None else np.asarray(before)[:, kept]
     folder.mkdir(parents=True, exist_ok=True)
     plots = {
-        ROC: draw_roc(trained, truth, said, minimum_positives=minimum_positives),
-        PRECISION_RECALL: draw_precision_recall(trained, truth, said, minimum_positives=minimum_positives),
-        CALIBRATION: draw_calibration(trained, truth, said, before, minimum_positives=minimum_positives),
-        PREVALENCE: draw_prevalence(findings, splits or {"this split": labels}),
+        "roc.png": draw_roc(trained, truth, said, minimum_positives=minimum_positives),
+        "precision_recall.png": draw_precision_recall(trained, truth, said, minimum_positives=minimum_positives),
+        "calibration.png": draw_calibration(trained, truth, said, before),
+        "prevalence.png": draw_prevalence(findings, splits or {"this split": labels}),
     }
     if coordinates is not None:
-        plots[MAP] = draw_map(findings, labels, coordinates)
+        plots["map.png"] = draw_map(findings, labels, coordinates)
     for name, figure in plots.items():
         save_png(figure, folder / name)
     return tuple(folder / name for name in plots)
@@ -135,25 +122,12 @@ def draw_precision_recall(
         axes.plot(recall, precision, color=BLUE, drawstyle="steps-post")
         _note(axes, f"AP {average_precision_score(truth, probability):.2f}", "upper right")
 
-    return _panels(
-        findings,
-        target,
-        probs,
-        minimum_positives,
-        curve,
-        "Precision and recall",
-        "recall (sensitivity)",
-        "precision (PPV)",
-    )
+    names = ("Precision and recall", "recall (sensitivity)", "precision (PPV)")
+    return _panels(findings, target, probs, minimum_positives, curve, *names)
 
 
 def draw_calibration(
-    findings: FindingSet,
-    target: FloatArray,
-    probs: FloatArray,
-    before: npt.ArrayLike | None = None,
-    *,
-    minimum_positives: int = 10,
+    findings: FindingSet, target: FloatArray, probs: FloatArray, before: npt.ArrayLike | None = None
 ) -> Figure:
     """Reliability over all findings together, before and after calibration, above how often each probability occurs."""
     known = int((~np.isnan(target)).sum())
@@ -195,7 +169,7 @@ def draw_map(findings: FindingSet, target: FloatArray, coordinates: npt.ArrayLik
     normal = np.where(np.isnan(target).any(1) & ~(target == 1).any(1), np.nan, (target == 1).sum(1) == 0)
     extended = np.column_stack([target, normal])
     titles = [*(finding.title for finding in findings.findings), "None of these"]
-    figure = _grid(titles, extended, extended, cloud, lambda f: True, "", "", unit=None)
+    figure = _grid(titles, extended, extended, cloud, np.ones(len(titles), dtype=bool))
     more = f", {len(shown)} of them drawn" if len(shown) < len(points) else ""
     figure.suptitle(f"The learned space: cases with a finding (orange) among all {len(points)} images{more}")
     return figure
@@ -238,24 +212,16 @@ Panel = Callable[[Axes, FloatArray, FloatArray], None]
 
 
 def _panels(
-    findings: FindingSet,
-    target: FloatArray,
-    probs: FloatArray,
-    minimum_positives: int,
-    draw: Panel,
-    title: str,
-    x: str,
-    y: str,
+    findings: FindingSet, target: FloatArray, probs: FloatArray, minimum: int, draw: Panel, title: str, x: str, y: str
 ) -> Figure:
     """A panel for each finding, of its known cases."""
-    told = metrics.enough(target, minimum_positives)
 
     def known_only(axes: Axes, truth: FloatArray, probability: FloatArray) -> None:
         known = ~np.isnan(truth)
         draw(axes, truth[known], probability[known])
 
-    titles = [finding.title for finding in findings.findings]
-    figure = _grid(titles, target, probs, known_only, lambda f: bool(told[f]), x, y, unit=(-0.02, 1.02))
+    titles, told = [finding.title for finding in findings.findings], metrics.enough(target, minimum)
+    figure = _grid(titles, target, probs, known_only, told, x, y, unit=(-0.02, 1.02))
     figure.suptitle(f"{title}, n = {len(target)} images (above each panel: positive of known labels)")
     return figure
 
@@ -265,11 +231,10 @@ def _grid(
     target: FloatArray,
     values: FloatArray,
     draw: Panel,
-    told: Callable[[int], bool],
-    x: str,
-    y: str,
-    *,
-    unit: tuple[float, float] | None,
+    told: metrics.BoolArray,
+    x: str = "",
+    y: str = "",
+    unit: tuple[float, float] | None = None,
 ) -> Figure:
     columns = 5 if len(titles) > 8 else 4
     rows = math.ceil(len(titles) / columns)
@@ -283,7 +248,7 @@ def _grid(
             axes.set_title(f"{title}\n{positives[f]} of {positives[f] + negatives[f]}")
             if unit is not None:
                 axes.set(xlim=unit, ylim=unit, xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-            if told(f):
+            if told[f]:
                 draw(axes, target[:, f], values[:, f])
             else:
                 _note(axes, "too few to tell", "centre")

@@ -27,6 +27,7 @@ from medsd.evaluation.studies_report import StudiesReport
 from medsd.inference.predict import Predictor, Study
 from medsd.inference.prediction import Prediction
 from medsd.inference.session import ProviderChoice
+from medsd.metrics.intervals import patient_means
 from medsd.preprocessing.decode import Decoder, decode_all
 from medsd.progress import Progress
 from medsd.settings import CsvColumns, EvaluationSettings, Settings, load_settings
@@ -148,7 +149,7 @@ def read_studies(
     embeddings = np.stack([said.embedding for said in told if said.embedding is not None])
     judged = [row for row, said in enumerate(predictions) if said.out_of_distribution is not None]
     beyond = np.array([(predictions[row].out_of_distribution or 0) > 1 for row in judged], dtype=np.float64)
-    far = _by_patient(beyond, foreign.patients[judged])
+    far = patient_means(beyond, foreign.patients[judged])
     return ScoredStudies(bundle, kept, logits, embeddings, far, report, settings.evaluation, settings.seed)
 
 
@@ -221,11 +222,3 @@ def _predictions(
             for prediction in predictor.read(chunk):
                 advance()
                 yield replace(prediction, evidence_maps=None, regions=None)
-
-
-def _by_patient(values: npt.NDArray[np.float64], patients: npt.NDArray[np.str_]) -> npt.NDArray[np.float64]:
-    """The mean (P,) of each patient's values (N,)."""
-    if not len(values):
-        return values
-    _, patient_of = np.unique(patients, return_inverse=True)
-    return np.bincount(patient_of, values) / np.bincount(patient_of)

@@ -148,6 +148,12 @@ def expanded(confidence: float, cases: int) -> float:
     return float(2 * norm.cdf(np.sqrt(n / (n - 1)) * t.ppf((1 + confidence) / 2, n - 1)) - 1)
 
 
+def patient_means(values: FloatArray, patients: npt.NDArray[np.str_]) -> FloatArray:
+    """The mean (P,) of each patient's values (n,); patients in the order of their keys."""
+    _, patient_of = np.unique(patients, return_inverse=True)
+    return np.bincount(patient_of, values) / np.bincount(patient_of)
+
+
 def rarer_patients(target: FloatArray, patient_of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """How many patients have positives of each finding, or have negatives, whichever are fewer (F,)."""
     return np.array(
