@@ -117,7 +117,6 @@ def measure_conformal(
     scores: Mapping[str, ConformalScores],
     findings: Sequence[str],
     options: IntervalOptions | None = None,
-    *,
     coverage: float = 0.9,
     groups: Mapping[str, npt.ArrayLike] | None = None,
 ) -> ConformalReport:

@@ -260,11 +260,7 @@ def _counted(counts: Mapping[str, int]) -> str:
 _TEMPLATES = PackageLoader("medsd.card")
 _PAGE = Environment(loader=_TEMPLATES, keep_trailing_newline=True).get_template("page.html")
 _ENVIRONMENT = Environment(
-    loader=_TEMPLATES,
-    extensions=[_Lines],
-    keep_trailing_newline=True,
-    undefined=StrictUndefined,
-    finalize=_shown,
+    loader=_TEMPLATES, extensions=[_Lines], keep_trailing_newline=True, undefined=StrictUndefined, finalize=_shown
 )
 _ENVIRONMENT.filters |= {
     "spec": format,

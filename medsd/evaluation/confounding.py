@@ -16,14 +16,7 @@ import numpy.typing as npt
 from scipy.stats import false_discovery_control
 
 from medsd.evaluation.subgroups import FindingGap, Images
-from medsd.metrics.intervals import (
-    Interval,
-    Resamples,
-    bootstrap,
-    p_value,
-    rarer_patients,
-    row_means,
-)
+from medsd.metrics.intervals import Interval, Resamples, bootstrap, p_value, rarer_patients, row_means
 from medsd.metrics.metrics import BoolArray, FloatArray, enough, ratio, weighted_auroc, weighted_aurocs
 from medsd.strict import Described
 

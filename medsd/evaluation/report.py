@@ -176,7 +176,7 @@ def evaluate(
         DataError: shapes or values that do not fit, a finding without calibration or operating point.
     """
     settings = settings or EvaluationSettings()
-    options, trained = options_of(settings, seed), findings.without(not_trained)
+    trained = findings.without(not_trained)
     for what, given in (("calibration", calibration), ("operating_points", operating_points)):
         if missing := [name for name in trained if name not in given]:
             raise DataError(f"{what}: nothing for {', '.join(missing)}; every finding of {trained.key} needs an entry")
@@ -184,16 +184,21 @@ def evaluate(
     if labels.shape[1] != len(findings):
         raise DataError(f"logits have {labels.shape[1]} columns; {findings.key} has {len(findings)} findings")
     kept, names = np.isin(findings.names, trained.names), trained.names
-    target, logits, keys = labels[:, kept], logits[:, kept], np.asarray(patients, dtype=np.str_)
-    probs, thresholds = calibrated(logits, calibration, names), thresholds_of(operating_points, names)
-    intervals = metric_intervals(target, probs, keys, options, thresholds=thresholds)
-    images = Images({finding.name: finding.title for finding in trained.findings}, target, probs, keys, options)
-    found: dict[str, Any] = {}
+    thresholds, keys = thresholds_of(operating_points, names), np.asarray(patients, dtype=np.str_)
+    images = Images(
+        {finding.name: finding.title for finding in trained.findings},
+        labels[:, kept],
+        calibrated(logits[:, kept], calibration, names),
+        keys,
+        options_of(settings, seed),
+    )
+    found = _headline(findings, labels, logits[:, kept], images, thresholds, choices or {}) | {"split": split}
     if embeddings is not None and index is not None:
-        found["retrieval"] = measure_retrieval(Cases(embeddings, labels, keys), index, options, names=findings.names)
+        queries = Cases(embeddings, labels, keys)
+        found["retrieval"] = measure_retrieval(queries, index, images.options, names=findings.names)
     if conformal is not None:
         found["conformal"] = measure_conformal(
-            probs, target, keys, conformal, names, options, coverage=settings.conformal, groups=groups
+            images.probs, images.target, keys, conformal, names, images.options, settings.conformal, groups
         )
     if groups is not None:
         found["subgroups"] = measure_subgroups(images, groups, thresholds=thresholds, margin=settings.subgroup_margin)
@@ -201,21 +206,32 @@ def evaluate(
             found["views"] = confounding.measure_views(images, np.asarray(groups["view"]))
     if beside is not None:
         found |= _beside(images, beside, kept, calibration)
-    report = EvaluationReport(
-        split=split,
-        images=len(target),
-        patients=len(set(keys.tolist())),
-        **vars(options),
-        findings=_finding_reports(findings, labels, images, thresholds, intervals, choices or {}),
-        too_few=tuple(np.array(names)[~metrics.enough(target, options.minimum_positives)].tolist()),
-        macro={name: MacroReport(interval=m.macro, over=m.over) for name, m in intervals.items()},
-        calibration=CalibrationReport(
-            before=_calibration_state(target, expit(logits), options.minimum_positives),
-            after=_calibration_state(target, probs, options.minimum_positives),
+    return EvaluationReport.model_validate(rounded(EvaluationReport(**found).model_dump()))
+
+
+def _headline(
+    findings: FindingSet,
+    labels: metrics.FloatArray,
+    logits: metrics.FloatArray,
+    images: Images,
+    thresholds: metrics.FloatArray,
+    choices: Mapping[str, CalibrationChoice],
+) -> dict[str, Any]:
+    """Fields of the report: the metrics of the findings that were trained, which are those of `logits` and `images`."""
+    target, minimum = images.target, images.options.minimum_positives
+    intervals = metric_intervals(target, images.probs, images.patients, images.options, thresholds=thresholds)
+    return {
+        "images": len(labels),
+        "patients": len(np.unique(images.patients)),
+        **vars(images.options),
+        "findings": _finding_reports(findings, labels, images, thresholds, intervals, choices),
+        "too_few": tuple(np.array(list(images.titles))[~metrics.enough(target, minimum)].tolist()),
+        "macro": {name: MacroReport(interval=m.macro, over=m.over) for name, m in intervals.items()},
+        "calibration": CalibrationReport(
+            before=_calibration_state(target, expit(logits), minimum),
+            after=_calibration_state(target, images.probs, minimum),
         ),
-        **found,
-    )
-    return EvaluationReport.model_validate(rounded(report.model_dump()))
+    }
 
 
 def _beside(

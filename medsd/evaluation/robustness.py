@@ -109,12 +109,7 @@ def measure_changes(
         share = flips.mean(axis=0)
         most = (findings.names[called[share.argmax()]], round(float(share.max()), 6)) if called.size else None
         return ChangeReport(
-            name=name,
-            flipped=flipped,
-            most_flipped=most,
-            moved=moved,
-            auroc_lost=lost,
-            likeness=likeness,
+            name=name, flipped=flipped, most_flipped=most, moved=moved, auroc_lost=lost, likeness=likeness
         )
 
     return RobustnessReport(

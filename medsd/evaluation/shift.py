@@ -7,9 +7,9 @@ patients every difference is significant; "moved" is what is significant and lar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -177,7 +177,11 @@ def measure_shift(
     ]
     prevalences = _prevalences(both, ones, findings, estimates, options)
     attributes = [_attribute(name, ones) for name in (*_ATTRIBUTES, _AGES)]
-    appearance, prevalences, attributes = _adjusted(appearance, prevalences, attributes, 1 - options.confidence)
+    tested = [part.p for part in (*prevalences, *attributes, *([] if appearance is None else [appearance]))]
+    adjusted, level = iter(holm([p for p in tested if p is not None])), 1 - options.confidence
+    prevalences = [_judged(part, adjusted, level) for part in prevalences]
+    attributes = [_judged(part, adjusted, level) for part in attributes]
+    appearance = None if appearance is None else _judged(appearance, adjusted, level)
     if appearance is not None and appearance.moved is not False:  # estimates need images that look as before
         prevalences = [each.model_copy(update={"estimated": None}) for each in prevalences]
     report = ShiftReport(
@@ -311,25 +315,15 @@ def _attribute(name: str, ones: Sides) -> AttributeShift:
     )
 
 
-def _adjusted(
-    appearance: AppearanceShift | None,
-    prevalences: list[PrevalenceShift],
-    attributes: list[AttributeShift],
-    level: float,
-) -> tuple[AppearanceShift | None, list[PrevalenceShift], list[AttributeShift]]:
-    """The same with p values adjusted for all of them, and judged."""
-    everything: list[AppearanceShift | PrevalenceShift | AttributeShift] = [*prevalences, *attributes]
-    everything += [] if appearance is None else [appearance]
-    tested = [(place, part.p) for place, part in enumerate(everything) if part.p is not None]
-    for (place, _), adjusted in zip(tested, holm([p for _, p in tested]), strict=True):
-        part = everything[place]
-        moved = adjusted < level and _large(part)
-        everything[place] = part.model_copy(update={"adjusted": adjusted, "moved": moved})
-    return (
-        next((part for part in everything if isinstance(part, AppearanceShift)), None),
-        [part for part in everything if isinstance(part, PrevalenceShift)],
-        [part for part in everything if isinstance(part, AttributeShift)],
-    )
+_Part = TypeVar("_Part", AppearanceShift, PrevalenceShift, AttributeShift)
+
+
+def _judged(part: _Part, adjusted: Iterator[float], level: float) -> _Part:
+    """The part with the next of the adjusted p values, if it was tested, and whether it has moved."""
+    if part.p is None:
+        return part
+    p = next(adjusted)
+    return part.model_copy(update={"adjusted": p, "moved": p < level and _large(part)})
 
 
 def _large(part: AppearanceShift | PrevalenceShift | AttributeShift) -> bool:

@@ -121,32 +121,15 @@ def measure_sources(
         pair = _Pair.of(images[images["held"]], first, second)
         if min(pair.count("patient")) < ENOUGH:
             over, pair = "all images", _Pair.of(images, first, second)
-        if min(pair.count("patient")) < _FEW:
-            continue
-        rows = pair.images.index.to_numpy()
-        told, coarsely = (
-            pair.tell(features.astype(np.float64), options) for features in (embeddings[rows], _blocks(pixels[rows]))
-        )
-        pairs.append(
-            SourcePair(
-                sources=(first, second),
-                over=over,
-                images=pair.count("row"),
-                patients=pair.count("patient"),
-                groups=pair.images["group"].nunique(),
-                told=told,
-                told_coarsely=coarsely,
-            )
-        )
+        if min(pair.count("patient")) >= _FEW:
+            rows = pair.images.index.to_numpy()
+            told = pair.tell(embeddings[rows].astype(np.float64), options)
+            coarsely = pair.tell(_blocks(pixels[rows]), options)
+            pairs.append(pair.report((first, second), over, told, coarsely))
     if not pairs:
         return None
-    return SourcesReport(
-        limit=LIMIT,
-        confidence=options.confidence,
-        resamples=options.resamples,
-        seed=options.seed,
-        pairs=tuple(pairs),
-    )
+    record = {name: getattr(options, name) for name in ("confidence", "resamples", "seed")}
+    return SourcesReport(limit=LIMIT, pairs=tuple(pairs), **record)
 
 
 @dataclass(frozen=True)
@@ -172,6 +155,17 @@ class _Pair:
         parts = [self.images[self.images["second"] == one] for one in (False, True)]
         first, second = (len(part) if what == "row" else part["patient"].nunique() for part in parts)
         return first, second
+
+    def report(self, sources: tuple[str, str], over: Over, told: Interval, told_coarsely: Interval) -> SourcePair:
+        return SourcePair(
+            sources=sources,
+            over=over,
+            images=self.count("row"),
+            patients=self.count("patient"),
+            groups=self.images["group"].nunique(),
+            told=told,
+            told_coarsely=told_coarsely,
+        )
 
     def tell(self, features: FloatArray, options: IntervalOptions) -> Interval:
         """AUROC within groups of telling the second source by features (n, D)."""

@@ -22,12 +22,6 @@ from medsd.strict import Described
 NOT_STATED = "not stated"
 # Means over findings that are compared, and whether more of it is better.
 COMPARED: dict[str, bool] = {"auroc": True, "sensitivity": True, "specificity": True, "calibration_error": False}
-_WORDS = {
-    "auroc": "AUROC",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "calibration_error": "calibration error",
-}
 _AGES = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (121, "60 and over"))
 
 
@@ -43,8 +37,8 @@ class FindingGap(Described):
 class GroupFigure(Described):
     """One figure of a group, a mean over findings, and what it is above that of the rest."""
 
-    value: Interval
-    gap: Interval
+    value: Interval = Interval()
+    gap: Interval = Interval()
 
 
 class GroupReport(Described):
@@ -98,9 +92,8 @@ class Images:
 
     def told(self, *sides: BoolArray) -> npt.NDArray[np.int64]:
         """Columns of the findings with enough cases in each of the sides (N,)."""
-        return np.flatnonzero(
-            np.all([enough(self.target[rows], self.options.minimum_positives) for rows in sides], axis=0)
-        )
+        enough_of = [enough(self.target[rows], self.options.minimum_positives) for rows in sides]
+        return np.flatnonzero(np.all(enough_of, axis=0))
 
     def gaps(
         self, members: BoolArray, columns: npt.NDArray[np.int64], found: Sequence[Interval]
@@ -153,15 +146,11 @@ def warnings_of(report: GroupReport, margin: float, minimum_positives: int) -> l
             f"(no finding has {minimum_positives} positives and negatives both here and among the others)."
         ]
     return [
-        f"{who}: {_WORDS[name]} {compared.value.value:.3f}, {abs(compared.gap.value):.3f} "
-        f"{'below' if more_is_better else 'above'} that of the others "
+        f"{who}: {'AUROC' if name == 'auroc' else name.replace('_', ' ')} {compared.value.value:.3f}, "
+        f"{abs(compared.gap.value):.3f} {'below' if more_is_better else 'above'} that of the others "
         f"({compared.gap.low:+.3f} to {compared.gap.high:+.3f}), over {report.over} findings."
         for name, more_is_better in COMPARED.items()
-        if (compared := report.figures[name]).value.value is not None
-        and compared.gap.value is not None
-        and compared.gap.low is not None
-        and compared.gap.high is not None
-        and _worse(compared.gap.value, compared.gap.low, compared.gap.high, margin, more_is_better)
+        if _worse((compared := report.figures[name]).gap, margin, more_is_better)
     ]
 
 
@@ -180,8 +169,10 @@ def groups_of(table: pd.DataFrame) -> dict[str, npt.NDArray[np.str_]]:
     return {name: np.asarray(values, dtype=np.str_) for name, values in groups.items()}
 
 
-def _worse(value: float, low: float, high: float, margin: float, more_is_better: bool) -> bool:
-    return (value < -margin and high < 0) if more_is_better else (value > margin and low > 0)
+def _worse(gap: Interval, margin: float, more_is_better: bool) -> bool:
+    if gap.value is None or gap.low is None or gap.high is None:
+        return False
+    return (gap.value < -margin and gap.high < 0) if more_is_better else (gap.value > margin and gap.low > 0)
 
 
 def _report(
@@ -189,8 +180,7 @@ def _report(
 ) -> GroupReport:
     """The group of the images `members` (N,) against the others."""
     columns, sides = images.told(members, ~members), (members, ~members)
-    figures = {name: GroupFigure(value=Interval(), gap=Interval()) for name in COMPARED}
-    gaps: tuple[FindingGap, ...] = ()
+    figures, gaps = dict.fromkeys(COMPARED, GroupFigure()), ()
     if columns.size:
         target, probs, limits = images.target[:, columns], images.probs[:, columns], thresholds[columns]
 

@@ -56,8 +56,8 @@ _INTERCEPT_SPREAD = 3.0  # standard deviation of the prior on the shift, in log-
 # Files that speak of the old probabilities; evidence maps do not depend on calibration.
 _STALE = ("evaluation*.json", "conformal.json", "recalibration.json", "shift.json", "studies.json")
 
-
-Halves = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+Rows = npt.NDArray[np.int64]
+Halves = tuple[Rows, Rows]
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,9 @@ def recalibrate(
     """
     if out.exists():
         raise BundleError(f"{out}: is there already; a recalibrated bundle is a new folder")
-    halves = halves_of(reading)
-    fit = fit_again(bundle, reading, np.arange(len(reading.logits)) if everyone else halves[0])
+    halves, everything = halves_of(reading), np.arange(len(reading.logits))
+    fitted, measured = (everything, everything) if everyone else halves
+    fit = fit_again(bundle, reading, fitted)
     if not fit.findings:
         raise DataError(
             f"{reading.name}: no finding has {INTERCEPT_CASES} labels with both classes among the patients that are "
@@ -103,7 +104,7 @@ def recalibrate(
     shutil.rmtree(part, ignore_errors=True)
     try:
         _copy(bundle, part)
-        _write(bundle, reading, fit, report, part, halves, everyone)
+        _write(bundle, reading, fit, report, part, measured)
         part.replace(out)
         log.info("%s: %s %s, from %s", out, bundle.description.name, report.version, bundle.label)
     except OSError as error:
@@ -142,7 +143,7 @@ def halves_of(reading: ScoredStudies) -> Halves:
     return np.flatnonzero(first), np.flatnonzero(~first)
 
 
-def fit_again(bundle: Bundle, reading: ScoredStudies, rows: npt.NDArray[np.int64]) -> Fit:
+def fit_again(bundle: Bundle, reading: ScoredStudies, rows: Rows) -> Fit:
     """Calibration, operating points and conformal scores from some of the studies; see the module.
 
     A finding that was not trained gets none, whatever is labelled: no fit makes its logit mean something.
@@ -216,24 +217,15 @@ def _same_call(d: layout.Description, name: str, new: Calibration) -> OperatingP
 
 
 def compare(
-    bundle: Bundle,
-    reading: ScoredStudies,
-    fit: Fit,
-    halves: Halves,
-    everyone: bool,
-    version: str,
+    bundle: Bundle, reading: ScoredStudies, fit: Fit, halves: Halves, everyone: bool, version: str
 ) -> RecalibrationReport:
     """How well old and new probabilities agree with labels that were not fitted."""
     names, columns = bundle.findings.names, [bundle.findings.names.index(name) for name in fit.findings]
     old = calibrated(reading.logits, bundle.description.calibration, names)
-    new = np.empty_like(old)
+    new = calibrated(reading.logits, fit.calibration, names)
     rows = np.concatenate(halves) if everyone else halves[1]
-    if everyone:
-        for fitted, measured in (halves, halves[::-1]):
-            crossed = fit_again(bundle, reading, fitted).calibration
-            new[measured] = calibrated(reading.logits[measured], crossed, names)
-    else:
-        new[rows] = calibrated(reading.logits[rows], fit.calibration, names)
+    for fitted, measured in (halves, halves[::-1]) if everyone else ():
+        new[measured] = calibrated(reading.logits[measured], fit_again(bundle, reading, fitted).calibration, names)
     labels, patients = reading.manifest.labels, reading.manifest.patients
     settings, chosen = reading.evaluation, np.ix_(rows, np.array(columns))
     return RecalibrationReport(
@@ -273,13 +265,7 @@ def _copy(bundle: Bundle, part: Path) -> None:
 
 
 def _write(
-    bundle: Bundle,
-    reading: ScoredStudies,
-    fit: Fit,
-    report: RecalibrationReport,
-    part: Path,
-    halves: Halves,
-    everyone: bool,
+    bundle: Bundle, reading: ScoredStudies, fit: Fit, report: RecalibrationReport, part: Path, measured: Rows
 ) -> None:
     """Everything of the new bundle, the card last."""
     old = bundle.description
@@ -314,19 +300,19 @@ def _write(
     description = layout.write_description(part, description)
     made = Bundle(part, description)
     cases = _copy_cases(bundle, made)
-    measured = _of_new(reading, made, np.arange(len(reading.logits)) if everyone else halves[1], everyone)
-    measured.report.write(part / STUDIES)
-    measure(measured, cases).write(part / EVALUATION)
+    new = _of_new(reading, made, measured, report.crossed)
+    new.report.write(part / STUDIES)
+    measure(new, cases).write(part / EVALUATION)
     if cases is not None:
         shift_of(reading, CaseIndex.open(bundle.cases_path)).write(part / SHIFT)
-    draw(measured, part / PLOTS, cases)
+    draw(new, part / PLOTS, cases)
     description = write_reference(made).description
     write_card(part, description)
     layout.write_description(part, description)
     Bundle.open(part)  # what is published can be opened
 
 
-def _of_new(reading: ScoredStudies, made: Bundle, rows: npt.NDArray[np.int64], everyone: bool) -> ScoredStudies:
+def _of_new(reading: ScoredStudies, made: Bundle, rows: Rows, everyone: bool) -> ScoredStudies:
     """Some of the reading as the new bundle would give it: its logits and embeddings are the same."""
     kept = np.zeros(len(reading.logits), dtype=bool)
     kept[rows] = True

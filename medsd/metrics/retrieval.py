@@ -102,12 +102,7 @@ class RetrievalReport(Described):
 
 
 def measure_retrieval(
-    queries: Cases,
-    index: Cases,
-    options: IntervalOptions | None = None,
-    *,
-    k: int = 10,
-    names: Sequence[str] = (),
+    queries: Cases, index: Cases, options: IntervalOptions | None = None, *, k: int = 10, names: Sequence[str] = ()
 ) -> RetrievalReport:
     """nDCG@k and recall@k of `queries` against `index`, with intervals, and those of a random order for comparison.
 

@@ -95,7 +95,7 @@ def test_figures_within_a_view_and_over_all_are_those_of_scikit_learn_over_the_s
 
 def test_the_auroc_within_views_counts_the_pairs_of_one_view() -> None:
     images, view = study(4, by_view=1.0, n=120)
-    images = replace(images, minimum_positives=3)
+    images = replace(images, options=IntervalOptions(resamples=100, minimum_positives=3))
     finding = measure_views(images, view).findings[1]
     won = pairs = 0.0
     for name in ("PA", "AP"):
@@ -116,7 +116,7 @@ def test_one_view_gives_no_report_and_views_not_stated_are_left_out() -> None:
 
 def test_too_few_findings_say_so_and_nothing_is_warned_of() -> None:
     images, view = study(6, by_view=1.5, score="view", n=30)
-    report = measure_views(replace(images, minimum_positives=40), view)
+    report = measure_views(replace(images, options=IntervalOptions(resamples=100, minimum_positives=40)), view)
     assert (report.over, report.warnings, report.pooled.value) == (0, (), None)
     assert all((part.over, part.auroc.value) == (0, None) for part in report.parts)
 
