@@ -147,7 +147,7 @@ def warnings_of(report: GroupReport, margin: float, minimum_positives: int) -> l
         ]
     return [
         f"{who}: {'AUROC' if name == 'auroc' else name.replace('_', ' ')} {compared.value.value:.3f}, "
-        f"{abs(compared.gap.value):.3f} {'below' if more_is_better else 'above'} that of the others "
+        f"{abs(compared.gap.value or 0):.3f} {'below' if more_is_better else 'above'} that of the others "
         f"({compared.gap.low:+.3f} to {compared.gap.high:+.3f}), over {report.over} findings."
         for name, more_is_better in COMPARED.items()
         if _worse((compared := report.figures[name]).gap, margin, more_is_better)
@@ -180,7 +180,8 @@ def _report(
 ) -> GroupReport:
     """The group of the images `members` (N,) against the others."""
     columns, sides = images.told(members, ~members), (members, ~members)
-    figures, gaps = dict.fromkeys(COMPARED, GroupFigure()), ()
+    figures = dict.fromkeys(COMPARED, GroupFigure())
+    gaps: tuple[FindingGap, ...] = ()
     if columns.size:
         target, probs, limits = images.target[:, columns], images.probs[:, columns], thresholds[columns]
 
