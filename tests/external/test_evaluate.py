@@ -23,9 +23,9 @@ from medsd.evaluation.report import EvaluationReport
 from medsd.evaluation.shift import ShiftReport
 from medsd.evaluation.studies_report import StudiesReport
 from medsd.external.evaluate import evaluate_bundle, measure
-from medsd.external.studies import _by_patient, load_studies, read_studies
+from medsd.external.studies import load_studies, read_studies
 from medsd.files import write_json
-from medsd.metrics.intervals import Interval
+from medsd.metrics.intervals import Interval, patient_means
 from medsd.metrics.retrieval import FIGURES
 from medsd.privacy import public_hasher
 from tests.card_numbers import unexplained_numbers
@@ -95,7 +95,7 @@ def test_studies_that_the_bundle_learned_from_are_left_out(bundle: Bundle, table
 
 
 def test_films_beyond_the_limit_are_counted_by_patient() -> None:
-    shares = _by_patient(np.array([1.0, 0.0, 1.0, 0.0]), np.array(["a", "a", "b", "c"]))
+    shares = patient_means(np.array([1.0, 0.0, 1.0, 0.0]), np.array(["a", "a", "b", "c"]))
     assert shares.tolist() == [0.5, 1.0, 0.0]
 
 
