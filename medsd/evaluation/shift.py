@@ -177,7 +177,8 @@ def measure_shift(
     ]
     prevalences = _prevalences(both, ones, findings, estimates, options)
     attributes = [_attribute(name, ones) for name in (*_ATTRIBUTES, _AGES)]
-    tested = [part.p for part in (*prevalences, *attributes, *([] if appearance is None else [appearance]))]
+    tested = [*(part.p for part in prevalences), *(part.p for part in attributes)]
+    tested += [] if appearance is None else [appearance.p]
     adjusted, level = iter(holm([p for p in tested if p is not None])), 1 - options.confidence
     prevalences = [_judged(part, adjusted, level) for part in prevalences]
     attributes = [_judged(part, adjusted, level) for part in attributes]
