@@ -83,7 +83,7 @@ def measure_distribution(
     truth = np.repeat([0.0, 1.0], len(patients))
 
     def group(name: str, value: npt.NDArray[np.floating]) -> GroupBeyond:
-        means = patient_means(value > 1, patients)
+        means = patient_means((value > 1).astype(np.float64), patients)
         both = np.concatenate([values[AS_THEY_ARE], value]).astype(np.float64)
         area = None
         if name != AS_THEY_ARE:
