@@ -69,11 +69,7 @@ def exact_command(config: Path, overrides: Sequence[str], verb: str = "compare")
 
 
 def write_report(template: str, path: Path, figures: Mapping[str, Any], **more: Any) -> Path:
-    """Write the figures as <path>.results.json, and as the Markdown page that `template` makes of them and of `more`.
-
-    Returns:
-        The Markdown file. The same figures give the same bytes.
-    """
+    """Write figures as <path>.results.json, and as the page <path>.md that `template` makes; returns the page."""
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = as_plain(figures)
     write_json(path.with_name(f"{path.name}.results.json"), plain, indent=1)

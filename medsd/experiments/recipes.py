@@ -1,8 +1,7 @@
 """Whole recipes side by side: the same data, splits, seeds and amount of training, another way of using it.
 
-A comparison of recipes is a configuration with `arms`, each a few settings laid over a base configuration. Every arm is
-trained with every seed, by the steps of `medsd train`. Recipes are chosen on the validation patients
-(`measured_on: validation`); the test patients are for the one comparison at the end.
+Every arm, a few settings laid over a base configuration, is trained with every seed. Recipes are chosen on the
+validation patients; the test patients are for the one comparison at the end.
 """
 
 from __future__ import annotations
@@ -27,9 +26,7 @@ log = logging.getLogger(__name__)
 def compare_recipes(config: Path, overrides: Sequence[str] = ()) -> Path:
     """Train every arm with every seed, resuming where an earlier call stopped, and write the report.
 
-    Args:
-        config: a YAML file with the keys of `RecipesSettings`.
-        overrides: ``a.b=c`` each; keys that the comparison does not have, as data.root, are laid over all arms.
+    Overrides (``a.b=c``) whose keys the comparison does not have, as data.root, are laid over all arms.
 
     Returns:
         The report, <output>/<name>/<name>.md; the figures stand beside it in <name>.results.json.

@@ -1,8 +1,8 @@
 """What a few seeds allow to say: means with intervals, and paired tests with their correction.
 
 The test is Student's paired t on the seeds' differences: two trainings share initial weights, order and views of a
-seed, so their figures are pairs. Wilcoxon's signed ranks cannot fall below p = 0.0625 with five seeds. Seeds show the
-variation of training, not of the choice of test samples; for that there is the bootstrap over test patients.
+seed. Wilcoxon's signed ranks cannot fall below p = 0.0625 with five seeds. Seeds show the variation of training, not of
+the choice of test samples; for that there is the bootstrap over test patients.
 """
 
 from __future__ import annotations

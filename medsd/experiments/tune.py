@@ -1,8 +1,8 @@
 """A search for hyper-parameters: trainings of one base configuration, measured on the validation patients alone.
 
-Optuna proposes settings (TPE; Bergstra et al., NeurIPS 2011; Akiba et al., KDD 2019) and `run_steps` trains each trial
-in a folder of its own. A journal of JSON lines keeps the trials, so that the same command resumes. Steps that no
-searched setting affects, decoding and perhaps pretraining, are done once for all trials.
+Optuna proposes settings (TPE; Bergstra et al., NeurIPS 2011; Akiba et al., KDD 2019) and each trial is trained in a
+folder of its own. A journal of JSON lines keeps the trials, so that the same command resumes. Steps that no searched
+setting affects, decoding and perhaps pretraining, are done once for all trials.
 """
 
 from __future__ import annotations
@@ -59,9 +59,7 @@ _KEPT = ("settings.yaml", "history.json", "tensorboard", "mlflow.json", "mlruns.
 def tune(config: Path, overrides: Sequence[str] = ()) -> Path:
     """Search until all trials are done, resuming where an earlier call stopped, and write the report.
 
-    Args:
-        config: a YAML file with the keys of `TuneSettings`.
-        overrides: ``a.b=c`` each; keys that the search does not have, as data.root, are laid over all trials.
+    Overrides (``a.b=c``) whose keys the search does not have, as data.root, are laid over all trials.
 
     Returns:
         The report, <output>/<name>/<name>.md; the best settings stand beside it in best.yaml.
@@ -85,12 +83,7 @@ def tune(config: Path, overrides: Sequence[str] = ()) -> Path:
 
 
 class Search:
-    """The trainings of a search.
-
-    Args:
-        config: its file; the base lies below that folder.
-        settings: of the search.
-        everyone: ``a.b=c`` each, laid over the base for all trials.
+    """The trainings of a search; `everyone` (``a.b=c`` each) is laid over the base for all trials.
 
     Raises:
         SettingsError: the base, or a setting of the space whatever its value, does not fit.
@@ -203,11 +196,7 @@ class Search:
         return self._made[name]
 
     def _is_whole(self, key: str) -> bool:
-        """Whether a setting takes whole numbers only, judged by its value once it is loaded.
-
-        Raises:
-            SettingsError: a choice, or an end of the range, does not fit with any values of the other settings.
-        """
+        """Whether a setting takes whole numbers only, judged by its value once it is loaded, or refused."""
         each = self.settings.space[key]
         loaded = [self._loaded(key, value) for value in each.choices or each.ends]
         return isinstance(_value_of(loaded[0], key), int)
@@ -223,11 +212,7 @@ class Search:
 
 
 def run_trials(study: optuna.Study, settings: TuneSettings, search: Search) -> None:
-    """Run until `settings.trials` are done, an interrupted one first.
-
-    Raises:
-        MedsdError: the first trials all failed; the message is that of the last.
-    """
+    """Run until `settings.trials` are done, an interrupted one first; MedsdError if the first trials all failed."""
     while (trial := _next_trial(study, settings)) is not None:
         found = search.suggest(trial)
         name = f"trial {trial.number + 1} of {settings.trials}"
@@ -255,12 +240,10 @@ def run_trials(study: optuna.Study, settings: TuneSettings, search: Search) -> N
 def open_study(settings: TuneSettings, fingerprint: str, epochs: int) -> optuna.Study:
     """The study of the search, new or as an earlier call left it.
 
-    Args:
-        fingerprint: of everything that makes its trials comparable.
-        epochs: of fine-tuning; a trial is not ended in the first third of them.
+    No trial is ended in the first third of the `epochs` of fine-tuning.
 
     Raises:
-        DataError: the folder holds another search, or a journal that cannot be read.
+        DataError: the folder holds another search (by the fingerprint), or a journal that cannot be read.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = settings.folder / "journal.log"

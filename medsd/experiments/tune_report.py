@@ -21,10 +21,7 @@ _ENOUGH = 10  # finished trials, before it is said which settings matter
 
 
 def write_report(settings: TuneSettings, study: optuna.Study, best: Settings, command: str) -> Path:
-    """Write <name>.md, <name>.results.json and best.yaml into the search's folder; returns the Markdown file.
-
-    The study has a finished trial; `best` are the settings of the best one, under a name of their own.
-    """
+    """Write <name>.md, <name>.results.json and best.yaml, the settings `best`; returns the Markdown file."""
     first = study.get_trials(deepcopy=False)[0]
     is_base = first.state == TrialState.COMPLETE and "fixed_params" in first.system_attrs
     save_settings(best, settings.folder / "best.yaml")
@@ -49,11 +46,7 @@ def write_report(settings: TuneSettings, study: optuna.Study, best: Settings, co
 
 
 def best_of(study: optuna.Study) -> dict[str, Any]:
-    """The settings that were best.
-
-    Raises:
-        MedsdError: no trial was trained to its end.
-    """
+    """The settings that were best; MedsdError where no trial was trained to its end."""
     try:
         return dict(study.best_params)
     except ValueError:

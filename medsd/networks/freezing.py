@@ -10,11 +10,7 @@ Blocks = Sequence[Sequence[nn.Module]]
 
 
 class FreezableEncoder(nn.Module):
-    """An encoder of blocks, the first of which can be frozen.
-
-    Args:
-        blocks: the parts of each block, from the input on; they belong to the child's own modules.
-    """
+    """An encoder of `blocks`, from the input on, the first of which can be frozen."""
 
     def __init__(self, blocks: Blocks) -> None:
         super().__init__()

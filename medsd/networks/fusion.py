@@ -141,9 +141,8 @@ class StudyModel(nn.Module):
 class EvidenceHead(nn.Module):
     """Draws evidence maps: the contribution of each image region to each logit.
 
-    The plain class activation map mostly shows what all images have in common, and it peaks at findings that often
-    occur together with the one asked for. This head redistributes the logit over the image and keeps its sum, less a
-    constant that is the same for every image.
+    The plain class activation map mostly shows what all images have in common. This head redistributes the logit over
+    the image and keeps its sum, less a constant that is the same for every image.
 
     Args:
         average: (F, h, w), the activation map of an average image, which is subtracted; 0 for a finding with a pointer.
@@ -160,14 +159,9 @@ class EvidenceHead(nn.Module):
         self.register_buffer("pointer", pointer)
 
     def forward(self, outputs: StudyOutputs, share: Tensor) -> Tensor:
-        """The maps.
+        """(B, F, h, w): maps whose sum over h and w is the image's part of the logit, less those of bias and average.
 
-        Args:
-            outputs: of a model with an image encoder.
-            share: (B or 1, 1, 1, 1), the image's share of the features; 1 without a note.
-
-        Returns:
-            (B, F, h, w). Its sum over h and w is the image's part of the logit, less those of bias and average.
+        `share` (B or 1, 1, 1, 1) is the image's share of the features; 1 without a note.
         """
         assert outputs.evidence is not None and outputs.regions is not None
         drawn = F.conv2d(outputs.regions, self.pointer[:, :, None, None])

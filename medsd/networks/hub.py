@@ -15,11 +15,7 @@ T = TypeVar("T")
 
 
 def split_name(setting: str) -> tuple[str, str | None]:
-    """``hub:owner/name`` or ``hub:owner/name@revision`` → the repository and its revision.
-
-    Raises:
-        SettingsError: no such form.
-    """
+    """``hub:owner/name`` or ``hub:owner/name@revision`` → the repository and its revision; else a SettingsError."""
     name, _, revision = setting.removeprefix(PREFIX).partition("@")
     if name.count("/") != 1 or not all(name.split("/")):
         raise SettingsError(f"{setting}: write it as hub:owner/name, or hub:owner/name@revision")
@@ -27,12 +23,7 @@ def split_name(setting: str) -> tuple[str, str | None]:
 
 
 def fetch_file(setting: str, names: Sequence[str]) -> Path:
-    """The first of the files `names` that the repository has, from the cache or from the hub.
-
-    Raises:
-        SettingsError: the hub has no such repository or none of the files.
-        DependencyError: nothing is in the cache and the hub does not answer.
-    """
+    """The first of the files `names` that the repository has; errors as `from_cache_or_hub`."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 

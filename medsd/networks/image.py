@@ -1,7 +1,7 @@
 """Image encoders: MONAI networks that turn a radiograph into a map of features.
 
-`image_encoder` builds one by the name in the settings. Each takes pixels in 0…1 with one channel and returns the last
-map before pooling, so that a linear layer behind it gives class activation maps that add up to the logit exactly.
+Each takes pixels in 0…1 with one channel and returns the last map before pooling, so that a linear layer behind it
+gives class activation maps that add up to the logit exactly.
 """
 
 from __future__ import annotations
@@ -37,13 +37,7 @@ VIT_PATCH, _VIT_LAYERS = 16, 12
 
 
 class ImageEncoder(FreezableEncoder):
-    """Normalise the pixels, run a backbone.
-
-    Args:
-        body: maps (B, 1, S, S) to (B, width, S/32, S/32); a ViT to (B, width, S/16, S/16).
-        width: channels of the map.
-        blocks: the body's parts from the pixels on, for partial freezing and layer-wise learning rates.
-    """
+    """Normalise the pixels, run a backbone: `body` maps (B, 1, S, S) to (B, width, S/32, S/32), a ViT to S/16."""
 
     def __init__(self, body: nn.Module, width: int, blocks: Blocks) -> None:
         super().__init__(blocks)
@@ -103,10 +97,7 @@ class _ResNetMap(nn.Module):
 
 
 class _ViTMap(nn.Module):
-    """MONAI's ViT (Dosovitskiy et al., ICLR 2021) without a class token: its patch tokens as a map.
-
-    Pooling their mean is as good as a class token (Beyer et al. 2022, arXiv 2205.01580), and keeps evidence exact.
-    """
+    """MONAI's ViT (Dosovitskiy et al., ICLR 2021) without a class token (Beyer et al. 2022): its patches as a map."""
 
     def __init__(self, name: str, size: int) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
 """Names of weights: those of MONAI, torchvision, timm, transformers and torchxrayvision turned into medsd's own.
 
-The first convolution shows where the backbone is in a file. What stands around it (`module.`, `model.`, other towers, a
-classifier) is left out. Start at `fit_names`; the names are in `names.yaml`.
+The first convolution shows where the backbone is in a file; what stands around it is left out.
 """
 
 from __future__ import annotations

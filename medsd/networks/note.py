@@ -1,9 +1,8 @@
 """Note encoders: a small BERT whose WordPiece vocabulary is trained on the notes at hand, or an existing model.
 
-Existing models come from a package (`minilm`), the hub, or a folder written by transformers (usual names:
-docs/guides/encoders.md). The small vocabulary is made of the training notes and goes into the bundle, so it must not
-hold identities: only words in notes of at least `MIN_PATIENTS` patients become tokens, and numbers are split into
-digits. A name that many patients share, or that of a physician of many, cannot be told from a word.
+The small vocabulary is made of the training notes and goes into the bundle, so it must not hold identities: only words
+in notes of at least `MIN_PATIENTS` patients become tokens, and numbers are split into digits. A name that many patients
+share, or that of a physician of many, cannot be told from a word.
 """
 
 from __future__ import annotations
@@ -34,12 +33,7 @@ MIN_PATIENTS = 5
 
 
 class NoteEncoder(FreezableEncoder):
-    """A transformer and the mean over its tokens, those of all windows where a note is read in windows.
-
-    Args:
-        model: a transformers encoder with `last_hidden_state`.
-        window: tokens that it reads at once; None: all of a note.
-    """
+    """A transformer, read in windows of `window` tokens or whole (None), and the mean over its tokens."""
 
     def __init__(self, model: PreTrainedModel, window: int | None = None) -> None:
         super().__init__(_blocks(model))
@@ -158,10 +152,7 @@ def _folder(settings: NoteSettings) -> Path:
 
 
 def _from_pretrained(kind: Any, settings: NoteSettings, **options: Any) -> Any:
-    """`kind.from_pretrained` of a folder or of the hub, silent, and without code of the model's own.
-
-    Weights are safetensors where there are any; transformers reads others with torch's loader of tensors alone.
-    """
+    """`kind.from_pretrained` of a folder or of the hub, silent, and without code of the model's own."""
     name = str(settings.model)
     try:
         with _quiet():
@@ -200,15 +191,9 @@ def _quiet() -> Iterator[None]:
 
 
 def note_tokenizer(settings: NoteSettings, notes: Iterable[str], patients: Iterable[str] | None = None) -> Tokenizer:
-    """The tokenizer of the settings' model; for small-bert, one trained on `notes` (training split only).
+    """The tokenizer of the settings' model, truncating; for small-bert, one trained on the training split's `notes`.
 
-    It truncates and does not pad, except that the tokenizer of an existing model names its padding token. Windows and
-    padding belong to `medsd.inference`.
-
-    Args:
-        settings: of the note encoder.
-        notes: the training notes.
-        patients: of the notes; without it, each note counts as one patient's.
+    An existing model's tokenizer also names its padding token. Without `patients`, each note counts as one patient's.
     """
     if settings.model == "small-bert":
         tokenizer = _train_wordpiece(settings, notes, patients)
@@ -237,10 +222,7 @@ def _existing_tokenizer(settings: NoteSettings) -> Tokenizer:
 
 
 def _train_wordpiece(settings: NoteSettings, notes: Iterable[str], patients: Iterable[str] | None) -> Tokenizer:
-    """Whole words of `MIN_PATIENTS` patients or more, the most frequent first, and single characters for the rest.
-
-    The trainer of the tokenizers package breaks ties by the order of a hash table, so that no two runs agree.
-    """
+    """Whole words of `MIN_PATIENTS` patients or more, the most frequent first, and single characters for the rest."""
     normalizer = normalizers.BertNormalizer(lowercase=True)
     splitter = pre_tokenizers.Sequence(
         [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Digits(individual_digits=True)]

@@ -28,12 +28,9 @@ _XRV_SCALE, _XRV_ZERO = 2048.0, -1024.0
 
 
 def load_initial_weights(encoder: nn.Module, backbone: str, weights: str, mean: float, deviation: float) -> None:
-    """Load what `network.image.weights` names into `encoder`.
+    """Load what `network.image.weights` names (imagenet, a file, ``hub:owner/name``, ``xrv:FILE``) into `encoder`.
 
     Args:
-        encoder: an `ImageEncoder`.
-        backbone: its name in the settings.
-        weights: none, imagenet, a file, ``hub:owner/name``, or ``xrv:FILE``.
         mean, deviation: how the encoder normalises pixels in 0…1.
 
     Raises:
@@ -92,10 +89,7 @@ def read_weights(path: Path) -> Weights:
 
 
 def _absorb_xrv_range(weights: Weights, mean: float, deviation: float) -> None:
-    """Make a first convolution for -1024…1024 read medsd's pixels x, as y = 2048·(deviation·x + mean) - 1024.
-
-    The factor goes into the kernel, the constant into the running mean after it: exact except at the image border.
-    """
+    """Make a first convolution for -1024…1024 read medsd's pixels x, as y = 2048·(deviation·x + mean) - 1024."""
     kernel, running = (next((n for n in weights if n.endswith(e)), "") for e in ("conv0.weight", "norm0.running_mean"))
     if not kernel or not running:
         return  # the tensors that are missing are named afterwards

@@ -1,8 +1,4 @@
-"""The last step of a run: its training studies become the cases of the bundle, with what was measured of them.
-
-`index_cases` writes the index; `choose_vote_rule` chooses on the validation patients how many cases vote and from which
-share of them a finding is called (`medsd.cases.vote`).
-"""
+"""The last step of a run: its training studies become the cases of the bundle, with what was measured of them."""
 
 from __future__ import annotations
 
@@ -95,7 +91,7 @@ def choose_vote_rule(
     *,
     minimum_positives: int = 10,
 ) -> VoteRule | None:
-    """How many cases vote, and from which share the vote is a call.
+    """How many cases vote, and from which share the vote is a call; None if there are too few studies to choose.
 
     The number is that of `VOTERS` with the largest macro AUROC of the shares. A threshold needs no labels: the vote
     calls a finding as often as the model does on the same studies, so that the two disagree about studies and not about
@@ -107,9 +103,6 @@ def choose_vote_rule(
         thresholds: of the model's calls; None: it makes none.
         case_embeddings, case_labels, case_studies: (N, D), (N, F) and N studies, the training cases.
         minimum_positives: findings with fewer positives or negatives than this do not count for the AUROC.
-
-    Returns:
-        The rule; None if there are too few studies to choose it.
     """
     if not len(probs) or not len(case_embeddings):
         return None

@@ -20,10 +20,7 @@ _WHY = {
 
 
 def not_trained(manifest: Manifest) -> dict[str, str]:
-    """The findings that cannot be trained, and why: their training studies do not have both classes.
-
-    Without a known study of one class the network's output means nothing, so it cannot become a probability.
-    """
+    """The findings that cannot be trained, and why: their training studies do not have both classes."""
     labels = manifest.labels[manifest.rows("train")]
     present, absent = class_counts(labels)
     why = np.select(
@@ -35,13 +32,9 @@ def not_trained(manifest: Manifest) -> dict[str, str]:
 
 
 def check_enough(manifest: Manifest, minimum_positives: int) -> None:
-    """Log how many positives each finding has in each split, and warn where they are too few.
+    """Log how many positives each finding has in each split, and warn where there are fewer than `minimum_positives`.
 
     Studies without any known label may be prepared, for viewing; training refuses them.
-
-    Args:
-        manifest: of a training.
-        minimum_positives: with fewer positives or negatives than this, nothing is chosen or measured.
 
     Raises:
         DataError: a split has no study, or no finding is present in one training study and absent in another.

@@ -1,7 +1,6 @@
-"""Evidence maps against boxes that radiologists drew.
+"""Evidence maps against boxes that radiologists drew, beside Grad-CAM and maps that need no network.
 
-`judge_evidence` measures the maps of a bundle (`medsd.networks.fusion`) beside Grad-CAM (Selvaraju et al., ICCV 2017),
-which is MONAI's, at the encoder's last feature map, and beside what needs no network (`medsd.evaluation.evidence`).
+Grad-CAM (Selvaraju et al., ICCV 2017) is MONAI's, at the encoder's last feature map.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """Fits the head that draws evidence maps: it subtracts the average image and learns from boxes of radiologists.
 
-A classifier that sees labels alone learns from whatever occurs with a finding, and its activation maps show that. If
-some images have boxes, a linear map on the trained network's regions learns to point into them: a softmax turns the map
-of the finding into shares over its places, and the loss is −log of the shares in the boxes, each place weighted by how
-much of it they cover. The network and its probabilities do not change. After Li et al., Thoracic Disease Identification
-and Localization with Limited Supervision, CVPR 2018, who learn from the same boxes. The same loss in fine-tuning, at a
-weight of 0.02 to 0.4, lowered the validation AUROC by 0.03 to 0.12.
+A linear map on the trained network's regions learns to point into boxes; the network and its probabilities do not
+change. After Li et al., Thoracic Disease Identification and Localization with Limited Supervision, CVPR 2018. The same
+loss in fine-tuning, at a weight of 0.02 to 0.4, lowered the validation AUROC by 0.03 to 0.12.
 """
 
 from __future__ import annotations
@@ -60,7 +57,7 @@ def fit_evidence_head(
 ) -> tuple[EvidenceHead, tuple[str, ...]]:
     """The head of a trained model of images, and the findings whose maps learned from boxes.
 
-    It is fitted on training images; validation images choose the decay. Test images are not used.
+    It is fitted on training images; validation images choose the decay.
 
     Raises:
         DataError: none of the training studies has an image, or the table of boxes is there and cannot be read.
@@ -89,11 +86,7 @@ def write_evidence_head(path: Path, head: EvidenceHead, boxed: tuple[str, ...]) 
 
 
 def read_evidence_head(path: Path) -> tuple[EvidenceHead, tuple[str, ...]]:
-    """What `write_evidence_head` wrote.
-
-    Raises:
-        DataError: missing or damaged.
-    """
+    """What `write_evidence_head` wrote; a missing or damaged file is a DataError."""
     found = load_checkpoint(path)
     tensors = found.part("head")
     return EvidenceHead(tensors["average"], tensors["pointer"]).eval(), tuple(found.meta["boxed"])
@@ -102,8 +95,8 @@ def read_evidence_head(path: Path) -> tuple[EvidenceHead, tuple[str, ...]]:
 def fit_pointer(weight: Tensor, teach: BoxedRegions, choose: BoxedRegions) -> Tensor:
     """(F, D): what to add to the classifier's weights (F, D) so that maps point into boxes.
 
-    Solved as one problem (L-BFGS) for each decay; the one with the least loss on the images of `choose` is kept. 0 for
-    findings with fewer than `FEW` images in `teach`, and for all if `choose` has none of the others.
+    L-BFGS solves it for each decay; the one with the least loss on the images of `choose` is kept. 0 for findings with
+    fewer than `FEW` images in `teach`, and for all if `choose` has none of the others.
     """
     enough = torch.bincount(teach.columns, minlength=len(weight)) >= FEW  # (F,)
     pointer = torch.zeros_like(weight)
@@ -135,12 +128,7 @@ def fit_pointer(weight: Tensor, teach: BoxedRegions, choose: BoxedRegions) -> Te
 
 
 def pointing_loss(maps: Tensor, masks: Tensor) -> Tensor:
-    """The mean of −log of what lies in the boxes.
-
-    Args:
-        maps: (N, h, w), any values.
-        masks: (N, H, W) in 0…1, over the same image.
-    """
+    """−log of the share of softmaxed maps (N, h, w) in the boxes, masks (N, H, W) in 0…1; the mean over N."""
     covered = torch.nn.functional.adaptive_avg_pool2d(masks, (maps.shape[1], maps.shape[2])).flatten(1)  # (N, h·w)
     # A box smaller than a place of the map cannot cover it: the best place counts as fully covered.
     covered = covered / covered.amax(dim=1, keepdim=True).clamp_min(1 / SIDE**2)
@@ -163,11 +151,7 @@ def boxed_regions(
 
 
 def average_evidence(model: StudyModel, arrays: StudyArrays, rows: npt.NDArray[np.int64]) -> Tensor:
-    """(F, h, w): the mean activation map of each finding over `AVERAGED` images of `rows`, read without their notes.
-
-    Raises:
-        DataError: none of them has an image.
-    """
+    """(F, h, w): the mean activation map of each finding over `AVERAGED` images of `rows`, read without their notes."""
     seen = rows[arrays.has_image[rows]]
     if not len(seen):
         raise DataError("evidence maps: none of the training studies has an image to start from")

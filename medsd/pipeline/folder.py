@@ -43,11 +43,7 @@ class Run:
         self.bundle = self.folder / "bundle"
 
     def read_calibration(self) -> tuple[dict[str, Calibration], dict[str, OperatingPoint]]:
-        """Calibration and operating point of each finding.
-
-        Raises:
-            DataError: the file is missing or damaged.
-        """
+        """Calibration and operating point of each finding; a missing or damaged file is a DataError."""
         tree = self._calibration_tree()
         calibration = _CALIBRATION.validate_python(tree["calibration"])
         return calibration, {name: OperatingPoint(**value) for name, value in tree["operating_points"].items()}

@@ -1,8 +1,7 @@
 """Every image of a manifest as model pixels in one file, decoded in parallel, within a fixed amount of memory.
 
-Images are read by the functions that serving uses (`medsd.preprocessing.decode`). Pixels are appended to the file, and
-a journal beside it records the progress after every portion, so that a killed run resumes there. The journal stays
-beside the finished file: as long as no image and no setting changes, no image is decoded again.
+Pixels are appended to the file, and a journal beside it records the progress after every portion, so that a killed run
+resumes there. The journal stays beside the finished file: while no image and no setting changes, none is decoded again.
 """
 
 from __future__ import annotations
@@ -65,11 +64,7 @@ class ImageFile:
         return self.done - len(self.refused)
 
     def begin(self, made_of: str) -> None:
-        """Take the finished file, or resume where an earlier run stopped, if made of the same; else start again.
-
-        Args:
-            made_of: a fingerprint of the images, their order, and how they are read.
-        """
+        """Take the finished file, or resume an earlier run, if of the same fingerprint `made_of`; else start again."""
         if self.path.exists() and self._recall(self._journalled(self.record, made_of), self.path):
             self.finished = self.done == self.count
             if self.finished:
@@ -153,16 +148,9 @@ class ImageFile:
 
 
 def decode_images(manifest: Manifest, spec: PixelSpec, path: Path, policy: GatePolicy | None = None) -> ImageFile:
-    """Decode every image of a manifest; a study without an image is black.
+    """Decode every image of a manifest into the file `path`, still to be finished; a study without an image is black.
 
-    Args:
-        manifest: the studies.
-        spec: how images become pixels.
-        path: of the finished file; `ImageFile.finish` puts it there.
-        policy: what the gate refuses.
-
-    Returns:
-        The file, to be finished; refused images are in `manifest.rejected` too.
+    Refused images are in `manifest.rejected` too.
 
     Raises:
         TooManyRejected: more than half of the source's rows are bad, these images counted.

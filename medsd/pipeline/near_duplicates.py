@@ -1,17 +1,14 @@
 """The same picture under several patients: found, reported, and kept out of different splits.
 
-Each prepared image becomes a perceptual descriptor: 32 × 32 means, their ranks, and of those the 16 × 16 lowest
-coefficients of the cosine transform without the 3 × 3 lowest, which describe how bright the corners are and are alike
-in all radiographs. Ranks remove contrast and gamma. Two images with a cosine of `ALIKE` or more
-are near duplicates.
+Each prepared image becomes a perceptual descriptor: the ranks of 32 × 32 means, and of their cosine transform the 16 ×
+16 lowest coefficients without the 3 × 3 lowest, which are alike in all radiographs. Ranks remove contrast and gamma.
+Two images with a cosine of `ALIKE` or more are near duplicates.
 
-The threshold is measured on 9,250 unselected radiographs of ChestX-ray14 at 64 px. Of 43 million pairs of different
-patients the most alike has 0.956. Copies that were compressed (JPEG, quality 40), scaled to 40 px and back, or given
-another gamma (0.6 to 1.5) lie above 0.98 all; with noise of 3 %, or cut by 1 % at each side, 99 in 100 lie above 0.97.
-Copies that are cut by more, turned, mirrored, or have large marks burned in are not found. (A hash of 64 bits cannot
-tell: at 2 differing bits it takes 17 pairs of different patients for one, and misses half of the copies with another
-gamma.) The time grows with the square of the images: 15,000 take some seconds, 100,000 some minutes; of more than
-`MOST_IMAGES` none is looked at.
+Measured on 9,250 unselected radiographs of ChestX-ray14 at 64 px: of 43 million pairs of different patients the most
+alike has 0.956. Copies that were compressed (JPEG, quality 40), scaled to 40 px and back, or given another gamma (0.6
+to 1.5) lie above 0.98; with noise of 3 %, or cut by 1 % at each side, 99 in 100 lie above 0.97. Copies that are cut by
+more, turned, mirrored, or have large marks burned in are not found. A hash of 64 bits misses half of the copies with
+another gamma. The time grows with the square of the images: some minutes for 100,000.
 """
 
 from __future__ import annotations
@@ -78,11 +75,7 @@ def describe(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def find_near_duplicates(pixels: npt.NDArray[np.uint8], patients: npt.NDArray[np.str_]) -> NearDuplicates:
-    """Pairs of images of different patients that look the same.
-
-    Args:
-        pixels: uint8 (N, S, S), S a multiple of 32.
-        patients: (N,).
+    """Pairs of different patients' images that look alike; pixels uint8 (N, S, S), S a multiple of 32, patients (N,).
 
     Raises:
         DataError: there are more than `MOST_PAIRS`.

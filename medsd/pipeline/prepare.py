@@ -1,7 +1,6 @@
 """From a source to arrays: the manifest, every image as model pixels, every note as token ids.
 
-Images are decoded in parallel by the functions that serving uses (`medsd.pipeline.images`). A row that cannot be used,
-because of its table or its image, is left out and listed with its reason.
+A row that cannot be used, because of its table or its image, is left out and listed with its reason.
 """
 
 from __future__ import annotations
@@ -40,12 +39,11 @@ NOTES = 4096  # that are tokenised at a time
 def prepare(settings: Settings, manifest_path: Path, pixels_path: Path, rejected_path: Path) -> None:
     """Write the manifest, the pixels (uint8 (N, S, S), .npy) and the rows that were left out, with their reasons.
 
-    warned.csv, the images with a warning of the gate, and near_duplicates.csv are written beside the last. A killed run
+    warned.csv (images with a warning of the gate) and near_duplicates.csv are written beside the last. A killed run
     resumes at the image where it stopped. Memory: about 0.4 kB per row, and 1 kB per image for near duplicates.
 
     Raises:
-        DataError: the source cannot be read, more than half of its rows cannot be used, or what is left cannot be
-            trained on.
+        DataError: the source cannot be read, more than half of its rows cannot be used, or the rest cannot be trained.
     """
     try:
         manifest = readable(read_source(settings), settings)
@@ -98,9 +96,7 @@ def _without_leaks(kept: Manifest, images: ImageFile, settings: Settings, path: 
 
 
 def readable(manifest: Manifest, settings: Settings) -> Manifest:
-    """The studies with something that the settings' network reads; the number of others is logged.
-
-    A model of notes alone has a study for each note, without images.
+    """The studies with something that the settings' network reads; without images, one for each note.
 
     Raises:
         DataError: no study is left.
@@ -174,7 +170,7 @@ def note_input(settings: NoteSettings, tokenizer_path: Path, findings: FindingSe
 
 
 def write_tokenizer(settings: Settings, manifest: Manifest, path: Path) -> None:
-    """Write the tokenizer of the settings' note encoder; one that is trained sees the training notes alone, masked.
+    """Write the tokenizer of the settings' note encoder; one that is trained sees the masked training notes alone.
 
     Raises:
         DataError: no training study has a note.

@@ -1,7 +1,4 @@
-"""The export of a run: put a bundle together, check it, move it into place.
-
-A bundle is written beside its final place and renamed once it is complete and checked.
-"""
+"""The export of a run: a bundle is put together beside its final place, checked, and moved into place."""
 
 from __future__ import annotations
 
@@ -163,10 +160,7 @@ def _write_graphs(
     arrays: StudyArrays,
     note: layout.NoteInput | None,
 ) -> dict[layout.Precision, layout.Variant]:
-    """Export the graph and its variants of fewer bits, and measure them in parity.json.
-
-    Variants that cost too much are not kept; parity.json has their figures too.
-    """
+    """Export the graph, and those variants of fewer bits that cost little; parity.json has the figures of all."""
     onnx_path = folder / layout.MODEL
     metadata = {
         "name": settings.name,

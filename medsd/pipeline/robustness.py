@@ -35,12 +35,10 @@ def judge_robustness(
     thresholds: npt.NDArray[np.float64],
     split: str = "test",
 ) -> RobustnessReport | None:
-    """Read up to `IMAGES` images of a split, without their notes, as they are and after each change.
+    """Read up to `IMAGES` images of a split from their files, without notes, as they are and after each change.
 
-    The images are read again from their files; `thresholds` are (F,), NaN where there is none.
-
-    Returns:
-        None if the model reads no images, the split has none, or a prepared image can no longer be read.
+    `thresholds` are (F,), NaN where there is none. None if the model reads no images, the split has none, or a prepared
+    image can no longer be read.
     """
     rows = manifest.rows(split)
     rows = rows[arrays.has_image[rows]]

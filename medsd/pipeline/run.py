@@ -1,8 +1,8 @@
-"""A run: the steps from a configuration to a bundle, each resumed where it stopped.
+"""A run: a folder, and the steps from a configuration to a bundle, each resumed where it stopped.
 
-A run is a folder. Each finished step leaves a marker with the fingerprint of what it was made from: the settings, and
-the files that `medsd.pipeline.state` lists. A step whose fingerprint has changed is done again, and so are the steps
-after it; after `prepare`, only if its result has changed. A lock keeps a second process out.
+Each finished step leaves a marker with the fingerprint of what it was made from: the settings, and the files that
+`medsd.pipeline.state` lists. A step whose fingerprint has changed is done again, and so are the steps after it; after
+`prepare`, only if its result has changed. A lock keeps a second process out.
 """
 
 from __future__ import annotations
@@ -90,12 +90,7 @@ STEPS = (
 
 
 def run_steps(settings: Settings, until: str = "index", *, again: bool = False) -> Run:
-    """Run every step that is not done up to `until`.
-
-    Args:
-        settings: of the run.
-        until: name of the last step.
-        again: do the last step again even if it is done.
+    """Run every step that is not done up to `until`; with `again`, do that one again even if it is done.
 
     Raises:
         DataError: another process works in the run's folder.
@@ -155,10 +150,7 @@ def _steps(until: str) -> tuple[Step, ...]:
 
 
 def _undo(run: Run, first: Step) -> None:
-    """Remove the markers of `first` and of all steps after it.
-
-    The fingerprints of the steps after `prepare` include its result, so they stay if that is the same again.
-    """
+    """Remove the markers of `first` and of all steps after it, except those whose fingerprints hold its result."""
     for step in STEPS[STEPS.index(first) :] if first.name != PREPARE else [first]:
         (run.folder / "done" / f"{step.name}.json").unlink(missing_ok=True)
 
@@ -211,7 +203,7 @@ def read_marker(path: Path, key: str = "fingerprint") -> str:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run, or of another folder of work; it is released when the process ends.
+    """Hold the lock of a folder of work until the process ends.
 
     Raises:
         DataError: another process holds it, or the folder cannot be written.

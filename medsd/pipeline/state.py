@@ -1,9 +1,7 @@
-"""Fingerprints of the files that a step reads: tables and images of the sources, boxes, first weights.
+"""Fingerprints of the files that a step reads; if one has changed, `medsd.pipeline.run` does the step again.
 
-A step is done again if its settings or these fingerprints have changed (`medsd.pipeline.run`). Tables are compared by
-content, so that copying or touching one changes nothing. Images and notes are too many to be read each time and are
-compared by name, size and time of change: a touched image is decoded again, and the steps after `prepare` are done
-again only if its result has changed (`prepared`).
+Tables are compared by content. Images and notes are too many to be read each time and are compared by name, size and
+time of change: a touched image is decoded again, and later steps are done again only if the result has changed.
 """
 
 from __future__ import annotations
@@ -24,11 +22,7 @@ _TABLES = (".csv", ".csv.gz", ".tsv", ".parquet", ".pq", ".json")
 
 
 def sources(settings: Settings) -> str:
-    """sha256 over the files of the sources; hidden ones, the runs and the table of boxes are left out.
-
-    Links are followed. Files that no study refers to count too. Phantoms follow from the settings, and a missing
-    folder has no files.
-    """
+    """sha256 over the files of the sources, links followed; without hidden ones, the runs and the table of boxes."""
     digest = hashlib.sha256()
     for source in _each(settings):
         if isinstance(source, PhantomSource):

@@ -1,9 +1,7 @@
-"""MLflow beside TensorBoard: the settings and the figures of each epoch of a run, where `training.mlflow` asks for it.
+"""MLflow beside TensorBoard, where `training.mlflow` asks for it; by default in a SQLite file in the run's own folder.
 
-By default they go into a SQLite file in the run's own folder; nothing leaves the machine unless the settings name a
-server. One run of medsd is one run of MLflow, however often it is interrupted. MONAI's MLFlowHandler is not used,
-because it resumes a run by its name, which two people may share, and prefers the environment's server to that of the
-settings.
+One run of medsd is one run of MLflow, however often it is interrupted. MONAI's MLFlowHandler is not used: it resumes a
+run by its name, which two people may share, and prefers the environment's server to that of the settings.
 """
 
 from __future__ import annotations
@@ -32,12 +30,7 @@ _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOU
 
 @contextmanager
 def tracked(run: Run) -> Iterator[None]:
-    """Record every stage that trains in here, where the run's settings want it.
-
-    Raises:
-        SettingsError: nothing can be recorded at `training.mlflow`.
-        DependencyError: MLflow is not installed.
-    """
+    """Record every stage that trains in here, where the settings want it; errors as `Tracker`."""
     wanted = run.settings.training.mlflow
     if wanted is False:
         yield
@@ -61,14 +54,12 @@ def local_store(folder: Path) -> str:
 
 
 class Tracker:
-    """Records one run. Where the store fails later on, the training goes on, and what is missing is sent next time.
+    """Records one run; the id of MLflow's run is kept in mlflow.json.
 
-    Args:
-        run: its folder keeps the id of MLflow's run, in mlflow.json.
-        uri: of the tracking store.
+    Where the store fails later on, the training goes on, and what is missing is sent next time.
 
     Raises:
-        SettingsError: the store cannot be reached or used.
+        SettingsError: the tracking store at `uri` cannot be reached or used.
         DependencyError: MLflow, or what it needs for this store, is not installed.
     """
 
@@ -135,10 +126,7 @@ class Tracker:
         self._logged[name] = len(stage.history)
 
     def _begin(self, stage: str, epochs: int) -> int:
-        """Open MLflow's run and count the epochs of the stage in it.
-
-        If it has too many, that training was discarded, and a new run is begun.
-        """
+        """Open MLflow's run and count the stage's epochs in it; where it has too many (discarded), begin a new run."""
         if not self._is_open:
             self._id = self._reopened() or self._new_run()
             self._is_open = True

@@ -1,8 +1,7 @@
 """The settings models of configs/*.yaml: every key, its meaning and its default in one place.
 
-`load_settings` reads a YAML file, applies ``--set a.b=c`` overrides and returns a `Settings`. Models are strict: an
-unknown key or a wrong type is a `SettingsError` that names the file, the line, the key and the nearest valid key. YAML
-is read with the safe loader; nothing in a configuration names code.
+Models are strict: an unknown key or a wrong type is a `SettingsError` that names the file, the line, the key and the
+nearest valid key. YAML is read with the safe loader; nothing in a configuration names code.
 """
 
 from __future__ import annotations
@@ -147,24 +146,12 @@ class GateSettings(Strict):
 
 
 def load_gate(path: Path | str | None, overrides: Sequence[str] = ()) -> GatePolicy:
-    """Read a gate's policy for serving.
-
-    Args:
-        path: a YAML file with the section `gate`; None for the defaults.
-        overrides: ``gate.view=warn`` each, applied in order.
-
-    Raises:
-        SettingsError: the file is missing or no YAML, or a key or a value does not fit.
-    """
+    """The gate's policy for serving, from a YAML file with the section `gate`, or the defaults; see `load_settings`."""
     return load_as(GateSettings, path, overrides).gate
 
 
 def load_settings(path: Path | str, overrides: Sequence[str] = ()) -> Settings:
-    """Read a configuration.
-
-    Args:
-        path: the YAML file.
-        overrides: ``a.b=c`` each, applied in order; the value is read as YAML.
+    """Read a configuration, with overrides ``a.b=c`` applied in order.
 
     Raises:
         SettingsError: the file is missing or no YAML, or a key or a value does not fit.

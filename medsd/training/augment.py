@@ -1,9 +1,7 @@
 """Random changes of the training images: a whole batch in a few tensor operations, each sample from its own seed.
 
-A sample's seed depends on the run's seed, the epoch, the study and the view alone, so the images do not depend on the
-number of loader workers or processes, and a resumed run sees those of an uninterrupted one. The changes are those of
-MONAI's RandAffine, RandAdjustContrast, RandScaleIntensity, RandGaussianNoise and RandCoarseDropout, which a test
-compares; image by image, these took about five times as long.
+The changes are those of MONAI's RandAffine, RandAdjustContrast, RandScaleIntensity, RandGaussianNoise and
+RandCoarseDropout, which a test compares; image by image, these took about five times as long.
 """
 
 from __future__ import annotations
@@ -105,13 +103,7 @@ class Augmentation:
 
 
 def moved(images: Tensor, matrices: Tensor, places: Tensor) -> Tensor:
-    """Rotated, shifted and zoomed images, float32 (N, 1, S, S), bilinear, black outside.
-
-    Args:
-        images: float32 (N, 1, S, S).
-        matrices: (N, 2, 3), see `Change.matrix`.
-        places: (S,) centres of the pixels along a side, −1…1.
-    """
+    """Images float32 (N, 1, S, S) by `Change.matrix` (N, 2, 3), bilinear, black outside; places (S,) are −1…1."""
     count, size = len(images), len(places)
     grid = torch.empty(count, size, size, 2)  # as F.affine_grid, which takes longer than the resampling
     for axis in range(2):

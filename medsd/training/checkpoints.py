@@ -43,11 +43,7 @@ def save_checkpoint(path: Path, parts: Mapping[str, Mapping[str, Tensor]], meta:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read what `save_checkpoint` wrote.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
+    """Read what `save_checkpoint` wrote; a missing or damaged file is a DataError."""
     try:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {}).get(_META, "{}"))

@@ -21,13 +21,11 @@ class Contrast(nn.Module):
     """The contrastive loss of the settings in float32, called with a model, its outputs and a batch; returns ().
 
     Whole studies are compared behind the projection; ``jspcl`` compares their logits, and ``icl`` the findings within
-    each image (`finding_features`). With ``cross_modal_weight``, images also meet notes in the learned space itself,
-    and sentences that name a finding ("large effusion"), each known to have that finding and unknown in all others:
-    notes of referrers seldom use the words with which images are searched. Such prompts: Yang et al., Unified
-    Contrastive Learning, CVPR 2022.
+    each image (`finding_features`). With ``cross_modal_weight``, images also meet notes in the learned space, and
+    sentences that name a finding ("large effusion"), because referrers seldom use the words with which images are
+    searched. Such prompts: Yang et al., Unified Contrastive Learning, CVPR 2022.
 
     Args:
-        settings: of the loss.
         labels: float32 (N, F) of the training studies, from which the weights of the findings are taken.
         sentences: that name findings; None for none.
         width: of the projection, for the prototypes of ``msc``.
@@ -102,10 +100,7 @@ def finding_features(outputs: StudyOutputs) -> Tensor:
     """An embedding of each finding in each image, float32 (B, F, D).
 
     It is the mean of the regions, weighted by a softmax over the evidence for the finding, as in class-specific
-    residual attention (Zhu and Wu, ICCV 2021).
-
-    Raises:
-        SettingsError: the model reads no images.
+    residual attention (Zhu and Wu, ICCV 2021). A model that reads no images is a SettingsError.
     """
     if outputs.evidence is None or outputs.regions is None:
         raise SettingsError("loss.name: icl compares the findings within an image, but network.image is null")

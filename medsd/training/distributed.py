@@ -30,9 +30,6 @@ _PATIENCE = timedelta(days=7)
 def joined(device: str) -> Iterator[Share]:
     """Join the processes that torchrun started, through NCCL (a GPU each) or gloo; without torchrun, be the only one.
 
-    Args:
-        device: auto, cpu or cuda, as in the settings.
-
     Raises:
         SettingsError: fewer GPUs on this machine than processes.
     """
@@ -82,15 +79,7 @@ def as_the_first(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def joint_mean(total: Tensor, count: Tensor, least: float = 1) -> Tensor:
-    """total / count over all processes, for a loss that is a mean over samples or labels.
-
-    Processes differ in how many labels they know, so the mean of their means is not the mean.
-
-    Args:
-        total: (), with gradient.
-        count: (), of the summands, or the sum of their weights; 0 everywhere gives 0.
-        least: replaces a smaller count.
-    """
+    """total () / count () over all processes, which know different numbers of labels; count is `least` at least."""
     if world_size() == 1:
         return total / count.clamp_min(least)
     return shared_mean(total, summed(count).clamp_min(least))

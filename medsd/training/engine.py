@@ -1,11 +1,8 @@
 """One stage of training: schedule, averaging, early stopping, checkpoints, exact resume at any step.
 
-A step depends on nothing but the checkpoint before it: batches and augmentation are seeded by (seed, epoch, row),
-dropout by (seed, step), and the learning rate is a function of the step. A run that was killed anywhere therefore ends
-with the same numbers. With several processes each takes its share of every batch, and the first one writes.
-
-The loop is plain Python: an engine of ignite or MONAI would bring counters of its own for epochs and steps, which a
-resume in the middle of an epoch would have to keep in line.
+Batches and augmentation are seeded by (seed, epoch, row), dropout by (seed, step), and the learning rate is a function
+of the step, so a run that was killed anywhere ends with the same numbers. The loop is plain Python, because an engine
+of ignite or MONAI has counters of its own, which a resume in the middle of an epoch would have to keep in line.
 """
 
 from __future__ import annotations
@@ -73,18 +70,12 @@ class StageResult:
 
 
 class Stage:
-    """A stage of training.
+    """A stage of training; its checkpoint is `<folder>/<name>.safetensors`.
 
     Args:
-        name: of the stage; its checkpoint is `<folder>/<name>.safetensors`.
         model: trained in place.
         loss: from the model, its outputs and the batch to a scalar.
-        batches: of the stage.
-        settings: of the stage.
-        training: precision and device.
-        folder: of the checkpoints and TensorBoard's events.
-        seed: of the stage.
-        validate: measured after each epoch; `key` chooses the best.
+        validate: measured after each epoch.
         key: the figure of `validate` that is to be highest; None keeps the last epoch.
         fallback: the figure that is to be lowest where `key` cannot be computed (NaN).
         learned: the part of the loss whose parameters are learned too, if there is one.
@@ -261,13 +252,7 @@ class Stage:
 
 
 def merit(figures: Mapping[str, float], key: str, fallback: str) -> tuple[int, float]:
-    """The merit of an epoch with these figures, higher is better.
-
-    Args:
-        figures: of the epoch.
-        key: is to be high. Where it is NaN, the fallback decides, and every epoch with a figure is better.
-        fallback: is to be low; an epoch where it is NaN too is the worst.
-    """
+    """The merit of an epoch with these figures: the highest `key`; where it is NaN, the lowest `fallback`."""
     if not math.isnan(figures[key]):
         return 2, figures[key]
     return (0, 0.0) if math.isnan(figures[fallback]) else (1, -figures[fallback])
@@ -313,11 +298,7 @@ def give_back_freed_memory() -> None:
 
 
 def pick_device(wanted: str) -> torch.device:
-    """The device that the settings name; auto takes a GPU where there is one.
-
-    Raises:
-        SettingsError: cuda was asked for and is not there.
-    """
+    """The device that the settings name, auto for a GPU if there is one; SettingsError for a cuda that is missing."""
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
         raise SettingsError("training.device is 'cuda', but PyTorch sees no GPU; use 'auto', or see `medsd doctor`")

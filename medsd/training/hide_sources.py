@@ -1,10 +1,8 @@
 """Hide the source of an image: the features of images lose the directions in which sources differ.
 
-Merged sources differ in sharpness, exposure and in how their images were picked. A network reads the source from that,
-and with it the findings that are commoner there. After fine-tuning, least-squares concept erasure removes the
-directions of the learned space in which sources differ among images of equal labels and view: no linear classifier of
-the training images can then tell them apart, and the features change as little as that allows. The map is linear, and
-becomes part of the last layer in front of the space.
+Merged sources differ in sharpness, exposure and in how their images were picked, and a network learns from that which
+findings are commoner where. Least-squares concept erasure removes the directions of the learned space in which sources
+differ among images of equal labels and view. The map is linear, and becomes part of the layer in front of the space.
 
 Belrose N, Schneider-Joseph D, Ravfogel S, Cotterell R, Raff E, Biderman S. LEACE: perfect linear concept erasure in
 closed form. NeurIPS 2023.
@@ -29,15 +27,10 @@ _SMALLEST = 1e-6  # of the largest variance; a direction below it is removed who
 
 
 def hide_sources(model: StudyModel, arrays: StudyArrays, table: pd.DataFrame, rows: Rows) -> None:
-    """Change the weights of `model` so that its image features hide the sources of the training images.
+    """Change the fine-tuned `model` so that its image features hide the sources of the training images `rows`.
 
-    Nothing changes where no two sources have images of the same labels and view.
-
-    Args:
-        model: fine-tuned, with an image encoder.
-        arrays: the prepared studies.
-        table: the manifest's, a row a study; its columns `source` and `view` are used.
-        rows: of the training studies.
+    Nothing changes where no two sources have images of the same labels and view. `table` is the manifest's, a row a
+    study; its columns `source` and `view` are used.
     """
     rows = rows[arrays.has_image[rows]]
     with model.reading() as device:
@@ -60,8 +53,7 @@ def hide_sources(model: StudyModel, arrays: StudyArrays, table: pd.DataFrame, ro
 def eraser(features: FloatArray, table: pd.DataFrame, labels: npt.NDArray[np.floating]) -> FloatArray:
     """The matrix (D, D) that takes out of features what tells sources apart among images of equal labels and view.
 
-    A source may look different in each view, and with findings and without: what is linear in the source is taken out
-    of each of these four kinds of image.
+    What is linear in the source is taken out of each kind of image: each view, with findings and without.
 
     Args:
         features: (N, D).

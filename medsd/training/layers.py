@@ -17,11 +17,7 @@ def encoders(model: StudyModel) -> list[FreezableEncoder]:
 
 
 def freeze(model: StudyModel, settings: StageSettings, stage: str) -> None:
-    """Freeze what the stage, `stage` by name, holds fixed: also its batch statistics, and its dropout is off.
-
-    Raises:
-        SettingsError: more blocks than the backbone has.
-    """
+    """Freeze what the stage holds fixed, with its batch statistics; SettingsError for more blocks than there are."""
     if settings.freeze == "encoders":
         for encoder in encoders(model):
             encoder.freeze()

@@ -1,6 +1,5 @@
 """Studies as arrays, and batches of them.
 
-`medsd prepare` decodes each image once to uint8 model pixels in a memory-mapped file, and turns notes into token ids.
 Batches name their samples by (epoch, row), so that workers hold no state and an epoch can be drawn again exactly.
 """
 
@@ -153,10 +152,7 @@ class _Batches(Dataset[Batch]):
 
 
 class _EpochSampler(Sampler[tuple[int, Rows]]):
-    """Shuffled batches as (epoch, rows), from the batch `start` on; both are set before each pass.
-
-    The rest of an epoch that fills no batch is dropped, so that no batch is too small for contrast.
-    """
+    """Shuffled batches as (epoch, rows), from the batch `start` on, without the rest that fills no batch."""
 
     def __init__(self, rows: Rows, batch_size: int, seed: int, share: Share) -> None:
         self.rows, self.batch_size, self.seed, self.share = rows, min(batch_size, len(rows)), seed, share
@@ -175,13 +171,11 @@ class TrainingBatches:
     """The batches of a training stage, an epoch at a time.
 
     Args:
-        arrays: of all studies.
-        rows: which of them to train on.
+        rows: which of the studies to train on.
         batch_size: studies in a batch, over all processes.
         views: of each study in a batch.
-        augment: of the images.
         modality_dropout: chance that a study with both modalities loses one.
-        seed: of this stage; decides order, augmentation and modality dropout.
+        seed: decides order, augmentation and modality dropout.
         workers: loader processes; 0 works in the calling process. The batches do not depend on it.
         share: the part of each batch that this process takes; all of it by default.
     """

@@ -79,13 +79,7 @@ def asymmetric_terms(
 
         L₊ = −(1 − p)^γ₊ · log p,    L₋ = −p_m^γ₋ · log(1 − p_m),    p_m = max(p − m, 0)
 
-    Args:
-        logits: of any shape; p is their sigmoid.
-        gamma_positive, gamma_negative: γ₊ and γ₋, at least 0; the paper takes 0 and 4.
-        margin: m in [0, 1): negatives below this probability cost nothing; the paper takes 0.05.
-
-    Returns:
-        Both of the shape of `logits`.
+    where p is the sigmoid of the logits, of any shape. The paper takes γ₊ = 0, γ₋ = 4 and the margin m = 0.05.
     """
     probability = torch.sigmoid(logits).clamp(_SMALLEST, 1 - _SMALLEST)
     positive = -((1 - probability) ** gamma_positive) * F.logsigmoid(logits)
@@ -134,7 +128,7 @@ def classify_and_keep(objective: Objective, sd_weight: float, keep: Loss) -> Los
 def with_each_modality(whole: Loss, objective: Callable[[Tensor, Tensor], Tensor], weight: float) -> Loss:
     """`whole` plus `weight` times the mean of `objective` over image and note, each read alone.
 
-    Without effect for a model of one modality. It needs no further pass, because the classifier is linear.
+    Without effect for a model of one modality. No further pass is needed, because the classifier is linear.
     """
     if not weight:
         return whole

@@ -1,8 +1,7 @@
 """Class-aware pseudo-labels: labels for unknown findings from a model's probabilities.
 
 CAP (Xie et al., NeurIPS 2023, arXiv 2305.02795) labels as many studies present as the rate of a finding among the
-labelled ones predicts, the surest first, and likewise absent. Labels in between stay unknown (NaN). Plain NumPy; the
-rounds of training are in `medsd.training.self_training`.
+labelled ones predicts, the surest first, and likewise absent. Labels in between stay unknown (NaN).
 """
 
 from __future__ import annotations
@@ -61,10 +60,7 @@ def pseudo_labelled(
 
 
 def class_shares(labels: npt.ArrayLike, *, minimum_positives: int = 1) -> npt.NDArray[np.float64]:
-    """The rate (F,) of each finding among the studies (N, F) in which it is known.
-
-    NaN for a finding with fewer than `minimum_positives` positives or negatives.
-    """
+    """The rate (F,) of each finding among the studies (N, F) in which it is known; NaN where too few are known."""
     table = _table(labels, "labels")
     positives, negatives = (table == 1).sum(0), (table == 0).sum(0)
     enough = np.minimum(positives, negatives) >= max(minimum_positives, 1)
@@ -79,11 +75,9 @@ def choose_thresholds(
     Args:
         probs: (N, F) of the studies to label.
         shares: (F,) expected rates; a finding with NaN is not labelled at all.
-        positive, negative: η₁ and η₀.
 
     Returns:
-        (F,) from which probability on a finding is present, ∞ for never; and (F,) up to which it is absent, always
-        lower, −∞ for never.
+        (F,) from which probability on a finding is present, or ∞; and (F,) up to which it is absent, or −∞.
     """
     table, rates = _table(probs, "probs"), np.asarray(shares, dtype=np.float64)
     if rates.shape != table.shape[1:]:

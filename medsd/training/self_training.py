@@ -1,7 +1,7 @@
 """Rounds of pseudo-labels: the fine-tuned model labels what is unknown, and is fine-tuned on both.
 
 The schedule of CAP (Xie et al., NeurIPS 2023): first the labelled studies alone, then in each round all of them, with
-pseudo-labels of the model of the round before (its moving average, where `training.finetune.weight_averaging` asks).
+pseudo-labels of the model of the round before.
 """
 
 from __future__ import annotations
@@ -31,11 +31,7 @@ _SEED = 3  # beside those of the stages
 
 
 def labelled_rows(labels: npt.NDArray[np.float32], rows: Rows) -> Rows:
-    """Those of `rows` with at least one known finding: the others teach nothing until they are pseudo-labelled.
-
-    Raises:
-        DataError: there is none.
-    """
+    """Those of `rows` with at least one known finding; DataError where there is none."""
     known = rows[is_labelled(labels[rows])]
     if not len(known):
         raise DataError("no training study has a known finding; label some, for instance those of `medsd suggest`")
@@ -51,15 +47,13 @@ def self_train(
     folder: Path,
     first: StageResult,
 ) -> list[StageResult]:
-    """Train `model`, which is fine-tuned on the labelled studies, in place; resumes from `folder`.
+    """Train `model`, which is fine-tuned on the labelled studies, in place; resumes from `<folder>/rounds/<number>`.
+
+    The model begins as the teacher of the first round, and ends as the best on `validation`, be it without any round.
 
     Args:
-        settings: of the run; the rounds are `training.pseudo_labels`.
-        model: begins as the teacher of the first round; ends as the best on `validation`, be it without any round.
-        arrays: all studies; their labels are not changed.
         rows: the training studies, labelled and unlabelled.
         validation: studies whose labels choose the epoch and the round; never pseudo-labelled.
-        folder: of the run; each round keeps its checkpoints in `<folder>/rounds/<number>`.
         first: the result of the fine-tuning before.
 
     Returns:

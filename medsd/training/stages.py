@@ -114,11 +114,7 @@ def _train(
 def read_studies(
     model: StudyModel, arrays: StudyArrays, rows: Rows, *, use_image: bool = True, use_note: bool = True
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """What the model says of `rows`, without augmentation.
-
-    Returns:
-        logits float32 (N, F) and embeddings float32 (N, D) of unit length.
-    """
+    """Logits float32 (N, F) and unit embeddings float32 (N, D) of `rows`, without augmentation."""
     with model.reading() as device:
         inputs = plain_batches(arrays, rows, use_image=use_image, use_note=use_note)
         outputs = (model(part.to(device)) for part in inputs)

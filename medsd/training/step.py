@@ -1,7 +1,6 @@
 """One step of training: the passes forward and back, whole or in parts, in the wanted precision, by all processes.
 
-Random draws (dropout) are seeded by the stage's seed and the number of the step, so that training can go on after any
-step without the state of a generator.
+Dropout is seeded by the stage's seed and the step, so that training can go on after any step.
 """
 
 from __future__ import annotations
@@ -40,10 +39,7 @@ class TrainingStep:
     computed again and receives its gradients (gradient caching, Gao et al., RepL4NLP 2021). That costs a third more
     time. Only batch normalisation differs, for its statistics are those of a part.
 
-    Args:
-        name, model, loss, settings, seed, learned: of the `Stage`; the model is on its device.
-        optimizer: of all parameters that learn.
-        precision: float32, bfloat16 or float16, of the network; losses are taken in float32.
+    The network computes in `precision` (float32, bfloat16 or float16), the loss in float32.
     """
 
     def __init__(
@@ -153,7 +149,7 @@ class _ModelAndLoss(nn.Module):
 
 @contextmanager
 def unchanged_statistics(module: nn.Module) -> Iterator[None]:
-    """Passes in here leave the running statistics of batch normalisation unchanged, for another pass counts them."""
+    """Passes in here leave the running statistics of batch normalisation unchanged."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
@@ -171,8 +167,7 @@ def unchanged_statistics(module: nn.Module) -> Iterator[None]:
 def recomputed_activations(model: StudyModel) -> Iterator[None]:
     """Keep only the input of each block of the image encoder, and compute the rest again in the pass back.
 
-    Dropout draws the same again, and the running statistics of batch normalisation count a pass once, so the numbers
-    are those of training without it (Chen et al. 2016, arXiv 1604.06174).
+    The numbers are those of training without it (Chen et al. 2016, arXiv 1604.06174).
     """
     modules = [] if model.image is None else model.image.modules()
     blocks = [module for module in modules if type(module).__name__ in _BLOCKS]
@@ -195,11 +190,7 @@ def _computed_again(block: nn.Module, forward: Callable[..., Tensor], inputs: Te
 
 
 def _low_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """The lower precision of the network.
-
-    Raises:
-        SettingsError: the device does not have it.
-    """
+    """The lower precision of the network; SettingsError where the device does not have it."""
     if precision == "float16" and device.type != "cuda":
         raise SettingsError("training.precision is 'float16', which needs a GPU; use 'bfloat16' or 'float32' on a CPU")
     on_gpu = precision == "bfloat16" and device.type == "cuda"

@@ -1,7 +1,4 @@
-"""ARFF files of numbers, dense and sparse, as Mulan's multi-label sets are written, read by liac-arff.
-
-Nominal attributes whose values are numbers, such as {0,1}, are read as those numbers.
-"""
+"""ARFF files of numbers, dense and sparse, as Mulan's multi-label sets are written, read by liac-arff."""
 
 from __future__ import annotations
 
@@ -14,10 +11,7 @@ from medsd.errors import DataError
 
 
 def read_arff(path: Path) -> pd.DataFrame:
-    """Read an ARFF file whose values are all numbers.
-
-    Returns:
-        One float32 column for each attribute, in the file's order, NaN for "?".
+    """One float32 column for each attribute, in the file's order, NaN for "?".
 
     Raises:
         DataError: the file is missing, or is no ARFF of numbers; the message has the line's number.

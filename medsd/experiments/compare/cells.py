@@ -1,7 +1,7 @@
-"""The smallest pieces of a comparison: one trial on the validation part, one cell on the test part, kept as JSON.
+"""The pieces of a comparison: one trial on the validation part, one cell on the test part, kept as JSON.
 
 A `Worker` does a `Task` and returns plain data, so that tasks can run in other processes and an interrupted comparison
-resumes with the finished pieces. A piece is used again only if everything it depends on is unchanged.
+resumes. A piece is used again only if everything it depends on is unchanged.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ class Task:
     Attributes:
         kind: "trial" (fitted on a part of the training rows, measured on the rest) or "cell" (trained on all training
             rows, measured on the test rows).
-        loss, trial, seed: what is trained.
         penalty: of the linear probe; cells only.
         threshold: a finding is called at this probability; cells only.
     """

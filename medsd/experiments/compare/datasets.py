@@ -1,8 +1,4 @@
-"""The data sets of `medsd compare`, each read from its own files below one root.
-
-Start at `read_set`. A `LabelledSet` holds raw inputs; `inputs` turns them into numbers with what the training rows
-alone teach (means, deviations, the words of TF-IDF), so that neither validation nor test rows leak into it.
-"""
+"""The data sets of `medsd compare`, each read from its own files below one root."""
 
 from __future__ import annotations
 
@@ -33,11 +29,7 @@ from medsd.studies.splits import fixed_fifth
 
 
 def read_set(name: str, settings: CompareSettings) -> LabelledSet:
-    """Read the set `name` below `settings.root`.
-
-    Raises:
-        DataError: its folder or a file of it is missing or is not what it should be.
-    """
+    """Read the set `name` below `settings.root`; files that are missing or damaged are a DataError."""
     return _READERS[name](settings)
 
 

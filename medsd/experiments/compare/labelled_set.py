@@ -25,9 +25,7 @@ class LabelledSet:
     """Samples with findings, dealt out to train and test.
 
     Attributes:
-        name: of the set.
-        title: what the report calls it.
-        origin: where it comes from and on what terms.
+        title, origin: what the report calls it, and where it comes from on what terms.
         findings: names of the label columns.
         labels: (N, F) 1 or 0.
         raw: N texts, or float32 (N, V, D): V views of D numbers, the first of them unchanged.
@@ -76,11 +74,7 @@ class LabelledSet:
 
 
 def find_folder(root: Path, names: tuple[str, ...], needed: str, what: str) -> Path:
-    """The first folder of `root`/`names` that has the file `needed`.
-
-    Raises:
-        DataError: none has; the message names the places looked at.
-    """
+    """The first folder of `root`/`names` that has the file `needed`; a DataError names the places looked at."""
     for name in names:
         if (root / name / needed).exists():
             return root / name

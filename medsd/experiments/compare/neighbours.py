@@ -1,8 +1,8 @@
 """Which relations the neighbours of a query stand in, next to a random and to the ideal order.
 
-Start at `relation_table`. The relation is that of the neighbour's label set T to the query's S (`medsd.sd.relations`):
-R1 disjoint, R2 equal, R3 overlap, R4 superset, R5 subset. The ideal order is that of falling Jaccard overlap, which is
-the gain of nDCG; cases of equal gain share its places evenly.
+The relation is that of the neighbour's label set T to the query's S (`medsd.sd.relations`): R1 disjoint, R2 equal, R3
+overlap, R4 superset, R5 subset. The ideal order is that of falling Jaccard overlap, which is the gain of nDCG; cases of
+equal gain share its places evenly.
 """
 
 from __future__ import annotations
@@ -39,12 +39,9 @@ class RelationTable:
 
 
 def relation_table(queries: Cases, index: Cases, k: int) -> RelationTable:
-    """Count the relations of the first k neighbours, leaving out queries to which nothing is relevant.
+    """Count the relations of the first k neighbours in `index`, leaving out queries to which nothing is relevant.
 
-    Args:
-        queries: usually the test part.
-        index: usually the training part; cases of the query's own patient are skipped.
-        k: at most the number of cases.
+    Cases of the query's own patient are skipped; k is at most the number of cases.
     """
     counts = LabelPairs(np.asarray(queries.target, np.float64), np.asarray(index.target, np.float64)).counts()
     allowed = np.asarray(queries.patients)[:, None] != np.asarray(index.patients)[None, :]  # (Q, M)

@@ -1,8 +1,7 @@
 """NIH ChestX-ray14 as a set for `medsd compare`: radiographs as the features of a frozen ImageNet encoder.
 
-Training an image encoder for every loss, trial and seed would take days on a laptop. So the EfficientNet-lite0 of
-`medsd.networks.image` with its ImageNet weights reads each image once, plain and changed, and the comparison trains the
-layers after it: it compares the losses on fixed features, and its title says so.
+EfficientNet-lite0 with ImageNet weights reads each image once, plain and changed, and the comparison trains the layers
+after it; training an encoder for every loss, trial and seed would take days.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """A whole comparison of losses: trials, the choice for each loss, cells, the report. Start at `compare`.
 
-Trials and cells are independent of each other and run in processes with one thread each; the figures do not depend on
-how many there are.
+Trials and cells run in processes with one thread each; the figures do not depend on how many there are.
 """
 
 from __future__ import annotations
@@ -27,14 +26,10 @@ log = logging.getLogger(__name__)
 
 
 def compare(config: Path, overrides: Sequence[str] = ()) -> Path:
-    """Carry out the comparison of a configuration; finished pieces of an earlier run are kept.
-
-    Args:
-        config: a YAML file with the keys of `CompareSettings`.
-        overrides: ``a.b=c`` each.
+    """Carry out the comparison of a configuration (`CompareSettings`); finished pieces of an earlier run are kept.
 
     Returns:
-        The report, <output>/<name>/report.md; results.json and the plots stand beside it.
+        The report, <output>/<name>/<name>.md; the figures and the plots stand beside it.
 
     Raises:
         SettingsError: the configuration does not fit.

@@ -1,7 +1,7 @@
 """The settings of `medsd compare`: which sets, losses and seeds, and the one budget that all losses get.
 
-All losses get the same. The grid is tried on a validation part of the training rows; the test part is measured once,
-with the values that were best there.
+The grid is tried on a validation part of the training rows; the test part is measured once, with the values that were
+best there.
 """
 
 from __future__ import annotations
@@ -60,8 +60,7 @@ class BudgetSettings(Strict):
 class GridSettings(Strict):
     """What is tried for each loss: every learning rate with every temperature.
 
-    Cross-entropy has no temperature. It tries as many values of weight decay, so that each loss has the same number of
-    trials.
+    Cross-entropy tries as many values of weight decay, so that each loss has the same number of trials.
     """
 
     learning_rate: tuple[float, ...] = Field((0.001, 0.003), min_length=1, description="Learning rates.")

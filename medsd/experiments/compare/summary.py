@@ -1,7 +1,4 @@
-"""The figures of a comparison of losses: what results.json holds, and all that the report and its plots show.
-
-Start at `summarise`. Means and intervals are over the seeds.
-"""
+"""The figures of a comparison of losses: what results.json holds, and all that the report and its plots show."""
 
 from __future__ import annotations
 

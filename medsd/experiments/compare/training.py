@@ -1,7 +1,7 @@
 """One training of `medsd compare`: an encoder by one loss, then probabilities from a linear head.
 
-Start at `train`. The seed alone decides initial weights, order, corruption and dropout, so every loss starts from the
-same encoder and sees the same views in the same order.
+The seed alone decides initial weights, order, corruption and dropout, so every loss starts from the same encoder and
+sees the same views in the same order.
 """
 
 from __future__ import annotations
@@ -68,13 +68,11 @@ def train(
     seed: int,
     start: Network | None = None,
 ) -> Network:
-    """Train an encoder; the caller's random state is left as it was.
+    """Train an encoder, from the weights of `start` if given; the caller's random state is left as it was.
 
     Args:
         inputs: (N, V, D); each view of a batch is drawn from the V, then corrupted.
         labels: (N, F) 1 or 0, NaN where unknown.
-        seed: of everything random.
-        start: a network whose weights are copied.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,7 +1,6 @@
 """Where the reference wins, ties and loses, in sentences that follow from the figures by rule.
 
-"Wins" and "loses" need a paired test that stays below the level after correction; everything else is "not told
-apart", which is no proof of equality.
+"Wins" and "loses" need a paired test that stays below the level after correction.
 """
 
 from __future__ import annotations
