@@ -87,6 +87,8 @@ def write_evidence_head(path: Path, head: EvidenceHead, boxed: tuple[str, ...]) 
 
 def read_evidence_head(path: Path) -> tuple[EvidenceHead, tuple[str, ...]]:
     """What `write_evidence_head` wrote; a missing or damaged file is a DataError."""
+    if not path.exists():
+        raise DataError(f"{path}: no head of the evidence maps; run medsd calibrate first")
     found = load_checkpoint(path)
     tensors = found.part("head")
     return EvidenceHead(tensors["average"], tensors["pointer"]).eval(), tuple(found.meta["boxed"])

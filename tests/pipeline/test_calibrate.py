@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 from safetensors.numpy import save_file
 from scipy.special import expit, logit
 
-from medsd.calibration.types import PlattCalibration
 from medsd.findings import finding_set
 from medsd.pipeline import steps
 from medsd.pipeline.folder import Run
@@ -110,18 +108,6 @@ def test_the_report_of_a_calibrated_run_has_coverage_and_groups(run: Run) -> Non
     assert set(report.subgroups.not_compared) == {"view", "source"}
     covered = [f.covered.value for f in report.conformal.findings if f.enough]
     assert len(covered) == 13 and np.mean(covered) == pytest.approx(0.9, abs=0.05)
-
-
-def test_a_run_calibrated_before_there_were_choices_and_scores_is_still_measured(run: Run) -> None:
-    steps._choose_calls(run)
-    tree = json.loads(run.calibration.read_text(encoding="utf-8"))
-    old = {name: {"slope": 1.1, "intercept": -0.2} for name in FINDINGS}
-    run.calibration.write_text(json.dumps({"calibration": old, "operating_points": tree["operating_points"]}))
-    run.conformal.unlink()
-    assert run.read_calibration()[0]["Mass"] == PlattCalibration(slope=1.1, intercept=-0.2)
-    report = steps._measure(run, "")
-    assert report.conformal is None and report.findings[0].calibration is None
-    assert report.subgroups is not None
 
 
 def test_settings_that_came_later_leave_older_fingerprints_as_they_were_until_they_ask_for_more(run: Run) -> None:
