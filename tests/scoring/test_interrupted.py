@@ -8,6 +8,8 @@ import os
 import random
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from medsd.errors import DataError
 from medsd.scoring import finished as finished_module
 from medsd.scoring.batch import score
 from medsd.scoring.request import ScoringRequest
-from tests.interrupted import KEY, finish, kill_often, start
+from tests.interrupted import KEY, ROOT, finish, kill_often
 
 FILMS = 120
 
@@ -90,9 +92,17 @@ def _limit_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 
+# Each batch becomes a segment at once, however fast the machine: the table is the first file above the limit.
+EAGER = "import medsd.scoring.finished as finished; finished._EVERY_S = 0; from medsd.cli import main; main()"
+
+
 def test_a_disk_that_fills_up_loses_no_finished_row(image_bundle: Bundle, many: Path, tmp_path: Path):
     words, out = (image_bundle.folder, many, "--batch-size", 4, "--workers", 1), tmp_path / "out.csv"
-    run = start(*words, "--out", out, preexec_fn=_limit_files)
+    command = [sys.executable, "-c", EAGER, "score", *map(str, (*words, "--out", out))]
+    run = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | KEY,
+        preexec_fn=_limit_files,
+    )  # fmt: skip
     complaint = run.communicate()[1].splitlines()[-1]
     assert run.returncode == 2
     assert "cannot be written (File too large)" in complaint and "make room, then go on with --resume" in complaint
