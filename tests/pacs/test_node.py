@@ -88,14 +88,19 @@ def test_each_image_gets_one_result_however_often_it_is_sent(start: StartNode, a
     assert not list((node.queue.folder / "images").iterdir()) and not list((node.queue.folder / "results").iterdir())
 
 
-def test_a_study_is_read_when_it_is_complete(start: StartNode, archive: Archive):
-    node = start(quiet_s=1.0)
-    send(node.port, [small_image(0)])
-    time.sleep(0.7)
-    send(node.port, [small_image(1)])  # of the same study
-    time.sleep(0.6)
-    assert node.queue.counts().images["waiting"] == 2
-    wait_until(lambda: len(archive.results) == 2)
+def test_a_study_is_read_when_it_is_complete(tmp_path: Path, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(queue_module.time, "time", lambda: now)
+    with Queue(tmp_path) as queue:
+        queue.add("one", "study", b"1")
+        now = 1029.0
+        queue.add("two", "study", b"2")
+        queue.add("other", "another study", b"3")
+        now = 1031.0
+        queue.add("one", "study", b"1")  # sent again, which is nothing new
+        assert queue.next_to_read(30) is None
+        now = 1059.0
+        assert {queue.next_to_read(30) for _ in range(4)} == {"one", "two", "other", None}
 
 
 def test_killed_again_and_again_every_image_has_one_result(tmp_path: Path, archive: Archive):
