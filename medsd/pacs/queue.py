@@ -68,7 +68,7 @@ class Queue:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._turn = threading.Lock()
+        self._turn, self._adding = threading.Lock(), threading.Lock()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
         self._lock = FileLock(folder / "lock")
@@ -130,18 +130,19 @@ class Queue:
         Raises:
             OSError, sqlite3.Error: the disk is full, or cannot be written. Nothing was kept.
         """
-        known = self._ask("SELECT state FROM images WHERE key = ?", key)
-        if known and known[0][0] != "failed":
-            return False
-        write_whole(self._image(key), content)  # two associations may bring one image at once: either file will do
-        return bool(
-            self._ask(
-                "INSERT INTO images (key, study, state, bytes, received) VALUES (?, ?, 'waiting', ?, ?) "
-                "ON CONFLICT (key) DO UPDATE SET state = 'waiting', tries = 0, due = 0, received = excluded.received "
-                "WHERE state = 'failed' RETURNING key",
-                key, study, len(content), time.time(),
-            )
-        )  # fmt: skip
+        with self._adding:  # several associations may bring one image at once, and a draft has one name
+            known = self._ask("SELECT state FROM images WHERE key = ?", key)
+            if known and known[0][0] != "failed":
+                return False
+            write_whole(self._image(key), content)
+            return bool(
+                self._ask(
+                    "INSERT INTO images (key, study, state, bytes, received) VALUES (?, ?, 'waiting', ?, ?) "
+                    "ON CONFLICT (key) DO UPDATE SET state = 'waiting', tries = 0, due = 0, "
+                    "received = excluded.received WHERE state = 'failed' RETURNING key",
+                    key, study, len(content), time.time(),
+                )
+            )  # fmt: skip
 
     def next_to_read(self, quiet_s: float) -> str | None:
         """The key of an image of a study of which nothing new came for `quiet_s` seconds; None where there is none.

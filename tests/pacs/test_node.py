@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -267,3 +268,11 @@ def test_a_destination_is_checked(text: str):
     with pytest.raises(DataError, match="is no destination"):
         Destination.of(text)
     assert Destination.of("ORTHANC@[::1]:4242") == Destination("ORTHANC", "::1", 4242)
+
+
+def test_one_image_from_many_associations_at_once_is_kept_once(tmp_path: Path):
+    with Queue(tmp_path) as queue, ThreadPoolExecutor(8) as senders:
+        for number in range(20):
+            kept = list(senders.map(lambda _, key=f"{number}": queue.add(key, "study", bytes(300_000)), range(8)))
+            assert kept.count(True) == 1
+            assert len(queue.content(f"{number}")) == 300_000
