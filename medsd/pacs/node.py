@@ -18,9 +18,9 @@ from pydicom import Dataset, dcmread
 from medsd.dicom.quiet import quiet
 from medsd.inference.prediction import Prediction
 from medsd.pacs.deliver import Destination, UnreachableError, deliver
-from medsd.pacs.queue import Queue, pause
-from medsd.pacs.receive import Limits, Listening, Receiver
-from medsd.pacs.status import Status
+from medsd.pacs.queue import ImageQueue, pause
+from medsd.pacs.receive import Listening, NodeLimits, Receiver
+from medsd.pacs.status import NodeStatus
 from medsd.privacy import KeyedHasher
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Node:
     """A DICOM node that reads what it is sent; a context manager that runs it.
 
     Args:
-        folder: of the queue, see `medsd.pacs.queue.Queue`.
+        folder: of the queue, see `medsd.pacs.queue.ImageQueue`.
         predict: reads the content of a DICOM file, and refuses rather than raises.
         results_of: makes the results of one image.
         hasher: makes the keys under which images are known.
@@ -56,7 +56,7 @@ class Node:
         hasher: KeyedHasher,
         destination: Destination,
         listening: Listening | None = None,
-        limits: Limits | None = None,
+        limits: NodeLimits | None = None,
         quiet_s: float = 30.0,
         status_port: int | None = None,
     ) -> None:
@@ -64,10 +64,10 @@ class Node:
         self._listening = listening or Listening()
         self._listening.check()
         self._ending, self._unreachable = threading.Event(), 0
-        self.queue = Queue(folder)
+        self.queue = ImageQueue(folder)
         try:
-            self.status = Status(self.queue, status_port)
-            self._receiver = Receiver(self.queue, hasher, self._listening, limits or Limits(), self.status.received)
+            self.status = NodeStatus(self.queue, status_port)
+            self._receiver = Receiver(self.queue, hasher, self._listening, limits or NodeLimits(), self.status.received)
             self.port = self._receiver.start()
         except BaseException:
             self.queue.close()

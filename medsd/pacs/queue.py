@@ -56,7 +56,7 @@ def pause(tries: int) -> float:
     return longest * random.uniform(0.8, 1.0)
 
 
-class Queue:
+class ImageQueue:
     """The queue of one node; threads may share it. A context manager that closes it.
 
     Args:
@@ -86,7 +86,7 @@ class Queue:
             (folder / part).mkdir(exist_ok=True, mode=0o700)
         self._sweep()
 
-    def __enter__(self) -> Queue:
+    def __enter__(self) -> ImageQueue:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -32,7 +32,7 @@ from pynetdicom.sop_class import Verification
 from medsd.dicom import decoders
 from medsd.dicom.identity import read_identity
 from medsd.errors import DataError
-from medsd.pacs.queue import Queue
+from medsd.pacs.queue import ImageQueue
 from medsd.privacy import KeyedHasher
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True)
-class Limits:
+class NodeLimits:
     """What the node takes in.
 
     Attributes:
@@ -121,7 +121,12 @@ class Receiver:
     """
 
     def __init__(
-        self, queue: Queue, hasher: KeyedHasher, listening: Listening, limits: Limits, count: Callable[[str], None]
+        self,
+        queue: ImageQueue,
+        hasher: KeyedHasher,
+        listening: Listening,
+        limits: NodeLimits,
+        count: Callable[[str], None],
     ) -> None:
         listening.check()
         _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's lines hold UIDs and AE titles; ours say what matters

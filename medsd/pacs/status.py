@@ -16,7 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from medsd.errors import DataError
-from medsd.pacs.queue import Queue
+from medsd.pacs.queue import ImageQueue
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="10">
 <title>medsd node</title><style>body{{font:16px sans-serif;margin:2em}}td{{padding:.2em 1em .2em 0}}</style>
@@ -24,10 +24,10 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv
 <p><a href="/metrics">Metrics</a> for Prometheus, <a href="/status.json">JSON</a>.</p></html>"""
 
 
-class Status(Collector):
+class NodeStatus(Collector):
     """Counters of this run and the state of the queue, served on a loopback port where one is given."""
 
-    def __init__(self, queue: Queue, port: int | None) -> None:
+    def __init__(self, queue: ImageQueue, port: int | None) -> None:
         self._queue = queue
         self._registry = CollectorRegistry()
         self._received = Counter(

@@ -23,8 +23,8 @@ from medsd.pacs import queue as queue_module
 from medsd.pacs import receive
 from medsd.pacs.deliver import Destination
 from medsd.pacs.node import Node
-from medsd.pacs.queue import Queue
-from medsd.pacs.receive import Limits, Listening
+from medsd.pacs.queue import ImageQueue
+from medsd.pacs.receive import Listening, NodeLimits
 from medsd.privacy import KeyedHasher
 from tests.conftest import dx_dataset
 from tests.pacs.peers import (
@@ -92,7 +92,7 @@ def test_each_image_gets_one_result_however_often_it_is_sent(start: StartNode, a
 def test_a_study_is_read_when_it_is_complete(tmp_path: Path, monkeypatch):
     now = 1000.0
     monkeypatch.setattr(queue_module.time, "time", lambda: now)
-    with Queue(tmp_path) as queue:
+    with ImageQueue(tmp_path) as queue:
         queue.add("one", "study", b"1")
         now = 1029.0
         queue.add("two", "study", b"2")
@@ -180,7 +180,7 @@ def test_strangers_and_other_objects_are_refused_without_identity(start: StartNo
 
 
 def test_limits_of_objects_and_disk(start: StartNode, monkeypatch):
-    node = start(limits=Limits(object_bytes=4000, queue_bytes=20_000), quiet_s=60)
+    node = start(limits=NodeLimits(object_bytes=4000, queue_bytes=20_000), quiet_s=60)
     large = small_image(9, ImageComments="x" * 5000)
     assert send(node.port, [large]) == [receive.OUT_OF_RESOURCES]
     statuses = send(node.port, [small_image(n) for n in range(30)])
@@ -196,7 +196,7 @@ def test_limits_of_objects_and_disk(start: StartNode, monkeypatch):
 
 
 def test_a_message_without_end_is_cut_off_and_a_truncated_one_forgotten(start: StartNode):
-    node = start(limits=Limits(object_bytes=4000))
+    node = start(limits=NodeLimits(object_bytes=4000))
     assert send(node.port, [small_image(1, ImageComments="x" * (3 << 20)), small_image(2)]) == [None, None]
     with socket.create_connection(("127.0.0.1", node.port)) as peer:
         peer.sendall(b"\x04\x00\x7f\xff\xff\xff")  # a P-DATA of 2 GB is declared
@@ -209,7 +209,7 @@ def test_a_message_without_end_is_cut_off_and_a_truncated_one_forgotten(start: S
 
 
 def test_fifty_at_once_are_served_or_turned_away(start: StartNode):
-    node = start(limits=Limits(associations=8))
+    node = start(limits=NodeLimits(associations=8))
     answers: list[int | None] = []
     threads = [
         threading.Thread(target=lambda n=n: answers.extend(send(node.port, [small_image(n, n)]))) for n in range(50)
@@ -253,8 +253,8 @@ def test_a_real_model_reads_and_the_queue_holds_no_identity(start: StartNode, ar
 
 
 def test_two_nodes_do_not_share_a_queue(tmp_path: Path):
-    with Queue(tmp_path), pytest.raises(DataError, match="another node uses this queue"):
-        Queue(tmp_path)
+    with ImageQueue(tmp_path), pytest.raises(DataError, match="another node uses this queue"):
+        ImageQueue(tmp_path)
 
 
 def test_an_open_port_names_who_may_send():
@@ -271,7 +271,7 @@ def test_a_destination_is_checked(text: str):
 
 
 def test_one_image_from_many_associations_at_once_is_kept_once(tmp_path: Path):
-    with Queue(tmp_path) as queue, ThreadPoolExecutor(8) as senders:
+    with ImageQueue(tmp_path) as queue, ThreadPoolExecutor(8) as senders:
         for number in range(20):
             kept = list(senders.map(lambda _, key=f"{number}": queue.add(key, "study", bytes(300_000)), range(8)))
             assert kept.count(True) == 1
