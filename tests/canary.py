@@ -137,7 +137,7 @@ def film(path: Path, *, number: str = NUMBER, study: str = STUDY_UID, every: int
 
 
 def traces(folder: Path, *, since: float = 0.0) -> list[str]:
-    """Where below `folder` the canary is found: «file: what», sorted; empty where she is nowhere.
+    """Where below `folder` the canary is found: "file: what", sorted; empty where she is nowhere.
 
     Args:
         folder: searched with everything in it.

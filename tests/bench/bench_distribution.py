@@ -223,7 +223,7 @@ def scores(reference: Reference, train: Films) -> dict[str, Score]:
     return {
         "**medsd**": lambda read: reference.values(read.pixels, read.embeddings).astype(np.float64),
         "medsd, film alone": lambda read: reference.values(read.pixels, None).astype(np.float64),
-        **{f"«{name}»": one(name) for name in CHECKS},
+        **{f'"{name}"': one(name) for name in CHECKS},
         "Mahalanobis": mahalanobis(train),
         "deep 10-NN": nearest(train, 10),
         "deep 50-NN": nearest(train, 50),

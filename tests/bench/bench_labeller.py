@@ -53,7 +53,7 @@ def error_kind(labels: ReportLabels, finding: str, expected: bool) -> str:
     status = labels[finding]
     if not expected:
         if status is Status.ALTERNATIVE:
-            return "uncertainty: «A or B» that the table leaves out"
+            return "uncertainty: 'A or B' that the table leaves out"
         said = {m.status for m in labels.mentions if m.finding == finding}
         mixed = Status.ABSENT in said or Status.UNCERTAIN in said
         return "negation or doubt: told both ways" if mixed else "convention: stated, and not in the table"
@@ -82,7 +82,7 @@ def print_part(title: str, notes: Mapping[str, Note], checked: Mapping[str, Bool
         print(f"| **{name}**, {often.sum()} findings with {FEW} or more | | | | | {shown(interval)} |")
     strict = np.array([labels[name].called(alternatives=False) for name in notes])
     *_, micro, macro = f1_intervals(target, strict, often)
-    print(f"\n«A or B» counted as open instead of present: micro {shown(micro)}, macro {shown(macro)}.")
+    print(f"\n'A or B' counted as open instead of present: micro {shown(micro)}, macro {shown(macro)}.")
     print_errors(labels, checked, [name for name, seen in zip(NIH14, often, strict=True) if seen])
 
 

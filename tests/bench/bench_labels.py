@@ -333,7 +333,7 @@ def report(
         "",
         *(sentence(name, each) for name, each in found.items()),
         "",
-        "«Better» and «worse» are said where the intervals over seeds and over patients both leave out 0. One set, one "
+        '"Better" and "worse" are said where the intervals over seeds and over patients both leave out 0. One set, one '
         "frozen encoder and a small head: the answer may differ for an encoder that is trained.",
         "",
         "| minus | over seeds | p (Holm) | over patients |",
@@ -345,8 +345,8 @@ def report(
         "",
         f"## {LABELLED:.0%} of the patients labelled",
         "",
-        f"The films of {LABELLED:.0%} of the training patients have labels, those of the others only what the model of "
-        "the round before says. «Steps of 2» trains on labels alone as long as both together.",
+        f"The images of {LABELLED:.0%} of the training patients have labels, those of the others only what the model of "
+        'the round before says. "Steps of 2" trains on labels alone as long as both together.',
         "",
         *_table({name: values for name, values in figures.items() if "@" not in name}),
         "",

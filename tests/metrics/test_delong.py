@@ -14,7 +14,7 @@ from medsd.metrics.delong import delong, structural_components
 from medsd.metrics.intervals import IntervalOptions, metric_intervals
 
 # The example of DeLong, DeLong and Clarke-Pearson (1988), the 43 complete ones of its 49 patients, as the SAS/STAT
-# User's Guide prints them («Comparing Receiver Operating Characteristic Curves», PROC LOGISTIC): albumin, total
+# User's Guide prints them ("Comparing Receiver Operating Characteristic Curves", PROC LOGISTIC): albumin, total
 # protein, K-G score, and whether the patient died within two months of surgery.
 PRINTED = """
 3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1  3.8 5.7 5 1

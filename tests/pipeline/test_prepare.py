@@ -74,7 +74,7 @@ def test_training_and_serving_make_the_same_tokens_of_a_masked_note(tmp_path: Pa
     described = note_input(settings.network.note, tokenizer, manifest.findings).model_dump_json()
     kept = NoteInput.model_validate_json(described)
     serving = NoteTokenizer(tokenizer, kept)(["fever and no effusion", "Fever and no infiltrates"])
-    np.testing.assert_array_equal(serving.ids, arrays.note_ids[:2])  # of either finding no more than «no ___» is left
+    np.testing.assert_array_equal(serving.ids, arrays.note_ids[:2])  # of either finding no more than "no ___" is left
     np.testing.assert_array_equal(serving.mask, arrays.note_mask[:2])
     assert '"effusion"' not in tokenizer.read_text(encoding="utf-8")
 
