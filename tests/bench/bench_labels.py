@@ -345,8 +345,8 @@ def report(
         "",
         f"## {LABELLED:.0%} of the patients labelled",
         "",
-        f"The images of {LABELLED:.0%} of the training patients have labels, those of the others only what the model of "
-        'the round before says. "Steps of 2" trains on labels alone as long as both together.',
+        f"The images of {LABELLED:.0%} of the training patients have labels, those of the others only what the model "
+        'of the round before says. "Steps of 2" trains on labels alone as long as both together.',
         "",
         *_table({name: values for name, values in figures.items() if "@" not in name}),
         "",
