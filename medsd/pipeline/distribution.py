@@ -18,7 +18,7 @@ from medsd.metrics.two_samples import tell_apart
 from medsd.pipeline.folder import Run
 from medsd.preprocessing.pixels import to_batch
 from medsd.studies.manifest import Manifest
-from medsd.training.loaders import StudyArrays, plain_batches
+from medsd.training.loaders import StudyArrays, plain_batches, spread
 
 MOST_IMAGES = 150  # each is read four times more
 _EMBEDDING = layout.OUTPUTS.index("embedding")
@@ -54,7 +54,7 @@ def judge_distribution(
     firsts = [embeddings[_one_a_patient(rows, manifest.patients, seed)] for rows in (train, test)]
     apart = tell_apart(firsts[0], firsts[1], options)
     reference = Reference.from_arrays(description, load_file(folder / layout.OUT_OF_DISTRIBUTION))
-    rows = test[np.unique(np.linspace(0, len(test) - 1, min(len(test), MOST_IMAGES)).astype(int))]
+    rows = spread(test, MOST_IMAGES)
     images = np.asarray(arrays.pixels[rows])
     values = {AS_THEY_ARE: reference.values(images, embeddings[rows])}
     for name, changed in unsuitable(images).items():

@@ -25,7 +25,7 @@ from medsd.settings import Settings
 from medsd.studies.boxes import Box, read_boxes
 from medsd.studies.manifest import Manifest
 from medsd.training.checkpoints import load_checkpoint, save_checkpoint
-from medsd.training.loaders import StudyArrays
+from medsd.training.loaders import StudyArrays, spread
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def average_evidence(model: StudyModel, arrays: StudyArrays, rows: npt.NDArray[n
     seen = rows[arrays.has_image[rows]]
     if not len(seen):
         raise DataError("evidence maps: none of the training studies has an image to start from")
-    chosen = seen[np.unique(np.linspace(0, len(seen) - 1, min(AVERAGED, len(seen))).astype(np.int64))]
+    chosen = spread(seen, AVERAGED)
     sums = [
         outputs.evidence.double().sum(dim=0)
         for outputs in image_outputs(model, pixels_of(arrays, chosen))

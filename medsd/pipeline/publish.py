@@ -39,7 +39,7 @@ from medsd.privacy import public_hasher
 from medsd.scoring.verify import write_reference
 from medsd.settings import Settings
 from medsd.studies.manifest import SPLITS, Manifest
-from medsd.training.loaders import StudyArrays, plain_batches
+from medsd.training.loaders import StudyArrays, plain_batches, spread
 
 log = logging.getLogger(__name__)
 
@@ -182,10 +182,8 @@ def _write_graphs(
         if precision == "float16":
             write_float16(onnx_path, path)
         else:
-            train = manifest.rows("train")
-            count = min(len(train), settings.bundle.quantisation_studies)
-            spread = train[np.linspace(0, len(train) - 1, count).astype(int)]
-            write_int8(onnx_path, path, _readings(serving, arrays, spread)[0])
+            rows = spread(manifest.rows("train"), settings.bundle.quantisation_studies)
+            write_int8(onnx_path, path, _readings(serving, arrays, rows)[0])
         report = check_variant(precision, path, feed, labels, expected)
         parity.setdefault("variants", {})[precision] = report
         if not report["published"]:

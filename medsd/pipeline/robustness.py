@@ -18,7 +18,7 @@ from medsd.networks.fusion import StudyModel
 from medsd.preprocessing.pixels import ModelPixels, to_pixels
 from medsd.settings import Settings
 from medsd.studies.manifest import Manifest
-from medsd.training.loaders import StudyArrays
+from medsd.training.loaders import StudyArrays, spread
 from medsd.training.stages import read_studies
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def judge_robustness(
     rows = rows[arrays.has_image[rows]]
     if model.image is None or not len(rows):
         return None
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(IMAGES, len(rows))).astype(np.int64))]
+    rows = spread(rows, IMAGES)
     views: dict[str, list[ModelPixels]] = {name: [] for name in ("", *CHANGES)}
     for name in manifest.table["path"].iloc[rows]:
         try:

@@ -10,10 +10,7 @@ from pydantic import Field, model_validator
 from medsd.findings import Uncertain
 from medsd.strict import Strict
 
-Limit = Annotated[int | None, Field(ge=1, description="Read only this many patients, for a quick trial.")]
-FrontalOnly = Annotated[bool, Field(description="Leave lateral images out.")]
 UncertainLabel = Annotated[Uncertain, Field(description="How the label -1 (uncertain) is read.")]
-EmptyLabel = Annotated[Literal["absent", "unknown"], Field(description="How an empty label is read.")]
 OfficialSplit = Annotated[bool, Field(description="Use the split that the data set publishes, where it has one.")]
 
 
@@ -29,6 +26,22 @@ class PixelSpec(Strict):
     high_percentile: float = Field(99.5, gt=50, le=100, description="Percentile that becomes white.")
 
 
+class LimitedSource(Strict):
+    """A source of which only some patients can be read."""
+
+    source: str
+    root: Path
+    limit: int | None = Field(None, ge=1, description="Read only this many patients, for a quick trial.")
+
+
+class CheXpertLabels(LimitedSource):
+    """A source with the labels of CheXpert's kind: 1, 0, -1 for uncertain, or empty."""
+
+    frontal_only: bool = Field(True, description="Leave lateral images out.")
+    uncertain: UncertainLabel = "unknown"
+    unmentioned: Literal["absent", "unknown"] = Field("absent", description="How an empty label is read.")
+
+
 class Nih14Part(Strict):
     """A folder with a part of NIH ChestX-ray14."""
 
@@ -40,7 +53,7 @@ class Nih14Part(Strict):
     )
 
 
-class Nih14Source(Strict):
+class Nih14Source(LimitedSource):
     """NIH ChestX-ray14 in NIH's own files."""
 
     source: Literal["nih14"]
@@ -52,7 +65,6 @@ class Nih14Source(Strict):
         description="Folders below root with a table and images each; patients may be in several. Empty: root alone.",
     )
     official_split: OfficialSplit = True
-    limit: Limit = None
 
 
 class PhantomSource(Strict):
@@ -65,29 +77,24 @@ class PhantomSource(Strict):
     seed: int = Field(0, description="Seed of the generator.")
 
 
-class CovidSource(Strict):
+class CovidSource(LimitedSource):
     """COVID-19 image data collection in its own files."""
 
     source: Literal["covid"]
     root: Path = Field(description="Folder with metadata.csv and images/.")
-    limit: Limit = None
 
 
-class CheXpertSource(Strict):
+class CheXpertSource(CheXpertLabels):
     """CheXpert in Stanford's own files."""
 
     source: Literal["chexpert"]
     root: Path = Field(
         description="Folder with train.csv, valid.csv, train/ and valid/ (or the batches), or the folder above it."
     )
-    frontal_only: FrontalOnly = True
-    uncertain: UncertainLabel = "unknown"
-    unmentioned: EmptyLabel = "absent"
     official_split: bool = Field(True, description="Test on valid.csv, which radiologists labelled.")
-    limit: Limit = None
 
 
-class CheXpertPlusSource(Strict):
+class CheXpertPlusSource(CheXpertLabels):
     """CheXpert Plus in Stanford AIMI's own files."""
 
     source: Literal["chexpert_plus"]
@@ -96,15 +103,11 @@ class CheXpertPlusSource(Strict):
     labels: Literal["impression", "findings", "report"] = Field(
         "impression", description="Part of the report that CheXbert's labels come from."
     )
-    frontal_only: FrontalOnly = True
     notes: bool = Field(True, description="Use the clinical history as the note.")
-    uncertain: UncertainLabel = "unknown"
-    unmentioned: EmptyLabel = "absent"
     official_split: bool = Field(True, description="Test on the rows whose split is valid.")
-    limit: Limit = None
 
 
-class MimicSource(Strict):
+class MimicSource(CheXpertLabels):
     """MIMIC-CXR (DICOM) or MIMIC-CXR-JPG in PhysioNet's own files."""
 
     source: Literal["mimic"]
@@ -116,31 +119,26 @@ class MimicSource(Strict):
     frontal_only: bool = Field(True, description="Read only images whose view is known to be PA or AP.")
     labeller: Literal["chexpert", "negbio"] = Field("chexpert", description="Program whose labels are read.")
     notes: bool = Field(True, description="Use the reports' indication and history as the note.")
-    uncertain: UncertainLabel = "unknown"
-    unmentioned: EmptyLabel = "absent"
     official_split: OfficialSplit = True
-    limit: Limit = None
 
 
-class VindrSource(Strict):
+class VindrSource(LimitedSource):
     """VinDr-CXR in PhysioNet's own files, or Kaggle's."""
 
     source: Literal["vindr"]
     root: Path = Field(description="Folder with annotations/, train/ and test/, or with Kaggle's train.csv.")
     official_split: bool = Field(True, description="Test on the images of image_labels_test.csv.")
-    limit: Limit = None
 
 
-class PadChestSource(Strict):
+class PadChestSource(LimitedSource):
     """PadChest in BIMCV's own files."""
 
     source: Literal["padchest"]
     root: Path = Field(description="Folder with PADCHEST_chest_x_ray_images_labels_160K*.csv and the images.")
-    frontal_only: FrontalOnly = True
-    limit: Limit = None
+    frontal_only: bool = Field(True, description="Leave lateral images out.")
 
 
-class OpeniSource(Strict):
+class OpeniSource(LimitedSource):
     """Open-i's reports, with their images if they are there."""
 
     source: Literal["openi"]
@@ -154,24 +152,21 @@ class OpeniSource(Strict):
     images: Path | None = Field(
         None, description="Folder of NLMCXR_png or NLMCXR_dcm below root. Absent: the notes alone."
     )
-    limit: Limit = None
 
 
-class Cmc2007Source(Strict):
+class Cmc2007Source(LimitedSource):
     """The 2007 Computational Medicine Challenge: reports with ICD-9-CM codes, without images."""
 
     source: Literal["cmc2007"]
     root: Path = Field(description="Folder with 2007ChallengeTrainData.xml.")
-    limit: Limit = None
 
 
-class DicomSource(Strict):
+class DicomSource(LimitedSource):
     """A tree of DICOM files without labels."""
 
     source: Literal["dicom"]
     root: Path = Field(description="Folder that is searched with all its subfolders.")
     frontal_only: bool = Field(True, description="Leave images out whose header says lateral or oblique.")
-    limit: Limit = None
 
 
 class CsvColumns(Strict):
@@ -189,7 +184,7 @@ class CsvColumns(Strict):
     )
 
 
-class CsvSource(Strict):
+class CsvSource(LimitedSource):
     """A folder of images with a CSV table of the user's own."""
 
     source: Literal["csv"]
@@ -207,7 +202,6 @@ class CsvSource(Strict):
     finding_names: dict[str, str] = Field({}, description="The finding that each word of finding_list means.")
     unlisted: Literal["absent", "unknown"] = Field("absent", description="What a finding not in finding_list is.")
     uncertain: UncertainLabel = "unknown"
-    limit: Limit = None
 
 
 SingleSource = Annotated[

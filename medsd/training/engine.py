@@ -38,6 +38,7 @@ from medsd.training.checkpoints import (
 from medsd.training.distributed import as_the_first, is_first, join_batch_norm, wait_for_all
 from medsd.training.layers import parameter_groups
 from medsd.training.loaders import Batch, TrainingBatches
+from medsd.training.schedule import warm_cosine
 from medsd.training.step import Loss, TrainingStep, recomputed_activations
 
 log = logging.getLogger(__name__)
@@ -168,20 +169,13 @@ class Stage:
     def _step(self, batch: Batch, number: int) -> float:
         """Take step `number` of the stage, from 0; returns the loss."""
         self.model.train()
+        factor = warm_cosine(number, self.settings.epochs * len(self.batches), self.settings.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * self._rate(number)
+            group["lr"] = group["base_lr"] * factor
         value = self.step(batch, number)
         if self.average is not None:
             self.average.update_parameters(self.model)
         return value
-
-    def _rate(self, step: int) -> float:
-        """Factor of the learning rate: linear warm-up, then a cosine to zero."""
-        total = self.settings.epochs * len(self.batches)
-        warm = max(1, round(self.settings.warmup * total))
-        if step < warm:
-            return (step + 1) / warm
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
     def _end_epoch(self, record: Record) -> None:
         epoch = len(self.history)

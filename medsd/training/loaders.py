@@ -33,6 +33,11 @@ SENTENCE_FORMS = (
 )
 
 
+def spread(rows: Rows, most: int) -> Rows:
+    """At most `most` of some rows, at even distances."""
+    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64)]
+
+
 @dataclass(frozen=True)
 class Sentences:
     """Sentences that name a finding, as tokens, by finding: integers (K_f, L) each; the plain one first."""

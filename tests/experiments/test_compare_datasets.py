@@ -12,8 +12,7 @@ import pytest
 from scipy.io import arff
 
 from medsd.errors import DataError
-from medsd.experiments.compare.arff import read_arff
-from medsd.experiments.compare.datasets import read_set
+from medsd.experiments.compare.datasets import read_arff, read_set
 from medsd.experiments.compare.labelled_set import LabelledSet
 from medsd.experiments.compare.settings import CompareSettings, SetName
 

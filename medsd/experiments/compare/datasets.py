@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import arff
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from medsd.errors import DataError
-from medsd.experiments.compare.arff import read_arff
 from medsd.experiments.compare.labelled_set import LabelledSet, find_folder
 from medsd.experiments.compare.radiographs import read_radiographs
 from medsd.experiments.compare.settings import CompareSettings
@@ -127,3 +128,26 @@ _READERS: Mapping[str, Callable[[CompareSettings], LabelledSet]] = {
 
 def _own_keys(count: int) -> npt.NDArray[np.str_]:
     return np.array([f"{row:06d}" for row in range(count)])
+
+
+def read_arff(path: Path) -> pd.DataFrame:
+    """An ARFF file of numbers, dense or sparse: one float32 column for each attribute, in its order, NaN for "?".
+
+    Raises:
+        DataError: the file is missing, or is no ARFF of numbers; the message has the line's number.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            found = arff.load(lines)
+        names = [name for name, _ in found["attributes"]]
+        table = pd.DataFrame(found["data"], columns=names).astype("float32")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({type(error).__name__}); is the data set complete?") from None
+    except (arff.ArffException, ValueError, IndexError) as error:
+        line = getattr(error, "line", -1)
+        raise DataError(
+            f"{path}{f', line {line}' if line > 0 else ''}: no ARFF file of numbers; is it complete?"
+        ) from None
+    if table.empty:
+        raise DataError(f"{path}: no rows after @data")
+    return table

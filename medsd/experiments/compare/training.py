@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from medsd.experiments.compare.settings import BudgetSettings, LossVariant, Trial
 from medsd.sd.rivals import loss_by_name
+from medsd.training.schedule import warm_cosine
 
 FloatArray = npt.NDArray[np.float32]
 _GRADIENT_CLIP = 1.0
@@ -87,7 +88,7 @@ def train(
         batches = _batches(torch.from_numpy(inputs), torch.from_numpy(labels), budget, seed)
         for step, (views, targets) in enumerate(batches):
             for group in optimizer.param_groups:
-                group["lr"] = trial.learning_rate * _rate(step, steps, budget.warmup)
+                group["lr"] = trial.learning_rate * warm_cosine(step, steps, budget.warmup)
             optimizer.zero_grad()
             compute(network, views, targets).backward()
             nn.utils.clip_grad_norm_(network.parameters(), _GRADIENT_CLIP)
@@ -105,14 +106,6 @@ def _batches(inputs: Tensor, labels: Tensor, budget: BudgetSettings, seed: int) 
             views = inputs[rows, which]  # (B·V, D)
             kept = torch.rand(views.shape, generator=source) >= budget.corruption
             yield views * kept, labels[rows]
-
-
-def _rate(step: int, steps: int, warmup: float) -> float:
-    """A rise, then half a cosine down to 0."""
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return (step + 1) / rising
-    return (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from medsd.experiments.compare.cells import GROUPS
+from medsd.experiments.compare.report import verdicts
 from medsd.experiments.compare.summary import MAIN
-from medsd.experiments.compare.words import verdicts
 
 METRICS = (*MAIN, *(f"map_{group}" for group in GROUPS))
 
