@@ -1,7 +1,5 @@
 """What all experiments share: trainings in processes of their own, the command that repeats them, and the report."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed

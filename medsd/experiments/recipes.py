@@ -4,8 +4,6 @@ Every arm, a few settings laid over a base configuration, is trained with every 
 validation patients; the test patients are for the one comparison at the end.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

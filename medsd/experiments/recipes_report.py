@@ -35,22 +35,16 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Trained:
-    """What one training says of the patients that are measured.
+    """What one training says of the patients that are measured."""
 
-    Attributes:
-        logits: (N, F).
-        ndcg: (N,) of each study as a query among the training studies, NaN where nothing is relevant.
-        labels, patients: (N, F) and (N,) of the studies; the same in every training.
-        seconds: of both stages.
-        threshold: on the probability, one for all findings, where micro-F1 is highest on the validation patients.
-    """
-
-    logits: npt.NDArray[np.float32]
-    ndcg: npt.NDArray[np.float64]
-    labels: npt.NDArray[np.float32]
-    patients: npt.NDArray[np.str_]
-    seconds: float
-    threshold: float = 0.5
+    logits: npt.NDArray[np.float32]  # (N, F)
+    ndcg: npt.NDArray[
+        np.float64
+    ]  # (N,) of each study as a query among the training studies, NaN if nothing is relevant
+    labels: npt.NDArray[np.float32]  # (N, F), the same in every training
+    patients: npt.NDArray[np.str_]  # (N,)
+    seconds: float  # of both stages
+    threshold: float = 0.5  # one for all findings, where micro-F1 is highest on the validation patients
 
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:

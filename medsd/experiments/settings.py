@@ -115,9 +115,7 @@ class TuneSettings(OverBase):
     objective: Literal["auroc", "ndcg", "loss"] = Field(
         "auroc", description="Figure of the validation patients: macro AUROC, nDCG@10 among training studies, or loss."
     )
-    startup: int = Field(
-        10, ge=1, description="Trials drawn at random before the sampler learns or one is ended early."
-    )
+    startup: int = Field(10, ge=1, description="Trials drawn at random, before the sampler learns or one ends early.")
     pruning: Literal["median", "none"] = Field(
         "median",
         description="median: end a trial early, after a third of the epochs, if its best epoch so far is below the "

@@ -5,8 +5,6 @@ seed. Wilcoxon's signed ranks cannot fall below p = 0.0625 with five seeds. Seed
 the choice of test samples; for that there is the bootstrap over test patients.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,17 +27,11 @@ class SeedMean:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The reference against one rival in one metric.
+    """The reference against one rival in one metric."""
 
-    Attributes:
-        difference: reference minus rival, mean over the seeds, with its t interval.
-        p: two-sided, of the paired t test.
-        p_holm: the same after Holm's correction over the rivals.
-    """
-
-    difference: SeedMean
-    p: float
-    p_holm: float
+    difference: SeedMean  # reference minus rival, with its t interval
+    p: float  # two-sided, of the paired t test
+    p_holm: float  # the same after Holm's correction over the rivals
 
     def verdict(self, level: float) -> str:
         """How the reference does: "wins", "loses" or "ties"."""

@@ -5,8 +5,6 @@ folder of its own. A journal of JSON lines keeps the trials, so that the same co
 setting affects, decoding and perhaps pretraining, are done once for all trials.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

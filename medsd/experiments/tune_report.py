@@ -1,7 +1,5 @@
 """The report of a search for hyper-parameters: its trials as Markdown and JSON, and the best settings as YAML."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

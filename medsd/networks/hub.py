@@ -1,7 +1,5 @@
 """The model hub, through huggingface_hub: from its local cache first, else over the network."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar

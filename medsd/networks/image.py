@@ -4,8 +4,6 @@ Each takes pixels in 0…1 with one channel and returns the last map before pool
 gives class activation maps that add up to the logit exactly.
 """
 
-from __future__ import annotations
-
 from monai.networks.nets import DenseNet, EfficientNet, ViT, resnet18, resnet50
 from monai.networks.nets.efficientnet import efficientnet_params
 from torch import Tensor, nn

@@ -3,8 +3,6 @@
 The first convolution shows where the backbone is in a file; what stands around it is left out.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import re

@@ -5,8 +5,6 @@ in notes of at least `MIN_PATIENTS` patients become tokens, and numbers are spli
 share, or that of a physician of many, cannot be told from a word.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

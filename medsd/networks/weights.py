@@ -3,8 +3,6 @@
 They are read without running code, renamed (`medsd.networks.names`) and fitted, or refused.
 """
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The last step of a run: its training studies become the cases of the bundle, with what was measured of them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """The out-of-distribution check of a new bundle, judged on test images and on the same images made unsuitable."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Checks before training that there are enough studies to train on."""
 
-from __future__ import annotations
-
 import logging
 
 import numpy as np

@@ -3,8 +3,6 @@
 Grad-CAM (Selvaraju et al., ICCV 2017) is MONAI's, at the encoder's last feature map.
 """
 
-from __future__ import annotations
-
 import copy
 from collections import defaultdict
 
@@ -19,16 +17,8 @@ from medsd.errors import DataError
 from medsd.evaluation.evidence import Boxed, EvidenceReport, Maps, centre_prior, judge, usual_place
 from medsd.evaluation.saved import options_of
 from medsd.networks.fusion import EvidenceHead, StudyModel
+from medsd.pipeline import evidence_head as fitting
 from medsd.pipeline.enough import not_trained
-from medsd.pipeline.evidence_head import (
-    BATCH,
-    average_evidence,
-    boxes_of_rows,
-    has_boxes,
-    image_alone,
-    image_outputs,
-    pixels_of,
-)
 from medsd.settings import Settings
 from medsd.studies.boxes import Box, read_boxes
 from medsd.studies.manifest import SELECTED, Manifest
@@ -43,7 +33,7 @@ class _ImageLogits(nn.Module):
         self.model = model
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.model(image_alone(pixels)).logits
+        return self.model(fitting.image_alone(pixels)).logits
 
 
 def judge_evidence(
@@ -62,11 +52,11 @@ def judge_evidence(
     Raises:
         DataError: the table of boxes is there and cannot be read.
     """
-    if not has_boxes(settings):
+    if not fitting.has_boxes(settings):
         return None
     boxes = read_boxes(manifest.root, manifest.findings)
     held_out = np.concatenate([manifest.rows(split), manifest.rows(SELECTED if split == "test" else "")])
-    grouped, known = (boxes_of_rows(boxes, manifest, rows) for rows in (held_out, manifest.rows("train")))
+    grouped, known = (fitting.boxes_of_rows(boxes, manifest, rows) for rows in (held_out, manifest.rows("train")))
     silent = not_trained(manifest)
     grouped = {(row, name): of_image for (row, name), of_image in grouped.items() if name not in silent}
     if not grouped:
@@ -74,7 +64,7 @@ def judge_evidence(
     names = np.array([name for _, name in grouped])
     rows = np.array([row for row, _ in grouped])
     columns = np.array([manifest.findings.names.index(name) for name in names])
-    pixels = pixels_of(arrays, rows)
+    pixels = fitting.pixels_of(arrays, rows)
     places: dict[str, list[list[Box]]] = defaultdict(list)
     for (_, name), of_image in known.items():
         places[name].append(of_image)
@@ -89,7 +79,7 @@ def judge_evidence(
     randomised = {}
     for name, whole in (("classifier", False), ("all weights", True)):
         other = _randomised(model, whole=whole)
-        drawn = _random_head(head, average_evidence(other, arrays, manifest.rows("train")))
+        drawn = _random_head(head, fitting.average_evidence(other, arrays, manifest.rows("train")))
         randomised[name] = _likeness(own, evidence_maps(other, pixels, columns, drawn))
     boxed = Boxed(names, manifest.patients[rows], list(grouped.values()))
     try:
@@ -104,7 +94,7 @@ def evidence_maps(
     """(N, h, w): the map of each image (N, 1, S, S) for the finding of that column, by `head` or by the model."""
     one = torch.ones(1, 1, 1, 1)
     maps = []
-    for outputs in image_outputs(model, pixels):
+    for outputs in fitting.image_outputs(model, pixels):
         assert outputs.evidence is not None
         maps.append(outputs.evidence if head is None else head(outputs, one))
     return torch.cat(maps)[torch.arange(len(pixels)), torch.from_numpy(columns)].numpy()
@@ -122,7 +112,7 @@ def grad_cam_maps(model: StudyModel, pixels: Tensor, columns: npt.NDArray[np.int
 
     with torch.inference_mode(False), torch.enable_grad():
         pixels = pixels.clone().requires_grad_()
-        parts = zip(pixels.split(BATCH), torch.from_numpy(columns).split(BATCH), strict=True)
+        parts = zip(pixels.split(fitting.BATCH), torch.from_numpy(columns).split(fitting.BATCH), strict=True)
         return torch.cat([maps(part, findings).detach().float() for part, findings in parts]).numpy()
 
 

@@ -1,7 +1,5 @@
 """The folder of a run: where each step keeps what it made."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -16,26 +14,19 @@ _CALIBRATION: TypeAdapter[dict[str, Calibration]] = TypeAdapter(dict[str, Calibr
 
 
 class Run:
-    """The folder of a run and the files in it.
-
-    Attributes:
-        rejected: rows of the source that are in no manifest, and why.
-        model: weights of the fine-tuned model.
-        outputs: logits and embeddings of every study.
-        evidence_head: what draws the evidence maps; of a model of images.
-    """
+    """The folder of a run and the files in it."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.folder = settings.run_folder
         self.manifest = self.folder / "studies.parquet"
-        self.rejected = self.folder / "rejected.csv"
+        self.rejected = self.folder / "rejected.csv"  # rows of the source that are in no manifest, and why
         self.pixels = self.folder / "pixels.npy"
         self.tokenizer = self.folder / "tokenizer.json"
         self.history = self.folder / "history.json"
         self.pretrained = self.folder / "pretrain.safetensors"
-        self.model = self.folder / "model.safetensors"
-        self.outputs = self.folder / "outputs.safetensors"
+        self.model = self.folder / "model.safetensors"  # of fine-tuning
+        self.outputs = self.folder / "outputs.safetensors"  # logits and embeddings of every study
         self.calibration = self.folder / "calibration.json"
         self.conformal = self.folder / CONFORMAL
         self.evidence_head = self.folder / "evidence_head.safetensors"

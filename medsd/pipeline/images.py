@@ -4,8 +4,6 @@ Pixels are appended to the file, and a journal beside it records the progress af
 resumes there. The journal stays beside the finished file: while no image and no setting changes, none is decoded again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
@@ -41,14 +39,9 @@ class ImageFile:
     """The pixels of the images that can be used: uint8 (K, S, S) as .npy, unfinished until `finish`.
 
     Attributes:
-        path, part: the finished file, and the unfinished one.
-        record, journal: what each is made of, then a line per portion.
-        spec: how images become pixels.
-        count: rows of the manifest.
-        done: those that have been read.
-        refused: (row of the manifest, reason, message) of those that have no place in the file.
-        warned: the same, of those that the gate admits with a warning.
-        finished: the file is complete.
+        record, journal: of the finished and the unfinished file: what it is made of, then a line per portion.
+        count, done: rows of the manifest, and those that have been read.
+        refused, warned: rows that have no place in the file, and those that the gate admits with a warning.
     """
 
     def __init__(self, path: Path, spec: PixelSpec, count: int) -> None:

@@ -11,8 +11,6 @@ more, turned, mirrored, or have large marks burned in are not found. A hash of 6
 another gamma. The time grows with the square of the images: some minutes for 100,000.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,16 +41,11 @@ _AT_A_TIME = 1 << 25  # pairs that are compared: 128 MB
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Pairs of rows of different patients whose images look the same.
+    """Pairs of rows of different patients whose images look the same."""
 
-    Attributes:
-        first, second: int64 (K,) rows of the manifest, first < second.
-        likeness: float32 (K,) cosine of their descriptors, `ALIKE`…1.
-    """
-
-    first: npt.NDArray[np.int64]
-    second: npt.NDArray[np.int64]
-    likeness: npt.NDArray[np.float32]
+    first: npt.NDArray[np.int64]  # (K,) rows of the manifest
+    second: npt.NDArray[np.int64]  # (K,), each greater than the first
+    likeness: npt.NDArray[np.float32]  # (K,) cosine of their descriptors, `ALIKE`…1
 
     def __len__(self) -> int:
         return len(self.first)
@@ -147,10 +140,6 @@ def write_report(manifest: Manifest, alike: NearDuplicates, path: Path) -> None:
         pd.DataFrame(columns).to_csv(draft, index=False)
     if len(alike):
         involved = np.unique(np.concatenate([alike.first, alike.second]))
-        log.warning(
-            "%d images look the same as an image of another patient (%d patients); their patients are kept in one "
-            "split; see %s",
-            len(involved),
-            len(np.unique(patients[involved])),
-            path,
-        )
+        people = len(np.unique(patients[involved]))
+        log.warning("%d images look the same as an image of another patient (%d patients); their patients are kept in "
+                    "one split; see %s", len(involved), people, path)  # fmt: skip

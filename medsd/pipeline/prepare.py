@@ -3,8 +3,6 @@
 A row that cannot be used, because of its table or its image, is left out and listed with its reason.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import replace

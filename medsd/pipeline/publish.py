@@ -1,11 +1,10 @@
 """The export of a run: a bundle is put together beside its final place, checked, and moved into place."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from scipy.special import expit
@@ -77,7 +75,7 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
         manifest,
         image=model.image is not None,
         note=note,
-        evidence_grid=_grid(model, run.settings),
+        evidence_grid=None if head is None else (head.average.shape[1], head.average.shape[2]),
         evidence_from_boxes=boxed,
         out_of_distribution=distribution,
         variants=variants,
@@ -127,7 +125,10 @@ def _write_parts(
     save_file(weights, folder / "weights" / "model.safetensors")
     for path in (*run.folder.glob("evaluation*.json"), run.conformal):
         shutil.copyfile(path, folder / path.name)
-    write_json(folder / layout.VALIDATION, _validation_patients(run.settings, manifest))
+    patients = sorted(set(manifest.patients[manifest.rows("validation")].tolist()))
+    if not manifest.keyed:  # keys, as the cases have them
+        patients = [public_hasher(run.settings.name).patient_key(name) for name in patients]
+    write_json(folder / layout.VALIDATION, patients)
     if run.settings.data.source == "phantom":
         _write_examples(folder / "examples", manifest)
     _draw(run, folder / "plots", manifest, outputs)
@@ -144,12 +145,6 @@ def check_protected(settings: Settings, manifest: Manifest) -> None:
         raise DataError("bundle.public is set, but the studies have the keys of this site; train under another name")
     if not settings.bundle.public and not manifest.keyed and settings.network.note is not None:
         raise DataError("the notes of this run were not scrubbed of identities; train under another name")
-
-
-def _validation_patients(settings: Settings, manifest: Manifest) -> list[str]:
-    """Their keys, as the cases have them."""
-    patients = sorted(set(manifest.patients[manifest.rows("validation")].tolist()))
-    return patients if manifest.keyed else [public_hasher(settings.name).patient_key(name) for name in patients]
 
 
 def _write_graphs(
@@ -234,14 +229,6 @@ def _fit_distribution(
     return distribution
 
 
-def _grid(model: StudyModel, settings: Settings) -> tuple[int, int] | None:
-    if model.image is None:
-        return None
-    with torch.inference_mode():
-        shape = model.image(torch.zeros(1, 1, settings.pixels.size, settings.pixels.size)).shape
-    return int(shape[2]), int(shape[3])
-
-
 def _draw(run: Run, folder: Path, manifest: Manifest, outputs: dict[str, npt.NDArray[np.float32]]) -> None:
     calibration, _ = run.read_calibration()
     names, test = manifest.findings.names, manifest.rows("test")
@@ -304,8 +291,6 @@ def _git_commit() -> str:
 def _packages() -> dict[str, str]:
     versions = {}
     for name in _PACKAGES.split():
-        try:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return versions

@@ -1,7 +1,5 @@
 """The model on test images as they are and changed; `medsd.evaluation.robustness` has the changes and the figures."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import replace
 

@@ -5,8 +5,6 @@ Each finished step leaves a marker with the fingerprint of what it was made from
 `prepare`, only if its result has changed. A lock keeps a second process out.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
@@ -35,23 +33,14 @@ PREPARE = "prepare"
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a run.
-
-    Attributes:
-        name: the verb of the command line.
-        depends: the sections of the settings that decide its result.
-        work: does it; must itself resume or start clean.
-        reads: fingerprint of the files it reads, other than those that the steps before it made.
-        clean: what to remove before it is done again with other settings.
-        shared: all processes of a distributed run do it together; otherwise the first does it alone.
-    """
+    """A step of a run, by the verb of the command line."""
 
     name: str
-    depends: tuple[str, ...]
-    work: Callable[[Run], None]
-    clean: tuple[str, ...] = ()
-    shared: bool = False
-    reads: Callable[[Settings], str] = lambda _: ""
+    depends: tuple[str, ...]  # sections of the settings that decide its result
+    work: Callable[[Run], None]  # must itself resume or start clean
+    clean: tuple[str, ...] = ()  # removed before it is done again with other settings
+    shared: bool = False  # all processes of a distributed run do it together; else the first does it alone
+    reads: Callable[[Settings], str] = lambda _: ""  # fingerprint of its files that no step before it made
 
 
 STEPS = (

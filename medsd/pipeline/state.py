@@ -4,8 +4,6 @@ Tables are compared by content. Images and notes are too many to be read each ti
 time of change: a touched image is decoded again, and later steps are done again only if the result has changed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator, Sequence

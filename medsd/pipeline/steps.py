@@ -1,7 +1,5 @@
 """What each step of a run does; `medsd.pipeline.run` decides which of them run."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping
@@ -107,24 +105,18 @@ def calibrate(run: Run) -> None:
 def _choose_calls(run: Run) -> None:
     """What turns logits into probabilities and calls."""
     manifest, settings = Manifest.read(run.manifest), run.settings.evaluation
-    rows, minimum_positives = manifest.rows("validation"), settings.minimum_positives
+    rows = manifest.rows("validation")
     names = manifest.findings.without(not_trained(manifest)).names
     kept = np.isin(manifest.findings.names, names)
     logits, labels = load_file(run.outputs)["logits"][rows][:, kept], manifest.labels[rows][:, kept]
-    calibration, choices = choose_calibration(
-        logits, labels, names, minimum_positives=minimum_positives, method=settings.calibration
-    )
+    least = {"minimum_positives": settings.minimum_positives}
+    calibration, choices = choose_calibration(logits, labels, names, method=settings.calibration, **least)
     probabilities = calibrated(logits, calibration, names)
-    points = choose_operating_points(
-        probabilities, labels, names, minimum_positives=minimum_positives, rule=settings.operating_points
-    )
+    points = choose_operating_points(probabilities, labels, names, rule=settings.operating_points, **least)
     scores = conformal_scores(probabilities, labels, manifest.patients[rows], names, seed=run.settings.seed)
     write_conformal(run.conformal, scores)
-    parts: dict[str, Mapping[str, Described]] = {
-        "calibration": calibration,
-        "choices": choices,
-        "operating_points": points,
-    }
+    parts: dict[str, Mapping[str, Described]]
+    parts = {"calibration": calibration, "choices": choices, "operating_points": points}
     tree = {part: {name: value.model_dump() for name, value in found.items()} for part, found in parts.items()}
     write_json(run.calibration, tree)
 
@@ -133,7 +125,7 @@ def evaluate(run: Run) -> None:
     """Everything that is reported of the test patients, once."""
     report = _measure(run, "")
     report.write(run.evaluation)
-    if _fused(run.settings):
+    if run.settings.network.image is not None and run.settings.network.note is not None:
         for reading in ("_image", "_note"):
             _measure(run, reading).write(run.evaluation.with_stem(f"evaluation{reading}"))
         _measure_modalities(run)
@@ -175,13 +167,13 @@ def _measure(run: Run, reading: str) -> EvaluationReport:
         choices=run.read_choices(),
         conformal=run.read_conformal() if whole else None,
         groups=groups_of(manifest.table.iloc[test]) if whole else None,
-        beside=_beside(run, manifest, outputs["logits"], test) if whole else None,
+        beside=_beside(run, manifest, outputs["logits"]) if whole else None,
         not_trained=not_trained(manifest),
     )
 
 
-def _beside(run: Run, manifest: Manifest, logits: npt.NDArray[np.float32], test: npt.NDArray[np.int64]) -> Beside:
-    train = manifest.rows("train")
+def _beside(run: Run, manifest: Manifest, logits: npt.NDArray[np.float32]) -> Beside:
+    train, test = manifest.rows("train"), manifest.rows("test")
     found = beside_of(manifest, logits, test, manifest.rows(SELECTED), run.settings.evaluation)
     return replace(found, picked=int(picked(manifest)[train].sum()), trained=len(train))
 
@@ -228,8 +220,8 @@ def _measure_modalities(run: Run) -> None:
 
 def _judge_images(run: Run) -> None:
     """Evidence maps against boxes, if the data set has any; and calls of images that are only handled differently."""
-    paths = [run.folder / EVIDENCE, run.folder / ROBUSTNESS]
-    for path in paths:
+    evidence, robustness = run.folder / EVIDENCE, run.folder / ROBUSTNESS
+    for path in (evidence, robustness):
         path.unlink(missing_ok=True)
     if run.settings.network.image is None:
         return
@@ -237,13 +229,10 @@ def _judge_images(run: Run) -> None:
     model, (head, _) = _trained(run), read_evidence_head(run.evidence_head)
     calibration, points = run.read_calibration()
     thresholds = thresholds_of(points, manifest.findings.names)
-    reports = (
-        judge_evidence(run.settings, manifest, arrays, model, head),
-        judge_robustness(run.settings, manifest, arrays, model, calibration, thresholds),
-    )
-    for path, report in zip(paths, reports, strict=True):
-        if report is not None:
-            report.write(path)
+    if maps := judge_evidence(run.settings, manifest, arrays, model, head):
+        maps.write(evidence)
+    if changes := judge_robustness(run.settings, manifest, arrays, model, calibration, thresholds):
+        changes.write(robustness)
 
 
 def _judge_sources(run: Run) -> None:
@@ -267,10 +256,6 @@ def _judge_sources(run: Run) -> None:
     report.write(path)
     for pair in report.pairs:
         log.log(logging.WARNING if pair.above else logging.INFO, "%s", pair.sentence)
-
-
-def _fused(settings: Settings) -> bool:
-    return settings.network.image is not None and settings.network.note is not None
 
 
 def _data(run: Run) -> tuple[Manifest, StudyArrays]:

@@ -4,8 +4,6 @@ One run of medsd is one run of MLflow, however often it is interrupted. MONAI's 
 run by its name, which two people may share, and prefers the environment's server to that of the settings.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -79,7 +77,7 @@ class Tracker:
         for noisy in ("mlflow", "alembic"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         self._run, self._failures = run, (MlflowException, SQLAlchemyError, OSError)
-        self._id, self._logged, self._is_open = "", dict[str, int](), False
+        self._id, self._logged = "", dict[str, int]()
         run.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._client = MlflowClient(tracking_uri=uri)
@@ -103,7 +101,7 @@ class Tracker:
 
     def close(self, status: str) -> None:
         """Record how the run ended: FINISHED, FAILED or KILLED."""
-        if not self._is_open:
+        if not self._id:
             return
         try:
             self._client.set_terminated(self._id, status)
@@ -127,9 +125,7 @@ class Tracker:
 
     def _begin(self, stage: str, epochs: int) -> int:
         """Open MLflow's run and count the stage's epochs in it; where it has too many (discarded), begin a new run."""
-        if not self._is_open:
-            self._id = self._reopened() or self._new_run()
-            self._is_open = True
+        self._id = self._id or self._reopened() or self._new_run()
         if stage not in self._logged:
             steps = [metric.step for metric in self._client.get_metric_history(self._id, f"{stage}/loss")]
             self._logged[stage] = max(steps, default=-1) + 1

@@ -58,9 +58,7 @@ class EvaluationSettings(Strict):
         pattern=r"^(youden|f1|(sensitivity|specificity):0\.\d+)$",
         description="How thresholds are chosen on validation: f1, youden, sensitivity:0.9 or specificity:0.9.",
     )
-    minimum_positives: int = Field(
-        10, ge=1, description="A finding with fewer positives or negatives gets no threshold and no figure."
-    )
+    minimum_positives: int = Field(10, ge=1, description="With fewer positives or negatives: no threshold, no figure.")
     calibration: str = Field(
         "by_size",
         pattern="^(by_size|platt)$",
@@ -107,9 +105,7 @@ class Settings(Strict):
     findings: str = Field(description="The finding set, a key of medsd.findings.FINDING_SETS.")
     seed: int = Field(0, description="Seed of the weights, the batches and the resamples.")
     output: Path = Field(Path("runs"), description="The run's folder is <output>/<name>.")
-    data: Annotated[
-        SingleSource | MergeSource, Field(discriminator="source", description="Where the studies come from.")
-    ]
+    data: Annotated[SingleSource | MergeSource, Field(discriminator="source", description="Where studies come from.")]
     splits: SplitSettings = Field(SplitSettings(), description="How patients are split.")
     gate: GatePolicy = Field(GatePolicy(), description="Which images are refused; see medsd.dicom.policy.")
     pixels: PixelSpec = Field(PixelSpec(), description="How images become pixels.")

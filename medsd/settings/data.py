@@ -88,9 +88,7 @@ class CheXpertSource(CheXpertLabels):
     """CheXpert in Stanford's own files."""
 
     source: Literal["chexpert"]
-    root: Path = Field(
-        description="Folder with train.csv, valid.csv, train/ and valid/ (or the batches), or the folder above it."
-    )
+    root: Path = Field(description="Folder with train.csv, valid.csv and their folders (or batches), or the one above.")
     official_split: bool = Field(True, description="Test on valid.csv, which radiologists labelled.")
 
 
@@ -149,9 +147,7 @@ class OpeniSource(LimitedSource):
     note: Literal["indication", "report"] = Field(
         "indication", description="indication: what was known before. report: findings and impression, to classify it."
     )
-    images: Path | None = Field(
-        None, description="Folder of NLMCXR_png or NLMCXR_dcm below root. Absent: the notes alone."
-    )
+    images: Path | None = Field(None, description="Folder of NLMCXR_png or NLMCXR_dcm, below root. Absent: no images.")
 
 
 class Cmc2007Source(LimitedSource):
@@ -179,9 +175,7 @@ class CsvColumns(Strict):
     age: str | None = Field(None, description="Age in years.")
     sex: str | None = Field(None, description="Sex of the patient, such as F or M.")
     note: str | None = Field(None, description="What was known before the image was read, never the report.")
-    split: str | None = Field(
-        None, description="train, validation (or val, valid, dev) or test. Absent: medsd splits by patient."
-    )
+    split: str | None = Field(None, description="train, validation (val, valid, dev) or test. Absent: medsd splits.")
 
 
 class CsvSource(LimitedSource):
@@ -235,9 +229,7 @@ class SplitSettings(Strict):
     validation: float = Field(0.1, gt=0, lt=1, description="Share of the patients on which choices are made.")
     test: float = Field(0.2, gt=0, lt=1, description="Share of the patients that are measured at the end.")
     seed: int = Field(0, description="Seed of the split.")
-    near_duplicates: bool = Field(
-        True, description="Find images of different patients that look the same, and keep those patients in one split."
-    )
+    near_duplicates: bool = Field(True, description="Keep patients whose images look the same in one split.")
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> SplitSettings:

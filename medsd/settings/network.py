@@ -47,16 +47,10 @@ class NoteSettings(Strict):
     )
     vocabulary_size: int = Field(2000, ge=100, le=60000, description="Number of tokens of small-bert.")
     max_tokens: int = Field(96, ge=8, le=8192, description="Longer notes are cut; not used if window is given.")
-    window: int | None = Field(
-        None, ge=8, le=8192, description="Read notes in overlapping windows of this many tokens, special ones included."
-    )
-    stride: int | None = Field(
-        None, ge=1, description="Tokens from the start of one window to the next. Absent: half of a window's text."
-    )
+    window: int | None = Field(None, ge=8, le=8192, description="Read notes in overlapping windows of so many tokens.")
+    stride: int | None = Field(None, ge=1, description="Tokens from window to window. Absent: half of a window's text.")
     max_windows: int = Field(4, ge=1, le=64, description="Text after this many windows is cut.")
-    mask_findings: bool = Field(
-        True, description="Hide the words that name a finding of the set, because they give the answer away."
-    )
+    mask_findings: bool = Field(True, description="Hide the words that name a finding: they give it away.")
     layers: int = Field(2, ge=1, le=24, description="Layers of small-bert.")
     hidden: int = Field(128, ge=16, le=1024, multiple_of=16, description="Width of small-bert.")
     heads: int = Field(4, ge=1, le=16, description="Attention heads of small-bert.")

@@ -1,7 +1,5 @@
 """The loss, the augmentation and the stages of training."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -47,14 +45,10 @@ class LossSettings(Strict):
 class PseudoLabelSettings(Strict):
     """Rounds of class-aware pseudo-labels (CAP, Xie 2023) after fine-tuning; see medsd.training.pseudo_labels."""
 
-    rounds: int = Field(
-        0, ge=0, le=100, description="Rounds of labelling what is unknown in the training studies; 0: none."
-    )
+    rounds: int = Field(0, ge=0, le=100, description="Rounds of labelling what is unknown in training; 0: none.")
     positive: float = Field(1.0, ge=0, le=1, description="Share of the expected positives that is labelled present.")
     negative: float = Field(1.0, ge=0, le=1, description="Share of the expected negatives that is labelled absent.")
-    minimum_positives: int = Field(
-        3, ge=1, description="A finding with fewer known positives or negatives gets no pseudo-labels."
-    )
+    minimum_positives: int = Field(3, ge=1, description="With fewer positives or negatives: no pseudo-labels.")
     epochs: int = Field(0, ge=0, description="Epochs of fine-tuning in each round; 0: those of training.finetune.")
     pretrain: bool = Field(False, description="Begin each round with pretraining on labels and pseudo-labels.")
 
@@ -68,9 +62,7 @@ class AugmentSettings(Strict):
     contrast: float = Field(0.2, ge=0, le=1, description="Largest change of brightness and contrast, as a share.")
     noise: float = Field(0.02, ge=0, le=0.5, description="Largest standard deviation of the noise; white is 1.")
     erase: float = Field(0.0, ge=0, le=0.5, description="Probability that one rectangle is erased.")
-    mirror: float = Field(
-        0.0, ge=0, le=1, description="Probability of swapping left and right; only if no finding depends on the side."
-    )
+    mirror: float = Field(0.0, ge=0, le=1, description="Probability of a mirror image; only if no finding has a side.")
     resolution: int = Field(
         0,
         ge=0,
@@ -112,22 +104,12 @@ class StageSettings(Strict):
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Distance of the targets from 0 and 1.")
     sd_weight: float = Field(1.0, ge=0, description="Weight of the SD term beside the classification term.")
-    weight_averaging: float = Field(
-        0.0, ge=0, lt=1, description="Decay of the exponential moving average of the weights; 0: none."
-    )
+    weight_averaging: float = Field(0.0, ge=0, lt=1, description="Decay of the moving average of the weights; 0: none.")
     gradient_clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    accumulate: int = Field(
-        1, ge=1, description="Parts in which a batch passes the network: less memory, more time, the same loss."
-    )
-    patience: int = Field(
-        0, ge=0, description="Stop after this many epochs without a better validation AUROC; 0: never."
-    )
-    freeze: Literal["none", "encoders"] = Field(
-        "none", description="encoders: train only the layers after the encoders (a probe)."
-    )
-    freeze_blocks: int = Field(
-        0, ge=0, le=64, description="First blocks of the image backbone that are not trained; 1 is its stem."
-    )
+    accumulate: int = Field(1, ge=1, description="Parts of a batch: less memory, more time, the same loss.")
+    patience: int = Field(0, ge=0, description="Stop after so many epochs without a better validation AUROC; 0: never.")
+    freeze: Literal["none", "encoders"] = Field("none", description="encoders: train only the layers after them.")
+    freeze_blocks: int = Field(0, ge=0, le=64, description="Blocks of the image backbone not trained; 1 is its stem.")
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="Factor of the learning rate from each block of an encoder to the one before it."
     )
@@ -144,9 +126,7 @@ class FinetuneSettings(StageSettings):
         description="Weight of the classification term of image and note each read alone, so that a fused model also "
         "reads studies without a note well.",
     )
-    views: Literal[1, 2] = Field(
-        1, description="Views of each study; 2 with pretrain.epochs: 0 and sd_weight: 1 is joint training."
-    )
+    views: Literal[1, 2] = Field(1, description="Views of each study; 2 with pretrain.epochs: 0 is joint training.")
 
 
 class TrainingSettings(Strict):
@@ -166,15 +146,11 @@ class TrainingSettings(Strict):
     )
     threads: int = Field(0, ge=0, description="Threads of torch; 0: as many as the machine has.")
     workers: int = Field(1, ge=0, le=64, description="Processes that load batches; the batches do not depend on it.")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where to train. auto: on a GPU if there is one."
-    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train. auto: on a GPU, if any.")
     activation_checkpointing: bool = Field(
         False, description="Recompute the image encoder's blocks in the backward pass: less memory, the same numbers."
     )
-    checkpoint_every: float = Field(
-        600, ge=0, description="Seconds between checkpoints within an epoch; 0: only at the end of epochs."
-    )
+    checkpoint_every: float = Field(600, ge=0, description="Seconds between checkpoints; 0: only at the end of epochs.")
     mlflow: bool | str = Field(
         False,
         description="Record settings and curves in MLflow too. true: in mlruns.db in the run's folder; or the URI of a "

@@ -4,8 +4,6 @@ The changes are those of MONAI's RandAffine, RandAdjustContrast, RandScaleIntens
 RandCoarseDropout, which a test compares; image by image, these took about five times as long.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,25 +22,15 @@ _SMALLEST_RANGE = 1e-7  # of grey values, as in MONAI's AdjustContrast
 
 @dataclass(frozen=True)
 class Change:
-    """The change of one image.
+    """The change of one image."""
 
-    Attributes:
-        matrix: (2, 3), from a pixel (x, y) of the result to its origin, in half sides from the centre.
-        gamma: exponent of the grey values between the image's minimum and maximum.
-        brightness: factor.
-        noise: standard deviation; 0 for none.
-        erased: rows and columns that become 0, or None.
-        mirrored: whether left and right are exchanged.
-        side: pixels to which the image is reduced before it is enlarged again; None for no reduction.
-    """
-
-    matrix: npt.NDArray[np.float32]
-    gamma: float
-    brightness: float
-    noise: float
-    erased: tuple[slice, slice] | None
+    matrix: npt.NDArray[np.float32]  # (2, 3), from a pixel (x, y) of the result to its origin, in half sides
+    gamma: float  # exponent of the grey values between the image's minimum and maximum
+    brightness: float  # factor
+    noise: float  # standard deviation
+    erased: tuple[slice, slice] | None  # rows and columns that become 0
     mirrored: bool = False
-    side: int | None = None
+    side: int | None = None  # pixels to which the image is reduced before it is enlarged again
 
 
 class Augmentation:

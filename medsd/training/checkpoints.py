@@ -1,7 +1,5 @@
 """Checkpoints as safetensors: tensors by name, the rest as JSON in the header. Reading one runs no code."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

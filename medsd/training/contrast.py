@@ -1,7 +1,5 @@
 """The contrastive term of training: studies with studies, and images with notes where the settings ask for it."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 import torch

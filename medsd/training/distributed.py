@@ -4,8 +4,6 @@ Each process takes its share of every batch (`loaders.Share`). Losses, batch sta
 that the numbers are those of one process. Only the first process prepares, writes and exports; the others wait.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterator, Mapping

@@ -5,8 +5,6 @@ of the step, so a run that was killed anywhere ends with the same numbers. The l
 of ignite or MONAI has counters of its own, which a resume in the middle of an epoch would have to keep in line.
 """
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import math
@@ -57,17 +55,11 @@ Validate = Callable[[StudyModel], dict[str, float]]
 
 @dataclass(frozen=True)
 class StageResult:
-    """The outcome of a stage; the chosen weights are already in the model.
+    """The outcome of a stage; the chosen weights are already in the model."""
 
-    Attributes:
-        history: one dict an epoch: loss and validation figures.
-        best_epoch: from 0, the epoch whose weights were kept.
-        seconds: of training, over all sessions.
-    """
-
-    history: list[dict[str, float]]
-    best_epoch: int
-    seconds: float
+    history: list[dict[str, float]]  # of each epoch: loss and validation figures
+    best_epoch: int  # from 0, the epoch whose weights were kept
+    seconds: float  # of training, over all sessions
 
 
 class Stage:

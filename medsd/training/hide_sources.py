@@ -8,8 +8,6 @@ Belrose N, Schneider-Joseph D, Ravfogel S, Cotterell R, Raff E, Biderman S. LEAC
 closed form. NeurIPS 2023.
 """
 
-from __future__ import annotations
-
 import logging
 
 import numpy as np

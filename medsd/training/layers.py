@@ -1,7 +1,5 @@
 """Which layers learn, and how fast: frozen encoders or blocks, and learning rates that fall from block to block."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -87,17 +87,11 @@ class StudyArrays:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some studies, in V views each: the first B samples are the first view, the next B the second.
+    """Some studies, in V views each: the first B samples are the first view, the next B the second."""
 
-    Attributes:
-        inputs: of V·B samples.
-        labels: float32 (V·B, F).
-        rows: int64 (B,) rows of the manifest.
-    """
-
-    inputs: StudyInputs
-    labels: Tensor
-    rows: Tensor
+    inputs: StudyInputs  # of V·B samples
+    labels: Tensor  # float32 (V·B, F)
+    rows: Tensor  # int64 (B,) rows of the manifest
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, from which a GPU copies beside its work; the loader calls it."""

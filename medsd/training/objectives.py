@@ -3,8 +3,6 @@
 Each loss is a mean over the known labels of a batch, so that its scale does not depend on how many are known.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,21 +25,15 @@ _SMALLEST = 1e-7  # distance of a probability from 0 and 1, where a power below 
 class Objective:
     """A loss over the known labels, called with logits (B, F) and labels (B, F), each in [0, 1] or NaN; returns ().
 
-    Attributes:
-        settings: which loss, and its constants.
-        smoothing: share by which the labels are moved towards one half.
-        positive_weights: (F,) weight of a positive relative to a negative; None for 1.
-        finding_weights: (F,) weight of each finding; None for 1.
-
     Example:
         >>> Objective(ObjectiveSettings(name="focal"))(torch.zeros(1, 2), torch.tensor([[1.0, torch.nan]]))
         tensor(0.1733)
     """
 
     settings: ObjectiveSettings
-    smoothing: float = 0.0
-    positive_weights: Tensor | None = None
-    finding_weights: Tensor | None = None
+    smoothing: float = 0.0  # share by which the labels are moved towards one half
+    positive_weights: Tensor | None = None  # (F,), of a positive relative to a negative; None for 1
+    finding_weights: Tensor | None = None  # (F,); None for 1
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         known = ~torch.isnan(labels)

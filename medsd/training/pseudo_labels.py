@@ -4,8 +4,6 @@ CAP (Xie et al., NeurIPS 2023, arXiv 2305.02795) labels as many studies present 
 labelled ones predicts, the surest first, and likewise absent. Labels in between stay unknown (NaN).
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -4,8 +4,6 @@ The schedule of CAP (Xie et al., NeurIPS 2023): first the labelled studies alone
 pseudo-labels of the model of the round before.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 from dataclasses import replace

@@ -4,8 +4,6 @@ Pretraining draws two views of each study together as far as their findings agre
 classification term over the known labels; a small SD term keeps the learned space.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 Dropout is seeded by the stage's seed and the step, so that training can go on after any step.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Iterator

@@ -4,8 +4,6 @@ A `Worker` does a `Task` and returns plain data, so that tasks can run in other 
 resumes. A piece is used again only if everything it depends on is unchanged.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time
@@ -35,21 +33,16 @@ Outcome = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """One training and its measurement.
+    """One training and its measurement."""
 
-    Attributes:
-        kind: "trial" (fitted on a part of the training rows, measured on the rest) or "cell" (trained on all training
-            rows, measured on the test rows).
-        penalty: of the linear probe; cells only.
-        threshold: a finding is called at this probability; cells only.
-    """
-
-    kind: Literal["trial", "cell"]
+    kind: Literal[
+        "trial", "cell"
+    ]  # fitted on a part of the training rows and measured on the rest, or on the test rows
     loss: str
     trial: Trial
     seed: int
-    penalty: float | None = None
-    threshold: float | None = None
+    penalty: float | None = None  # of the linear probe; cells only
+    threshold: float | None = None  # a finding is called at this probability; cells only
 
     def fingerprint(self, settings: CompareSettings, digest: str) -> str:
         """sha256 over all that the outcome depends on."""

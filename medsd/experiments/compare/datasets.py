@@ -1,7 +1,5 @@
 """The data sets of `medsd compare`, each read from its own files below one root."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path

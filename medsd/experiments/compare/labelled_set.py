@@ -1,7 +1,5 @@
 """A data set of a comparison: features, labels, patients, and how it is split."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,33 +12,22 @@ from medsd.settings import SplitSettings
 from medsd.studies.splits import split_patients
 
 IntArray = npt.NDArray[np.int64]
-
 Texts = tuple[str, ...]
-
 _MOST_WORDS = 2000
 
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Samples with findings, dealt out to train and test.
-
-    Attributes:
-        title, origin: what the report calls it, and where it comes from on what terms.
-        findings: names of the label columns.
-        labels: (N, F) 1 or 0.
-        raw: N texts, or float32 (N, V, D): V views of D numbers, the first of them unchanged.
-        patients: (N,) who a sample is of; a set without patients has a key for each sample.
-        is_test: (N,) bool.
-    """
+    """Samples with findings, dealt out to train and test."""
 
     name: str
-    title: str
-    origin: str
-    findings: tuple[str, ...]
-    labels: npt.NDArray[np.float32]
-    raw: Texts | npt.NDArray[np.float32]
-    patients: npt.NDArray[np.str_]
-    is_test: npt.NDArray[np.bool_]
+    title: str  # in the report
+    origin: str  # where it comes from, on what terms
+    findings: tuple[str, ...]  # names of the label columns
+    labels: npt.NDArray[np.float32]  # (N, F) 1 or 0
+    raw: Texts | npt.NDArray[np.float32]  # N texts, or (N, V, D): V views of D numbers, the first of them unchanged
+    patients: npt.NDArray[np.str_]  # (N,); a set without patients has a key for each sample
+    is_test: npt.NDArray[np.bool_]  # (N,)
 
     @property
     def train(self) -> IntArray:
@@ -62,7 +49,8 @@ class LabelledSet:
         """All rows as float32 (N, V, D), scaled by the rows `fit`."""
         if isinstance(self.raw, tuple):
             return _tf_idf(self.raw, fit)
-        return _words_scaled(self.raw, fit) if _is_binary(self.raw) else _standardised(self.raw, fit)
+        is_binary = np.isin(self.raw[:1000], (0, 1)).all()
+        return _words_scaled(self.raw, fit) if is_binary else _standardised(self.raw, fit)
 
     def digest(self) -> str:
         """sha256 over everything that a result depends on."""
@@ -80,10 +68,6 @@ def find_folder(root: Path, names: tuple[str, ...], needed: str, what: str) -> P
             return root / name
     places = ", ".join(str(root / name) for name in names)
     raise DataError(f"{what}: no {needed} in {places}; set the folder with --set root=FOLDER")
-
-
-def _is_binary(raw: npt.NDArray[np.float32]) -> bool:
-    return bool(np.isin(raw[:1000], (0, 1)).all())
 
 
 def _standardised(raw: npt.NDArray[np.float32], fit: IntArray) -> npt.NDArray[np.float32]:

@@ -5,8 +5,6 @@ overlap, R4 superset, R5 subset. The ideal order is that of falling Jaccard over
 equal gain share its places evenly.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The plots of a comparison: the metrics with intervals, the frequency groups, the relations of the neighbours."""
 
-from __future__ import annotations
-
 from itertools import cycle
 from pathlib import Path
 from typing import Any

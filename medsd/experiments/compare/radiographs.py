@@ -4,8 +4,6 @@ EfficientNet-lite0 with ImageNet weights reads each image once, plain and change
 after it; training an encoder for every loss, trial and seed would take days.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Iterator

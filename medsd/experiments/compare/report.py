@@ -1,7 +1,5 @@
 """The report of a comparison of losses: Markdown with plots, and results.json."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

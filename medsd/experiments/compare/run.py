@@ -3,8 +3,6 @@
 Trials and cells run in processes with one thread each; the figures do not depend on how many there are.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Sequence

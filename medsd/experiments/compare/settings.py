@@ -34,9 +34,7 @@ class LossVariant(Strict):
 
     loss: str = Field(description="Name of the loss in medsd.sd.")
     options: dict[str, bool | int | float | str] = Field({}, description="Arguments of the loss, as in loss.options.")
-    temperature: float | None = Field(
-        None, gt=0, description="Temperature in place of the grid's, which must then have one value."
-    )
+    temperature: float | None = Field(None, gt=0, description="Temperature instead of the grid's, which must have one.")
     title: str | None = Field(None, description="Name in the report.")
 
 
@@ -52,9 +50,7 @@ class BudgetSettings(Strict):
     batch_size: int = Field(256, ge=2, description="Samples in a batch.")
     epochs: int = Field(60, ge=1, description="Passes over the training samples.")
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
-    weight_decay: float = Field(
-        0.01, ge=0, description="Weight decay of the contrastive losses; cross-entropy tries its own."
-    )
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay; cross-entropy tries values of its own.")
 
 
 class GridSettings(Strict):
@@ -99,9 +95,7 @@ class CompareSettings(Strict):
     root: Path = Field(description="Folder that has the sets' folders; give it with --set root=FOLDER.")
     output: Path = Field(Path("runs/compare"), description="The comparison's folder is <output>/<name>.")
     sets: tuple[SetName, ...] = Field(min_length=1, description="Data sets.")
-    losses: tuple[str, ...] = Field(
-        tuple(TITLES), min_length=2, description="bce, losses of medsd.sd, and names of variants."
-    )
+    losses: tuple[str, ...] = Field(tuple(TITLES), min_length=2, description="bce, losses of medsd.sd, variants.")
     variants: dict[str, LossVariant] = Field({}, description="Losses with options of their own, by a name.")
     reference: str = Field("sd", description="The loss that is tested against each of the others.")
     seeds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=2, description="Seeds of the trainings.")

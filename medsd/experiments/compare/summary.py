@@ -1,7 +1,5 @@
 """The figures of a comparison of losses: what results.json holds, and all that the report and its plots show."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -37,19 +35,12 @@ Summary = dict[str, Any]
 
 @dataclass(frozen=True)
 class Choice:
-    """What the validation part decided for one loss.
+    """What the validation part decided for one loss."""
 
-    Attributes:
-        trial: the point of the grid with the highest nDCG, mean over the trial seeds.
-        ndcg: that mean, for each point of the grid in its order.
-        penalty: of the probe, by mean average precision; unused by cross-entropy.
-        threshold: by micro-F1, mean over the trial seeds.
-    """
-
-    trial: Trial
-    ndcg: tuple[float, ...]
-    penalty: float
-    threshold: float
+    trial: Trial  # the point of the grid with the highest nDCG, mean over the trial seeds
+    ndcg: tuple[float, ...]  # that mean, for each point of the grid in its order
+    penalty: float  # of the probe, by mean average precision; unused by cross-entropy
+    threshold: float  # by micro-F1, mean over the trial seeds
 
 
 @dataclass(frozen=True)
@@ -141,7 +132,8 @@ def _tests(result: SetResult, metric: str, settings: CompareSettings) -> dict[st
 def _over_test_samples(result: SetResult, settings: CompareSettings) -> Summary:
     """nDCG of the mean over seeds, and the reference's lead, with intervals over the test patients."""
     by_loss: dict[str, Any] = {
-        loss: np.mean([_queries(cell) for cell in result.cells[loss]], axis=0) for loss in settings.losses
+        loss: np.mean([np.array(cell["query_ndcg"], dtype=np.float64) for cell in result.cells[loss]], axis=0)
+        for loss in settings.losses
     }
     columns = np.column_stack(
         [*by_loss.values(), *(by_loss[settings.reference] - by_loss[rival] for rival in settings.rivals)]
@@ -159,10 +151,6 @@ def _over_test_samples(result: SetResult, settings: CompareSettings) -> Summary:
 
 def _named(names: tuple[str, ...], values: list[SeedMean]) -> dict[str, Summary]:
     return {name: asdict(value) for name, value in zip(names, values, strict=True)}
-
-
-def _queries(cell: Mapping[str, Any]) -> Any:
-    return np.array(cell["query_ndcg"], dtype=np.float64)
 
 
 def _mean_relations(result: SetResult, loss: str, name: str) -> Any:

@@ -4,8 +4,6 @@ The seed alone decides initial weights, order, corruption and dropout, so every 
 sees the same views in the same order.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 
