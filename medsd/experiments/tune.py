@@ -227,7 +227,9 @@ def run_trials(study: optuna.Study, settings: TuneSettings, search: Search) -> N
             trial.set_user_attr("error", str(error))
             study.tell(trial, state=TrialState.FAIL)
             log.warning("%s: failed: %s", name, error)
-            _stop_if_hopeless(study, error)
+            ended = [each.state for each in study.get_trials(deepcopy=False) if each.state.is_finished()]
+            if len(ended) >= _FEW_TRIALS and set(ended) == {TrialState.FAIL}:
+                raise MedsdError(f"all of the first {len(ended)} trials failed; the last: {error}") from None
         else:
             trial.set_user_attr("figures", figures)
             study.tell(trial, value)
@@ -301,13 +303,6 @@ def _known(study: optuna.Study, found: Found) -> dict[str, float] | None:
     """The figures of an earlier trial with the same settings: training is deterministic."""
     done: list[FrozenTrial] = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return next((trial.user_attrs["figures"] for trial in done if trial.params == found), None)
-
-
-def _stop_if_hopeless(study: optuna.Study, error: MedsdError) -> None:
-    trials = study.get_trials(deepcopy=False)
-    failed = sum(trial.state == TrialState.FAIL for trial in trials)
-    if failed >= _FEW_TRIALS and failed == sum(trial.state.is_finished() for trial in trials):
-        raise MedsdError(f"all of the first {failed} trials failed; the last: {error}")
 
 
 def _reports(trial: Trial, folder: Path, objective: str) -> Watch:

@@ -109,11 +109,10 @@ def choose_vote_rule(
         k: macro(auroc(labels, np.nan_to_num(share), minimum_positives=minimum_positives))
         for k, share in shares.items()
     }
-    told = {k: area for k, area in areas.items() if np.isfinite(area)}
-    if not told:
+    k = max(areas, key=lambda each: np.nan_to_num(areas[each], nan=-1))
+    if np.isnan(areas[k]):
         return None
-    k = max(told, key=lambda each: told[each])
-    log.info("vote of the %d nearest cases: macro AUROC %.3f on validation patients", k, told[k])
+    log.info("vote of the %d nearest cases: macro AUROC %.3f on validation patients", k, areas[k])
     chosen = {
         name: _matching_threshold(shares[k][:, column], probs[:, column], thresholds.get(name))
         for column, name in enumerate(findings)

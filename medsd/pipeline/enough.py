@@ -64,11 +64,9 @@ def check_enough(manifest: Manifest, minimum_positives: int) -> None:
         log.warning("no probability, as %s: %s", reason, names)
     for split in SPLITS:
         short = (known > 0) & taught & (np.minimum(present[split], absent[split]) < minimum_positives)
-        if short.any():
-            names = ", ".join(title for title, is_short in zip(titles, short, strict=True) if is_short)
-            log.warning(
-                "fewer than %d positives or negatives in %s (%s): %s", minimum_positives, split, _WHY[split], names
-            )
+        if names := ", ".join(np.array(titles)[short]):
+            why = f"fewer than {minimum_positives} positives or negatives in {split} ({_WHY[split]})"
+            log.warning("%s: %s", why, names)
 
 
 def _seen(manifest: Manifest) -> str:

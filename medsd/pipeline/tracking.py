@@ -90,25 +90,23 @@ class Tracker:
 
     def record(self, stage: Stage) -> None:
         """Send the epochs of `stage` that are not there yet; a `Watch`."""
-        try:
-            self._record(stage)
-        except self._failures as error:
-            log.warning(
-                "%s: MLflow cannot be reached (%s); training goes on, what is missing is sent after the next epoch",
-                stage.name,
-                type(error).__name__,
-            )
+        with self._going_on(stage.name, "training goes on, what is missing is sent after the next epoch"):
+            self._send(stage)
 
     def close(self, status: str) -> None:
         """Record how the run ended: FINISHED, FAILED or KILLED."""
-        if not self._id:
-            return
-        try:
-            self._client.set_terminated(self._id, status)
-        except self._failures as error:
-            log.warning("MLflow cannot be reached (%s); its run stays marked as running", type(error).__name__)
+        if self._id:
+            with self._going_on(self._run.settings.name, "its run stays marked as running"):
+                self._client.set_terminated(self._id, status)
 
-    def _record(self, stage: Stage) -> None:
+    @contextmanager
+    def _going_on(self, what: str, how: str) -> Iterator[None]:
+        try:
+            yield
+        except self._failures as error:
+            log.warning("%s: MLflow cannot be reached (%s); %s", what, type(error).__name__, how)
+
+    def _send(self, stage: Stage) -> None:
         from mlflow.entities import Metric
 
         name = "/".join((*stage.folder.relative_to(self._run.folder).parts, stage.name))

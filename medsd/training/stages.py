@@ -50,7 +50,7 @@ def pretrain(settings: Settings, model: StudyModel, arrays: StudyArrays, rows: R
     """Pretrain `model` in place on the studies `rows`; resumes from `folder`."""
     seed = sample_seed(settings.seed, _PRETRAIN)
     torch.manual_seed(seed)
-    contrast = _contrast(settings, arrays, rows)
+    contrast = Contrast(settings.loss, arrays.labels[rows], arrays.sentences, settings.network.projection)
     return _train("pretrain", settings, model, arrays, rows, folder, contrast, contrast, views=2, seed=seed)
 
 
@@ -75,16 +75,12 @@ def finetune(
         return {FALLBACK: float(loss), KEY: macro(auroc(target, probs, minimum_positives=MINIMUM_POSITIVES))}
 
     torch.manual_seed(seed)
-    contrast = _contrast(settings, arrays, rows)
+    contrast = Contrast(settings.loss, arrays.labels[rows], arrays.sentences, settings.network.projection)
     loss = with_each_modality(classify_and_keep(objective, stage.sd_weight, contrast), objective, stage.modality_weight)
     choice = {"validate": validate, "key": KEY, "fallback": FALLBACK}
     return _train(
         "finetune", settings, model, arrays, rows, folder, loss, contrast, views=stage.views, seed=seed, **choice
     )
-
-
-def _contrast(settings: Settings, arrays: StudyArrays, rows: Rows) -> Contrast:
-    return Contrast(settings.loss, arrays.labels[rows], arrays.sentences, settings.network.projection)
 
 
 def _train(

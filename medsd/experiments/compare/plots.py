@@ -38,7 +38,8 @@ def draw_metrics(summary: Summary, of_set: Summary) -> Figure:
         axes.set_title(summary["metrics"][metric])
         if metric in of_set["random"]:
             axes.axvline(of_set["random"][metric], color=GREY, linewidth=1, linestyle="--")
-    figure.suptitle(f"{of_set['title']}\nmean and {_percent(summary)} interval over the seeds (dashed: random order)")
+    percent = f"{100 * summary['settings']['confidence']:g} %"
+    figure.suptitle(f"{of_set['title']}\nmean and {percent} interval over the seeds (dashed: random order)")
     return figure
 
 
@@ -87,7 +88,3 @@ def _dots(axes: Any, summary: Summary, of_set: Summary, metric: str) -> None:
             axes.plot([found["low"], found["high"]], [row, row], color=colour, linewidth=1.5)
         axes.plot([found["mean"]], [row], "o", color=colour, markersize=4)
     axes.set_yticks(rows, [summary["titles"][loss] for loss in losses])
-
-
-def _percent(summary: Summary) -> str:
-    return f"{100 * summary['settings']['confidence']:g} %"
