@@ -24,19 +24,13 @@ from medsd.settings import NetworkSettings
 
 @dataclass(frozen=True)
 class StudyInputs:
-    """A batch for the model. An image-only model needs pixels alone, a note-only model ids and mask alone.
+    """A batch for the model. An image-only model needs pixels alone, a note-only model ids and mask alone."""
 
-    Attributes:
-        pixels: float32 (B, 1, S, S) in [0, 1]; any values where `has_image` is 0.
-        has_image, has_note: float32 (B,), 1 given, 0 missing.
-        note_ids, note_mask: int64 (B, L).
-    """
-
-    pixels: Tensor | None
-    has_image: Tensor | None = None
-    note_ids: Tensor | None = None
-    note_mask: Tensor | None = None
-    has_note: Tensor | None = None
+    pixels: Tensor | None  # float32 (B, 1, S, S) in [0, 1]; any values where `has_image` is 0
+    has_image: Tensor | None = None  # float32 (B,), 1 given, 0 missing
+    note_ids: Tensor | None = None  # int64 (B, L)
+    note_mask: Tensor | None = None  # int64 (B, L)
+    has_note: Tensor | None = None  # float32 (B,)
 
     def to(self, device: torch.device | str) -> StudyInputs:
         """The same batch on another device."""
@@ -46,24 +40,14 @@ class StudyInputs:
 
 @dataclass(frozen=True)
 class StudyOutputs:
-    """What the model computes for a batch.
+    """What the model computes for a batch; None of a modality that it does not read, arbitrary if a study lacks it."""
 
-    Attributes:
-        logits: (B, F).
-        features: (B, D), before normalisation.
-        evidence: (B, F, h, w), in logits; None without an image encoder.
-        image_features, note_features: (B, D) of each modality alone; None where the model does not read it, arbitrary
-            where a study lacks it.
-        regions: (B, D, h, w), the contribution of each image region to the features: their mean over the regions is the
-            image's part of `features`. None without an image encoder.
-    """
-
-    logits: Tensor
-    features: Tensor
-    evidence: Tensor | None = None
-    image_features: Tensor | None = None
-    note_features: Tensor | None = None
-    regions: Tensor | None = None
+    logits: Tensor  # (B, F)
+    features: Tensor  # (B, D), before normalisation
+    evidence: Tensor | None = None  # (B, F, h, w), in logits
+    image_features: Tensor | None = None  # (B, D), of the image alone
+    note_features: Tensor | None = None  # (B, D), of the note alone
+    regions: Tensor | None = None  # (B, D, h, w), whose mean over the regions is the image's part of `features`
 
     @property
     def embedding(self) -> Tensor:

@@ -56,23 +56,15 @@ def sentences_of(findings: FindingSet) -> list[tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class StudyArrays:
-    """All studies of a run.
+    """All studies of a run."""
 
-    Attributes:
-        pixels: uint8 (N, S, S), zeros where `has_image` is False; None for a model of notes alone.
-        labels: float32 (N, F), 1, 0 or NaN.
-        has_image, has_note: bool (N,).
-        note_ids, note_mask: integers (N, L) of any width, or None without a note encoder; batches have int64.
-        sentences: that name the findings, where images and notes are contrasted and names are not masked.
-    """
-
-    pixels: npt.NDArray[np.uint8] | None
-    labels: npt.NDArray[np.float32]
-    has_image: npt.NDArray[np.bool_]
-    has_note: npt.NDArray[np.bool_]
-    note_ids: npt.NDArray[np.integer] | None = None
-    note_mask: npt.NDArray[np.integer] | None = None
-    sentences: Sentences | None = None
+    pixels: npt.NDArray[np.uint8] | None  # (N, S, S), zeros where `has_image` is False; None: a model of notes alone
+    labels: npt.NDArray[np.float32]  # (N, F), 1, 0 or NaN
+    has_image: npt.NDArray[np.bool_]  # (N,)
+    has_note: npt.NDArray[np.bool_]  # (N,)
+    note_ids: npt.NDArray[np.integer] | None = None  # (N, L) of any width; batches have int64
+    note_mask: npt.NDArray[np.integer] | None = None  # (N, L)
+    sentences: Sentences | None = None  # where images and notes are contrasted and names are not masked
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -21,19 +21,14 @@ RELATIONS = (Relation.DISJOINT, Relation.EQUAL, Relation.OVERLAP, Relation.SUPER
 class RelationTable:
     """Five rows, R1 to R5; column k − 1 is about the first k neighbours.
 
-    Attributes:
-        found: (5, k) share of the first k neighbours that stand in the relation, mean over the queries.
-        ideal: (5, k) the same in the ideal order.
-        random: (5,) the same in a random order, whatever k.
-        right: (5, k) of the places that the ideal order gives to a relation, the share that the neighbours give to
-            it as well: Σ_q min(n_q, b_q) / Σ_q b_q with n_q found and b_q ideal neighbours of the relation among the
-            first k of query q. NaN where the ideal order has none.
+    `right` is, of the places that the ideal order gives to a relation, the share that the neighbours give to it too:
+    Σ_q min(n_q, b_q) / Σ_q b_q with n_q found and b_q ideal neighbours of the relation among the first k of query q.
     """
 
-    found: FloatArray
-    ideal: FloatArray
-    random: FloatArray
-    right: FloatArray
+    found: FloatArray  # (5, k) share of the first k neighbours that stand in the relation, mean over the queries
+    ideal: FloatArray  # (5, k) the same in the ideal order
+    random: FloatArray  # (5,) the same in a random order, whatever k
+    right: FloatArray  # (5, k), NaN where the ideal order has none
 
 
 def relation_table(queries: Cases, index: Cases, k: int) -> RelationTable:
