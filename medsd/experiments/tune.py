@@ -26,7 +26,7 @@ from safetensors.numpy import load_file
 
 from medsd.errors import DataError, MedsdError, SettingsError
 from medsd.experiments.engine import exact_command, load_experiment
-from medsd.experiments.recipes_report import read_trained
+from medsd.experiments.recipes import read_trained
 from medsd.experiments.settings import TuneSettings, Value
 from medsd.experiments.tune_report import best_of, write_report
 from medsd.files import replacing

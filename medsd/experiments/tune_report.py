@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from medsd.errors import MedsdError
 from medsd.experiments import engine
-from medsd.experiments.recipes_report import TITLES as FIGURES
+from medsd.experiments.recipes import TITLES as FIGURES
 from medsd.experiments.settings import TuneSettings
 from medsd.settings import Settings, save_settings
 

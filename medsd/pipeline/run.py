@@ -24,8 +24,8 @@ from medsd.pipeline import steps as work
 from medsd.pipeline.folder import Run
 from medsd.pipeline.tracking import tracked
 from medsd.settings import Settings, save_settings
-from medsd.training import self_training
 from medsd.training.distributed import as_the_first, is_first, joined, wait_for_all
+from medsd.training.stages import ROUNDS
 
 log = logging.getLogger(__name__)
 PREPARE = "prepare"
@@ -63,7 +63,7 @@ STEPS = (
         "finetune",
         ("training.finetune", "training.pseudo_labels"),
         work.finetune,
-        ("finetune.safetensors", self_training.FOLDER),
+        ("finetune.safetensors", ROUNDS),
         shared=True,
     ),
     Step(

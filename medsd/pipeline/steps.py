@@ -40,7 +40,7 @@ from medsd.pipeline.robustness import judge_robustness
 from medsd.settings import Settings
 from medsd.strict import Described
 from medsd.studies.manifest import SELECTED, Manifest
-from medsd.training import self_training, stages
+from medsd.training import stages
 from medsd.training.checkpoints import load_checkpoint, restore_model, save_checkpoint
 from medsd.training.contrast import read_sentences
 from medsd.training.distributed import is_first, wait_for_all
@@ -67,7 +67,7 @@ def pretrain(run: Run) -> None:
     wait_for_all()
     manifest, arrays = _data(run)
     model = _model(run.settings)
-    rows = self_training.labelled_rows(arrays.labels, manifest.rows("train"))
+    rows = stages.labelled_rows(arrays.labels, manifest.rows("train"))
     result = stages.pretrain(run.settings, model, arrays, rows, run.folder)
     _note_history(run, "pretrain", result)
 
@@ -79,10 +79,10 @@ def finetune(run: Run) -> None:
     if run.settings.training.pretrain.epochs:
         restore_model(model, load_checkpoint(run.pretrained).part("best"), run.pretrained)
     train, validation = manifest.rows("train"), manifest.rows("validation")
-    labelled = self_training.labelled_rows(arrays.labels, train)
+    labelled = stages.labelled_rows(arrays.labels, train)
     result = stages.finetune(run.settings, model, arrays, labelled, validation, run.folder)
     _note_history(run, "finetune", result)
-    rounds = self_training.self_train(run.settings, model, arrays, train, validation, run.folder, result)
+    rounds = stages.self_train(run.settings, model, arrays, train, validation, run.folder, result)
     for number, each in enumerate(rounds, start=1):
         _note_history(run, f"round {number}", each)
     if not is_first():

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from medsd.errors import SettingsError
-from medsd.experiments.recipes import compare_recipes, settings_of
-from medsd.experiments.recipes_report import Trained, best_threshold, patient_difference
+from medsd.experiments.recipes import Trained, best_threshold, compare_recipes, patient_difference, settings_of
 from medsd.experiments.settings import RecipesSettings
 from medsd.strict import load_as
 from tests.runs import SMALL

@@ -109,7 +109,7 @@ def test_rounds_teach_from_unlabelled_studies_and_resume_to_the_same_weights(tmp
     from medsd.networks.fusion import StudyModel
     from medsd.training.engine import StageResult
     from medsd.training.loaders import StudyArrays
-    from medsd.training.self_training import labelled_rows, self_train
+    from medsd.training.stages import labelled_rows, self_train
     from tests.runs import small_settings
 
     rounds = (
@@ -138,7 +138,7 @@ def test_rounds_teach_from_unlabelled_studies_and_resume_to_the_same_weights(tmp
 
 
 def test_a_run_without_labels_is_refused() -> None:
-    from medsd.training.self_training import labelled_rows
+    from medsd.training.stages import labelled_rows
 
     with pytest.raises(DataError, match="no training study has a known finding"):
         labelled_rows(np.full((3, 2), NAN, np.float32), np.arange(3))
