@@ -86,9 +86,7 @@ class Trained:
     """What one training says of the patients that are measured."""
 
     logits: npt.NDArray[np.float32]  # (N, F)
-    ndcg: npt.NDArray[
-        np.float64
-    ]  # (N,) of each study as a query among the training studies, NaN if nothing is relevant
+    ndcg: npt.NDArray[np.float64]  # (N,) of each study among the training studies, NaN if nothing is relevant
     labels: npt.NDArray[np.float32]  # (N, F), the same in every training
     patients: npt.NDArray[np.str_]  # (N,)
     seconds: float  # of both stages
