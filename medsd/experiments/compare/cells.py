@@ -35,9 +35,7 @@ Outcome = dict[str, Any]
 class Task:
     """One training and its measurement."""
 
-    kind: Literal[
-        "trial", "cell"
-    ]  # fitted on a part of the training rows and measured on the rest, or on the test rows
+    kind: Literal["trial", "cell"]  # a trial is fitted on a part of the training rows, and measured on the rest
     loss: str
     trial: Trial
     seed: int
