@@ -3,8 +3,6 @@
 `load_as` reads a file and ``--set a.b=c`` overrides into any child of `Strict`. YAML is read with the safe loader.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import math

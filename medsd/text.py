@@ -7,8 +7,6 @@ References:
     Unicode Standard Annex 15 (NFKC); Unicode Standard, section 5.21 (default ignorable code points).
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from functools import lru_cache

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -25,6 +26,9 @@ from tests.runs import small_settings
 
 if TYPE_CHECKING:
     from medsd.pipeline.folder import Run
+
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 BuildDx = Callable[..., bytes]
 

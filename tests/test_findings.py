@@ -1,7 +1,5 @@
 """Finding sets: order, encoding, refusals, and what may be concluded from one vocabulary to another."""
 
-from __future__ import annotations
-
 import re
 
 import hypothesis.extra.numpy as arrays
@@ -155,7 +153,7 @@ def _labelled(draw: st.DrawFn) -> tuple[FindingSet, FindingSet, np.ndarray]:
     return source, target, draw(arrays.arrays(np.float32, (4, len(source)), elements=VALUES))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(_labelled())
 def test_no_label_is_made_up_between_any_two_sets(case: tuple[FindingSet, FindingSet, np.ndarray]) -> None:
     source, target, labels = case
@@ -170,7 +168,7 @@ def test_no_label_is_made_up_between_any_two_sets(case: tuple[FindingSet, Findin
             assert np.isnan(mapped).all()  # never labelled: unknown, not absent
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_labelled())
 def test_each_row_is_mapped_by_itself(case: tuple[FindingSet, FindingSet, np.ndarray]) -> None:
     source, target, labels = case

@@ -1,7 +1,5 @@
 """Keyed hashes and the log filter."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import logging

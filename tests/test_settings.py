@@ -1,7 +1,5 @@
 """Settings: every shipped configuration loads, and what is wrong is named with its line."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from pathlib import Path
 

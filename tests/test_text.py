@@ -1,7 +1,5 @@
 """One spelling for notes, and folding for the comparison of names."""
 
-from __future__ import annotations
-
 import unicodedata
 
 import pytest

@@ -4,8 +4,6 @@ IVF_HNSW_SQ: partitions, in each a graph over 8-bit vectors; the best candidates
 and Yashunin, TPAMI 2020).
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

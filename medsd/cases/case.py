@@ -3,8 +3,6 @@
 None of it identifies a patient: keys are keyed hashes, ages are decades.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields

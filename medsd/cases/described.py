@@ -1,7 +1,5 @@
 """What an index says of itself: its model and vocabulary, and what was measured when it was made."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any, Literal
 

@@ -4,8 +4,6 @@ At 200,000 × 128 on two cores LanceDB's own flat search takes eight times as lo
 because it reads and decodes the vectors for each query.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

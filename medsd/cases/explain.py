@@ -4,8 +4,6 @@ Relations are those of `medsd.sd.relations`, so the loss and the words beside a 
 predicted, T what the case has; a finding that either side does not know is left out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

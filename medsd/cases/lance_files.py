@@ -1,7 +1,5 @@
 """The files under a LanceDB table: where they lie, who may write, what is pruned, how values are quoted."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import uuid

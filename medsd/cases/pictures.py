@@ -1,7 +1,5 @@
 """Pictures of cases: the small one that an index may carry, and the original in a folder that the user gives."""
 
-from __future__ import annotations
-
 import io
 import logging
 from pathlib import Path

@@ -4,8 +4,6 @@ A sentence is read by the rules that label reports (`medsd.studies.notes.labelle
 of "without".
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace

@@ -3,8 +3,6 @@
 The model has seen these pairs, so new studies tend to stand a little lower.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ The projection is linear and deterministic: a new study can be laid into it, and
 Neighbours on the map need not be neighbours in the whole space.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The table that `medsd cases add` reads: a row an image, with its findings and what is known of the patient."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the nearest cases say of each finding, beside the model's own probability, and on which the two disagree."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any

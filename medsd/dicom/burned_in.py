@@ -5,8 +5,6 @@ ONNX Runtime; nothing is downloaded. What is read serves to tell a marker from o
 logged.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib.util
 import re

@@ -5,8 +5,6 @@ edition. What it leaves undone is done here: nested sequences, dates that the ta
 elements of overlays and curves, attributes that no dictionary knows, and free text that the table does not list.
 """
 
-from __future__ import annotations
-
 import re
 import uuid
 from collections.abc import Iterator

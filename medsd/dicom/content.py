@@ -1,7 +1,5 @@
 """The bytes of a file before pydicom sees them: read within the policy's limits, recognised, and safe to inflate."""
 
-from __future__ import annotations
-
 import io
 import stat
 import zlib

@@ -4,8 +4,6 @@ Pillow and GDCM lack extended JPEG of 12 bits, and the plugin that has it is und
 imagecodecs brings, reads them all, in a quarter of the time. Importing this module adds the decoder to pydicom's.
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 from pydicom.pixels import get_decoder

@@ -1,7 +1,5 @@
 """De-identify DICOM files into a folder of their own: originals are only read, no path carries an identity."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """The gate in front of the model: which files are scored, with which warning, and why others are not."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal

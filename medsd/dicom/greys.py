@@ -1,7 +1,5 @@
 """A radiograph as stored values and the grey of each, and its reduction by whole factors without the full picture."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

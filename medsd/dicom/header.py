@@ -4,8 +4,6 @@ Values are only passed on if they are words of a known vocabulary (`medsd.dicom.
 hold a patient's name.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 

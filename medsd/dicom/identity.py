@@ -1,7 +1,5 @@
 """Who and what a DICOM file is of, by its header alone, for files that are refused before or while they are decoded."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -3,8 +3,6 @@
 `tidy_pixel_data` clears all of it and changes no decoded pixel; de-identification needs it, reading does not.
 """
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

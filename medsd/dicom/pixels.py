@@ -4,8 +4,6 @@ The grey-scale pipeline of PS3.3 C.11 treats equal stored values alike, so it is
 values that occur (at most 65,536) and the image is looked up in the result. Start at `stored_greys`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -1,7 +1,5 @@
 """Radiographs that come as PNG or JPEG, 8 or 16 bits deep, read with Pillow."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass, field
 

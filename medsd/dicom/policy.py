@@ -1,7 +1,5 @@
 """What may be scored: the reasons for which an image is refused or warned about, and the policy that says which."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal

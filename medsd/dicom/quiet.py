@@ -1,7 +1,5 @@
 """Silence while files of others are read: pydicom warns with header values, which may name a patient."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import warnings

@@ -4,8 +4,6 @@
 the image is refused.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 

@@ -3,8 +3,6 @@
 Decoders allocate what the stream declares, not what the header does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Look-up tables of a header (PS3.3 C.11.1.1, C.11.2.1.1, C.11.6, C.7.6.3.1.5), which may be described wrongly."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

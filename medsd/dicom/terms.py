@@ -4,8 +4,6 @@ The tables are in terms.yaml. Only what stands there is ever taken from a header
 element may hold a patient's name.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Mapping

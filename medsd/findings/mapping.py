@@ -4,8 +4,6 @@ Each label of a set stands for a concept; concepts form a small tree of kinds. `
 columns that a set has, and leaves everything else unknown.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import numpy as np

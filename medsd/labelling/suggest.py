@@ -4,8 +4,6 @@ Start at `suggest`. A study is worth a label where the model is unsure of it, wh
 labelled or already chosen, and where its combination of findings is rare among those; the three are multiplied.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

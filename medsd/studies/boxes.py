@@ -4,8 +4,6 @@ NIH publishes them as `BBox_List_2017.csv`, for about 900 images of 1,024 × 1,0
 findings; a subset called `boxes.csv` is read, too. Wang et al., ChestX-ray8, CVPR 2017, section 3.3.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

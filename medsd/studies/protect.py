@@ -3,8 +3,6 @@
 It is done once, between the source and the manifest, which every later step reads.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

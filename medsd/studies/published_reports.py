@@ -7,8 +7,6 @@ References:
     Pestian et al., A shared task involving multi-label classification of clinical free text, BioNLP, ACL 2007:97-104.
 """
 
-from __future__ import annotations
-
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

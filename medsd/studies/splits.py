@@ -5,8 +5,6 @@ the findings of their images. Patients differ in their number of images, so pati
 by image lie within `TOLERANCE`.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 

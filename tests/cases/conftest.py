@@ -1,7 +1,5 @@
 """A small index of invented cases, and predictions to ask it with."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

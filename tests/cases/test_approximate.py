@@ -1,7 +1,5 @@
 """The approximate index: made above a size, measured, exact on demand, and gone with the patients it held."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

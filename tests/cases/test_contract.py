@@ -1,7 +1,5 @@
 """What every store of cases must do, run on LanceDB and on Qdrant (in memory, in a folder and, by URL, on a server)."""
 
-from __future__ import annotations
-
 import base64
 import os
 import uuid

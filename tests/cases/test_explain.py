@@ -1,7 +1,5 @@
 """Relations, differences, soft factors and chances against brute force over Python sets."""
 
-from __future__ import annotations
-
 import itertools
 import json
 

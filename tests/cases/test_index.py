@@ -1,7 +1,5 @@
 """The index: what is found, what is left out, and whom it refuses."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

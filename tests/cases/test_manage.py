@@ -1,7 +1,5 @@
 """Adding images, embedding again, handing out a table: what is done with an index after it was made."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Thumbnails, and the original image of a case found by its key."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

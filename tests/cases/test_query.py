@@ -1,7 +1,5 @@
 """Findings queries: from names, and from sentences with their negations."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Maps of the similarity: what each place of a image adds to a cosine adds up to it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

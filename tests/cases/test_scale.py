@@ -1,7 +1,5 @@
 """Percentiles of likeness among training pairs of the same relation."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

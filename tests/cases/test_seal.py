@@ -1,7 +1,5 @@
 """The files of an index are checked before they are believed, and a patient who was removed stays out."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The plane of the cases: principal components as scikit-learn has them, and the same map each time."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The vote of the nearest cases beside the model, and the flag where they disagree."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -5,8 +5,6 @@ heart low and in front, two diaphragms, arms raised. It is no lateral radiograph
 is an estimate for those. `hand_image`, `skull_image` and `noise_image` are drawings.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

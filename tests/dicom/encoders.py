@@ -1,7 +1,5 @@
 """Encoders for tests and benches that neither pydicom nor its plugins bring: lossless JPEG, all seven predictors."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset

@@ -1,7 +1,5 @@
 """Views from the picture: frontal images pass, and what is no upright frontal chest is told."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

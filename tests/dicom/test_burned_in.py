@@ -1,7 +1,5 @@
 """Burned-in text: what the header admits, what the detector sees on phantoms and images, what it may not say."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

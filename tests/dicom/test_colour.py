@@ -1,7 +1,5 @@
 """Grey images that are stored in colour or in a palette are read as grey; colour is refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from pydicom import Dataset

@@ -1,7 +1,5 @@
 """JPEG streams against the headers they come with: signs, words, colours, and what is malformed."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

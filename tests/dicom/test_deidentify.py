@@ -1,7 +1,5 @@
 """De-identification: canaries in every attribute of the table and beyond, files left alone, what is refused."""
 
-from __future__ import annotations
-
 import copy
 import csv
 import hashlib

@@ -1,7 +1,5 @@
 """Each file of the folder of inputs that went wrong comes out as its table says."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The gate: every reason, and every real file by its expected outcome."""
 
-from __future__ import annotations
-
 import csv
 import logging
 import threading

@@ -1,7 +1,5 @@
 """Reduction by whole factors, against plain means of the picture."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -28,7 +26,7 @@ def windowed(dtype: type, bits: int, **elements: object) -> StoredGreys:
     return stored_greys(stored, dx_dataset(stored, bits, **elements))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.integers(1, 60), st.integers(1, 60), st.integers(1, 9), st.integers(1, 9))
 def test_block_means_are_those_of_a_loop(data: st.DataObject, height: int, width: int, across: int, down: int) -> None:
     picture = np.random.default_rng(height).random((height, width)).astype(np.float32)
@@ -39,7 +37,7 @@ def test_block_means_are_those_of_a_loop(data: st.DataObject, height: int, width
     np.testing.assert_allclose(found, means_by_loop(picture, box, (across, down)), atol=1e-6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from([(np.uint8, 8), (np.uint16, 10), (np.uint16, 12), (np.uint16, 16), (np.int16, 12), (np.int16, 16)]),
     st.integers(-3000, 70000),

@@ -1,7 +1,5 @@
 """What a header says: view, body part and species, from elements, codes and descriptions."""
 
-from __future__ import annotations
-
 import io
 import re
 

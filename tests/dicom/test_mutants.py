@@ -1,7 +1,5 @@
 """Mutated files: some here, 20,000 in `tests/bench/bench_mutated.py`."""
 
-from __future__ import annotations
-
 import time
 import zlib
 from pathlib import Path

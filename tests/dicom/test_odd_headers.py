@@ -1,7 +1,5 @@
 """Headers that are incomplete or contradict themselves: read where one reading is left, and told."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 

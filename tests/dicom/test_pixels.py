@@ -1,7 +1,5 @@
 """The grey-scale pipeline against pydicom's own functions, value by value."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

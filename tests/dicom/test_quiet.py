@@ -1,7 +1,5 @@
 """Silence while strangers' files are read, for pydicom's child loggers too, and only inside."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 

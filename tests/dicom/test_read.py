@@ -1,7 +1,5 @@
 """Reading: encodings, missing parts, facts of the header, plain images."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import zlib

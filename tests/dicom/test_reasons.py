@@ -1,7 +1,5 @@
 """Every reason code has a file that leads to it, and a row in the table of the gate with its sentence and default."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from pathlib import Path

@@ -4,8 +4,6 @@ The image is an example of the phantom bundle, every third pixel of every third 
 OpenJPH) and as 12-bit extended JPEG (by libjpeg-turbo), for which no encoder is among the dependencies.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What to label next: the factors, the draw, and the verb from images to a list."""
 
-from __future__ import annotations
-
 import csv
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Small grey images for the replicas of the data sets, and phantoms as PNG."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

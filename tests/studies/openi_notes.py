@@ -1,7 +1,5 @@
 """Open-i's reports as notes, and the halves on which the labeller was written and is measured."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path

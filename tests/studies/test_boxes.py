@@ -1,7 +1,5 @@
 """Boxes of ChestX-ray14: read by position, in shares of the image, refused where they cannot be."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """A folder with a table of the user's own: columns by the settings, findings in one column or in many."""
 
-from __future__ import annotations
-
 from csv import writer
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The manifest: what it keeps, what it refuses."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

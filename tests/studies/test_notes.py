@@ -1,7 +1,5 @@
 """Sections, placeholders and masking of notes."""
 
-from __future__ import annotations
-
 import pytest
 
 from medsd.findings import FINDING_SETS, FindingSet, finding_set

@@ -1,7 +1,5 @@
 """The rule-based labeller: findings, negation, uncertainty, and a floor on Open-i's hand-checked labels."""
 
-from __future__ import annotations
-
 import csv
 import time
 from pathlib import Path

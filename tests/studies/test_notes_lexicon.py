@@ -1,7 +1,5 @@
 """The language of the phrase lists, and the lists themselves."""
 
-from __future__ import annotations
-
 import pytest
 
 from medsd.errors import DataError

@@ -1,7 +1,5 @@
 """Open-i's archive is streamed; XML that could define entities is refused."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 from pathlib import Path

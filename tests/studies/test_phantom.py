@@ -1,7 +1,5 @@
 """Synthetic studies: the same each time, written as valid DICOM, each finding where its box says."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Phantom images pass the gate that real images pass, and come out of it as they went in."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

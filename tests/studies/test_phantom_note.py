@@ -1,7 +1,5 @@
 """Notes: known before the reading, related to the findings, and never their names."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

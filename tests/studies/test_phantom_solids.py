@@ -1,7 +1,5 @@
 """Closed-form path lengths against counting small steps along the ray."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """What prepare keeps of a study: keys and a scrubbed note."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The sidecar of bad rows: order, silence about patients, and when a source is refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Splits: by patient, stratified, the same whatever the order of rows."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

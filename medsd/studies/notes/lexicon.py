@@ -4,8 +4,6 @@ The lists are the YAML files in `phrases/`; their small language (any ending, al
 head of nih14.yaml. Start at `load_lexicon` for the findings and `load_scope` for negation and its relatives.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Start at `read_note`. Headings are found in capitals, with a colon, on a line of their own or run together in one line.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, fields
 from functools import cache

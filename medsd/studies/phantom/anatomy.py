@@ -4,8 +4,6 @@ Start at `build_body`. Sizes follow adults on a radiograph at 180 cm: inner thor
 ribs 11 mm high.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

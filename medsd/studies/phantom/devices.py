@@ -1,7 +1,5 @@
 """Support devices as they lie on an image: leads, pacemaker, lines, port, tracheal and gastric tubes, drain, wires."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

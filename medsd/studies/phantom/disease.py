@@ -4,8 +4,6 @@ Heart failure brings a large heart and fluid in pleura and lung at once, a mass 
 the pleura is often seen with the tube that drains it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any

@@ -4,8 +4,6 @@ Beer and Lambert: a ray that crosses tissues of attenuation μ over lengths t le
 coefficients are those near 60 keV, the effective energy of a chest image at 120 kV (NIST XCOM), rounded.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The air in the lungs and the vessel tree in it: the part of the image in which most findings show."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

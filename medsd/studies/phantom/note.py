@@ -5,8 +5,6 @@ findings with noise: some are missing, some mislead, some notes say nothing, one
 finding as a result of imaging; a test checks that.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any

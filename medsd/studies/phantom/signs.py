@@ -5,8 +5,6 @@ the lungs, and records the box of the sign. Signs follow Hansell et al., Fleisch
 thoracic imaging, Radiology 246 (2008): meniscus, silhouette, air bronchogram, septal lines.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 

@@ -4,8 +4,6 @@ Start at `generate_study`. Indices are grouped ten by ten and each group is cut 
 made on its own, in any order, and follow-up images share the anatomy of their patient.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace

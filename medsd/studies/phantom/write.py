@@ -4,8 +4,6 @@ Nothing in a file is a person: identifiers begin with PHANTOM, dates are those o
 identifiers follow from the study's name alone, so that the same study gives the same bytes.
 """
 
-from __future__ import annotations
-
 import logging
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date, timedelta

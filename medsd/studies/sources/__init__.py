@@ -4,8 +4,6 @@ Each module says how its folder is laid out. Its `read` raises DataError where t
 image is missing, or a file is damaged.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from dataclasses import replace

@@ -4,8 +4,6 @@ A cell that is no label counts as unknown and is reported by column, row and sha
 which may name somebody.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 from collections import Counter, defaultdict

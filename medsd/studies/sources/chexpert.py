@@ -11,8 +11,6 @@ and, as in the paper, absent. "No Finding" means that all but support devices ar
 Irvin et al., CheXpert, AAAI 2019. Stanford University Dataset Research Use Agreement: research only, no onward sharing.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

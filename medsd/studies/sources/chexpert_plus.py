@@ -12,8 +12,6 @@ Chambon et al., CheXpert Plus, arXiv:2405.19538. Stanford University Dataset Res
 onward sharing.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ The note is history and impression, the labels are the majority's codes (finding
 test set, the same that `medsd compare` uses. One report is taken as one patient.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
 from medsd.errors import DataError

@@ -8,8 +8,6 @@ left out. Notes often name the diagnosis: mask label words. Each image has a lic
 Cohen et al., COVID-19 image data collection, Journal of Machine Learning for Biomedical Imaging 2020:002.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -8,8 +8,6 @@ without an image is a study with a note alone. Each row needs a patient, so that
 The table is read in portions. A bad row is left out and listed with a reason (`medsd.studies.rejected`).
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable

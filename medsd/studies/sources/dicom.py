@@ -5,8 +5,6 @@ the gate to say. Files that are no DICOM images of a radiographic modality are p
 no patient or no study is left out. To train, give labels with a table of your own (`medsd.studies.sources.csv`).
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from pathlib import Path

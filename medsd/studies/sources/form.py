@@ -1,7 +1,5 @@
 """The form of a CSV table, found out from its content: encoding, delimiter, names of the columns."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import difflib

@@ -7,8 +7,6 @@ In two folders of one data set, or two tables of one name, a number is one patie
 studies are told apart ("nih14", "nih14-2"). Paths are relative to the folder that all sources have in common.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path

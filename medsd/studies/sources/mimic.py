@@ -12,8 +12,6 @@ Johnson et al., MIMIC-CXR, Scientific Data 2019;6:317; MIMIC-CXR-JPG, arXiv:1901
 Data License 1.5.0: no onward sharing, nor to services that keep what they are sent.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -9,8 +9,6 @@ of them, so a patient of two folders stands in one split.
 Wang et al., ChestX-ray8, CVPR 2017. Provided by the NIH Clinical Center, which asks to be named; no restriction on use.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -13,8 +13,6 @@ report that was not indexed is unknown. The two are not independent: the checked
 Demner-Fushman et al., JAMIA 2016;23:304-310. Peng et al., NegBio, AMIA 2018. CC BY-NC-ND 4.0.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -11,8 +11,6 @@ Bustos et al., PadChest, Medical Image Analysis 2020;66:101797. BIMCV research u
 sharing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path

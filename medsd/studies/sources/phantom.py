@@ -1,7 +1,5 @@
 """Synthetic studies of `medsd.studies.phantom`, written to a folder once and split by patient like any other source."""
 
-from __future__ import annotations
-
 import os
 
 from medsd.findings import finding_set

@@ -4,8 +4,6 @@ Every cell is read as text, so that an identifier keeps its leading zeros and an
 takes a CSV table whole; `read_portions` takes CSV or Parquet in portions and passes over rows that cannot be read.
 """
 
-from __future__ import annotations
-
 import csv
 import logging
 import re

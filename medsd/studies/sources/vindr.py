@@ -11,8 +11,6 @@ All images are PA. No patient numbers are published, so each image counts as a p
 Nguyen et al., VinDr-CXR, Scientific Data 2022;9:429. PhysioNet Credentialed Health Data License 1.5.0.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

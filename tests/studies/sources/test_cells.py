@@ -1,7 +1,5 @@
 """Odd cells and images that are labelled twice, in the layouts of the public data sets."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

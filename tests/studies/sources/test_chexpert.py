@@ -1,7 +1,5 @@
 """CheXpert: a small replica of Stanford's own layout."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

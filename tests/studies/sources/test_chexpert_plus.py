@@ -1,7 +1,5 @@
 """CheXpert Plus: a small replica of Stanford AIMI's own layout."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

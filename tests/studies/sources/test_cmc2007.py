@@ -1,7 +1,5 @@
 """The 2007 Computational Medicine Challenge: a small replica, and the real file where it is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

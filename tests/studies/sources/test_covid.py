@@ -1,7 +1,5 @@
 """COVID-19 image data collection: a small replica of its layout, and the real files where they are."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A tree of DICOM studies: what the headers say, and what is passed over."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

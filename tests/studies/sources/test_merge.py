@@ -1,7 +1,5 @@
 """Several sources in one training set: replicas of data sets that number their patients alike."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

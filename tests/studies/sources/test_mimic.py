@@ -1,7 +1,5 @@
 """MIMIC-CXR-JPG: a small replica of the official layout."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

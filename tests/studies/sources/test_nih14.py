@@ -1,7 +1,5 @@
 """NIH ChestX-ray14: a small replica of NIH's own layout, and the real files where they are."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

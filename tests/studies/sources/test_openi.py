@@ -1,7 +1,5 @@
 """Open-i's reports: a small replica, and the real archive where it is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The choice of a source, and its labels in the vocabulary that the settings ask for."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
