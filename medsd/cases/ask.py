@@ -20,34 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked.
+    """What is asked."""
 
-    Attributes:
-        query: findings that must be there and that must not; beside a study they filter.
-        words: a sentence; it is read as a query, and by a model with notes also as a note.
-        filters: view, sex, age band and source.
-        k: how many cases.
-    """
-
-    query: FindingQuery = field(default_factory=FindingQuery)
-    words: str = ""
+    query: FindingQuery = field(default_factory=FindingQuery)  # beside a study, it filters
+    words: str = ""  # a sentence; it is read as a query, and by a model with notes also as a note
     filters: CaseFilter = field(default_factory=CaseFilter)
     k: int = 8
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found.
-
-    Attributes:
-        cases: the cases.
-        understood: how findings or words were understood; empty for a study alone.
-        votes: what the nearest cases say of each finding; empty for a search by findings.
-    """
+    """What was found."""
 
     cases: tuple[SimilarCase, ...]
-    understood: str = ""
-    votes: tuple[FindingVote, ...] = ()
+    understood: str = ""  # how findings or words were understood; empty for a study alone
+    votes: tuple[FindingVote, ...] = ()  # of the nearest cases, by finding; empty for a search by findings
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -20,63 +20,39 @@ Excluded = Mapping[str, Sequence[str]]  # values of "patient_key" and "study_key
 
 @dataclass(frozen=True)
 class Case:
-    """One earlier study.
+    """One earlier study; texts are empty if unknown."""
 
-    Attributes:
-        study_key, patient_key: keyed hashes (`medsd.privacy.KeyedHasher`), never identifiers; the second may be empty.
-        labels: float32 (F,) in the index's finding order: 1 present, 0 absent, NaN unknown.
-        findings: names of the findings present; an index fills it from `labels`.
-        view: ``"PA"``, ``"AP"``, ``"LATERAL"``…, empty if unknown.
-        sex: ``"F"``, ``"M"``, ``"O"``, empty if unknown.
-        age_band: a decade as `age_band` writes it, never an exact age.
-        source: the data set that the study comes from.
-        split: train, validation or test.
-        thumbnail: an encoded WebP or PNG, or None.
-        note_excerpt: the beginning of the note if the licence allows it, or None.
-    """
-
-    study_key: str
+    study_key: str  # a keyed hash (`medsd.privacy.KeyedHasher`), never an identifier; the next, too
     patient_key: str = ""
+    # (F,) in the index's finding order: 1 present, 0 absent, NaN unknown
     labels: FloatArray = field(default_factory=lambda: np.zeros(0, np.float32), compare=False)
-    findings: tuple[str, ...] = ()
-    view: str = ""
-    sex: str = ""
-    age_band: str = ""
-    source: str = ""
-    split: str = ""
-    thumbnail: bytes | None = field(default=None, repr=False)
-    note_excerpt: str | None = field(default=None, repr=False)
+    findings: tuple[str, ...] = ()  # names of those present; an index fills it from `labels`
+    view: str = ""  # "PA", "AP", "LATERAL", …
+    sex: str = ""  # "F", "M" or "O"
+    age_band: str = ""  # a decade as the function `age_band` writes it, never an exact age
+    source: str = ""  # the data set
+    split: str = ""  # train, validation or test
+    thumbnail: bytes | None = field(default=None, repr=False)  # an encoded WebP or PNG
+    note_excerpt: str | None = field(default=None, repr=False)  # the note's beginning, if its licence allows it
 
 
 @dataclass(frozen=True)
 class SimilarCase:
-    """A case beside a prediction. S is the set of findings predicted present, T the case's.
-
-    Attributes:
-        case: the earlier study.
-        similarity: cosine of the two embeddings, −1…1.
-        relation: of T to S: superset means that the case has all that was predicted, and more.
-        shared: S∩T, extra: T∖S (in the case only), missing: S∖T (predicted only); names, in the finding set's order.
-        k_s: K_s = |S∩T| / |S| over the probabilities as soft labels, 0…1.
-        k_d: K_d = 1 / (1 + |T∖S|) over the probabilities, 0…1.
-        percentile: how many percent of training pairs of this relation are less alike (`SimilarityScale`), 0…100; None
-            if the index does not say.
-        chances: how likely each relation is over the probabilities, were the findings independent; sums to 1, empty
-            if there are no probabilities.
-        embedding: (D,) of the case, for maps of the likeness.
-    """
+    """A case beside a prediction. S is the set of findings predicted present, T the case's."""
 
     case: Case
-    similarity: float
-    relation: RelationWord
-    shared: tuple[str, ...]
-    extra: tuple[str, ...]
-    missing: tuple[str, ...]
-    k_s: float
-    k_d: float
+    similarity: float  # cosine of the two embeddings, −1…1
+    relation: RelationWord  # of T to S: superset means that the case has all that was predicted, and more
+    shared: tuple[str, ...]  # S∩T; these are names, in the finding set's order
+    extra: tuple[str, ...]  # T∖S, in the case only
+    missing: tuple[str, ...]  # S∖T, predicted only
+    k_s: float  # K_s = |S∩T| / |S| over the probabilities as soft labels, 0…1
+    k_d: float  # K_d = 1 / (1 + |T∖S|), likewise
+    # Percent of training pairs of this relation that are less alike (`SimilarityScale`); None without a scale.
     percentile: float | None = None
+    # Of each relation over the probabilities, were the findings independent; sums to 1, empty without probabilities.
     chances: Mapping[RelationWord, float] = field(default_factory=dict)
-    embedding: FloatArray | None = field(default=None, compare=False, repr=False)
+    embedding: FloatArray | None = field(default=None, compare=False, repr=False)  # (D,) of the case
 
 
 @dataclass(frozen=True)
@@ -94,16 +70,11 @@ FILTER_COLUMNS = ("view", "sex", "age_band", "source")
 
 @dataclass(frozen=True)
 class CaseFilter:
-    """Which cases may be found; an empty part asks for nothing.
+    """Which cases may be found; an empty part asks for nothing, and a single string counts as one value."""
 
-    Attributes:
-        present, absent: findings that a case must be known to have, and known not to have (all of them).
-        view, sex, age_band, source: a case must have one of the values given. A single string counts as one value.
-    """
-
-    present: Sequence[str] = ()
-    absent: Sequence[str] = ()
-    view: Sequence[str] = ()
+    present: Sequence[str] = ()  # findings that a case must be known to have, all of them
+    absent: Sequence[str] = ()  # findings that it must be known not to have
+    view: Sequence[str] = ()  # it must have one of these values; the same for the next three
     sex: Sequence[str] = ()
     age_band: Sequence[str] = ()
     source: Sequence[str] = ()

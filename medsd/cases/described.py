@@ -26,15 +26,10 @@ APPROXIMATE_ABOVE = 4_000_000
 
 
 class SimilarityScale(Described):
-    """How alike pairs of training cases of different patients are, by the relation of their findings.
+    """How alike pairs of training cases of different patients are, by the relation of their findings."""
 
-    Attributes:
-        pairs: how many pairs of each relation were looked at.
-        quantiles: their cosines at evenly spaced quantiles from 0 to 1, ascending; a relation of few pairs has none.
-    """
-
-    pairs: dict[RelationWord, int]
-    quantiles: dict[RelationWord, tuple[float, ...]]
+    pairs: dict[RelationWord, int]  # how many were looked at
+    quantiles: dict[RelationWord, tuple[float, ...]]  # cosines, evenly spaced from 0 to 1; none of a few pairs
 
     def percentile(self, relation: RelationWord, similarity: float) -> float | None:
         """Percent of the pairs of this relation that are less alike, 0…100; None if too few pairs were seen."""
@@ -43,47 +38,29 @@ class SimilarityScale(Described):
 
 
 class VoteRule(Described):
-    """When the vote of the nearest cases counts as a call, chosen on validation patients.
+    """When the vote of the nearest cases counts as a call, chosen on validation patients."""
 
-    Attributes:
-        k: how many cases vote.
-        thresholds: the share from which the vote calls a finding present; None if the model makes no call.
-        rule: how they were chosen, for people.
-    """
-
-    k: int = Field(ge=1)
-    thresholds: dict[str, float | None]
-    rule: str
+    k: int = Field(ge=1)  # cases that vote
+    thresholds: dict[str, float | None]  # the share from which a finding is present; None if the model makes no call
+    rule: str  # how they were chosen, for people
 
 
 class IndexDescription(Described):
-    """What an index says of itself; it travels with the table.
+    """What an index says of itself; it travels with the table."""
 
-    Attributes:
-        schema_version: of the table's layout.
-        model_sha256: of the model.onnx that made the embeddings.
-        model: name and version of that bundle, for people.
-        finding_set, findings: the vocabulary of `Case.labels`, in order.
-        embedding_size: D.
-        created: UTC, ISO 8601.
-        public: the keys of its first cases are made with the bundle's name (`medsd.privacy.public_hasher`); those of
-            cases that a site adds, with the site's secret.
-        scale: of similarities; None if it was not measured.
-        vote: when the nearest cases contradict the model; None if it was not chosen.
-        approximate_above: number of cases from which the search is approximate.
-    """
-
-    schema_version: int
-    model_sha256: str
-    model: str = ""
+    schema_version: int  # of the table's layout
+    model_sha256: str  # of the model.onnx that made the embeddings
+    model: str = ""  # name and version of that bundle, for people
     finding_set: str
-    findings: tuple[FindingEntry, ...]
-    embedding_size: int
-    created: str
+    findings: tuple[FindingEntry, ...]  # the vocabulary of `Case.labels`, in order
+    embedding_size: int  # D
+    created: str  # UTC, ISO 8601
+    # The keys of its first cases are made with the bundle's name (`medsd.privacy.public_hasher`); those of cases that
+    # a site adds, with the site's secret.
     public: bool = False
-    scale: SimilarityScale | None = None
-    vote: VoteRule | None = None
-    approximate_above: int = Field(APPROXIMATE_ABOVE, ge=1)
+    scale: SimilarityScale | None = None  # of similarities, where it was measured
+    vote: VoteRule | None = None  # when the nearest cases contradict the model, where it was chosen
+    approximate_above: int = Field(APPROXIMATE_ABOVE, ge=1)  # number of cases from which the search is approximate
 
     @property
     def vocabulary(self) -> FindingSet:

@@ -26,19 +26,12 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a search reads, of one version of the table.
+    """What a search reads, of one version of the table."""
 
-    Attributes:
-        row_ids: uint64 (N,), where the store finds each case again in this version.
-        embeddings: float32 (N, D), of unit length; None if they are too large for memory.
-        labels: float32 (N, F): 1, 0, NaN.
-        attributes: N rows of text: the keys, the split and `FILTER_COLUMNS`.
-    """
-
-    row_ids: npt.NDArray[np.uint64]
-    embeddings: FloatArray | None
-    labels: FloatArray
-    attributes: pa.Table
+    row_ids: npt.NDArray[np.uint64]  # (N,), where the store finds each case again in this version
+    embeddings: FloatArray | None  # (N, D) of unit length; None if they are too large for memory
+    labels: FloatArray  # (N, F): 1, 0, NaN
+    attributes: pa.Table  # N rows of text: the keys, the split and `FILTER_COLUMNS`
 
     def nearest(
         self, query: FloatArray, k: int, findings: FindingSet, filters: CaseFilter | None, excluded: Excluded

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter, Excluded, FloatAr
 from medsd.cases.described import APPROXIMATE_ABOVE, IndexDescription, SimilarityScale, VoteRule, describe
 from medsd.cases.explain import explain, explain_query
 from medsd.cases.query import FindingQuery
-from medsd.cases.scale import scale_of
 from medsd.cases.vote import NEAREST, FindingVote, ballot
 from medsd.errors import BundleError, DataError, MedsdError
 from medsd.findings import FindingSet
@@ -29,6 +28,14 @@ if TYPE_CHECKING:
 
 OWN_PATIENT = "the prediction's own patient"
 T = TypeVar("T")
+
+
+class NewCases(NamedTuple):
+    """What a new index is written from; see `create_index`."""
+
+    cases: Iterable[Case]
+    embeddings: FloatArray  # (N, D)
+    description: IndexDescription
 
 
 class CaseIndex(ABC):
@@ -70,16 +77,7 @@ class CaseIndex(ABC):
 
     @classmethod
     @abstractmethod
-    def _create(
-        cls,
-        path: str | Path,
-        cases: Iterable[Case],
-        embeddings: FloatArray,
-        description: IndexDescription,
-        *,
-        replace: bool,
-    ) -> CaseIndex:
-        """Write a new index; see `create_index`."""
+    def _create(cls, path: str | Path, new: NewCases, *, replace: bool) -> CaseIndex: ...
 
     @property
     def description(self) -> IndexDescription:
@@ -346,7 +344,7 @@ def create_index(
         findings: the vocabulary of the labels.
         replace: put the new cases in the place of an index that is there; readers follow. Patients who were removed
             from it stay out.
-        scale: of the similarities (`medsd.cases.scale.fit_scale`); made here if `cases` is a sequence.
+        scale: of the similarities (`medsd.cases.scale.fit_scale`); without it, cases have no percentiles.
         model, public, vote, approximate_above: as in `IndexDescription`.
 
     Raises:
@@ -359,11 +357,11 @@ def create_index(
         int(np.shape(embeddings)[-1]),
         model=model,
         public=public,
-        scale=scale or (scale_of(cases, embeddings) if isinstance(cases, Sequence) else None),
+        scale=scale,
         vote=vote,
         approximate_above=approximate_above,
     )
-    return _kind(path)._create(path, cases, embeddings, description, replace=replace)
+    return _kind(path)._create(path, NewCases(cases, embeddings, description), replace=replace)
 
 
 def _kind(path: str | Path) -> type[CaseIndex]:

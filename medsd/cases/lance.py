@@ -8,7 +8,7 @@ beyond, unless an approximate index was made (`medsd.cases.approximate`).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -20,9 +20,8 @@ import pyarrow as pa
 
 from medsd.cases import approximate
 from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter, Excluded, FloatArray, Hit
-from medsd.cases.described import IndexDescription
 from medsd.cases.exact import Positions, Snapshot, nearest_distinct
-from medsd.cases.index import CaseIndex
+from medsd.cases.index import CaseIndex, NewCases
 from medsd.cases.lance_files import (
     create_beside,
     filter_sql,
@@ -93,33 +92,22 @@ class LanceIndex(CaseIndex):
         return cls(path)
 
     @classmethod
-    def _create(
-        cls,
-        path: str | Path,
-        cases: Iterable[Case],
-        embeddings: FloatArray,
-        description: IndexDescription,
-        *,
-        replace: bool,
-    ) -> LanceIndex:
-        def write(uri: str, replace: bool = False) -> None:
-            _write(uri, cases, embeddings, description, replace=replace)
-
+    def _create(cls, path: str | Path, new: NewCases, *, replace: bool) -> LanceIndex:
         folder = local_folder(path)
         if folder is None:
             try:
-                write(full_uri(path), replace)
+                _write(full_uri(path), new, replace=replace)
             except ValueError as error:
                 raise BundleError(f"{path}: {first_line(error)}") from None
         elif (folder / TABLE_FOLDER).is_dir():
             if not replace:
                 raise BundleError(f"{path}: there is a case index already; remove it, or ask to replace it")
             with writing(folder):
-                write(full_uri(path), True)
+                _write(full_uri(path), new, replace=True)
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise BundleError(f"{path}: something else is here; give an index a folder of its own")
         else:
-            create_beside(folder, write)
+            create_beside(folder, lambda uri: _write(uri, new, replace=False))
         return cls(path)
 
     def __len__(self) -> int:
@@ -324,9 +312,7 @@ def _connect(uri: str) -> Any:
     return lancedb.connect(uri, read_consistency_interval=timedelta(0))
 
 
-def _write(
-    uri: str, cases: Iterable[Case], embeddings: FloatArray, description: IndexDescription, *, replace: bool
-) -> None:
+def _write(uri: str, new: NewCases, *, replace: bool) -> None:
     """Write and seal the table at `uri`; the list of removed patients of one that is replaced stays in force."""
     files = SealedFiles(uri, TABLE_FOLDER)
     try:  # a damaged seal is an error: it may name patients who were removed
@@ -334,12 +320,12 @@ def _write(
     except FileNotFoundError:
         before = None
     removals = before.removals if before else Removals()
-    layout = schema(description)
+    layout = schema(new.description)
     problems: list[Exception] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
-            for block in checked_blocks(cases, embeddings, description, removals):
+            for block in checked_blocks(*new, removals):
                 yield record_batch(block, layout)
         except Exception as error:
             problems.append(error)
@@ -352,7 +338,7 @@ def _write(
         if problems:  # LanceDB would report it in words of its own
             raise problems[0] from None
         raise
-    approximate.keep_up(table, description.embedding_size, description.approximate_above)
+    approximate.keep_up(table, new.description.embedding_size, new.description.approximate_above)
     if before:
         _finish(files, table, removals, before)
     else:

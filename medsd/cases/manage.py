@@ -15,6 +15,7 @@ from medsd.bundle.layout import DESCRIPTION, Bundle
 from medsd.cases.case import FILTER_COLUMNS
 from medsd.cases.index import CaseIndex, create_index
 from medsd.cases.pictures import PictureFolder, encode_thumbnail
+from medsd.cases.scale import fit_scale
 from medsd.errors import DataError
 from medsd.files import replacing
 from medsd.preprocessing.notes import NoteMask
@@ -35,23 +36,14 @@ EXCERPT = 160  # characters of a note that are kept
 
 @dataclass(frozen=True)
 class Changes:
-    """What became of the images of `add_images` or the cases of `rebuild`.
+    """What became of the images of `add_images` or the cases of `rebuild`."""
 
-    Attributes:
-        cases: in the index afterwards.
-        written: cases added, or embedded again.
-        known: images whose study is a case already, and which were left alone.
-        missing: cases without an image, which were dropped.
-        refused: images that must not be scored.
-        barred: cases left out because their patient was removed from the index.
-    """
-
-    cases: int
-    written: int
-    known: int = 0
-    missing: int = 0
-    refused: int = 0
-    barred: int = 0
+    cases: int  # in the index afterwards
+    written: int  # added, or embedded again
+    known: int = 0  # images whose study is a case already, and which were left alone
+    missing: int = 0  # cases without an image, which were dropped
+    refused: int = 0  # images that must not be scored
+    barred: int = 0  # cases left out because their patient was removed from the index
 
     def line(self) -> str:
         """As a sentence."""
@@ -236,16 +228,19 @@ def rebuild(
             "them out"
         )
     same = old.description.model_sha256 == bundle.model_sha256
+    cases = [case for case, _ in kept]
     size = bundle.description.embedding_size
+    embeddings = np.stack([vector for _, vector in kept]) if kept else np.zeros((0, size), np.float32)
     made = create_index(
         index_path,
-        [case for case, _ in kept],
-        np.stack([vector for _, vector in kept]) if kept else np.zeros((0, size), np.float32),
+        cases,
+        embeddings,
         model_sha256=bundle.model_sha256,
         findings=bundle.findings,
         model=bundle.label,
         public=old.description.public,
         replace=True,
+        scale=fit_scale(embeddings, [case.labels for case in cases], [case.patient_key for case in cases]),
         vote=old.description.vote if same else None,
         approximate_above=old.description.approximate_above,
     )

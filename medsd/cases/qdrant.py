@@ -25,7 +25,7 @@ import pyarrow as pa
 from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter, Excluded, FloatArray, Hit
 from medsd.cases.described import IndexDescription
 from medsd.cases.exact import Positions, Snapshot, nearest_distinct
-from medsd.cases.index import CaseIndex
+from medsd.cases.index import CaseIndex, NewCases
 from medsd.cases.removals import Removals
 from medsd.cases.rows import BLOCK, MEDIA, TEXT, Block, case_table, cases_of, checked_blocks, read_description
 from medsd.errors import BundleError, DependencyError
@@ -72,28 +72,11 @@ class QdrantIndex(CaseIndex):
         return cls(*connect(str(path)))
 
     @classmethod
-    def _create(
-        cls,
-        path: str | Path,
-        cases: Iterable[Case],
-        embeddings: FloatArray,
-        description: IndexDescription,
-        *,
-        replace: bool,
-    ) -> QdrantIndex:
-        return cls.create_with(*connect(str(path)), cases, embeddings, description, replace=replace)
+    def _create(cls, path: str | Path, new: NewCases, *, replace: bool) -> QdrantIndex:
+        return cls.create_with(*connect(str(path)), new, replace=replace)
 
     @classmethod
-    def create_with(
-        cls,
-        client: Any,
-        name: str,
-        cases: Iterable[Case],
-        embeddings: FloatArray,
-        description: IndexDescription,
-        *,
-        replace: bool = False,
-    ) -> QdrantIndex:
+    def create_with(cls, client: Any, name: str, new: NewCases, *, replace: bool) -> QdrantIndex:
         """Write a new index by a client that is open already; see `medsd.cases.index.create_index`."""
         old = _behind(client, name)
         if old is not None and not replace:
@@ -101,8 +84,7 @@ class QdrantIndex(CaseIndex):
         if old is None and client.collection_exists(name):
             raise BundleError(f"{name}: something else is here; give an index a name of its own")
         removals = _metadata(client, name)[1] if old else Removals()
-        blocks = checked_blocks(cases, embeddings, description, removals)
-        _exchange(client, name, description, removals, old, blocks)
+        _exchange(client, name, new.description, removals, old, checked_blocks(*new, removals))
         return cls(client, name)
 
     def __len__(self) -> int:

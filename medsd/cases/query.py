@@ -35,21 +35,13 @@ _MOST_QUOTED = 200  # characters
 
 @dataclass(frozen=True)
 class FindingQuery:
-    """Which findings are asked for; names of the index's vocabulary.
+    """Which findings are asked for, by their names in the index's vocabulary; only the first two filter."""
 
-    Attributes:
-        present: wanted; a case that has all of them and nothing else fits best.
-        absent: a case must be known not to have them.
-        uncertain: named, but as a possibility; they do not filter.
-        unread: words of side, place or size, which the cases' labels do not hold; they do not filter.
-        not_understood: what else a sentence says; it asks for nothing.
-    """
-
-    present: tuple[str, ...] = ()
-    absent: tuple[str, ...] = ()
-    uncertain: tuple[str, ...] = field(default=(), compare=False)
-    unread: tuple[str, ...] = field(default=(), compare=False)
-    not_understood: tuple[str, ...] = field(default=(), compare=False)
+    present: tuple[str, ...] = ()  # wanted; a case that has all of them and nothing else fits best
+    absent: tuple[str, ...] = ()  # a case must be known not to have them
+    uncertain: tuple[str, ...] = field(default=(), compare=False)  # named, but as a possibility
+    unread: tuple[str, ...] = field(default=(), compare=False)  # words of side, place or size, which no label holds
+    not_understood: tuple[str, ...] = field(default=(), compare=False)  # what else a sentence says
 
     def __bool__(self) -> bool:
         return bool(self.present or self.absent)

@@ -20,14 +20,10 @@ _DIGITS = 32
 
 @dataclass(frozen=True)
 class Removals:
-    """Patients who were removed.
+    """Patients who were removed."""
 
-    Attributes:
-        secret: 64 hexadecimal digits, drawn when the index is made.
-        patients: the hash of each patient's key, with those of the keys of the studies that were removed.
-    """
-
-    secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
+    secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)  # drawn when the index is made
+    # The hash of each patient's key, with those of the keys of the studies that were removed.
     patients: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def bars(self, case: Case) -> bool:

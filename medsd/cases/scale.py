@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from medsd.cases.case import Case, FloatArray
+from medsd.cases.case import FloatArray
 from medsd.cases.described import RELATION_WORDS, SimilarityScale
 from medsd.sd.relations import relation_matrix
 
@@ -18,7 +18,7 @@ FEWEST = 200  # pairs of a relation; fewer give no percentile
 
 
 def fit_scale(
-    embeddings: FloatArray, labels: FloatArray, patients: Sequence[str], *, seed: int = 0
+    embeddings: FloatArray, labels: npt.ArrayLike, patients: Sequence[str], *, seed: int = 0
 ) -> SimilarityScale | None:
     """The quantiles of the cosine by relation, over pairs of different patients.
 
@@ -50,19 +50,6 @@ def fit_scale(
     if not quantiles:
         return None
     return SimilarityScale(pairs={word: len(values) for word, values in found.items()}, quantiles=quantiles)
-
-
-def scale_of(cases: Sequence[Case], embeddings: FloatArray) -> SimilarityScale | None:
-    """`fit_scale` over the cases of an index; None too if they do not fit the embeddings, which the writer refuses."""
-    if not cases or np.ndim(embeddings) != 2 or len(cases) != len(embeddings):
-        return None
-    sizes = {len(case.labels) for case in cases}
-    if len(sizes) != 1 or 0 in sizes:
-        return None
-    labels = np.stack([np.asarray(case.labels, np.float32) for case in cases])
-    if not np.all(np.isnan(labels) | (labels == 0) | (labels == 1)):
-        return None
-    return fit_scale(embeddings, labels, [case.patient_key for case in cases])
 
 
 def _different(patients: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:

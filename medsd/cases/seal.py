@@ -34,16 +34,10 @@ _AGAIN = "copy the whole index again from where it came, or make it anew with `m
 
 @dataclass(frozen=True)
 class Seal:
-    """What one version of an index consists of.
+    """What one version of an index consists of."""
 
-    Attributes:
-        version: LanceDB's number of it.
-        files: size in bytes and SHA-256 in hex of each file, by its path in the folder of the table.
-        removals: patients who were removed from the index.
-    """
-
-    version: int
-    files: Mapping[str, tuple[int, str]]
+    version: int  # LanceDB's number of it
+    files: Mapping[str, tuple[int, str]]  # bytes and SHA-256 in hex of each, by its path in the folder of the table
     removals: Removals
 
     @property

@@ -18,25 +18,15 @@ MOST_POINTS = 1500  # on a map, that a browser draws with ease
 
 @dataclass(frozen=True)
 class CasePlane:
-    """A map of an index.
+    """A map of an index."""
 
-    Attributes:
-        rows: int (P,) of the cases shown, in the order of `CaseIndex.table`; evenly spread if there are too many.
-        points: float32 (P, 2), their places.
-        embeddings: float32 (P, D) of the cases shown.
-        centre: float32 (D,), the mean of all embeddings.
-        axes: float32 (2, D), the components, of unit length; of each the largest number is positive.
-        explained: share of the variance that the two keep, 0…1.
-        total: cases in the index.
-    """
-
-    rows: npt.NDArray[np.int64]
-    points: FloatArray
-    embeddings: FloatArray
-    centre: FloatArray
-    axes: FloatArray
-    explained: float
-    total: int
+    rows: npt.NDArray[np.int64]  # (P,) of the cases shown, as `CaseIndex.table` has them; evenly spread if too many
+    points: FloatArray  # (P, 2), their places
+    embeddings: FloatArray  # (P, D) of the cases shown
+    centre: FloatArray  # (D,), the mean of all embeddings
+    axes: FloatArray  # (2, D), the components, of unit length; of each the largest number is positive
+    explained: float  # share of the variance that the two keep, 0…1
+    total: int  # cases in the index
 
     def place(self, embedding: FloatArray) -> tuple[float, float]:
         """Where a study of this embedding (D,) lies on the map."""

@@ -1,6 +1,5 @@
 """The table that `medsd cases add` reads: a row an image, with its findings and what is known of the patient."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,37 +9,26 @@ import pandas as pd
 
 from medsd.cases.case import Case, FloatArray, age_band
 from medsd.errors import DataError
-from medsd.findings import FindingSet
+from medsd.findings import FindingSet, resolve_uncertain
+from medsd.studies.sources.cells import label_value
+from medsd.studies.sources.tables import read_table
 
 TEXTS = ("study", "patient", "view", "sex", "source", "note")
-_VALUES: Mapping[str, float] = {
-    "1": 1.0, "1.0": 1.0, "yes": 1.0, "true": 1.0, "present": 1.0,
-    "0": 0.0, "0.0": 0.0, "no": 0.0, "false": 0.0, "absent": 0.0,
-    "": np.nan, "-1": np.nan, "-1.0": np.nan, "uncertain": np.nan, "unknown": np.nan,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One image of the table.
-
-    Attributes:
-        path: of the image.
-        labels: float32 (F,): 1 present, 0 absent, NaN unknown or uncertain.
-        study, patient: identifiers, which leave as keyed hashes alone; the file's stem stands for a missing study.
-        view, sex, source, note: empty if unknown.
-        age: in years, NaN if unknown.
-    """
+    """One image of the table; texts are empty if unknown."""
 
     path: Path
-    labels: FloatArray
-    study: str = ""
-    patient: str = ""
+    labels: FloatArray  # (F,): 1 present, 0 absent, NaN unknown or uncertain
+    study: str = ""  # an identifier, which leaves as a keyed hash alone; the file's stem stands for a missing one
+    patient: str = ""  # likewise
     view: str = ""
     sex: str = ""
     source: str = ""
     note: str = ""
-    age: float = float("nan")
+    age: float = float("nan")  # in years
 
     def __repr__(self) -> str:  # identifiers stay out of messages
         return f"ImageRow({self.path.name})"
@@ -64,13 +52,18 @@ def read_image_table(table: Path, images: Path, findings: FindingSet) -> list[Im
     Raises:
         DataError: the table cannot be read, lacks a column, or has a value or an image that is not there.
     """
-    frame = _read(table)
+    if not table.is_file():
+        raise DataError(f"{table}: no such table of images")
+    frame = read_table(table, (), "a table of images")
     known = [name for name in findings if name in frame]
     if "path" not in frame or not known:
         raise DataError(f"{table}: needs the column path and at least one of {', '.join(findings)}")
     labels = np.full((len(frame), len(findings)), np.nan, np.float32)
     for name in known:
-        labels[:, findings.names.index(name)] = [_value(table, name, row, text) for row, text in enumerate(frame[name])]
+        values = [label_value(text) for text in frame[name]]
+        if None in values:
+            raise DataError(f"{table}, row {values.index(None) + 1}: column '{name}' is neither 1, 0 nor empty")
+        labels[:, findings.names.index(name)] = resolve_uncertain(values)
     ages = pd.to_numeric(frame["age"], errors="coerce") if "age" in frame else [float("nan")] * len(frame)
     rows = []
     for row, (path, age) in enumerate(zip(frame["path"], ages, strict=True)):
@@ -81,19 +74,3 @@ def read_image_table(table: Path, images: Path, findings: FindingSet) -> list[Im
         texts["view"] = texts.get("view", "").upper()
         rows.append(ImageRow(images / path, labels[row], age=float(age), **texts))
     return rows
-
-
-def _read(table: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{table}: no such table of images") from None
-    except (OSError, ValueError) as error:  # what pandas cannot parse is a ValueError
-        raise DataError(f"{table}: cannot be read as CSV ({type(error).__name__})") from None
-
-
-def _value(table: Path, name: str, row: int, text: str) -> float:
-    value = _VALUES.get(text.strip().lower())
-    if value is None:
-        raise DataError(f"{table}, row {row + 1}: column '{name}' is neither 1, 0 nor empty")
-    return value

@@ -18,23 +18,14 @@ NEAREST = 16  # cases that vote if the index has no rule
 
 @dataclass(frozen=True)
 class FindingVote:
-    """One finding, as the nearest cases and the model see it.
-
-    Attributes:
-        finding: its name.
-        share: the vote, 0…1; NaN if no case knows the finding.
-        probability: the model's; NaN if it was not trained for the finding.
-        share_call: what the vote amounts to; undecided if the index has no threshold or no case knows the finding.
-        call: the model's, or "not trained".
-        disagrees: both decided, and differently.
-    """
+    """One finding, as the nearest cases and the model see it."""
 
     finding: str
-    share: float
-    probability: float
-    share_call: Call
-    call: Said
-    disagrees: bool
+    share: float  # the vote, 0…1; NaN if no case knows the finding
+    probability: float  # the model's; NaN if it was not trained for the finding
+    share_call: Call  # what the vote amounts to; undecided without a threshold or a case that knows the finding
+    call: Said  # the model's, or "not trained"
+    disagrees: bool  # both decided, and differently
 
 
 def weighted_shares(weights: npt.NDArray[np.float64], labels: FloatArray) -> npt.NDArray[np.float64]:

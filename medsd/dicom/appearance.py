@@ -31,13 +31,9 @@ _TURNED = 0.3  # agreement that an image must have, and gain, when it is turned 
 
 @dataclass(frozen=True)
 class Appearance:
-    """What a picture looks like.
+    """What a picture looks like."""
 
-    Attributes:
-        small: the picture (64, 64) without shutters and borders.
-    """
-
-    small: FloatImage
+    small: FloatImage  # the picture (64, 64) without shutters and borders
 
     @classmethod
     def of(cls, pixels: FloatImage) -> Appearance:

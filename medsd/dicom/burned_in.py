@@ -9,7 +9,7 @@ import difflib
 import importlib.util
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -46,19 +46,12 @@ _MAX_PIXELS = 100_000_000
 
 @dataclass(frozen=True)
 class BurnedIn:
-    """What is known about text in the pixels of one object.
+    """What is known about text in the pixels of one object."""
 
-    Attributes:
-        answer: "found", "none_seen" (which does not mean that there is none) or "unknown".
-        message: the sentence for a person.
-        boxes: where the detector saw text, on the first frame that has some.
-        declared: whether the header itself says YES.
-    """
-
-    answer: Answer
-    message: str
-    boxes: tuple[Box, ...] = field(default=())
-    declared: bool = False
+    answer: Answer  # "none_seen" does not mean that there is none
+    message: str  # the sentence for a person
+    boxes: tuple[Box, ...] = ()  # where the detector saw text, on the first frame that has some
+    declared: bool = False  # the header itself says YES
 
 
 def header_risk(ds: Dataset) -> str:

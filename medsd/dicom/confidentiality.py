@@ -57,18 +57,14 @@ _OLDEST_AGE = 89  # above it an age points to few people (45 CFR 164.514(b)(2)(i
 
 @dataclass(frozen=True)
 class Confidentiality:
-    """The profile with its options.
+    """The profile with its options."""
 
-    Attributes:
-        hasher: gives the new Patient ID, UIDs and the shift of dates; the same secret gives the same ones again.
-        modified_dates: keep dates, moved back by the same 1 to 10 years for all of a patient's objects, times to the
-            hour (option 113107); else dates are removed.
-        characteristics: keep sex, age, size, weight and the like (113108); ages above 89 become 90. Texts that the
-            option would clean are removed.
-    """
-
-    hasher: KeyedHasher
+    hasher: KeyedHasher  # gives the new Patient ID, UIDs and the shift of dates; the same secret gives the same again
+    # Keep dates, moved back by the same 1 to 10 years for all of a patient's objects, times to the hour (option
+    # 113107); else dates are removed.
     modified_dates: bool = False
+    # Keep sex, age, size, weight and the like (113108); ages above 89 become 90. Texts that the option would clean are
+    # removed.
     characteristics: bool = False
 
     def apply(self, ds: Dataset, burned_in: BurnedIn) -> None:

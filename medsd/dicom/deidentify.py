@@ -56,20 +56,13 @@ REPORT_COLUMNS = ("input", "status", "reason", "message", "output", "burned_in",
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file.
+    """What became of one file."""
 
-    Attributes:
-        status: "written", "warned" (written, with a sentence), "refused", or "exists" (finished before).
-        reason, message: of a warning or refusal; the message names no identity, and no path.
-        output: path below the output folder, "" if refused.
-        burned_in: what is known of text in the pixels; None if it was not looked at.
-    """
-
-    status: Status
-    reason: str = ""
-    message: str = ""
-    output: str = ""
-    burned_in: BurnedIn | None = field(default=None, repr=False)
+    status: Status  # "warned" is written, with a sentence; "exists" was finished before
+    reason: str = ""  # of a warning or refusal
+    message: str = ""  # likewise; it names no identity, and no path
+    output: str = ""  # path below the output folder, "" if refused
+    burned_in: BurnedIn | None = field(default=None, repr=False)  # None if it was not looked at
 
 
 @dataclass(frozen=True)

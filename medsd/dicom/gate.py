@@ -13,19 +13,12 @@ __all__ = ["REASONS", "Action", "Admission", "Concern", "GatePolicy", "admit"]
 
 @dataclass(frozen=True)
 class Admission:
-    """What the gate decided.
+    """What the gate decided."""
 
-    Attributes:
-        status: "accepted", "warned" (scored, with a sentence that the reader must see) or "refused".
-        reason: a code of `REASONS`, "" when accepted.
-        message: the sentence for the person, "" when accepted.
-        radiograph: the image, or None when refused.
-    """
-
-    status: Literal["accepted", "warned", "refused"]
-    reason: str = ""
-    message: str = ""
-    radiograph: Radiograph | None = field(default=None, repr=False)
+    status: Literal["accepted", "warned", "refused"]  # "warned" is scored, with a sentence that the reader must see
+    reason: str = ""  # a code of `REASONS`, "" when accepted
+    message: str = ""  # the sentence for the person, "" when accepted
+    radiograph: Radiograph | None = field(default=None, repr=False)  # None when refused
 
 
 def admit(source: Path | bytes, policy: GatePolicy | None = None, name: str = "") -> Admission:

@@ -15,21 +15,13 @@ _CHUNK = 200_000  # pixels reduced at a time, which stay in a core's cache
 
 @dataclass(frozen=True)
 class StoredGreys:
-    """One frame before its grey values are looked up.
+    """One frame before its grey values are looked up."""
 
-    Attributes:
-        stored: (H, W) integers of 16 bits at most.
-        greys: float32 (N,) in 0…1, the grey of the stored values ``first``, ``first + 1``, …; covers all that occur.
-        first: the stored value that ``greys[0]`` belongs to.
-        notes: what of the header was passed over or assumed.
-        coloured: whether a palette gives colours.
-    """
-
-    stored: Stored
-    greys: Greys
+    stored: Stored  # (H, W), 16 bits at most
+    greys: Greys  # (N,) in 0…1 of the stored values `first`, `first` + 1, …; covers all that occur
     first: int
-    notes: tuple[str, ...] = ()
-    coloured: bool = False
+    notes: tuple[str, ...] = ()  # what of the header was passed over or assumed
+    coloured: bool = False  # a palette gives colours
 
     @property
     def shape(self) -> tuple[int, int]:

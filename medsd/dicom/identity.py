@@ -18,17 +18,12 @@ _MOST_BYTES = 16 << 20  # of a file that are read; headers have some thousands
 
 @dataclass(frozen=True)
 class Identity:
-    """What a header says of the file as a document.
-
-    Attributes:
-        study_uid, patient_id, instance_uid: identities, only ever for `medsd.privacy.KeyedHasher`; never shown.
-        view: as in `medsd.dicom.read.Radiograph`.
-    """
+    """What a header says of the file as a document; identities are for `medsd.privacy.KeyedHasher` alone."""
 
     study_uid: str = field(default="", repr=False)
     patient_id: str = field(default="", repr=False)
     instance_uid: str = field(default="", repr=False)
-    view: str = ""
+    view: str = ""  # as in `medsd.dicom.read.Radiograph`
 
 
 def read_identity(source: Path | bytes) -> Identity:

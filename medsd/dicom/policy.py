@@ -49,17 +49,11 @@ REASONS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Concern:
-    """Something that speaks against scoring an image.
+    """Something that speaks against scoring an image."""
 
-    Attributes:
-        reason: a code of `REASONS`.
-        message: the sentence for a person.
-        setting: the field of `GatePolicy` that decides about it, if that is not called as the reason.
-    """
-
-    reason: str
-    message: str
-    setting: str = ""
+    reason: str  # a code of `REASONS`
+    message: str  # the sentence for a person
+    setting: str = ""  # the field of `GatePolicy` that decides about it, if that is not called as the reason
 
     def error(self, name: str) -> ImageError:
         """The error that refuses the image called `name`."""

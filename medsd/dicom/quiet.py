@@ -10,7 +10,7 @@ from pydicom import config
 
 _lock = threading.Lock()
 _inside = 0
-_held: warnings.catch_warnings[None] | None = None
+_held: "warnings.catch_warnings[None] | None" = None  # no class to subscript while it runs
 _nowhere = logging.NullHandler()
 _handlers: list[logging.Handler] = []  # of pydicom's logger, while they are held back
 _validation: list[int] = []  # pydicom's mode, while it is off

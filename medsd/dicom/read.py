@@ -49,37 +49,22 @@ _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 @dataclass(frozen=True)
 class Radiograph:
-    """One radiograph, ready for the eye and for `medsd.preprocessing.pixels.to_pixels`.
+    """One radiograph, ready for the eye and for `medsd.preprocessing.pixels.to_pixels`."""
 
-    Attributes:
-        pixels: float32 (H, W) in 0…1, dark air and bright bone; of a DICOM file made when they are first asked for.
-        modality: DICOM modality ("CR", "DX", …), "" for a plain image.
-        body_part: words of PS3.16 annex L, upper case; "" if the header is silent.
-        view: "PA", "AP", "FRONTAL" (one of them), "LATERAL", "OTHER" (oblique, decubitus), or "" if no header says.
-        sex: "F", "M", "O" or "" unknown.
-        age_years: age at the study, or None.
-        spacing_mm: distance of rows and of columns, or None.
-        photometric: photometric interpretation of the file ("MONOCHROME1", …), or Pillow's mode of a plain image.
-        kind: "dicom" or "image".
-        concerns: what the policy wants warned about.
-        study_uid, patient_id, instance_uid: identities, only ever for `medsd.privacy.KeyedHasher`; never shown.
-        greys: the stored values of a DICOM file and the grey of each, of which `to_pixels` makes the model's pixels
-            without the full picture; None for a plain image.
-    """
-
-    pixels: npt.NDArray[np.float32] = field(repr=False)
-    modality: str = ""
-    body_part: str = ""
-    view: str = ""
-    sex: str = ""
-    age_years: float | None = None
-    spacing_mm: tuple[float, float] | None = None
-    photometric: str = ""
-    kind: str = "image"
-    concerns: tuple[Concern, ...] = ()
-    study_uid: str = field(default="", repr=False)
+    pixels: npt.NDArray[np.float32] = field(repr=False)  # (H, W) in 0…1, dark air and bright bone
+    modality: str = ""  # DICOM modality ("CR", "DX", …), "" for a plain image
+    body_part: str = ""  # words of PS3.16 annex L, upper case; "" if the header is silent
+    view: str = ""  # "PA", "AP", "FRONTAL" (one of them), "LATERAL", "OTHER" (oblique, decubitus); "" if unknown
+    sex: str = ""  # "F", "M", "O"; "" if unknown
+    age_years: float | None = None  # at the study
+    spacing_mm: tuple[float, float] | None = None  # distance of rows and of columns
+    photometric: str = ""  # photometric interpretation ("MONOCHROME1", …), or Pillow's mode of a plain image
+    kind: str = "image"  # or "dicom"
+    concerns: tuple[Concern, ...] = ()  # what the policy wants warned about
+    study_uid: str = field(default="", repr=False)  # the identities are for `medsd.privacy.KeyedHasher`, never shown
     patient_id: str = field(default="", repr=False)
     instance_uid: str = field(default="", repr=False)
+    # Of a DICOM file: `to_pixels` makes the model's pixels of these, without the full picture.
     greys: StoredGreys | None = field(default=None, repr=False)
 
     @classmethod

@@ -41,22 +41,15 @@ _OTHER_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # not DHT, JPG, DAC
 
 @dataclass(frozen=True)
 class Stream:
-    """The first frame of compressed pixel data.
+    """The first frame of compressed pixel data."""
 
-    Attributes:
-        kind: the encoding in words, "" for one that is not known here.
-        syntaxes: the transfer syntaxes that it may stand under, the most general first; none if it is not known.
-        rows, columns, bits, components: what it declares, 0 for what it does not.
-        signed: whether it declares signed values, as JPEG 2000 alone can.
-    """
-
-    kind: str = ""
-    syntaxes: tuple[UID, ...] = ()
-    rows: int = 0
+    kind: str = ""  # the encoding in words, "" for one that is not known here
+    syntaxes: tuple[UID, ...] = ()  # that it may stand under, the most general first; none if it is not known
+    rows: int = 0  # what it declares, 0 if it does not; the next three likewise
     columns: int = 0
     bits: int = 0
     components: int = 0
-    signed: bool = False
+    signed: bool = False  # it declares signed values, as JPEG 2000 alone can
 
 
 def first_fragment(content: bytes) -> bytes:

@@ -13,19 +13,12 @@ _DEEPEST = 16  # bits of an entry
 
 @dataclass(frozen=True)
 class Table:
-    """A look-up table.
+    """A look-up table."""
 
-    Attributes:
-        first: the value that leads to the first entry; what lies beyond an end leads to the entry of that end.
-        entries: int64 (N,), N ≥ 1.
-        white: the entry that is shown white.
-        note: in which way the table contradicts its descriptor, "" if it does not.
-    """
-
-    first: int
-    entries: npt.NDArray[np.int64]
-    white: int
-    note: str = ""
+    first: int  # the value that leads to the first entry; what lies beyond an end leads to the entry of that end
+    entries: npt.NDArray[np.int64]  # (N,), N ≥ 1
+    white: int  # the entry that is shown white
+    note: str = ""  # in which way the table contradicts its descriptor
 
     def at(self, values: npt.NDArray[np.float64 | np.integer]) -> npt.NDArray[np.float64]:
         """The entries of `values`, rounded to whole numbers, of the same shape."""

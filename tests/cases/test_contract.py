@@ -13,7 +13,7 @@ import pytest
 
 from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter
 from medsd.cases.described import describe
-from medsd.cases.index import CaseIndex, create_index
+from medsd.cases.index import CaseIndex, NewCases, create_index
 from medsd.cases.query import FindingQuery
 from medsd.errors import BundleError, DataError
 from tests.cases.conftest import MODEL, N, predict
@@ -66,7 +66,7 @@ def _qdrant(client: Any, name: str, findings) -> Make:
 
     def make(cases, embeddings, *, replace=False, model=MODEL) -> CaseIndex:
         description = describe(model, findings, np.shape(embeddings)[-1], model="tiny 1")
-        return QdrantIndex.create_with(client, name, cases, embeddings, description, replace=replace)
+        return QdrantIndex.create_with(client, name, NewCases(cases, embeddings, description), replace=replace)
 
     return make
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from medsd.cases import scale as scales
-from medsd.cases.case import Case
 from medsd.cases.described import SimilarityScale
 from medsd.cases.index import CaseIndex, create_index
 from medsd.cases.scale import fit_scale
@@ -36,20 +35,21 @@ def test_the_scale_is_that_of_all_pairs_of_two_patients(cases, embeddings, findi
             assert scale.percentile(word, float(np.median(values))) == pytest.approx(50, abs=0.5)
 
 
-def test_an_index_gives_percentiles_and_an_older_one_gives_none(tmp_path, cases, embeddings, findings, monkeypatch):
+def test_an_index_gives_percentiles_only_with_a_scale(tmp_path, cases, embeddings, findings):
     made = {"model_sha256": MODEL, "findings": findings}
     prediction = predict(findings, embeddings[0], ("Edema",), study_key="study0000")
-    index = create_index(tmp_path / "c", cases, embeddings, **made)
+    scale = fit_scale(embeddings, [case.labels for case in cases], [case.patient_key for case in cases])
+    index = create_index(tmp_path / "c", cases, embeddings, scale=scale, **made)
+    assert index.description.scale == scale
     for case in index.similar(prediction, 20):
         assert case.percentile == index.description.scale.percentile(case.relation, case.similarity)
-    older = create_index(tmp_path / "old", iter(cases), embeddings, **made)  # read once: no scale is made of it
+    without = create_index(tmp_path / "old", iter(cases), embeddings, **made)
     assert CaseIndex.open(tmp_path / "old").description.scale is None
-    assert {case.percentile for case in older.similar(prediction, 5)} == {None}
+    assert {case.percentile for case in without.similar(prediction, 5)} == {None}
 
 
 def test_too_few_pairs_give_no_scale(findings):
-    one = Case("a", labels=findings.encode([]))
-    assert scales.scale_of([one], np.eye(1, 16, dtype=np.float32)) is None
+    assert fit_scale(np.eye(1, 16, dtype=np.float32), findings.encode([])[None], ["a"]) is None
     assert fit_scale(np.eye(2, 16, dtype=np.float32), np.zeros((2, 8), np.float32), ["a", "b"]) is None
 
 
