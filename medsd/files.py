@@ -1,4 +1,4 @@
-"""Files that a reader finds complete: the old one, or the new one."""
+"""Files that a reader finds complete, the old one or the new one; and the YAML files that the package ships."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 
 @contextlib.contextmanager
@@ -43,6 +47,13 @@ def write_whole(path: Path, content: bytes | str, *, durable: bool = True) -> No
 def write_json(path: Path, tree: Mapping[str, Any] | Sequence[Any], *, indent: int | None = 2) -> None:
     """Write JSON as `replacing` does."""
     write_whole(path, json.dumps(tree, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@cache
+def packaged(package: str, name: str) -> Any:
+    """The content of a YAML file of `package`, shared by all who ask; raises FileNotFoundError."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one where PyYAML has it
+    return yaml.load(files(package).joinpath(name).read_bytes(), Loader=loader)
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,6 +21,7 @@ from pyarrow import ArrowInvalid, fs
 
 from medsd.cases.removals import Removals
 from medsd.errors import BundleError
+from medsd.files import write_whole
 
 SEAL = "seal.json"
 CHECKED_AT_OPENING = 64 << 20  # bytes of an index up to which all of it is checked when it is opened
@@ -176,15 +176,11 @@ class SealedFiles:
     def _write(self, content: bytes) -> None:
         """Write the seal as a whole or not at all; an object store does so by itself."""
         files, root = self._place
-        local = isinstance(files, fs.LocalFileSystem)
-        path = f"{root}/{SEAL}"
-        draft = f"{root}/.{SEAL}.draft" if local else path
-        with files.open_output_stream(draft) as stream:
+        if isinstance(files, fs.LocalFileSystem):
+            write_whole(Path(root) / SEAL, content)
+            return
+        with files.open_output_stream(f"{root}/{SEAL}") as stream:
             stream.write(content)
-        if local:
-            with open(draft, "rb") as file:  # noqa: PTH123  # a path of pyarrow's
-                os.fsync(file.fileno())
-            files.move(draft, path)
 
 
 def _damaged(where: str, name: str) -> BundleError:

@@ -51,7 +51,6 @@ class BurnedIn:
     answer: Answer  # "none_seen" does not mean that there is none
     message: str  # the sentence for a person
     boxes: tuple[Box, ...] = ()  # where the detector saw text, on the first frame that has some
-    declared: bool = False  # the header itself says YES
 
 
 def header_risk(ds: Dataset) -> str:
@@ -77,7 +76,7 @@ def assess(ds: Dataset) -> BurnedIn:
     seen, gap = _look_at(ds)
     if seen or declared:
         where = f"text was seen in {len(seen)} places" if seen else f"{risk}; the detector saw no text"
-        return BurnedIn("found", f"text in the picture may name the patient: {where}.", seen, declared)
+        return BurnedIn("found", f"text in the picture may name the patient: {where}.", seen)
     if gap or risk:
         return BurnedIn(
             "unknown", f"whether the picture holds text is unknown: {gap or f'{risk}, though none was seen'}."

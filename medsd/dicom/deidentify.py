@@ -20,6 +20,7 @@ from medsd.dicom.header import identifier, identities
 from medsd.dicom.pixel_bytes import tidy_pixel_data
 from medsd.dicom.policy import GatePolicy, concern
 from medsd.dicom.quiet import quiet
+from medsd.dicom.terms import packaged
 from medsd.errors import DataError, DependencyError, ImageError
 from medsd.files import write_whole
 from medsd.privacy import register_identities
@@ -29,16 +30,7 @@ Look = Callable[[Dataset], BurnedIn]
 BurnedInAction = Literal["refuse", "warn", "keep"]
 Status = Literal["written", "warned", "refused", "exists"]
 
-REASONS: Mapping[str, str] = {
-    "free_content": "objects of its kind (reports, presentation states, documents, sound, directories) are free "
-    "content that the basic profile cannot clean. Leave it out, or clean it by hand.",
-    "private_class": "its SOP class is unknown or private: nobody can say where it keeps identities. Leave it out.",
-    "burned_in_found": "text in the picture may name the patient. Blank it, or write it with --burned-in warn.",
-    "burned_in_unknown": "whether the picture holds text is unknown. Look at it, or write it with --burned-in warn.",
-    "symbolic_link": "it is a symbolic link. Give the file itself.",
-    "same_uid": "another, different file of this run has the same SOP Instance UID. Keep the right one.",
-    "not_writable": "the cleaned object cannot be encoded ({detail}). Export the original again.",
-}
+REASONS: Mapping[str, str] = packaged("reasons.yaml")["deidentify"]
 """Reason code → sentence, in addition to `medsd.dicom.policy.REASONS`."""
 # SOP classes (PS3.4 B.5) of free content, by the beginning of their UID, and their own attributes.
 _FREE_CLASSES = (

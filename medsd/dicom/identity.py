@@ -3,8 +3,9 @@
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 
 from medsd.dicom.content import bound_inflation, inner_file, looks_like_dicom
 from medsd.dicom.header import identifier, identities, read_header
@@ -26,20 +27,35 @@ class Identity:
     view: str = ""  # as in `medsd.dicom.read.Radiograph`
 
 
+@quiet()
 def read_identity(source: Path | bytes) -> Identity:
     """The identity of a file, or of the content of one; empty if it is no DICOM file or cannot be read."""
     try:
         content = source if isinstance(source, bytes) else _beginning(source)
         if not looks_like_dicom(content):
             return Identity()
-        with quiet():
-            bound_inflation(content, GatePolicy(), "")
-            ds = dcmread(io.BytesIO(inner_file(content)), force=True, stop_before_pixels=True)
-            register_identities(identities(ds))
-            study, patient, instance = (identifier(ds, each) for each in _IDENTIFIERS)
-            return Identity(study, patient, instance, read_header(ds).view)
+        bound_inflation(content, GatePolicy(), "")
+        ds = read_before_pixels(io.BytesIO(inner_file(content)), force=True)
     except Exception:  # a hostile header can fail anywhere in the parser
         return Identity()
+    if ds is None:
+        return Identity()
+    study, patient, instance = (identifier(ds, each) for each in _IDENTIFIERS)
+    return Identity(study, patient, instance, read_header(ds).view)
+
+
+@quiet()
+def read_before_pixels(file: Path | io.BytesIO, **options: Any) -> Dataset | None:
+    """Everything before the pixels, by `pydicom.dcmread`; identities are registered. None if it cannot be read.
+
+    pydicom converts a value when it is asked for, and warns with it: read the elements in `quiet`, too.
+    """
+    try:
+        ds = dcmread(file, stop_before_pixels=True, **options)
+        register_identities(identities(ds))
+        return ds
+    except Exception:  # a hostile header can fail anywhere in the parser
+        return None
 
 
 def _beginning(path: Path) -> bytes:

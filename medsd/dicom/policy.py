@@ -6,44 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
+from medsd.dicom.terms import packaged
 from medsd.errors import ImageError
 from medsd.strict import Strict
 
 Action = Literal["refuse", "warn", "accept"]
 
-REASONS: Mapping[str, str] = {
-    "file_error": "the file cannot be opened ({detail}). Check that it exists and may be read.",
-    "not_dicom": "this is neither a DICOM file nor a PNG or JPEG image. Export the radiograph as DICOM, PNG or JPEG.",
-    "not_an_image": "this is not an image that medsd reads ({detail}). Convert it to DICOM, PNG or JPEG.",
-    "no_pixels": "the DICOM file holds no image ({detail}). Send the image object itself.",
-    "cannot_decode": "the pixel data cannot be decoded ({detail}). The file is damaged or uses an encoding that is not "
-    "installed; export it again, for instance uncompressed.",
-    "not_a_radiograph": "this is no grey-scale radiograph ({detail}). Send the original radiograph.",
-    "modality": "(0008,0060) Modality is {value}; accepted are {accepted}.",
-    "body_part": "the body part by the header is {value}; accepted are {accepted}.",
-    "view": "the view {value}; frontal views (PA, AP) are read.",
-    "not_human": "{value} says that the patient is an animal; images of people are read.",
-    "frames": "the file holds {value} frames; {accepted} can be read.",
-    "too_small": "the image has {value} pixels; the shorter side needs at least {accepted}.",
-    "too_large": "{value}, more than the limit of {accepted}. Raise the limit in the gate settings if this is meant.",
-    "too_slow": "reading takes longer than {accepted} seconds. The file may be damaged; raise max_seconds in the gate "
-    "settings if it is not.",
-    "for_processing": "(0008,0068) Presentation Intent Type is FOR PROCESSING: raw detector values, shown here by "
-    "their own range. Send the FOR PRESENTATION image where there is one.",
-    "odd_header": "the header is incomplete or contradicts itself ({detail}). Look at the image before you rely on it.",
-    "turned": "the EXIF data say that the picture is stored turned or mirrored; it is shown and scored upright.",
-    "burned_in": "(0028,0301) Burned In Annotation is YES: text in the picture may name the patient.",
-    "inverted_look": "bright and dark look exchanged (bright air, dark bone). Check (0028,0004) Photometric "
-    "Interpretation, or invert the image.",
-    "not_a_chest": "the picture does not look like a frontal chest radiograph. Check that it is one, upright, whole.",
-    "flat": "the image holds a single grey value. Export the radiograph again.",
-    "out_of_distribution": "the image is unlike the radiographs that the model learned from ({detail}). Check that it "
-    "is one frontal chest radiograph, upright and whole.",
-    "no_image": "there is no image ({detail}).",
-    "no_note": "there is no note, and this model reads notes alone. Give a note.",
-    "model_failed": "the model could not be run on this image ({detail}). Score it alone to see whether it happens "
-    "again.",
-}
+REASONS: Mapping[str, str] = packaged("reasons.yaml")["gate"]
 """Reason code → sentence. Codes are stable: they stand in the tables that `medsd score` writes."""
 
 

@@ -6,19 +6,11 @@ element may hold a patient's name.
 
 import re
 import unicodedata
-from collections.abc import Mapping
-from functools import cache
-from importlib.resources import files
-from typing import Any
+from functools import cache, partial
 
-import yaml
+from medsd import files
 
-
-@cache
-def packaged(name: str) -> Mapping[str, Any]:
-    """The content of a YAML file of this package."""
-    tree: Mapping[str, Any] = yaml.safe_load(files("medsd.dicom").joinpath(name).read_text(encoding="utf-8"))
-    return tree
+packaged = partial(files.packaged, "medsd.dicom")
 
 
 @cache

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from medsd.errors import DataError
+from medsd.files import packaged
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,7 @@ def resolve_uncertain(values: npt.ArrayLike, uncertain: Uncertain = "unknown") -
     return array
 
 
-_TABLES: Mapping[str, Any] = yaml.load(
-    (files("medsd.findings") / "vocabularies.yaml").read_text(encoding="utf-8"),
-    Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),  # the fast one where PyYAML has it
-)
+_TABLES: Mapping[str, Any] = packaged("medsd.findings", "vocabularies.yaml")
 _FINDINGS: Mapping[str, Mapping[str, Mapping[str, Any] | None]] = {
     key: entries["findings"] for key, entries in _TABLES["sets"].items()
 }

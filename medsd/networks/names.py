@@ -7,14 +7,12 @@ import logging
 import math
 import re
 from collections.abc import Mapping
-from functools import cache
-from importlib.resources import files
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
+
+from medsd.files import packaged
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +21,6 @@ _NO_BACKBONE = re.compile(
     r"(classifier|fc|_fc|head|heads|head_dist|class_layers|class_token|fc_norm|pooler|cls_token|dist_token|mask_token"
     r"|embeddings\.cls_token|embeddings\.mask_token|decoder\w*|op_threshs)(\.|$)|.*relative_position_index$"
 )
-
-
-@cache
-def _layouts() -> dict[str, list[dict[str, Any]]]:
-    """By family of backbones, the layouts of files."""
-    text = files("medsd.networks").joinpath("names.yaml").read_text(encoding="utf-8")
-    found: dict[str, list[dict[str, Any]]] = yaml.safe_load(text)
-    return found
 
 
 def fit_names(weights: Mapping[str, Tensor], encoder: nn.Module, backbone: str) -> Weights:
@@ -67,7 +57,7 @@ def _find_stem(
     weights: Mapping[str, Tensor], family: str, shape: torch.Size | None
 ) -> tuple[str, str, list[tuple[str, str]]]:
     """The prefix of the first convolution's name, that name, and the substitutions of its layout; all empty if none."""
-    for layout in _layouts()[family]:
+    for layout in packaged("medsd.networks", "names.yaml")[family]:
         stem = layout["first"]
         found = [
             name

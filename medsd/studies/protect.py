@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from pydicom import dcmread
 
 from medsd.dicom.header import IDENTIFYING, identities
+from medsd.dicom.identity import read_before_pixels
 from medsd.dicom.quiet import quiet
-from medsd.privacy import KeyedHasher, register_identities, scrub_note
+from medsd.privacy import KeyedHasher, scrub_note
 from medsd.studies.manifest import Manifest
 
 _PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg")  # they have no header that names anybody
@@ -43,15 +43,10 @@ def _scrubbed(root: Path, study: object, patient: object, path: object, note: ob
     return scrub_note(str(note), known)
 
 
+@quiet()
 def image_identities(path: Path) -> list[str]:
     """What the header of an image says of the patient and of who treated them; nothing of a file that is no DICOM."""
     if path.suffix.lower() in _PLAIN_SUFFIXES:
         return []
-    try:
-        with quiet():
-            ds = dcmread(path, stop_before_pixels=True, specific_tags=list(IDENTIFYING), force=True)
-            found = identities(ds)
-    except Exception:  # a hostile header can fail anywhere in the parser
-        return []
-    register_identities(found)
-    return found
+    ds = read_before_pixels(path, specific_tags=list(IDENTIFYING), force=True)
+    return [] if ds is None else identities(ds)

@@ -8,12 +8,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
-import yaml
-
 from medsd.errors import DataError
+from medsd.files import packaged
 from medsd.findings import FindingSet, finding_set
 
 Pattern = re.Pattern[str]
@@ -133,20 +131,11 @@ def _answer(lists: Mapping[str, Any], kind: str) -> Pattern:
 
 
 def read_yaml(name: str) -> dict[str, Any]:
-    """The phrase file `name` as plain lists and words.
-
-    Raises:
-        DataError: the file is missing or is no YAML mapping.
-    """
-    source = files("medsd.studies.notes") / "phrases" / name
+    """The phrase file `name` as plain lists and words; raises DataError if there is none."""
     try:
-        lists = yaml.safe_load(source.read_text(encoding="utf-8"))
+        lists: dict[str, Any] = packaged("medsd.studies.notes", f"phrases/{name}")
     except FileNotFoundError:
         raise DataError(f"there is no phrase list {name}; the labeller knows nih14") from None
-    except yaml.YAMLError as error:
-        raise DataError(f"{name}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(lists, dict):
-        raise DataError(f"{name}: expected a mapping of names to lists of phrases")
     return lists
 
 

@@ -20,9 +20,9 @@ _REMOVED = re.compile(r"\[\*\*.{0,200}?\*\*\]|\bX{3,}\b|_{2,}", re.DOTALL)
 class Note:
     """The sections of one note; empty where the note has none."""
 
-    indication: str = ""  # the first three are what the request form and the archive say
+    indication: str = ""  # the first two are what the request form says
     history: str = ""
-    comparison: str = ""
+    comparison: str = ""  # earlier images, as the reader names them
     technique: str = ""  # how the image was taken
     findings: str = ""  # what the reader wrote, like the impression
     impression: str = ""
@@ -31,7 +31,7 @@ class Note:
     @property
     def before_reading(self) -> str:
         """What was known before anybody read the image: the only text that may be an input."""
-        return _joined(self.indication, self.history, self.comparison)
+        return _joined(self.indication, self.history)
 
     @property
     def report(self) -> str:

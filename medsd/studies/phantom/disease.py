@@ -5,12 +5,11 @@ the pleura is often seen with the tube that drains it.
 """
 
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
-import yaml
 
+from medsd.files import packaged
 from medsd.studies.phantom.anatomy import LEFT, RIGHT, Distortion
 
 
@@ -41,9 +40,7 @@ class Condition:
 
 
 # Setting → its share of the images, the chance of each finding and device, and of a bedside image.
-_SETTINGS: dict[str, dict[str, Any]] = yaml.safe_load(
-    (files("medsd.studies.phantom") / "conditions.yaml").read_text(encoding="utf-8")
-)
+_SETTINGS: dict[str, dict[str, Any]] = packaged("medsd.studies.phantom", "conditions.yaml")
 
 
 def first_condition(rng: np.random.Generator) -> Condition:

@@ -6,18 +6,15 @@ finding as a result of imaging; a test checks that.
 """
 
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
-import yaml
 
+from medsd.files import packaged
 from medsd.studies.phantom.anatomy import Habitus
 from medsd.studies.phantom.disease import Condition
 
-_WORDS: dict[str, Any] = yaml.safe_load(
-    (files("medsd.studies.phantom") / "note_words.yaml").read_text(encoding="utf-8")
-)
+_WORDS: dict[str, Any] = packaged("medsd.studies.phantom", "note_words.yaml")
 _SYMPTOMS: dict[str, list[dict[str, Any]]] = _WORDS["symptoms"]
 
 

@@ -5,38 +5,17 @@ image is missing, or a file is damaged.
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from importlib import import_module
 
 import numpy as np
 
 from medsd.errors import DataError
 from medsd.findings import FindingSet, finding_set, map_labels
-from medsd.settings import CsvSource, DicomSource, MergeSource, Settings, SplitSettings
+from medsd.settings import Settings
 from medsd.studies.manifest import Manifest
-from medsd.studies.sources import (
-    chexpert,
-    chexpert_plus,
-    cmc2007,
-    covid,
-    csv,
-    dicom,
-    merge,
-    mimic,
-    nih14,
-    openi,
-    padchest,
-    phantom,
-    vindr,
-)
 
 log = logging.getLogger(__name__)
-
-_READERS: dict[str, Callable[[Any, SplitSettings], Manifest]] = {
-    module.__name__.rpartition(".")[2]: module.read
-    for module in (chexpert, chexpert_plus, cmc2007, covid, mimic, nih14, openi, padchest, phantom, vindr)
-}
 
 
 def read_source(settings: Settings) -> Manifest:
@@ -74,11 +53,13 @@ def in_findings(manifest: Manifest, findings: FindingSet) -> Manifest:
 
 def _read(settings: Settings) -> Manifest:
     data, findings = settings.data, finding_set(settings.findings)
-    match data:
-        case MergeSource():
-            return merge.read(data, settings, read_source)
-        case CsvSource():
-            return csv.read(data, settings.splits, findings)
-        case DicomSource():
-            return dicom.read(data, settings.splits, findings, settings.gate)
-    return _READERS[data.source](data, settings.splits)
+    read = import_module(f"{__name__}.{data.source}").read  # a module is called as its source in the settings
+    match data.source:
+        case "merge":
+            return read(data, settings, read_source)
+        case "csv":
+            return read(data, settings.splits, findings)
+        case "dicom":
+            return read(data, settings.splits, findings, settings.gate)
+        case _:
+            return read(data, settings.splits)

@@ -6,18 +6,16 @@ no patient or no study is left out. To train, give labels with a table of your o
 """
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from pydicom import Dataset, dcmread
 
-from medsd.dicom.header import identifier, identities, read_header
+from medsd.dicom.header import identifier, read_header
+from medsd.dicom.identity import read_before_pixels
 from medsd.dicom.policy import GatePolicy
 from medsd.dicom.quiet import quiet
 from medsd.errors import DataError
 from medsd.findings import FindingSet
-from medsd.privacy import register_identities
 from medsd.settings import DicomSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.sources.tables import limited, manifest_of
@@ -38,40 +36,35 @@ def read(
     root = settings.root
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; set data.root to the folder of your DICOM files")
-    table = pd.DataFrame(
-        _rows(root, policy or GatePolicy()), columns=["study", "patient", "path", "view", "age", "sex", "source"]
-    )
-    nameless = (table["patient"] == "") | (table["study"] == "")
-    if nameless.any():
-        log.warning("%s: %d images name no patient or no study and are left out", root, int(nameless.sum()))
-    table = table[~nameless]
-    if table.empty:
+    policy = policy or GatePolicy()
+    rows = [_row(path, root, policy) for path in sorted(root.rglob("*")) if path.is_file()]
+    listed = [row for row in rows if row]
+    named = [row for row in listed if row["patient"] and row["study"]]
+    if len(named) < len(listed):
+        log.warning("%s: %d images name no patient or no study and are left out", root, len(listed) - len(named))
+    if not named:
         raise DataError(f"{root}: no DICOM radiograph with a patient and a study in its header; check data.root")
+    table = pd.DataFrame(named)
     if settings.frontal_only:
         table = table[~table["view"].isin(["LATERAL", "OTHER"])]
     return manifest_of(limited(table, settings.limit), findings, root, splits)
 
 
-def _rows(root: Path, policy: GatePolicy) -> Iterator[tuple[str, str, str, str, float | None, str, str]]:
-    for path in sorted(path for path in root.rglob("*") if path.is_file()):
-        ds = _header(path)
-        if ds is None or "Rows" not in ds:
-            continue
-        header = read_header(ds)
-        if policy.modality == "refuse" and header.modality not in policy.modalities:
-            continue
-        register_identities(identities(ds))
-        study, patient = identifier(ds, "StudyInstanceUID"), identifier(ds, "PatientID")
-        place = path.relative_to(root).as_posix()
-        yield study, patient, place, header.view, header.age_years, header.sex, "dicom"
-
-
-def _header(path: Path) -> Dataset | None:
-    """Everything before the pixels, None where the file is no DICOM."""
-    try:
-        with quiet():
-            ds = dcmread(path, stop_before_pixels=True)
-            _ = [element.value for element in ds]  # a hostile value fails here and not later
-            return ds
-    except Exception:  # a hostile header can fail anywhere in the parser
+@quiet()
+def _row(path: Path, root: Path, policy: GatePolicy) -> dict[str, object] | None:
+    """What the header of a radiograph says; None for other files."""
+    ds = read_before_pixels(path)
+    if ds is None or "Rows" not in ds:
         return None
+    header = read_header(ds)
+    if policy.modality == "refuse" and header.modality not in policy.modalities:
+        return None
+    return {
+        "study": identifier(ds, "StudyInstanceUID"),
+        "patient": identifier(ds, "PatientID"),
+        "path": path.relative_to(root).as_posix(),
+        "view": header.view,
+        "age": header.age_years,
+        "sex": header.sex,
+        "source": "dicom",
+    }

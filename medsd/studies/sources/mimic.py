@@ -78,8 +78,7 @@ def _note(report: Path) -> str | None:
     """What was known before reading; None where there is no report or it says nothing of it."""
     if not report.is_file():
         return None
-    note = read_note(report.read_text(encoding="utf-8", errors="replace"))
-    known = "\n".join(text for text in (note.indication, note.history) if text)
+    known = read_note(report.read_text(encoding="utf-8", errors="replace")).before_reading
     return known if re.search(r"[^\W_]{2}", known) else None
 
 

@@ -12,14 +12,13 @@ sharing.
 """
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import yaml
 
+from medsd.files import packaged
 from medsd.findings import FindingSet, finding_set
 from medsd.settings import PadChestSource, SplitSettings
 from medsd.studies.manifest import Manifest
@@ -33,9 +32,7 @@ _NEEDED = [
 ]  # fmt: skip
 _LEFT_OUT = {"exclude", "suboptimal study"}
 # Label, in lower case → the labels that stand above it in PadChest's tree of findings, as far as they are kept.
-_ABOVE: Mapping[str, Sequence[str]] = yaml.safe_load(
-    (files("medsd.studies.sources") / "padchest_tree.yaml").read_text(encoding="utf-8")
-)
+_ABOVE: Mapping[str, Sequence[str]] = packaged("medsd.studies.sources", "padchest_tree.yaml")
 
 
 def read(settings: PadChestSource, splits: SplitSettings) -> Manifest:
