@@ -76,7 +76,7 @@ def quoted(value: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:120]
+    return next(iter(str(error).splitlines()), type(error).__name__)[:120]
 
 
 def filter_sql(filters: CaseFilter | None, findings: FindingSet, excluded: Excluded) -> str:

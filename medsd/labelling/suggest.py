@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from medsd.errors import DataError
 from medsd.sd.relations import LabelPairs, inverse_frequency_weights
 
 FloatArray = npt.NDArray[np.float64]
@@ -26,18 +25,6 @@ class Pool:
     patients: npt.NDArray[np.str_]  # (N,) keys; a patient is suggested once, an empty key is a patient of its own
     labelled: FloatArray  # (M, F) labels: 1, 0, NaN, or probabilities where only those are known
     labelled_embeddings: FloatArray  # (M', D) where the labelled studies lie; M' may differ from M
-
-    def __post_init__(self) -> None:
-        count, findings = self.probs.shape
-        wanted = {
-            "embeddings": (self.embeddings.shape[0], count),
-            "patients": (self.patients.shape[0], count),
-            "labelled": (self.labelled.shape[1], findings),
-            "labelled_embeddings": (self.labelled_embeddings.shape[1], self.embeddings.shape[1]),
-        }
-        for name, (found, needed) in wanted.items():
-            if found != needed:
-                raise DataError(f"{name} has {found} entries where probs and embeddings have {needed}")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from medsd.preprocessing.notes import NoteMask, NoteTokenizer, clean_note
 from medsd.privacy import KeyedHasher
 from medsd.settings import NoteSettings, Settings
 from medsd.studies.manifest import Manifest
-from medsd.studies.notes import mask_phrases
+from medsd.studies.notes.lexicon import mask_phrases
 from medsd.studies.protect import protect
 from medsd.studies.rejected import Rejections, TooManyRejected
 from medsd.studies.sources import read_source

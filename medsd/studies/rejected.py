@@ -82,13 +82,13 @@ class Rejections:
             TooManyRejected: more than half of `total` rows are left out; the message has the commonest reason.
         """
         if len(self) > LIMIT * total:
-            counts = pd.Series([entry[2] for entry in self.entries]).value_counts()
-            first = next(entry for entry in self.entries if entry[2] == counts.index[0])
+            reason, count = self._reasons.most_common(1)[0]
+            first = next(entry for entry in self.entries if entry[2] == reason)
             place = f"row {first[0]}: " if first[0] else ""
-            seen = f"; the column has {words}" if first[2] == "unknown_split" and (words := self.unknown_splits) else ""
+            seen = f"; the column has {words}" if reason == "unknown_split" and (words := self.unknown_splits) else ""
             raise TooManyRejected(
-                f"{where}: {len(self)} of {total} rows cannot be used, {counts.iloc[0]} of them because of "
-                f"{counts.index[0]}; {place}{first[3]}{seen}",
+                f"{where}: {len(self)} of {total} rows cannot be used, {count} of them because of {reason}; "
+                f"{place}{first[3]}{seen}",
                 self,
             )
 
@@ -109,8 +109,11 @@ class Rejections:
 
     def counts(self) -> str:
         """How often each reason was given, the commonest first, as words."""
-        counts = pd.Series([entry[2] for entry in self.entries], dtype=str).value_counts()
-        return ", ".join(f"{reason} {count}" for reason, count in counts.items())
+        return ", ".join(f"{reason} {count}" for reason, count in self._reasons.most_common())
+
+    @property
+    def _reasons(self) -> Counter[str]:
+        return Counter(reason for _, _, reason, _ in self.entries)
 
 
 def without_patient(patient: object, text: object) -> str:

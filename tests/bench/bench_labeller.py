@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from medsd.findings import FindingSet, finding_set
 from medsd.metrics.intervals import Interval, Resamples, bootstrap
-from medsd.studies.notes import Note, ReportLabels, Status, label_report
+from medsd.studies.notes.labeller import ReportLabels, Status, label_report
+from medsd.studies.notes.sections import Note
 from tests.studies.openi_notes import is_held_back, read_openi_reports
 
 NIH14 = finding_set("nih14")

@@ -96,11 +96,6 @@ def test_studies_that_are_all_alike_and_sure_are_still_listed() -> None:
     assert len(suggest(alike, 5)) == 5
 
 
-def test_a_pool_whose_parts_do_not_fit_is_refused() -> None:
-    with pytest.raises(DataError, match="patients has 2 entries"):
-        replace(made_pool(), patients=np.array(["a", "b"]))
-
-
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A tiny bundle with two cases: the image called case.png, and another of nobody here."""

@@ -10,7 +10,7 @@ from medsd.bundle.layout import Bundle, NoteInput
 from medsd.errors import BundleError
 from medsd.findings import finding_set
 from medsd.preprocessing.notes import NoteTokenizer, clean_note
-from medsd.studies.notes import mask_phrases
+from medsd.studies.notes.lexicon import mask_phrases
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import pytest
 
 from medsd.findings import FINDING_SETS, FindingSet, finding_set
-from medsd.studies.notes import PLACEHOLDER, Note, mask_phrases, normalise_placeholders, read_note
-from medsd.studies.notes.lexicon import compile_phrases
+from medsd.studies.notes.lexicon import compile_phrases, mask_phrases
+from medsd.studies.notes.sections import PLACEHOLDER, Note, normalise_placeholders, read_note
 from medsd.text import normalise_text
 
 NIH14 = finding_set("nih14")
@@ -87,7 +87,7 @@ def test_masking_takes_negated_mentions_too() -> None:
 
 
 def test_no_phrase_that_the_labeller_reads_survives_masking() -> None:
-    from medsd.studies.notes import Status, label_report
+    from medsd.studies.notes.labeller import Status, label_report
 
     report = "Cardiomegaly. Bibasilar atelectasis, small effusion, infiltrate and a nodule. Emphysema; hiatal hernia."
     assert set(label_report(mask_findings(report, NIH14)).status) == {Status.NOT_MENTIONED}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from medsd.errors import DataError
 from medsd.findings import finding_set
-from medsd.studies.notes import Note, Status, label_report
+from medsd.studies.notes.labeller import Status, label_report
+from medsd.studies.notes.sections import Note
 from tests.studies.openi_notes import is_held_back, read_openi_reports
 
 NIH14 = finding_set("nih14")

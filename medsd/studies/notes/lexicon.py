@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import yaml
+
 from medsd.errors import DataError
 from medsd.files import packaged
 from medsd.findings import FindingSet, finding_set
@@ -131,11 +133,15 @@ def _answer(lists: Mapping[str, Any], kind: str) -> Pattern:
 
 
 def read_yaml(name: str) -> dict[str, Any]:
-    """The phrase file `name` as plain lists and words; raises DataError if there is none."""
+    """The phrase file `name` as plain lists and words; raises DataError if there is none, or it is no YAML mapping."""
     try:
-        lists: dict[str, Any] = packaged("medsd.studies.notes", f"phrases/{name}")
+        lists = packaged("medsd.studies.notes", f"phrases/{name}")
     except FileNotFoundError:
         raise DataError(f"there is no phrase list {name}; the labeller knows nih14") from None
+    except yaml.YAMLError as error:
+        raise DataError(f"{name}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(lists, dict):
+        raise DataError(f"{name}: expected a mapping of names to lists of phrases")
     return lists
 
 

@@ -21,7 +21,7 @@ import pandas as pd
 from medsd.findings import finding_set
 from medsd.settings import MimicSource, SplitSettings
 from medsd.studies.manifest import Manifest
-from medsd.studies.notes import read_note
+from medsd.studies.notes.sections import read_note
 from medsd.studies.sources import tables
 from medsd.studies.sources.cells import agreed
 from medsd.studies.sources.chexpert import read_labels
