@@ -97,14 +97,9 @@ class ReportLabels:
 
 
 def label_report(report: str | Note, findings: FindingSet | None = None) -> ReportLabels:
-    """Label a report by rules.
+    """Label a report (findings and impression, or a note, of which `Note.report` is read) by rules.
 
-    Args:
-        report: the text of findings and impression, or a note, of which only `Note.report` is read.
-        findings: the vocabulary, nih14 unless given.
-
-    Raises:
-        DataError: there are no phrase lists for this vocabulary.
+    `findings` is nih14 unless given; raises DataError if there are no phrase lists for it.
     """
     wanted = findings or finding_set("nih14")
     text = report.report if isinstance(report, Note) else normalise_placeholders(report)

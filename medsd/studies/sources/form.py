@@ -37,9 +37,7 @@ class Form:
 def form_of(path: Path, delimiter: str | None = None) -> Form:
     """The form of a CSV table, plain or gzipped; an unknown delimiter is the one that makes most columns.
 
-    Raises:
-        DataError: it is empty, a workbook, or no text.
-        OSError: it cannot be read.
+    Raises DataError if it is empty, a workbook, or no text; OSError if it cannot be read.
     """
     encoding = encoding_of(path)
     opened = gzip.open if path.suffix.lower() == ".gz" else open
@@ -59,9 +57,7 @@ def form_of(path: Path, delimiter: str | None = None) -> Form:
 def encoding_of(path: Path) -> str:
     """UTF-8 or UTF-16 by its mark or its content; else Windows-1252, or Latin-1 where that has no such character.
 
-    Raises:
-        DataError: it is a workbook, or no text.
-        OSError: it cannot be read.
+    Raises DataError for a workbook, or no text; OSError if it cannot be read.
     """
     with _open(path) as file:
         head = file.read(4096)
