@@ -92,12 +92,8 @@ class KeyedHasher:
     def from_environment(cls, folder: Path | None = None, *, public: str = "") -> KeyedHasher:
         """The hasher of this user: its secret is in the variable MEDSD_KEY, else in the file ``key`` of `folder`.
 
-        Args:
-            folder: `config_folder` by default. An absent file is made at random, readable by its owner only.
-            public: as for the class.
-
-        Raises:
-            SettingsError: the file cannot be read or written.
+        The folder is by default `config_folder`. An absent file is made at random, readable by its owner only; raises
+        SettingsError if it cannot be read or written.
         """
         if secret := os.environ.get(KEY_VARIABLE, ""):
             return cls(secret.encode(), public)
@@ -245,13 +241,10 @@ def spellings(value: str) -> list[str]:
 def scrub_note(note: str, identities: Iterable[str] = ()) -> str:
     """A note in the spelling of `medsd.text.normalise_text`, with ``___`` in place of what identifies somebody.
 
-    Removed are the given identities in all spellings, whatever their case, accents and hyphens (`medsd.text.fold`), and
-    what looks like an identity: names after a title ("Mrs …", "Dr. …") or a label ("Name: …"), record and telephone
-    numbers, dates, mail and web addresses, names in DICOM form. Other names are not recognised.
-
-    Args:
-        note: free text.
-        identities: what is known of the patient and of who treated her: names, numbers, dates, addresses.
+    Removed are the given identities (names, numbers, dates, addresses of the patient and of who treated her) in all
+    spellings, whatever their case, accents and hyphens (`medsd.text.fold`), and what looks like an identity: names
+    after a title ("Mrs …", "Dr. …") or a label ("Name: …"), record and telephone numbers, dates, mail and web
+    addresses, names in DICOM form. Other names are not recognised.
     """
     forms = {fold(form)[0] for value in identities for form in spellings(value)}
     note = _PERSON_NAME.sub(BLANK, _without(normalise_text(note), forms, BLANK))

@@ -35,16 +35,9 @@ def question(table: Any, embedding: FloatArray, count: int, *, exact: bool) -> A
 
 
 def keep_up(table: Any, size: int, above: int, *, wanted: bool = False) -> float | None:
-    """Make, renew or drop the index of a table after a write.
+    """Make, renew or drop the index of a table after a write; returns the measured recall, None if the search is exact.
 
-    Args:
-        table: of LanceDB.
-        size: D.
-        above: there is an index if there are more cases than this.
-        wanted: make one for fewer cases too.
-
-    Returns:
-        the measured recall, which is logged too; None if the search is exact.
+    There is an index if there are more cases than `above`, or if it is `wanted`; `size` is D.
     """
     count = table.count_rows()
     if not count or not (wanted or count > above):

@@ -75,16 +75,11 @@ def ask_study(index: CaseIndex, prediction: Prediction, asked: Question) -> Answ
 
 
 def ask(index: CaseIndex, asked: Question, load: Callable[[], Predictor | None]) -> Answer:
-    """The cases that fit findings or a sentence.
+    """The cases that fit findings or a sentence; `load` gives the bundle's predictor if it reads notes, else None.
 
-    Args:
-        index: to search.
-        asked: with findings, words or both.
-        load: gives the bundle's predictor if it reads notes, else None; called only for a sentence.
-
-    Returns:
-        for findings, the best fits (`CaseIndex.find`). A sentence is read as findings too. A model with notes orders
-        the cases that have these findings, and lack what the sentence rules out, by nearness to the sentence.
+    For findings, they are the best fits (`CaseIndex.find`). A sentence is read as findings too. A model with notes,
+    which is loaded only then, orders the cases that have these findings, and lack what the sentence rules out, by
+    nearness to it.
 
     Raises:
         DataError: nothing is asked, or nothing of the words is understood.

@@ -108,9 +108,7 @@ class Snapshot:
 def nearest_distinct(find: Callable[[int], tuple[Positions, Sequence[str], FloatArray]], k: int) -> Positions:
     """The k nearest without duplicates.
 
-    Args:
-        find: gives, for a count m, the m nearest: positions, study keys and embeddings (m, D), nearest first.
-        k: how many are wanted.
+    `find` gives, for a count m, the m nearest: positions, study keys and embeddings (m, D), nearest first.
     """
     count = 2 * k + 8  # room for duplicates, so that one search is nearly always enough
     while k > 0:

@@ -28,12 +28,9 @@ def called_labels(prediction: Prediction) -> FloatArray:
 
 
 def explain(prediction: Prediction, hits: Sequence[Hit], scale: SimilarityScale | None = None) -> list[SimilarCase]:
-    """Say of each hit how its findings relate to the predicted ones.
+    """Say of each hit how its findings relate to the predicted ones; `scale` gives the percentiles.
 
-    Args:
-        prediction: its calls are S for the relation and the differences, its probabilities for K_s, K_d and `chances`.
-        hits: what the index found.
-        scale: of the index, for the percentiles.
+    S are the calls for the relation and the differences, the probabilities for K_s, K_d and `chances`.
     """
     called = called_labels(prediction)
     soft = called if prediction.values is None else prediction.values
@@ -81,12 +78,7 @@ def relation_chances(probabilities: FloatArray, labels: FloatArray) -> dict[Rela
     product over findings, the relations of a case that has a finding are: equal A·B, superset A·(1−B−C), subset
     (1−A)·B, overlap (1−A)·(1−B−C), disjoint C.
 
-    Args:
-        probabilities: (F,) in 0…1; a finding with NaN is left out.
-        labels: (F,) of the case: 1, 0, NaN unknown.
-
-    Returns:
-        six chances that sum to 1.
+    `probabilities` (F,) are in 0…1, those of NaN left out; `labels` (F,) 1, 0 or NaN. The six chances sum to 1.
     """
     p = np.asarray(probabilities, dtype=np.float64)
     p, labels = p[~np.isnan(p)], labels[~np.isnan(p)]
@@ -176,18 +168,11 @@ def as_text(
 
 
 def region_shares(prediction: Prediction, embedding: FloatArray) -> FloatArray:
-    """What each place of an image adds to its cosine with another embedding.
+    """What each place of an image adds to its cosine with `embedding` (D,): float32 (h, w) in the model's grid.
 
     Everything after the last feature map is linear. With regions r(x, y) whose mean is the image's embedding, the
     cosine with e' is the mean over (x, y) of r(x, y)·e', and what the note adds (Stylianou et al., Visualizing deep
-    similarity networks, WACV 2019).
-
-    Args:
-        prediction: of the image.
-        embedding: (D,) of unit length, the other study's.
-
-    Returns:
-        float32 (h, w) in the model's grid. Its mean is the image's part of the cosine: all of it without a note.
+    similarity networks, WACV 2019). So the mean of the map is the cosine, less the note's part.
 
     Raises:
         DataError: the prediction has no image, its bundle does not give regions, or the sizes do not fit.

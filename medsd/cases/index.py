@@ -116,17 +116,12 @@ class CaseIndex(ABC):
         exclude_patient: str | None = OWN_PATIENT,
         exact: bool = False,
     ) -> list[SimilarCase]:
-        """The k nearest cases and how each relates to what was predicted.
+        """The k nearest cases, none twice, and how each relates to what was predicted; none for a refused prediction.
 
         Args:
             prediction: of the model that made this index. The study itself is never among the answers.
-            k: how many cases.
-            filters: which cases may be found.
             exclude_patient: a patient's key whose cases are left out; by default the prediction's own, None for nobody.
             exact: search exactly even if the index is approximate.
-
-        Returns:
-            At most k cases, most similar first, none twice; empty for a refused prediction.
 
         Raises:
             BundleError: another model made the index.
@@ -165,17 +160,11 @@ class CaseIndex(ABC):
         return ballot(prediction, self.similar(prediction, k, filters=filters, exclude_patient=exclude_patient), rule)
 
     def find(self, query: FindingQuery, k: int = 8, *, filters: CaseFilter | None = None) -> list[SimilarCase]:
-        """The cases whose findings fit a query best; no image and no model is needed.
+        """The k cases whose findings fit a query best, none twice; no image and no model is needed.
 
-        Args:
-            query: the findings that are wanted, and those that a case must be known not to have.
-            k: how many cases.
-            filters: which cases may be found.
-
-        Returns:
-            at most k cases that share a wanted finding, none twice, ordered by K_s·K_d of the wanted set, equal ones
-            by their cosine to the mean of the best ones, which is their `similarity`. The relation is that of the
-            case to the wanted set. If nothing is wanted, cases with the fewest findings come first.
+        They share a wanted finding, and are ordered by K_s·K_d of the wanted set, equal ones by their cosine to the
+        mean of the best ones, which is their `similarity`. The relation is that of the case to the wanted set. If
+        nothing is wanted, cases with the fewest findings come first.
 
         Raises:
             DataError: an empty query, or one that asks for what the index does not have.
@@ -260,14 +249,10 @@ class CaseIndex(ABC):
 
     @abstractmethod
     def compact(self, *, approximate_above: int | None = None) -> float | None:
-        """Merge small files, drop older versions, bring an approximate index up to date.
+        """Merge small files, drop older versions; returns the recall of an approximate index, None if it is exact.
 
-        Args:
-            approximate_above: search approximately if there are more cases than this, exactly if not; None leaves it
-                as the index was made.
-
-        Returns:
-            the measured recall of the approximate index, None if the search is exact.
+        The search is approximate if there are more cases than `approximate_above`; None leaves it as the index was
+        made.
         """
 
     @abstractmethod

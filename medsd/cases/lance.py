@@ -59,14 +59,10 @@ MEMORY_LIMIT = 2 << 30  # bytes of embeddings: four million cases of 128 numbers
 
 
 class LanceIndex(CaseIndex):
-    """Cases in a LanceDB table.
+    """Cases in a LanceDB table, in a folder or at the URI of an object store.
 
-    Args:
-        path: of the LanceDB database, a folder or the URI of an object store.
-        memory_limit: bytes of embeddings up to which a search runs in memory.
-
-    Raises:
-        BundleError: there is no index at `path`, or it cannot be read.
+    A search runs in memory up to `memory_limit` bytes of embeddings. Raises BundleError if there is no index at `path`,
+    or it cannot be read.
     """
 
     # A busy writer may remove the files of the version in hand several times in a row.

@@ -147,10 +147,6 @@ def add_images(
     """Read images with the index's own model and add them as cases, in one new version.
 
     Args:
-        index: of the predictor's model.
-        predictor: reads the images.
-        rows: of `medsd.cases.table.read_image_table`.
-        hasher: makes the keys, see `hasher_of`.
         thumbnails: keep a small picture of each image.
         excerpts: keep the beginning of each note, without identities and without words that the bundle hides.
 
@@ -192,8 +188,6 @@ def rebuild(
     The percentiles are measured anew. The vote's thresholds stay if the model is the same.
 
     Args:
-        index_path: of the index, made by any model.
-        predictor: of the model that reads the images; its findings must be the index's.
         images: folder with the images, found by their keys (`PictureFolder`).
         hasher: made with the key that made the index, see `hasher_of`.
         notes: by file name, for a model that reads them beside the images.

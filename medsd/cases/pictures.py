@@ -20,14 +20,9 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm"})
 
 
 def encode_thumbnail(image: npt.NDArray[Any], side: int = SIDE) -> bytes:
-    """Make a small WebP of an image.
+    """A small WebP of a floating image (H, W) in 0…1, its longer side `side` pixels; a smaller image is not enlarged.
 
-    Args:
-        image: floating (H, W) in 0…1.
-        side: the longer side of the thumbnail in pixels; a smaller image is not enlarged.
-
-    Raises:
-        DataError: the array is no such image.
+    Raises DataError if the array is no such image.
     """
     values = np.asarray(image)
     if values.ndim != 2 or 0 in values.shape or not np.isfinite(values).all():
@@ -40,17 +35,10 @@ def encode_thumbnail(image: npt.NDArray[Any], side: int = SIDE) -> bytes:
 
 
 class PictureFolder:
-    """The images of a folder by study key.
+    """The images (.png, .jpg, .jpeg, .dcm) of a folder and all its subfolders by study key.
 
     The study id of a file is its stem, so it belongs to a case with one of ``hasher.study_keys(stem)``. The folder is
-    listed once, at the first question.
-
-    Args:
-        root: searched with all its subfolders for .png, .jpg, .jpeg and .dcm.
-        hasher: of the bundle's cases, see `medsd.cases.manage.hasher_of`.
-
-    Raises:
-        DataError: there is no such folder.
+    listed once, at the first question. Raises DataError if there is no such folder.
     """
 
     def __init__(self, root: Path | str, hasher: KeyedHasher) -> None:

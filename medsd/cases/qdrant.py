@@ -49,14 +49,9 @@ _TIMEOUT_S = 60
 
 
 class QdrantIndex(CaseIndex):
-    """Cases behind an alias of a Qdrant server.
+    """Cases behind an alias of a Qdrant server, by a `qdrant_client.QdrantClient`.
 
-    Args:
-        client: a `qdrant_client.QdrantClient`.
-        name: the alias.
-
-    Raises:
-        BundleError: there is no such alias, or it is no case index of medsd.
+    Raises BundleError if there is no such alias, or it is no case index of medsd.
     """
 
     _pauses = (0.05, 0.2, 0.8)  # after the collection behind the alias was exchanged

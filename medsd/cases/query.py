@@ -89,15 +89,10 @@ def resolve(names: Sequence[str], findings: FindingSet) -> tuple[str, ...]:
 
 
 def read_query(sentence: str, findings: FindingSet) -> FindingQuery:
-    """Read "right effusion without cardiomegaly" as a query.
+    """Read an English sentence such as "right effusion without cardiomegaly" as a query.
 
-    Args:
-        sentence: English, as in a report.
-        findings: the index's vocabulary. If it has no phrases of its own, those of nih14 are taken for the findings of
-            the same name; others are not understood.
-
-    Raises:
-        DataError: there are no phrases for any finding of this vocabulary.
+    If `findings` has no phrases of its own, those of nih14 are taken for the findings of the same name; others are not
+    understood. Raises DataError if there are no phrases for any finding.
     """
     labels, phrases = _label(sentence, findings)
     said = dict(zip(phrases, labels.status, strict=True))

@@ -20,16 +20,10 @@ FEWEST = 200  # pairs of a relation; fewer give no percentile
 def fit_scale(
     embeddings: FloatArray, labels: npt.ArrayLike, patients: Sequence[str], *, seed: int = 0
 ) -> SimilarityScale | None:
-    """The quantiles of the cosine by relation, over pairs of different patients.
+    """The quantiles of the cosine by relation, over pairs of different patients; None if all have too few.
 
-    Args:
-        embeddings: (N, D) of unit length.
-        labels: (N, F): 1, 0, NaN unknown.
-        patients: N keys; an empty one is a patient of its own.
-        seed: of the draw of `ROWS` cases if there are more.
-
-    Returns:
-        the scale; None if no relation has `FEWEST` pairs.
+    `embeddings` are (N, D) of unit length, `labels` (N, F) 1, 0 or NaN, `patients` N keys, of which an empty one is a
+    patient of its own. If there are more than `ROWS` cases, that many are drawn by `seed`.
     """
     rows = np.arange(len(embeddings))
     if len(rows) > ROWS:

@@ -68,9 +68,7 @@ class Seal:
 class SealedFiles:
     """The files of one index, in a folder or an object store (through `pyarrow.fs`); threads may share it.
 
-    Args:
-        uri: of the index: an absolute path, or a URI.
-        table: the folder of the table in it.
+    `uri` is the index's, an absolute path or a URI, `table` the folder of the table in it.
     """
 
     def __init__(self, uri: str, table: str) -> None:
@@ -91,12 +89,9 @@ class SealedFiles:
             return fs.PyFileSystem(fs.FSSpecHandler(files)), path
 
     def seal(self, version: int, removals: Removals, before: Seal | None) -> None:
-        """Make `version` the one that is read.
+        """Make `version`, which is LanceDB's number, the one that is read.
 
-        Args:
-            version: LanceDB's number.
-            removals: who was removed.
-            before: the seal that this one replaces. Its checksums stay, so a file damaged since stays known as such.
+        The checksums of `before`, the seal that is replaced, stay, so a file damaged since stays known as such.
         """
         listed = {name: size for name, size in self._listing().items() if name != _HINT}
         known = before.files if before else {}
@@ -124,12 +119,9 @@ class SealedFiles:
         return content, Seal.of_bytes(content, self.uri)
 
     def check(self, seal: Seal, content: bytes, *, everything: bool) -> None:
-        """Compare the files with their checksums; each is read once in the life of this object.
+        """Compare the files of `seal`, whose bytes are `content`, with their checksums; each is read once.
 
-        Args:
-            seal: whose files.
-            content: the bytes of the seal.
-            everything: check data and indexes too, not only what LanceDB reads at the opening.
+        `everything`: data and indexes too, not only what LanceDB reads at the opening.
 
         Raises:
             BundleError: a file was changed; the message names it.

@@ -35,14 +35,9 @@ class CasePlane:
 
 
 def lay_out(index: CaseIndex, most: int = MOST_POINTS) -> CasePlane:
-    """The map of an index.
+    """The map of an index, with `most` cases on it; all of them decide where its axes lie.
 
-    Args:
-        index: with two cases or more.
-        most: cases on the map; all of them decide where its axes lie.
-
-    Raises:
-        DataError: there are too few cases.
+    Raises DataError if there are fewer than two cases.
     """
     embeddings = np.asarray(index.embeddings(), np.float32)  # (N, D)
     if len(embeddings) < 2:

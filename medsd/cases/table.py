@@ -40,17 +40,11 @@ class ImageRow:
 
 
 def read_image_table(table: Path, images: Path, findings: FindingSet) -> list[ImageRow]:
-    """Read the table.
+    """Read a CSV with the column ``path``, relative to `images`, and a column for each finding, by its name.
 
-    Args:
-        table: CSV with the column ``path``, relative to `images`, and one column a finding (1, 0; empty or −1:
-            unknown), by the vocabulary's names. Findings without a column are unknown. Optional: study, patient, view,
-            sex, age, source, note.
-        images: the folder of the images.
-        findings: the index's vocabulary.
-
-    Raises:
-        DataError: the table cannot be read, lacks a column, or has a value or an image that is not there.
+    Findings are 1 or 0, empty or −1 for unknown, and unknown without a column. Optional: study, patient, view, sex,
+    age, source, note. Raises DataError if the table cannot be read, lacks a column, or has a value or an image that is
+    not there.
     """
     if not table.is_file():
         raise DataError(f"{table}: no such table of images")

@@ -29,14 +29,10 @@ class FindingVote:
 
 
 def weighted_shares(weights: npt.NDArray[np.float64], labels: FloatArray) -> npt.NDArray[np.float64]:
-    """Σ_i w_i · t_i(f) / Σ_i w_i over the cases i that know f.
+    """Σ_i w_i · t_i(f) / Σ_i w_i over the cases i that know f, (F,) in 0…1; NaN if no case does.
 
-    Args:
-        weights: (K,), none negative.
-        labels: (K, F): 1, 0, NaN unknown.
-
-    Returns:
-        (F,) in 0…1: the plain share if every weight of a finding is 0, NaN if no case knows it.
+    `weights` (K,) are not negative, `labels` (K, F) 1, 0 or NaN. If every weight of a finding is 0, it is the plain
+    share.
     """
     known = ~np.isnan(labels)
     weighed = weights[:, None] * known

@@ -95,12 +95,10 @@ class Appearance:
 
 
 def look_concerns(pixels: FloatImage, policy: GatePolicy, *, view: str = "") -> list[Concern]:
-    """What the picture itself says against scoring it, one thing at most.
+    """What the picture (H, W) in 0…1, or every so many of its pixels (`sketch_step`), says against scoring it.
 
-    Args:
-        pixels: (H, W) in 0…1, or every so many of them (`sketch_step`).
-        policy: what it accepts is not looked for.
-        view: what the header says; if it says anything, the picture is not asked for its view.
+    It is one thing at most, and nothing that `policy` accepts. `view` is what the header says; if it says anything, the
+    picture is not asked for its view.
     """
     if {policy.not_a_chest, policy.lateral_look, policy.inverted_look} == {"accept"}:
         return []

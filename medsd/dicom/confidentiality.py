@@ -70,12 +70,8 @@ class Confidentiality:
     def apply(self, ds: Dataset, burned_in: BurnedIn) -> None:
         """De-identify `ds` in place, file meta and preamble included; Pixel Data are not touched.
 
-        Args:
-            ds: a data set with Study, Series and SOP Instance UID and a file meta that names the transfer syntax.
-            burned_in: what is known of text in the pixels, for (0028,0301).
-
-        Raises:
-            DependencyError: dicom-anonymizer is not installed.
+        `ds` has Study, Series and SOP Instance UID and a file meta that names the transfer syntax; `burned_in` is for
+        (0028,0301). Raises DependencyError if dicom-anonymizer is not installed.
         """
         identities = _identities(ds)
         patient = identifier(ds, "PatientID")

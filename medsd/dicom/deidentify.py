@@ -88,20 +88,16 @@ def deidentify_files(
     progress: bool = False,
     look: Look = assess,
 ) -> DeidentifySummary:
-    """De-identify `files` into ``out/PATIENT_KEY/STUDY_KEY/NEW_UID.dcm``.
+    """De-identify `files` into ``out/PATIENT_KEY/STUDY_KEY/NEW_UID.dcm``; originals are only read.
 
     Files from an earlier run with the same secret stay as they are, whatever its options. A file that cannot be handled
     is counted, and the rest goes on.
 
     Args:
-        files: the originals; they are opened for reading only.
-        out: a folder that holds none of them.
-        profile: the profile with its options and secret.
         burned_in: what text in the pixels, or not knowing of it, leads to.
         folders: where the files were found; `out` may not lie in one, or the next run would take it for originals.
         report: a CSV with a row a file. It holds the paths of the originals, which may name patients, so it may not
             lie in `out`, which is passed on.
-        progress: a bar on a terminal, plain lines elsewhere.
         look: tells what is known of text in the pixels.
 
     Raises:

@@ -22,12 +22,9 @@ class Admission:
 
 
 def admit(source: Path | bytes, policy: GatePolicy | None = None, name: str = "") -> Admission:
-    """Read one file and decide about it; bad input becomes a refusal, never an exception.
+    """Read one file (a path, or its content) and decide about it; bad input becomes a refusal, never an exception.
 
-    Args:
-        source: a path, or the content of a file.
-        policy: what is refused, warned about and accepted.
-        name: how messages call the image; the file's name by default.
+    `name` is how messages call the image, by default as its file.
     """
     policy = policy or GatePolicy()
     name = name or (source.name if isinstance(source, Path) else "")

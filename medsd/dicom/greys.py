@@ -62,14 +62,9 @@ class StoredGreys:
 
 
 def block_means(picture: Greys, box: Box | None, factors: tuple[int, int]) -> Greys:
-    """The means of whole blocks of a picture.
+    """The means of whole blocks, of `factors` columns and rows, of a float32 picture (H, W) or of the `box` of it.
 
-    Args:
-        picture: float32 (H, W).
-        box: left, top, right, bottom of the part that is wanted; None for all of it.
-        factors: columns and rows of a block; the last block of a row or column may be smaller.
-
-    Returns:
-        float32 array, ceil(height of the box / rows) × ceil(width of the box / columns).
+    The result is float32, ceil(height / rows) × ceil(width / columns): the last block of a row or column may be
+    smaller.
     """
     return np.asarray(Image.fromarray(picture).reduce(factors, box))

@@ -82,18 +82,12 @@ class Radiograph:
 
 
 def read_radiograph(source: Path | bytes, *, policy: GatePolicy | None = None, name: str = "") -> Radiograph:
-    """Read and judge one radiograph.
+    """Read and judge one radiograph: a file or its content, DICOM (also without preamble or file meta), PNG, JPEG.
 
-    Args:
-        source: a path, or the content of a file: DICOM (with or without preamble and file meta), PNG or JPEG.
-        policy: what to refuse, warn about and accept; the defaults read frontal chest radiographs.
-        name: how messages call the image; the file's name by default.
-
-    Returns:
-        the radiograph; what the policy only warns about stands in its `concerns`.
+    `name` is how messages call the image, by default as its file. What `policy` only warns about stands in `concerns`.
 
     Raises:
-        ImageError: it cannot be read or must not be scored; `reason` is a code of `medsd.dicom.gate.REASONS`.
+        ImageError: it cannot be read or must not be scored; `reason` is a code of `medsd.dicom.policy.REASONS`.
     """
     policy = policy or GatePolicy()
     name = name or (source.name if isinstance(source, Path) else "")

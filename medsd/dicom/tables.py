@@ -31,17 +31,12 @@ class Table:
 
 
 def read_table(item: Dataset, span: tuple[float, float], little_endian: bool, colour: str = "") -> Table:
-    """The look-up table of a sequence item, or of one colour of a palette.
+    """The look-up table of a sequence item, or of one colour ("Red", "Green", "Blue") of the palette of a header.
 
-    Entries come as 16-bit words, as words that hold two entries of 8 bits each, or as bytes; the length tells which.
-    Of the first value read signed and unsigned, the one that puts the table over the values that occur is taken. White
-    is the greatest value of the declared depth, or the greatest entry if it is larger, or less than half of that.
-
-    Args:
-        item: holds LUT Descriptor and LUT Data, or the header with the palette.
-        span: least and greatest value that is looked up.
-        little_endian: the byte order of the data set.
-        colour: "Red", "Green" or "Blue" for a palette.
+    Entries come as 16-bit words, as words that hold two entries of 8 bits each, or as bytes; the length tells which. Of
+    the first value read signed and unsigned, the one that puts the table over `span`, the least and greatest value that
+    is looked up, is taken. White is the greatest value of the declared depth, or the greatest entry if it is larger, or
+    less than half of that.
 
     Raises:
         UnreadableError: the descriptor or the data are missing, of no use, or end before the values that occur.

@@ -62,9 +62,7 @@ def term_of_code(code: str, table: str) -> str:
 def view_in(text: str, *, free: bool = False) -> str:
     """The view that `text` names: PA, AP, FRONTAL, LATERAL, OTHER, or "" if it names none or several.
 
-    Args:
-        text: of View Position or a code's meaning, or a description, in one of some twenty languages.
-        free: a description, in which short words may be something else.
+    It is of View Position or a code's meaning, or, `free`, a description, in which short words may be something else.
     """
     tables = ("views",) if free else ("views", "views_in_element")
     joined = re.sub(r"[-./]", "", text)  # "antero-posterior" and "P.A.", but "frontal-oblique" too
@@ -85,15 +83,10 @@ def view_in(text: str, *, free: bool = False) -> str:
 
 
 def body_parts_in(text: str, *, free: bool = False) -> str:
-    """The known body parts that `text` names, space between them.
+    """The known body parts that `text` names, space between them; "OTHER" if it has no known word.
 
-    Args:
-        text: of Body Part Examined or a code's meaning, or a description.
-        free: a description, in which some words are something else and unknown ones say nothing.
-
-    Returns:
-        the words; "" for an empty text or one like "unknown"; "OTHER" for one without a known word, "" if it is a
-        description.
+    It is "" for an empty text or one like "unknown". In a description (`free`) some words are something else, and
+    unknown ones say nothing.
     """
     words = words_of(text)
     if not normalised(text) or _term("".join(words), "says_nothing"):

@@ -108,14 +108,11 @@ def suggest_images(
 
     Args:
         bundle: its cases, where it has some, are what is labelled.
-        inputs: as for `medsd.scoring.batch.score`.
         out: .csv; what was left out, and why, goes beside it as `<name>.skipped.csv`.
-        count: how many studies.
         labelled: a text list (.txt, .lst) of images, or one image or folder, labelled beside the cases. They are read
             so that what is suggested lies far from them, and never suggested; their findings count as predicted.
-        seed: of the draw.
-        workers, provider, policy, progress: as for `medsd.scoring.batch.score`.
         hasher: makes the keys; by default `medsd.cases.manage.hasher_of`.
+        inputs, workers, provider, policy, progress: as for `medsd.scoring.batch.score`.
 
     Raises:
         DataError: an input does not exist, the output cannot be used, or nothing is left to choose from.
@@ -151,15 +148,10 @@ def suggest_images(
 
 
 def suggest_studies(settings: Settings, out: Path, *, count: int, seed: int = 0) -> ListSummary:
-    """Write which unlabelled training studies of a run to label next, from what the run wrote of them.
+    """Write which unlabelled training studies of a calibrated run to label next; arguments as for `suggest_images`.
 
-    Args:
-        settings: of the run, which is calibrated (`medsd calibrate`); labelled are the training studies of which at
-            least one finding is known, to choose from are the others.
-        out, count, seed: as for `suggest_images`.
-
-    Raises:
-        DataError: the run has not come that far, or no training study is unlabelled.
+    Labelled are the training studies of which at least one finding is known. Raises DataError if the run has not come
+    that far, or no training study is unlabelled.
     """
     from safetensors.numpy import load_file
 

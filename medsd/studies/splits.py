@@ -32,16 +32,10 @@ def split_patients(
     *,
     fixed_test: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.str_]:
-    """Deal the patients out to train, validation and test; the order of the rows does not matter.
+    """Deal the patients out: (N,) "train", "validation" or "test"; the order of the rows does not matter.
 
-    Args:
-        labels: (N, F), 1, 0 or NaN; or `strata_of` a table.
-        patients: (N,) patient of each image.
-        settings: shares and seed.
-        fixed_test: (N,) True for the images of an official test list; then only train and validation are dealt.
-
-    Returns:
-        (N,) array of "train", "validation" or "test".
+    `labels` (N, F) are 1, 0 or NaN, or `strata_of` a table; `patients` (N,) has the patient of each image. `fixed_test`
+    (N,) is True for the images of an official test list; then only train and validation are dealt.
 
     Raises:
         DataError: there are too few patients, or the official list divides a patient.

@@ -29,8 +29,8 @@ PHOTOMETRIC = ("MONOCHROME1", "MONOCHROME2")
 def write_phantom(folder: Path, *, count: int, seed: int, size: int, workers: int = 1) -> pd.DataFrame:
     """Write studies 0…count−1 of `seed` under `folder`/files: a row a study, in the manifest's columns.
 
-    Files are written whole and named after their study, so a second call continues where the first one stopped: what
-    is there in the same size is kept. `path` is relative to `folder`.
+    Files are written whole and named after their study, so a second call continues where the first one stopped: what is
+    there in the same size is kept. `path` is relative to `folder`.
 
     Raises:
         DataError: a count, a size or a number of workers that makes no sense, or a folder that cannot be written to.

@@ -85,11 +85,8 @@ def read_portions(
 ) -> Iterator[Portion]:
     """A table in portions: CSV, plain or gzipped, or Parquet by its ending.
 
-    Args:
-        path: the table.
-        choose: names the columns to read, given those that there are; a name that comes twice is read once.
-        owner: who has such a table, for messages.
-        delimiter: of CSV; None: found out (`medsd.studies.sources.form`).
+    `choose` names the columns to read, given those that there are; a name that comes twice is read once. `owner` has
+    such a table, in messages. A `delimiter` of None is found out (`medsd.studies.sources.form`).
 
     Raises:
         DataError: it cannot be read, or a column that `choose` wants is missing.
