@@ -17,9 +17,9 @@ from PIL import Image
 from medsd.apps.web.case_cards import MOST_PINNED
 from medsd.apps.web.export import _figures
 from medsd.apps.web.reading import Reader, Reading
-from medsd.apps.web.render import DISPLAY_SIDE, Window
 from medsd.apps.web.server import open_reader, prepare_environment
 from medsd.bundle.layout import Bundle
+from medsd.results.render import DISPLAY_SIDE, Window
 from tests.bundles import tiny_bundle
 
 prepare_environment()

@@ -11,15 +11,15 @@ import pydicom
 import pytest
 
 from medsd.apps.web.export import export
-from medsd.apps.web.pdf import reading_pdf
 from medsd.apps.web.reading import Reader, Reading
-from medsd.apps.web.render import Window
 from medsd.apps.web.server import open_reader
 from medsd.bundle.layout import Bundle, write_description
 from medsd.cases.case import Case
 from medsd.cases.index import CaseIndex
 from medsd.labelling.pool import suggest_images
 from medsd.privacy import KeyedHasher, public_hasher
+from medsd.results.pdf import reading_pdf
+from medsd.results.render import Window
 from medsd.scoring.batch import score
 from medsd.scoring.request import ScoringRequest
 from medsd.studies.phantom import generate_study, write_dicom

@@ -9,9 +9,9 @@ import pytest
 
 from medsd.apps.web import case_cards, html, markup
 from medsd.apps.web.reading import Reader, Reading, Wish
-from medsd.apps.web.render import Window
 from medsd.bundle.layout import Bundle
 from medsd.inference.prediction import Prediction
+from medsd.results.render import Window
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{{value}}${value}"
 

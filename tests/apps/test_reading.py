@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from medsd.apps.web.reading import MAX_NOTE, Reader, Reading, shipped_examples, thumbnail_image
-from medsd.apps.web.render import DISPLAY_SIDE, evidence_uri, likeness_share
 from medsd.bundle.layout import Bundle
 from medsd.cases.pictures import PictureFolder
 from medsd.privacy import KeyedHasher
-from medsd.studies.phantom import generate_study
+from medsd.results.render import DISPLAY_SIDE, evidence_uri, likeness_share
+from medsd.studies.phantom import generate_study, write_png
 from tests.apps.reading_room import SEED, copy_bundle
 from tests.studies.images import write_png
 

@@ -11,9 +11,7 @@ import pandas as pd
 import pytest
 
 from medsd.apps.web import markup
-from medsd.apps.web.pdf import reading_pdf
 from medsd.apps.web.reading import Reader, Reading
-from medsd.apps.web.record import reading_record
 from medsd.bundle.layout import GRAPHS, Bundle
 from medsd.calibration.conformal import read_conformal
 from medsd.card import CARD
@@ -29,6 +27,8 @@ from medsd.inference.prediction import Prediction
 from medsd.labelling.pool import suggest_studies
 from medsd.pipeline.folder import Run
 from medsd.pipeline.run import run_steps
+from medsd.results.pdf import reading_pdf
+from medsd.results.record import reading_record
 from medsd.scoring import batch, by_study
 from medsd.scoring.request import ScoringRequest
 from medsd.scoring.table import read_table, row

@@ -13,10 +13,10 @@ import numpy as np
 
 from medsd.apps.web.html import fill
 from medsd.apps.web.reading import Reading
-from medsd.apps.web.render import PREVIEW_SIDE, Window, evidence_uri, fit_side, image_uri, likeness_share, thumbnail_uri
 from medsd.cases.case import SimilarCase
 from medsd.errors import DataError
 from medsd.findings import FindingSet
+from medsd.results.render import PREVIEW_SIDE, Window, evidence_uri, fit_side, image_uri, likeness_share, thumbnail_uri
 
 MOST_PINNED = 4
 _CASES = "Nearest earlier cases"

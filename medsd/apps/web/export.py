@@ -9,11 +9,11 @@ from typing import Literal
 
 from medsd.apps.web.html import fill
 from medsd.apps.web.markup import evidence_words
-from medsd.apps.web.pdf import Figure, reading_pdf
 from medsd.apps.web.reading import Reading
-from medsd.apps.web.record import reading_record
-from medsd.apps.web.render import PREVIEW_SIDE, Window, evidence_layer, fit_side, image_jpeg
 from medsd.bundle.layout import Bundle
+from medsd.results.pdf import Figure, reading_pdf
+from medsd.results.record import reading_record
+from medsd.results.render import PREVIEW_SIDE, Window, evidence_layer, fit_side, image_jpeg
 
 Kind = Literal["PDF", "JSON"]
 _TYPES: dict[str, str] = {"PDF": "application/pdf", "JSON": "application/json", "CSV": "text/csv"}

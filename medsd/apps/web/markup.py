@@ -1,6 +1,6 @@
 """The pieces of the page that Gradio has no component for: header, image, notice and findings, as HTML.
 
-Pictures come as data URIs from `medsd.apps.web.render`. Styles are in style.css.
+Pictures come as data URIs from `medsd.results.render`. Styles are in style.css.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from typing import Any
 
 from medsd.apps.web.html import fill, percent
 from medsd.apps.web.reading import Reading
-from medsd.apps.web.record import DISCLAIMER, SYNTHETIC
-from medsd.apps.web.render import Window, evidence_uri, image_uri
 from medsd.bundle.layout import Bundle, Description
 from medsd.calibration.types import OperatingPoint
 from medsd.inference.prediction import NOT_TRAINED, Prediction
+from medsd.results.record import DISCLAIMER, SYNTHETIC
+from medsd.results.render import Window, evidence_uri, image_uri
 
 _OPPOSITE = {"present": "absent", "absent": "present"}
 _CALL_ORDER = {"present": 0, "undecided": 1, "absent": 2, NOT_TRAINED: 3}

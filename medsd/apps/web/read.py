@@ -18,11 +18,11 @@ from medsd.apps.web.export import Kind, export, link
 from medsd.apps.web.filters import FilterBoxes, to_filter
 from medsd.apps.web.pins import Board
 from medsd.apps.web.reading import MAX_NOTE, Reader, Reading, Wish
-from medsd.apps.web.render import PRESETS, Preset, Window, preset_window
 from medsd.apps.web.seat import Asked, Seat
 from medsd.apps.web.uploads import is_regular
 from medsd.errors import MedsdError
 from medsd.inference.coverage import offered
+from medsd.results.render import PRESETS, Preset, Window, preset_window
 
 Update = Any  # a value, or gr.update(...) / gr.skip()
 _SAME: tuple[Update, ...] = (gr.skip(),)

@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from medsd.apps.web.render import (
+from medsd.bundle.layout import Bundle
+from medsd.cases.case import CaseFilter
+from medsd.errors import BundleError, DataError, MedsdError
+from medsd.inference.coverage import recalled
+from medsd.inference.prediction import Prediction
+from medsd.results.render import (
     DETAIL_SIDE,
     DISPLAY_SIDE,
     PREVIEW_SIDE,
@@ -27,11 +32,6 @@ from medsd.apps.web.render import (
     fit_side,
     likeness_share,
 )
-from medsd.bundle.layout import Bundle
-from medsd.cases.case import CaseFilter
-from medsd.errors import BundleError, DataError, MedsdError
-from medsd.inference.coverage import recalled
-from medsd.inference.prediction import Prediction
 from medsd.strict import read_json
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from medsd.apps.web.render import (
+from medsd.results.render import (
     EVIDENCE_SIDE,
     PRESETS,
     Window,

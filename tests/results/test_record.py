@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from medsd.apps.web.record import reading_record
 from medsd.bundle.layout import Bundle
 from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction
 from medsd.privacy import KeyedHasher
+from medsd.results.record import reading_record
 from medsd.studies.phantom import generate_study, write_dicom
 from tests.bundles import tiny_bundle
 

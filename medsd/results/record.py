@@ -31,7 +31,7 @@ def reading_record(
     *,
     when: str = "",
 ) -> dict[str, Any]:
-    """One reading as plain values; arguments as for `medsd.apps.web.pdf.reading_pdf`.
+    """One reading as plain values; arguments as for `medsd.results.pdf.reading_pdf`.
 
     ``findings`` stand in the order of falling probability, those that were not trained last, without a probability;
     none for a refused study. ``calibration`` is the method that made the probability.

@@ -14,9 +14,7 @@ import pytest
 from PIL import Image
 
 from medsd.apps.web import markup
-from medsd.apps.web.pdf import Figure, reading_pdf
 from medsd.apps.web.reading import Reading
-from medsd.apps.web.record import reading_record
 from medsd.bundle.layout import Bundle
 from medsd.calibration.types import CalibrationChoice
 from medsd.cases.case import Case, Hit
@@ -24,6 +22,8 @@ from medsd.cases.explain import explain
 from medsd.cases.vote import FindingVote
 from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction
+from medsd.results.pdf import Figure, reading_pdf
+from medsd.results.record import reading_record
 from medsd.studies.phantom import generate_study
 from tests.bundles import tiny_bundle
 

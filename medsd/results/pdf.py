@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
-from medsd.apps.web.record import DISCLAIMER, SYNTHETIC
 from medsd.cases.explain import sentence
+from medsd.results.record import DISCLAIMER, SYNTHETIC
 
 if TYPE_CHECKING:
     from medsd.bundle.layout import Bundle

@@ -1,0 +1,213 @@
+"""`Result`: one prediction in the words and numbers that every form of it has. Start at `Result.of`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.sr.coding import Code
+
+from medsd.calibration.conformal import ConformalSet
+from medsd.cases.explain import sentence
+from medsd.errors import DataError
+from medsd.inference.prediction import Prediction, Said
+from medsd.results.codes import finding_code
+from medsd.results.record import DISCLAIMER, SYNTHETIC
+from medsd.results.render import EVIDENCE_SIDE, fit_side, scale_evidence
+
+if TYPE_CHECKING:
+    from medsd.bundle.layout import Bundle
+    from medsd.cases.case import SimilarCase
+
+DECIMALS = 6  # as in the table and in JSON
+REGION_FROM = 0.5  # of the range of an evidence map; from here on a place belongs to the region
+
+
+@dataclass(frozen=True)
+class FindingResult:
+    """What the model says of one finding.
+
+    Attributes:
+        name, title: of the finding.
+        code: SNOMED CT, RadLex or private.
+        probability: to six decimals; None where the finding was not trained.
+        call: present, absent, undecided or "not trained".
+        operating_point: the probability from which it is called present; None for a conformal call.
+        conformal_set: of a conformal call.
+        region: (N, 2) column and row of a closed outline around the evidence in the image, in pixels from the upper
+            left corner; only of a finding that is called present.
+    """
+
+    name: str
+    title: str
+    code: Code
+    probability: float | None
+    call: Said
+    operating_point: float | None = None
+    conformal_set: ConformalSet | None = None
+    region: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+
+    def sentence(self) -> str:
+        """One line: ``Pleural effusion: 62.3 %, present (called present from 50 %)``."""
+        if self.probability is None:
+            return f"{self.title}: {self.call}"
+        words = f"{self.title}: {self.probability * 100:.1f} %, {self.call}"
+        if self.operating_point is not None:
+            words += f" (called present from {self.operating_point * 100:.0f} %)"
+        return words
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """A similar case without anything that names it: likeness, relation, and findings as codes."""
+
+    similarity: float
+    percentile: float | None
+    relation: str
+    shared: tuple[Code, ...]
+    extra: tuple[Code, ...]
+    missing: tuple[Code, ...]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """One prediction for other systems.
+
+    Attributes:
+        prediction: what it was made of.
+        model, version: of the bundle.
+        model_sha256: of its model.onnx.
+        findings: most probable first, those that were not trained last; none where the image was refused.
+        coverage: what conformal calls promise, else None.
+        cases: the similar cases.
+        disclaimer: that this is no diagnosis.
+        message: why the image was refused, or is to be read with care; names no file.
+        when: when it was read, with a time zone.
+        calls: where the calls come from, in a sentence.
+    """
+
+    prediction: Prediction = field(repr=False)
+    model: str
+    version: str
+    model_sha256: str
+    findings: tuple[FindingResult, ...]
+    coverage: float | None
+    cases: tuple[CaseResult, ...]
+    disclaimer: str
+    message: str
+    when: datetime
+    calls: str
+
+    @classmethod
+    def of(
+        cls,
+        prediction: Prediction,
+        bundle: Bundle,
+        cases: Sequence[SimilarCase] = (),
+        *,
+        when: datetime | None = None,
+        name: str = "",
+    ) -> Result:
+        """The result of a prediction.
+
+        Args:
+            prediction: of `bundle`'s model.
+            bundle: gives operating points, name and hash.
+            cases: the similar cases to tell of.
+            when: the time of the reading; now by default.
+            name: how the predictor called the image; it may be a patient's and is taken out of the message.
+        """
+        about = bundle.description
+        if prediction.model_sha256 not in ("", bundle.model_sha256):
+            raise DataError("the prediction is of another model than the bundle")
+        codes = {finding.name: finding_code(finding) for finding in prediction.findings.findings}
+        covered = prediction.coverage is not None
+        return cls(
+            prediction,
+            about.name,
+            about.version,
+            bundle.model_sha256,
+            tuple(_finding(prediction, bundle, name, codes[name]) for name in prediction.ranked),
+            prediction.coverage,
+            tuple(_case(case, codes, prediction) for case in cases),
+            f"{SYNTHETIC} {DISCLAIMER}" if about.synthetic else DISCLAIMER,
+            prediction.message.removeprefix(f"{name}: ") if name else prediction.message,
+            when or datetime.now(UTC),
+            f"Conformal calls with a coverage of {prediction.coverage * 100:g} %." if covered and prediction.coverage
+            else "Calls at the operating points of the model.",
+        )  # fmt: skip
+
+    @property
+    def refused(self) -> bool:
+        """Whether there are no findings, as the image was refused."""
+        return self.prediction.refused
+
+    @property
+    def present(self) -> tuple[FindingResult, ...]:
+        """The findings called present."""
+        return tuple(finding for finding in self.findings if finding.call == "present")
+
+    def lines(self) -> list[str]:
+        """The result in plain lines: notice, findings, where the calls come from."""
+        if self.refused:
+            return [f"Not read: {self.message} No findings are given for this image."]
+        notice = [f"Read with care: {self.message}"] if self.message else []
+        return [*notice, *(finding.sentence() for finding in self.findings), self.calls]
+
+
+def _finding(prediction: Prediction, bundle: Bundle, name: str, code: Code) -> FindingResult:
+    probability, point = prediction.probabilities.get(name), bundle.description.operating_points.get(name)
+    shown = prediction.coverage is None and probability is not None
+    return FindingResult(
+        name,
+        prediction.findings.title(name),
+        code,
+        None if probability is None else round(probability, DECIMALS),
+        prediction.said(name),
+        point.threshold if point and shown else None,
+        prediction.conformal_sets.get(name),
+        _region(prediction, name) if prediction.said(name) == "present" else None,
+    )
+
+
+def _case(case: SimilarCase, codes: dict[str, Code], prediction: Prediction) -> CaseResult:
+    shared, extra, missing = (tuple(codes[name] for name in getattr(case, p)) for p in ("shared", "extra", "missing"))
+    percentile = None if case.percentile is None else round(case.percentile, 1)
+    words = sentence(case, prediction.findings)
+    return CaseResult(round(case.similarity, 4), percentile, case.relation, shared, extra, missing, words)
+
+
+def _region(prediction: Prediction, name: str) -> npt.NDArray[np.float32] | None:
+    """The outline of where most speaks for a finding: the level set around the map's highest point.
+
+    None without an image or evidence, or where the map is flat.
+    """
+    from contourpy import contour_generator
+
+    if prediction.evidence_maps is None or prediction.image is None:
+        return None
+    height, width = prediction.image.shape
+    scaled = scale_evidence(fit_side(prediction.evidence(name), EVIDENCE_SIDE))
+    if scaled is None:
+        return None
+    rows, columns = scaled.shape
+    peak = np.array(np.unravel_index(int(scaled.argmax()), scaled.shape))[::-1]  # column, row
+    outlines = [line for line in contour_generator(z=np.pad(scaled, 1)).lines(REGION_FROM) if len(line) > 3]
+    around = [line - 1 for line in outlines if _inside(peak + 1, line)]
+    if not around:
+        return None
+    outline = max(around, key=len)[:: max(1, len(max(around, key=len)) // 100)]  # a hundred points say it
+    points = (outline + 0.5) * (width / columns, height / rows)
+    points = np.clip(points, 0, (width, height)).astype(np.float32)
+    return np.vstack([points, points[:1]]) if (points[0] != points[-1]).any() else points
+
+
+def _inside(point: npt.NDArray[np.integer], outline: npt.NDArray[np.float64]) -> bool:
+    from matplotlib.path import Path
+
+    return bool(Path(outline).contains_point(point, radius=1e-6))

@@ -1,0 +1,132 @@
+"""The image that a result belongs to: what of its header goes into every object of the same study.
+
+Patient and study modules (PS3.3 C.7.1 and C.7.2) are copied as they stand, with the specific character set; all text of
+our own is ASCII, which every character set has.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from highdicom.base import SOPClass
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from pydicom import Dataset, dcmread
+from pydicom.uid import UID, ComputedRadiographyImageStorage, generate_uid
+
+from medsd import __version__
+from medsd.dicom.content import inner_file, looks_like_dicom
+from medsd.dicom.header import identities
+from medsd.dicom.quiet import quiet
+from medsd.errors import DataError
+from medsd.privacy import register_identities
+from medsd.results.codes import PRIVATE, PRIVATE_NAME
+from medsd.results.result import Result
+
+MAKER = "medsd"
+_NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+# Type 2 of the two modules, which highdicom asks for before it copies.
+_PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+            "StudyTime", "ReferringPhysicianName")  # fmt: skip
+SERIES = {"sr": 9101, "sr3d": 9102, "text": 9103, "sc": 9104, "gsps": 9105, "pdf": 9106, "kos": 9107, "aira": 9108}
+"""Kind of object → its series number, out of the way of modalities."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The header of the image.
+
+    Attributes:
+        header: without pixels, as it stands in the file.
+        bare: the same image without anything of a patient, for highdicom to refer to.
+    """
+
+    header: Dataset
+    bare: Dataset
+
+    @classmethod
+    def read(cls, file: Path | bytes) -> Source:
+        """Of a DICOM file, or the content of one.
+
+        Raises:
+            DataError: it is none, or lacks an identifier that results refer to.
+        """
+        content = file if isinstance(file, bytes) else file.read_bytes()
+        if not looks_like_dicom(content):
+            raise DataError("results in DICOM belong into the study of an image, so they need a DICOM file")
+        try:
+            with quiet():
+                header = dcmread(io.BytesIO(inner_file(content)), force=True, stop_before_pixels=True)
+                register_identities(identities(header))
+                return cls.of(header)
+        except DataError:
+            raise
+        except Exception as error:  # foreign bytes
+            raise DataError(f"the header of the image cannot be read ({type(error).__name__})") from None
+
+    @classmethod
+    def of(cls, header: Dataset) -> Source:
+        """Of a header that was read."""
+        missing = [keyword for keyword in _NEEDED if not header.get(keyword)]
+        if missing:
+            raise DataError(f"the image has no {', '.join(missing)}, so no result can refer to it")
+        bare = Dataset()
+        for keyword in _NEEDED:
+            setattr(bare, keyword, str(header[keyword].value))
+        for keyword in _PATIENT:
+            setattr(bare, keyword, None)
+        for keyword in ("Rows", "Columns"):
+            if header.get(keyword):
+                setattr(bare, keyword, int(header[keyword].value))
+        return cls(header, bare)
+
+    def arguments(self, result: Result, kind: str) -> dict[str, Any]:
+        """What every class of highdicom takes: identifiers of series and instance, and who made it.
+
+        The same reading of the same image gives the same identifiers, so an object that is sent twice is stored once.
+        """
+        seeds = [self.bare.SOPInstanceUID, result.model_sha256, result.when.isoformat(), kind]
+        return {
+            "series_instance_uid": generate_uid(entropy_srcs=[*seeds, "series"]),
+            "series_number": SERIES[kind],
+            "sop_instance_uid": generate_uid(entropy_srcs=[*seeds, "instance"]),
+            "instance_number": 1,
+            "manufacturer": MAKER,
+            "manufacturer_model_name": result.model[:64],
+            "software_versions": __version__,
+            "device_serial_number": result.version[:64],
+            "series_description": f"{MAKER} {result.model}: not for diagnosis"[:64],
+        }
+
+    def identify(self, document: SOPClass) -> Any:
+        """`document` with the patient, the study and the character set of the image."""
+        header = Dataset()
+        for element in self.header:
+            if element.tag.group <= 0x0040:
+                header[element.tag] = element
+        header.SOPClassUID = ComputedRadiographyImageStorage  # its two modules are those of every image
+        document.copy_patient_and_study_information(header)
+        for keyword in ("SpecificCharacterSet", "TimezoneOffsetFromUTC"):
+            document.pop(keyword, None)
+            if keyword in self.header:
+                document[keyword] = self.header[keyword]
+        return document
+
+
+def own_scheme() -> list[CodingSchemeIdentificationItem]:
+    """The private coding scheme, for the SOP common module."""
+    return [CodingSchemeIdentificationItem(PRIVATE, name=PRIVATE_NAME, responsible_organization=MAKER)]
+
+
+def device_uid(result: Result) -> UID:
+    """The unique identifier of the device that observes: a bundle."""
+    return UID(generate_uid(entropy_srcs=["medsd model", result.model_sha256]))
+
+
+def moment(result: Result) -> Mapping[str, Any]:
+    """Date and time of the content, as highdicom takes them."""
+    when = result.when.astimezone()
+    return {"content_date": when.date(), "content_time": when.time().replace(tzinfo=None)}

@@ -1,0 +1,214 @@
+"""A result as structured report: the measurement report of PS3.16 TID 1500, or its words as basic text.
+
+Each finding is a measurement group (TID 1410 with an outlined region, else TID 1501): the finding's code, the
+probability, the call, the operating point or the conformal set, and the algorithm (TID 4019) with the hash of the
+model. Similar cases stand in a container of their own. Start at `report`, and at `findings_of` to read one back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import highdicom as hd
+from highdicom.sr import sop
+from highdicom.sr.templates import _MeasurementsAndQualitativeEvaluations as Group
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import BasicTextSRStorage, Comprehensive3DSRStorage
+
+from medsd.results.codes import CALLS, CODES, REPORT, SETS, plain, private
+from medsd.results.result import CaseResult, FindingResult, Result
+from medsd.results.source import MAKER, Source, device_uid, moment, own_scheme
+
+Kind = Literal["sr", "sr3d", "text"]
+CASES = CODES["cases"]
+_CONTAINS, _MODIFIES = hd.sr.RelationshipTypeValues.CONTAINS, hd.sr.RelationshipTypeValues.HAS_CONCEPT_MOD
+_TITLE = Code("18748-4", "LN", "Diagnostic imaging study")
+_TEXT = 1024  # characters of an UT value that every viewer shows
+
+
+def report(result: Result, source: Source, kind: Kind = "sr", previous: Sequence[Dataset] = ()) -> Dataset:
+    """The structured report of a result, unverified, in the study of its image.
+
+    Args:
+        result: to tell.
+        source: its image.
+        kind: "sr" Comprehensive SR, which nearly all archives take; "sr3d" Comprehensive 3D SR; "text" Basic Text SR.
+        previous: earlier reports on the same image; they become predecessor documents.
+    """
+    cls = sop.Comprehensive3DSR if kind == "sr3d" else sop.ComprehensiveSR
+    content = _text_content(result, source) if kind == "text" else _measurements(result, source)
+    document = cls(
+        evidence=[source.bare],
+        content=content,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        previous_versions=list(previous) or None,
+        coding_schemes=own_scheme(),
+        **source.arguments(result, kind),
+        **moment(result),
+    )
+    if kind == "text":  # highdicom has no class for it; it is a Comprehensive SR with fewer kinds of items
+        document.SOPClassUID = document.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
+    return source.identify(document)
+
+
+def _measurements(result: Result, source: Source) -> Dataset:
+    groups = [_group(finding, result, source) for finding in result.findings] or [_no_findings(result, source)]
+    content = hd.sr.MeasurementReport(
+        observation_context=hd.sr.ObservationContext(observer_device_context=observer(result)),
+        procedure_reported=REPORT["procedure"],
+        imaging_measurements=groups,
+    )
+    root: Dataset = content[0]
+    if result.cases:
+        root.ContentSequence.append(_similar(result.cases))
+    notices = [result.message and result.lines()[0], *([] if result.refused else [result.calls]), result.disclaimer]
+    for notice in filter(None, notices):
+        root.ContentSequence.append(text_item(REPORT["comment"], notice))
+    return root
+
+
+def observer(result: Result) -> hd.sr.ObserverContext:
+    """The bundle as the device that observed (TID 1004)."""
+    device = hd.sr.DeviceObserverIdentifyingAttributes(
+        uid=device_uid(result), name=plain(result.model), manufacturer_name=MAKER, model_name=plain(result.version)
+    )
+    return hd.sr.ObserverContext(codes.DCM.Device, device)
+
+
+def algorithm(result: Result) -> hd.sr.AlgorithmIdentification:
+    """Name, version and hash of the model (TID 4019)."""
+    return hd.sr.AlgorithmIdentification(
+        plain(result.model),
+        plain(result.version),
+        parameters=[f"sha256 of model.onnx {result.model_sha256}"],
+        manufacturer=MAKER,
+    )
+
+
+def _group(finding: FindingResult, result: Result, source: Source) -> Group:
+    image = (source.bare.SOPClassUID, source.bare.SOPInstanceUID)
+    told: dict[str, Any] = {
+        "tracking_identifier": _tracking(finding.name, result, source),
+        "finding_type": finding.code,
+        "algorithm_id": algorithm(result),
+        "measurements": list(_numbers(finding, result)) or None,
+        "qualitative_evaluations": _evaluations(finding),
+    }
+    rows, columns = source.bare.get("Rows"), source.bare.get("Columns")
+    shown = result.prediction.image
+    if finding.region is None or shown is None or shown.shape != (rows, columns):
+        return hd.sr.MeasurementsAndQualitativeEvaluations(
+            source_images=[hd.sr.SourceImageForMeasurementGroup(*image)], **told
+        )
+    region = hd.sr.ImageRegion(
+        hd.sr.GraphicTypeValues.POLYLINE, finding.region, source_image=hd.sr.SourceImageForRegion(*image)
+    )
+    return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region, **told)
+
+
+def _numbers(finding: FindingResult, result: Result) -> list[hd.sr.Measurement]:
+    ratio = REPORT["ratio"]
+    told = {
+        "probability": finding.probability,
+        "operating point": finding.operating_point,
+        "coverage": result.coverage if finding.probability is not None else None,
+    }
+    return [hd.sr.Measurement(REPORT[name], value, ratio) for name, value in told.items() if value is not None]
+
+
+def _evaluations(finding: FindingResult) -> list[hd.sr.QualitativeEvaluation]:
+    call = hd.sr.QualitativeEvaluation(REPORT["call"], CALLS[finding.call])
+    if finding.conformal_set is None:
+        return [call]
+    return [call, hd.sr.QualitativeEvaluation(REPORT["conformal set"], SETS[finding.conformal_set])]
+
+
+def _no_findings(result: Result, source: Source) -> Group:
+    """A refused image has a group with the reason, as a report has at least one."""
+    return hd.sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking("refused", result, source),
+        algorithm_id=algorithm(result),
+        qualitative_evaluations=[
+            hd.sr.QualitativeEvaluation(REPORT["status"], private(result.prediction.reason or "refused"))
+        ],
+        source_images=[hd.sr.SourceImageForMeasurementGroup(source.bare.SOPClassUID, source.bare.SOPInstanceUID)],
+    )
+
+
+def _tracking(name: str, result: Result, source: Source) -> hd.sr.TrackingIdentifier:
+    """The same finding of the same image is tracked by one identifier, whenever it is read."""
+    uid = hd.UID.from_uuid(_uuid(f"{source.bare.SOPInstanceUID} {result.model_sha256} {name}"))
+    return hd.sr.TrackingIdentifier(uid, plain(name))
+
+
+def _uuid(words: str) -> str:
+    from uuid import NAMESPACE_OID, uuid5
+
+    return str(uuid5(NAMESPACE_OID, words))
+
+
+def _similar(cases: Sequence[CaseResult]) -> Dataset:
+    container = hd.sr.ContainerContentItem(CASES["similar cases"], relationship_type=_CONTAINS)
+    container.ContentSequence = hd.sr.ContentSequence([_case(case) for case in cases])
+    return container
+
+
+def _case(case: CaseResult) -> Dataset:
+    item = hd.sr.ContainerContentItem(CASES["case"], relationship_type=_CONTAINS)
+    parts = [hd.sr.NumContentItem(CASES["similarity"], case.similarity, REPORT["ratio"], relationship_type=_CONTAINS)]
+    if case.percentile is not None:
+        percent = REPORT["percent"]
+        parts.append(hd.sr.NumContentItem(CASES["percentile"], case.percentile, percent, relationship_type=_CONTAINS))
+    parts.append(hd.sr.CodeContentItem(CASES["relation"], private(case.relation), relationship_type=_CONTAINS))
+    for part in ("shared", "extra", "missing"):
+        parts += [hd.sr.CodeContentItem(CASES[part], c, relationship_type=_CONTAINS) for c in getattr(case, part)]
+    item.ContentSequence = hd.sr.ContentSequence(parts)
+    return item
+
+
+def text_item(name: Code, words: str) -> hd.sr.TextContentItem:
+    """A line of text in a container."""
+    return hd.sr.TextContentItem(name, plain(words)[:_TEXT], relationship_type=_CONTAINS)
+
+
+def _text_content(result: Result, source: Source) -> Dataset:
+    """The lines of the result, and its image, for viewers that show text alone."""
+    root = hd.sr.ContainerContentItem(_TITLE)
+    image = hd.sr.ImageContentItem(
+        codes.DCM.SourceOfMeasurement, source.bare.SOPClassUID, source.bare.SOPInstanceUID, relationship_type=_CONTAINS
+    )
+    findings = hd.sr.ContainerContentItem(codes.DCM.Findings, relationship_type=_CONTAINS)
+    findings.ContentSequence = hd.sr.ContentSequence(
+        [text_item(codes.DCM.Finding, line) for line in result.lines()] + [image]
+    )
+    parts: list[Dataset] = [*observer(result), findings]
+    if result.cases:
+        similar = hd.sr.ContainerContentItem(CASES["similar cases"], relationship_type=_CONTAINS)
+        lines = [f"Similarity {case.similarity:.2f}; {case.sentence}" for case in result.cases]
+        similar.ContentSequence = hd.sr.ContentSequence([text_item(CASES["case"], line) for line in lines])
+        parts.append(similar)
+    of_model = f"{result.model} {result.version}, sha256 of model.onnx {result.model_sha256}"
+    parts += [text_item(codes.DCM.AlgorithmName, of_model), text_item(REPORT["comment"], result.disclaimer)]
+    root.ContentSequence = hd.sr.ContentSequence(parts)
+    return root
+
+
+def findings_of(document: Dataset) -> dict[tuple[str, str], tuple[float | None, str]]:
+    """What a measurement report says: scheme and value of each finding's code → probability and meaning of the call."""
+    three = document.SOPClassUID == Comprehensive3DSRStorage
+    content: Any = (sop.Comprehensive3DSR if three else sop.ComprehensiveSR).from_dataset(document).content
+    groups = [*content.get_image_measurement_groups(), *content.get_planar_roi_measurement_groups()]
+    said = {}
+    for group in groups:
+        if group.finding_type is None:
+            continue
+        number = group.get_measurements(name=REPORT["probability"])
+        call = group.get_qualitative_evaluations(name=REPORT["call"])[0]
+        key = (group.finding_type.scheme_designator, group.finding_type.value)
+        said[key] = (number[0].value if number else None, call.value.meaning)
+    return said
