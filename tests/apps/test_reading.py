@@ -13,7 +13,7 @@ from medsd.bundle.layout import Bundle
 from medsd.cases.pictures import PictureFolder
 from medsd.privacy import KeyedHasher
 from medsd.results.render import DISPLAY_SIDE, evidence_uri, likeness_share
-from medsd.studies.phantom import generate_study, write_png
+from medsd.studies.phantom import generate_study
 from tests.apps.reading_room import SEED, copy_bundle
 from tests.studies.images import write_png
 
