@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from medsd.cases.case import SimilarCase
 
 DECIMALS = 6  # as in the table and in JSON
+_MOST_POINTS = 100  # of an outline, about
 REGION_FROM = 0.5  # of the range of an evidence map; from here on a place belongs to the region
 
 
@@ -197,11 +198,12 @@ def _region(prediction: Prediction, name: str) -> npt.NDArray[np.float32] | None
         return None
     rows, columns = scaled.shape
     peak = np.array(np.unravel_index(int(scaled.argmax()), scaled.shape))[::-1]  # column, row
-    outlines = [line for line in contour_generator(z=np.pad(scaled, 1)).lines(REGION_FROM) if len(line) > 3]
-    around = [line - 1 for line in outlines if _inside(peak + 1, line)]
+    lines = contour_generator(z=np.pad(scaled, 1)).lines(REGION_FROM)  # the padding closes those that leave the image
+    around = [line - 1 for line in cast(list[npt.NDArray[np.float64]], lines) if _inside(peak + 1, line)]
     if not around:
         return None
-    outline = max(around, key=len)[:: max(1, len(max(around, key=len)) // 100)]  # a hundred points say it
+    longest = max(around, key=len)
+    outline = longest[:: max(1, len(longest) // _MOST_POINTS)]
     points = (outline + 0.5) * (width / columns, height / rows)
     points = np.clip(points, 0, (width, height)).astype(np.float32)
     return np.vstack([points, points[:1]]) if (points[0] != points[-1]).any() else points
@@ -210,4 +212,4 @@ def _region(prediction: Prediction, name: str) -> npt.NDArray[np.float32] | None
 def _inside(point: npt.NDArray[np.integer], outline: npt.NDArray[np.float64]) -> bool:
     from matplotlib.path import Path
 
-    return bool(Path(outline).contains_point(point, radius=1e-6))
+    return len(outline) > 3 and bool(Path(outline).contains_point((float(point[0]), float(point[1])), radius=1e-6))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ class Source:
         bare: the same image without anything of a patient, for highdicom to refer to.
     """
 
-    header: Dataset
-    bare: Dataset
+    header: Dataset = field(repr=False)  # a traceback must not show a patient
+    bare: Dataset = field(repr=False)
 
     @classmethod
     def read(cls, file: Path | bytes) -> Source:

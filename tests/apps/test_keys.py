@@ -24,7 +24,7 @@ from medsd.scoring.batch import score
 from medsd.scoring.request import ScoringRequest
 from medsd.studies.phantom import generate_study, write_dicom
 from tests.apps.reading_room import KEY, copy_bundle
-from tests.apps.test_pdf import _words
+from tests.results.test_pdf import _words
 
 OWN = KeyedHasher(KEY.encode())
 

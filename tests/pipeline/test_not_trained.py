@@ -34,7 +34,7 @@ from medsd.scoring.request import ScoringRequest
 from medsd.scoring.table import read_table, row
 from medsd.settings import load_settings
 from medsd.studies.phantom import write_phantom
-from tests.apps.test_pdf import _words
+from tests.results.test_pdf import _words
 from tests.runs import PHANTOM, SMALL
 
 WHY = {

@@ -51,7 +51,7 @@ def dsr2html(tmp_path: Path) -> Callable[[Dataset], str]:
     def show(document: Dataset) -> str:
         path, page = tmp_path / "report.dcm", tmp_path / "report.html"
         document.save_as(path, enforce_file_format=True)
-        subprocess.run(["dsr2html", "--processing-details", path, page], check=True, capture_output=True)
+        subprocess.run(["dsr2html", path, page], check=True, capture_output=True)
         return page.read_text(encoding="utf-8", errors="replace")
 
     return show

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -13,6 +14,7 @@ from pydicom import Dataset
 from medsd.bundle.layout import Bundle
 from medsd.cases.case import Case, SimilarCase
 from medsd.inference.predict import Predictor
+from medsd.results import sr
 from medsd.results.result import Result
 from medsd.results.source import Source
 from tests.conftest import dx_dataset, file_bytes
@@ -39,7 +41,21 @@ class Reading:
 
     result: Result
     source: Source
-    content: bytes
+    content: bytes = field(repr=False)
+
+    def report(self, kind: sr.Kind = "sr") -> Dataset:
+        """The structured report; made once, as highdicom takes a third of a second."""
+        return deepcopy(_report(self.result, self.source, kind))
+
+
+_MADE: dict[tuple[int, str], Dataset] = {}
+
+
+def _report(result: Result, source: Source, kind: sr.Kind) -> Dataset:
+    key = (id(result), kind)
+    if key not in _MADE:
+        _MADE[key] = sr.report(result, source, kind)
+    return _MADE[key]
 
 
 def similar_case(bundle: Bundle) -> SimilarCase:
