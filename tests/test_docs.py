@@ -32,7 +32,7 @@ PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)(?: title=\"([^\"]*)\")?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NEEDS = re.compile(r"needs .*(GPU|cluster|data|network)")
 SHORTER = {"count=200, seed=0, size=256": "count=48, seed=0, size=64"}  # what only takes long, made small
-GATED = ("score", "similar", "app", "suggest")
+GATED = ("score", "similar", "app", "suggest", "report", "receive")
 
 
 class Block(NamedTuple):

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import typer
 
-from medsd.cli import bundles, cases, reading, scoring, site, training
+from medsd.cli import bundles, cases, hospital, reading, scoring, site, training
 from medsd.errors import MedsdError
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cases.app, name="cases")
-for _verb in (scoring.score, *reading.VERBS, *training.VERBS, *bundles.VERBS, *site.VERBS):
+for _verb in (scoring.score, *reading.VERBS, *training.VERBS, *bundles.VERBS, *site.VERBS, *hospital.VERBS):
     app.command()(_verb)
 
 _INTERRUPTED = 130
@@ -48,7 +48,7 @@ def main() -> None:
 
     use_own_caches()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("ignite", "monai", "onnxscript", "onnx_ir", "torch", "httpx"):
+    for noisy in ("ignite", "monai", "onnxscript", "onnx_ir", "torch", "httpx", "highdicom"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     install_log_filter()
     try:

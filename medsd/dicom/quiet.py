@@ -1,4 +1,4 @@
-"""Silence while files of others are read: pydicom warns with header values, which may name a patient."""
+"""Silence while files of others are read: pydicom and highdicom log header values, which may name a patient."""
 
 import logging
 import threading
@@ -12,13 +12,14 @@ _lock = threading.Lock()
 _inside = 0
 _held: "warnings.catch_warnings[None] | None" = None  # no class to subscript while it runs
 _nowhere = logging.NullHandler()
-_handlers: list[logging.Handler] = []  # of pydicom's logger, while they are held back
+_LOGGERS = ("pydicom", "highdicom")
+_handlers: dict[str, list[logging.Handler]] = {}  # of these loggers, while they are held back
 _validation: list[int] = []  # pydicom's mode, while it is off
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back Python warnings, pydicom's own log and its validation of values that are read.
+    """Hold back Python warnings, the logs of pydicom and highdicom, and pydicom's validation of values that are read.
 
     Threads inside are counted, because `warnings.catch_warnings` saves and restores state of the whole process.
     """
@@ -41,16 +42,19 @@ def quiet() -> Iterator[None]:
 
 
 def _silence(on: bool) -> None:
-    """Keep what pydicom's loggers say from every handler, those above them and their own.
+    """Keep what these loggers say from every handler, those above them and their own.
 
     A filter does not see the records of child loggers, and without any handler Python prints warnings to stderr.
     """
-    logger = logging.getLogger("pydicom")
-    logger.propagate = not on
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        logger.propagate = not on
+        if on:
+            _handlers[name], logger.handlers[:] = logger.handlers[:], [_nowhere]
+        else:
+            logger.handlers[:] = [*_handlers[name], *(each for each in logger.handlers if each is not _nowhere)]
     if on:
         _validation[:] = [config.settings.reading_validation_mode]
         config.settings.reading_validation_mode = config.IGNORE
-        _handlers[:], logger.handlers[:] = logger.handlers, [_nowhere]
     else:
         config.settings.reading_validation_mode = _validation.pop()
-        logger.handlers[:] = [*_handlers, *(handler for handler in logger.handlers if handler is not _nowhere)]

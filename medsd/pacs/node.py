@@ -10,23 +10,24 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable
-from io import BytesIO
+from contextlib import ExitStack
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 
 from medsd.dicom.quiet import quiet
 from medsd.inference.prediction import Prediction
 from medsd.pacs.deliver import Destination, UnreachableError, deliver
 from medsd.pacs.queue import ImageQueue, pause
 from medsd.pacs.receive import Listening, NodeLimits, Receiver
+from medsd.pacs.silence import silence
 from medsd.pacs.status import NodeStatus
 from medsd.privacy import KeyedHasher
 
 log = logging.getLogger(__name__)
 
-ResultsOf = Callable[[Prediction, Dataset], list[Dataset]]
-"""What is sent for one image: made of its prediction and of the image's own dataset, in the image's own study."""
+ResultsOf = Callable[[Prediction, bytes], list[Dataset]]
+"""What is sent for one image: made of its prediction and of its file, in the image's own study."""
 _BATCH = 32  # images whose results go in one association
 _LOOK_S = 0.25
 
@@ -64,20 +65,22 @@ class Node:
         self._listening = listening or Listening()
         self._listening.check()
         self._ending, self._unreachable = threading.Event(), 0
-        self.queue = ImageQueue(folder)
-        try:
-            self.status = NodeStatus(self.queue, status_port)
-            self._receiver = Receiver(self.queue, hasher, self._listening, limits or NodeLimits(), self.status.received)
-            self.port = self._receiver.start()
-        except BaseException:
-            self.queue.close()
-            raise
         self._threads = [
             threading.Thread(target=self._repeat, args=(step,), name=step.__name__.strip("_"))
             for step in (self._read_next, self._deliver_next)
         ]
-        for thread in self._threads:
-            thread.start()
+        with ExitStack() as opened:
+            opened.enter_context(silence())
+            self.queue = opened.enter_context(ImageQueue(folder))
+            self.status = NodeStatus(self.queue, status_port)
+            opened.callback(self.status.close)
+            receiver = Receiver(self.queue, hasher, self._listening, limits or NodeLimits(), self.status.received)
+            self.port = receiver.start()
+            opened.callback(self._end_threads)
+            opened.callback(receiver.stop)
+            for thread in self._threads:
+                thread.start()
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Node:
         return self
@@ -87,12 +90,13 @@ class Node:
 
     def stop(self) -> None:
         """Take nothing new, finish what is under way, close the queue. What waits is there at the next start."""
-        self._receiver.stop()
+        self._opened.close()
+
+    def _end_threads(self) -> None:
         self._ending.set()
         for thread in self._threads:
-            thread.join()
-        self.status.close()
-        self.queue.close()
+            if thread.ident is not None:
+                thread.join()
 
     def _repeat(self, step: Callable[[], float]) -> None:
         """Do a step again and again, after as many seconds as it says; no error of one image or disk ends the node."""
@@ -112,8 +116,7 @@ class Node:
             content = self.queue.content(key)
             prediction = self._predict(content)
             with quiet():
-                source = dcmread(BytesIO(content), force=True)
-                self.queue.keep_results(key, self._results_of(prediction, source), prediction.status)
+                self.queue.keep_results(key, self._results_of(prediction, content), prediction.status)
         except (OSError, MemoryError, sqlite3.Error):
             self.queue.excuse(key)
             raise

@@ -6,6 +6,7 @@ An image is acknowledged when it is safe on disk. What is refused is counted and
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import sqlite3
 import ssl
@@ -26,7 +27,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
-from pynetdicom import AE, _config, evt
+from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
 
 from medsd.dicom import decoders
@@ -56,6 +57,7 @@ class NodeLimits:
     Attributes:
         object_bytes: of one image, and of one message on the wire.
         associations: at once; one more is rejected with "local limit exceeded".
+        memory_bytes: of the messages that all associations have under way; who exceeds it is cut off, to send again.
         queue_bytes: of images that wait.
         free_bytes: what must stay free on the disk of the queue.
         silence_s: a peer that says nothing for so long is cut off.
@@ -63,6 +65,7 @@ class NodeLimits:
 
     object_bytes: int = 128 << 20
     associations: int = 16
+    memory_bytes: int = 1 << 30
     queue_bytes: int = 50 << 30
     free_bytes: int = 1 << 30
     silence_s: float = 60.0
@@ -88,8 +91,11 @@ class Listening:
         """Refuse a port that anybody in the network could fill.
 
         Raises:
-            DataError: another address than a loopback one, and nothing says who may call.
+            DataError: another address than a loopback one, and nothing says who may call; or an AE title is none.
         """
+        for title in (self.title, *self.allowed):
+            if not re.fullmatch(r"[ -\[\]-~]{1,16}", title) or not title.strip():  # PS3.5 section 6.2
+                raise DataError(f"'{title}' is no AE title; it has 1 to 16 letters of ASCII without a backslash")
         known = self.allowed or (self.tls is not None and self.tls.verify_mode == ssl.CERT_REQUIRED)
         if self.host not in _LOOPBACK and not known:
             raise DataError(
@@ -129,8 +135,6 @@ class Receiver:
         count: Callable[[str], None],
     ) -> None:
         listening.check()
-        _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's lines hold UIDs and AE titles; ours say what matters
-        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
         self._queue, self._hasher, self._listening, self._limits, self._count = queue, hasher, listening, limits, count
         self._ae = AE(listening.title)
         self._ae.require_called_aet = True
@@ -174,14 +178,18 @@ class Receiver:
         self._ae.shutdown()
 
     def _store(self, event: Any) -> int:
-        outcome, status = self._take(event)
+        sock = event.assoc.dul.socket  # None as soon as the peer is gone
+        try:
+            outcome, status = self._take(event)
+        finally:
+            if sock is not None:
+                sock.received = 0  # of the next message
         self._count(outcome)
         if status != SUCCESS:
             log.warning("an image from %s was refused: %s", _peer(event), outcome)
         return status
 
     def _take(self, event: Any) -> tuple[str, int]:
-        event.assoc.dul.socket.received = 0
         content = event.encoded_dataset()
         if len(content) > self._limits.object_bytes:
             return "too large", OUT_OF_RESOURCES
@@ -210,13 +218,20 @@ class Receiver:
 
         def bounded(nr_bytes: int) -> bytearray:
             sock.received += nr_bytes
-            if sock.received > most:
-                self._count("too large")
-                log.warning("an association from %s was cut off: more than %d bytes in one message", _peer(event), most)
+            if sock.received > most or self._under_way() > self._limits.memory_bytes:
+                outcome = "too large" if sock.received > most else "too much at once"
+                self._count(outcome)
+                log.warning("an association from %s was cut off: %s", _peer(event), outcome)
                 raise ConnectionAbortedError
             return bytearray(read(nr_bytes))
 
         sock.recv = bounded
+
+    def _under_way(self) -> int:
+        """Bytes of the messages that are being received, or are on their way to the disk."""
+        server = self._server
+        sockets = [each.dul.socket for each in server.active_associations] if server else []
+        return sum(sock.received for sock in sockets if sock)
 
     def _rejected(self, event: Any) -> None:
         self._count("association rejected")

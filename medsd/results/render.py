@@ -150,16 +150,22 @@ def likeness_share(prediction: Prediction, embedding: GreyImage, shape: tuple[in
     return evidence_to_image(shares, size, prediction.pixel_spec)
 
 
-def image_jpeg(image: GreyImage, window: Window, evidence: GreyImage | None = None, opacity: float = 0.4) -> bytes:
-    """The windowed image (H, W) with evidence over it, as on the page, as a JPEG of at most `PREVIEW_SIDE`."""
-    small = fit_side(image, PREVIEW_SIDE)
-    picture = Image.fromarray(apply_window(small, window)).convert("RGB")
+def overlay(
+    image: GreyImage, window: Window, evidence: GreyImage | None = None, opacity: float = 0.4, *, side: int
+) -> Image.Image:
+    """The windowed image (H, W) with evidence over it, as on the page, in colours and at most `side` px."""
+    picture = Image.fromarray(apply_window(fit_side(image, side), window)).convert("RGB")
     layer = None if evidence is None else evidence_layer(evidence)
     if layer is not None:
         over = Image.fromarray(layer).resize(picture.size, Image.Resampling.BILINEAR)
         mask = over.getchannel("A").point(lambda alpha: round(alpha * opacity))
         picture.paste(over.convert("RGB"), (0, 0), mask)
-    return _encode(picture, "JPEG", quality=90)
+    return picture
+
+
+def image_jpeg(image: GreyImage, window: Window, evidence: GreyImage | None = None, opacity: float = 0.4) -> bytes:
+    """`overlay` as a JPEG of at most `PREVIEW_SIDE`."""
+    return _encode(overlay(image, window, evidence, opacity, side=PREVIEW_SIDE), "JPEG", quality=90)
 
 
 def evidence_uri(evidence: GreyImage) -> str | None:

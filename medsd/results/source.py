@@ -7,8 +7,10 @@ our own is ASCII, which every character set has.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ComputedRadiographyImageStorage, generate_uid
 
 from medsd import __version__
-from medsd.dicom.content import inner_file, looks_like_dicom
+from medsd.dicom.content import bound_inflation, inner_file, looks_like_dicom
 from medsd.dicom.header import identities
+from medsd.dicom.policy import GatePolicy
 from medsd.dicom.quiet import quiet
 from medsd.errors import DataError
 from medsd.privacy import register_identities
@@ -31,7 +34,7 @@ _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceU
 # Type 2 of the two modules, which highdicom asks for before it copies.
 _PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
             "StudyTime", "ReferringPhysicianName")  # fmt: skip
-SERIES = {"sr": 9101, "sr3d": 9102, "text": 9103, "sc": 9104, "gsps": 9105, "pdf": 9106, "kos": 9107, "aira": 9108}
+SERIES = {"sr": 9101, "sr3d": 9102, "text": 9103, "key-image": 9104, "gsps": 9105, "pdf": 9106, "kos": 9107}
 """Kind of object → its series number, out of the way of modalities."""
 
 
@@ -59,6 +62,7 @@ class Source:
             raise DataError("results in DICOM belong into the study of an image, so they need a DICOM file")
         try:
             with quiet():
+                bound_inflation(content, GatePolicy(), "")
                 header = dcmread(io.BytesIO(inner_file(content)), force=True, stop_before_pixels=True)
                 register_identities(identities(header))
                 return cls.of(header)
@@ -126,7 +130,12 @@ def device_uid(result: Result) -> UID:
     return UID(generate_uid(entropy_srcs=["medsd model", result.model_sha256]))
 
 
-def moment(result: Result) -> Mapping[str, Any]:
-    """Date and time of the content, as highdicom takes them."""
-    when = result.when.astimezone()
+def moment(result: Result, source: Source) -> Mapping[str, Any]:
+    """Date and time of the content, as highdicom takes them, in the time zone that the object names or else here."""
+    offset = re.fullmatch(r"([+-])(\d\d)([0-5]\d)", str(source.header.get("TimezoneOffsetFromUTC", "")))
+    zone = None
+    if offset:
+        away = timedelta(hours=int(offset[2]), minutes=int(offset[3]))
+        zone = timezone(-away if offset[1] == "-" else away)
+    when = result.when.astimezone(zone)
     return {"content_date": when.date(), "content_time": when.time().replace(tzinfo=None)}

@@ -25,7 +25,7 @@ from medsd.results.source import MAKER, Source, device_uid, moment, own_scheme
 Kind = Literal["sr", "sr3d", "text"]
 CASES = CODES["cases"]
 _CONTAINS, _MODIFIES = hd.sr.RelationshipTypeValues.CONTAINS, hd.sr.RelationshipTypeValues.HAS_CONCEPT_MOD
-_TITLE = Code("18748-4", "LN", "Diagnostic imaging study")
+_TITLE = codes.LN.DiagnosticImagingReport  # CID 7000
 _TEXT = 1024  # characters of an UT value that every viewer shows
 
 
@@ -49,7 +49,7 @@ def report(result: Result, source: Source, kind: Kind = "sr", previous: Sequence
         previous_versions=list(previous) or None,
         coding_schemes=own_scheme(),
         **source.arguments(result, kind),
-        **moment(result),
+        **moment(result, source),
     )
     if kind == "text":  # highdicom has no class for it; it is a Comprehensive SR with fewer kinds of items
         document.SOPClassUID = document.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage

@@ -13,11 +13,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import BasicTextSRStorage, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, evt
@@ -50,8 +51,9 @@ def nothing_said(content: bytes) -> Prediction:
     return Prediction(finding_set("nih14"), "scored")
 
 
-def one_result(prediction: Prediction, source: Dataset) -> list[Dataset]:
+def one_result(prediction: Prediction, content: bytes) -> list[Dataset]:
     """One small object in the image's study, with a UID of its own each time it is made."""
+    source = dcmread(BytesIO(content))
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

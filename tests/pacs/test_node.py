@@ -150,10 +150,10 @@ def test_an_archive_that_refuses_is_asked_again(start: StartNode, archive: Archi
 def test_an_image_that_cannot_be_read_stops_no_other_and_is_given_up(start, archive, monkeypatch):
     monkeypatch.setattr(queue_module, "_FIRST_PAUSE_S", 0.001)
 
-    def fails_on_the_first(prediction, source):
-        if source.SOPInstanceUID.endswith(".0"):
-            raise RuntimeError(source.PatientID)
-        return one_result(prediction, source)
+    def fails_on_the_first(prediction, content):
+        if b"1.2.826.0.1.99.0" in content:
+            raise RuntimeError("PH-0042")
+        return one_result(prediction, content)
 
     node = start(results_of=fails_on_the_first)
     send(node.port, [small_image(n) for n in range(3)])
@@ -206,6 +206,39 @@ def test_a_message_without_end_is_cut_off_and_a_truncated_one_forgotten(start: S
     association.dul.socket.socket.close()
     assert send(node.port, [small_image(4)]) == [0]
     assert sum(node.queue.counts().images.values()) == 1
+
+
+def test_the_messages_of_all_associations_together_are_bounded(start: StartNode, caplog):
+    node = start(limits=NodeLimits(memory_bytes=6000))
+    waiting = associate(node.port, [small_image(1)])
+    waiting.dul.socket.socket.sendall(b"\x04\x00\x00\x00\x13\x88" + b"half")  # a P-DATA of 5,000 bytes begins
+    time.sleep(0.3)
+    assert send(node.port, [small_image(2, ImageComments="x" * 3000)]) == [None]
+    assert "too much at once" in caplog.text
+    waiting.dul.socket.socket.close()
+    time.sleep(0.3)
+    assert send(node.port, [small_image(2, ImageComments="x" * 3000)]) == [0]
+
+
+def test_a_node_that_cannot_listen_leaves_nothing_behind(start: StartNode, tmp_path: Path, archive: Archive):
+    logger, level = logging.getLogger("pynetdicom"), logging.getLogger("pynetdicom").level
+    free = free_port()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(DataError, match="choose another --port"):
+            Node(
+                tmp_path / "queue",
+                nothing_said,
+                one_result,
+                hasher=KeyedHasher(KEY),
+                destination=Destination(ARCHIVE, "127.0.0.1", archive.port),
+                listening=Listening(port=taken.getsockname()[1]),
+                status_port=free,
+            )
+    assert logger.level == level
+    start(status_port=free)  # neither its port nor the queue is held
+    assert logger.level > logging.CRITICAL
 
 
 def test_fifty_at_once_are_served_or_turned_away(start: StartNode):

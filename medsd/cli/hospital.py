@@ -1,0 +1,174 @@
+"""The verbs for an archive: one image into DICOM objects, and a node that does so with all that it is sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medsd.cli.options import (
+    BundleFolder,
+    Coverage,
+    Digits,
+    Gate,
+    GateSet,
+    Json,
+    Where,
+    print_summary,
+    read_gate,
+    requiring,
+)
+
+if TYPE_CHECKING:
+    from medsd.pacs.deliver import Destination
+    from medsd.pacs.receive import Listening
+
+_As = Annotated[
+    str,
+    typer.Option(
+        "--as",
+        help="the objects, separated by commas: sr (Comprehensive SR), sr3d, text (Basic Text SR), key-image "
+        "(secondary capture), gsps (outlines to switch on and off), pdf, kos (why an image was refused)",
+    ),
+]
+_Cases = Annotated[int, typer.Option("-k", min=0, max=100, help="how many similar cases the result tells of")]
+
+
+def report(
+    bundle: BundleFolder,
+    file: Annotated[Path, typer.Argument(help="DICOM file of a chest radiograph")],
+    out: Annotated[Path, typer.Option(help="folder for the objects, KIND.dcm: one folder for each image")],
+    kinds: _As = "sr",
+    note: Annotated[str | None, typer.Option(help="the clinical note")] = None,
+    previous: Annotated[list[Path] | None, typer.Option(help="an earlier SR of this image; the new follows it")] = None,
+    k: _Cases = 0,
+    coverage: Coverage = None,
+    provider: Where = "auto",
+    precision: Digits = "auto",
+    gate: Gate = None,
+    set_: GateSet = None,
+    as_json: Json = False,
+) -> None:
+    """The result of one image as DICOM objects in the study of the image, with its patient.
+
+    Example: medsd report models/nih14 image.dcm --out results --as sr,key-image,gsps,pdf,kos
+    """
+    with requiring("pacs", "medsd report"):
+        from medsd.results.objects import kinds_of
+        from medsd.results.reporter import Reporter, write_report
+
+    how = {"provider": provider, "precision": precision, "policy": read_gate(gate, set_), "coverage": coverage, "k": k}
+    with Reporter(bundle, kinds_of(kinds), **how) as reporter:  # type: ignore[arg-type]
+        print_summary(write_report(reporter, file, out, note=note, previous=previous or ()), as_json)
+
+
+def receive(
+    bundle: BundleFolder,
+    forward: Annotated[str, typer.Option(help="the archive that the results go to: AE@host:port")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="to listen on; 0 takes any free port")] = 11112,
+    host: Annotated[
+        str, typer.Option(help="address; any but a loopback one needs --allow or client certificates")
+    ] = "127.0.0.1",
+    title: Annotated[str, typer.Option(help="AE title of this node")] = "MEDSD",
+    allow: Annotated[list[str] | None, typer.Option(help="an AE title that may send; any, where none is given")] = None,
+    queue: Annotated[
+        Path, typer.Option(help="folder of what waits, with patients in it; keep it over a restart")
+    ] = Path("medsd-queue"),
+    kinds: _As = "sr",
+    complete_s: Annotated[
+        float, typer.Option("--complete-after", min=0, help="seconds without a new image that complete a study")
+    ] = 30.0,
+    status_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="status page and Prometheus metrics on the loopback address")
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option("--tls-cert", help="certificate of this node: the port speaks TLS alone")
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--tls-key", help="private key of --tls-cert")] = None,
+    authority: Annotated[
+        Path | None, typer.Option("--tls-ca", help="authority whose certificates senders must show")
+    ] = None,
+    forward_tls: Annotated[bool, typer.Option("--forward-tls", help="deliver by TLS, showing --tls-cert")] = False,
+    forward_ca: Annotated[
+        Path | None, typer.Option(help="authority of the archive's certificate; the system's by default")
+    ] = None,
+    associations: Annotated[int, typer.Option("--max-associations", min=1, help="senders at once")] = 16,
+    object_mb: Annotated[int, typer.Option("--max-image-mb", min=1, help="MB (2^20 bytes) of one image")] = 128,
+    memory_mb: Annotated[int, typer.Option("--max-memory-mb", min=1, help="of all images that come in at once")] = 1024,
+    queue_gb: Annotated[float, typer.Option("--max-queue-gb", min=0, help="GB (2^30 bytes) of what waits")] = 50.0,
+    free_gb: Annotated[float, typer.Option("--min-free-gb", min=0, help="to be left free on the disk")] = 1.0,
+    k: _Cases = 0,
+    coverage: Coverage = None,
+    provider: Where = "auto",
+    precision: Digits = "auto",
+    gate: Gate = None,
+    set_: GateSet = None,
+) -> None:
+    """A DICOM node: CR and DX come in by C-STORE, results go to an archive; each image has one, after a crash too.
+
+    SIGTERM or Ctrl+C ends it when what is under way is done; what waits is there at the next start.
+
+    Example: medsd receive models/nih14 --port 11112 --allow CR1 --forward ORTHANC@127.0.0.1:4242
+    """
+    with requiring("pacs", "medsd receive"):
+        from medsd.pacs.receive import NodeLimits
+        from medsd.pacs.serve import serve
+        from medsd.results.objects import kinds_of
+        from medsd.results.reporter import Reporter
+
+    limits = NodeLimits(
+        object_mb << 20, associations, memory_mb << 20, int(queue_gb * 2**30), int(free_gb * 2**30)
+    )  # fmt: skip
+    wanted = kinds_of(kinds)
+    listening = _listening(title, host, port, allow, certificate, key, authority)
+    destination = _destination(forward, forward_tls, certificate, key, forward_ca)
+    how = {"provider": provider, "precision": precision, "policy": read_gate(gate, set_), "coverage": coverage, "k": k}
+    with Reporter(bundle, wanted, **how) as reporter:  # type: ignore[arg-type]
+        serve(
+            reporter,
+            destination,
+            queue,
+            listening=listening,
+            limits=limits,
+            quiet_s=complete_s,
+            status_port=status_port,
+        )
+
+
+def _listening(
+    title: str,
+    host: str,
+    port: int,
+    allow: list[str] | None,
+    certificate: Path | None,
+    key: Path | None,
+    authority: Path | None,
+) -> Listening:
+    from medsd.pacs.receive import Listening, server_context
+
+    if (certificate is None) != (key is None):
+        raise typer.BadParameter("--tls-cert and --tls-key belong together")
+    if authority is not None and certificate is None:
+        raise typer.BadParameter("--tls-ca needs --tls-cert and --tls-key")
+    tls = None
+    if certificate is not None and key is not None:
+        tls = server_context(str(certificate), str(key), str(authority) if authority else None)
+    listening = Listening(title, host, port, tuple(allow or ()), tls)
+    listening.check()  # before the model is loaded
+    return listening
+
+
+def _destination(
+    forward: str, by_tls: bool, certificate: Path | None, key: Path | None, authority: Path | None
+) -> Destination:
+    from medsd.pacs.deliver import Destination
+    from medsd.pacs.receive import client_context
+
+    if authority is not None and not by_tls:
+        raise typer.BadParameter("--forward-ca needs --forward-tls")
+    files = [str(path) if path else None for path in (certificate, key, authority)]
+    return Destination.of(forward, client_context(*files) if by_tls else None)
+
+
+VERBS = (report, receive)

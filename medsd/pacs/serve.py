@@ -1,0 +1,67 @@
+"""A node with a bundle behind it, until it is told to end: what `medsd receive` runs."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from pathlib import Path
+
+from pydicom import Dataset
+
+from medsd.inference.prediction import Prediction
+from medsd.pacs.deliver import Destination
+from medsd.pacs.node import Node
+from medsd.pacs.receive import Listening, NodeLimits
+from medsd.results.reporter import Reporter
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    reporter: Reporter,
+    destination: Destination,
+    folder: Path,
+    *,
+    listening: Listening,
+    limits: NodeLimits,
+    quiet_s: float = 30.0,
+    status_port: int | None = None,
+) -> None:
+    """Receive, read and deliver until SIGTERM or Ctrl+C; then finish what is under way and return.
+
+    Args:
+        reporter: reads the images; its process that decodes is within the limits of its policy.
+        destination: where the results go.
+        folder: of the queue.
+        listening, limits, quiet_s, status_port: as for `Node`.
+
+    Raises:
+        DataError: the queue is in use, or a port cannot be had.
+    """
+
+    def results_of(prediction: Prediction, content: bytes) -> list[Dataset]:
+        return list(reporter.objects(prediction, content).values())
+
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    node = Node(
+        folder,
+        reporter.predict,
+        results_of,
+        hasher=reporter.hasher,
+        destination=destination,
+        listening=listening,
+        limits=limits,
+        quiet_s=quiet_s,
+        status_port=status_port,
+    )
+    with node:
+        archive = f"{destination.title}@{destination.host}:{destination.port}"
+        log.info("%s listens as %s on %s:%d; results go to %s",
+                 reporter.bundle.label, listening.title, listening.host, node.port, archive)  # fmt: skip
+        if node.status.port is not None:
+            log.info("status page: http://127.0.0.1:%d", node.status.port)
+        ending.wait()
+        log.info("ending: what is under way is finished, what waits is kept in %s", folder)

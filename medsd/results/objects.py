@@ -1,0 +1,145 @@
+"""The DICOM objects of one result: which there are, and `objects`, which makes them. Begin here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+import highdicom as hd
+from highdicom.base import SOPClass
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
+
+from medsd.dicom.quiet import quiet
+from medsd.errors import DataError
+from medsd.results import sr
+from medsd.results.codes import plain
+from medsd.results.key_image import key_image
+from medsd.results.pdf import Figure, reading_pdf
+from medsd.results.presentation import presentation_state
+from medsd.results.render import Window, image_jpeg
+from medsd.results.result import Result
+from medsd.results.source import Source, moment
+
+if TYPE_CHECKING:
+    from medsd.bundle.layout import Bundle
+    from medsd.cases.case import SimilarCase
+    from medsd.inference.prediction import Prediction
+
+Kind = Literal["sr", "sr3d", "text", "key-image", "gsps", "pdf", "kos"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def kinds_of(text: str) -> tuple[Kind, ...]:
+    """The kinds in a list such as ``sr,key-image``.
+
+    Raises:
+        DataError: one is unknown, or there is none.
+    """
+    named = dict.fromkeys(word for word in (part.strip().lower() for part in text.split(",")) if word)
+    unknown = [word for word in named if word not in KINDS]
+    if unknown or not named:
+        raise DataError(f"'{', '.join(unknown) or text}' is no kind of result; there are {', '.join(KINDS)}")
+    return tuple(cast(Kind, word) for word in named)
+
+
+def objects(
+    prediction: Prediction,
+    bundle: Bundle,
+    source: Source,
+    kinds: Sequence[Kind] = ("sr",),
+    cases: Sequence[SimilarCase] = (),
+    *,
+    when: datetime | None = None,
+    previous: Sequence[Dataset] = (),
+) -> dict[Kind, Dataset]:
+    """The result of an image as objects of its own study.
+
+    Args:
+        prediction: of `bundle`'s model, made of the content of a file: a message that names a file would be told.
+        bundle: gives operating points, name and hash of the model.
+        source: the image.
+        kinds: what is wanted. An image that was refused has no key image and no presentation state, and only such a one
+            has a key object selection; a presentation state needs a region.
+        cases: the similar cases to tell of; nothing that names them is told.
+        when: the time of the reading; now by default.
+        previous: earlier structured reports on the image.
+    """
+    result = Result.of(prediction, bundle, cases, when=when)
+    made: dict[Kind, Dataset] = {}
+    with quiet():
+        for kind in kinds:
+            one: Dataset | None
+            if kind == "key-image":
+                one = key_image(result, source)
+            elif kind == "gsps":
+                one = presentation_state(result, source)
+            elif kind == "kos":
+                one = key_object(result, source)
+            elif kind == "pdf":
+                one = encapsulated_pdf(result, source, _pdf(result, bundle, cases))
+            else:
+                one = sr.report(result, source, kind, previous)
+            if one is not None:
+                made[kind] = one
+    return made
+
+
+def key_object(result: Result, source: Source) -> Dataset | None:
+    """The key object selection (PS3.16 TID 2010) of an image that was refused, with the reason; None of one that was
+    read.
+    """
+    if not result.refused:
+        return None
+    content = hd.ko.KeyObjectSelection(
+        codes.DCM.QualityIssue,
+        [source.bare],
+        observer_device_context=sr.observer(result),
+        description=plain(f"{result.lines()[0]} {result.disclaimer}"),
+    )
+    document = hd.ko.KeyObjectSelectionDocument(
+        [source.bare], content, **source.arguments(result, "kos"), **moment(result, source)
+    )
+    return source.identify(document)
+
+
+def encapsulated_pdf(result: Result, source: Source, document: bytes) -> Dataset:
+    """A PDF in the study of its image (PS3.3 A.45.1)."""
+    wrapped = SOPClass(
+        study_instance_uid=source.bare.StudyInstanceUID,
+        sop_class_uid=EncapsulatedPDFStorage,
+        modality="DOC",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        **source.arguments(result, "pdf"),
+        **moment(result, source),
+    )
+    wrapped.ConversionType = "WSD"
+    wrapped.AcquisitionDateTime = None
+    wrapped.BurnedInAnnotation = source.header.get("BurnedInAnnotation") or "NO"
+    wrapped.VerificationFlag = "UNVERIFIED"
+    wrapped.DocumentTitle = "Reading of a chest radiograph by a model: not for diagnosis"
+    wrapped.ConceptNameCodeSequence = [hd.sr.CodedConcept.from_code(codes.LN.DiagnosticImagingReport)]
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = source.bare.SOPClassUID
+    reference.ReferencedSOPInstanceUID = source.bare.SOPInstanceUID
+    wrapped.SourceInstanceSequence = [reference]
+    wrapped.MIMETypeOfEncapsulatedDocument = "application/pdf"
+    wrapped.EncapsulatedDocument = document + b"\0" * (len(document) % 2)
+    wrapped.EncapsulatedDocumentLength = len(document)
+    return source.identify(wrapped)
+
+
+def _pdf(result: Result, bundle: Bundle, cases: Sequence[SimilarCase]) -> bytes:
+    """The PDF of the app, without the keys of cases."""
+    figures, prediction = [], result.prediction
+    if prediction.image is not None and not result.refused:
+        figures.append(Figure(image_jpeg(prediction.image, Window()), "The image"))
+        for finding in [each for each in result.present if each.region is not None][:1]:
+            evidence = prediction.evidence(finding.name)
+            figures.append(Figure(image_jpeg(prediction.image, Window(), evidence), f"Evidence for {finding.title}"))
+    nameless = [replace(case, case=replace(case.case, study_key="", patient_key="")) for case in cases]
+    when = result.when.isoformat(timespec="seconds")
+    return reading_pdf(prediction, bundle, nameless, figures=figures, when=when)
