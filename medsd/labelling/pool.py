@@ -159,10 +159,8 @@ def suggest_studies(settings: Settings, out: Path, *, count: int, seed: int = 0)
 
     _check_output(out)
     run = Run(settings)
-    manifest, (calibration, _) = Manifest.read(run.manifest), run.read_calibration()
-    outputs = load_file(run.outputs)
-    names = manifest.findings.names
-    probs = calibrated(outputs["logits"], calibration, names)
+    manifest, outputs = Manifest.read(run.manifest), load_file(run.outputs)
+    probs = calibrated(outputs["logits"], run.read_calls().calibration, manifest.findings.names)
     rows = manifest.rows("train")
     known = is_labelled(manifest.labels[rows])
     table, taught = manifest.table, rows[known]

@@ -63,13 +63,13 @@ def _vote_rule(
     run: Run, manifest: Manifest, embeddings: npt.NDArray[np.float32], logits: npt.NDArray[np.float32]
 ) -> VoteRule | None:
     train, validation = manifest.rows("train"), manifest.rows("validation")
-    calibration, points = run.read_calibration()
+    calls = run.read_calls()
     return choose_vote_rule(
         manifest.findings,
-        calibrated(logits[validation], calibration, manifest.findings.names),
+        calibrated(logits[validation], calls.calibration, manifest.findings.names),
         embeddings[validation],
         manifest.labels[validation],
-        {name: point.threshold for name, point in points.items()},
+        {name: point.threshold for name, point in calls.operating_points.items()},
         embeddings[train],
         manifest.labels[train],
         manifest.table["study"].to_numpy(dtype=str)[train].tolist(),

@@ -2,15 +2,19 @@
 
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from medsd.calibration.conformal import CONFORMAL, ConformalScores, read_conformal
+from medsd.calibration.conformal import CONFORMAL
 from medsd.calibration.types import Calibration, CalibrationChoice, OperatingPoint
 from medsd.errors import DataError
 from medsd.settings import Settings
-from medsd.strict import read_json
+from medsd.strict import Described, read_json
 
-_CALIBRATION: TypeAdapter[dict[str, Calibration]] = TypeAdapter(dict[str, Calibration])
+
+class FittedCalls(Described):
+    """What turns logits into probabilities and calls, by finding, as calibration.json keeps it."""
+
+    calibration: dict[str, Calibration]
+    choices: dict[str, CalibrationChoice]
+    operating_points: dict[str, OperatingPoint]
 
 
 class Run:
@@ -33,26 +37,12 @@ class Run:
         self.evaluation = self.folder / "evaluation.json"
         self.bundle = self.folder / "bundle"
 
-    def read_calibration(self) -> tuple[dict[str, Calibration], dict[str, OperatingPoint]]:
-        """Calibration and operating point of each finding; a missing or damaged file is a DataError."""
-        tree = self._calibration_tree()
-        calibration = _CALIBRATION.validate_python(tree["calibration"])
-        return calibration, {name: OperatingPoint(**value) for name, value in tree["operating_points"].items()}
-
-    def read_choices(self) -> dict[str, CalibrationChoice]:
-        """Which calibration each finding has, and why; errors as `read_calibration`."""
-        return {name: CalibrationChoice(**value) for name, value in self._calibration_tree()["choices"].items()}
-
-    def read_conformal(self) -> dict[str, ConformalScores]:
-        """The conformal scores of each finding."""
-        return read_conformal(self.conformal)
-
-    def _calibration_tree(self) -> dict[str, Any]:
+    def read_calls(self) -> FittedCalls:
+        """What `calibrate` chose; a missing or damaged file is a DataError."""
         try:
-            tree: dict[str, Any] = read_json(self.calibration.read_text(encoding="utf-8"))
+            return FittedCalls.model_validate(read_json(self.calibration.read_text(encoding="utf-8")))
         except (OSError, ValueError):
             raise DataError(f"{self.calibration}: missing or damaged; run `medsd calibrate` again") from None
-        return tree
 
 
 def public_settings(settings: Settings) -> dict[str, Any]:

@@ -141,5 +141,5 @@ def write_report(manifest: Manifest, alike: NearDuplicates, path: Path) -> None:
     if len(alike):
         involved = np.unique(np.concatenate([alike.first, alike.second]))
         people = len(np.unique(patients[involved]))
-        log.warning("%d images look the same as an image of another patient (%d patients); their patients are kept in "
-                    "one split; see %s", len(involved), people, path)  # fmt: skip
+        message = "%d images look the same as one of another patient; these %d patients are kept in one split; see %s"
+        log.warning(message, len(involved), people, path)

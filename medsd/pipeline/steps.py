@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
-from medsd.calibration.conformal import write_conformal
+from medsd.calibration.conformal import read_conformal, write_conformal
 from medsd.calibration.conformal_fit import conformal_scores
 from medsd.calibration.fit import calibrated, choose_calibration, choose_operating_points, thresholds_of
 from medsd.errors import DataError
@@ -35,10 +34,9 @@ from medsd.pipeline.case_index import index_cases
 from medsd.pipeline.enough import not_trained
 from medsd.pipeline.evidence import judge_evidence
 from medsd.pipeline.evidence_head import fit_evidence_head, read_evidence_head, write_evidence_head
-from medsd.pipeline.folder import Run
+from medsd.pipeline.folder import FittedCalls, Run
 from medsd.pipeline.robustness import judge_robustness
 from medsd.settings import Settings
-from medsd.strict import Described
 from medsd.studies.manifest import SELECTED, Manifest
 from medsd.training import stages
 from medsd.training.checkpoints import load_checkpoint, restore_model, save_checkpoint
@@ -109,28 +107,31 @@ def _choose_calls(run: Run) -> None:
     names = manifest.findings.without(not_trained(manifest)).names
     kept = np.isin(manifest.findings.names, names)
     logits, labels = load_file(run.outputs)["logits"][rows][:, kept], manifest.labels[rows][:, kept]
-    least = {"minimum_positives": settings.minimum_positives}
-    calibration, choices = choose_calibration(logits, labels, names, method=settings.calibration, **least)
+    least = settings.minimum_positives
+    calibration, choices = choose_calibration(
+        logits, labels, names, minimum_positives=least, method=settings.calibration
+    )
     probabilities = calibrated(logits, calibration, names)
-    points = choose_operating_points(probabilities, labels, names, rule=settings.operating_points, **least)
+    points = choose_operating_points(
+        probabilities, labels, names, minimum_positives=least, rule=settings.operating_points
+    )
     scores = conformal_scores(probabilities, labels, manifest.patients[rows], names, seed=run.settings.seed)
     write_conformal(run.conformal, scores)
-    parts: dict[str, Mapping[str, Described]]
-    parts = {"calibration": calibration, "choices": choices, "operating_points": points}
-    tree = {part: {name: value.model_dump() for name, value in found.items()} for part, found in parts.items()}
-    write_json(run.calibration, tree)
+    calls = FittedCalls(calibration=calibration, choices=choices, operating_points=points)
+    write_json(run.calibration, calls.model_dump(mode="json"))
 
 
 def evaluate(run: Run) -> None:
     """Everything that is reported of the test patients, once."""
-    report = _measure(run, "")
+    manifest, outputs = Manifest.read(run.manifest), load_file(run.outputs)
+    report = _measure(run, manifest, outputs, "")
     report.write(run.evaluation)
     if run.settings.network.image is not None and run.settings.network.note is not None:
         for reading in ("_image", "_note"):
-            _measure(run, reading).write(run.evaluation.with_stem(f"evaluation{reading}"))
-        _measure_modalities(run)
+            _measure(run, manifest, outputs, reading).write(run.evaluation.with_stem(f"evaluation{reading}"))
+        _measure_modalities(run, manifest, outputs)
     _judge_images(run)
-    _judge_sources(run)
+    _judge_sources(run, manifest, outputs)
     for line in report.lines():
         log.info("test: %s", line)
     log.info("test: nDCG@10 %s", report.retrieval.ndcg if report.retrieval else None)
@@ -147,10 +148,8 @@ def index(run: Run) -> None:
     index_cases(run, Manifest.read(run.manifest))
 
 
-def _measure(run: Run, reading: str) -> EvaluationReport:
-    manifest, outputs = Manifest.read(run.manifest), load_file(run.outputs)
-    train, test = manifest.rows("train"), manifest.rows("test")
-    calibration, points = run.read_calibration()
+def _measure(run: Run, manifest: Manifest, outputs: Outputs, reading: str) -> EvaluationReport:
+    train, test, calls = manifest.rows("train"), manifest.rows("test"), run.read_calls()
     cases = Cases(outputs["embeddings"][train], manifest.labels[train], manifest.patients[train])
     whole = not reading  # conformal scores are those of whole studies
     return measure(
@@ -158,14 +157,14 @@ def _measure(run: Run, reading: str) -> EvaluationReport:
         outputs[f"logits{reading}"][test],
         manifest.labels[test],
         manifest.patients[test],
-        calibration=calibration,
-        operating_points=points,
+        calibration=calls.calibration,
+        operating_points=calls.operating_points,
         embeddings=outputs[f"embeddings{reading}"][test],
         index=cases,
         settings=run.settings.evaluation,
         seed=run.settings.seed,
-        choices=run.read_choices(),
-        conformal=run.read_conformal() if whole else None,
+        choices=calls.choices,
+        conformal=read_conformal(run.conformal) if whole else None,
         groups=groups_of(manifest.table.iloc[test]) if whole else None,
         beside=_beside(run, manifest, outputs["logits"]) if whole else None,
         not_trained=not_trained(manifest),
@@ -178,16 +177,15 @@ def _beside(run: Run, manifest: Manifest, logits: npt.NDArray[np.float32]) -> Be
     return replace(found, picked=int(picked(manifest)[train].sum()), trained=len(train))
 
 
-def _measure_modalities(run: Run) -> None:
+def _measure_modalities(run: Run, manifest: Manifest, outputs: Outputs) -> None:
     """What depends on image and note, of the test studies that have both; too few of them make no report."""
-    manifest, outputs, settings = Manifest.read(run.manifest), load_file(run.outputs), run.settings
     table, test = manifest.table, manifest.rows("test")
     seen, told = table["path"].notna().to_numpy(), table["note"].notna().to_numpy()
     both, images = test[seen[test] & told[test]], manifest.rows("train")[seen[manifest.rows("train")]]
     target, patients = manifest.labels, manifest.patients
     path = run.folder / modalities.MODALITIES
     path.unlink(missing_ok=True)
-    options = options_of(settings.evaluation, settings.seed)
+    options = options_of(run.settings.evaluation, run.settings.seed)
     try:
         found, sentences = None, None
         if len(both) and len(images):
@@ -227,22 +225,21 @@ def _judge_images(run: Run) -> None:
         return
     manifest, arrays = _data(run)
     model, (head, _) = _trained(run), read_evidence_head(run.evidence_head)
-    calibration, points = run.read_calibration()
-    thresholds = thresholds_of(points, manifest.findings.names)
+    calls = run.read_calls()
+    thresholds = thresholds_of(calls.operating_points, manifest.findings.names)
     if maps := judge_evidence(run.settings, manifest, arrays, model, head):
         maps.write(evidence)
-    if changes := judge_robustness(run.settings, manifest, arrays, model, calibration, thresholds):
+    if changes := judge_robustness(run.settings, manifest, arrays, model, calls.calibration, thresholds):
         changes.write(robustness)
 
 
-def _judge_sources(run: Run) -> None:
+def _judge_sources(run: Run, manifest: Manifest, outputs: Outputs) -> None:
     """Whether embeddings show which source an image comes from; one source makes no report."""
     path = run.folder / SOURCES
     path.unlink(missing_ok=True)
-    manifest, settings = Manifest.read(run.manifest), run.settings
+    settings = run.settings
     if settings.network.image is None or manifest.table["source"].nunique() < 2:
         return
-    outputs = load_file(run.outputs)
     report = measure_sources(
         manifest.table,
         manifest.labels,
