@@ -6,14 +6,12 @@ which `ConformalScores.limits` makes the two limits of any coverage. `medsd.cali
 The rule of calls is one: without a named coverage a call is that of the operating point; with one, it is conformal.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
@@ -58,7 +56,7 @@ class ConformalScores(Described):
     absent_patients: int
 
     @model_validator(mode="after")
-    def _in_order(self) -> ConformalScores:
+    def _in_order(self) -> Self:
         falling, rising = (-value for value in self.present), self.absent
         if any(b < a for a, b in pairwise(falling)) or any(b < a for a, b in pairwise(rising)):
             raise ValueError("present must fall and absent must rise")

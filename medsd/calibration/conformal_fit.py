@@ -6,10 +6,9 @@ least the named probability, for each class by itself (Vovk 2003, "Mondrian"), s
 it; another change of the patients or of the images does, and the measured coverage shows it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -180,7 +179,7 @@ class _Sets:
         findings: Sequence[str],
         coverage: float,
         options: IntervalOptions,
-    ) -> _Sets:
+    ) -> Self:
         present, absent = np.ones(probs.shape, dtype=bool), np.ones(probs.shape, dtype=bool)
         limited = np.zeros(len(findings), dtype=bool)
         for f, name in enumerate(findings):

@@ -4,8 +4,6 @@
 `calibrated` applies the first as the exported graph does, `reliability` shows whether it worked.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,10 +1,8 @@
 """Calibrations and operating points, as a bundle carries them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -31,7 +29,7 @@ class IsotonicCalibration(Described):
     slope: float = Field(gt=0)
 
     @model_validator(mode="after")
-    def _rising(self) -> IsotonicCalibration:
+    def _rising(self) -> Self:
         for name, values in (("knots", self.knots), ("log_odds", self.log_odds)):
             if len(values) != len(self.knots) or any(b <= a for a, b in pairwise(values)):
                 raise ValueError(f"{name} must be as many as knots, and each above the one before")

@@ -5,8 +5,6 @@ Every figure is from the description and the JSON files, so that `medsd card` ma
 words are in templates/.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

@@ -57,7 +57,7 @@ def read_image_table(table: Path, images: Path, findings: FindingSet) -> list[Im
         values = [label_value(text) for text in frame[name]]
         if None in values:
             raise DataError(f"{table}, row {values.index(None) + 1}: column '{name}' is neither 1, 0 nor empty")
-        labels[:, findings.names.index(name)] = resolve_uncertain(values)
+        labels[:, findings.names.index(name)] = resolve_uncertain(np.array(values, float))
     ages = pd.to_numeric(frame["age"], errors="coerce") if "age" in frame else [float("nan")] * len(frame)
     rows = []
     for row, (path, age) in enumerate(zip(frame["path"], ages, strict=True)):

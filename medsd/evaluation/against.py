@@ -1,35 +1,24 @@
 """Two bundles on the same studies: how much their AUROCs differ, by DeLong's test with Holm's correction."""
 
-from __future__ import annotations
-
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from medsd.evaluation.saved import Saved, rounded
+from medsd.evaluation.saved import Measured
 from medsd.findings import Finding
 from medsd.metrics.delong import DeLong, delong
 from medsd.metrics.intervals import Interval, IntervalOptions, metric_intervals
-from medsd.metrics.metrics import FloatArray
-from medsd.metrics.two_samples import holm
-from medsd.strict import Described
+from medsd.metrics.metrics import FloatArray, or_none
+from medsd.metrics.two_samples import adjust_p
 
 AGAINST = "against.json"
 _WORDS = {"average_precision": "average precision", "brier": "Brier score", "calibration_error": "calibration error"}
 
 
-class AurocDifference(Described):
-    """AUROC of the first and of the second bundle, and first less second with DeLong's interval.
-
-    All are None with too few cases. `p` is two-sided, `adjusted` the same for the number of findings (Holm).
-    """
+class AurocDifference(DeLong):
+    """The test of a finding, or of the mean; `adjusted` is its p value adjusted for the number of findings (Holm)."""
 
     title: str
-    first: float | None
-    second: float | None
-    difference: Interval
-    p: float | None
     adjusted: float | None = None
 
     def __str__(self) -> str:
@@ -39,7 +28,7 @@ class AurocDifference(Described):
         return f"{self.title}: {self.first:.3f} and {self.second:.3f}, difference {self.difference}{p}"
 
 
-class AgainstReport(Saved):
+class AgainstReport(Measured):
     """The whole of against.json: studies that both bundles scored and neither learned from, findings that both call.
 
     `mean` is over the `over` findings that can be told; `others` are differences of the means of other metrics, with
@@ -51,7 +40,6 @@ class AgainstReport(Saved):
     studies: str
     images: int
     patients: int
-    confidence: float
     findings: tuple[AurocDifference, ...]
     mean: AurocDifference
     over: int
@@ -82,27 +70,19 @@ def compare_models(
     """
     found = delong(target, *probs, patients, options)
     drawn = metric_intervals(target, probs[0], patients, options, other=probs[1])
-    tested = [f for f, test in enumerate(found.findings) if not math.isnan(test.p)]
-    adjusted = dict(zip(tested, holm([found.findings[f].p for f in tested]), strict=True))
-    differences = [
-        _difference(finding.title, test, adjusted.get(f))
-        for f, (finding, test) in enumerate(zip(findings, found.findings, strict=True))
-    ]
-    report = AgainstReport(
+    adjusted = adjust_p([test.p for test in found.findings])
+    return AgainstReport.of(
+        options,
         first=names[0],
         second=names[1],
         studies=studies,
         images=len(target),
         patients=len(np.unique(patients)),
-        confidence=options.confidence,
-        findings=tuple(differences),
-        mean=_difference(f"Mean over {found.over} findings", found.macro, None),
+        findings=tuple(
+            AurocDifference(title=finding.title, adjusted=or_none(p), **dict(test))
+            for finding, test, p in zip(findings, found.findings, adjusted, strict=True)
+        ),
+        mean=AurocDifference(title=f"Mean over {found.over} findings", **dict(found.macro)),
         over=found.over,
         others={name: drawn[name].macro for name in _WORDS},
     )
-    return AgainstReport.model_validate(rounded(report.model_dump()))
-
-
-def _difference(title: str, test: DeLong, adjusted: float | None) -> AurocDifference:
-    first, second, p = (None if math.isnan(value) else value for value in (test.first, test.second, test.p))
-    return AurocDifference(title=title, first=first, second=second, difference=test.difference, p=p, adjusted=adjusted)

@@ -6,18 +6,16 @@ pairs of images differs from that over pairs of one view (the covariate-adjusted
 2009, here weighted by pairs). p values are adjusted for the number of findings (Benjamini and Hochberg 1995).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import false_discovery_control
 
 from medsd.evaluation.subgroups import FindingGap, Images
 from medsd.metrics.intervals import Interval, Resamples, bootstrap, p_value, rarer_patients, row_means
-from medsd.metrics.metrics import BoolArray, FloatArray, enough, ratio, weighted_auroc, weighted_aurocs
+from medsd.metrics.metrics import BoolArray, FloatArray, enough, or_none, ratio, weighted_auroc, weighted_aurocs
+from medsd.metrics.two_samples import adjust_p
 from medsd.strict import Described
 
 
@@ -132,89 +130,81 @@ def _told_by_views(
     images: Images, views: npt.NDArray[np.str_], names: list[str], columns: npt.NDArray[np.int64], drawn: Resamples
 ) -> dict[str, Any]:
     """Fields of the report: how the findings in `columns`, and their mean, depend on the view."""
-    target, probs, count = images.target[:, columns], images.probs[:, columns], columns.size
-    stated = views != ""
-    known = [~np.isnan(column) & stated for column in target.T]
-    groups = [[rows & (views == name) for name in names] for rows in known]
+    target, probs, stated = images.target[:, columns], images.probs[:, columns], views != ""
+    confidence, titles, width = images.options.confidence, list(images.titles), 3 + len(names)
 
     def statistic(weights: FloatArray) -> FloatArray:
-        aurocs = [
-            _pooled_and_within(target[:, f], probs[:, f], weights, groups[f], known[f]) for f in range(count)
-        ]  # F of three (R,)
-        shares = [
-            _share(target[:, f], weights, rows) - _share(target[:, f], weights, known[f] & ~rows)
-            for f in range(count)
-            for rows in groups[f]
-        ]
-        of_findings = [np.column_stack(figure) for figure in zip(*aurocs, strict=True)]  # three of (R, F)
-        return np.column_stack([*(row_means(figure) for figure in of_findings), *of_findings, *shares])
+        each = [_of_finding(target[:, f], probs[:, f], views, names, weights) for f in range(len(columns))]
+        means = [row_means(np.column_stack([of_finding[:, k] for of_finding in each])) for k in range(3)]
+        return np.column_stack([*means, *each])
 
-    cases = rarer_patients(target[stated], drawn.patient_of[stated]).tolist()
-    of_values = [*[min(cases)] * 3, *cases * 3, *np.repeat(cases, len(names)).tolist()]
-    found = bootstrap(statistic, drawn, images.options.confidence, (-1, 1), cases=of_values)
-    means, aurocs, shares = found[:3], np.reshape(np.arange(3, 3 + 3 * count), (3, count)), found[3 + 3 * count :]
-    p_values = [p_value(each, images.options.confidence, n) for each, n in zip(found, of_values, strict=True)]
-    of_auroc = _adjusted([p_values[2], *(p_values[k] for k in aurocs[2])])
-    # Each view is tested against all others: of two views a single test, of more their smallest p counts.
-    by_view = np.reshape(np.arange(len(found) - len(shares), len(found)), (count, len(names)))
-    of_prevalence = _adjusted([_smallest([p_values[k] for k in row]) for row in by_view])
-    titles = list(images.titles)
+    cases = rarer_patients(target[stated], drawn.patient_of[stated])
+    of_values = [*[int(cases.min())] * 3, *np.repeat(cases, width).tolist()]
+    found = bootstrap(statistic, drawn, confidence, (-1, 1), cases=of_values)
+    p_values = [p_value(each, confidence, n) for each, n in zip(found, of_values, strict=True)]
+    starts = range(3, len(found), width)  # of the values of each finding
+    of_auroc = adjust_p([p_values[2], *(p_values[start + 2] for start in starts)], "benjamini-hochberg")
+    of_prevalence = adjust_p([_smallest(p_values[start + 3 : start + width]) for start in starts], "benjamini-hochberg")
     return {
-        "over": int(count),
-        "pooled": means[0].within(0, 1),
-        "within": means[1].within(0, 1),
-        "difference": means[2],
-        "difference_p": of_auroc[0],
+        "over": len(columns),
+        "pooled": found[0].within(0, 1),
+        "within": found[1].within(0, 1),
+        "difference": found[2],
+        "difference_p": or_none(of_auroc[0]),
         "findings": tuple(
             FindingViews(
                 name=titles[column],
-                prevalence={
-                    name: float(target[rows, f].mean())
-                    for name, rows in zip(names, groups[f], strict=True)
-                    if rows.any()
-                },
-                prevalence_p=of_prevalence[f],
-                pooled=found[aurocs[0, f]].within(0, 1),
-                within=found[aurocs[1, f]].within(0, 1),
-                difference=found[aurocs[2, f]],
-                difference_p=of_auroc[1 + f],
+                prevalence=_prevalence(target[:, f], views, names),
+                prevalence_p=or_none(of_prevalence[f]),
+                pooled=found[start].within(0, 1),
+                within=found[start + 1].within(0, 1),
+                difference=found[start + 2],
+                difference_p=or_none(of_auroc[1 + f]),
             )
-            for f, column in enumerate(columns)
+            for f, (column, start) in enumerate(zip(columns, starts, strict=True))
         ),
     }
 
 
+def _prevalence(target: FloatArray, views: npt.NDArray[np.str_], names: list[str]) -> dict[str, float]:
+    """The prevalence by view, where it is known of an image."""
+    known = {name: target[(views == name) & ~np.isnan(target)] for name in names}
+    return {name: float(labels.mean()) for name, labels in known.items() if labels.size}
+
+
 def _smallest(p_values: Sequence[float | None]) -> float | None:
-    """The smallest p of the views, adjusted for their number; None where fewer than two are told."""
+    """The smallest p of the views, adjusted for their number; None where fewer than two are told.
+
+    Each view is tested against all others: of two views this is a single test.
+    """
     tests = [p for p in p_values if p is not None]
     return min(1.0, min(tests) * (len(tests) - 1)) if len(tests) > 1 else None
 
 
-def _pooled_and_within(
-    target: FloatArray, probs: FloatArray, weights: FloatArray, groups: list[BoolArray], stated: BoolArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """(R,) each: AUROC over all pairs of images, over pairs of one group, and what the first is above the second."""
-    won, pairs = np.zeros(len(weights)), np.zeros(len(weights))
-    for rows in groups:
+def _of_finding(
+    target: FloatArray, probs: FloatArray, views: npt.NDArray[np.str_], names: list[str], weights: FloatArray
+) -> FloatArray:
+    """(R, 3 + V): AUROC over all pairs of images, over pairs of one view, and the first less the second.
+
+    Then for each view how much more often the finding occurs in it than in all others.
+    """
+    known = ~np.isnan(target) & (views != "")
+    won, pairs, shares = np.zeros(len(weights)), np.zeros(len(weights)), []
+    for name in names:
+        rows = known & (views == name)
         weight, truth = weights[:, rows], target[rows]
         count = (weight @ truth) * (weight @ (1 - truth))
         won += np.nan_to_num(weighted_auroc(truth, probs[rows], weight)) * count
         pairs += count
-    pooled = weighted_auroc(target[stated], probs[stated], weights[:, stated])
+        shares.append(_share(target, weights, rows) - _share(target, weights, known & ~rows))
+    pooled = weighted_auroc(target[known], probs[known], weights[:, known])
     within = ratio(won, pairs)
-    return pooled, within, pooled - within
+    return np.column_stack([pooled, within, pooled - within, *shares])
 
 
 def _share(target: FloatArray, weights: FloatArray, rows: BoolArray) -> FloatArray:
     """(R,) the share of the rows that have the finding; NaN where a resample has none of them."""
     return ratio(weights[:, rows] @ target[rows], weights[:, rows].sum(1))
-
-
-def _adjusted(p_values: Sequence[float | None]) -> list[float | None]:
-    """p values adjusted for their number; None stays."""
-    tested = [p for p in p_values if p is not None]
-    adjusted = iter(false_discovery_control(tested, method="bh").tolist() if tested else ())
-    return [None if p is None else float(next(adjusted)) for p in p_values]
 
 
 def _warnings(report: ViewReport, titles: dict[str, str]) -> list[str]:

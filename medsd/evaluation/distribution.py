@@ -4,8 +4,6 @@ Start at `measure_distribution`; the report is `evaluation_distribution.json` of
 the check is fitted, of images that neither the network nor the check has seen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -14,7 +12,7 @@ import numpy.typing as npt
 from pydantic import AliasChoices, Field
 
 from medsd.calibration.conformal_fit import clopper_pearson
-from medsd.evaluation.saved import Saved
+from medsd.evaluation.saved import Measured
 from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap, patient_means
 from medsd.metrics.metrics import weighted_auroc
 from medsd.strict import Described
@@ -36,7 +34,7 @@ class GroupBeyond(Described):
     auroc: Interval | None
 
 
-class DistributionReport(Saved):
+class DistributionReport(Measured):
     """The whole of evaluation_distribution.json.
 
     `told_apart`: AUROC of telling embeddings of test images from those of training images, of other patients: how much
@@ -48,8 +46,6 @@ class DistributionReport(Saved):
     split: str
     images: int = Field(validation_alias=AliasChoices("images", "films"))
     patients: int
-    confidence: float
-    resamples: int
     groups: tuple[GroupBeyond, ...]
     told_apart: Interval | None
 
@@ -90,12 +86,11 @@ def measure_distribution(
             (area,) = bootstrap(lambda w: weighted_auroc(truth, both, w)[:, None], drawn, options.confidence, (0, 1))
         return GroupBeyond(name=name, images=len(value), beyond=clopper_pearson(means, options.confidence), auroc=area)
 
-    return DistributionReport(
+    return DistributionReport.of(
+        options,
         split=split,
         images=len(patients),
         patients=len(np.unique(patients)),
-        confidence=options.confidence,
-        resamples=options.resamples,
         groups=tuple(group(name, value) for name, value in values.items()),
         told_apart=told_apart,
     )

@@ -5,8 +5,6 @@ half of its maximum overlaps with the boxes (intersection over union), and which
 (the energy-based pointing game: Wang et al., CVPRW 2020). Start at `judge`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +14,7 @@ from PIL import Image
 from pydantic import AliasChoices, Field
 
 from medsd.errors import DataError
-from medsd.evaluation.saved import Saved
+from medsd.evaluation.saved import Measured
 from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap, row_means
 from medsd.metrics.metrics import FloatArray, ratio
 from medsd.strict import Described
@@ -51,7 +49,7 @@ class MethodReport(Described):
     findings: tuple[FindingEvidence, ...]
 
 
-class EvidenceReport(Saved):
+class EvidenceReport(Measured):
     """The whole of evaluation_evidence.json; `images` are pairs of image and finding that have a box.
 
     `randomised` is the rank correlation (Spearman) of the maps with those of the same network with random weights:
@@ -64,8 +62,6 @@ class EvidenceReport(Saved):
     patients: int
     over: int
     minimum_positives: int = Field(validation_alias=AliasChoices("minimum_positives", "few"))
-    resamples: int
-    confidence: float
     methods: tuple[MethodReport, ...]
     randomised: dict[str, float]
 
@@ -121,14 +117,12 @@ def judge(
         methods.append(
             MethodReport(name=name, pointing=pointing, overlap=overlap, inside=inside, lead=lead, findings=each)
         )
-    return EvidenceReport(
+    return EvidenceReport.of(
+        options,
         split=split,
         images=len(masks),
         patients=len(set(boxed.patients)),
         over=len(told),
-        minimum_positives=options.minimum_positives,
-        resamples=options.resamples,
-        confidence=options.confidence,
         methods=tuple(methods),
         randomised=dict(randomised or {}),
     )

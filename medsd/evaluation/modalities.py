@@ -6,15 +6,13 @@ is lost when one is withheld, and what is lost when it is another patient's (per
 Start at `measure_reliance`; `score_sentences` measures whether a sentence finds images.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from medsd.errors import DataError
-from medsd.evaluation.saved import Saved
+from medsd.evaluation.saved import Measured
 from medsd.findings import FindingSet
 from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap
 from medsd.metrics.metrics import FloatArray, enough, ratio, weighted_aurocs
@@ -64,7 +62,7 @@ class SentencesReport(Described):
     findings: tuple[SentenceScore, ...]
 
 
-class ModalityReport(Saved):
+class ModalityReport(Measured):
     """Studies with both image and note, read with both and with less; means are over the `over` findings.
 
     Attributes:
@@ -79,8 +77,6 @@ class ModalityReport(Saved):
     studies: int
     patients: int
     over: int
-    resamples: int
-    confidence: float
     both: Interval
     image: Reliance
     note: Reliance
@@ -148,13 +144,12 @@ def measure_reliance(
     found = bootstrap(statistic, drawn, options.confidence)
     both = found[0]
     by_image, by_note = (Reliance(**dict(zip(Reliance.model_fields, found[first::2], strict=True))) for first in (1, 2))
-    return ModalityReport(
+    return ModalityReport.of(
+        options,
         split=split,
         studies=len(target),
         patients=len(np.unique(readings.patients)),
         over=len(told),
-        resamples=options.resamples,
-        confidence=options.confidence,
         both=both,
         image=by_image,
         note=by_note,

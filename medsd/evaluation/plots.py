@@ -3,8 +3,6 @@
 Start at `write_plots`. Everything is drawn without a display, to PNG files of a limited palette that stay small.
 """
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Callable, Mapping

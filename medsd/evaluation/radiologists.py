@@ -7,8 +7,6 @@ An opacity may be any finding whose name says that air spaces are filled; atelec
 fracture corresponds to no finding of NIH's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath

@@ -1,12 +1,10 @@
 """The measurement of one split as one document: `evaluate` makes it, `evaluation.json` is where a bundle keeps it.
 
-Numbers are rounded to six decimals, so that the same inputs give the same bytes.
+What is measured beside the headline comes from `beside_of`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +18,8 @@ from medsd.calibration.fit import Reliability, calibrated, log_loss, reliability
 from medsd.calibration.types import Calibration, CalibrationChoice, OperatingPoint
 from medsd.errors import DataError
 from medsd.evaluation import confounding
-from medsd.evaluation.beside import Beside
-from medsd.evaluation.radiologists import RadiologistReport, measure_radiologists
-from medsd.evaluation.saved import Saved, options_of, rounded
+from medsd.evaluation.radiologists import RadiologistReport, measure_radiologists, read_radiologists
+from medsd.evaluation.saved import Measured, options_of
 from medsd.evaluation.subgroups import Images, SubgroupReport, measure_subgroups
 from medsd.findings import FindingSet
 from medsd.metrics import metrics
@@ -31,6 +28,7 @@ from medsd.metrics.metrics import AT_THRESHOLD, THRESHOLD_FREE, or_none
 from medsd.metrics.retrieval import Cases, RetrievalReport, measure_retrieval
 from medsd.settings import EvaluationSettings
 from medsd.strict import Described
+from medsd.studies.manifest import Manifest
 
 SCHEMA_VERSION = 1
 EVALUATION = "evaluation.json"
@@ -86,15 +84,13 @@ class CalibrationReport(Described):
     after: CalibrationState
 
 
-class EvaluationReport(Saved):
+class EvaluationReport(Measured):
     """The whole of evaluation.json."""
 
     schema_version: int = SCHEMA_VERSION
     split: str
     images: int
     patients: int
-    resamples: int
-    confidence: float
     minimum_positives: int = Field(validation_alias=AliasChoices("minimum_positives", "few"))
     seed: int
     findings: tuple[FindingReport, ...]
@@ -137,6 +133,51 @@ class EvaluationReport(Saved):
         return [*said, *(f"warning: {sentence}" for sentence in self.warnings)]
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Studies and labels beside the N studies of the headline.
+
+    Attributes:
+        logits, target, patients: (M, F), (M, F), (M,) of test patients' images that were picked by finding.
+        answers: by question (N + M,), radiologists' labels of the headline's images and then of these.
+        picked, trained: training images that were picked by finding, and all of them.
+    """
+
+    logits: npt.NDArray[np.floating]
+    target: npt.NDArray[np.floating]
+    patients: npt.NDArray[np.str_]
+    answers: dict[str, metrics.FloatArray] = field(default_factory=dict)
+    picked: int = 0
+    trained: int = 0
+
+
+def beside_of(
+    manifest: Manifest,
+    logits: npt.NDArray[np.floating],
+    headline: npt.NDArray[np.int64],
+    apart: npt.NDArray[np.int64],
+    settings: EvaluationSettings,
+) -> Beside:
+    """What `manifest` has beside its rows `headline`.
+
+    `apart` are rows picked by finding, of patients who did not train; `logits` (N, F) are before calibration.
+    `settings` name the folder of the radiologists' labels, if any.
+
+    Raises:
+        DataError: as of `read_radiologists`.
+    """
+    answers = {}
+    if settings.radiologists is not None:
+        paths = manifest.table["path"].iloc[np.concatenate([headline, apart])]
+        answers = read_radiologists(settings.radiologists, paths)
+    return Beside(logits[apart], manifest.labels[apart], manifest.patients[apart], answers)
+
+
+def picked(manifest: Manifest) -> npt.NDArray[np.bool_]:
+    """(N,) True for the images that were picked by finding."""
+    return (manifest.table["use"] == "selected").to_numpy(dtype=bool)
+
+
 def evaluate(
     findings: FindingSet,
     logits: npt.ArrayLike,
@@ -159,30 +200,21 @@ def evaluate(
     """Measure one split.
 
     Args:
-        findings: F of them, in column order.
         logits, target, patients: (N, F) before calibration; (N, F) 1, 0 or NaN for unknown; (N,) keys.
         calibration, operating_points, choices, conformal: by finding name, from the validation split. `choices` say
             why a finding has its calibration, for the record; without `conformal` its calls are not measured.
-        embeddings, index: (N, D) of the same images, and the cases among which similar ones are looked for; with both,
-            retrieval is measured.
-        settings, seed: how to measure; the seed is that of the bootstrap.
-        split: its name, for the record.
-        groups: (N,) values by attribute, for instance ``{"sex": …}``; None leaves subgroups out, and without
-            ``"view"`` views are not compared.
+        embeddings, index: (N, D) of the images, and the cases that are searched; with both, retrieval is measured.
+        settings, seed, split: how to measure; of the bootstrap; the name of the split, for the record.
+        groups: (N,) values by attribute, of subgroups that are compared; ``"view"`` is looked at for confounding, too.
         beside: images that were picked by finding, and radiologists' labels.
         not_trained: findings without a probability: their labels count in retrieval alone.
 
     Raises:
         DataError: shapes or values that do not fit, a finding without calibration or operating point.
     """
-    settings = settings or EvaluationSettings()
-    trained = findings.without(not_trained)
-    for what, given in (("calibration", calibration), ("operating_points", operating_points)):
-        if missing := [name for name in trained if name not in given]:
-            raise DataError(f"{what}: nothing for {', '.join(missing)}; every finding of {trained.key} needs an entry")
+    settings, trained = settings or EvaluationSettings(), findings.without(not_trained)
     labels, logits = metrics.checked(target, logits, probabilities=False)
-    if labels.shape[1] != len(findings):
-        raise DataError(f"logits have {labels.shape[1]} columns; {findings.key} has {len(findings)} findings")
+    _check_entries(findings, labels, trained, calibration=calibration, operating_points=operating_points)
     kept, names = np.isin(findings.names, trained.names), trained.names
     thresholds, keys = thresholds_of(operating_points, names), np.asarray(patients, dtype=np.str_)
     images = Images(
@@ -192,7 +224,7 @@ def evaluate(
         keys,
         options_of(settings, seed),
     )
-    found = _headline(findings, labels, logits[:, kept], images, thresholds, choices or {}) | {"split": split}
+    found = _headline(findings, labels, logits[:, kept], images, thresholds, choices or {})
     if embeddings is not None and index is not None:
         queries = Cases(embeddings, labels, keys)
         found["retrieval"] = measure_retrieval(queries, index, images.options, names=findings.names)
@@ -202,11 +234,20 @@ def evaluate(
         )
     if groups is not None:
         found["subgroups"] = measure_subgroups(images, groups, thresholds=thresholds, margin=settings.subgroup_margin)
-        if "view" in groups:
-            found["views"] = confounding.measure_views(images, np.asarray(groups["view"]))
+        found["views"] = confounding.measure_views(images, np.asarray(groups["view"])) if "view" in groups else None
     if beside is not None:
         found |= _beside(images, beside, kept, calibration)
-    return EvaluationReport.model_validate(rounded(EvaluationReport(**found).model_dump()))
+    return EvaluationReport.of(images.options, split=split, **found)
+
+
+def _check_entries(
+    findings: FindingSet, labels: metrics.FloatArray, trained: FindingSet, **by_finding: Mapping[str, object]
+) -> None:
+    for what, given in by_finding.items():
+        if missing := [name for name in trained if name not in given]:
+            raise DataError(f"{what}: nothing for {', '.join(missing)}; every finding of {trained.key} needs an entry")
+    if labels.shape[1] != len(findings):
+        raise DataError(f"logits have {labels.shape[1]} columns; {findings.key} has {len(findings)} findings")
 
 
 def _headline(
@@ -223,7 +264,6 @@ def _headline(
     return {
         "images": len(labels),
         "patients": len(np.unique(images.patients)),
-        **vars(images.options),
         "findings": _finding_reports(findings, labels, images, thresholds, intervals, choices),
         "too_few": tuple(np.array(list(images.titles))[~metrics.enough(target, minimum)].tolist()),
         "macro": {name: MacroReport(interval=m.macro, over=m.over) for name, m in intervals.items()},

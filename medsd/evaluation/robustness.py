@@ -5,8 +5,6 @@ None of these is a change of the patient, so a call that flips depended on the h
 before and after, on the same images, with intervals over patients.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import AliasChoices, Field
 
-from medsd.evaluation.saved import Saved
+from medsd.evaluation.saved import Measured
 from medsd.findings import FindingSet
 from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap, row_means
 from medsd.metrics.metrics import FloatArray, enough, weighted_aurocs
@@ -43,15 +41,13 @@ class ChangeReport(Described):
     likeness: Interval
 
 
-class RobustnessReport(Saved):
+class RobustnessReport(Measured):
     """The whole of evaluation_robustness.json."""
 
     split: str
     images: int = Field(validation_alias=AliasChoices("images", "films"))
     patients: int
     over: int
-    resamples: int
-    confidence: float
     changes: tuple[ChangeReport, ...]
 
 
@@ -107,18 +103,17 @@ def measure_changes(
 
         flipped, moved, likeness, lost = bootstrap(statistic, drawn, options.confidence, (-1, 1))
         share = flips.mean(axis=0)
-        most = (findings.names[called[share.argmax()]], round(float(share.max()), 6)) if called.size else None
+        most = (findings.names[called[share.argmax()]], float(share.max())) if called.size else None
         return ChangeReport(
             name=name, flipped=flipped, most_flipped=most, moved=moved, auroc_lost=lost, likeness=likeness
         )
 
-    return RobustnessReport(
+    return RobustnessReport.of(
+        options,
         split=split,
         images=len(truth),
         patients=len(set(patients)),
         over=len(told),
-        resamples=options.resamples,
-        confidence=options.confidence,
         changes=tuple(compare(name, said) for name, said in after.items()),
     )
 

@@ -1,9 +1,6 @@
 """What a measurement leaves behind: strict, frozen records, each kind in a JSON file of its own."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -21,33 +18,28 @@ def options_of(settings: EvaluationSettings, seed: int) -> IntervalOptions:
     return IntervalOptions(settings.bootstrap, settings.confidence, settings.minimum_positives, seed)
 
 
-def rounded(tree: Any) -> Any:
-    """Floats to six decimals: beyond that, digits depend on the number of threads."""
-    if isinstance(tree, float):
-        return round(tree, 6) + 0.0  # no −0.0
-    if isinstance(tree, Mapping):
-        return {key: rounded(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [rounded(value) for value in tree]
-    return tree
-
-
 class Saved(Described):
     """A report that is a file.
 
     Attributes:
         WAY_OUT: what to do where the file cannot be read.
+        DECIMALS: of floats in the file; further digits depend on the number of threads.
     """
 
     WAY_OUT: ClassVar[str] = "run the evaluation again"
+    DECIMALS: ClassVar[int] = 6
 
     def write(self, path: Path) -> None:
         """Write the report as JSON, atomically."""
-        write_json(path, json.loads(self.model_dump_json()))  # NaN is null
+
+        def rounded(number: str) -> float:
+            return round(float(number), self.DECIMALS) + 0.0  # no −0.0
+
+        write_json(path, json.loads(self.model_dump_json(), parse_float=rounded))  # NaN is null
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what `write` wrote; the result is equal to the report that was written.
+        """Read what `write` wrote.
 
         Raises:
             DataError: the file is missing, or no report of this kind and version.
@@ -62,3 +54,16 @@ class Saved(Described):
             raise DataError(f"{path}: {what}; {cls.WAY_OUT}") from None
         except ValueError:
             raise DataError(f"{path}: not valid UTF-8; {cls.WAY_OUT}") from None
+
+
+class Measured(Saved):
+    """A report with intervals of `confidence`, over `resamples` of the patients."""
+
+    confidence: float
+    resamples: int
+
+    @classmethod
+    def of(cls, options: IntervalOptions, **fields: Any) -> Self:
+        """The report with `fields`, and with those of the options that it records."""
+        recorded = {name: value for name, value in vars(options).items() if name in cls.model_fields}
+        return cls(**recorded, **fields)

@@ -5,21 +5,19 @@ on one image a patient, and all tests together are held to one level (Holm, Scan
 patients every difference is significant; "moved" is what is significant and larger than a named margin.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest, chi2_contingency, fisher_exact, ks_2samp
 
 from medsd.calibration.conformal_fit import clopper_pearson
-from medsd.evaluation.saved import Saved, rounded
+from medsd.evaluation.saved import Measured
 from medsd.metrics.intervals import Interval, IntervalOptions, Resamples, bootstrap
 from medsd.metrics.metrics import FloatArray, ratio
-from medsd.metrics.two_samples import FEW, discrepancy, estimated_prevalence, holm, tell_apart
+from medsd.metrics.two_samples import FEW, adjust_p, discrepancy, estimated_prevalence, tell_apart
 from medsd.strict import Described
 
 SHIFT = "shift.json"
@@ -32,10 +30,28 @@ _NAMED = 4  # findings in the sentence
 _AGES, _ATTRIBUTES = "age", ("view", "sex")
 
 Strings = npt.NDArray[np.str_]
-Moved = bool | None  # None: too few to tell
 
 
-class AppearanceShift(Described):
+class Tested(Described):
+    """What was tested, with its p value, alone and adjusted for all tests; None where there are too few to tell."""
+
+    p: float | None
+    adjusted: float | None = None
+    moved: bool | None = None
+
+    @property
+    def large(self) -> bool:
+        """Whether the difference is larger than its margin."""
+        raise NotImplementedError
+
+    def judged(self, adjusted: float, level: float) -> Self:
+        """The same with its adjusted p value, and whether it has moved."""
+        if self.p is None:
+            return self
+        return self.model_copy(update={"adjusted": adjusted, "moved": adjusted < level and self.large})
+
+
+class AppearanceShift(Tested):
     """How images look to the network.
 
     Attributes:
@@ -50,15 +66,18 @@ class AppearanceShift(Described):
     told_apart: Interval
     own: Interval | None
     discrepancy: float | None
-    p: float | None
-    adjusted: float | None = None
     beyond: Interval | None
     false_alarm_rate: float | None
     beyond_p: float | None
-    moved: Moved = None
+
+    @property
+    def large(self) -> bool:
+        """Whether images are told apart better than the bundle's own test images."""
+        margin = APPEARANCE_MARGIN if self.own is None else max(self.own.high or self.own.value or 0, 0.5)
+        return (self.told_apart.low or 0) > margin
 
 
-class PrevalenceShift(Described):
+class PrevalenceShift(Tested):
     """How often one finding occurs among the images in which it is known, before and after.
 
     `labelled` and `positives` are of the new set. `estimated` is what probabilities alone say of the new prevalence
@@ -74,12 +93,14 @@ class PrevalenceShift(Described):
     after: Interval
     difference: Interval
     estimated: float | None
-    p: float | None
-    adjusted: float | None = None
-    moved: Moved = None
+
+    @property
+    def large(self) -> bool:
+        """Whether the prevalences differ by the margin."""
+        return abs(self.difference.value or 0) >= PREVALENCE_MARGIN
 
 
-class AttributeShift(Described):
+class AttributeShift(Tested):
     """View, sex or age of one image a patient, with the `shares` by value, before and after.
 
     `patients` with a value, before and after. The size is Cramér's V of χ², or the Kolmogorov-Smirnov distance.
@@ -90,18 +111,18 @@ class AttributeShift(Described):
     shares: dict[str, tuple[float, float]]
     test: Literal["chi2", "kolmogorov-smirnov"]
     size: float | None
-    p: float | None
-    adjusted: float | None = None
-    moved: Moved = None
+
+    @property
+    def large(self) -> bool:
+        """Whether the size is the margin or more."""
+        return (self.size or 0) >= ATTRIBUTE_MARGIN
 
 
-class ShiftReport(Saved):
+class ShiftReport(Measured):
     """The whole of shift.json; `images` and `patients` are of the bundle's cases, and of the new set."""
 
     images: tuple[int, int]
     patients: tuple[int, int]
-    confidence: float
-    resamples: int
     seed: int
     appearance: AppearanceShift | None
     prevalences: tuple[PrevalenceShift, ...]
@@ -124,13 +145,19 @@ class Side:
     embeddings: npt.NDArray[np.floating]
     attributes: Mapping[str, Strings]
 
-    def one_a_patient(self, seed: int) -> Side:
+    def one_a_patient(self, seed: int) -> Self:
         """One image of each patient, drawn."""
         order = np.random.default_rng(seed).permutation(len(self.patients))
         keys = np.array([key or f"\0{row}" for row, key in enumerate(self.patients.tolist())], dtype=np.str_)
         rows = order[np.unique(keys[order], return_index=True)[1]]
         attributes = {name: values[rows] for name, values in self.attributes.items()}
-        return Side(self.labels[rows], self.patients[rows], self.embeddings[rows], attributes)
+        return replace(
+            self,
+            labels=self.labels[rows],
+            patients=self.patients[rows],
+            embeddings=self.embeddings[rows],
+            attributes=attributes,
+        )
 
 
 def measure_shift(
@@ -158,45 +185,30 @@ def measure_shift(
         images: whether the model reads images; else their appearance is not compared.
     """
     both, ones = (before, after), (before.one_a_patient(options.seed), after.one_a_patient(options.seed))
-    appearance = None
-    if images:
-        area, distance, p = _told_apart(ones, options)
-        share, beyond_p = _beyond(beyond, false_alarm_rate, options.confidence)
-        appearance = AppearanceShift(
-            told_apart=area,
-            own=own,
-            discrepancy=distance,
-            p=p,
-            beyond=share,
-            false_alarm_rate=None if share is None else false_alarm_rate,
-            beyond_p=beyond_p,
-        )
     estimates = [
         estimated_prevalence(probabilities[:, column], priors[name]) if name in priors else None
         for column, (name, _) in enumerate(findings)
     ]
     prevalences = _prevalences(both, ones, findings, estimates, options)
     attributes = [_attribute(name, ones) for name in (*_ATTRIBUTES, _AGES)]
-    tested = [*(part.p for part in prevalences), *(part.p for part in attributes)]
-    tested += [] if appearance is None else [appearance.p]
-    adjusted, level = iter(holm([p for p in tested if p is not None])), 1 - options.confidence
-    prevalences = [_judged(part, adjusted, level) for part in prevalences]
-    attributes = [_judged(part, adjusted, level) for part in attributes]
-    appearance = None if appearance is None else _judged(appearance, adjusted, level)
-    if appearance is not None and appearance.moved is not False:  # estimates need images that look as before
+    appearances = [_appearance(ones, options, own, beyond, false_alarm_rate)] if images else []
+    adjusted = iter(adjust_p([part.p for part in (*prevalences, *attributes, *appearances)]).tolist())
+    level = 1 - options.confidence
+    prevalences = [part.judged(next(adjusted), level) for part in prevalences]
+    attributes = [part.judged(next(adjusted), level) for part in attributes]
+    appearances = [part.judged(next(adjusted), level) for part in appearances]
+    if any(part.moved is not False for part in appearances):  # estimates need images that look as before
         prevalences = [each.model_copy(update={"estimated": None}) for each in prevalences]
-    report = ShiftReport(
+    report = ShiftReport.of(
+        options,
         images=(len(before.labels), len(after.labels)),
         patients=(len(ones[0].labels), len(ones[1].labels)),
-        confidence=options.confidence,
-        resamples=options.resamples,
-        seed=options.seed,
-        appearance=appearance,
+        appearance=appearances[0] if appearances else None,
         prevalences=tuple(prevalences),
         attributes=tuple(attributes),
         sentence="",
     )
-    return ShiftReport.model_validate(rounded(report.model_dump() | {"sentence": sentence_of(report)}))
+    return report.model_copy(update={"sentence": sentence_of(report)})
 
 
 def sentence_of(report: ShiftReport) -> str:
@@ -215,23 +227,30 @@ def sentence_of(report: ShiftReport) -> str:
 Sides = tuple[Side, Side]
 
 
-def _told_apart(ones: Sides, options: IntervalOptions) -> tuple[Interval, float | None, float | None]:
-    """The AUROC of telling the embeddings apart, their discrepancy and its p."""
+def _appearance(
+    ones: Sides,
+    options: IntervalOptions,
+    own: Interval | None,
+    beyond: npt.NDArray[np.floating] | None,
+    rate: float | None,
+) -> AppearanceShift:
     rng = np.random.default_rng(options.seed)
     first, second = (one.embeddings[rng.permutation(len(one.labels))[:_MOST]] for one in ones)
-    area = tell_apart(first, second, options)
-    return (area, None, None) if area.value is None else (area, *discrepancy(first, second, seed=options.seed))
-
-
-def _beyond(
-    beyond: npt.NDArray[np.floating] | None, rate: float | None, confidence: float
-) -> tuple[Interval | None, float | None]:
-    """The share of patients' images above the limit, and the chance of so many at the rate of the limit."""
-    if beyond is None or not len(beyond) or rate is None:
-        return None, None
-    # Whole patients: shares of those with several images are rounded down together.
-    found = binomtest(int(beyond.sum() + 1e-9), len(beyond), rate, alternative="greater")
-    return clopper_pearson(beyond.astype(np.float64), confidence), float(found.pvalue)
+    area, share, beyond_p = tell_apart(first, second, options), None, None
+    distance, p = (None, None) if area.value is None else discrepancy(first, second, seed=options.seed)
+    if beyond is not None and len(beyond) and rate is not None:
+        # Whole patients: shares of those with several images are rounded down together.
+        beyond_p = float(binomtest(int(beyond.sum() + 1e-9), len(beyond), rate, alternative="greater").pvalue)
+        share = clopper_pearson(beyond.astype(np.float64), options.confidence)
+    return AppearanceShift(
+        told_apart=area,
+        own=own,
+        discrepancy=distance,
+        p=p,
+        beyond=share,
+        false_alarm_rate=None if share is None else rate,
+        beyond_p=beyond_p,
+    )
 
 
 def _prevalences(
@@ -314,26 +333,6 @@ def _attribute(name: str, ones: Sides) -> AttributeShift:
         size=size,
         p=p,
     )
-
-
-_Part = TypeVar("_Part", AppearanceShift, PrevalenceShift, AttributeShift)
-
-
-def _judged(part: _Part, adjusted: Iterator[float], level: float) -> _Part:
-    """The part with the next of the adjusted p values, if it was tested, and whether it has moved."""
-    if part.p is None:
-        return part
-    p = next(adjusted)
-    return part.model_copy(update={"adjusted": p, "moved": p < level and _large(part)})
-
-
-def _large(part: AppearanceShift | PrevalenceShift | AttributeShift) -> bool:
-    if isinstance(part, PrevalenceShift):
-        return abs(part.difference.value or 0) >= PREVALENCE_MARGIN
-    if isinstance(part, AttributeShift):
-        return (part.size or 0) >= ATTRIBUTE_MARGIN
-    margin = APPEARANCE_MARGIN if part.own is None else max(part.own.high or part.own.value or 0, 0.5)
-    return (part.told_apart.low or 0) > margin
 
 
 def _prevalences_told(report: ShiftReport) -> list[str]:

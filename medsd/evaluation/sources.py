@@ -4,19 +4,18 @@ Sources differ in sharpness, noise and how their images were picked. A network t
 findings that are more common there. Start at `measure_sources`; the report is `evaluation_sources.json` of a bundle.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medsd.evaluation.saved import Saved, rounded
+from medsd.evaluation.saved import Measured
 from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap
 from medsd.metrics.metrics import FloatArray, ratio, weighted_auroc
+from medsd.metrics.two_samples import cross_validated_scores
 from medsd.strict import Described
 
 SOURCES = "evaluation_sources.json"
@@ -26,7 +25,6 @@ ENOUGH = 50  # patients of each source among held-out images; with fewer, traini
 MOST_IMAGES = 4000  # of a source in a pair
 _MOST_SOURCES = 8  # the largest; a merge of more would make too many pairs
 _FEW = 10  # patients of each source in a group of equal labels and view; and over all groups, for a figure at all
-_FOLDS = 5
 
 Over = Literal["held-out images", "all images"]
 
@@ -74,12 +72,10 @@ class SourcePair(Described):
         )
 
 
-class SourcesReport(Saved):
+class SourcesReport(Measured):
     """The whole of evaluation_sources.json: every pair of sources that has enough images to tell."""
 
     limit: float
-    confidence: float
-    resamples: int
     seed: int
     pairs: tuple[SourcePair, ...]
 
@@ -123,13 +119,19 @@ def measure_sources(
             over, pair = "all images", _Pair.of(images, first, second)
         if min(pair.count("patient")) >= _FEW:
             rows = pair.images.index.to_numpy()
-            told = pair.tell(embeddings[rows].astype(np.float64), options)
-            coarsely = pair.tell(_blocks(pixels[rows]), options)
-            pairs.append(pair.report((first, second), over, told, coarsely))
+            report = SourcePair(
+                sources=(first, second),
+                over=over,
+                images=pair.count("row"),
+                patients=pair.count("patient"),
+                groups=pair.images["group"].nunique(),
+                told=pair.tell(embeddings[rows], options),
+                told_coarsely=pair.tell(_blocks(pixels[rows]), options),
+            )
+            pairs.append(report)
     if not pairs:
         return None
-    record = {name: getattr(options, name) for name in ("confidence", "resamples", "seed")}
-    return SourcesReport(limit=LIMIT, pairs=tuple(pairs), **record)
+    return SourcesReport.of(options, limit=LIMIT, pairs=tuple(pairs))
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class _Pair:
     images: pd.DataFrame
 
     @classmethod
-    def of(cls, images: pd.DataFrame, first: str, second: str) -> _Pair:
+    def of(cls, images: pd.DataFrame, first: str, second: str) -> Self:
         parts = [images[images["source"] == name].iloc[_spread(images["source"] == name)] for name in (first, second)]
         both = pd.concat(parts).assign(second=lambda part: part["source"] == second)
         patients = both.groupby(["group", "second"])["patient"].nunique().unstack(fill_value=0)
@@ -156,46 +158,24 @@ class _Pair:
         first, second = (len(part) if what == "row" else part["patient"].nunique() for part in parts)
         return first, second
 
-    def report(self, sources: tuple[str, str], over: Over, told: Interval, told_coarsely: Interval) -> SourcePair:
-        return SourcePair(
-            sources=sources,
-            over=over,
-            images=self.count("row"),
-            patients=self.count("patient"),
-            groups=self.images["group"].nunique(),
-            told=told,
-            told_coarsely=told_coarsely,
-        )
-
-    def tell(self, features: FloatArray, options: IntervalOptions) -> Interval:
+    def tell(self, features: npt.NDArray[np.floating], options: IntervalOptions) -> Interval:
         """AUROC within groups of telling the second source by features (n, D)."""
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import GroupKFold, cross_val_predict
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
         second, (_, group) = self.images["second"].to_numpy(), np.unique(self.images["group"], return_inverse=True)
         cells = np.bincount(2 * group + second, minlength=2 * (group.max() + 1)).reshape(-1, 2)
         smaller = cells.min(axis=1)  # what a group weighs
-        scores = cross_val_predict(
-            make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)),
-            features,
-            second,
-            groups=self.images["patient"].to_numpy(),
-            cv=GroupKFold(_FOLDS),
-            method="decision_function",
-            params={"logisticregression__sample_weight": (smaller[:, None] / cells)[group, second.astype(int)]},
-        )
-        truth, members = second.astype(np.float64), [np.flatnonzero(group == one) for one in range(len(cells))]
+        truth, patients = second.astype(np.float64), self.images["patient"].to_numpy(dtype=str)
+        weights = (smaller[:, None] / cells)[group, second.astype(int)]
+        scores = cross_validated_scores(features, truth, patients=patients, weights=weights)
+        members = [np.flatnonzero(group == one) for one in range(len(cells))]
 
         def within(weights: FloatArray) -> FloatArray:
             areas = np.stack([weighted_auroc(truth[m], scores[m], weights[:, m]) for m in members], axis=1)
             drawn_at_all = ~np.isnan(areas)
             return ratio(np.where(drawn_at_all, areas, 0) @ smaller, drawn_at_all @ smaller)[:, None]
 
-        drawn = options.draw(self.images["patient"].to_numpy(dtype=str))
-        (area,) = bootstrap(within, drawn, options.confidence, (0, 1), cases=min(self.count("patient")))
-        return Interval(**rounded(area.model_dump()))
+        drawn, cases = options.draw(patients), min(self.count("patient"))
+        (area,) = bootstrap(within, drawn, options.confidence, (0, 1), cases)
+        return area
 
 
 def _spread(chosen: pd.Series) -> npt.NDArray[np.int64]:

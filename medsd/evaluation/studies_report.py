@@ -1,20 +1,75 @@
-"""What was read of another set of studies, and what a recalibration on it changed: the records beside the figures."""
-
-from __future__ import annotations
+"""What was read of another set of studies, how it agrees with the card, and what a recalibration on it changed."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
+from scipy.stats import spearmanr
 
-from medsd.evaluation.against_card import AgainstCard
-from medsd.evaluation.saved import Saved, rounded
+from medsd.evaluation.report import EvaluationReport
+from medsd.evaluation.saved import Measured, Saved
 from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap
 from medsd.metrics.metrics import FloatArray, ratio, weighted_brier, weighted_calibration_error
 from medsd.strict import Described
 
 STUDIES, RECALIBRATION = "studies.json", "recalibration.json"
+_FEWEST = 3  # findings whose order is worth a correlation
+
+
+class CardFinding(Described):
+    """The AUROC of one finding on the card and here; `inside`: the card's interval contains what was measured here."""
+
+    title: str
+    card: Interval
+    here: Interval
+    inside: bool
+
+
+class AgainstCard(Described):
+    """The findings with enough cases in both.
+
+    Attributes:
+        rank_correlation: Spearman's, of the AUROC by finding; None with fewer than three findings, or equal values.
+        inside: how many of `findings` lie in the card's interval.
+    """
+
+    findings: tuple[CardFinding, ...]
+    inside: int
+    rank_correlation: float | None
+
+    def __str__(self) -> str:
+        order = "" if self.rank_correlation is None else f"; rank correlation {self.rank_correlation:.2f}"
+        outside = ", ".join(f.title for f in self.findings if not f.inside)
+        return (
+            f"the card's interval contains the AUROC measured here for {self.inside} of {len(self.findings)} findings"
+            + (f", not for {outside}" if outside else "")
+            + order
+        )
+
+
+def compare_with_card(card: EvaluationReport, here: EvaluationReport) -> AgainstCard:
+    """Compare the AUROC by finding of a bundle's own evaluation with that of another set."""
+    told = {f.name: f.auroc for f in card.findings if f.auroc.low is not None}
+    findings = tuple(
+        CardFinding(title=f.title, card=told[f.name], here=f.auroc, inside=_contains(told[f.name], f.auroc))
+        for f in here.findings
+        if f.name in told and f.auroc.value is not None
+    )
+    values = np.array([[f.card.value, f.here.value] for f in findings], dtype=np.float64)
+    ordered = len(findings) >= _FEWEST and np.ptp(values, axis=0).all()
+    return AgainstCard(
+        findings=findings,
+        inside=sum(f.inside for f in findings),
+        rank_correlation=float(spearmanr(*values.T).statistic) if ordered else None,
+    )
+
+
+def _contains(card: Interval, here: Interval) -> bool:
+    if card.low is None or card.high is None or here.value is None:
+        return False
+    return card.low <= here.value <= card.high
 
 
 class StudiesReport(Saved):
@@ -57,7 +112,7 @@ class FigureChange(Described):
     gain: Interval
 
 
-class RecalibrationReport(Saved):
+class RecalibrationReport(Measured):
     """The whole of recalibration.json: from which bundle (`bundle`, `model_sha256`), on whom, and what came of it.
 
     Attributes:
@@ -68,14 +123,14 @@ class RecalibrationReport(Saved):
         outputs: largest absolute difference of each output of the graph but the probabilities, on `readings` studies.
     """
 
+    DECIMALS: ClassVar[int] = 9  # `outputs` differ by a rounding of single precision
+
     bundle: str
     model_sha256: str
     version: str
     studies: str
     data_hash: str
     seed: int
-    confidence: float
-    resamples: int
     fitted_patients: int
     measured_patients: int
     crossed: bool
@@ -118,8 +173,7 @@ def compare_probabilities(
         before, after = np.split(np.stack(figures, axis=1), 2, axis=1)
         return np.hstack([before, after, before - after])
 
-    drawn = bootstrap(statistic, options.draw(patients), options.confidence)
-    found = [Interval(**rounded(each.model_dump())) for each in drawn]
+    found = bootstrap(statistic, options.draw(patients), options.confidence)
     names = ("calibration_error", "log_loss", "brier")
     return {
         name: FigureChange(before=found[i].within(0, np.inf), after=found[i + 3].within(0, np.inf), gain=found[i + 6])

@@ -5,8 +5,6 @@ same resamples of patients, so that a gap has an interval of its own. Where a gr
 for it by more than a margin and more than chance, the report has a sentence for the card.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

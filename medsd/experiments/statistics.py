@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from medsd.metrics.intervals import Resamples, bootstrap
-from medsd.metrics.two_samples import holm
+from medsd.metrics.two_samples import adjust_p
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def compare_paired(reference: npt.ArrayLike, rivals: Sequence[npt.ArrayLike], co
     raw = [_paired_p(difference) for difference in differences]
     return [
         Comparison(seed_mean(difference, confidence), p, corrected)
-        for difference, p, corrected in zip(differences, raw, holm(raw), strict=True)
+        for difference, p, corrected in zip(differences, raw, adjust_p(raw).tolist(), strict=True)
     ]
 
 

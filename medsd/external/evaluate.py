@@ -3,8 +3,6 @@
 Start at `evaluate_bundle`; `medsd.external.studies` reads the studies.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,14 +21,12 @@ from medsd.cases.case import age_band
 from medsd.cases.index import CaseIndex
 from medsd.errors import DataError
 from medsd.evaluation.against import AGAINST, AgainstReport, compare_models
-from medsd.evaluation.against_card import compare_with_card
-from medsd.evaluation.beside import beside_of
 from medsd.evaluation.distribution import DISTRIBUTION, DistributionReport
 from medsd.evaluation.plots import project, write_plots
-from medsd.evaluation.report import EVALUATION, EvaluationReport, evaluate
+from medsd.evaluation.report import EVALUATION, EvaluationReport, beside_of, evaluate
 from medsd.evaluation.saved import options_of
 from medsd.evaluation.shift import SHIFT, ShiftReport, Side, measure_shift
-from medsd.evaluation.studies_report import STUDIES
+from medsd.evaluation.studies_report import STUDIES, compare_with_card
 from medsd.evaluation.subgroups import groups_of
 from medsd.external.studies import ScoredStudies, read_studies
 from medsd.inference.session import ProviderChoice

@@ -5,8 +5,6 @@ With enough cases of both classes a finding gets what `medsd calibrate` fits, wi
 The tail of the ONNX graph is exchanged with ONNX's own tools.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import re
@@ -227,27 +225,21 @@ def compare(
     for fitted, measured in (halves, halves[::-1]) if everyone else ():
         new[measured] = calibrated(reading.logits[measured], fit_again(bundle, reading, fitted).calibration, names)
     labels, patients = reading.manifest.labels, reading.manifest.patients
-    settings, chosen = reading.evaluation, np.ix_(rows, np.array(columns))
-    return RecalibrationReport(
+    options, chosen = options_of(reading.evaluation, reading.seed), np.ix_(rows, np.array(columns))
+    return RecalibrationReport.of(
+        options,
         bundle=bundle.label,
         model_sha256=bundle.model_sha256,
         version=version,
         studies=reading.name,
         data_hash=reading.report.data_hash,
-        seed=reading.seed,
-        confidence=settings.confidence,
-        resamples=settings.bootstrap,
         fitted_patients=len(set(patients[rows if everyone else halves[0]].tolist())),
         measured_patients=len(set(patients[rows].tolist())),
         crossed=everyone,
         findings=fit.findings,
         labels=int((~np.isnan(labels[chosen])).sum()),
         figures=compare_probabilities(
-            labels[chosen].astype(np.float64),
-            old[chosen],
-            new[chosen],
-            patients[rows],
-            options_of(settings, reading.seed),
+            labels[chosen].astype(np.float64), old[chosen], new[chosen], patients[rows], options
         ),
     )
 

@@ -4,8 +4,6 @@ What the gate refuses is refused here, too, and counted. Labels are carried into
 set never labels stays unknown.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +20,7 @@ from medsd.bundle.layout import VALIDATION, Bundle
 from medsd.cases.index import CaseIndex
 from medsd.cases.manage import hasher_of
 from medsd.errors import DataError
-from medsd.evaluation.beside import picked
+from medsd.evaluation.report import picked
 from medsd.evaluation.studies_report import StudiesReport
 from medsd.inference.predict import Predictor, Study
 from medsd.inference.prediction import Prediction

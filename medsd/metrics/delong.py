@@ -5,10 +5,8 @@ are not independent of each other; for them it is that of Obuchowski (Biometrics
 has one. statsmodels and scipy have neither.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,21 +14,21 @@ from scipy.stats import norm, rankdata
 
 from medsd.metrics.intervals import Interval, IntervalOptions
 from medsd.metrics.metrics import FloatArray, checked, checked_patients, enough
+from medsd.strict import Described
 
 
-@dataclass(frozen=True)
-class DeLong:
-    """The test of one AUROC difference, first minus second model, two-sided; NaN with too few cases.
+class DeLong(Described):
+    """The test of one AUROC difference, first minus second model, two-sided; all None with too few cases.
 
     `difference` has its normal interval, within −1…1, where the spread can be told. `p` is 1 where the models agree in
     every pair.
     """
 
-    first: float = float("nan")
-    second: float = float("nan")
-    difference: Interval = field(default_factory=Interval)
-    standard_error: float = float("nan")
-    p: float = float("nan")
+    first: float | None = None
+    second: float | None = None
+    difference: Interval = Interval()
+    standard_error: float | None = None
+    p: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,20 +67,20 @@ def delong(
     target, first = checked(target, scores_a, probabilities=False)
     _, second = checked(target, scores_b, probabilities=False)
     names, patient_of = np.unique(checked_patients(patients, target), return_inverse=True)
-    results, influences = [DeLong()] * target.shape[1], []
+    results, told, influences = [DeLong()] * target.shape[1], [], []
     for f in np.flatnonzero(enough(target, max(options.minimum_positives, 2))):
         known = ~np.isnan(target[:, f])
         areas, variance, influence = _compare(
             target[known, f], first[known, f], second[known, f], patient_of[known], len(names)
         )
         results[f] = _test(areas, variance, options.confidence)
+        told.append(areas)
         influences.append(influence)
-    if not influences:
+    if not told:
         return DeLongTests(tuple(results), DeLong(), 0)
     of_mean = np.mean(influences, axis=0)  # (P,)
     variance = len(names) / max(len(names) - 1, 1) * float((of_mean**2).sum())
-    means = (float(np.nanmean([r.first for r in results])), float(np.nanmean([r.second for r in results])))
-    return DeLongTests(tuple(results), _test(means, variance, options.confidence), over=len(influences))
+    return DeLongTests(tuple(results), _test(np.mean(told, axis=0), variance, options.confidence), over=len(told))
 
 
 def structural_components(truth: FloatArray, scores: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -100,12 +98,12 @@ def structural_components(truth: FloatArray, scores: FloatArray) -> tuple[FloatA
 
 def _compare(
     truth: FloatArray, first: FloatArray, second: FloatArray, patient_of: npt.NDArray[np.int64], patients: int
-) -> tuple[tuple[float, float], float, FloatArray]:
-    """The two AUROCs, the variance of their difference, and what each patient adds to it (P,)."""
+) -> tuple[FloatArray, float, FloatArray]:
+    """The two AUROCs (2,), the variance of their difference, and what each patient adds to it (P,)."""
     positive = truth == 1
     m, n = int(positive.sum()), int((~positive).sum())
     tens, ones = zip(*(structural_components(truth, scores) for scores in (first, second)), strict=True)
-    areas = (float(tens[0].mean()), float(tens[1].mean()))
+    areas = np.mean(tens, axis=1)
     # Sums of the centred differences of the components within each patient (P,).
     ten = np.bincount(patient_of[positive], tens[0] - tens[1] - (areas[0] - areas[1]), patients)
     one = np.bincount(patient_of[~positive], ones[0] - ones[1] - (areas[0] - areas[1]), patients)
@@ -123,13 +121,15 @@ def _corrected(patient_of: npt.NDArray[np.int64]) -> float:
     return clusters / (clusters - 1) if clusters > 1 else float("nan")
 
 
-def _test(areas: tuple[float, float], variance: float, confidence: float) -> DeLong:
-    difference, error = areas[0] - areas[1], float(np.sqrt(variance))
+def _test(areas: FloatArray, variance: float, confidence: float) -> DeLong:
+    (first, second), error = areas.tolist(), float(np.sqrt(variance))
+    difference = first - second
     if np.isnan(error):
-        return DeLong(*areas, Interval(value=difference), error)
+        return DeLong(first=first, second=second, difference=Interval(value=difference))
     if error < 1e-12:  # rounding of equal components
-        interval = Interval(value=difference, low=difference, high=difference)
-        return DeLong(*areas, interval, 0.0, 1.0 if abs(difference) < 1e-12 else float("nan"))
+        error, p = 0.0, 1.0 if abs(difference) < 1e-12 else None
+    else:
+        p = 2 * float(norm.sf(abs(difference / error)))
     half = float(norm.ppf((1 + confidence) / 2)) * error
     interval = Interval(value=difference, low=difference - half, high=difference + half).within(-1, 1)
-    return DeLong(*areas, interval, error, 2 * float(norm.sf(abs(difference / error))))
+    return DeLong(first=first, second=second, difference=interval, standard_error=error, p=p)

@@ -7,10 +7,9 @@ a t interval is wider than a normal one (Hesterberg, The American Statistician 6
 the rarer class; `tests/bench/bench_intervals.py` counts how often intervals hold the value of the population.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +41,7 @@ class Interval(Described):
             return f"{self.value:.3f} (no interval)"
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
-    def within(self, low: float, high: float) -> Interval:
+    def within(self, low: float, high: float) -> Self:
         """The same with its ends inside what the figure can be."""
         if self.low is None or self.high is None:
             return self
@@ -70,7 +69,7 @@ class Resamples:
     patient_of: npt.NDArray[np.int64]
 
     @classmethod
-    def draw(cls, patients: Sequence[str] | npt.NDArray[np.str_], count: int = 1000, seed: int = 0) -> Resamples:
+    def draw(cls, patients: Sequence[str] | npt.NDArray[np.str_], count: int = 1000, seed: int = 0) -> Self:
         """Draw `count` resamples for patient keys (N,); the same patients and seed give the same draws in any order.
 
         Raises:

@@ -5,8 +5,6 @@ negatives gives NaN ("too few to tell"). Each metric is computed for R rows of i
 needs; the value of a set is that of one row of ones. The tests compare each with scikit-learn's `sample_weight`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

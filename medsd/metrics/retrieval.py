@@ -5,8 +5,6 @@ nDCG and recall take the Jaccard overlap of the known findings as gain, by the s
 bundle is measured without torch, which torchmetrics needs; the tests hold each against torchmetrics.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -101,6 +99,40 @@ class RetrievalReport(Described):
     rankings: Rankings | None = None
 
 
+@dataclass(frozen=True)
+class _Means:
+    """Means over queries (Q,) of these patients, with intervals; a query without a value (NaN) is left out."""
+
+    patients: npt.NDArray[np.str_]
+    options: IntervalOptions
+
+    def told(self, values: FloatArray, minimum: int) -> npt.NDArray[np.bool_]:
+        """Which of the layers (L,) of values (L, Q, K) have queries of `minimum` patients or more."""
+        return self._of_patients(values) >= max(1, minimum)
+
+    def of(
+        self, values: FloatArray, *, minimum: int = 1, bounds: tuple[float, float] = (-np.inf, np.inf)
+    ) -> tuple[Interval, ...]:
+        """The means (K,) of values (L, Q, K) over the queries, then over the layers that can be told."""
+        told = self.told(values, minimum)
+        if not told.any():
+            return (Interval(),) * values.shape[2]
+        cases, values = int(self._of_patients(values)[told].min()), values[told]
+        some = ~np.isnan(values[:, :, 0]).all(0)
+        counted = (~np.isnan(values[:, some, 0])).astype(np.float64)  # (L, Q')
+        filled = np.nan_to_num(values[:, some])
+
+        def statistic(weights: FloatArray) -> FloatArray:
+            number = (counted @ weights.T)[:, :, None]  # (L, R, 1)
+            means: FloatArray = ratio(weights @ filled, number).mean(0)
+            return means
+
+        return bootstrap(statistic, self.options.draw(self.patients[some]), self.options.confidence, bounds, cases)
+
+    def _of_patients(self, values: FloatArray) -> npt.NDArray[np.int64]:
+        return np.array([len(np.unique(self.patients[~np.isnan(layer[:, 0])])) for layer in values])
+
+
 def measure_retrieval(
     queries: Cases, index: Cases, options: IntervalOptions | None = None, *, k: int = 10, names: Sequence[str] = ()
 ) -> RetrievalReport:
@@ -150,40 +182,6 @@ def _rankings(queries: Cases, index: Cases, names: Sequence[str], means: _Means)
         mean=dict(zip(FIGURES, means.of(by_finding, minimum=minimum, bounds=(0, 1)), strict=True)),
         over=int(means.told(by_finding, minimum).sum()),
     )
-
-
-@dataclass(frozen=True)
-class _Means:
-    """Means over queries (Q,) of these patients, with intervals; a query without a value (NaN) is left out."""
-
-    patients: npt.NDArray[np.str_]
-    options: IntervalOptions
-
-    def told(self, values: FloatArray, minimum: int) -> npt.NDArray[np.bool_]:
-        """Which of the layers (L,) of values (L, Q, K) have queries of `minimum` patients or more."""
-        return self._of_patients(values) >= max(1, minimum)
-
-    def of(
-        self, values: FloatArray, *, minimum: int = 1, bounds: tuple[float, float] = (-np.inf, np.inf)
-    ) -> tuple[Interval, ...]:
-        """The means (K,) of values (L, Q, K) over the queries, then over the layers that can be told."""
-        told = self.told(values, minimum)
-        if not told.any():
-            return (Interval(),) * values.shape[2]
-        cases, values = int(self._of_patients(values)[told].min()), values[told]
-        some = ~np.isnan(values[:, :, 0]).all(0)
-        counted = (~np.isnan(values[:, some, 0])).astype(np.float64)  # (L, Q')
-        filled = np.nan_to_num(values[:, some])
-
-        def statistic(weights: FloatArray) -> FloatArray:
-            number = (counted @ weights.T)[:, :, None]  # (L, R, 1)
-            means: FloatArray = ratio(weights @ filled, number).mean(0)
-            return means
-
-        return bootstrap(statistic, self.options.draw(self.patients[some]), self.options.confidence, bounds, cases)
-
-    def _of_patients(self, values: FloatArray) -> npt.NDArray[np.int64]:
-        return np.array([len(np.unique(self.patients[~np.isnan(layer[:, 0])])) for layer in values])
 
 
 def score_queries(queries: Cases, index: Cases, *, k: int = 10) -> QueryScores:

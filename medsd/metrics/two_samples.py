@@ -1,14 +1,14 @@
 """Whether two sets of cases are alike: a classifier that tells them apart, their mean discrepancy, their prevalences.
 
-Everything here takes one row a patient, and knows nothing of bundles; `medsd.evaluation.shift` puts it together.
+Everything here knows nothing of bundles; `medsd.evaluation.shift` puts it together. `adjust_p` corrects p values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import false_discovery_control
 
 from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap
 from medsd.metrics.metrics import FloatArray, weighted_auroc
@@ -21,23 +21,50 @@ _PERMUTATIONS = 1000
 def tell_apart(before: npt.NDArray[np.floating], after: npt.NDArray[np.floating], options: IntervalOptions) -> Interval:
     """AUROC of telling embeddings (N, D) and (M, D), one a patient, apart: 0.5 where they are alike.
 
-    A logistic regression in five parts, each scored by the fit on the other four; no value with fewer than `FEW`.
+    The scores are those of `cross_validated_scores`; no value with fewer than `FEW`.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     if min(len(before), len(after)) < FEW:
         return Interval()
-    features = np.concatenate([before, after]).astype(np.float64)
     truth = np.repeat([0.0, 1.0], [len(before), len(after)])
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000))
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=options.seed)
-    scores = cross_val_predict(classifier, features, truth, cv=folds, method="decision_function")
+    scores = cross_validated_scores(np.concatenate([before, after]), truth, seed=options.seed)
     drawn = options.draw(np.arange(len(truth)).astype(str))
     (area,) = bootstrap(lambda w: weighted_auroc(truth, scores, w)[:, None], drawn, options.confidence, (0, 1))
     return area
+
+
+def cross_validated_scores(
+    features: npt.NDArray[np.floating],
+    truth: FloatArray,
+    *,
+    seed: int = 0,
+    patients: npt.ArrayLike | None = None,
+    weights: FloatArray | None = None,
+) -> FloatArray:
+    """Scores (N,) of a logistic regression on standardised features (N, D), each by the fit on the other four fifths.
+
+    `truth` (N,) is 1 or 0. The parts divide no patient, where patient keys (N,) are given; else each has the same share
+    of both classes. Without `weights` (N,) both classes weigh the same.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    balance = "balanced" if weights is None else None
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight=balance, max_iter=1000))
+    folds: Any = GroupKFold(_FOLDS)
+    if patients is None:
+        folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    scores: FloatArray = cross_val_predict(
+        classifier,
+        features.astype(np.float64),
+        truth,
+        groups=patients,
+        cv=folds,
+        method="decision_function",
+        params={"logisticregression__sample_weight": weights},
+    )
+    return scores
 
 
 def discrepancy(
@@ -74,17 +101,21 @@ def estimated_prevalence(probabilities: FloatArray, prior: float) -> float | Non
     return share
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p values adjusted for their number (Holm, Scand. J. Statist. 1979), in the same order; NaN stays NaN.
+def adjust_p(p_values: Sequence[float | None], method: Literal["holm", "benjamini-hochberg"] = "holm") -> FloatArray:
+    """p values adjusted for their number, in the same order; NaN where there is none (None or NaN).
 
-    SciPy has no Holm.
+    Those of ``holm`` keep the chance of one false claim or more (Scand. J. Statist. 1979; SciPy has no Holm), those of
+    ``benjamini-hochberg`` the share of false claims (J. R. Stat. Soc. B 57, 1995).
 
-    >>> [round(p, 4) for p in holm([0.01, 0.04, 0.03])]
-    [0.03, 0.06, 0.06]
+    >>> adjust_p([0.01, None, 0.04, 0.03]).round(4).tolist()
+    [0.03, nan, 0.06, 0.06]
     """
-    p = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    scaled = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)))
-    adjusted = np.empty_like(scaled)
-    adjusted[order] = scaled
-    return adjusted.tolist()
+    adjusted = np.array(p_values, dtype=np.float64)
+    (tested,) = np.nonzero(~np.isnan(adjusted))
+    if method == "holm":
+        rising = tested[np.argsort(adjusted[tested])]
+        scaled = adjusted[rising] * np.arange(len(rising), 0, -1)
+        adjusted[rising] = np.minimum(1, np.maximum.accumulate(scaled))
+    elif tested.size:
+        adjusted[tested] = false_discovery_control(adjusted[tested])
+    return adjusted

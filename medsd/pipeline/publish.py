@@ -56,10 +56,9 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
     check_protected(run.settings, manifest)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    calibration, _ = run.read_calibration()
     model = model.cpu()
     head, boxed = (None, ()) if model.image is None else read_evidence_head(run.evidence_head)
-    serving = ServingModel(model, manifest.findings, calibration, head)
+    serving = ServingModel(model, manifest.findings, run.read_calls().calibration, head)
     note = None
     if run.settings.network.note is not None:
         note = note_input(run.settings.network.note, run.tokenizer, manifest.findings)
@@ -92,7 +91,7 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
 
 def _describe(run: Run, manifest: Manifest, **built: Any) -> layout.Description:
     """What bundle.json says: what the settings and the run say, and what was built."""
-    settings, (calibration, points) = run.settings, run.read_calibration()
+    settings, calls = run.settings, run.read_calls()
     return layout.Description(
         schema_version=layout.SCHEMA_VERSION,
         name=settings.name,
@@ -105,10 +104,10 @@ def _describe(run: Run, manifest: Manifest, **built: Any) -> layout.Description:
         findings=layout.finding_entries(manifest.findings),
         pixels=settings.pixels,
         embedding_size=settings.network.embedding,
-        calibration=calibration,
+        calibration=calls.calibration,
         not_trained=not_trained(manifest),
-        calibration_choices=run.read_choices(),
-        operating_points=points,
+        calibration_choices=calls.choices,
+        operating_points=calls.operating_points,
         provenance=_provenance(run, manifest),
         **built,
     )
@@ -230,13 +229,12 @@ def _fit_distribution(
 
 
 def _draw(run: Run, folder: Path, manifest: Manifest, outputs: dict[str, npt.NDArray[np.float32]]) -> None:
-    calibration, _ = run.read_calibration()
     names, test = manifest.findings.names, manifest.rows("test")
     write_plots(
         folder,
         manifest.findings,
         manifest.labels[test],
-        calibrated(outputs["logits"][test], calibration, names),
+        calibrated(outputs["logits"][test], run.read_calls().calibration, names),
         before=expit(outputs["logits"][test].astype(np.float64)),
         coordinates=project(outputs["embeddings"][test], seed=run.settings.seed),
         splits={split: manifest.labels[manifest.rows(split)] for split in SPLITS},

@@ -16,9 +16,8 @@ from medsd.calibration.conformal_fit import conformal_scores
 from medsd.calibration.fit import calibrated, choose_calibration, choose_operating_points, thresholds_of
 from medsd.errors import DataError
 from medsd.evaluation import modalities
-from medsd.evaluation.beside import Beside, beside_of, picked
 from medsd.evaluation.evidence import EVIDENCE
-from medsd.evaluation.report import EvaluationReport
+from medsd.evaluation.report import Beside, EvaluationReport, beside_of, picked
 from medsd.evaluation.report import evaluate as measure
 from medsd.evaluation.robustness import ROBUSTNESS
 from medsd.evaluation.saved import options_of

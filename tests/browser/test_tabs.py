@@ -36,8 +36,7 @@ def _serious(visit: Visit) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("size", "scheme"), [("desk", "dark"), ("tablet", "light")])
 def test_every_tab_fits_its_screen_and_can_be_used_by_everybody(
     visit: Open, image: Path, shots: Path, size: str, scheme: str
 ) -> None:

@@ -1,7 +1,5 @@
 """Conformal calls: the promise holds for new patients, with few patients nothing is decided, and sets become calls."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

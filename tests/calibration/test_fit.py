@@ -1,7 +1,5 @@
 """Calibration that makes held-out probabilities truer, and thresholds that do what their rule says."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """The card: complete, honest about what cannot be told, and silent about the machine that made it."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -13,8 +11,7 @@ from medsd.bundle import layout
 from medsd.calibration.conformal_fit import ClassCoverage, conformal_scores
 from medsd.calibration.fit import calibrated, choose_calibration, choose_operating_points
 from medsd.card import CARD, PAGE, PARITY, without_machine_paths, write_card
-from medsd.evaluation.beside import Beside
-from medsd.evaluation.report import EvaluationReport, evaluate
+from medsd.evaluation.report import Beside, EvaluationReport, evaluate
 from medsd.files import write_json
 from medsd.findings import finding_set
 from medsd.metrics.intervals import Interval

@@ -1,7 +1,5 @@
 """The card as a page, and as what the bundle's own JSON files make: nothing from outside, no number from nowhere."""
 
-from __future__ import annotations
-
 import re
 from html.parser import HTMLParser
 from pathlib import Path

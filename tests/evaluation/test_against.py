@@ -1,7 +1,5 @@
 """Two models on the same studies: differences with DeLong's intervals, and p values adjusted for the findings."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.special import expit

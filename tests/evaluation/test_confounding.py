@@ -1,7 +1,5 @@
 """Confounding by view: a score that is the view is warned of, an honest one is not, and figures are comparable."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +8,8 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from medsd.calibration.types import OperatingPoint, PlattCalibration
-from medsd.evaluation.beside import Beside
 from medsd.evaluation.confounding import ViewReport, measure_views, selection_warning
-from medsd.evaluation.report import EvaluationReport, evaluate
+from medsd.evaluation.report import Beside, EvaluationReport, evaluate
 from medsd.evaluation.subgroups import Images
 from medsd.findings import finding_set
 from medsd.metrics.intervals import IntervalOptions

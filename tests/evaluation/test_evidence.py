@@ -1,14 +1,10 @@
-"""Evidence maps against boxes: the three figures by hand, differences on the same films, what is too few."""
-
-from __future__ import annotations
-
-from pathlib import Path
+"""Evidence maps against boxes: the three figures by hand, differences on the same images, what is too few."""
 
 import numpy as np
 import pytest
 
 from medsd.errors import DataError
-from medsd.evaluation.evidence import Boxed, EvidenceReport, box_mask, centre_prior, judge, usual_place
+from medsd.evaluation.evidence import Boxed, box_mask, centre_prior, judge, usual_place
 from medsd.metrics.intervals import IntervalOptions
 from medsd.studies.boxes import Box
 
@@ -17,50 +13,50 @@ SIDE = 16
 
 
 def boxed(count: int = 40, seed: int = 0) -> Boxed:
-    """Films with one box each, of a fifth of the side, of two findings in turn; two films a patient."""
+    """Images with one box each, of a fifth of the side, of two findings in turn; two images a patient."""
     corners = np.random.default_rng(seed).uniform(0, 0.8, (count, 2))
     boxes = [[Box(f"s{n}", "Mass", x, y, x + 0.2, y + 0.2)] for n, (x, y) in enumerate(corners)]
     names = np.array(["Mass", "Nodule"] * (count // 2))
     return Boxed(names, np.repeat([f"p{n}" for n in range(count // 2)], 2), boxes)
 
 
-def right_maps(films: Boxed) -> np.ndarray:
-    return np.stack([box_mask(boxes, SIDE) for boxes in films.boxes]).astype(np.float32)
+def right_maps(images: Boxed) -> np.ndarray:
+    return np.stack([box_mask(boxes, SIDE) for boxes in images.boxes]).astype(np.float32)
 
 
 def test_maps_of_the_boxes_themselves_point_into_them_and_their_opposite_never() -> None:
-    films = boxed()
-    maps = right_maps(films)
-    report = judge({"right": maps, "wrong": -maps, "centre": centre_prior(len(maps))}, films, SETTINGS)
+    images = boxed()
+    maps = right_maps(images)
+    report = judge({"right": maps, "wrong": -maps, "centre": centre_prior(len(maps))}, images, SETTINGS)
     right, wrong, centre = report.methods
     assert right.pointing.value == 1 and right.inside.value > 0.8 and right.overlap.value > 0.6
     assert wrong.pointing.value == 0 and wrong.lead is not None and wrong.lead.value == 1
     assert 0 < centre.pointing.value < 0.3 and centre.lead is not None and centre.lead.low > 0.5
 
 
-def test_the_mean_is_over_findings_not_films() -> None:
-    films = boxed(20)
+def test_the_mean_is_over_findings_not_images() -> None:
+    images = boxed(20)
     names = np.array(["Mass"] * 15 + ["Nodule"] * 5)
-    maps = right_maps(films)
+    maps = right_maps(images)
     maps[:15] *= -1  # Mass is never found, Nodule always
-    report = judge({"one": maps}, Boxed(names, films.patients, films.boxes), SETTINGS)
+    report = judge({"one": maps}, Boxed(names, images.patients, images.boxes), SETTINGS)
     assert report.methods[0].pointing.value == pytest.approx(0.5)
     assert {each.name: each.images for each in report.methods[0].findings} == {"Mass": 15, "Nodule": 5}
 
 
-def test_a_finding_with_too_few_films_is_shown_but_not_in_the_mean() -> None:
-    films = boxed(20)
+def test_a_finding_with_too_few_images_is_shown_but_not_in_the_mean() -> None:
+    images = boxed(20)
     names = np.array(["Mass"] * 17 + ["Nodule"] * 3)
-    report = judge({"one": right_maps(films)}, Boxed(names, films.patients, films.boxes), SETTINGS)
+    report = judge({"one": right_maps(images)}, Boxed(names, images.patients, images.boxes), SETTINGS)
     assert report.over == 1 and len(report.methods[0].findings) == 2
     with pytest.raises(DataError, match="no finding has 30 images with a box"):
-        judge({"one": right_maps(films)}, films, IntervalOptions(resamples=100, minimum_positives=30))
+        judge({"one": right_maps(images)}, images, IntervalOptions(resamples=100, minimum_positives=30))
 
 
 def test_a_flat_map_points_by_chance_and_has_no_mass() -> None:
-    films = boxed()
-    flat = judge({"flat": np.zeros((40, 4, 4))}, films, SETTINGS).methods[0]
-    area = np.mean([box_mask(boxes).mean() for boxes in films.boxes])
+    images = boxed()
+    flat = judge({"flat": np.zeros((40, 4, 4))}, images, SETTINGS).methods[0]
+    area = np.mean([box_mask(boxes).mean() for boxes in images.boxes])
     assert flat.pointing.value == pytest.approx(area, abs=1e-9) and flat.inside.value == flat.overlap.value == 0
 
 
@@ -73,13 +69,3 @@ def test_the_usual_place_knows_where_boxes_of_the_finding_lay() -> None:
 
 def test_a_box_smaller_than_the_grid_has_one_point() -> None:
     assert box_mask([Box("s", "Nodule", 0.501, 0.501, 0.502, 0.502)], 8).sum() == 1
-
-
-def test_a_report_is_read_as_it_was_written_and_anything_else_refused(tmp_path: Path) -> None:
-    films = boxed()
-    report = judge({"a": right_maps(films), "b": -right_maps(films)}, films, SETTINGS, randomised={"all weights": 0.1})
-    report.write(tmp_path / "e.json")
-    assert EvidenceReport.read(tmp_path / "e.json") == report
-    (tmp_path / "e.json").write_text("{}")
-    with pytest.raises(DataError, match="is not as this medsd writes it"):
-        EvidenceReport.read(tmp_path / "e.json")

@@ -1,9 +1,5 @@
 """How much image and note contribute: shares add up, a telling note is noticed, and sentences find images."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -61,15 +57,6 @@ def test_no_study_lends_to_one_of_its_own_patient() -> None:
 
     patients = np.array(["a", "a", "b", "c", "c", "c"])
     assert all((patients[donors] != patients).all() for donors in _donors(patients, 0))
-
-
-def test_a_report_is_read_as_it_was_written_and_anything_else_refused(tmp_path: Path) -> None:
-    found = report(0.8, 0.8)
-    found.write(tmp_path / "m.json")
-    assert ModalityReport.read(tmp_path / "m.json") == found
-    (tmp_path / "m.json").write_text("{}")
-    with pytest.raises(DataError, match="is not as this medsd writes it"):
-        ModalityReport.read(tmp_path / "m.json")
 
 
 def test_too_few_studies_tell_nothing() -> None:

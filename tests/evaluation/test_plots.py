@@ -1,7 +1,5 @@
 """The plots: written, small, the same bytes for the same arrays, and showing the numbers that they should."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Radiologists' labels: read by file name, carried to findings, measured beside mined labels; too few say so."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

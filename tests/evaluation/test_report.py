@@ -1,9 +1,5 @@
 """The evaluation report: the same inputs give the same bytes, and its numbers are those of the metrics."""
 
-from __future__ import annotations
-
-import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +70,6 @@ def test_the_same_inputs_give_the_same_bytes_and_another_seed_other_intervals(
     assert other.macro["auroc"].interval.value == report.macro["auroc"].interval.value
 
 
-def test_a_report_read_back_is_equal_and_its_file_is_plain_json(report: EvaluationReport, tmp_path: Path) -> None:
-    report.write(tmp_path / "evaluation.json")
-    assert EvaluationReport.read(tmp_path / "evaluation.json") == report
-    text = (tmp_path / "evaluation.json").read_text(encoding="utf-8")
-    assert "NaN" not in text
-    assert not re.search(r"\.\d{7}", text)
-    assert json.loads(text)["split"] == "test"
-
-
 def test_the_numbers_are_those_of_the_metrics(report: EvaluationReport) -> None:
     (_, logits, target, _), named = inputs()
     probs = calibrated(logits, named["calibration"], FINDINGS.names)
@@ -144,14 +131,3 @@ def test_a_finding_without_calibration_and_a_wrong_number_of_columns_are_refused
         evaluate(*positional, **named | {"operating_points": points})
     with pytest.raises(DataError, match="phantom8 has 8 findings"):
         evaluate(FINDINGS, np.zeros((4, 3)), np.zeros((4, 3)), ["a"] * 4, **named)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [(None, "cannot be read"), ("{", "not valid JSON"), ('{"split": 3}', "'split'|'images'")]
-)
-def test_a_file_that_is_no_evaluation_is_refused_in_one_line(tmp_path: Path, text: str | None, message: str) -> None:
-    path = tmp_path / "evaluation.json"
-    if text is not None:
-        path.write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=message):
-        EvaluationReport.read(path)

@@ -1,10 +1,7 @@
 """What has moved is named, and what has not is not."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +13,7 @@ FINDINGS = (("Effusion", "Pleural effusion"), ("Pneumonia", "Pneumonia"), ("Hern
 
 
 def side(seed: int, n: int = 200, *, pneumonia: float = 0.2) -> Side:
-    """Patients of a hospital, two films each; hernias are unlabelled."""
+    """Patients of a hospital, two images each; hernias are unlabelled."""
     rng = np.random.default_rng(seed)
     labels = np.stack([rng.random(n) < 0.3, rng.random(n) < pneumonia, np.full(n, False)], axis=1).astype(float)
     labels[:, 2] = np.nan
@@ -43,7 +40,7 @@ def moved(found: ShiftReport) -> set[str]:
     return names | ({"appearance"} if found.appearance is not None and found.appearance.moved else set())
 
 
-def with_other_films(one: Side) -> Side:
+def with_other_images(one: Side) -> Side:
     return replace(one, embeddings=one.embeddings + np.array([2.5, 0, 0, 0, 0, 0]))
 
 
@@ -60,7 +57,7 @@ def with_other_views(one: Side) -> Side:
     [
         (lambda one: one, set(), "Prevalences alike; images look alike"),
         (lambda one: side(1, pneumonia=0.8), {"Pneumonia"}, "Prevalence of Pneumonia 0.1"),
-        (with_other_films, {"appearance"}, "images look different (AUC of telling them apart 0.9"),
+        (with_other_images, {"appearance"}, "images look different (AUC of telling them apart 0.9"),
         (with_older_patients, {"age"}, "ages differ (80-89 0."),
         (with_other_views, {"view"}, "views differ ("),
     ],
@@ -71,9 +68,9 @@ def test_only_what_moved_is_named(change: Callable[[Side], Side], what: set[str]
     assert said in found.sentence and found.sentence.endswith(".")
 
 
-def test_prevalences_are_estimated_only_where_films_look_alike() -> None:
+def test_prevalences_are_estimated_only_where_images_look_alike() -> None:
     assert report(side(1)).prevalences[0].estimated is not None
-    assert report(with_other_films(side(1))).prevalences[0].estimated is None
+    assert report(with_other_images(side(1))).prevalences[0].estimated is None
 
 
 def test_a_finding_that_nobody_has_has_an_interval_all_the_same() -> None:
@@ -96,13 +93,13 @@ def test_prevalences_and_their_difference_are_those_of_the_images() -> None:
     assert found.difference.low < found.difference.value < found.difference.high
 
 
-def test_films_that_the_bundles_own_test_films_equal_in_strangeness_have_not_moved() -> None:
-    strange = with_other_films(side(1))
+def test_images_that_the_bundles_own_test_images_equal_in_strangeness_have_not_moved() -> None:
+    strange = with_other_images(side(1))
     alike = report(strange, own=Interval(value=0.97, low=0.95, high=0.99)).appearance
     assert alike.moved is False and alike.adjusted < 0.05
 
 
-def test_films_beyond_the_limit_are_counted_against_the_false_alarm_rate() -> None:
+def test_images_beyond_the_limit_are_counted_against_the_false_alarm_rate() -> None:
     found = report(side(1), beyond=np.repeat([1.0, 0.0], [10, 90]), false_alarm_rate=0.01)
     assert found.appearance.beyond.value == pytest.approx(0.1) and found.appearance.beyond_p < 1e-6
     assert "10 % of them beyond the limit" in found.sentence
@@ -111,9 +108,3 @@ def test_films_beyond_the_limit_are_counted_against_the_false_alarm_rate() -> No
 def test_five_patients_are_too_few_to_tell_anything() -> None:
     found = report(side(1, 10))
     assert moved(found) == set() and "too few to tell" in found.sentence
-
-
-def test_a_report_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    found = report(side(1), beyond=np.repeat([0.5, 0.0], [2, 98]), false_alarm_rate=0.01)
-    found.write(tmp_path / "shift.json")
-    assert ShiftReport.read(tmp_path / "shift.json") == found

@@ -1,7 +1,5 @@
 """Subgroups: gaps are differences of the metrics, small groups say so, and a group that reads worse is warned of."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.special import expit

@@ -1,7 +1,5 @@
 """A bundle on another hospital's studies: labels mapped, refusals counted, and what has moved is said."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -18,10 +16,9 @@ from medsd.bundle.layout import VALIDATION, Bundle, write_description
 from medsd.cli import app
 from medsd.errors import DataError, SettingsError
 from medsd.evaluation.against import AgainstReport
-from medsd.evaluation.against_card import compare_with_card
 from medsd.evaluation.report import EvaluationReport
 from medsd.evaluation.shift import ShiftReport
-from medsd.evaluation.studies_report import StudiesReport
+from medsd.evaluation.studies_report import StudiesReport, compare_with_card
 from medsd.external.evaluate import evaluate_bundle, measure
 from medsd.external.studies import load_studies, read_studies
 from medsd.files import write_json

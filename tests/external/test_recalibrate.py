@@ -1,7 +1,5 @@
 """Recalibration: only what the labels allow is fitted, the gain is real on other patients, the new bundle is whole."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every metric of a set at once, for the tests."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

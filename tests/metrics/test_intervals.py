@@ -1,7 +1,5 @@
 """Weighted metrics against scikit-learn's sample_weight, and intervals that cover."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.stats import binom, norm, t

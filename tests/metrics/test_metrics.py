@@ -1,7 +1,5 @@
 """Metrics against scikit-learn, finding by finding, on random and degenerate inputs with unknown labels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

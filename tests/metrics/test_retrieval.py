@@ -1,7 +1,5 @@
 """Retrieval scores against an independent loop over queries and cases."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Two sets of cases: told apart where they differ, not where they are alike; prevalences from probabilities alone."""
 
-from __future__ import annotations
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from medsd.metrics.intervals import IntervalOptions
-from medsd.metrics.two_samples import FEW, discrepancy, estimated_prevalence, holm, tell_apart
+from medsd.metrics.two_samples import FEW, adjust_p, discrepancy, estimated_prevalence, tell_apart
 
 OPTIONS = IntervalOptions(resamples=200)
 
@@ -20,12 +20,12 @@ def vectors(seed: int, n: int, shift: float = 0.0) -> np.ndarray:
     return found
 
 
-def test_films_of_one_kind_are_not_told_apart() -> None:
+def test_images_of_one_kind_are_not_told_apart() -> None:
     area = tell_apart(vectors(0, 200), vectors(1, 80), OPTIONS)
     assert area.low < 0.5 < area.high or abs(area.value - 0.5) < 0.06
 
 
-def test_films_of_another_kind_are_told_apart() -> None:
+def test_images_of_another_kind_are_told_apart() -> None:
     area = tell_apart(vectors(0, 200), vectors(1, 80, 3.0), OPTIONS)
     assert area.value > 0.95 and area.low > 0.9
 
@@ -63,24 +63,34 @@ def test_probabilities_calibrated_at_one_prevalence_tell_another(prevalence: flo
     assert estimated_prevalence(probabilities, prior) == pytest.approx(prevalence, abs=0.015)
 
 
-def test_nothing_is_estimated_without_a_prior_or_a_film() -> None:
+def test_nothing_is_estimated_without_a_prior_or_an_image() -> None:
     assert estimated_prevalence(np.array([0.5]), 0.0) is None
     assert estimated_prevalence(np.zeros(0), 0.3) is None
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_the_written_out_procedure(p_values: list[float]) -> None:
-    adjusted = holm(p_values)
+    adjusted = adjust_p(p_values, "holm")
     for level in (0.01, 0.05, 0.2):
         rejected = set()
         for place, (p, position) in enumerate(sorted((p, i) for i, p in enumerate(p_values))):
             if p * (len(p_values) - place) > level:
                 break
             rejected.add(position)
-        assert {i for i, p in enumerate(adjusted) if p <= level} == rejected
+        assert set(np.flatnonzero(adjusted <= level)) == rejected
 
 
-def test_a_p_value_that_cannot_be_told_is_no_small_one() -> None:
-    adjusted = holm([float("nan"), 0.01])
-    assert np.isnan(adjusted[0]) and adjusted[1] == pytest.approx(0.02)
-    assert holm([]) == []
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_benjamini_and_hochberg_is_the_written_out_procedure(p_values: list[float]) -> None:
+    adjusted = adjust_p(p_values, "benjamini-hochberg")
+    for level in (0.01, 0.05, 0.2):
+        ranked = sorted(p_values)
+        passing = [p for place, p in enumerate(ranked, 1) if p * len(ranked) / place <= level]
+        assert (adjusted <= level).tolist() == [p <= max(passing, default=-1) for p in p_values]
+
+
+@pytest.mark.parametrize("method", ["holm", "benjamini-hochberg"])
+def test_what_was_not_tested_has_no_p_value_and_does_not_count(method: Literal["holm", "benjamini-hochberg"]) -> None:
+    adjusted = adjust_p([None, 0.01, float("nan"), 0.04], method)
+    np.testing.assert_allclose(adjusted, [np.nan, 0.02, np.nan, 0.04])
+    assert adjust_p([None], method).size == 1 and adjust_p([], method).size == 0

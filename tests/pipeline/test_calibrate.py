@@ -1,4 +1,4 @@
-"""What the steps `calibrate` and `evaluate` make of a run's outputs, what they report, and runs of before."""
+"""What the steps `calibrate` and `evaluate` make of a run's outputs, and what they report."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from scipy.special import expit, logit
 
+from medsd.calibration.conformal import read_conformal
+from medsd.evaluation.report import EvaluationReport
 from medsd.findings import finding_set
 from medsd.pipeline import steps
 from medsd.pipeline.folder import Run
@@ -62,15 +64,19 @@ def run(tmp_path: Path) -> Run:
     return _made(tmp_path, ROWS, dict.fromkeys(FINDINGS, -1.0), never="Hernia")
 
 
+def _report(run: Run) -> EvaluationReport:
+    return steps._measure(run, Manifest.read(run.manifest), load_file(run.outputs), "")
+
+
 def test_a_thousand_unselected_validation_images_give_every_finding_but_the_rarest_its_calls(tmp_path: Path) -> None:
     rows = {"train": 4000, "validation": 1000, "test": 2000}
     # The mean of a normal logit that gives this prevalence, approximately (MacKay, Neural Computation 4, 1992).
     wide = np.sqrt(1 + np.pi * 1.5**2 / 8)
     run = _made(tmp_path, rows, {name: float(logit(share) * wide) for name, share in PREVALENCE.items()})
     steps._choose_calls(run)
-    _, points = run.read_calibration()
-    choices, scores, report = run.read_choices(), run.read_conformal(), steps._measure(run, "")
-    assert scores is not None and report.conformal is not None
+    calls = run.read_calls()
+    points, choices, scores, report = calls.operating_points, calls.choices, read_conformal(run.conformal), _report(run)
+    assert report.conformal is not None
     measured = {f.name: f for f in report.conformal.findings}
     for name in FINDINGS:
         own = points[name].positives >= run.settings.evaluation.minimum_positives
@@ -86,9 +92,8 @@ def test_a_thousand_unselected_validation_images_give_every_finding_but_the_rare
 
 def test_calibrate_keeps_calibration_choices_thresholds_and_conformal_scores_of_every_finding(run: Run) -> None:
     steps._choose_calls(run)
-    calibration, points = run.read_calibration()
-    choices, scores = run.read_choices(), run.read_conformal()
-    assert scores is not None
+    calls, scores = run.read_calls(), read_conformal(run.conformal)
+    calibration, points, choices = calls.calibration, calls.operating_points, calls.choices
     assert set(calibration) == set(points) == set(choices) == set(scores) == set(FINDINGS)
     assert (choices["Hernia"].method, points["Hernia"].threshold, scores["Hernia"].present) == ("pooled", None, ())
     assert choices["Mass"].method == "platt" and scores["Mass"].limits(0.9) is not None
@@ -97,7 +102,7 @@ def test_calibrate_keeps_calibration_choices_thresholds_and_conformal_scores_of_
 
 def test_the_report_of_a_calibrated_run_has_coverage_and_groups(run: Run) -> None:
     steps._choose_calls(run)
-    report = steps._measure(run, "")
+    report = _report(run)
     assert report.conformal is not None and report.subgroups is not None
     assert {(g.attribute, g.value) for g in report.subgroups.groups} == {
         ("sex", "F"),
