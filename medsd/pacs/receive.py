@@ -217,12 +217,15 @@ class Receiver:
         read, sock.received = sock.recv, 0
 
         def bounded(nr_bytes: int) -> bytearray:
-            sock.received += nr_bytes
-            if sock.received > most or self._under_way() > self._limits.memory_bytes:
-                outcome = "too large" if sock.received > most else "too much at once"
+            outcome = "too large" if sock.received + nr_bytes > most else None
+            if self._under_way() + nr_bytes > self._limits.memory_bytes:
+                outcome = outcome or "too much at once"
+            if outcome is not None:
+                sock.received = 0  # what it declared and will not send keeps nobody else out
                 self._count(outcome)
                 log.warning("an association from %s was cut off: %s", _peer(event), outcome)
                 raise ConnectionAbortedError
+            sock.received += nr_bytes
             return bytearray(read(nr_bytes))
 
         sock.recv = bounded

@@ -195,12 +195,13 @@ def test_limits_of_objects_and_disk(start: StartNode, monkeypatch):
     assert send(node.port, [small_image(50)]) == [receive.OUT_OF_RESOURCES]
 
 
-def test_a_message_without_end_is_cut_off_and_a_truncated_one_forgotten(start: StartNode):
+def test_a_message_without_end_is_cut_off_and_a_truncated_one_forgotten(start: StartNode, caplog):
     node = start(limits=NodeLimits(object_bytes=4000))
     assert send(node.port, [small_image(1, ImageComments="x" * (3 << 20)), small_image(2)]) == [None, None]
     with socket.create_connection(("127.0.0.1", node.port)) as peer:
         peer.sendall(b"\x04\x00\x7f\xff\xff\xff")  # a P-DATA of 2 GB is declared
         assert not peer.recv(100)
+    assert "too much at once" not in caplog.text  # what was declared counts for nobody else
     association = associate(node.port, [small_image(3)])
     association.dul.socket.socket.sendall(b"\x04\x00\x00\x00\x10\x00" + b"half")
     association.dul.socket.socket.close()
