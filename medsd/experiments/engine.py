@@ -1,5 +1,6 @@
 """What all experiments share: trainings in processes of their own, the command that repeats them, and the report."""
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -10,12 +11,20 @@ from typing import Any, TypeVar
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from medsd.files import write_json
+from medsd.files import replacing, write_json
+from medsd.pipeline.folder import Run
 from medsd.strict import AnySettings, as_yaml, load_as
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 DIGITS = 6  # significant ones, of the figures in a report
+
+
+# The files of a step that trainings share, its marker last.
+_SHARED = {
+    "prepare": ("studies.parquet", "pixels.npy", "rejected.csv", "done/prepare.json"),
+    "pretrain": ("tokenizer.json", "pretrain.safetensors", "history.json", "done/pretrain.json"),
+}
 
 
 def load_experiment(model: type[AnySettings], config: Path, overrides: Sequence[str]) -> tuple[AnySettings, list[str]]:
@@ -51,6 +60,19 @@ def _begin(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> Non
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted experiment keeps the trainings that have begun
     if start is not None:
         start(*arguments)
+
+
+def lend(source: Run, target: Run, step: str) -> None:
+    """Give a run what another made in a step that is the same for both; each file is replaced whole, never changed."""
+    (target.folder / "done").mkdir(parents=True, exist_ok=True)
+    for name in _SHARED[step]:
+        made, wanted = source.folder / name, target.folder / name
+        if made.exists() and not wanted.exists():
+            with replacing(wanted, durable=False) as draft:
+                try:
+                    draft.hardlink_to(made)
+                except OSError:  # a file system without links
+                    shutil.copyfile(made, draft)
 
 
 def exact_command(config: Path, overrides: Sequence[str], verb: str = "compare") -> str:

@@ -25,7 +25,7 @@ from medsd.metrics.intervals import Resamples, bootstrap
 from medsd.metrics.metrics import auroc, average_precision, calls, enough, macro, weighted_aurocs
 from medsd.metrics.retrieval import Cases, score_queries
 from medsd.pipeline.folder import Run
-from medsd.pipeline.run import run_steps
+from medsd.pipeline.run import fingerprint_of, run_steps
 from medsd.settings import Settings, load_settings
 from medsd.studies.manifest import Manifest
 
@@ -57,6 +57,7 @@ def compare_recipes(config: Path, overrides: Sequence[str] = ()) -> Path:
         for arm in settings.arms
         for seed in settings.seeds
     }
+    _prepare(list(runs.values()))
     keys = {each.name: key for key, each in runs.items()}
     for number, (run, _) in enumerate(engine.train_all(_train, list(runs.values()), settings.workers), start=1):
         arm, seed = keys[run.name]
@@ -74,6 +75,16 @@ def settings_of(config: Path, settings: RecipesSettings, everyone: Sequence[str]
         return load_settings(config.parent / settings.base, laid)
     except SettingsError as error:
         raise SettingsError(f"{config}: arm '{arm}': {error}") from None
+
+
+def _prepare(runs: Sequence[Settings]) -> None:
+    """Read the images once for all trainings that read the same ones in the same way."""
+    made: dict[str, Run] = {}
+    for each in runs:
+        name = f"prepare-{fingerprint_of(each, 'prepare')[:12]}"
+        if name not in made:
+            made[name] = run_steps(each.model_copy(update={"name": name}), until="prepare")
+        engine.lend(made[name], Run(each), "prepare")
 
 
 def _train(settings: Settings) -> None:

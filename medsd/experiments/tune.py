@@ -25,11 +25,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from safetensors.numpy import load_file
 
 from medsd.errors import DataError, MedsdError, SettingsError
-from medsd.experiments.engine import exact_command, load_experiment
+from medsd.experiments.engine import exact_command, lend, load_experiment
 from medsd.experiments.recipes import read_trained
 from medsd.experiments.settings import TuneSettings, Value
 from medsd.experiments.tune_report import best_of, write_report
-from medsd.files import replacing
 from medsd.metrics.metrics import enough
 from medsd.pipeline.folder import Run
 from medsd.pipeline.run import alone, fingerprint_of, read_marker, run_steps
@@ -46,11 +45,6 @@ Found = Mapping[str, Value]
 
 _FEW_TRIALS = 5  # if so many fail and none succeeds, the proposed values are not the cause
 _AFTER_PRETRAINING = ("training.finetune", "training.pseudo_labels", "pixels")
-# The files of a step that the trials share, its marker last.
-_SHARED = {
-    "prepare": ("studies.parquet", "pixels.npy", "rejected.csv", "done/prepare.json"),
-    "pretrain": ("tokenizer.json", "pretrain.safetensors", "history.json", "done/pretrain.json"),
-}
 _KEPT = ("settings.yaml", "history.json", "tensorboard", "mlflow.json", "mlruns.db")  # of a finished trial
 
 
@@ -162,9 +156,9 @@ class Search:
             MedsdError: the training failed.
         """
         run = Run(self._placed(found, _folder_of(trial)))
-        _lend(self._shared(found, "prepare"), run, "prepare")
+        lend(self._shared(found, "prepare"), run, "prepare")
         if all(key.startswith(_AFTER_PRETRAINING) for key in self.settings.space):
-            _lend(self._shared(found, "pretrain"), run, "pretrain")
+            lend(self._shared(found, "pretrain"), run, "pretrain")
         with watched(_reports(trial, run.folder, self.settings.objective)):
             run_steps(run.settings, until="finetune")
         return measure(run)
@@ -189,7 +183,7 @@ class Search:
         if name not in self._made:
             run = Run(self._placed(found, name))
             if step == "pretrain":
-                _lend(self._shared(found, "prepare"), run, "prepare")
+                lend(self._shared(found, "prepare"), run, "prepare")
             self._made[name] = run_steps(run.settings, until=step)
         return self._made[name]
 
@@ -320,19 +314,6 @@ def _reports(trial: Trial, folder: Path, objective: str) -> Watch:
             raise EndedEarly(f"{sign} {value:.4f} after epoch {epoch + 1}")
 
     return watch
-
-
-def _lend(source: Run, target: Run, step: str) -> None:
-    """Give a run what another made in a step that is the same for both; each file is replaced whole, never changed."""
-    (target.folder / "done").mkdir(parents=True, exist_ok=True)
-    for name in _SHARED[step]:
-        made, wanted = source.folder / name, target.folder / name
-        if made.exists() and not wanted.exists():
-            with replacing(wanted, durable=False) as draft:
-                try:
-                    draft.hardlink_to(made)
-                except OSError:  # a file system without links
-                    shutil.copyfile(made, draft)
 
 
 def _mend(path: Path) -> None:

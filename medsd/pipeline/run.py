@@ -46,14 +46,14 @@ class Step:
 STEPS = (
     Step(
         PREPARE,
-        ("data", "findings", "splits", "gate", "pixels", "seed", "reads"),
+        ("data", "findings", "splits", "gate", "pixels", "reads"),
         work.prepare,
         ("studies.parquet",),  # the images' own journal tells whether they are still right
         reads=state.sources,
     ),
     Step(
         "pretrain",
-        ("network", "loss", "training.augment", "training.pretrain", "training.precision"),
+        ("seed", "network", "loss", "training.augment", "training.pretrain", "training.precision"),
         work.pretrain,
         ("pretrain.safetensors",),
         shared=True,

@@ -37,6 +37,7 @@ def test_every_arm_is_trained_with_every_seed_and_a_second_call_trains_nothing(t
     assert "measured on the validation patients" in report.read_text()
     models = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("model.safetensors")}
     assert len(models) == 4
+    assert len({path.stat().st_ino for path in (tmp_path / "out").rglob("pixels.npy")}) == 1  # they share one file
     before = report.read_bytes()
     assert compare_recipes(config).read_bytes() == before
     assert models == {path: path.stat().st_mtime_ns for path in models}
