@@ -31,7 +31,12 @@ README, DOCS = ROOT / "README.md", ROOT / "docs"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)(?: title=\"([^\"]*)\")?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NEEDS = re.compile(r"needs .*(GPU|cluster|data|network)")
-SHORTER = {"count=200, seed=0, size=256": "count=48, seed=0, size=64"}  # what only takes long, made small
+SHORTER = {  # what only takes long, made small
+    "count=200, seed=0, size=256": "count=48, seed=0, size=64",
+    "pixels: {size: 192,": "pixels: {size: 64,",
+    "pretrain: {epochs: 8,": "pretrain: {epochs: 1,",
+    "finetune: {epochs: 10,": "finetune: {epochs: 2,",
+}
 GATED = ("score", "similar", "app", "suggest", "report", "receive")
 
 

@@ -20,6 +20,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 def _config(folder: Path, arms: str, reference: str = "sd") -> Path:
     path = folder / "trial.yaml"
     common = [*SMALL, f"data.root={folder / 'studies'}", "evaluation.minimum_positives=1"]
+    common += ["training.pretrain.epochs=1", "training.finetune.epochs=1"]
     path.write_text(
         f"name: trial\nbase: {CONFIGS / 'phantom.yaml'}\noutput: {folder / 'out'}\n"
         f"common: {json.dumps(common)}\n"

@@ -34,7 +34,7 @@ from medsd.training.loaders import Batch, StudyArrays, TrainingBatches
 from medsd.training.objectives import Objective, classify_and_keep
 from tests.runs import small_settings
 
-STUDIES, SIZE, BATCH, EPOCHS = 40, 32, 10, 5  # 20 steps
+STUDIES, SIZE, BATCH, EPOCHS = 40, 32, 10, 2  # 8 steps
 STAGE = {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": 1e-3, "sd_weight": 0.5, "weight_averaging": 0.9}
 
 
@@ -58,7 +58,7 @@ class Recorded(Stage):
 
 
 def train(folder: Path, accumulate: int) -> dict[str, torch.Tensor]:
-    """Twenty steps of cross-entropy and contrast, without dropout: its masks are drawn by process, not by sample."""
+    """Eight steps of cross-entropy and contrast, without dropout: its masks are drawn by process, not by sample."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, (STUDIES, 3)).astype(np.float32)
     labels[rng.random(labels.shape) < 0.4] = np.nan  # so the processes know different numbers of labels
@@ -122,11 +122,11 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[st
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def test_two_processes_have_the_losses_of_one_over_twenty_steps(
+def test_two_processes_have_the_losses_of_one_over_eight_steps(
     outcomes: list[dict[str, dict[str, torch.Tensor]]], tmp_path: Path
 ) -> None:
     expected = train(tmp_path, 1)
-    assert len(expected["losses"]) == 20 and expected["losses"].std() > 0.01
+    assert len(expected["losses"]) == 8 and expected["losses"].std() > 0.01
     for found in outcomes:
         torch.testing.assert_close(found["batch"]["losses"], expected["losses"], rtol=0, atol=1e-4)
         for name, value in expected.items():
