@@ -189,7 +189,15 @@ def test_a_run_suggests_among_its_unlabelled_training_studies(tmp_path: Path) ->
     save_file({"logits": rng.normal(size=(12, 14)).astype(np.float32), "embeddings": embeddings}, run.outputs)
     point = {"threshold": 0.3, "rule": "f1", "positives": 9, "negatives": 9}
     chosen = {name: {"slope": 1.0, "intercept": 0.0} for name in findings}
-    write_json(run.calibration, {"calibration": chosen, "operating_points": dict.fromkeys(findings, point)})
+    choice = {"method": "platt", "positives": 9, "negatives": 9, "reason": "enough"}
+    write_json(
+        run.calibration,
+        {
+            "calibration": chosen,
+            "choices": dict.fromkeys(findings, choice),
+            "operating_points": dict.fromkeys(findings, point),
+        },
+    )
     told = suggest_studies(settings, tmp_path / "next.csv", count=4)
     assert told.pool == 6
     paths = {row["path"] for row in rows_of(tmp_path / "next.csv")}
