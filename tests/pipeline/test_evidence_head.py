@@ -156,5 +156,5 @@ def test_a_head_comes_back_as_it_was_written_and_a_missing_one_says_what_to_do(t
     write_evidence_head(tmp_path / "head.safetensors", head, ("Mass",))
     again, boxed = read_evidence_head(tmp_path / "head.safetensors")
     assert boxed == ("Mass",) and torch.equal(again.pointer, head.pointer) and torch.equal(again.average, head.average)
-    with pytest.raises(DataError, match="run the step before"):
+    with pytest.raises(DataError, match="run medsd calibrate first"):
         read_evidence_head(tmp_path / "none.safetensors")

@@ -116,7 +116,7 @@ def test_the_report_names_pairs_and_no_patient(tmp_path: Path, caplog: pytest.Lo
     assert (tmp_path / "near_duplicates.csv").read_text().splitlines() == [
         "likeness,path,split,path_2,split_2", "0.995,…/0.png,train,…/2.png,test", "0.98,…/0.png,train,…/1.png,test",
     ]  # fmt: skip
-    assert "3 images look the same as an image of another patient (3 patients)" in caplog.text
+    assert "3 images look the same as one of another patient; these 3 patients are kept in one split" in caplog.text
 
 
 @pytest.mark.skipif(not (DATA / "nih_64").is_dir(), reason="no shared data: ../shared/data/nih_64")
