@@ -115,16 +115,14 @@ def test_similar_prints_cases_with_relation_and_differences_none_twice(bundle: P
     assert len(_medsd("similar", bundle, film, "-k", 8).stdout.splitlines()) >= 9
 
 
-def test_similar_says_no_finding_only_where_every_finding_was_called_absent(
-    bundle: Path, film: Path, tmp_path: Path
-) -> None:
+def test_similar_says_how_many_findings_cannot_be_called(bundle: Path, film: Path, tmp_path: Path) -> None:
     folder = tmp_path / "undecided"
     shutil.copytree(bundle, folder)
     path = folder / "bundle.json"
     for thresholds, said in (
-        ((None, None), "tiny 1: undecided on every finding"),
-        ((1.0, None), "tiny 1: no finding called present; undecided on Hiatal hernia"),
-        ((1.0, 1.0), "tiny 1: no finding"),
+        ((None, None), "tiny 1: None of 14 findings called present; 14 cannot be called (too few validation images)"),
+        ((1.0, None), "tiny 1: None of 14 findings called present; 1 cannot be called (too few validation images)"),
+        ((1.0, 1.0), "tiny 1: None of 14 findings called present"),
     ):
         tree = json.loads(path.read_text(encoding="utf-8"))
         for name, point in tree["operating_points"].items():

@@ -36,6 +36,11 @@ class Answer:
     understood: str = ""  # how findings or words were understood; empty for a study alone
     votes: tuple[FindingVote, ...] = ()  # of the nearest cases, by finding; empty for a search by findings
 
+    @property
+    def against(self) -> int:
+        """On how many findings the nearest cases contradict the model."""
+        return sum(vote.disagrees for vote in self.votes)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         said: dict[str, Any] = {"cases": as_records(self.cases), "votes": vote_records(self.votes)}

@@ -18,7 +18,18 @@ from medsd.inference.prediction import Prediction
 from medsd.sd.relations import dissimilarity_factor, relation_matrix, similarity_factor
 
 _CALLED = {"present": 1.0, "absent": 0.0}
-_NO_PARTS = {"equal": "no finding in either", "undetermined": "too little is known to tell"}
+# The relation of a case to the findings called present, in words.
+RELATION_TITLES: dict[RelationWord, str] = {
+    "equal": "Same findings",
+    "superset": "Same and more",
+    "subset": "Part of these",
+    "overlap": "Partly shared",
+    "disjoint": "Nothing shared",
+    "undetermined": "Cannot tell",
+}
+# From which percentile of the training pairs with its relation a case is said to be how alike.
+_LIKENESS = ((99, "very alike"), (90, "alike"), (50, "somewhat alike"), (0, "hardly alike"))
+_SAME_IMAGE = 0.9999  # a cosine that only the image itself, or a copy of it, has
 
 
 def called_labels(prediction: Prediction) -> FloatArray:
@@ -115,23 +126,56 @@ def _differences(
 
 
 def sentence(case: SimilarCase, findings: FindingSet | None = None) -> str:
-    """One line: ``superset: shares Pleural effusion; also Pulmonary oedema; without Mass``."""
-    parts = [
-        f"{words} {', '.join(names if findings is None else map(findings.title, names))}"
-        for words, names in (("shares", case.shared), ("also", case.extra), ("without", case.missing))
-        if names
-    ]
-    return f"{case.relation}: {'; '.join(parts) or _NO_PARTS.get(case.relation, 'nothing in common')}"
+    """What a case shares: ``Shares pleural effusion and mass; has also atelectasis; lacks nodule``."""
+    # A finding of the case that the model left undecided, or was not trained for, is in none of the three.
+    untold = [name for name in case.case.findings if name not in {*case.shared, *case.extra}]
+    also = "has also" if case.shared else "has"
+    told = (("shares", case.shared), (also, case.extra), ("lacks", case.missing), ("has, without a call here,", untold))
+    parts = [f"{words} {_listed(names, findings)}" for words, names in told if names]
+    if not parts or case.relation == "undetermined":
+        parts.insert(0, "no finding in either" if case.relation == "equal" else "too little is known to compare them")
+    said = "; ".join(parts)
+    return said[0].upper() + said[1:]
 
 
-def as_records(similar: Sequence[SimilarCase]) -> list[dict[str, Any]]:
-    """The cases for JSON, without pictures."""
+def relation_line(case: SimilarCase, findings: FindingSet | None = None) -> str:
+    """Relation and `sentence`: ``Same and more: shares mass; has also nodule``."""
+    said = sentence(case, findings)
+    return f"{RELATION_TITLES[case.relation]}: {said[0].lower()}{said[1:]}"
+
+
+def likeness(case: SimilarCase) -> str:
+    """How alike image and case are, in a word: by the percentile among pairs with this relation where it is known."""
+    if case.similarity >= _SAME_IMAGE:
+        return "the same image"
+    if case.percentile is None:
+        return f"similarity {case.similarity:.2f}"
+    return next(word for least, word in _LIKENESS if case.percentile >= least)
+
+
+def percentile_words(case: SimilarCase) -> str:
+    """The numbers behind `likeness`."""
+    said = f"similarity {case.similarity:.2f}"
+    if case.percentile is None:
+        return said
+    return f"{said}: more alike than {case.percentile:.0f} % of training pairs with this relation"
+
+
+def _listed(names: Sequence[str], findings: FindingSet | None) -> str:
+    words = list(names) if findings is None else [findings.in_text(name) for name in names]
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def as_records(similar: Sequence[SimilarCase], findings: FindingSet | None = None) -> list[dict[str, Any]]:
+    """The cases for JSON, without pictures; `findings` gives the titles."""
     return [
         {
             "rank": rank,
             "study_key": case.case.study_key,
             "similarity": round(case.similarity, 4),
+            "likeness": likeness(case),
             "relation": case.relation,
+            "sentence": relation_line(case, findings),
             "findings": list(case.case.findings),
             **{part: list(getattr(case, part)) for part in ("shared", "extra", "missing")},
             "k_s": round(case.k_s, 4),
@@ -158,7 +202,7 @@ def as_text(
             f"{case.similarity:.3f}",
             "-" if case.percentile is None else f"{case.percentile:.0f}",
             *(getattr(case.case, name) or "-" for name in ("view", "sex", "age_band")),
-            sentence(case, findings),
+            relation_line(case, findings),
         )
         for rank, case in enumerate(similar, 1)
     ]

@@ -59,6 +59,7 @@ def similar(
     from medsd.cases.case import CaseFilter
     from medsd.cases.index import CaseIndex
     from medsd.inference.predict import Predictor
+    from medsd.inference.words import impression
 
     opened = Bundle.open(bundle)
     cases = CaseIndex.open(index or opened.cases_path, model_sha256=opened.model_sha256)
@@ -81,7 +82,7 @@ def similar(
         print(json.dumps({"prediction": _as_record(prediction, path), **answer.as_dict()}, indent=2))
         return
     warning = f"\n{prediction.message}" if prediction.message else ""
-    print(f"{prediction.model}: {prediction.called()}{warning}\n\n{answer.text(cases)}")
+    print(f"{prediction.model}: {impression(prediction, answer.against)}{warning}\n\n{answer.text(cases)}")
 
 
 def _as_record(prediction: Prediction, path: Path | None) -> dict[str, object]:

@@ -53,6 +53,15 @@ class FindingSet(Sequence[str]):
         """The words a reader sees for `name`."""
         return self.findings[self.names.index(name)].title
 
+    def in_text(self, name: str) -> str:
+        """The words for `name` within a sentence: a title that begins with an abbreviation or a name keeps its letters.
+
+        >>> FINDING_SETS["nih14"].in_text("Effusion"), FINDING_SETS["padchest"].in_text("COPD signs")
+        ('pleural effusion', 'COPD signs')
+        """
+        title = self.title(name)
+        return title if any(map(str.isupper, title[1:])) else title[:1].lower() + title[1:]
+
     def without(self, names: Container[str]) -> FindingSet:
         """This set without the findings in `names`, in the same order."""
         return replace(self, findings=tuple(finding for finding in self.findings if finding.name not in names))

@@ -114,16 +114,6 @@ class Prediction:
         """The findings called present."""
         return tuple(name for name in self.findings if self.calls.get(name) == "present")
 
-    def called(self) -> str:
-        """What the calls come to in words: "no finding" only where every finding was called absent."""
-        undecided = [name for name in self.findings if self.said(name) == "undecided"]
-        open_ = {"undecided on": undecided, "not trained for": self.not_trained}
-        present = ", ".join(map(self.findings.title, self.present))
-        if len(undecided) == len(self.findings):
-            return "undecided on every finding"
-        rest = [f"{words} {', '.join(map(self.findings.title, names))}" for words, names in open_.items() if names]
-        return "; ".join([present or ("no finding called present" if rest else "no finding"), *rest])
-
     @property
     def neither(self) -> tuple[str, ...]:
         """The findings of which neither presence nor absence conforms with this study, at the named coverage."""

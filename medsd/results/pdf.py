@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
-from medsd.cases.explain import sentence
+from medsd.cases.explain import likeness, percentile_words, relation_line
+from medsd.inference.words import GROUPS, LEGEND, grouped, impression, percent, reason
 from medsd.results.record import DISCLAIMER, SYNTHETIC
 
 if TYPE_CHECKING:
-    from medsd.bundle.layout import Bundle
+    from medsd.bundle.layout import Bundle, Description
     from medsd.cases.case import SimilarCase
     from medsd.cases.vote import FindingVote
     from medsd.inference.prediction import Prediction
@@ -160,32 +161,42 @@ def _image(figures: Sequence[Figure], width: float) -> list[Any]:
 def _findings(prediction: Prediction, bundle: Bundle, votes: Sequence[FindingVote]) -> list[Any]:
     if not prediction.ranked:
         return []
-    probabilities, about = prediction.probabilities, bundle.description
-    said = {vote.finding: vote for vote in votes}
-    rows: list[list[Any]] = [["Finding", "Probability", "Call", "Called present from", "Nearest cases"]]
-    for name in prediction.ranked:
-        point = about.operating_points.get(name)
-        threshold = point.threshold if point and prediction.coverage is None else None
-        row = [
-            prediction.findings.title(name),
-            f"{probabilities[name] * 100:.1f} %" if name in probabilities else "–",
-            prediction.said(name),
-            "–" if threshold is None else f"{threshold * 100:.0f} %",
-            _vote(said.get(name)),
-        ]
-        rows.append(row)
+    about, said = bundle.description, {vote.finding: vote for vote in votes}
+    rows: list[list[Any]] = [["Finding", "", "Probability", "Called present from", "Nearest cases"]]
+    for key, names in grouped(prediction).items():
+        rows += [[f"{GROUPS[key]} ({len(names)})", "", "", "", ""]]
+        rows += [_finding(prediction, name, about, said.get(name)) for name in names]
     calls = "Calls at the operating points of the model."
     if prediction.coverage is not None:
         calls = f"Conformal calls with a coverage of {prediction.coverage * 100:g} %."
-    lines = [_text(line, 8, colour=_SOFT) for line in (calls, about.calibration_words()) if line]
+    lines = [_text(line, 8, colour=_SOFT) for line in (calls, about.calibration_words(), LEGEND) if line]
     shown = rows if said else [row[:-1] for row in rows]
-    return [_text("Findings", 12, bold=True), *lines, _table(shown, (170, 70, 75, 100, 100))]
+    against = sum(vote.disagrees for vote in votes)
+    return [
+        _text(impression(prediction, against), 10.5, bold=True, after=8),
+        _text("Findings", 12, bold=True),
+        _table(shown, (130, 160, 65, 80, 80)),
+        *lines,
+        _text("", 4),
+    ]
+
+
+def _finding(prediction: Prediction, name: str, about: Description, vote: FindingVote | None) -> list[Any]:
+    point, probability = about.operating_points.get(name), prediction.probabilities.get(name)
+    threshold = point.threshold if point and probability is not None and prediction.coverage is None else None
+    return [
+        prediction.findings.title(name),
+        reason(prediction, name, threshold),
+        "–" if probability is None else percent(probability),
+        "–" if threshold is None else percent(threshold),
+        _vote(vote),
+    ]
 
 
 def _vote(vote: FindingVote | None) -> str:
     if vote is None or vote.share != vote.share:  # NaN: no case knows the finding
         return "–"
-    return f"{vote.share * 100:.0f} %{'  disagree' if vote.disagrees else ''}"
+    return f"{vote.share * 100:.0f} %{f' ⚑ {vote.share_call}' if vote.disagrees else ''}"
 
 
 def _table(rows: list[list[Any]], widths: Sequence[float]) -> Any:
@@ -208,14 +219,18 @@ def _cases(
 ) -> list[Any]:
     if not cases:
         return []
-    rows: list[list[Any]] = [["", "Case", "Similarity", "Relation to the findings called present"]]
+    rows: list[list[Any]] = [["", "Case", "Likeness", "Relation to the findings called present"]]
     for rank, (case, content) in enumerate(zip(cases, pictures, strict=True), 1):
-        likeness = f"{case.similarity:.2f}"
-        if case.percentile is not None:
-            likeness += f"; more alike than {case.percentile:.0f} % of pairs with this relation"
         about = case.case
         meta = " · ".join(filter(None, (about.view, about.sex, about.age_band, about.source, about.study_key)))
         picture = _picture(content, _CASE_SIDE, _CASE_SIDE) if content else ""
-        rows.append([picture, f"{rank}. {meta}", likeness, sentence(case, prediction.findings)])
+        rows.append(
+            [
+                picture,
+                f"{rank}. {meta}",
+                f"{likeness(case)}; {percentile_words(case)}",
+                relation_line(case, prediction.findings),
+            ]
+        )
     table = _table(rows, (_CASE_SIDE + 10, 130, 120, width - _CASE_SIDE - 260))
     return [_text("Nearest earlier cases", 12, bold=True), table]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medsd.cases.explain import as_records
 from medsd.cases.vote import vote_records
+from medsd.inference.words import group, impression, reason
 
 if TYPE_CHECKING:
     from medsd.bundle.layout import Bundle
@@ -34,7 +35,8 @@ def reading_record(
     """One reading as plain values; arguments as for `medsd.results.pdf.reading_pdf`.
 
     ``findings`` stand in the order of falling probability, those that were not trained last, without a probability;
-    none for a refused study. ``calibration`` is the method that made the probability.
+    none for a refused study. ``group`` is the heading under which page and PDF have them, ``reason`` what they say
+    beside the number. ``calibration`` is the method that made the probability.
     """
     return {
         "disclaimer": f"{SYNTHETIC} {DISCLAIMER}" if bundle.description.synthetic else DISCLAIMER,
@@ -48,9 +50,12 @@ def reading_record(
         "message": prediction.message,
         "out_of_distribution": _rounded(prediction.out_of_distribution),
         "coverage": prediction.coverage,
+        "impression": impression(prediction, sum(vote.disagrees for vote in votes)),
         "findings": _findings(prediction, bundle),
         "votes": vote_records(votes),
-        "cases": [{k: v for k, v in case.items() if k != "note_excerpt"} for case in as_records(cases)],
+        "cases": [
+            {k: v for k, v in case.items() if k != "note_excerpt"} for case in as_records(cases, prediction.findings)
+        ],
     }
 
 
@@ -63,6 +68,8 @@ def _findings(prediction: Prediction, bundle: Bundle) -> list[dict[str, Any]]:
             "title": prediction.findings.title(name),
             "probability": _rounded(probabilities.get(name)),
             "call": prediction.said(name),
+            "group": group(prediction.said(name)),
+            "reason": reason(prediction, name, points[name].threshold if name in points else None),
             "conformal_set": prediction.conformal_sets.get(name),
             "operating_point": points[name].threshold if name in points else None,
             "calibration": choices[name].method if name in choices else None,

@@ -18,6 +18,7 @@ from medsd.errors import DataError
 from medsd.files import replacing
 from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction
+from medsd.inference.words import impression
 from medsd.preprocessing.decode import Decoder
 from medsd.results.objects import Kind, objects
 from medsd.results.source import Source
@@ -111,7 +112,7 @@ class Written:
 
     def line(self) -> str:
         """For a person."""
-        said = self.prediction.message or self.prediction.called()
+        said = self.prediction.message or impression(self.prediction)
         files = ", ".join(f"{kind}.dcm" for kind in self.kinds) or "nothing"
         left = f"; not for this image: {', '.join(self.left_out)}" if self.left_out else ""
         return f"{self.prediction.status}: {said}\n{self.folder}: {files}{left}"

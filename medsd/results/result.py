@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydicom.sr.coding import Code
 
 from medsd.calibration.conformal import ConformalSet
-from medsd.cases.explain import sentence
+from medsd.cases.explain import relation_line
 from medsd.errors import DataError
 from medsd.inference.prediction import Prediction, Said
 from medsd.results.codes import finding_code
@@ -179,7 +179,7 @@ def _finding(prediction: Prediction, bundle: Bundle, name: str, code: Code) -> F
 def _case(case: SimilarCase, codes: dict[str, Code], prediction: Prediction) -> CaseResult:
     shared, extra, missing = (tuple(codes[name] for name in getattr(case, p)) for p in ("shared", "extra", "missing"))
     percentile = None if case.percentile is None else round(case.percentile, 1)
-    words = sentence(case, prediction.findings)
+    words = relation_line(case, prediction.findings)
     return CaseResult(round(case.similarity, 4), percentile, case.relation, shared, extra, missing, words)
 
 

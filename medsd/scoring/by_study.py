@@ -30,6 +30,7 @@ from medsd.bundle.layout import Bundle
 from medsd.calibration.conformal import Limits
 from medsd.errors import DataError
 from medsd.inference.coverage import called, conformal_limits
+from medsd.inference.prediction import NOT_TRAINED
 from medsd.scoring import table
 from medsd.scoring.remote import download, place_of, upload
 from medsd.scoring.request import ScoringRequest, Summary
@@ -156,7 +157,7 @@ class Studies:
         calls = called(self._bundle, values, self._coverage, self._limits)["calls"]
         found = {}
         for name, value in zip(names, values.tolist(), strict=True):
-            found |= {f"probability_{name}": table.rounded(value), f"call_{name}": calls.get(name, "")}
+            found |= {f"probability_{name}": table.rounded(value), f"call_{name}": calls.get(name, NOT_TRAINED)}
         unlike = [row["out_of_distribution"] for row in used if row["out_of_distribution"] is not None]
         return found | {"out_of_distribution": max(unlike, default=None)}
 

@@ -56,7 +56,7 @@ def is_number(column: str) -> bool:
 
 
 def row(path: Path | str, prediction: Prediction) -> Row:
-    """The row of one study; numbers of a refused one are None, its calls are empty, as for a finding not trained.
+    """The row of one study; numbers of a refused one are None, its calls are empty.
 
     The name of a file may be a patient's: it stands under ``path`` alone, so that a table without this column has none.
     """
@@ -73,7 +73,7 @@ def row(path: Path | str, prediction: Prediction) -> Row:
     }
     for name in prediction.findings:
         found[f"probability_{name}"] = rounded(probabilities.get(name))
-        found[f"call_{name}"] = prediction.calls.get(name, "")
+        found[f"call_{name}"] = "" if prediction.refused else prediction.said(name)
     found["out_of_distribution"] = rounded(prediction.out_of_distribution)
     return found | {"model": prediction.model, "model_sha256": prediction.model_sha256}
 

@@ -4,26 +4,49 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import chain
 
-import pytest
-
-from medsd.apps.web import case_cards, html, markup
+from medsd.apps.web import case_cards, markup
 from medsd.apps.web.reading import Reader, Reading, Wish
 from medsd.bundle.layout import Bundle
+from medsd.cases.explain import RELATION_TITLES
 from medsd.inference.prediction import Prediction
+from medsd.inference.words import grouped, reason
+from medsd.results.pdf import reading_pdf
+from medsd.results.record import reading_record
 from medsd.results.render import Window
+from tests.results.test_pdf import _words
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{{value}}${value}"
 
 
-def test_findings_stand_most_probable_first_with_number_bar_and_call(bundle: Bundle, reading: Reading) -> None:
+def test_findings_stand_under_headings_most_probable_first_with_words_number_and_bar(
+    bundle: Bundle, reading: Reading
+) -> None:
     table = markup.findings(reading, bundle.description, reading.ranked[0])
     names = re.findall(r'data-name="([^"]+)"', table)
-    probabilities = [reading.prediction.probabilities[name] for name in names]
-    assert probabilities == sorted(probabilities, reverse=True) and len(names) == len(bundle.findings)
+    assert tuple(names) == tuple(chain.from_iterable(grouped(reading.prediction).values()))
+    assert sorted(names) == sorted(bundle.findings) and table.count("<b style=") == len(names)
     for name in names:
-        assert bundle.findings.title(name) in table
-    assert table.count('<span class="call"') == len(names) and table.count("<b style=") == len(names)
+        threshold = bundle.description.operating_points[name].threshold
+        words = reason(reading.prediction, name, threshold)
+        assert words.endswith("its threshold") and f"{bundle.findings.title(name)}<small>{words}</small>" in table
+
+
+def test_page_document_and_record_say_the_same(bundle: Bundle, reader: Reader, reading: Reading) -> None:
+    for each in (reading, reader.again(reading, Wish(coverage=0.95))):
+        about = (each.prediction, bundle, each.cases, each.votes)
+        record, page = reading_record(*about), markup.findings(each, bundle.description, None)
+        document = "".join("".join(_words(reading_pdf(*about))).split())  # lines are broken anywhere
+        assert f">{record['impression']}." in page and _close(record["impression"]) in document
+        for said in record["findings"]:
+            assert said["reason"] in page and _close(said["reason"]) in document
+        for case in record["cases"]:
+            assert _close(case["sentence"]) in document
+
+
+def _close(words: str) -> str:
+    return "".join(words.split())
 
 
 def test_only_the_shown_finding_is_pressed(bundle: Bundle, reading: Reading) -> None:
@@ -31,20 +54,14 @@ def test_only_the_shown_finding_is_pressed(bundle: Bundle, reading: Reading) -> 
     assert re.findall(r'data-finding="([^"]+)" aria-pressed="true"', table) == ["Mass"]
 
 
-@pytest.mark.parametrize(
-    ("probability", "words"), [(0.0, "< 1 %"), (0.0049, "< 1 %"), (0.42, "42 %"), (0.999, "> 99 %"), (1.0, "> 99 %")]
-)
-def test_a_probability_is_never_said_to_be_certain(probability: float, words: str) -> None:
-    assert html.percent(probability) == words
-
-
 def test_a_call_says_where_it_comes_from(bundle: Bundle, reading: Reading) -> None:
     points = bundle.description.operating_points
     without = points | {"Mass": points["Mass"].model_copy(update={"threshold": None})}
     about = bundle.description.model_copy(update={"operating_points": without})
-    table = markup.findings(reading, about, None)
+    undecided = replace(reading.prediction, calls=reading.prediction.calls | {"Mass": "undecided"})
+    table = markup.findings(replace(reading, prediction=undecided), about, None)
     assert table.count("sensitivity 70 %, specificity 80 % in validation") == len(bundle.findings) - 1
-    assert table.count("too few validation images") == 1
+    assert table.count("<small>too few validation images</small>") == 1
 
 
 def test_the_image_carries_the_evidence_of_the_chosen_finding(reading: Reading) -> None:
@@ -88,7 +105,7 @@ def test_a_case_says_its_relation_and_the_findings_that_differ(bundle: Bundle, r
     cards = re.split(r"(?=<li class=\"case\")", case_cards.cases(reading).split("</ol>")[0])[1:]
     assert len(cards) == len(reading.cases) == 8
     for card, case in zip(cards, reading.cases, strict=True):
-        assert f'data-relation="{case.relation}"' in card and case_cards.RELATION_TITLES[case.relation][0] in card
+        assert f'data-relation="{case.relation}"' in card and RELATION_TITLES[case.relation] in card
         assert f"similarity {case.similarity:.2f}" in card
         for words, names in (
             ("In both", case.shared),
@@ -146,18 +163,19 @@ def test_no_identity_of_the_image_is_on_the_page(bundle: Bundle, reader: Reader,
 def test_what_the_nearest_cases_say_stands_beside_and_disagreement_is_flagged(bundle: Bundle, reading: Reading) -> None:
     table = markup.findings(reading, bundle.description, None)
     against = [vote for vote in reading.votes if vote.disagrees]
-    assert against and table.count('class="flag"') == len(against) and "Model and nearest cases disagree" in table
+    assert against and table.count('class="flag"') == len(against)
+    assert f"similar cases disagree on {len(against)}." in table
     assert 'data-sort="cases"' in table
     alone = markup.findings(replace(reading, votes=()), bundle.description, None)
-    assert "disagree" not in alone and 'data-sort="cases"' not in alone
+    assert "disagree on" not in alone and 'data-sort="cases"' not in alone
 
 
 def test_under_a_coverage_a_call_says_why_it_is_undecided(bundle: Bundle, reader: Reader, reading: Reading) -> None:
     covered = reader.again(reading, Wish(coverage=0.95))
     table = markup.findings(covered, bundle.description, None)
-    assert "Calls cover 95 % of patients." in table and "called present from here" not in table
+    assert "Calls cover 95 % of patients." in table and "its threshold</small>" not in table
     undecided = [name for name in bundle.findings if covered.prediction.calls[name] == "undecided"]
-    assert undecided and table.count("both present and absent conform") == len(undecided)
+    assert undecided and table.count("<small>both calls conform at 95 %</small>") == len(undecided)
 
 
 def test_feedback_is_asked_for_only_where_it_is_kept(bundle: Bundle, reading: Reading) -> None:

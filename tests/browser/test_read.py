@@ -19,18 +19,23 @@ RELATIONS = {"equal", "superset", "subset", "overlap", "disjoint", "undetermined
 
 
 def _names(visit: Visit) -> list[str]:
-    return [str(row.get_attribute("data-name")) for row in visit.page.query_selector_all("table.findings tbody tr")]
+    return [
+        str(row.get_attribute("data-name")) for row in visit.page.query_selector_all("table.findings tr[data-name]")
+    ]
 
 
 def test_a_dicom_file_becomes_findings_and_cases(visit: Open, image: Path, room: Bundle) -> None:
     here = visit()
     here.read(image)
     assert sorted(_names(here)) == sorted(room.findings)
-    numbers = [text.inner_text() for text in here.page.query_selector_all("table.findings .number")]
-    values = [int("".join(filter(str.isdigit, number))) for number in numbers]
-    assert values == sorted(values, reverse=True)
-    calls = {text.inner_text() for text in here.page.query_selector_all("table.findings .call")}
-    assert calls <= {"present", "absent", "undecided"}
+    for group in here.page.locator("table.findings tbody").all():
+        numbers = group.locator("tr[data-name]").evaluate_all(
+            "rows => rows.map(row => Number(row.dataset.probability))"
+        )
+        assert numbers == sorted(numbers, reverse=True)
+    assert f"of {len(room.findings)} findings called present" in here.page.inner_text(".impression")
+    here.page.click("button[data-fold]")
+    assert all(row.is_visible() for row in here.page.locator("tr[data-name]").all())
     cards = here.page.query_selector_all("li.case")
     assert len(cards) == 8 and {card.get_attribute("data-relation") for card in cards} <= RELATIONS
     assert all(card.query_selector(".badge").inner_text() and "similarity" in card.inner_text() for card in cards)
@@ -58,6 +63,7 @@ def test_choosing_another_finding_changes_the_evidence_over_the_image(visit: Ope
     here = visit()
     here.read(image)
     before, seen_before = here.picture("#radiograph img.evidence"), here.page.locator("#radiograph").screenshot()
+    here.page.click("button[data-fold]")
     other = _names(here)[-1]
     here.page.click(f'button[data-finding="{other}"]')
     here.page.wait_for_selector(f'button[data-finding="{other}"][aria-pressed="true"]')

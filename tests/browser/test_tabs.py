@@ -69,23 +69,25 @@ def test_a_case_beside_the_image_is_accessible_and_shows_what_makes_them_alike(
 def test_findings_are_sorted_by_their_heads_and_stay_so(visit: Open, image: Path) -> None:
     here = visit()
     here.read(image)
-    titles = "[...document.querySelectorAll('table.findings tbody tr')].map(row => row.dataset.title)"
+    titles = "[...document.querySelectorAll('tbody.absent tr[data-title]')].map(row => row.dataset.title)"
     before = here.page.evaluate(titles)
     here.page.click('button[data-sort="title"]')
     here.page.wait_for_selector('th[aria-sort="ascending"] button[data-sort="title"]')
     assert here.page.evaluate(titles) == sorted(before) != before
-    last = here.page.locator("button[data-finding]").last
-    last.click()
+    here.page.click("button[data-fold]")
+    here.page.locator("button[data-finding]").last.click()
     here.page.wait_for_selector('button[data-finding][aria-pressed="true"]')
     assert here.page.evaluate(titles) == sorted(before) and here.errors == []
+    assert here.page.get_attribute("button[data-fold]", "aria-expanded") == "true"  # as it was before the drawing
 
 
 def test_another_coverage_calls_anew_and_disagreement_is_seen(visit: Open, image: Path) -> None:
     here = visit()
     here.read(image)
-    assert here.page.locator(".disagreement").is_visible() and here.page.locator("td.against .flag").count()
+    assert "similar cases disagree on" in here.page.inner_text(".impression")
+    assert all(flag.is_visible() for flag in here.page.locator("td.against .flag").all())  # folded or not
     here.page.get_by_label("95 %", exact=True).check()
-    here.page.wait_for_selector("table.findings caption:has-text('95 %')")
+    here.page.wait_for_selector(".impression:has-text('95 %')")
     assert here.page.locator("tr.undecided").count() and here.errors == []
 
 

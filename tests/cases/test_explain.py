@@ -2,12 +2,24 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from medsd.cases.case import Case, Hit, SimilarCase
-from medsd.cases.explain import as_records, as_text, explain, explain_query, relation_chances, sentence
+from medsd.cases.explain import (
+    RELATION_TITLES,
+    as_records,
+    as_text,
+    explain,
+    explain_query,
+    likeness,
+    percentile_words,
+    relation_chances,
+    relation_line,
+    sentence,
+)
 from tests.cases.conftest import predict
 
 EMBEDDING = np.eye(1, 16, dtype=np.float32)[0]
@@ -118,9 +130,34 @@ def test_a_query_is_explained_like_a_prediction(findings):
 
 def test_a_case_in_one_line(findings):
     case = SimilarCase(Case("k"), 0.5, "overlap", ("Effusion",), ("Edema",), ("Mass",), 0.5, 0.5)
-    assert sentence(case) == "overlap: shares Effusion; also Edema; without Mass"
-    assert sentence(case, findings) == "overlap: shares Pleural effusion; also Pulmonary oedema; without Mass"
-    assert sentence(SimilarCase(Case("k"), 0.5, "equal", (), (), (), 1, 1)) == "equal: no finding in either"
+    assert sentence(case) == "Shares Effusion; has also Edema; lacks Mass"
+    assert (
+        relation_line(case, findings) == "Partly shared: shares pleural effusion; has also pulmonary oedema; lacks mass"
+    )
+    assert (
+        relation_line(SimilarCase(Case("k"), 0.5, "equal", (), (), (), 1, 1)) == "Same findings: no finding in either"
+    )
+    several = replace(
+        case, shared=("Effusion", "Mass", "Edema"), case=Case("k", findings=("Mass", "Pneumothorax")), missing=()
+    )
+    told = "Shares pleural effusion, mass and pulmonary oedema; has also pulmonary oedema"
+    assert sentence(several, findings) == f"{told}; has, without a call here, pneumothorax"
+
+
+@pytest.mark.parametrize(
+    ("percentile", "similarity", "word"),
+    [
+        (99.2, 0.9, "very alike"),
+        (91, 0.9, "alike"),
+        (50, 0.9, "somewhat alike"),
+        (3, 0.9, "hardly alike"),
+        (12, 1.0, "the same image"),
+        (None, 0.5, "similarity 0.50"),
+    ],
+)
+def test_likeness_is_a_word(percentile, similarity, word):
+    case = SimilarCase(Case("k"), similarity, "equal", (), (), (), 1, 1, percentile=percentile)
+    assert likeness(case) == word and f"similarity {similarity:.2f}" in percentile_words(case)
 
 
 def test_cases_as_a_text_table_and_as_json(index, embeddings, findings):
@@ -129,7 +166,8 @@ def test_cases_as_a_text_table_and_as_json(index, embeddings, findings):
     assert len(lines) == 9
     assert len({line.index("  ") for line in lines}) == 1
     assert all(
-        case.case.study_key in line and case.relation in line for case, line in zip(found, lines[1:], strict=True)
+        case.case.study_key in line and RELATION_TITLES[case.relation] in line
+        for case, line in zip(found, lines[1:], strict=True)
     )
     assert as_text([]) == "no similar case"
     records = json.loads(json.dumps(as_records(found), allow_nan=False))

@@ -24,6 +24,7 @@ from medsd.findings import finding_set
 from medsd.inference.coverage import called
 from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction
+from medsd.inference.words import impression
 from medsd.labelling.pool import suggest_studies
 from medsd.pipeline.folder import Run
 from medsd.pipeline.run import run_steps
@@ -114,8 +115,7 @@ def test_every_graph_of_the_bundle_says_nan_of_it_whoever_serves_it(bundle: Bund
 def test_a_reading_says_not_trained_in_place_of_a_call(bundle: Bundle, prediction: Prediction) -> None:
     assert prediction.not_trained == tuple(WHY) and prediction.ranked[-3:] == tuple(WHY)
     assert set(prediction.probabilities) == set(prediction.calls) == set(bundle.findings) - set(WHY)
-    assert prediction.called().endswith("not trained for Atelectasis, Mass, Pneumothorax")
-    assert "no finding;" not in prediction.called()
+    assert impression(prediction).endswith("3 cannot be called (too little training data)")
     with pytest.raises(DataError, match="was not trained for it"):
         prediction.evidence("Mass")
     covered = Predictor(bundle, coverage=0.5)
@@ -123,7 +123,7 @@ def test_a_reading_says_not_trained_in_place_of_a_call(bundle: Bundle, predictio
     assert set(calls) == set(bundle.findings) - set(WHY)
 
 
-def test_its_columns_are_empty_in_the_tables_of_images_and_of_studies(
+def test_it_has_no_number_in_the_tables_of_images_and_of_studies(
     bundle: Bundle, elsewhere: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "studies.csv"
@@ -132,10 +132,10 @@ def test_its_columns_are_empty_in_the_tables_of_images_and_of_studies(
         table = pd.read_csv(path)
         for name in bundle.findings:
             assert table[f"probability_{name}"].isna().all() == (name in WHY)
-            assert table[f"call_{name}"].isna().all() == (name in WHY)
+            assert (table[f"call_{name}"] == "not trained").all() == (name in WHY)
     rows = [dict(each, study_key="k", instance_key="") for each in read_table(tmp_path / "studies.images.csv")][:3]
     study = by_study.Studies(bundle).combine(rows)
-    assert study["images_used"] == 3 and study["probability_Mass"] is None and study["call_Mass"] == ""
+    assert study["images_used"] == 3 and study["probability_Mass"] is None and study["call_Mass"] == "not trained"
     assert 0 < study["probability_Edema"] < 1
 
 
@@ -147,7 +147,7 @@ def test_the_page_the_record_and_the_document_have_a_row_without_a_number(
     assert {vote.finding for vote in votes if vote.call == "not trained"} == set(WHY)
     reading = Reading(prediction, prediction.image, votes=votes)
     page = markup.findings(reading, bundle.description, None, feedback=True)
-    assert page.count(">not trained</span>") == 3 and page.index("Atelectasis") > page.index("Support")
+    assert page.count("<small>too little training data</small>") == 3
     assert all(f'title="{why}"' in page for why in WHY.values()) and 'data-finding="Mass"' not in page
     record = reading_record(prediction, bundle, (), votes)
     assert json.loads(json.dumps(record, allow_nan=False)) == record
@@ -156,7 +156,7 @@ def test_the_page_the_record_and_the_document_have_a_row_without_a_number(
         (name, None, "not trained") for name in WHY
     ]
     words = " ".join(_words(reading_pdf(prediction, bundle, (), votes)))
-    assert words.count("not trained") == 3
+    assert words.count("too little training data") == 4  # in the impression, too
 
 
 def test_similar_cases_are_related_by_what_was_trained(bundle: Bundle, prediction: Prediction) -> None:

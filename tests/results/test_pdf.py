@@ -120,7 +120,7 @@ def test_a_calibration_of_all_findings_together_is_named(bundle: Bundle, predict
 
 def test_the_vote_is_told_where_it_disagrees(bundle: Bundle, prediction: Prediction) -> None:
     votes = [FindingVote("Mass", 0.75, 0.1, "present", "absent", True)]
-    assert "75 % disagree" in re.sub(r"\s+", " ", " ".join(_words(reading_pdf(prediction, bundle, votes=votes))))
+    assert "75 % ⚑ present" in re.sub(r"\s+", " ", " ".join(_words(reading_pdf(prediction, bundle, votes=votes))))
 
 
 def test_a_refused_study_is_said_in_the_place_of_findings(bundle: Bundle) -> None:

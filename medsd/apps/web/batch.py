@@ -28,6 +28,7 @@ from medsd.apps.web.uploads import MOST_FILES, Uploads, is_regular
 from medsd.errors import DataError, MedsdError
 from medsd.findings import FindingSet
 from medsd.inference.prediction import Prediction
+from medsd.inference.words import impression
 from medsd.scoring import table
 from medsd.scoring.inputs import name_inputs
 
@@ -155,7 +156,7 @@ def _csv(rows: Sequence[table.Row], findings: FindingSet) -> bytes:
 def _page(total: int, counts: Counter[str], rows: Sequence[tuple[str, Prediction]] = ()) -> str:
     """Progress, and the rows so far."""
     said = ", ".join(f"{counts[status]} {status}" for status in ("scored", "warned", "refused") if counts[status])
-    return fill("batch", done=len(rows), total=total, said=said, rows=rows, most=_SHOWN)
+    return fill("batch", done=len(rows), total=total, said=said, rows=rows, most=_SHOWN, impression=impression)
 
 
 class BatchTab:

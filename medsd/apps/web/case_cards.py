@@ -14,6 +14,7 @@ import numpy as np
 from medsd.apps.web.html import fill
 from medsd.apps.web.reading import Reading
 from medsd.cases.case import SimilarCase
+from medsd.cases.explain import RELATION_TITLES
 from medsd.errors import DataError
 from medsd.findings import FindingSet
 from medsd.results.render import PREVIEW_SIDE, Window, evidence_uri, fit_side, image_uri, likeness_share, thumbnail_uri
@@ -23,15 +24,16 @@ _CASES = "Nearest earlier cases"
 _VIEWS = {"LATERAL": "lateral", "LL": "lateral"}
 _SEXES = {"F": "female", "M": "male"}
 
-# The relation of a case to the study, in words for the reading room, and what they mean.
-RELATION_TITLES: dict[str, tuple[str, str]] = {
-    "equal": ("Same findings", "The case has exactly the findings {here}."),
-    "superset": ("Same and more", "The case has all the findings {here}, and more."),
-    "subset": ("Part of these", "The case has some of the findings {here}, and no other."),
-    "overlap": ("Partly shared", "The case has some of the findings {here}, and lacks others; it has some of its own."),
-    "disjoint": ("Nothing shared", "The case has none of the findings {here}."),
-    "undetermined": ("Cannot tell", "Too little is known of the case, or decided for the image, to compare them."),
+# What the relations of a case to the study mean; their titles are those of every document.
+_MEANINGS = {
+    "equal": "The case has exactly the findings {here}.",
+    "superset": "The case has all the findings {here}, and more.",
+    "subset": "The case has some of the findings {here}, and no other.",
+    "overlap": "The case has some of the findings {here}, and lacks others; it has some of its own.",
+    "disjoint": "The case has none of the findings {here}.",
+    "undetermined": "Too little is known of the case, or decided for the image, to compare them.",
 }
+_RELATIONS = {relation: (title, _MEANINGS[relation]) for relation, title in RELATION_TITLES.items()}
 
 
 class Pinned(NamedTuple):
@@ -81,7 +83,7 @@ def cases(reading: Reading | None) -> str:
         return ""
     if not reading.cases:
         return no_cases(reading.no_cases)
-    present = titles(prediction.present, prediction.findings) if prediction.present else prediction.called()
+    present = titles(prediction.present, prediction.findings) if prediction.present else "nothing"
     here = Gallery(
         key="",
         title=_CASES,
@@ -124,7 +126,7 @@ def gallery(
         }
         for rank, (case, picture) in enumerate(zip(similar, pictures, strict=True), 1)
     ]
-    return fill("gallery", about=about, cards=cards, relations=RELATION_TITLES, title=vocabulary.title)
+    return fill("gallery", about=about, cards=cards, relations=_RELATIONS, title=vocabulary.title)
 
 
 def titles(names: Sequence[str], vocabulary: FindingSet) -> str:

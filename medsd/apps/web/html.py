@@ -8,14 +8,9 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from medsd.inference.words import percent
+
 _FOLDER = Path(__file__).with_name("templates")
-
-
-def percent(probability: float) -> str:
-    """A probability as a person reads it: whole percents, and never 0 % or 100 %."""
-    if probability < 0.01:
-        return "< 1 %"
-    return "> 99 %" if probability > 0.99 else f"{probability * 100:.0f} %"
 
 
 def fill(template: str, **values: Any) -> str:

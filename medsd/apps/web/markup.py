@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from medsd.apps.web.html import fill, percent
+from medsd.apps.web.html import fill
 from medsd.apps.web.reading import Reading
 from medsd.bundle.layout import Bundle, Description
 from medsd.calibration.types import OperatingPoint
 from medsd.inference.prediction import NOT_TRAINED, Prediction
+from medsd.inference.words import GROUPS, LEGEND, grouped, impression, percent, reason
 from medsd.results.record import DISCLAIMER, SYNTHETIC
 from medsd.results.render import Window, evidence_uri, image_uri
 
 _OPPOSITE = {"present": "absent", "absent": "present"}
-_CALL_ORDER = {"present": 0, "undecided": 1, "absent": 2, NOT_TRAINED: 3}
 _CALLED = {"absent": "called absent", "undecided": "undecided"}
-_SETS = {"both": "both present and absent conform", "neither": "unlike the validation images of either"}
 # Placeholder rows while a study is being read.
 BUSY_FINDINGS = '<div class="skeleton" aria-hidden="true">' + "<span></span>" * 8 + "</div>"
 
@@ -102,7 +101,7 @@ def notice(reading: Reading | None) -> str:
 
 
 def findings(reading: Reading | None, about: Description | None, shown: str | None, *, feedback: bool = False) -> str:
-    """The findings, most probable first: title, probability as number and bar, threshold, call, vote of the cases.
+    """The impression, then the findings under their headings: title, where it lies, number and bar, vote of the cases.
 
     Args:
         reading: None before the first study.
@@ -111,23 +110,22 @@ def findings(reading: Reading | None, about: Description | None, shown: str | No
         feedback: whether to ask what the person thinks of each.
     """
     if reading is None:
-        return '<p class="quiet">The findings appear here, most probable first.</p>'
+        return '<p class="quiet">The findings appear here.</p>'
     if not reading.ranked or about is None:
         return ""
     prediction = reading.prediction
-    hint = "Choose a finding to see where its evidence lies." if prediction.evidence_maps is not None else ""
-    if prediction.coverage is not None:
-        hint += f" Calls cover {prediction.coverage * 100:g} % of patients."
-    against = "; ".join(
-        f"{prediction.findings.title(vote.finding)} is {vote.call} for the model, {vote.share_call} by the cases"
-        for vote in reading.votes
-        if vote.disagrees
-    )
+    groups = {
+        key: (GROUPS[key], [_row(reading, name, about, shown) for name in names])
+        for key, names in grouped(prediction).items()
+    }
     return fill(
         "findings",
-        rows=[_row(reading, name, about, shown) for name in reading.ranked],
-        hint=hint,
-        disagree=against if reading.votes else None,
+        impression=impression(prediction, sum(vote.disagrees for vote in reading.votes)),
+        groups=groups,
+        hint="Choose a finding to see where its evidence lies." if prediction.evidence_maps is not None else "",
+        coverage=prediction.coverage,
+        voted=bool(reading.votes),
+        legend=LEGEND,
         calibration=about.calibration_words(),
         feedback=feedback,
     )
@@ -137,15 +135,16 @@ def _row(reading: Reading, name: str, about: Description, shown: str | None) -> 
     prediction = reading.prediction
     probability, call = prediction.probabilities.get(name), prediction.said(name)
     point = about.operating_points.get(name)
+    threshold = point.threshold if point and prediction.coverage is None and probability is not None else None
     vote = next((vote for vote in reading.votes if vote.finding == name), None)
     return {
         "name": name,
         "title": prediction.findings.title(name),
         "probability": probability,
-        "threshold": point.threshold if point and prediction.coverage is None and probability is not None else None,
+        "threshold": threshold,
         "call": call,
-        "order": _CALL_ORDER[call],
-        "why": _why(prediction, name, about, point),
+        "reason": reason(prediction, name, threshold),
+        "why": about.not_trained.get(name, "") if call == NOT_TRAINED else _rule(threshold, point),
         "has_evidence": prediction.evidence_maps is not None and probability is not None,
         "shown": name == shown,
         "vote": vote,
@@ -158,16 +157,11 @@ def _row(reading: Reading, name: str, about: Description, shown: str | None) -> 
     }
 
 
-def _why(prediction: Prediction, name: str, about: Description, point: OperatingPoint | None) -> str:
-    """Where a call comes from, for whoever relies on it."""
-    if prediction.said(name) == NOT_TRAINED:
-        return about.not_trained.get(name, "")
-    if prediction.coverage is not None:
-        found = prediction.conformal_sets.get(name, "both")
-        return _SETS.get(found, f"the other call does not conform at {prediction.coverage * 100:g} %")
-    if point is None or point.threshold is None:
-        return "too few validation images to choose a threshold"
-    words = f"called present from {point.threshold * 100:.0f} % on ({point.rule})"
+def _rule(threshold: float | None, point: OperatingPoint | None) -> str:
+    """Where a threshold comes from, for whoever relies on it."""
+    if threshold is None or point is None:
+        return ""
+    words = f"called present from {percent(threshold)} on ({point.rule})"
     if point.sensitivity is None or point.specificity is None:
         return words
     return f"{words}: sensitivity {percent(point.sensitivity)}, specificity {percent(point.specificity)} in validation"
