@@ -235,7 +235,8 @@ def spellings(value: str) -> list[str]:
             day = datetime.strptime(whole, "%Y%m%d")
             written = [day.strftime(form).casefold() for form in _DATE_FORMS]
             forms += written + [re.sub(r"(?<!\d)0(?=\d)", "", date) for date in written]
-    return [form for form in dict.fromkeys(forms) if len(form) >= _SHORTEST or (len(form) == 2 and not form.isascii())]
+    forms = [form for form in forms if len(form) >= _SHORTEST or (len(form) == 2 and not form.isascii())]
+    return [form for form in dict.fromkeys(forms) if len(fold(form)[0].strip()) > 1]  # "AAA" is compared as "a"
 
 
 def scrub_note(note: str, identities: Iterable[str] = ()) -> str:

@@ -149,6 +149,8 @@ def test_an_identity_is_known_in_all_its_spellings() -> None:
     dates = ("1947-02-03", "03.02.1947", "3.2.1947", "02/03/1947", "3 february 1947", "february 3, 1947", "3 feb 1947")
     assert {*dates} <= set(spellings("19470203"))
     assert spellings("19479999") == ["19479999"] and spellings("F") == []
+    assert spellings("A" * 64) == spellings("A\u00b4\u00b4") == []  # compared as "a"
+    assert spellings("Bae") == ["bae"]
 
 
 @pytest.mark.parametrize(
