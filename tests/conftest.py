@@ -65,7 +65,7 @@ def dx_dataset(stored: npt.NDArray[np.integer], bits_stored: int | None = None, 
     ds["PixelData"].VR = "OB" if ds.BitsAllocated == 8 else "OW"
     for keyword, value in elements.items():
         if value is None:
-            delattr(ds, keyword)
+            ds.pop(keyword, None)
         else:
             setattr(ds, keyword, value)
     return ds

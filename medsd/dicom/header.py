@@ -147,13 +147,13 @@ def clinical_concerns(header: Header, policy: GatePolicy) -> list[Concern]:
 
 def identities(ds: Dataset) -> list[str]:
     """What identifies the patient or who treated her, names in their words too, for the log and for scrubbing notes."""
-    found = [text for keyword in IDENTIFYING for text in _values(ds, keyword)]
-    words = [word for keyword in _NAMES for text in _values(ds, keyword) for word in re.split(r"[\s^=,]+", text)]
+    found = [text for keyword in IDENTIFYING for text in element_values(ds, keyword)]
+    words = [word for keyword in _NAMES for text in element_values(ds, keyword) for word in re.split(r"[\s^=,]+", text)]
     return list(dict.fromkeys(filter(None, [*found, *(word for word in words if not word.isdigit())])))
 
 
-def _values(ds: Dataset, keyword: str) -> list[str]:
-    """Every value of an element as text without spaces around it."""
+def element_values(ds: Dataset, keyword: str) -> list[str]:
+    """Every value of an element as text without spaces around it; none where pydicom cannot read it."""
     try:
         value = ds.get(keyword)
         values = value if isinstance(value, MultiValue | list) else [value]
@@ -164,7 +164,7 @@ def _values(ds: Dataset, keyword: str) -> list[str]:
 
 def identifier(ds: Dataset, keyword: str) -> str:
     """The first value of an element as text, "" if there is none."""
-    return next(iter(_values(ds, keyword)), "")
+    return next(iter(element_values(ds, keyword)), "")
 
 
 def _accepted_body_part(header: Header, policy: GatePolicy) -> bool:
@@ -241,7 +241,7 @@ def _view(ds: Dataset) -> tuple[str, str]:
     said = [("(0018,5101) View Position", view_in(_text(ds, "ViewPosition")))]
     said += [("(0054,0220) View Code Sequence", term_of_code(code, "view_codes") or view_in(meaning))]
     said += [("a description", view_in(_text(ds, keyword), free=True)) for keyword in _VIEW_TEXTS]
-    said += [("(0020,0020) Patient Orientation", _view_of_orientation(_values(ds, "PatientOrientation")))]
+    said += [("(0020,0020) Patient Orientation", _view_of_orientation(element_values(ds, "PatientOrientation")))]
     return next(((view, element) for element, view in said if view), ("", ""))
 
 

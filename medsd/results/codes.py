@@ -10,11 +10,10 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping
-from importlib.resources import files
 
-import yaml
 from pydicom.sr.coding import Code
 
+from medsd.files import packaged
 from medsd.findings import Finding
 
 PRIVATE = "99MEDSD"
@@ -23,7 +22,7 @@ _SHORT, _LONG = 16, 64  # characters of SH and LO
 
 CODES: Mapping[str, Mapping[str, Code]] = {
     group: {name: Code(*told) for name, told in entries.items()}
-    for group, entries in yaml.safe_load((files("medsd.results") / "codes.yaml").read_text(encoding="utf-8")).items()
+    for group, entries in packaged("medsd.results", "codes.yaml").items()
 }
 """Group → name → code, from codes.yaml."""
 
@@ -49,7 +48,7 @@ def private(name: str, meaning: str = "") -> Code:
 
 
 def plain(text: str) -> str:
-    """`text` in ASCII, which every specific character set of DICOM has."""
+    """`text` in ASCII, which every specific character set of DICOM has: letters without accents, ``?`` for others."""
     for odd, usual in (
         ("–", "-"),
         ("—", "-"),
@@ -59,6 +58,8 @@ def plain(text: str) -> str:
         ("“", '"'),
         ("”", '"'),
         ("’", "'"),
+        ("ß", "ss"),
     ):
         text = text.replace(odd, usual)
-    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    letters = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    return letters.encode("ascii", "replace").decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from functools import lru_cache
 from pathlib import Path
@@ -16,12 +17,15 @@ from pydicom.sr.codedict import codes
 
 from medsd.results.render import DISPLAY_SIDE, Window, overlay
 from medsd.results.result import Result
-from medsd.results.source import Source, moment
+from medsd.results.source import BODY_PART, Source, moment
 
 _LEAST_WIDTH, _MARGIN = 720, 16  # px
 _LETTER, _LINE = 18, 26  # px
-# What makes an image lossy, or text burned in, holds for what is made of it.
-_KEPT = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod", "BurnedInAnnotation")
+# What makes an image lossy, or text burned in, holds for what is made of it. Other words than these may be anything.
+_KEPT = {
+    "LossyImageCompression": "00|01", "LossyImageCompressionRatio": r"[\d.]+",
+    "LossyImageCompressionMethod": r"ISO_\d+_\d+(_\d+)?", "BurnedInAnnotation": "YES|NO",
+}  # fmt: skip
 
 
 def key_image(result: Result, source: Source) -> Dataset | None:
@@ -40,6 +44,7 @@ def key_image(result: Result, source: Source) -> Dataset | None:
         **moment(result, source),
     )
     capture.PatientOrientation = source.header.get("PatientOrientation") or None
+    capture.BodyPartExamined = BODY_PART
     capture.ConversionType = "WSD"
     capture.DerivationDescription = "Radiograph with evidence and findings of a model"
     reference = Dataset()
@@ -48,9 +53,10 @@ def key_image(result: Result, source: Source) -> Dataset | None:
     purpose = codes.DCM.SourceImageForImageProcessingOperation
     reference.PurposeOfReferenceCodeSequence = [hd.sr.CodedConcept.from_code(purpose)]
     capture.SourceImageSequence = [reference]
-    for keyword in _KEPT:
-        if keyword in source.header:
-            capture[keyword] = source.header[keyword]
+    for keyword, words in _KEPT.items():
+        values = source.values(keyword)
+        if values and all(re.fullmatch(words, value) for value in values):
+            setattr(capture, keyword, values)
     return source.identify(capture)
 
 

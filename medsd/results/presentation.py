@@ -10,7 +10,7 @@ from pydicom import Dataset
 
 from medsd.results.codes import plain
 from medsd.results.result import FindingResult, Result
-from medsd.results.source import Source
+from medsd.results.source import BODY_PART, Source
 
 log = logging.getLogger(__name__)
 # How the image is shown, which a presentation state takes over. No explanation of a window: it is free text.
@@ -44,7 +44,7 @@ def _state(result: Result, source: Source, marked: list[FindingResult]) -> hd.pr
     notice = hd.pr.TextObject(plain(result.disclaimer), "DISPLAY", bounding_box=_NOTICE)
     annotations.append(hd.pr.GraphicAnnotation([shown], layers[-1], text_objects=[notice]))
     shape = "INVERSE" if shown.PhotometricInterpretation == "MONOCHROME1" else "IDENTITY"
-    return hd.pr.GrayscaleSoftcopyPresentationState(
+    state: Any = hd.pr.GrayscaleSoftcopyPresentationState(
         [shown],
         content_label="MEDSD EVIDENCE",
         content_description="Evidence of a model: not for diagnosis",
@@ -53,6 +53,8 @@ def _state(result: Result, source: Source, marked: list[FindingResult]) -> hd.pr
         presentation_lut_transformation=hd.PresentationLUTTransformation(shape),
         **source.arguments(result, "gsps"),
     )
+    state.BodyPartExamined = BODY_PART
+    return state
 
 
 def _outline(finding: FindingResult, layer: hd.pr.GraphicLayer, shown: Dataset) -> hd.pr.GraphicAnnotation:

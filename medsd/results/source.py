@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pydicom.uid import UID, ComputedRadiographyImageStorage, generate_uid
 
 from medsd import __version__
 from medsd.dicom.content import bound_inflation, inner_file, looks_like_dicom
-from medsd.dicom.header import identities
+from medsd.dicom.header import element_values, identities
 from medsd.dicom.policy import GatePolicy
 from medsd.dicom.quiet import quiet
 from medsd.errors import DataError
@@ -30,6 +31,7 @@ from medsd.results.codes import PRIVATE, PRIVATE_NAME
 from medsd.results.result import Result
 
 MAKER = "medsd"
+BODY_PART = "CHEST"  # no paired structure, so that a series has no laterality (PS3.3 C.7.3.1)
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 # Type 2 of the two modules, which highdicom asks for before it copies.
 _PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
@@ -87,6 +89,37 @@ class Source:
                 setattr(bare, keyword, int(header[keyword].value))
         return cls(header, bare)
 
+    def values(self, keyword: str) -> list[str]:
+        """The values of an element as text, each in one line; none where it is empty, absent or cannot be read."""
+        return [one_line(value) for value in element_values(self.header, keyword) if value]
+
+    def text(self, keyword: str) -> str:
+        """The first of `values`, "" where there is none."""
+        return next(iter(self.values(keyword)), "")
+
+    @property
+    def zone(self) -> timezone | None:
+        """The time zone of what the header tells, where it says."""
+        told = re.fullmatch(r"([+-])(\d\d)([0-5]\d)", self.text("TimezoneOffsetFromUTC"))
+        if told is None or int(told[2]) > 14:
+            return None
+        away = timedelta(hours=int(told[2]), minutes=int(told[3]))
+        return timezone(-away if told[1] == "-" else away)
+
+    @property
+    def examined(self) -> datetime | date | None:
+        """When the study was made: a date, with a time where the header has one."""
+        day, told = real_day(self.text("StudyDate")), self.text("StudyTime")
+        hour = re.match(r"([01]\d|2[0-3])([0-5]\d)([0-5]\d)", told)
+        if day is None or hour is None:
+            return day
+        return datetime.combine(day, time(int(hour[1]), int(hour[2]), int(hour[3])), self.zone)
+
+    @property
+    def born(self) -> date | None:
+        """The patient's date of birth."""
+        return real_day(self.text("PatientBirthDate"))
+
     def arguments(self, result: Result, kind: str) -> dict[str, Any]:
         """What every class of highdicom takes: identifiers of series and instance, and who made it.
 
@@ -108,16 +141,30 @@ class Source:
     def identify(self, document: SOPClass) -> Any:
         """`document` with the patient, the study and the character set of the image."""
         header = Dataset()
-        for element in self.header:
-            if element.tag.group <= 0x0040:
-                header[element.tag] = element
+        for tag in self.header.keys():  # noqa: SIM118  # as it is read, without a look at what need not be copied
+            if tag.group <= 0x0040:
+                header[tag] = self.header.get_item(tag)
         header.SOPClassUID = ComputedRadiographyImageStorage  # its two modules are those of every image
         document.copy_patient_and_study_information(header)
-        for keyword in ("SpecificCharacterSet", "TimezoneOffsetFromUTC"):
+        for keyword, usable in (("SpecificCharacterSet", True), ("TimezoneOffsetFromUTC", self.zone is not None)):
             document.pop(keyword, None)
-            if keyword in self.header:
+            if usable and keyword in self.header:
                 document[keyword] = self.header[keyword]
         return document
+
+
+def real_day(text: str) -> date | None:
+    """A value DA (PS3.5 section 6.2), None where it is no day."""
+    try:
+        return datetime.strptime(text, "%Y%m%d").date() if re.fullmatch(r"[12]\d{7}", text) else None
+    except ValueError:
+        return None
+
+
+def one_line(words: str) -> str:
+    """`words` with spaces for control characters and separators of lines, which would end a line of a message."""
+    broken = ("Cc", "Zl", "Zp")
+    return "".join(" " if unicodedata.category(letter) in broken else letter for letter in words).strip()
 
 
 def own_scheme() -> list[CodingSchemeIdentificationItem]:
@@ -132,10 +179,5 @@ def device_uid(result: Result) -> UID:
 
 def moment(result: Result, source: Source) -> Mapping[str, Any]:
     """Date and time of the content, as highdicom takes them, in the time zone that the object names or else here."""
-    offset = re.fullmatch(r"([+-])(\d\d)([0-5]\d)", str(source.header.get("TimezoneOffsetFromUTC", "")))
-    zone = None
-    if offset:
-        away = timedelta(hours=int(offset[2]), minutes=int(offset[3]))
-        zone = timezone(-away if offset[1] == "-" else away)
-    when = result.when.astimezone(zone)
+    when = result.when.astimezone(source.zone)
     return {"content_date": when.date(), "content_time": when.time().replace(tzinfo=None)}

@@ -130,6 +130,13 @@ def test_codes_are_snomed_then_radlex_then_private() -> None:
     assert len(set(values)) == 4 and all(re.fullmatch(r"[a-z0-9.-]{1,16}", value) for value in values)
 
 
+def test_no_letter_is_lost_without_a_sign() -> None:
+    assert (plain("Pleuraerguß links – groß"), plain("Épanchement"), plain("肺 left")) == (
+        "Pleuraerguss links - gross", "Epanchement", "? left"
+    )  # fmt: skip
+    assert finding_code(Finding("x", "肺炎", "233604007")).meaning == "??"
+
+
 def test_an_image_without_identifiers_has_no_results(chest) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(DataError, match="StudyInstanceUID"):
         Source.of(radiograph(chest, StudyInstanceUID=None))
