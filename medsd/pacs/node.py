@@ -114,6 +114,11 @@ class Node:
             return _LOOK_S
         try:
             content = self.queue.content(key)
+        except FileNotFoundError:  # taken away
+            log.error("image %s: it is not in the queue's folder any more; send it again", key)
+            self.queue.give_up(key, "image lost")
+            return 0.0
+        try:
             prediction = self._predict(content)
             with quiet():
                 self.queue.keep_results(key, self._results_of(prediction, content), prediction.status)

@@ -215,6 +215,13 @@ class ImageQueue:
         """Try no more, and keep the image for whoever looks into it."""
         self._ask("UPDATE images SET state = 'failed', outcome = ? WHERE key = ?", outcome, key)
 
+    def waiting_bytes(self) -> int:
+        """How much waits on disk; quick, however many images are done."""
+        [(total,)] = self._ask(
+            "SELECT COALESCE(SUM(bytes), 0) FROM images WHERE state IN ('waiting', 'read', 'failed')"
+        )
+        return int(total)
+
     def counts(self) -> Counts:
         """What is in the queue."""
         rows = self._ask("SELECT state, COUNT(*), SUM(bytes), MIN(received) FROM images GROUP BY state")

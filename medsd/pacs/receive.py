@@ -199,7 +199,7 @@ class Receiver:
         key, study = self._hasher.instance_key(identity.instance_uid), self._hasher.study_key(identity.study_uid)
         try:
             free = shutil.disk_usage(self._queue.folder).free - len(content)
-            if free < self._limits.free_bytes or self._queue.counts().bytes + len(content) > self._limits.queue_bytes:
+            if free < self._limits.free_bytes or self._queue.waiting_bytes() + len(content) > self._limits.queue_bytes:
                 return "disk full", OUT_OF_RESOURCES
             return ("accepted" if self._queue.add(key, study, content) else "again"), SUCCESS
         except (OSError, sqlite3.Error) as error:

@@ -137,6 +137,19 @@ def _send_all(port: int, left: dict[int, object]) -> None:
         del left[number]
 
 
+def test_an_image_that_was_taken_away_stops_no_other_and_is_read_when_it_is_sent_again(
+    start: StartNode, archive: Archive
+):
+    node = start(quiet_s=1.0)
+    assert send(node.port, [small_image(0), small_image(1)]) == [0, 0]
+    sorted((node.queue.folder / "images").iterdir())[0].unlink()
+    wait_until(lambda: node.queue.counts().images == {"waiting": 0, "read": 0, "done": 1, "failed": 1})
+    assert send(node.port, [small_image(0), small_image(1)]) == [0, 0]
+    wait_until(lambda: node.queue.counts().images["done"] == 2)
+    assert len(archive.results) == 2 and not duplicates(archive)
+    assert node.queue.waiting_bytes() == 0
+
+
 def test_an_archive_that_refuses_is_asked_again(start: StartNode, archive: Archive):
     archive.status = 0xA700
     node = start()
