@@ -1,4 +1,4 @@
-"""The verbs for an archive: one image into DICOM objects, and a node that does so with all that it is sent."""
+"""The verbs for a hospital: one image into the forms of its result, and a node that does so with all it is sent."""
 
 from __future__ import annotations
 
@@ -24,24 +24,23 @@ if TYPE_CHECKING:
     from medsd.pacs.deliver import Destination
     from medsd.pacs.receive import Listening
 
-_As = Annotated[
-    str,
-    typer.Option(
-        "--as",
-        help="the objects, separated by commas: sr (Comprehensive SR), sr3d, text (Basic Text SR), key-image "
-        "(secondary capture), gsps (outlines to switch on and off), pdf, kos (why an image was refused)",
-    ),
-]
+_OBJECTS = (
+    "separated by commas: sr (Comprehensive SR), sr3d, text (Basic Text SR), key-image (secondary capture), gsps "
+    "(outlines to switch on and off), pdf, kos (why an image was refused)"
+)
 _Cases = Annotated[int, typer.Option("-k", min=0, max=100, help="how many similar cases the result tells of")]
 
 
 def report(
     bundle: BundleFolder,
     file: Annotated[Path, typer.Argument(help="DICOM file of a chest radiograph")],
-    out: Annotated[Path, typer.Option(help="folder for the objects, KIND.dcm: one folder for each image")],
-    kinds: _As = "sr",
+    out: Annotated[Path, typer.Option(help="folder for the results: one folder for each image")],
+    forms: Annotated[
+        str, typer.Option("--as", help=f"what to write, {_OBJECTS}, hl7 (ORU^R01), fhir (DiagnosticReport)")
+    ] = "sr",
     note: Annotated[str | None, typer.Option(help="the clinical note")] = None,
-    previous: Annotated[list[Path] | None, typer.Option(help="an earlier SR of this image; the new follows it")] = None,
+    previous: Annotated[list[Path] | None, typer.Option(help="an earlier SR of this study; the new follows it")] = None,
+    audit_log: Annotated[Path | None, typer.Option("--audit", help="an audit log that gets a line")] = None,
     k: _Cases = 0,
     coverage: Coverage = None,
     provider: Where = "auto",
@@ -50,17 +49,20 @@ def report(
     set_: GateSet = None,
     as_json: Json = False,
 ) -> None:
-    """The result of one image as DICOM objects in the study of the image, with its patient.
+    """The result of one image as DICOM objects in its study, as HL7 message or as FHIR resources, with its patient.
 
-    Example: medsd report models/nih14 image.dcm --out results --as sr,key-image,gsps,pdf,kos
+    Example: medsd report models/nih14 image.dcm --out results --as sr,key-image,gsps,pdf,kos,hl7,fhir
     """
     with requiring("pacs", "medsd report"):
-        from medsd.results.objects import kinds_of
+        from medsd.results.objects import forms_of
         from medsd.results.reporter import Reporter, write_report
 
-    how = {"provider": provider, "precision": precision, "policy": read_gate(gate, set_), "coverage": coverage, "k": k}
-    with Reporter(bundle, kinds_of(kinds), **how) as reporter:  # type: ignore[arg-type]
-        print_summary(write_report(reporter, file, out, note=note, previous=previous or ()), as_json)
+        wanted, policy = forms_of(forms), read_gate(gate, set_)
+        how = {"provider": provider, "precision": precision, "policy": policy, "coverage": coverage, "k": k}
+        with Reporter(bundle, wanted, **how) as reporter:  # type: ignore[arg-type]
+            print_summary(
+                write_report(reporter, file, out, note=note, previous=previous or (), audit=audit_log), as_json
+            )
 
 
 def receive(
@@ -75,7 +77,10 @@ def receive(
     queue: Annotated[
         Path, typer.Option(help="folder of what waits, with patients in it; keep it over a restart")
     ] = Path("medsd-queue"),
-    kinds: _As = "sr",
+    kinds: Annotated[str, typer.Option("--as", help=f"the objects, {_OBJECTS}")] = "sr",
+    audit_log: Annotated[
+        Path | None, typer.Option("--audit", help="the audit log; audit.jsonl in the folder of --queue by default")
+    ] = None,
     complete_s: Annotated[
         float, typer.Option("--complete-after", min=0, help="seconds without a new image that complete a study")
     ] = 30.0,
@@ -133,7 +138,27 @@ def receive(
             limits=limits,
             quiet_s=complete_s,
             status_port=status_port,
+            audit=audit_log,
         )
+
+
+def audit(
+    log: Annotated[Path, typer.Argument(help="an audit log that report or receive wrote")],
+    as_json: Json = False,
+) -> None:
+    """Check that an audit log is as it was written: one line for each result, none changed or taken out.
+
+    The exit status is 1 where it is not. It needs the key of the machine that wrote the log (MEDSD_KEY).
+
+    Example: medsd audit medsd-queue/audit.jsonl
+    """
+    from medsd.privacy import KeyedHasher
+    from medsd.results.audit import AuditLog
+
+    checked = AuditLog(log, KeyedHasher.from_environment()).check()
+    print_summary(checked, as_json)
+    if checked.broken is not None:
+        raise typer.Exit(1)
 
 
 def _listening(
@@ -171,4 +196,4 @@ def _destination(
     return Destination.of(forward, client_context(*files) if by_tls else None)
 
 
-VERBS = (report, receive)
+VERBS = (report, receive, audit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydicom import Dataset
@@ -13,6 +14,7 @@ from medsd.inference.prediction import Prediction
 from medsd.pacs.deliver import Destination
 from medsd.pacs.node import Node
 from medsd.pacs.receive import Listening, NodeLimits
+from medsd.results.audit import AuditLog
 from medsd.results.reporter import Reporter
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ def serve(
     limits: NodeLimits,
     quiet_s: float = 30.0,
     status_port: int | None = None,
+    audit: Path | None = None,
 ) -> None:
     """Receive, read and deliver until SIGTERM or Ctrl+C; then finish what is under way and return.
 
@@ -35,13 +38,19 @@ def serve(
         destination: where the results go.
         folder: of the queue.
         listening, limits, quiet_s, status_port: as for `Node`.
+        audit: the audit log; ``audit.jsonl`` in `folder` by default.
 
     Raises:
-        DataError: the queue is in use, or a port cannot be had.
+        DataError: the queue is in use, a port cannot be had, or the audit log cannot be written.
     """
+    kept = AuditLog(audit or folder / "audit.jsonl", reporter.hasher)
+    kept.prepare()
 
     def results_of(prediction: Prediction, content: bytes) -> list[Dataset]:
-        return list(reporter.objects(prediction, content).values())
+        when = datetime.now(UTC)
+        made = reporter.objects(prediction, content, when=when)
+        kept.append(content, prediction, list(made), when)
+        return list(made.values())
 
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""The DICOM objects of one result: which there are, and `objects`, which makes them. Begin here."""
+"""The forms of one result: DICOM objects by `objects`, messages of HL7 and FHIR by `messages`. Begin here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 from medsd.dicom.quiet import quiet
 from medsd.errors import DataError
 from medsd.results import sr
-from medsd.results.codes import plain
+from medsd.results.codes import CODES, plain
 from medsd.results.key_image import key_image
 from medsd.results.pdf import Figure, reading_pdf
 from medsd.results.presentation import presentation_state
@@ -30,20 +30,35 @@ if TYPE_CHECKING:
     from medsd.inference.prediction import Prediction
 
 Kind = Literal["sr", "sr3d", "text", "key-image", "gsps", "pdf", "kos"]
+Message = Literal["hl7", "fhir"]
+Form = Kind | Message
 KINDS: tuple[Kind, ...] = get_args(Kind)
+QUALITY = CODES["quality"]
+FORMS: tuple[Form, ...] = (*KINDS, *get_args(Message))
 
 
 def kinds_of(text: str) -> tuple[Kind, ...]:
-    """The kinds in a list such as ``sr,key-image``.
+    """The kinds of DICOM objects in a list such as ``sr,key-image``.
 
     Raises:
         DataError: one is unknown, or there is none.
     """
-    named = dict.fromkeys(word for word in (part.strip().lower() for part in text.split(",")) if word)
-    unknown = [word for word in named if word not in KINDS]
+    return tuple(cast(Kind, word) for word in _listed(text, KINDS))
+
+
+def forms_of(text: str) -> tuple[Form, ...]:
+    """As `kinds_of`, with messages, too: ``sr,hl7``."""
+    return tuple(cast(Form, word) for word in _listed(text, FORMS))
+
+
+def _listed(text: str, known: Sequence[str]) -> list[str]:
+    named = list(dict.fromkeys(word for word in (part.strip().lower() for part in text.split(",")) if word))
+    unknown = [word for word in named if word not in known]
+    if any(word in FORMS for word in unknown):
+        raise DataError(f"{', '.join(unknown)} does not go by C-STORE; there are {', '.join(known)}")
     if unknown or not named:
-        raise DataError(f"'{', '.join(unknown) or text}' is no kind of result; there are {', '.join(KINDS)}")
-    return tuple(cast(Kind, word) for word in named)
+        raise DataError(f"'{', '.join(unknown) or text}' is no kind of result; there are {', '.join(known)}")
+    return named
 
 
 def objects(
@@ -88,9 +103,31 @@ def objects(
     return made
 
 
+def messages(result: Result, source: Source, forms: Sequence[Form]) -> dict[Message, bytes]:
+    """The result of an image for systems that take no DICOM, in the codes and numbers of its structured report.
+
+    Args:
+        result: to tell.
+        source: the image.
+        forms: what is wanted. An image that names no patient has no HL7 message.
+    """
+    made: dict[Message, bytes] = {}
+    with quiet():
+        if "hl7" in forms:
+            from medsd.results import hl7
+
+            if (told := hl7.message(result, source)) is not None:
+                made["hl7"] = told
+        if "fhir" in forms:
+            from medsd.results import fhir
+
+            made["fhir"] = fhir.document(result, source)
+    return made
+
+
 def key_object(result: Result, source: Source) -> Dataset | None:
     """The key object selection (PS3.16 TID 2010) of an image that was refused, with the reason; None of one that was
-    read.
+    read. The reason is coded, too, where CID 7011 has it.
     """
     if not result.refused:
         return None
@@ -100,6 +137,10 @@ def key_object(result: Result, source: Source) -> Dataset | None:
         observer_device_context=sr.observer(result),
         description=plain(f"{result.lines()[0]} {result.disclaimer}"),
     )
+    if (why := QUALITY.get(result.prediction.reason)) is not None:
+        kind = hd.sr.RelationshipTypeValues.HAS_CONCEPT_MOD
+        modifier = hd.sr.CodeContentItem(codes.DCM.DocumentTitleModifier, why, relationship_type=kind)
+        content[0].ContentSequence.insert(0, modifier)
     document = hd.ko.KeyObjectSelectionDocument(
         [source.bare], content, **source.arguments(result, "kos"), **moment(result, source)
     )
@@ -118,7 +159,7 @@ def encapsulated_pdf(result: Result, source: Source, document: bytes) -> Dataset
     )
     wrapped.ConversionType = "WSD"
     wrapped.AcquisitionDateTime = None
-    wrapped.BurnedInAnnotation = source.header.get("BurnedInAnnotation") or "NO"
+    wrapped.BurnedInAnnotation = "YES" if source.text("BurnedInAnnotation") == "YES" else "NO"
     wrapped.VerificationFlag = "UNVERIFIED"
     wrapped.DocumentTitle = "Reading of a chest radiograph by a model: not for diagnosis"
     wrapped.ConceptNameCodeSequence = [hd.sr.CodedConcept.from_code(codes.LN.DiagnosticImagingReport)]

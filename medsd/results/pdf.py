@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 
 from medsd.cases.explain import likeness, percentile_words, relation_line
 from medsd.inference.words import GROUPS, LEGEND, grouped, impression, percent, reason
-from medsd.results.record import DISCLAIMER, SYNTHETIC
+from medsd.results.result import DISCLAIMER, SYNTHETIC
 
 if TYPE_CHECKING:
     from medsd.bundle.layout import Bundle, Description

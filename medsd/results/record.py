@@ -12,16 +12,13 @@ from typing import TYPE_CHECKING, Any
 from medsd.cases.explain import as_records
 from medsd.cases.vote import vote_records
 from medsd.inference.words import group, impression, reason
+from medsd.results.result import DECIMALS, DISCLAIMER, SYNTHETIC, Result
 
 if TYPE_CHECKING:
     from medsd.bundle.layout import Bundle
     from medsd.cases.case import SimilarCase
     from medsd.cases.vote import FindingVote
     from medsd.inference.prediction import Prediction
-
-DISCLAIMER = "Research software, no medical device. Not for diagnosis or treatment."
-SYNTHETIC = "Trained on synthetic phantoms; not a medical result."
-_DECIMALS = 6
 
 
 def reading_record(
@@ -36,7 +33,8 @@ def reading_record(
 
     ``findings`` stand in the order of falling probability, those that were not trained last, without a probability;
     none for a refused study. ``group`` is the heading under which page and PDF have them, ``reason`` what they say
-    beside the number. ``calibration`` is the method that made the probability.
+    beside the number. ``calibration`` is the method that made the probability, ``operating_point`` the one that made
+    the call; None where the call is conformal.
     """
     return {
         "disclaimer": f"{SYNTHETIC} {DISCLAIMER}" if bundle.description.synthetic else DISCLAIMER,
@@ -60,23 +58,24 @@ def reading_record(
 
 
 def _findings(prediction: Prediction, bundle: Bundle) -> list[dict[str, Any]]:
-    about, probabilities = bundle.description, prediction.probabilities
-    points, choices = about.operating_points, about.calibration_choices
+    points, choices = bundle.description.operating_points, bundle.description.calibration_choices
     return [
         {
-            "name": name,
-            "title": prediction.findings.title(name),
-            "probability": _rounded(probabilities.get(name)),
-            "call": prediction.said(name),
-            "group": group(prediction.said(name)),
-            "reason": reason(prediction, name, points[name].threshold if name in points else None),
-            "conformal_set": prediction.conformal_sets.get(name),
-            "operating_point": points[name].threshold if name in points else None,
-            "calibration": choices[name].method if name in choices else None,
+            "name": finding.name,
+            "title": finding.title,
+            "probability": finding.probability,
+            "call": finding.call,
+            "group": group(finding.call),
+            "reason": reason(
+                prediction, finding.name, points[finding.name].threshold if finding.name in points else None
+            ),
+            "conformal_set": finding.conformal_set,
+            "operating_point": finding.operating_point,
+            "calibration": choices[finding.name].method if finding.name in choices else None,
         }
-        for name in prediction.ranked
+        for finding in Result.of(prediction, bundle).findings
     ]
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(float(value), _DECIMALS)
+    return None if value is None else round(float(value), DECIMALS)

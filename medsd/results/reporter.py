@@ -1,9 +1,10 @@
-"""`Reporter`: the content of a DICOM file in, the objects of its result out; what `report` and `receive` stand on."""
+"""`Reporter`: the content of a DICOM file in, the forms of its result out; what `report` and `receive` stand on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,24 +16,27 @@ from medsd.cases.manage import hasher_of
 from medsd.dicom.content import read_content
 from medsd.dicom.gate import GatePolicy
 from medsd.errors import DataError
-from medsd.files import replacing
+from medsd.files import replacing, write_whole
 from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction
 from medsd.inference.words import impression
 from medsd.preprocessing.decode import Decoder
-from medsd.results.objects import Kind, objects
+from medsd.results.audit import AuditLog
+from medsd.results.objects import KINDS, Form, Kind, Message, messages, objects
+from medsd.results.result import Result
 from medsd.results.source import Source
 
 if TYPE_CHECKING:
+    from medsd.cases.case import SimilarCase
     from medsd.inference.session import PrecisionChoice, ProviderChoice
 
 
 class Reporter:
-    """A bundle that reads images into DICOM objects; a context manager that ends its helper process.
+    """A bundle that reads images into results; a context manager that ends its helper process.
 
     Args:
         folder: of the bundle.
-        kinds: of the objects.
+        forms: of the results.
         k: how many similar cases are told of.
         provider, precision, policy, coverage: as for `Predictor`.
 
@@ -44,7 +48,7 @@ class Reporter:
     def __init__(
         self,
         folder: Path,
-        kinds: Sequence[Kind] = ("sr",),
+        forms: Sequence[Form] = ("sr",),
         *,
         k: int = 0,
         provider: ProviderChoice = "auto",
@@ -55,7 +59,7 @@ class Reporter:
         self.bundle = bundle = Bundle.open(folder)
         if not bundle.description.image:
             raise DataError(f"{bundle.label} reads no images, so there is no image to report on")
-        self.kinds, self._k, self.policy = tuple(kinds), k, policy or GatePolicy()
+        self.forms, self._k, self.policy = tuple(forms), k, policy or GatePolicy()
         self._cases = CaseIndex.open(bundle.cases_path, model_sha256=bundle.model_sha256) if k else None
         self.hasher = hasher_of(bundle)
         # A process of its own decodes: what others send can be stopped, and may go down, without this one.
@@ -80,14 +84,30 @@ class Reporter:
         """Read one image."""
         return self._predictor(content, note)
 
-    def objects(self, prediction: Prediction, content: bytes, previous: Sequence[Dataset] = ()) -> dict[Kind, Dataset]:
-        """The objects of a prediction; see `medsd.results.objects.objects`.
+    def objects(
+        self,
+        prediction: Prediction,
+        content: bytes,
+        previous: Sequence[Dataset] = (),
+        *,
+        when: datetime | None = None,
+    ) -> dict[Kind, Dataset]:
+        """The DICOM objects of a prediction; see `medsd.results.objects.objects`.
 
         Raises:
             DataError: `content` is no DICOM file, or lacks an identifier.
         """
-        cases = [] if self._cases is None or prediction.refused else self._cases.similar(prediction, self._k)
-        return objects(prediction, self.bundle, Source.read(content), self.kinds, cases, previous=previous)
+        kinds = [form for form in KINDS if form in self.forms]
+        source, cases = Source.read(content), self._similar(prediction)
+        return objects(prediction, self.bundle, source, kinds, cases, when=when, previous=previous)
+
+    def messages(self, prediction: Prediction, content: bytes, *, when: datetime | None = None) -> dict[Message, bytes]:
+        """The messages of a prediction; see `medsd.results.objects.messages`."""
+        result = Result.of(prediction, self.bundle, self._similar(prediction), when=when)
+        return messages(result, Source.read(content), self.forms)
+
+    def _similar(self, prediction: Prediction) -> list[SimilarCase]:
+        return [] if self._cases is None or prediction.refused else self._cases.similar(prediction, self._k)
 
 
 @dataclass(frozen=True)
@@ -95,15 +115,15 @@ class Written:
     """What was written of one image; names no file but our own."""
 
     folder: Path
-    kinds: tuple[Kind, ...]
-    left_out: tuple[Kind, ...]
+    forms: tuple[Form, ...]
+    left_out: tuple[Form, ...]
     prediction: Prediction
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "folder": str(self.folder),
-            "files": [f"{kind}.dcm" for kind in self.kinds],
+            "files": list(map(file_name, self.forms)),
             "left_out": list(self.left_out),
             "status": self.prediction.status,
             "reason": self.prediction.reason,
@@ -113,15 +133,26 @@ class Written:
     def line(self) -> str:
         """For a person."""
         said = self.prediction.message or impression(self.prediction)
-        files = ", ".join(f"{kind}.dcm" for kind in self.kinds) or "nothing"
+        files = ", ".join(map(file_name, self.forms)) or "nothing"
         left = f"; not for this image: {', '.join(self.left_out)}" if self.left_out else ""
         return f"{self.prediction.status}: {said}\n{self.folder}: {files}{left}"
 
 
+def file_name(form: Form) -> str:
+    """Of a result: ``sr.dcm``, ``oru.hl7``, ``fhir.json``."""
+    return {"hl7": "oru.hl7", "fhir": "fhir.json"}.get(form, f"{form}.dcm")
+
+
 def write_report(
-    reporter: Reporter, path: Path, out: Path, *, note: str | None = None, previous: Sequence[Path] = ()
+    reporter: Reporter,
+    path: Path,
+    out: Path,
+    *,
+    note: str | None = None,
+    previous: Sequence[Path] = (),
+    audit: Path | None = None,
 ) -> Written:
-    """Read one file and write the objects of its result, each as ``KIND.dcm``.
+    """Read one file and write the forms of its result, each by its `file_name`.
 
     Args:
         reporter: reads it.
@@ -129,27 +160,41 @@ def write_report(
         out: a folder, made where it is absent.
         note: the clinical note.
         previous: earlier structured reports of the image, which the new one follows.
+        audit: an audit log that gets a line; none by default.
 
     Raises:
         ImageError: the file cannot be read.
-        DataError: it is no DICOM file, or lacks an identifier.
+        DataError: it is no DICOM file, or lacks an identifier; or an earlier report is of another study.
     """
     content = read_content(path, reporter.policy, path.name)
-    Source.read(content)  # before the model is asked
-    prediction = reporter.predict(content, note)
-    made = reporter.objects(prediction, content, [_earlier(each) for each in previous])
+    study = str(Source.read(content).bare.StudyInstanceUID)  # before the model is asked
+    earlier = [_earlier(each, study) for each in previous]
+    log = AuditLog(audit, reporter.hasher) if audit is not None else None
+    if log is not None:
+        log.prepare()
+    prediction, when = reporter.predict(content, note), datetime.now(UTC)
+    documents = reporter.objects(prediction, content, earlier, when=when)
+    told = reporter.messages(prediction, content, when=when)
+    made = tuple(form for form in reporter.forms if form in documents or form in told)
+    if log is not None:
+        log.append(content, prediction, made, when)
     out.mkdir(parents=True, exist_ok=True)
-    for kind, document in made.items():
-        with replacing(out / f"{kind}.dcm") as draft:
+    for kind, document in documents.items():
+        with replacing(out / file_name(kind)) as draft:
             dcmwrite(draft, document, enforce_file_format=True)
-    return Written(out, tuple(made), tuple(kind for kind in reporter.kinds if kind not in made), prediction)
+    for form, text in told.items():
+        write_whole(out / file_name(form), text)
+    return Written(out, made, tuple(form for form in reporter.forms if form not in made), prediction)
 
 
-def _earlier(path: Path) -> Dataset:
+def _earlier(path: Path, study: str) -> Dataset:
     try:
         document = dcmread(path)
-        if document.Modality == "SR":
-            return document
+        kind, of_study = document.Modality, document.StudyInstanceUID
     except Exception as error:  # foreign bytes
         raise DataError(f"{path}: cannot be read as an earlier report ({type(error).__name__})") from None
-    raise DataError(f"{path}: is no structured report")
+    if kind != "SR":
+        raise DataError(f"{path}: is no structured report")
+    if of_study != study:
+        raise DataError(f"{path}: is a report on another study; name one on the study of this image")
+    return document

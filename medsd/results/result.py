@@ -16,14 +16,15 @@ from medsd.cases.explain import relation_line
 from medsd.errors import DataError
 from medsd.inference.prediction import Prediction, Said
 from medsd.results.codes import finding_code
-from medsd.results.record import DISCLAIMER, SYNTHETIC
 from medsd.results.render import EVIDENCE_SIDE, fit_side, scale_evidence
 
 if TYPE_CHECKING:
     from medsd.bundle.layout import Bundle
     from medsd.cases.case import SimilarCase
 
-DECIMALS = 6  # as in the table and in JSON
+DISCLAIMER = "Research software, no medical device. Not for diagnosis or treatment."
+SYNTHETIC = "Trained on synthetic phantoms; not a medical result."
+DECIMALS = 6  # as in the table
 _MOST_POINTS = 100  # of an outline, about
 REGION_FROM = 0.5  # of the range of an evidence map; from here on a place belongs to the region
 
@@ -37,7 +38,7 @@ class FindingResult:
         code: SNOMED CT, RadLex or private.
         probability: to six decimals; None where the finding was not trained.
         call: present, absent, undecided or "not trained".
-        operating_point: the probability from which it is called present; None for a conformal call.
+        operating_point: the probability from which it is called present, to six decimals; None for a conformal call.
         conformal_set: of a conformal call.
         region: (N, 2) column and row of a closed outline around the evidence in the image, in pixels from the upper
             left corner; only of a finding that is called present.
@@ -53,12 +54,12 @@ class FindingResult:
     region: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     def sentence(self) -> str:
-        """One line: ``Pleural effusion: 62.3 %, present (called present from 50 %)``."""
+        """One line: ``Pleural effusion: 62.3 %, present (called present from 50.0 %)``."""
         if self.probability is None:
             return f"{self.title}: {self.call}"
         words = f"{self.title}: {self.probability * 100:.1f} %, {self.call}"
         if self.operating_point is not None:
-            words += f" (called present from {self.operating_point * 100:.0f} %)"
+            words += f" (called present from {self.operating_point * 100:.1f} %)"
         return words
 
 
@@ -163,14 +164,14 @@ class Result:
 
 def _finding(prediction: Prediction, bundle: Bundle, name: str, code: Code) -> FindingResult:
     probability, point = prediction.probabilities.get(name), bundle.description.operating_points.get(name)
-    shown = prediction.coverage is None and probability is not None
+    threshold = point.threshold if point and prediction.coverage is None and probability is not None else None
     return FindingResult(
         name,
         prediction.findings.title(name),
         code,
         None if probability is None else round(probability, DECIMALS),
         prediction.said(name),
-        point.threshold if point and shown else None,
+        None if threshold is None else round(threshold, DECIMALS),
         prediction.conformal_sets.get(name),
         _region(prediction, name) if prediction.said(name) == "present" else None,
     )

@@ -18,7 +18,8 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import BasicTextSRStorage, Comprehensive3DSRStorage
 
-from medsd.results.codes import CALLS, CODES, REPORT, SETS, plain, private
+from medsd.results import coded
+from medsd.results.codes import CODES, REPORT, plain
 from medsd.results.result import CaseResult, FindingResult, Result
 from medsd.results.source import MAKER, Source, device_uid, moment, own_scheme
 
@@ -66,8 +67,7 @@ def _measurements(result: Result, source: Source) -> Dataset:
     root: Dataset = content[0]
     if result.cases:
         root.ContentSequence.append(_similar(result.cases))
-    notices = [result.message and result.lines()[0], *([] if result.refused else [result.calls]), result.disclaimer]
-    for notice in filter(None, notices):
+    for notice in coded.notices(result):
         root.ContentSequence.append(text_item(REPORT["comment"], notice))
     return root
 
@@ -96,8 +96,8 @@ def _group(finding: FindingResult, result: Result, source: Source) -> Group:
         "tracking_identifier": _tracking(finding.name, result, source),
         "finding_type": finding.code,
         "algorithm_id": algorithm(result),
-        "measurements": list(_numbers(finding, result)) or None,
-        "qualitative_evaluations": _evaluations(finding),
+        "measurements": [hd.sr.Measurement(*item) for item in coded.measurements(finding, result)] or None,
+        "qualitative_evaluations": list(map(_evaluation, [coded.call_of(finding), *coded.conformal_set(finding)])),
     }
     rows, columns = source.bare.get("Rows"), source.bare.get("Columns")
     shown = result.prediction.image
@@ -111,21 +111,8 @@ def _group(finding: FindingResult, result: Result, source: Source) -> Group:
     return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region, **told)
 
 
-def _numbers(finding: FindingResult, result: Result) -> list[hd.sr.Measurement]:
-    ratio = REPORT["ratio"]
-    told = {
-        "probability": finding.probability,
-        "operating point": finding.operating_point,
-        "coverage": result.coverage if finding.probability is not None else None,
-    }
-    return [hd.sr.Measurement(REPORT[name], value, ratio) for name, value in told.items() if value is not None]
-
-
-def _evaluations(finding: FindingResult) -> list[hd.sr.QualitativeEvaluation]:
-    call = hd.sr.QualitativeEvaluation(REPORT["call"], CALLS[finding.call])
-    if finding.conformal_set is None:
-        return [call]
-    return [call, hd.sr.QualitativeEvaluation(REPORT["conformal set"], SETS[finding.conformal_set])]
+def _evaluation(item: coded.Item) -> hd.sr.QualitativeEvaluation:
+    return hd.sr.QualitativeEvaluation(item.name, item.value)
 
 
 def _no_findings(result: Result, source: Source) -> Group:
@@ -133,9 +120,7 @@ def _no_findings(result: Result, source: Source) -> Group:
     return hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking("refused", result, source),
         algorithm_id=algorithm(result),
-        qualitative_evaluations=[
-            hd.sr.QualitativeEvaluation(REPORT["status"], private(result.prediction.reason or "refused"))
-        ],
+        qualitative_evaluations=[_evaluation(coded.refusal(result))],
         source_images=[hd.sr.SourceImageForMeasurementGroup(source.bare.SOPClassUID, source.bare.SOPInstanceUID)],
     )
 
@@ -160,14 +145,12 @@ def _similar(cases: Sequence[CaseResult]) -> Dataset:
 
 def _case(case: CaseResult) -> Dataset:
     item = hd.sr.ContainerContentItem(CASES["case"], relationship_type=_CONTAINS)
-    parts = [hd.sr.NumContentItem(CASES["similarity"], case.similarity, REPORT["ratio"], relationship_type=_CONTAINS)]
-    if case.percentile is not None:
-        percent = REPORT["percent"]
-        parts.append(hd.sr.NumContentItem(CASES["percentile"], case.percentile, percent, relationship_type=_CONTAINS))
-    parts.append(hd.sr.CodeContentItem(CASES["relation"], private(case.relation), relationship_type=_CONTAINS))
-    for part in ("shared", "extra", "missing"):
-        parts += [hd.sr.CodeContentItem(CASES[part], c, relationship_type=_CONTAINS) for c in getattr(case, part)]
-    item.ContentSequence = hd.sr.ContentSequence(parts)
+    item.ContentSequence = hd.sr.ContentSequence(
+        hd.sr.CodeContentItem(name, value, relationship_type=_CONTAINS)
+        if isinstance(value, Code)
+        else hd.sr.NumContentItem(name, value, unit, relationship_type=_CONTAINS)
+        for name, value, unit in coded.case_items(case)
+    )
     return item
 
 

@@ -123,8 +123,7 @@ def test_results_come_into_the_patients_study_once_and_the_node_ends_clean(
         assert send(node.port("on "), [image, flat, image]) == [0, 0, 0]
         wait_until(lambda: len(stored) == 6, 120)
         page = f"http://127.0.0.1:{node.port('status page: http://')}/status.json"
-        with urlopen(page, timeout=10) as answer:
-            assert json.load(answer)["images done"] == 2
+        wait_until(lambda: json.load(urlopen(page, timeout=10))["images done"] == 2)
         assert node.end() == 0
         assert not list((queue / "images").iterdir()) and not list((queue / "results").iterdir())
         again = run(*arguments)
@@ -137,8 +136,10 @@ def test_results_come_into_the_patients_study_once_and_the_node_ends_clean(
     for document in stored:
         assert (document.PatientName, document.StudyInstanceUID) == (image.PatientName, image.StudyInstanceUID)
     assert sum(bool(sr.findings_of(each)) for each in stored if each.SOPClassUID == ComprehensiveSRStorage) == 1
+    audit = (queue / "audit.jsonl").read_text()
+    assert sorted(json.loads(line)["status"] for line in audit.splitlines()) == ["refused", "scored"]
     for secret in ("Phantom", "PH-0042", str(image.SOPInstanceUID), "1.2.3.4"):
-        assert secret not in node.told + again.told
+        assert secret not in node.told + again.told + audit
         for path in queue.glob("queue.sqlite*"):
             assert secret.encode() not in path.read_bytes()
     assert "scored" in node.told and "refused (flat)" in node.told and "Traceback" not in node.told
@@ -181,6 +182,7 @@ def test_images_and_results_travel_by_tls_from_those_who_may_send(
     [
         (("--forward", "nowhere"), "is no destination; write AE@host:port"),
         (("--forward", "A@h:104", "--as", "sr,docx"), "'docx' is no kind of result"),
+        (("--forward", "A@h:104", "--as", "sr,hl7"), "hl7 does not go by C-STORE"),
         (("--forward", "A@h:104", "--host", "0.0.0.0"), "name the AE titles that may send"),
         (("--forward", "A@h:104", "--title", "MUCH TOO LONG TITLE"), "is no AE title"),
         (("--forward", "A@h:104", "--tls-cert", "x.pem"), "--tls-cert and --tls-key belong together"),
@@ -213,6 +215,21 @@ def test_report_writes_the_objects_and_names_no_file_in_them(
     where = ("--out", tmp_path / "c", "--provider", "cpu", *earlier)
     assert medsd("report", image_bundle.folder, image, *where)[0] == 0
     assert "PredecessorDocumentsSequence" in pydicom.dcmread(tmp_path / "c" / "sr.dcm")
+
+
+def test_a_report_on_another_study_is_no_predecessor(
+    tmp_path: Path, image_bundle: Bundle, chest: npt.NDArray[np.float64]
+) -> None:
+    image, other = tmp_path / "image.dcm", tmp_path / "other.dcm"
+    image.write_bytes(file_bytes(radiograph(chest)))
+    header = radiograph(chest)
+    header.StudyInstanceUID, header.Modality = "1.2.3.5", "SR"
+    for modality, message in (("SR", "is a report on another study"), ("DX", "is no structured report")):
+        header.Modality = modality
+        other.write_bytes(file_bytes(header))
+        said = medsd("report", image_bundle.folder, image, "--out", tmp_path / "out", "--previous", other)
+        assert said[0] == 2 and message in said[2]
+    assert not (tmp_path / "out").exists()
 
 
 def test_report_needs_a_dicom_file(tmp_path: Path, image_bundle: Bundle) -> None:

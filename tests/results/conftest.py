@@ -27,6 +27,16 @@ def fifty(predictor: Predictor, fused: Predictor, chest: npt.NDArray[np.float64]
     return found
 
 
+@pytest.fixture(scope="session")
+def messages(fifty: list[Reading]) -> dict[int, bytes]:
+    """The HL7 message of every third of the fifty whose image names a patient, by number; hl7apy takes its time."""
+    hl7 = pytest.importorskip("medsd.results.hl7", reason="the extra pacs is not installed")
+    made = {
+        number: hl7.message(reading.result, reading.source) for number, reading in enumerate(fifty) if number % 2 == 0
+    }
+    return {number: message for number, message in made.items() if message is not None}
+
+
 @pytest.fixture
 def dciodvfy(tmp_path: Path) -> Check:
     """The errors that David Clunie's validator has for an object."""

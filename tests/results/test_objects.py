@@ -111,6 +111,9 @@ def test_what_was_lossy_stays_lossy(predictor: Predictor, chest) -> None:  # typ
     content = file_bytes(radiograph(chest, LossyImageCompression="01", LossyImageCompressionRatio="12"))
     capture = objects(predictor(content), predictor.bundle, Source.read(content), ("key-image",))["key-image"]
     assert (capture.LossyImageCompression, capture.LossyImageCompressionRatio) == ("01", 12)
+    again = file_bytes(radiograph(chest, LossyImageCompression="01", LossyImageCompressionMethod=["ISO_10918_1"] * 2))
+    capture = objects(predictor(again), predictor.bundle, Source.read(again), ("key-image",))["key-image"]
+    assert list(capture.LossyImageCompressionMethod) == ["ISO_10918_1"] * 2
 
 
 def test_the_pdf_is_that_of_the_app(made: list[dict[Kind, Dataset]]) -> None:
@@ -124,6 +127,9 @@ def test_a_refused_image_is_a_quality_issue_with_its_reason(fifty, made) -> None
     refused = next(number for number, each in enumerate(fifty) if each.result.refused)
     document = reread(made[refused]["kos"])
     assert document.ConceptNameCodeSequence[0].CodeValue == "113010"
+    modifier = document.ContentSequence[0]  # CID 7011 has "No image", which a flat one is
+    assert modifier.ConceptNameCodeSequence[0].CodeValue == "113011"
+    assert modifier.ConceptCodeSequence[0].CodeValue == "111213" and fifty[refused].result.prediction.reason == "flat"
     assert fifty[refused].result.message[:40] in document.to_json()
 
 

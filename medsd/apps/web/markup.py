@@ -13,8 +13,8 @@ from medsd.bundle.layout import Bundle, Description
 from medsd.calibration.types import OperatingPoint
 from medsd.inference.prediction import NOT_TRAINED, Prediction
 from medsd.inference.words import GROUPS, LEGEND, grouped, impression, percent, reason
-from medsd.results.record import DISCLAIMER, SYNTHETIC
 from medsd.results.render import Window, evidence_uri, image_uri
+from medsd.results.result import DISCLAIMER, SYNTHETIC
 
 _OPPOSITE = {"present": "absent", "absent": "present"}
 _CALLED = {"absent": "called absent", "undecided": "undecided"}
