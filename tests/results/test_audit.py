@@ -67,9 +67,15 @@ def test_after_a_crash_in_the_middle_of_a_line_the_log_goes_on(log: AuditLog) ->
 
 def test_processes_may_share_a_log(log: AuditLog) -> None:
     script = f"""
-from tests.results.test_audit import *
+from datetime import UTC, datetime
+from pathlib import Path
+from medsd.findings import finding_set
+from medsd.inference.prediction import Prediction
+from medsd.privacy import KeyedHasher
+from medsd.results.audit import AuditLog
 for _ in range(40):
-    AuditLog(Path({str(log.path)!r}), KeyedHasher(KEY)).append(b"", PREDICTION, (), WHEN)
+    log = AuditLog(Path({str(log.path)!r}), KeyedHasher({KEY!r}))
+    log.append(b"", Prediction(finding_set("nih14"), "scored"), (), datetime.now(UTC))
 """
     both = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
     assert [one.wait(120) for one in both] == [0, 0]
