@@ -1,9 +1,7 @@
 """The settings of `medsd compare` over recipes and of `medsd tune`: trainings of one base configuration."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -56,7 +54,7 @@ class RecipesSettings(OverBase):
     workers: int = Field(2, ge=1, description="Trainings at a time, with one thread each, so that figures are stable.")
 
     @model_validator(mode="after")
-    def _known_reference(self) -> RecipesSettings:
+    def _known_reference(self) -> Self:
         if self.reference not in self.arms:
             raise ValueError(f"reference: there is no arm '{self.reference}'; there are {', '.join(self.arms)}")
         return self
@@ -72,7 +70,7 @@ class Dimension(Strict):
     choices: tuple[Value, ...] | None = Field(None, min_length=2, description="The values, in place of a range.")
 
     @model_validator(mode="after")
-    def _range_or_choices(self) -> Dimension:
+    def _range_or_choices(self) -> Self:
         if self.choices is not None:
             if self.model_fields_set != {"choices"}:
                 raise ValueError("choices stand alone; remove low, high, step and log")
@@ -123,7 +121,7 @@ class TuneSettings(OverBase):
     )
 
     @model_validator(mode="after")
-    def _comparable(self) -> TuneSettings:
+    def _comparable(self) -> Self:
         for key in self.space:
             if key.split(".")[0] not in SEARCHED:
                 allowed = ", ".join(SEARCHED)

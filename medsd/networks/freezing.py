@@ -1,8 +1,7 @@
 """Encoders as blocks in order, which can be frozen or learn at rates of their own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
+from typing import Self
 
 from torch import nn
 
@@ -25,7 +24,7 @@ class FreezableEncoder(nn.Module):
             module.requires_grad_(False)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> FreezableEncoder:
+    def train(self, mode: bool = True) -> Self:
         """Set the mode, except that frozen blocks stay in evaluation mode."""
         super().train(mode)
         for module in self._held():

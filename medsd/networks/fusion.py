@@ -6,8 +6,6 @@ mean of its evidence map plus the contribution of the note: the map is an exact 
 2016). The logit of a study with both modalities is the mean of the logits of its image alone and of its note alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -32,7 +30,7 @@ class StudyInputs:
     note_mask: Tensor | None = None  # int64 (B, L)
     has_note: Tensor | None = None  # float32 (B,)
 
-    def to(self, device: torch.device | str) -> StudyInputs:
+    def to(self, device: torch.device | str) -> "StudyInputs":
         """The same batch on another device."""
         values = (getattr(self, field.name) for field in fields(self))
         return StudyInputs(*(None if value is None else value.to(device, non_blocking=True) for value in values))

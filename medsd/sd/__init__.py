@@ -4,8 +4,6 @@
 imported at its first use, so that the serving side can read the relations without it.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

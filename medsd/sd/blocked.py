@@ -5,20 +5,15 @@ together with its value, so that only a block and the (N, D) and (M, D) gradient
 gradient is exact too, but takes the memory of the plain computation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from medsd.sd.coefficients import contrastive_sum, log_probabilities, product
+from medsd.sd.coefficients import Coefficients, Excluded, contrastive_sum, log_probabilities, product
 
-if TYPE_CHECKING:
-    from medsd.sd.coefficients import Coefficients, Excluded
-
-    BlockOf = Callable[[slice], tuple[Excluded, Coefficients]]
+BlockOf = Callable[[slice], tuple[Excluded, Coefficients]]
 
 CELLS_OF_A_BLOCK = 1 << 21  # 8 MiB in single precision: few enough steps, small enough matrices
 

@@ -4,8 +4,6 @@ In all formulas, p_ip is the softmax over A(i) of `SDLoss`, S and T are the labe
 is the set of the other samples with finding f. Every loss but `IntraLabelLoss` takes the options of `ContrastiveLoss`.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """What a loss of the family says of a block of pairs, and the contrastive sum that follows from it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

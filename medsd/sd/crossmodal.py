@@ -1,7 +1,5 @@
 """Images and notes in one space: each modality contrasted with the other, by the same relations of their findings."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -3,8 +3,6 @@
 With N processes of batch B each anchor then meets the N·B samples that one process with the whole batch would show it.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@
 compared. A loss of the family defines only how much each pair counts.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Literal

@@ -3,8 +3,6 @@
 Cross-batch memory (Wang et al., CVPR 2020); with the embeddings of a momentum encoder, MoCo (He et al., CVPR 2020).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

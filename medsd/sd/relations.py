@@ -4,8 +4,6 @@ Start at `relation_matrix`. The losses use `LabelPairs`, a block of anchors at a
 or PyTorch tensors and returns the same kind; neither library is imported before an array of it arrives.
 """
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from enum import IntEnum
@@ -68,7 +66,7 @@ class PairCounts:
     determined: Array | None
     both_empty: Array | None
 
-    def swapped(self) -> PairCounts:
+    def swapped(self) -> "PairCounts":
         """The same pairs with S and T exchanged."""
         return PairCounts(self.shared, self.extra, self.missing, self.determined, self.both_empty)
 

@@ -10,8 +10,6 @@ the text of the paper was not at hand: SCL is `AllLoss`, SLCL `by_finding.Stepwi
 `by_finding.IntraLabelLoss`. The code takes raw dot products; here embeddings have unit length, except in JSPCL.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 

@@ -4,11 +4,9 @@ Models are strict: an unknown key or a wrong type is a `SettingsError` that name
 nearest valid key. YAML is read with the safe loader; nothing in a configuration names code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -116,7 +114,7 @@ class Settings(Strict):
     bundle: BundleSettings = Field(BundleSettings(), description="What is published.")
 
     @model_validator(mode="after")
-    def _known_finding_set(self) -> Settings:
+    def _known_finding_set(self) -> Self:
         if self.findings not in FINDING_SETS:
             raise ValueError(
                 f"findings: there is no finding set '{self.findings}'; medsd has {', '.join(FINDING_SETS)}"
@@ -124,7 +122,7 @@ class Settings(Strict):
         return self
 
     @model_validator(mode="after")
-    def _both_to_contrast(self) -> Settings:
+    def _both_to_contrast(self) -> Self:
         if self.loss.cross_modal_weight and (self.network.image is None or self.network.note is None):
             raise ValueError("loss.cross_modal_weight: contrasts images with notes; give network.note, or set it to 0")
         return self

@@ -1,9 +1,7 @@
 """What is read: the sources of studies, how images become pixels, and how patients are split."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -232,7 +230,7 @@ class SplitSettings(Strict):
     near_duplicates: bool = Field(True, description="Keep patients whose images look the same in one split.")
 
     @model_validator(mode="after")
-    def _sum_to_one(self) -> SplitSettings:
+    def _sum_to_one(self) -> Self:
         if abs(self.train + self.validation + self.test - 1) > 1e-6:
             raise ValueError("train, validation and test must add up to 1")
         return self

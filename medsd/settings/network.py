@@ -1,9 +1,7 @@
 """The encoders and the learned space; docs/guides/encoders.md shows what their names mean."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -57,7 +55,7 @@ class NoteSettings(Strict):
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout of small-bert.")
 
     @model_validator(mode="after")
-    def _stride_of_windows(self) -> NoteSettings:
+    def _stride_of_windows(self) -> Self:
         if self.stride is not None and self.window is None:
             raise ValueError("stride: needs window")
         if self.stride is not None and self.window is not None and self.stride > self.window - 2:
@@ -87,7 +85,7 @@ class NetworkSettings(Strict):
     )
 
     @model_validator(mode="after")
-    def _reads_something(self) -> NetworkSettings:
+    def _reads_something(self) -> Self:
         if self.image is None and self.note is None:
             raise ValueError("image: null leaves nothing to read; give note, for instance note: {model: small-bert}")
         return self

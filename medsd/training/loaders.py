@@ -3,8 +3,6 @@
 Batches name their samples by (epoch, row), so that workers hold no state and an epoch can be drawn again exactly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -85,7 +83,7 @@ class Batch:
     labels: Tensor  # float32 (V·B, F)
     rows: Tensor  # int64 (B,) rows of the manifest
 
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> "Batch":
         """The same in page-locked memory, from which a GPU copies beside its work; the loader calls it."""
         pinned = {name: value.pin_memory() for name, value in vars(self.inputs).items() if value is not None}
         return Batch(replace(self.inputs, **pinned), self.labels.pin_memory(), self.rows)

@@ -4,12 +4,10 @@ The grid is tried on a validation part of the training rows; the test part is me
 best there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -71,7 +69,7 @@ class GridSettings(Strict):
     seeds: tuple[int, ...] = Field((1000,), min_length=1, description="Seeds of the trials.")
 
     @model_validator(mode="after")
-    def _equal_effort(self) -> GridSettings:
+    def _equal_effort(self) -> Self:
         if len(self.weight_decay) != len(self.temperature):
             raise ValueError(
                 "weight_decay needs as many values as temperature, or the losses would not have equal trials"
@@ -108,7 +106,7 @@ class CompareSettings(Strict):
     images: FrozenImageSettings = Field(FrozenImageSettings(), description="How radiographs become features.")
 
     @model_validator(mode="after")
-    def _fits_together(self) -> CompareSettings:
+    def _fits_together(self) -> Self:
         from medsd.sd.rivals import LOSSES
 
         for name in ("sets", "losses", "seeds"):
