@@ -27,7 +27,8 @@ from tests.runs import small_settings
 if TYPE_CHECKING:
     from medsd.pipeline.folder import Run
 
-hypothesis.settings.register_profile("untimed", deadline=None)
+# A loaded machine is no reason to fail.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
 
 BuildDx = Callable[..., bytes]

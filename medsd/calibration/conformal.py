@@ -112,11 +112,7 @@ def call_of(found: ConformalSet) -> Call:
 
 
 def checked_coverage(coverage: float) -> float:
-    """`coverage` itself.
-
-    Raises:
-        DataError: it is no share between 0 and 1.
-    """
+    """`coverage` itself, if it is a share between 0 and 1; else a DataError."""
     if not 0 < coverage < 1:
         raise DataError(f"coverage {coverage:g} is no share between 0 and 1; give for instance 0.9")
     return coverage
@@ -131,11 +127,7 @@ def write_conformal(path: Path, scores: Mapping[str, ConformalScores]) -> None:
 
 
 def read_conformal(path: Path) -> dict[str, ConformalScores]:
-    """Read what `write_conformal` wrote.
-
-    Raises:
-        BundleError: the file is missing or damaged.
-    """
+    """Read what `write_conformal` wrote; a missing or damaged file is a BundleError."""
     try:
         return _FILE.validate_python(read_json(path.read_text(encoding="utf-8")))
     except OSError as error:

@@ -8,7 +8,6 @@ it; another change of the patients or of the images does, and the measured cover
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -82,15 +81,10 @@ def conformal_scores(
     """The scores of each finding from the validation split.
 
     `probs` (N, F) are calibrated, `target` (N, F) is 1, 0 or NaN, `patients` (N,) are keys, `findings` F names; the
-    seed is that of the draw of one image a patient.
-
-    Raises:
-        DataError: shapes or values that do not fit.
+    seed is that of the draw of one image a patient. Shapes or values that do not fit are a DataError.
     """
-    target, probs = checked(target, probs)
+    target, probs = checked(target, probs, findings)
     keys = checked_patients(patients, target)
-    if target.shape[1] != len(findings):
-        raise DataError(f"target has {target.shape[1]} columns for {len(findings)} findings; give one name for each")
     # In an order of its own, so that the draw does not depend on the order of the images.
     order = np.lexsort((*probs.T, keys))
     order = order[np.random.default_rng(seed).permutation(len(order))]
@@ -122,14 +116,21 @@ def measure_conformal(
     """How often the sets at `coverage` hold the truth on other patients than those of `scores`, by finding.
 
     Arguments as for `conformal_scores`, of the test split. `groups` are (N,) values by attribute, for instance
-    ``{"sex": …}``; those of fewer patients than `minimum_positives` are too few to tell.
-
-    Raises:
-        DataError: shapes or values that do not fit.
+    ``{"sex": …}``; those of fewer patients than `minimum_positives` are too few to tell. Shapes or values that do not
+    fit are a DataError.
     """
-    options, (target, probs) = options or IntervalOptions(), checked(target, probs)
-    keys = checked_patients(patients, target)
-    sets = _Sets.of(probs, target, keys, scores, findings, checked_coverage(coverage), options)
+    target, probs = checked(target, probs)
+    present, absent = np.ones(probs.shape, dtype=bool), np.ones(probs.shape, dtype=bool)
+    limited = np.zeros(len(findings), dtype=bool)
+    for f, name in enumerate(findings):
+        if name not in scores:
+            raise DataError(f"scores: nothing for {name}; every finding needs its own")
+        if (limits := scores[name].limits(checked_coverage(coverage))) is not None:
+            present[:, f], absent[:, f] = probs[:, f] >= limits.present, probs[:, f] <= limits.absent
+            limited[f] = True
+    covered = np.where(np.isnan(target), np.nan, np.where(target == 1, present, absent))
+    keys, options = checked_patients(patients, target), options or IntervalOptions()
+    sets = _Sets(target, keys, present, absent, covered, limited, coverage, options)
     return ConformalReport(
         coverage=coverage,
         findings=tuple(sets.finding(f, name, scores[name]) for f, name in enumerate(findings)),
@@ -158,7 +159,7 @@ def clopper_pearson(means: FloatArray, confidence: float) -> Interval:
 
 @dataclass(frozen=True)
 class _Sets:
-    """Prediction sets of N images: whether each class is in them (N, F), and the truth (NaN where it is unknown)."""
+    """Prediction sets of N images: whether each class, and the truth (NaN where it is unknown), is in them (N, F)."""
 
     target: FloatArray
     keys: npt.NDArray[np.str_]
@@ -168,28 +169,6 @@ class _Sets:
     limited: BoolArray  # (F,) findings with limits
     coverage: float
     options: IntervalOptions
-
-    @classmethod
-    def of(
-        cls,
-        probs: FloatArray,
-        target: FloatArray,
-        keys: npt.NDArray[np.str_],
-        scores: Mapping[str, ConformalScores],
-        findings: Sequence[str],
-        coverage: float,
-        options: IntervalOptions,
-    ) -> Self:
-        present, absent = np.ones(probs.shape, dtype=bool), np.ones(probs.shape, dtype=bool)
-        limited = np.zeros(len(findings), dtype=bool)
-        for f, name in enumerate(findings):
-            if name not in scores:
-                raise DataError(f"scores: nothing for {name}; every finding needs its own")
-            if (limits := scores[name].limits(coverage)) is not None:
-                present[:, f], absent[:, f] = probs[:, f] >= limits.present, probs[:, f] <= limits.absent
-                limited[f] = True
-        covered = np.where(np.isnan(target), np.nan, np.where(target == 1, present, absent))
-        return cls(target, keys, present, absent, covered, limited, coverage, options)
 
     def finding(self, f: int, name: str, scores: ConformalScores) -> ConformalFinding:
         present, absent, told = self.present[:, f], self.absent[:, f], bool(self.limited[f])

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -56,18 +57,13 @@ def choose_calibration(
     temperature, one parameter, on top of that; then Platt's slope and intercept; from `ISOTONIC_STUDIES` known studies
     with `ISOTONIC_CASES` of the rarer class on, an isotonic curve. All of them keep the ranking.
 
-    Args:
-        logits, target: (N, F); (N, F) 1, 0 or NaN for unknown.
-        findings: F names, in column order.
-        minimum_positives: see above.
-        method: ``by_size``, or ``platt`` for Platt's whatever the size (pooled below `minimum_positives`).
-
-    Raises:
-        DataError: shapes or values that do not fit, or an unknown method.
+    `logits` and `target` are (N, F), the latter 1, 0 or NaN for unknown. The `method` is ``by_size``, or ``platt`` for
+    Platt's whatever the size (pooled below `minimum_positives`). Shapes or values that do not fit, or an unknown
+    method, are a DataError.
     """
     if method not in ("by_size", "platt"):
         raise DataError(f"calibration method '{method}' is unknown; use by_size or platt")
-    target, logits = _named(target, logits, findings)
+    target, logits = checked(target, logits, findings, probabilities=False)
     pooled = _fit_pooled(logits, target, minimum_positives)
     platt = fit_platt(logits, target, findings, minimum_positives=minimum_positives)
     calibration: dict[str, Calibration] = dict(platt)
@@ -113,14 +109,12 @@ def fit_platt(
     towards the pooled slope. A finding with too few cases takes the pooled fit; arguments and errors as
     `choose_calibration`.
     """
-    target, logits = _named(target, logits, findings)
+    target, logits = checked(target, logits, findings, probabilities=False)
     pooled = _fit_pooled(logits, target, minimum_positives)
     fits = dict.fromkeys(findings, pooled)
     for f in np.flatnonzero(enough(target, minimum_positives)).tolist():
         known = ~np.isnan(target[:, f])
-        fits[findings[f]] = _fit(
-            logits[known, f], target[known, f], towards=pooled.slope, spread=_FINDING_SPREAD, minimum_positives=0
-        )
+        fits[findings[f]] = _fit(logits[known, f], target[known, f], pooled.slope, _FINDING_SPREAD)
     return fits
 
 
@@ -183,12 +177,10 @@ def choose_operating_points(
     probabilities, so that rounding at export changes no call; of equally good ones the lowest is taken, which misses
     the fewest. With fewer positives or negatives than `minimum_positives` there is none, and every call is "undecided".
     `rule` is ``youden`` (highest sensitivity + specificity), ``f1``, ``sensitivity:0.9`` (the highest specificity with
-    at least that sensitivity) or ``specificity:0.9``.
-
-    Raises:
-        DataError: shapes or values that do not fit, or an unknown rule.
+    at least that sensitivity) or ``specificity:0.9``. Shapes or values that do not fit, or an unknown rule, are a
+    DataError.
     """
-    target, probs = _named(target, probs, findings, probabilities=True)
+    target, probs = checked(target, probs, findings)
     name, wanted = _parse_rule(rule)
     limits = np.full(len(findings), np.nan)
     for f in np.flatnonzero(enough(target, minimum_positives)):
@@ -252,8 +244,11 @@ def log_loss(target: npt.ArrayLike, probs: npt.ArrayLike) -> float:
 
 
 def _fit_pooled(logits: FloatArray, target: FloatArray, minimum_positives: int) -> PlattCalibration:
+    """One fit of all findings; none with too few cases."""
     known = ~np.isnan(target)
-    return _fit(logits[known], target[known], towards=1.0, spread=_POOLED_SPREAD, minimum_positives=minimum_positives)
+    if not enough(target[known][:, None], minimum_positives)[0]:
+        return UNCALIBRATED
+    return _fit(logits[known], target[known], 1.0, _POOLED_SPREAD)
 
 
 def _fit_temperature(logits: FloatArray, truth: FloatArray, pooled: PlattCalibration) -> PlattCalibration:
@@ -268,12 +263,8 @@ def _fit_temperature(logits: FloatArray, truth: FloatArray, pooled: PlattCalibra
     return PlattCalibration(slope=factor * pooled.slope, intercept=factor * pooled.intercept)
 
 
-def _fit(
-    logits: FloatArray, truth: FloatArray, *, towards: float, spread: float, minimum_positives: int
-) -> PlattCalibration:
-    """One slope and intercept, or slope `towards` and intercept 0 with too few cases."""
-    if min((truth == 1).sum(), (truth == 0).sum()) < max(minimum_positives, 1):
-        return PlattCalibration(slope=towards, intercept=0.0)
+def _fit(logits: FloatArray, truth: FloatArray, towards: float, spread: float) -> PlattCalibration:
+    """One slope and intercept; the slope is drawn towards another."""
 
     def loss(at: FloatArray) -> tuple[float, FloatArray]:
         slope = np.exp(at[0])
@@ -313,21 +304,10 @@ def _threshold(truth: FloatArray, probs: FloatArray, rule: str, wanted: float) -
 
 
 def _parse_rule(rule: str) -> tuple[str, float]:
+    if rule in ("youden", "f1"):
+        return rule, float("nan")
     name, _, number = rule.partition(":")
-    try:
-        wanted = float(number) if number else float("nan")
-    except ValueError:
-        wanted = float("nan")
-    with_number = name in ("sensitivity", "specificity") and 0 < wanted < 1
-    if with_number or rule in ("youden", "f1"):
-        return name, wanted
+    with suppress(ValueError):
+        if name in ("sensitivity", "specificity") and 0 < float(number) < 1:
+            return name, float(number)
     raise DataError(f"rule '{rule}' is unknown; use youden, f1, sensitivity:0.9 or specificity:0.9")
-
-
-def _named(
-    target: npt.ArrayLike, values: npt.ArrayLike, findings: Sequence[str], *, probabilities: bool = False
-) -> tuple[FloatArray, FloatArray]:
-    target, values = checked(target, values, probabilities=probabilities)
-    if target.shape[1] != len(findings):
-        raise DataError(f"target has {target.shape[1]} columns for {len(findings)} findings; give one name for each")
-    return target, values

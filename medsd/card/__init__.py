@@ -74,6 +74,7 @@ def pages(folder: Path, description: layout.Description) -> dict[str, str]:
     """The card by file name; arguments and errors as `write_card`."""
     d, parity = description, _parity(folder)
     differences = parity.get("largest_difference", {})
+    uncalled = {name for name, point in d.operating_points.items() if point.threshold is None}
     return _pages(
         folder,
         (CARD, PAGE),
@@ -81,7 +82,7 @@ def pages(folder: Path, description: layout.Description) -> dict[str, str]:
         d=d,
         length_of_note=_length_of_note(d.note),
         splits=sorted(d.provenance.studies, key=lambda split: [*_SPLITS, split].index(split)),
-        uncalled=[f.title for f in d.findings if f.name in d.operating_points and not _has_threshold(d, f.name)],
+        uncalled=[f.title for f in d.findings if f.name in uncalled],
         boxed=d.evidence_from_boxes,
         parity=parity,
         differences=differences,
@@ -171,10 +172,6 @@ def _length_of_note(note: layout.NoteInput | None) -> str:
     return (
         f"in overlapping windows of {note.window} tokens, a new one {begun}, {count} at most; what follows is not read"
     )
-
-
-def _has_threshold(d: layout.Description, name: str) -> bool:
-    return d.operating_points[name].threshold is not None
 
 
 def _below(r: EvaluationReport, titles: Mapping[str, str]) -> list[str]:

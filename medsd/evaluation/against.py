@@ -63,10 +63,8 @@ def compare_models(
 ) -> AgainstReport:
     """Compare two models, of bundles `names`, on N studies of the set `studies`, over F findings in column order.
 
-    `target` (N, F) is 1, 0 or NaN, `probs` (N, F) are calibrated, of each model, `patients` (N,) are keys.
-
-    Raises:
-        DataError: shapes or values that do not fit, for instance no image.
+    `target` (N, F) is 1, 0 or NaN, `probs` (N, F) are calibrated, of each model, `patients` (N,) are keys. Shapes or
+    values that do not fit are a DataError.
     """
     found = delong(target, *probs, patients, options)
     drawn = metric_intervals(target, probs[0], patients, options, other=probs[1])

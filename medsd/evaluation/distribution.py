@@ -43,7 +43,7 @@ class DistributionReport(Measured):
 
     WAY_OUT: ClassVar[str] = "export the bundle again"
 
-    split: str
+    split: str = "test"
     images: int = Field(validation_alias=AliasChoices("images", "films"))
     patients: int
     groups: tuple[GroupBeyond, ...]
@@ -66,9 +66,7 @@ def measure_distribution(
     values: Mapping[str, npt.NDArray[np.floating]],
     patients: npt.NDArray[np.str_],
     options: IntervalOptions,
-    *,
     told_apart: Interval | None = None,
-    split: str = "test",
 ) -> DistributionReport:
     """What the check says of images and of the same images made unsuitable.
 
@@ -88,7 +86,6 @@ def measure_distribution(
 
     return DistributionReport.of(
         options,
-        split=split,
         images=len(patients),
         patients=len(np.unique(patients)),
         groups=tuple(group(name, value) for name, value in values.items()),

@@ -57,7 +57,7 @@ class EvidenceReport(Measured):
     near 0 where maps show what was learned.
     """
 
-    split: str
+    split: str = "test"
     images: int = Field(validation_alias=AliasChoices("images", "films"))
     patients: int
     over: int
@@ -81,20 +81,16 @@ def judge(
     options: IntervalOptions,
     *,
     randomised: Mapping[str, float] | None = None,
-    split: str = "test",
 ) -> EvidenceReport:
     """Judge ways of making maps, by name (N, h, w) each, on the same images; the first is the one that leads.
 
-    A finding with fewer images than `minimum_positives` does not count in the means; `randomised` and `split` are for
-    the record.
-
-    Raises:
-        DataError: there are no images, or no finding has enough of them.
+    A finding with fewer images than `minimum_positives` does not count in the means; `randomised` is for the record. A
+    DataError is raised if no finding has enough images.
     """
     names, counts = np.unique(boxed.findings, return_counts=True)
     told = names[counts >= options.minimum_positives]
     if not len(told):
-        raise DataError(f"boxes: no finding has {options.minimum_positives} images with a box in the {split} split")
+        raise DataError(f"boxes: no finding has {options.minimum_positives} test images with a box")
     masks = np.stack([box_mask(boxes) for boxes in boxed.boxes])
     scores = {name: np.stack(_scores(each, masks), axis=1) for name, each in maps.items()}  # (N, 3)
     drawn = options.draw(boxed.patients)
@@ -119,7 +115,6 @@ def judge(
         )
     return EvidenceReport.of(
         options,
-        split=split,
         images=len(masks),
         patients=len(set(boxed.patients)),
         over=len(told),
@@ -163,7 +158,8 @@ def _scores(maps: Maps, masks: npt.NDArray[np.bool_]) -> tuple[FloatArray, Float
     """Pointing, overlap and share inside, (N,) each; a map without anything positive has no mass and no overlap."""
     hits, overlaps, inside = (np.zeros(len(masks)) for _ in range(3))
     for n, (each, mask) in enumerate(zip(maps, masks, strict=True)):
-        grid = _enlarged(each, mask.shape[0])
+        picture = Image.fromarray(np.ascontiguousarray(each, dtype=np.float32))
+        grid = np.asarray(picture.resize(mask.shape, Image.Resampling.BICUBIC), dtype=np.float64)
         hits[n] = mask[grid == grid.max()].mean()  # ties count by their share
         positive = np.clip(grid, 0, None)
         if positive.max() > 0:
@@ -171,11 +167,6 @@ def _scores(maps: Maps, masks: npt.NDArray[np.bool_]) -> tuple[FloatArray, Float
             overlaps[n] = (region & mask).sum() / (region | mask).sum()
             inside[n] = positive[mask].sum() / positive.sum()
     return hits, overlaps, inside
-
-
-def _enlarged(each: Maps, side: int) -> FloatArray:
-    picture = Image.fromarray(np.ascontiguousarray(each, dtype=np.float32))
-    return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float64)
 
 
 def _by_finding(

@@ -73,7 +73,7 @@ class ModalityReport(Measured):
         sentences: None where the words that name findings are masked, or nothing was contrasted across modalities.
     """
 
-    split: str
+    split: str = "test"
     studies: int
     patients: int
     over: int
@@ -109,22 +109,18 @@ class Readings:
 def measure_reliance(
     readings: Readings,
     options: IntervalOptions,
-    *,
-    split: str = "test",
     note_to_image: RetrievalReport | None = None,
     sentences: SentencesReport | None = None,
 ) -> ModalityReport:
-    """How much each modality contributes, with intervals over patients.
+    """How much each modality contributes; the seed of `options` is that of the permutations, too.
 
-    The seed of `options` is that of the permutations, too; `note_to_image` and `sentences` are for the record.
-
-    Raises:
-        DataError: no finding has enough positives and negatives, or all studies are one patient's.
+    `note_to_image` and `sentences` are for the record. A DataError is raised for too few positives, negatives or
+    patients.
     """
     target = np.asarray(readings.target, dtype=np.float64)
     told = np.flatnonzero(enough(target, options.minimum_positives))
     if not told.size or len(np.unique(readings.patients)) < 2:
-        raise DataError(f"{split}: too few studies with image and note to measure what each contributes")
+        raise DataError("too few studies with image and note to measure what each contributes")
     target = target[:, told]
     image, note = (np.asarray(each, dtype=np.float64)[:, told] / 2 for each in (readings.image, readings.note))
     donors = _donors(readings.patients, options.seed)
@@ -140,13 +136,10 @@ def measure_reliance(
         lost = [both - each for each in (*alone[::-1], *shuffled)]
         return np.column_stack([both, *alone, 1 - share, share, *lost])
 
-    drawn = options.draw(readings.patients)
-    found = bootstrap(statistic, drawn, options.confidence)
-    both = found[0]
-    by_image, by_note = (Reliance(**dict(zip(Reliance.model_fields, found[first::2], strict=True))) for first in (1, 2))
+    both, *rest = bootstrap(statistic, options.draw(readings.patients), options.confidence)
+    by_image, by_note = (Reliance(**dict(zip(Reliance.model_fields, rest[first::2], strict=True))) for first in (0, 1))
     return ModalityReport.of(
         options,
-        split=split,
         studies=len(target),
         patients=len(np.unique(readings.patients)),
         over=len(told),
@@ -172,10 +165,8 @@ def score_sentences(
     """Precision@k of a sentence for each of F findings among N images that were read without their notes.
 
     `sentences` (F, D) and `images` (N, D) are embeddings; `target` (N, F) is 1, 0 or NaN, `patients` (N,) are keys. An
-    image whose label is unknown is not looked at for that finding.
-
-    Raises:
-        DataError: no finding has enough positives and negatives.
+    image whose label is unknown is not looked at for that finding. A DataError is raised if no finding has enough
+    positives and negatives.
     """
     target = np.asarray(target, dtype=np.float64)
     told = np.flatnonzero(enough(target, options.minimum_positives))

@@ -48,8 +48,6 @@ def write_plots(
     """Draw every plot for which there is something to draw, and return their files.
 
     Args:
-        folder: where the PNG files go; made if it is missing.
-        findings: F of them.
         target, probs: (N, F) 1, 0 or NaN; (N, F) calibrated, NaN for a finding that was not trained.
         before: (N, F) probabilities before calibration, for comparison.
         coordinates: (N, 2) of the same images, from `project`; without them there is no map.
@@ -75,12 +73,8 @@ def write_plots(
     return tuple(folder / name for name in plots)
 
 
-def project(
-    embeddings: npt.ArrayLike, method: Literal["tsne", "pca"] = "tsne", *, perplexity: float = 30, seed: int = 0
-) -> FloatArray:
-    """Two-dimensional coordinates (N, 2) of embeddings (N, D), for the map.
-
-    `method` is ``tsne`` (van der Maaten and Hinton 2008; by cosine) or ``pca``; `perplexity` is lowered for few images.
+def project(embeddings: npt.ArrayLike, method: Literal["tsne", "pca"] = "tsne", *, seed: int = 0) -> FloatArray:
+    """Coordinates (N, 2) of embeddings (N, D) for the map, by t-SNE of cosines (van der Maaten and Hinton 2008) or PCA.
 
     Raises:
         DataError: fewer than three embeddings, or one that is not finite.
@@ -92,8 +86,7 @@ def project(
         )
     if method == "pca":
         return PCA(2, random_state=seed).fit_transform(vectors)
-    low = min(perplexity, (len(vectors) - 1) / 3)
-    tsne = TSNE(2, perplexity=low, metric="cosine", init="pca", random_state=seed)
+    tsne = TSNE(2, perplexity=min(30, (len(vectors) - 1) / 3), metric="cosine", init="pca", random_state=seed)
     return np.asarray(tsne.fit_transform(vectors), dtype=np.float64)
 
 
@@ -133,7 +126,7 @@ def draw_calibration(
     if before is not None:
         curves["before"] = (reliability(target, before), ORANGE, "s--")
     with mpl.rc_context(STYLE):
-        figure = _figure(5.5, 6.2)
+        figure = Figure(figsize=(5.5, 6.2), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="perfect")
         for label, (curve, colour, line) in curves.items():
@@ -178,7 +171,8 @@ def draw_prevalence(findings: FindingSet, splits: Mapping[str, npt.ArrayLike]) -
     colours = (BLUE, ORANGE, GREEN, VERMILION)
     height = 0.8 / len(splits)
     with mpl.rc_context(STYLE):
-        figure = _figure(7.5, 1.3 + len(findings) * max(0.3, 0.17 * len(splits)))
+        height_inches = 1.3 + len(findings) * max(0.3, 0.17 * len(splits))
+        figure = Figure(figsize=(7.5, height_inches), layout="constrained")
         axes = figure.subplots()
         for s, (name, labels) in enumerate(splits.items()):
             truth = np.asarray(labels, dtype=np.float64)
@@ -238,7 +232,7 @@ def _grid(
     rows = math.ceil(len(titles) / columns)
     positives, negatives = metrics.class_counts(target)
     with mpl.rc_context(STYLE):
-        figure = _figure(2.05 * columns, 2.15 * rows + 0.6)
+        figure = Figure(figsize=(2.05 * columns, 2.15 * rows + 0.6), layout="constrained")
         grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes in grid.flat[len(titles) :]:
             axes.set_axis_off()
@@ -270,7 +264,3 @@ def _note(axes: Axes, text: str, where: str) -> None:
         "centre": (0.5, 0.5, "center", "center"),
     }[where]
     axes.text(x, y, text, transform=axes.transAxes, ha=horizontal, va=vertical)
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")

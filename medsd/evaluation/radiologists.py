@@ -66,10 +66,8 @@ class RadiologistReport(Described):
 def read_radiologists(folder: Path, paths: Iterable[object]) -> dict[str, FloatArray]:
     """The answers of radiologists to N images, by the name of each question (N,) 1, 0 or NaN where nobody was asked.
 
-    `folder` has rsna_class.csv, google4.csv, or one of them. Images are known by file name, as NIH names them.
-
-    Raises:
-        DataError: there is neither table, or one cannot be read or lacks a column.
+    `folder` has rsna_class.csv, google4.csv, or one of them. Images are known by file name, as NIH names them. A
+    DataError is raised if there is neither, or one cannot be read or lacks a column.
     """
     names = [PurePosixPath(path).name if isinstance(path, str) else "" for path in paths]
     found: dict[str, FloatArray] = {}
@@ -120,8 +118,7 @@ def _measure(question: RadiologistQuestion, images: Images, answers: FloatArray)
     )
     if not enough(truth[:, None], images.options.minimum_positives)[0]:
         return report
-    drawn = images.options.draw(patients)
-    known = ~np.isnan(mined)
+    drawn, known = images.options.draw(patients), ~np.isnan(mined)
 
     def statistic(weights: FloatArray) -> FloatArray:
         theirs = weighted_auroc(truth, score, weights)
@@ -132,5 +129,4 @@ def _measure(question: RadiologistQuestion, images: Images, answers: FloatArray)
     auroc, of_mined, gap = bootstrap(statistic, drawn, images.options.confidence, (-1, 1), cases=cases)
     if not enough(mined[:, None], images.options.minimum_positives)[0]:
         of_mined = gap = Interval()
-    update = {"auroc": auroc.within(0, 1), "mined": of_mined.within(0, 1), "gap": gap}
-    return report.model_copy(update=update)
+    return report.model_copy(update={"auroc": auroc.within(0, 1), "mined": of_mined.within(0, 1), "gap": gap})

@@ -1,7 +1,4 @@
-"""The measurement of one split as one document: `evaluate` makes it, `evaluation.json` is where a bundle keeps it.
-
-What is measured beside the headline comes from `beside_of`.
-"""
+"""The measurement of one split as one document: `evaluate` makes it, `evaluation.json` is where a bundle keeps it."""
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +27,6 @@ from medsd.settings import EvaluationSettings
 from medsd.strict import Described
 from medsd.studies.manifest import Manifest
 
-SCHEMA_VERSION = 1
 EVALUATION = "evaluation.json"
 
 
@@ -87,7 +83,7 @@ class CalibrationReport(Described):
 class EvaluationReport(Measured):
     """The whole of evaluation.json."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = 1
     split: str
     images: int
     patients: int
@@ -161,10 +157,7 @@ def beside_of(
     """What `manifest` has beside its rows `headline`.
 
     `apart` are rows picked by finding, of patients who did not train; `logits` (N, F) are before calibration.
-    `settings` name the folder of the radiologists' labels, if any.
-
-    Raises:
-        DataError: as of `read_radiologists`.
+    `settings` name the folder of the radiologists' labels, if any; errors as `read_radiologists`.
     """
     answers = {}
     if settings.radiologists is not None:
@@ -201,12 +194,9 @@ def evaluate(
 
     Args:
         logits, target, patients: (N, F) before calibration; (N, F) 1, 0 or NaN for unknown; (N,) keys.
-        calibration, operating_points, choices, conformal: by finding name, from the validation split. `choices` say
-            why a finding has its calibration, for the record; without `conformal` its calls are not measured.
-        embeddings, index: (N, D) of the images, and the cases that are searched; with both, retrieval is measured.
-        settings, seed, split: how to measure; of the bootstrap; the name of the split, for the record.
+        calibration, operating_points, choices, conformal: by finding name; `choices` are for the record.
+        embeddings, index: (N, D) of the images, and the cases that are searched.
         groups: (N,) values by attribute, of subgroups that are compared; ``"view"`` is looked at for confounding, too.
-        beside: images that were picked by finding, and radiologists' labels.
         not_trained: findings without a probability: their labels count in retrieval alone.
 
     Raises:
@@ -214,9 +204,9 @@ def evaluate(
     """
     settings, trained = settings or EvaluationSettings(), findings.without(not_trained)
     labels, logits = metrics.checked(target, logits, probabilities=False)
-    _check_entries(findings, labels, trained, calibration=calibration, operating_points=operating_points)
-    kept, names = np.isin(findings.names, trained.names), trained.names
-    thresholds, keys = thresholds_of(operating_points, names), np.asarray(patients, dtype=np.str_)
+    names = _checked_names(findings, labels, trained, calibration=calibration, operating_points=operating_points)
+    kept, thresholds = np.isin(findings.names, names), thresholds_of(operating_points, names)
+    keys = np.asarray(patients, dtype=np.str_)
     images = Images(
         {finding.name: finding.title for finding in trained.findings},
         labels[:, kept],
@@ -226,8 +216,9 @@ def evaluate(
     )
     found = _headline(findings, labels, logits[:, kept], images, thresholds, choices or {})
     if embeddings is not None and index is not None:
-        queries = Cases(embeddings, labels, keys)
-        found["retrieval"] = measure_retrieval(queries, index, images.options, names=findings.names)
+        found["retrieval"] = measure_retrieval(
+            Cases(embeddings, labels, keys), index, images.options, names=findings.names
+        )
     if conformal is not None:
         found["conformal"] = measure_conformal(
             images.probs, images.target, keys, conformal, names, images.options, settings.conformal, groups
@@ -240,14 +231,16 @@ def evaluate(
     return EvaluationReport.of(images.options, split=split, **found)
 
 
-def _check_entries(
+def _checked_names(
     findings: FindingSet, labels: metrics.FloatArray, trained: FindingSet, **by_finding: Mapping[str, object]
-) -> None:
+) -> tuple[str, ...]:
+    """The names of the findings that were trained, each of which has an entry."""
     for what, given in by_finding.items():
         if missing := [name for name in trained if name not in given]:
             raise DataError(f"{what}: nothing for {', '.join(missing)}; every finding of {trained.key} needs an entry")
     if labels.shape[1] != len(findings):
         raise DataError(f"logits have {labels.shape[1]} columns; {findings.key} has {len(findings)} findings")
+    return trained.names
 
 
 def _headline(

@@ -7,6 +7,7 @@ before and after, on the same images, with intervals over patients.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 
 import numpy as np
@@ -23,7 +24,6 @@ from medsd.strict import Described
 ROBUSTNESS = "evaluation_robustness.json"
 
 Grey = npt.NDArray[np.float32]  # (H, W) in 0…1
-Change = Callable[[Grey], Grey]
 
 
 class ChangeReport(Described):
@@ -44,7 +44,7 @@ class ChangeReport(Described):
 class RobustnessReport(Measured):
     """The whole of evaluation_robustness.json."""
 
-    split: str
+    split: str = "test"
     images: int = Field(validation_alias=AliasChoices("images", "films"))
     patients: int
     over: int
@@ -67,16 +67,11 @@ def measure_changes(
     patients: npt.NDArray[np.str_],
     thresholds: FloatArray,
     options: IntervalOptions,
-    *,
-    split: str = "test",
 ) -> RobustnessReport:
     """Compare what the model says of the same N images before and after each change.
 
-    `before` and `after`, by the name of the change, are of the same N images, `target` (N, F) 1, 0 or NaN, `patients`
-    (N,) keys. `thresholds` (F,) are NaN where there is no operating point.
-
-    Raises:
-        DataError: there are no images.
+    `after` is by the name of the change, `target` (N, F) 1, 0 or NaN, `patients` (N,) keys, `thresholds` (F,) NaN where
+    there is no operating point. DataError where there are no images.
     """
     truth = np.asarray(target, dtype=np.float64)
     drawn = options.draw(patients)
@@ -110,7 +105,6 @@ def measure_changes(
 
     return RobustnessReport.of(
         options,
-        split=split,
         images=len(truth),
         patients=len(set(patients)),
         over=len(told),
@@ -118,78 +112,53 @@ def measure_changes(
     )
 
 
-def jpeg(quality: int) -> Change:
+def jpeg(image: Grey, quality: int) -> Grey:
     """Compressed as a JPEG of 8 bits and that quality."""
-
-    def change(image: Grey) -> Grey:
-        packed = BytesIO()
-        _picture(image).save(packed, "JPEG", quality=quality)
-        return _greys(Image.open(packed))
-
-    return change
+    packed = BytesIO()
+    Image.fromarray(np.rint(image.clip(0, 1) * 255).astype(np.uint8)).save(packed, "JPEG", quality=quality)
+    return np.asarray(Image.open(packed).convert("L"), dtype=np.float32) / np.float32(255)
 
 
-def resampled(factor: float) -> Change:
+def resampled(image: Grey, factor: float) -> Grey:
     """Reduced to a share of its size and enlarged again."""
-
-    def change(image: Grey) -> Grey:
-        height, width = image.shape
-        picture = Image.fromarray(image)
-        small = picture.resize((max(1, round(width * factor)), max(1, round(height * factor))), Image.Resampling.BOX)
-        return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32).clip(0, 1)
-
-    return change
+    height, width = image.shape
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    small = Image.fromarray(image).resize(size, Image.Resampling.BOX)
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32).clip(0, 1)
 
 
-def turned(degrees: float) -> Change:
+def turned(image: Grey, degrees: float) -> Grey:
     """Turned counter-clockwise about its middle; what comes in at the corners is black."""
-
-    def change(image: Grey) -> Grey:
-        return np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR), dtype=np.float32)
-
-    return change
+    return np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR), dtype=np.float32)
 
 
-def gamma(exponent: float) -> Change:
+def gamma(image: Grey, exponent: float) -> Grey:
     """Brighter below 1, darker above, black and white staying."""
-    return lambda image: np.power(image.clip(0, 1), np.float32(exponent))
+    return np.power(image.clip(0, 1), np.float32(exponent))
 
 
-def contrast(factor: float) -> Change:
+def contrast(image: Grey, factor: float) -> Grey:
     """The greys' distances from their mean times a factor."""
-    return lambda image: ((image - image.mean()) * np.float32(factor) + image.mean()).clip(0, 1)
+    return ((image - image.mean()) * np.float32(factor) + image.mean()).clip(0, 1)
 
 
-def marked(text: str) -> Change:
+def marked(image: Grey, text: str) -> Grey:
     """With a bright side marker burned into the upper right corner."""
-
-    def change(image: Grey) -> Grey:
-        picture = Image.fromarray(image.copy())
-        side = min(image.shape)
-        place = (image.shape[1] - 0.12 * side, 0.04 * side)
-        ImageDraw.Draw(picture).text(place, text, fill=1.0, font=ImageFont.load_default(size=max(8, side // 14)))
-        return np.asarray(picture, dtype=np.float32)
-
-    return change
+    picture, side = Image.fromarray(image.copy()), min(image.shape)
+    place = (image.shape[1] - 0.12 * side, 0.04 * side)
+    ImageDraw.Draw(picture).text(place, text, fill=1.0, font=ImageFont.load_default(size=max(8, side // 14)))
+    return np.asarray(picture, dtype=np.float32)
 
 
-CHANGES: dict[str, Change] = {
-    "JPEG, quality 50": jpeg(50),
-    "JPEG, quality 20": jpeg(20),
-    "half the resolution": resampled(0.5),
-    "turned by 3° to the left": turned(3),
-    "turned by 5° to the right": turned(-5),
-    "brighter (gamma 0.8)": gamma(0.8),
-    "darker (gamma 1.25)": gamma(1.25),
-    "contrast −20 %": contrast(0.8),
-    "contrast +20 %": contrast(1.2),
-    "a marker burned in": marked("L"),
+CHANGES: dict[str, Callable[[Grey], Grey]] = {
+    "JPEG, quality 50": partial(jpeg, quality=50),
+    "JPEG, quality 20": partial(jpeg, quality=20),
+    "half the resolution": partial(resampled, factor=0.5),
+    "turned by 3° to the left": partial(turned, degrees=3),
+    "turned by 5° to the right": partial(turned, degrees=-5),
+    "brighter (gamma 0.8)": partial(gamma, exponent=0.8),
+    "darker (gamma 1.25)": partial(gamma, exponent=1.25),
+    "contrast −20 %": partial(contrast, factor=0.8),
+    "contrast +20 %": partial(contrast, factor=1.2),
+    "a marker burned in": partial(marked, text="L"),
 }
-
-
-def _picture(image: Grey) -> Image.Image:
-    return Image.fromarray(np.rint(image.clip(0, 1) * 255).astype(np.uint8))
-
-
-def _greys(picture: Image.Image) -> Grey:
-    return np.asarray(picture.convert("L"), dtype=np.float32) / np.float32(255)

@@ -39,11 +39,7 @@ class Saved(Described):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what `write` wrote.
-
-        Raises:
-            DataError: the file is missing, or no report of this kind and version.
-        """
+        """Read what `write` wrote; a missing file, or no report of this kind and version, is a DataError."""
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except OSError as error:

@@ -151,13 +151,8 @@ class Side:
         keys = np.array([key or f"\0{row}" for row, key in enumerate(self.patients.tolist())], dtype=np.str_)
         rows = order[np.unique(keys[order], return_index=True)[1]]
         attributes = {name: values[rows] for name, values in self.attributes.items()}
-        return replace(
-            self,
-            labels=self.labels[rows],
-            patients=self.patients[rows],
-            embeddings=self.embeddings[rows],
-            attributes=attributes,
-        )
+        drawn = {name: getattr(self, name)[rows] for name in ("labels", "patients", "embeddings")}
+        return replace(self, attributes=attributes, **drawn)
 
 
 def measure_shift(
@@ -177,11 +172,9 @@ def measure_shift(
 
     Args:
         findings: F names with their titles, in column order.
-        options: of the intervals.
         probabilities: (N, F) calibrated, of `after`.
         priors: prevalences at which the probabilities were calibrated, by name; others are not estimated.
         beyond: (P,) the share of each patient's images above the out-of-distribution limit, refused ones among them.
-        false_alarm_rate, own: see `AppearanceShift`.
         images: whether the model reads images; else their appearance is not compared.
     """
     both, ones = (before, after), (before.one_a_patient(options.seed), after.one_a_patient(options.seed))
@@ -234,9 +227,9 @@ def _appearance(
     beyond: npt.NDArray[np.floating] | None,
     rate: float | None,
 ) -> AppearanceShift:
-    rng = np.random.default_rng(options.seed)
+    rng, share, beyond_p = np.random.default_rng(options.seed), None, None
     first, second = (one.embeddings[rng.permutation(len(one.labels))[:_MOST]] for one in ones)
-    area, share, beyond_p = tell_apart(first, second, options), None, None
+    area = tell_apart(first, second, options)
     distance, p = (None, None) if area.value is None else discrepancy(first, second, seed=options.seed)
     if beyond is not None and len(beyond) and rate is not None:
         # Whole patients: shares of those with several images are rounded down together.
@@ -271,7 +264,8 @@ def _prevalences(
         first, second = (ratio(w @ (side.labels == 1), w @ ~np.isnan(side.labels)) for w, side in parts)
         return np.column_stack([first, second, second - first])
 
-    patients = np.array([_patients_known(side) for side in both])  # (2, F)
+    # In how many patients of each side each finding is known (2, F).
+    patients = np.array([[len(np.unique(side.patients[~np.isnan(label)])) for label in side.labels.T] for side in both])
     cases = [*patients[0], *patients[1], *patients.min(axis=0)]
     found = bootstrap(statistic, together, options.confidence, (-1, 1), cases)
     shifts = []
@@ -295,11 +289,6 @@ def _prevalences(
             )
         )
     return shifts
-
-
-def _patients_known(side: Side) -> list[int]:
-    """In how many patients each finding is known (F,)."""
-    return [len(np.unique(side.patients[~np.isnan(values)])) for values in side.labels.T]
 
 
 def _never_or_always(found: Interval, patients: int, confidence: float) -> Interval:

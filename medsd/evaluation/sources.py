@@ -93,11 +93,8 @@ def measure_sources(
     fit on the other four. Images are compared within groups of equal labels (unknown is a value, too) and view, and in
     the fit both sources weigh the same in every group.
 
-    Args:
-        table: N rows of a manifest, with path, source, view, patient and split; what is not in training is held out.
-        labels, embeddings: (N, F) 1, 0 or NaN; (N, D).
-        pixels: uint8 (N, S, S), as the network sees them; read where they are needed.
-        options: of the intervals.
+    `table` has N rows of a manifest; what is not in training is held out. `labels` (N, F) are 1, 0 or NaN, `embeddings`
+    (N, D), and `pixels` uint8 (N, S, S) as the network sees them, read where they are needed.
     """
     known = np.where(np.isnan(labels), -1, labels).astype(np.int8)
     views = table["view"].fillna("")
@@ -119,19 +116,18 @@ def measure_sources(
             over, pair = "all images", _Pair.of(images, first, second)
         if min(pair.count("patient")) >= _FEW:
             rows = pair.images.index.to_numpy()
-            report = SourcePair(
-                sources=(first, second),
-                over=over,
-                images=pair.count("row"),
-                patients=pair.count("patient"),
-                groups=pair.images["group"].nunique(),
-                told=pair.tell(embeddings[rows], options),
-                told_coarsely=pair.tell(_blocks(pixels[rows]), options),
+            pairs.append(
+                SourcePair(
+                    sources=(first, second),
+                    over=over,
+                    images=pair.count("row"),
+                    patients=pair.count("patient"),
+                    groups=pair.images["group"].nunique(),
+                    told=pair.tell(embeddings[rows], options),
+                    told_coarsely=pair.tell(_blocks(pixels[rows]), options),
+                )
             )
-            pairs.append(report)
-    if not pairs:
-        return None
-    return SourcesReport.of(options, limit=LIMIT, pairs=tuple(pairs))
+    return SourcesReport.of(options, limit=LIMIT, pairs=tuple(pairs)) if pairs else None
 
 
 @dataclass(frozen=True)

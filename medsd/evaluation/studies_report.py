@@ -150,14 +150,10 @@ def compare_probabilities(
 ) -> dict[str, FigureChange]:
     """Log loss, Brier score and calibration error over all known labels, before, after and the gain.
 
-    Args:
-        target: (N, F) 1, 0 or NaN.
-        before, after: (N, F) probabilities.
-        patients: (N,) keys, of which the intervals are made.
+    `target` (N, F) is 1, 0 or NaN, `before` and `after` (N, F) are probabilities, `patients` (N,) keys.
     """
     known = ~np.isnan(target)
-    truth = target[known]
-    image_of = np.nonzero(known)[0]
+    truth, image_of = target[known], np.nonzero(known)[0]
     sides = [np.clip(probs[known], 1e-12, 1 - 1e-12) for probs in (before, after)]
 
     def statistic(weights: FloatArray) -> FloatArray:

@@ -111,10 +111,8 @@ def measure_subgroups(
     """Measure every group of N images against all others.
 
     `groups` are (N,) values by attribute; an empty one is "not stated", a group of its own. `thresholds` (F,) are NaN
-    where there is no operating point; `margin` as of `SubgroupReport`.
-
-    Raises:
-        DataError: shapes or values that do not fit.
+    where there is no operating point; `margin` as of `SubgroupReport`. Shapes or values that do not fit are a
+    DataError.
     """
     target, _ = checked(images.target, images.probs)
     keys, limits = checked_patients(images.patients, target), np.asarray(thresholds, dtype=np.float64)
@@ -161,10 +159,9 @@ def age_group(years: float) -> str:
 
 def groups_of(table: pd.DataFrame) -> dict[str, npt.NDArray[np.str_]]:
     """Sex, age band, view and source of the rows of a manifest's table; empty where it is unknown."""
-    ages = [age_group(float(age)) for age in table["age"].astype("float64")]
-    texts = {name: table[name].fillna("").astype(str) for name in ("sex", "view", "source")}
-    groups = {"sex": texts["sex"], "age": ages, "view": texts["view"], "source": texts["source"]}
-    return {name: np.asarray(values, dtype=np.str_) for name, values in groups.items()}
+    texts = table[["sex", "view", "source"]].fillna("").astype(str)
+    groups = texts.assign(age=table["age"].astype("float64").map(age_group))
+    return {name: groups[name].to_numpy(dtype=np.str_) for name in ("sex", "age", "view", "source")}
 
 
 def _worse(gap: Interval, margin: float, more_is_better: bool) -> bool:

@@ -22,7 +22,7 @@ from medsd.experiments import engine
 from medsd.experiments.settings import RecipesSettings
 from medsd.experiments.statistics import compare_paired, patient_intervals, seed_mean
 from medsd.metrics.intervals import Resamples, bootstrap
-from medsd.metrics.metrics import auroc, average_precision, calls, enough, macro, weighted_aurocs
+from medsd.metrics.metrics import auroc, average_precision, calls, enough, macro, weighted_aurocs, weighted_calls
 from medsd.metrics.retrieval import Cases, score_queries
 from medsd.pipeline.folder import Run
 from medsd.pipeline.run import fingerprint_of, run_steps
@@ -185,13 +185,13 @@ def patient_difference(
 
 def _mean_f1(trained: Sequence[Trained], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """(R,) micro-F1 of weighted studies, the mean over the trainings."""
-    figures = []
-    for one in trained:
-        called, known, present = one.probabilities >= one.threshold, ~np.isnan(one.labels), one.labels == 1
-        right = weights @ (called & present).sum(1)
-        total = weights @ ((called & known).sum(1) + present.sum(1))
-        figures.append(np.divide(2 * right, total, out=np.full_like(right, np.nan), where=total > 0))
-    return np.mean(figures, axis=0)
+    figures = [
+        weighted_calls(
+            one.labels.astype(np.float64), one.probabilities, weights, np.full(one.labels.shape[1], one.threshold)
+        )
+        for one in trained
+    ]
+    return np.mean([each["micro_f1"][:, 0] for each in figures], axis=0)
 
 
 def write_report(

@@ -18,11 +18,11 @@ from medsd.metrics.two_samples import adjust_p
 
 @dataclass(frozen=True)
 class SeedMean:
-    """A mean over seeds, or over test samples, with its interval; low and high are NaN where there is none."""
+    """A mean over seeds, or over test samples, with its interval; low and high are None where there is none."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def seed_mean(values: npt.ArrayLike, confidence: float) -> SeedMean:
     array = np.asarray(values, dtype=np.float64)
     mean = float(array.mean())
     if array.size < 2:
-        return SeedMean(mean, float("nan"), float("nan"))
+        return SeedMean(mean)
     half = float(stats.t.ppf((1 + confidence) / 2, array.size - 1) * array.std(ddof=1) / np.sqrt(array.size))
     return SeedMean(mean, mean - half, mean + half)
 
@@ -66,11 +66,7 @@ def patient_intervals(
     """Bootstrap intervals of the column means of values (N, K); `patients` (N,) are drawn with all their samples."""
     drawn = Resamples.draw(patients, resamples, seed=0)
     found = bootstrap(lambda weights: (weights @ values) / weights.sum(1, keepdims=True), drawn, confidence)
-    nan = float("nan")
-    return [
-        SeedMean(each.value or 0.0, nan if each.low is None else each.low, nan if each.high is None else each.high)
-        for each in found
-    ]
+    return [SeedMean(each.value or 0.0, each.low, each.high) for each in found]
 
 
 def _paired_p(difference: npt.NDArray[np.float64]) -> float:

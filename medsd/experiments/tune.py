@@ -22,7 +22,6 @@ from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
-from safetensors.numpy import load_file
 
 from medsd.errors import DataError, MedsdError, SettingsError
 from medsd.experiments.engine import exact_command, lend, load_experiment
@@ -138,10 +137,8 @@ class Search:
         """
         run, minimum_positives = self._shared({}, "prepare"), self.base.evaluation.minimum_positives
         manifest = Manifest.read(run.manifest)
-        if (
-            self.settings.objective == "auroc"
-            and not enough(manifest.labels[manifest.rows("validation")], minimum_positives).any()
-        ):
+        told = enough(manifest.labels[manifest.rows("validation")], minimum_positives)
+        if self.settings.objective == "auroc" and not told.any():
             raise DataError(
                 f"{self.settings.name}: no finding has {minimum_positives} positives and negatives among the "
                 "validation patients; take more data, lower evaluation.minimum_positives, or set objective=loss"
@@ -234,10 +231,8 @@ def run_trials(study: optuna.Study, settings: TuneSettings, search: Search) -> N
 def open_study(settings: TuneSettings, fingerprint: str, epochs: int) -> optuna.Study:
     """The study of the search, new or as an earlier call left it.
 
-    No trial is ended in the first third of the `epochs` of fine-tuning.
-
-    Raises:
-        DataError: the folder holds another search (by the fingerprint), or a journal that cannot be read.
+    No trial is ended in the first third of the `epochs` of fine-tuning. A DataError is raised for another search in the
+    folder (by the fingerprint), or a damaged journal.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = settings.folder / "journal.log"
@@ -271,9 +266,7 @@ def measure(run: Run) -> dict[str, float]:
     """The objectives by name on the validation patients of a trained run, and the seconds that it took."""
     trained = read_trained(run, "validation")
     figures = trained.figures(run.settings.evaluation.minimum_positives)
-    rows = Manifest.read(run.manifest).rows("validation")
-    logits = torch.from_numpy(load_file(run.outputs)["logits"][rows])
-    loss = float(masked_cross_entropy(logits, torch.from_numpy(trained.labels)))
+    loss = float(masked_cross_entropy(torch.from_numpy(trained.logits), torch.from_numpy(trained.labels)))
     return {"auroc": figures["auroc"], "ndcg": figures["ndcg"], "loss": loss, "seconds": trained.seconds}
 
 

@@ -51,11 +51,8 @@ def evaluate_bundle(
 
     Patients that the bundle learned from, or was calibrated on, are never measured. All others are; of the very set
     that the bundle learned from the test part, and with `split` the patients of that part alone. With `against`,
-    another bundle is compared on the studies that both can score: against.json. `provider`, `workers`, `progress` are
-    as for `medsd score`.
-
-    Returns:
-        what has moved; None where the bundle has no cases to compare with.
+    another bundle is compared on the studies that both can score: against.json. Returns what has moved; None where the
+    bundle has no cases to compare with.
 
     Raises:
         DataError: the studies cannot be read, none can be scored, or the folder cannot be written.
@@ -91,9 +88,7 @@ def measure(reading: ScoredStudies, cases: CaseIndex | None = None) -> Evaluatio
     path, rows, apart = reading.bundle.folder / CONFORMAL, np.flatnonzero(~reading.apart), np.flatnonzero(reading.apart)
     index = None
     if cases is not None:
-        table = cases.table()
-        keys = table["patient_key"].to_numpy(dtype=str)
-        index = Cases(cases.embeddings(), _labels(cases), keys)
+        index = Cases(cases.embeddings(), _labels(cases), cases.table()["patient_key"].to_numpy(dtype=str))
     return evaluate(
         reading.bundle.findings,
         reading.logits[rows],

@@ -23,13 +23,7 @@ from medsd.bundle.layout import Bundle
 from medsd.calibration.conformal import CONFORMAL, ConformalScores, read_conformal, write_conformal
 from medsd.calibration.conformal_fit import conformal_scores
 from medsd.calibration.fit import PLATT_CASES, calibrated, choose_calibration, choose_operating_points, log_odds
-from medsd.calibration.types import (
-    Calibration,
-    CalibrationChoice,
-    IsotonicCalibration,
-    OperatingPoint,
-    PlattCalibration,
-)
+from medsd.calibration.types import Calibration, CalibrationChoice, OperatingPoint, PlattCalibration
 from medsd.card import CARD, PAGE, PARITY, PLOTS, write_card
 from medsd.cases.index import CaseIndex, create_index
 from medsd.errors import BundleError, DataError
@@ -79,9 +73,8 @@ def recalibrate(
 ) -> RecalibrationReport:
     """Write a new bundle to `out`, where there must be nothing.
 
-    `reading` is of `medsd.external.studies.read_studies`. With `everyone` all patients are fitted, and each half is
-    measured with the fit of the other; otherwise a seeded half is fitted and the other is measured. The new `version`
-    is by default one below the old (1 → 1.1 → 1.2).
+    With `everyone` all patients are fitted, and each half is measured with the fit of the other; otherwise a seeded
+    half is fitted and the other is measured. The new `version` is by default one below the old (1 → 1.1 → 1.2).
 
     Raises:
         BundleError: `out` exists, or the new graph says anything else than the old with another calibration.
@@ -150,24 +143,21 @@ def fit_again(bundle: Bundle, reading: ScoredStudies, rows: Rows) -> Fit:
     names = bundle.findings.without(d.not_trained).names
     kept = np.isin(bundle.findings.names, names)
     logits, labels = reading.logits[rows][:, kept], reading.manifest.labels[rows][:, kept].astype(np.float64)
-    minimum_positives = settings.minimum_positives
-    chosen, reasons = choose_calibration(
-        logits, labels, names, minimum_positives=minimum_positives, method=settings.calibration
-    )
+    least = settings.minimum_positives
+    chosen, reasons = choose_calibration(logits, labels, names, minimum_positives=least, method=settings.calibration)
     calibration, choices, stayed = dict(d.calibration), {}, set()
     for column, name in enumerate(names):
         truth = labels[:, column]
-        positives, negatives = int((truth == 1).sum()), int((truth == 0).sum())
-        rarer, known = min(positives, negatives), ~np.isnan(truth)
-        counts = {"positives": positives, "negatives": negatives}
+        counts = {"positives": int((truth == 1).sum()), "negatives": int((truth == 0).sum())}
+        rarer, known = min(counts.values()), ~np.isnan(truth)
         if rarer >= PLATT_CASES:
             calibration[name], choices[name] = chosen[name], reasons[name]
-        elif rarer >= 1 and positives + negatives >= INTERCEPT_CASES:
+        elif rarer >= 1 and known.sum() >= INTERCEPT_CASES:
             calibration[name] = _moved(d.calibration[name], logits[known, column], truth[known])
             reason = f"{rarer} of the rarer class, fewer than {PLATT_CASES}: only the intercept moves"
             choices[name] = CalibrationChoice(method="intercept", reason=reason, **counts)
         else:
-            reason = f"{positives} with it and {negatives} without: too few to fit, as it was"
+            reason = f"{counts['positives']} with it and {counts['negatives']} without: too few to fit, as it was"
             stayed.add(name)
             # That of all findings stays the one of all findings, and is named so.
             before = d.calibration_choices.get(name)
@@ -175,12 +165,10 @@ def fit_again(bundle: Bundle, reading: ScoredStudies, rows: Rows) -> Fit:
             choices[name] = CalibrationChoice(method=method, reason=reason, **counts)
     fitted = tuple(name for name in names if name not in stayed)
     probabilities = calibrated(logits, calibration, names)
-    new = choose_operating_points(
-        probabilities, labels, names, minimum_positives=minimum_positives, rule=settings.operating_points
+    points = choose_operating_points(
+        probabilities, labels, names, minimum_positives=least, rule=settings.operating_points
     )
-    points = {
-        name: new[name] if new[name].threshold is not None else _same_call(d, name, calibration[name]) for name in names
-    }
+    points |= {name: _same_call(d, name, calibration[name]) for name in names if points[name].threshold is None}
     scores = conformal_scores(probabilities, labels, reading.manifest.patients[rows], names, seed=reading.seed)
     if CONFORMAL in d.files:
         old = read_conformal(bundle.folder / CONFORMAL)
@@ -198,9 +186,8 @@ def _moved(old: Calibration, logits: FloatArray, truth: FloatArray) -> Calibrati
 
     shift = float(minimize_scalar(loss, bounds=(-20, 20), method="bounded").x)
     if isinstance(old, PlattCalibration):
-        return PlattCalibration(slope=old.slope, intercept=old.intercept + shift)
-    moved = tuple(value + shift for value in old.log_odds)
-    return IsotonicCalibration(knots=old.knots, log_odds=moved, slope=old.slope)
+        return old.model_copy(update={"intercept": old.intercept + shift})
+    return old.model_copy(update={"log_odds": tuple(value + shift for value in old.log_odds)})
 
 
 def _same_call(d: layout.Description, name: str, new: Calibration) -> OperatingPoint:
@@ -306,8 +293,7 @@ def _write(
 
 def _of_new(reading: ScoredStudies, made: Bundle, rows: Rows, everyone: bool) -> ScoredStudies:
     """Some of the reading as the new bundle would give it: its logits and embeddings are the same."""
-    kept = np.zeros(len(reading.logits), dtype=bool)
-    kept[rows] = True
+    kept = np.isin(np.arange(len(reading.logits)), rows)
     manifest = reading.manifest.without(np.flatnonzero(~kept).tolist())
     name = f"{reading.report.name} ({'the patients that were fitted' if everyone else 'the half that was held back'})"
     report = reading.report.model_copy(
@@ -331,12 +317,11 @@ def _copy_cases(bundle: Bundle, made: Bundle) -> CaseIndex | None:
     if not bundle.cases_path.is_dir():
         return None
     old = CaseIndex.open(bundle.cases_path, model_sha256=bundle.model_sha256)
-    records = list(old.records())
-    about = old.description
+    (cases, vectors), about = zip(*old.records(), strict=True), old.description
     return create_index(
         made.cases_path,
-        [case for case, _ in records],
-        np.stack([vector for _, vector in records]),
+        cases,
+        np.stack(vectors),
         model_sha256=made.model_sha256,
         findings=old.findings,
         model=made.label,

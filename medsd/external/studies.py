@@ -184,7 +184,9 @@ def _own(bundle: Bundle, manifest: Manifest, settings: Settings) -> tuple[npt.ND
     trained: set[str] = set()
     if settings.data.source == bundle.description.provenance.data:
         trained = set(table["patient_key"]) - {""}
-    chosen_on = _validation_patients(bundle) if trained else set()
+    chosen_on: set[str] = set()
+    if trained and VALIDATION in bundle.description.files:
+        chosen_on = set(read_json((bundle.folder / VALIDATION).read_text(encoding="utf-8")))
     known, found = set(), 0
     for name in set(manifest.patients.tolist()):
         keys = set(hasher.patient_keys(name))
@@ -194,12 +196,6 @@ def _own(bundle: Bundle, manifest: Manifest, settings: Settings) -> tuple[npt.ND
     for row, (study, patient) in enumerate(zip(manifest.table["study"], manifest.patients.tolist(), strict=True)):
         own[row] = patient in known or not studies.isdisjoint(hasher.study_keys(str(study)))
     return own, bool(trained) and 2 * found >= len(trained)
-
-
-def _validation_patients(bundle: Bundle) -> set[str]:
-    """Keys of the patients that the bundle was calibrated on; none where it does not list them."""
-    path = bundle.folder / VALIDATION
-    return set(read_json(path.read_text(encoding="utf-8"))) if VALIDATION in bundle.description.files else set()
 
 
 def _predictions(

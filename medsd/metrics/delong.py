@@ -54,14 +54,9 @@ def delong(
     of the same patient add 2 S11/(m n) (Obuchowski 1997). The mean over findings adds the components of all findings
     within the patient; its patients' sums have the usual correction P / (P − 1).
 
-    Args:
-        target: (N, F) 1, 0 or NaN for unknown, which is left out.
-        scores_a, scores_b: (N, F), any scores; higher speaks for the finding.
-        patients: (N,) keys.
-        options: confidence of the normal intervals, and how many positives and negatives are needed.
-
-    Raises:
-        DataError: shapes or values that do not fit.
+    `target` (N, F) is 1, 0 or NaN, the scores (N, F) speak for the finding where they are higher, `patients` (N,) are
+    keys. `options` say the confidence of the normal intervals, and how many positives and negatives are needed. Shapes
+    or values that do not fit are a DataError.
     """
     options = options or IntervalOptions()
     target, first = checked(target, scores_a, probabilities=False)

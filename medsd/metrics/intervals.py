@@ -235,10 +235,9 @@ def _summary(
     over = of_mean.shape[1]
     if over == 0:
         return MetricIntervals(findings=findings, macro=Interval(), over=0)
-    defined = ~np.isnan(of_mean)
-    means = row_means(of_mean)
-    macro = _interval(float(np.nanmean(value)), means, float(shares[~np.isnan(value)].max()), bounds)
-    incomplete = int((~defined.all(1)).sum())
+    widest = float(shares[~np.isnan(value)].max())
+    macro = _interval(float(np.nanmean(value)), row_means(of_mean), widest, bounds)
+    incomplete = int(np.isnan(of_mean).any(1).sum())
     return MetricIntervals(findings=findings, macro=macro.model_copy(update={"undefined": incomplete}), over=over)
 
 

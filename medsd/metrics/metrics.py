@@ -5,7 +5,7 @@ negatives gives NaN ("too few to tell"). Each metric is computed for R rows of i
 needs; the value of a set is that of one row of ones. The tests compare each with scikit-learn's `sample_weight`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -76,18 +76,20 @@ def bin_of(probs: FloatArray, bins: int = BINS) -> IntArray:
 
 
 def checked(
-    target: npt.ArrayLike, probs: npt.ArrayLike, *, probabilities: bool = True
+    target: npt.ArrayLike, probs: npt.ArrayLike, findings: Sequence[str] | None = None, *, probabilities: bool = True
 ) -> tuple[FloatArray, FloatArray]:
     """Both as (N, F) float64.
 
     Raises:
-        DataError: other shapes, a target that is not 0, 1 or NaN, a NaN probability or one outside 0…1.
+        DataError: other shapes, another number of `findings`, a target not 0, 1 or NaN, a probability not in 0…1.
     """
     target, probs = np.asarray(target, dtype=np.float64), np.asarray(probs, dtype=np.float64)
     if target.ndim != 2 or target.shape != probs.shape or 0 in target.shape:
         raise DataError(
             f"target has shape {target.shape} and probs {probs.shape}; both need (images, findings), one or more each"
         )
+    if findings is not None and target.shape[1] != len(findings):
+        raise DataError(f"target has {target.shape[1]} columns for {len(findings)} findings; give one name for each")
     if not ((target == 0) | (target == 1) | np.isnan(target)).all():
         raise DataError("target: values must be 1 (present), 0 (absent) or NaN (unknown)")
     if not np.isfinite(probs).all():
@@ -98,11 +100,7 @@ def checked(
 
 
 def checked_patients(patients: npt.ArrayLike, target: FloatArray) -> npt.NDArray[np.str_]:
-    """The patient keys (N,) of target (N, F).
-
-    Raises:
-        DataError: another number of them.
-    """
+    """The patient keys (N,) of target (N, F); another number of them is a DataError."""
     keys = np.asarray(patients, dtype=np.str_)
     if keys.shape != target.shape[:1]:
         raise DataError(

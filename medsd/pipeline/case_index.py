@@ -95,20 +95,14 @@ def choose_vote_rule(
     calls a finding as often as the model does on the same studies, so that the two disagree about studies and not about
     how often a finding is called.
 
-    Args:
-        findings: F of them.
-        probs, embeddings, labels: (Q, F) calibrated, (Q, D) of unit length, and (Q, F), of the validation studies.
-        thresholds: of the model's calls; None: it makes none.
-        case_embeddings, case_labels, case_studies: (N, D), (N, F) and N studies, the training cases.
-        minimum_positives: findings with fewer positives or negatives than this do not count for the AUROC.
+    Validation studies have `probs` (Q, F), calibrated, `embeddings` (Q, D) of unit length and `labels` (Q, F); training
+    cases likewise. `thresholds` are those of the model's calls; None: it makes none.
     """
     if not len(probs) or not len(case_embeddings):
         return None
     shares = neighbour_shares(probs, embeddings, case_embeddings, case_labels, case_studies, VOTERS)
-    areas = {
-        k: macro(auroc(labels, np.nan_to_num(share), minimum_positives=minimum_positives))
-        for k, share in shares.items()
-    }
+    least = minimum_positives
+    areas = {k: macro(auroc(labels, np.nan_to_num(share), minimum_positives=least)) for k, share in shares.items()}
     k = max(areas, key=lambda each: np.nan_to_num(areas[each], nan=-1))
     if np.isnan(areas[k]):
         return None

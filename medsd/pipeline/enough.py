@@ -43,18 +43,19 @@ def check_enough(manifest: Manifest, minimum_positives: int) -> None:
     rows = {split: manifest.rows(split) for split in SPLITS}
     if empty := [split for split in SPLITS if not len(rows[split])]:
         raise DataError(f"no study is in {' and '.join(empty)}; {_seen(manifest)}")
-    labels, titles = manifest.labels, [manifest.findings.title(name) for name in manifest.findings]
-    present = {split: (labels[rows[split]] == 1).sum(axis=0) for split in SPLITS}
-    absent = {split: (labels[rows[split]] == 0).sum(axis=0) for split in SPLITS}
-    taught = (present["train"] > 0) & (absent["train"] > 0)
+    titles = [manifest.findings.title(name) for name in manifest.findings]
+    counts = {split: class_counts(manifest.labels[of_split]) for split, of_split in rows.items()}
+    taught = np.minimum(*counts["train"]) > 0
     if not taught.any():
         raise DataError(
             "no finding is present in one training study and absent in another, so there is nothing to learn; check "
             "the columns of findings, and what the settings make of uncertain and unlisted ones"
         )
-    known = sum(present[split] + absent[split] for split in SPLITS)
+    known = np.sum(list(counts.values()), axis=(0, 1))
     told = [
-        f"{title} {'/'.join(str(present[split][f]) for split in SPLITS)}" for f, title in enumerate(titles) if known[f]
+        f"{title} {'/'.join(str(present[f]) for present, _ in counts.values())}"
+        for f, title in enumerate(titles)
+        if known[f]
     ]
     log.info("images in %s: %s", "/".join(SPLITS), "/".join(str(len(rows[split])) for split in SPLITS))
     log.info("positives in %s: %s", "/".join(SPLITS), ", ".join(told))
@@ -62,8 +63,8 @@ def check_enough(manifest: Manifest, minimum_positives: int) -> None:
     for reason in sorted(set(silent.values())):
         names = ", ".join(manifest.findings.title(name) for name, why in silent.items() if why == reason)
         log.warning("no probability, as %s: %s", reason, names)
-    for split in SPLITS:
-        short = (known > 0) & taught & (np.minimum(present[split], absent[split]) < minimum_positives)
+    for split, of_split in counts.items():
+        short = (known > 0) & taught & (np.minimum(*of_split) < minimum_positives)
         if names := ", ".join(np.array(titles)[short]):
             why = f"fewer than {minimum_positives} positives or negatives in {split} ({_WHY[split]})"
             log.warning("%s: %s", why, names)

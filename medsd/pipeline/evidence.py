@@ -37,25 +37,18 @@ class _ImageLogits(nn.Module):
 
 
 def judge_evidence(
-    settings: Settings,
-    manifest: Manifest,
-    arrays: StudyArrays,
-    model: StudyModel,
-    head: EvidenceHead,
-    split: str = "test",
+    settings: Settings, manifest: Manifest, arrays: StudyArrays, model: StudyModel, head: EvidenceHead
 ) -> EvidenceReport | None:
-    """Measure the maps on the images of a split that have boxes; None if there are none, or too few.
+    """Measure the maps on test patients' images that have boxes; None if there are none, or too few.
 
-    Test patients' images that were picked by finding are measured with the test split: boxes are drawn on such images.
-    The model is on the CPU. The usual place of each finding comes from the training patients' boxes.
-
-    Raises:
-        DataError: the table of boxes is there and cannot be read.
+    Images that were picked by finding are among them: boxes are drawn on such images. The model is on the CPU. The
+    usual place of each finding comes from the training patients' boxes. A table of boxes that cannot be read is a
+    DataError.
     """
     if not fitting.has_boxes(settings):
         return None
     boxes = read_boxes(manifest.root, manifest.findings)
-    held_out = np.concatenate([manifest.rows(split), manifest.rows(SELECTED if split == "test" else "")])
+    held_out = np.concatenate([manifest.rows("test"), manifest.rows(SELECTED)])
     grouped, known = (fitting.boxes_of_rows(boxes, manifest, rows) for rows in (held_out, manifest.rows("train")))
     silent = not_trained(manifest)
     grouped = {(row, name): of_image for (row, name), of_image in grouped.items() if name not in silent}
@@ -83,7 +76,7 @@ def judge_evidence(
         randomised[name] = _likeness(own, evidence_maps(other, pixels, columns, drawn))
     boxed = Boxed(names, manifest.patients[rows], list(grouped.values()))
     try:
-        return judge(maps, boxed, options_of(settings.evaluation, settings.seed), randomised=randomised, split=split)
+        return judge(maps, boxed, options_of(settings.evaluation, settings.seed), randomised=randomised)
     except DataError:  # too few
         return None
 
@@ -128,7 +121,7 @@ def _randomised(model: StudyModel, *, whole: bool) -> StudyModel:
 
 
 def _random_head(head: EvidenceHead, average: Tensor) -> EvidenceHead:
-    """A head that has learned nothing: pointers of the same size at random, where there are any."""
+    """Pointers of the same size at random, where there are any."""
     torch.manual_seed(1)
     pointer = torch.randn_like(head.pointer)
     pointer = pointer * head.pointer.norm(dim=1, keepdim=True) / pointer.norm(dim=1, keepdim=True)

@@ -49,10 +49,8 @@ def fit_evidence_head(
 ) -> tuple[EvidenceHead, tuple[str, ...]]:
     """The head of a trained model of images, and the findings whose maps learned from boxes.
 
-    It is fitted on training images; validation images choose the decay.
-
-    Raises:
-        DataError: none of the training studies has an image, or the table of boxes is there and cannot be read.
+    It is fitted on training images; validation images choose the decay. A DataError is raised if no training study has
+    an image, or the table of boxes cannot be read.
     """
     train, validation = (manifest.rows(split) for split in ("train", "validation"))
     average = average_evidence(model, arrays, train)

@@ -143,10 +143,8 @@ class ImageFile:
 def decode_images(manifest: Manifest, spec: PixelSpec, path: Path, policy: GatePolicy | None = None) -> ImageFile:
     """Decode every image of a manifest into the file `path`, still to be finished; a study without an image is black.
 
-    Refused images are in `manifest.rejected` too.
-
-    Raises:
-        TooManyRejected: more than half of the source's rows are bad, these images counted.
+    Refused images are in `manifest.rejected` too. TooManyRejected is raised if more than half of the source's rows are
+    bad, these counted.
     """
     policy, total = policy or GatePolicy(), len(manifest) + len(manifest.rejected)
     images = ImageFile(path, spec, len(manifest))

@@ -4,11 +4,9 @@ Each prepared image becomes a perceptual descriptor: the ranks of 32 × 32 means
 16 lowest coefficients without the 3 × 3 lowest, which are alike in all radiographs. Ranks remove contrast and gamma.
 Two images with a cosine of `ALIKE` or more are near duplicates.
 
-Measured on 9,250 unselected radiographs of ChestX-ray14 at 64 px: of 43 million pairs of different patients the most
-alike has 0.956. Copies that were compressed (JPEG, quality 40), scaled to 40 px and back, or given another gamma (0.6
-to 1.5) lie above 0.98; with noise of 3 %, or cut by 1 % at each side, 99 in 100 lie above 0.97. Copies that are cut by
-more, turned, mirrored, or have large marks burned in are not found. A hash of 64 bits misses half of the copies with
-another gamma. The time grows with the square of the images: some minutes for 100,000.
+Of 43 million pairs of different patients of ChestX-ray14 the most alike has 0.956. Copies that were compressed,
+scaled, given another gamma, some noise, or cut by 1 % lie above 0.97; those that are cut by more, turned, mirrored, or
+have large marks burned in are not found. The time grows with the square of the images: some minutes for 100,000.
 """
 
 import logging
@@ -98,10 +96,7 @@ def keep_together(manifest: Manifest, alike: NearDuplicates, splits: SplitSettin
 
     Where medsd deals the patients out, they are dealt anew with such patients as one. A split of the source's own is
     not changed: of such patients those in the split that is guarded most stay (test before validation before train),
-    and the others are in no split and listed as rejected.
-
-    Raises:
-        DataError: so many patients look alike that the rest cannot be split.
+    and the others are in no split and listed as rejected. A DataError is raised if too few are left to split.
     """
     if not len(alike):
         return manifest

@@ -21,7 +21,7 @@ from medsd.training.stages import read_studies
 
 log = logging.getLogger(__name__)
 
-IMAGES = 200  # of the split, evenly spaced; ten changes of each are read
+IMAGES = 200  # evenly spaced; ten changes of each are read
 
 
 def judge_robustness(
@@ -31,14 +31,13 @@ def judge_robustness(
     model: StudyModel,
     calibration: dict[str, Calibration],
     thresholds: npt.NDArray[np.float64],
-    split: str = "test",
 ) -> RobustnessReport | None:
-    """Read up to `IMAGES` images of a split from their files, without notes, as they are and after each change.
+    """Read up to `IMAGES` test images from their files, without notes, as they are and after each change.
 
-    `thresholds` are (F,), NaN where there is none. None if the model reads no images, the split has none, or a prepared
+    `thresholds` are (F,), NaN where there is none. None if the model reads no images, there are none, or a prepared
     image can no longer be read.
     """
-    rows = manifest.rows(split)
+    rows = manifest.rows("test")
     rows = rows[arrays.has_image[rows]]
     if model.image is None or not len(rows):
         return None
@@ -69,5 +68,4 @@ def judge_robustness(
         manifest.patients[rows],
         thresholds,
         options_of(settings.evaluation, settings.seed),
-        split=split,
     )

@@ -103,10 +103,9 @@ def _choose_calls(run: Run) -> None:
     """What turns logits into probabilities and calls."""
     manifest, settings = Manifest.read(run.manifest), run.settings.evaluation
     rows = manifest.rows("validation")
-    names = manifest.findings.without(not_trained(manifest)).names
+    names, least = manifest.findings.without(not_trained(manifest)).names, settings.minimum_positives
     kept = np.isin(manifest.findings.names, names)
     logits, labels = load_file(run.outputs)["logits"][rows][:, kept], manifest.labels[rows][:, kept]
-    least = settings.minimum_positives
     calibration, choices = choose_calibration(
         logits, labels, names, minimum_positives=least, method=settings.calibration
     )

@@ -21,16 +21,10 @@ CELLS_OF_A_BLOCK = 1 << 21  # 8 MiB in single precision: few enough steps, small
 def blocked_contrast(
     anchors: Tensor, refs: Tensor, inverse_temperature: Tensor, block_of: BlockOf
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the anchors' losses and the number of summands, like the plain computation.
+    """Sum of the anchors' losses and the number of summands; the first has gradients of any order for the tensors.
 
-    Args:
-        anchors: (N, D) unit embeddings.
-        refs: (M, D) unit embeddings that they are compared with.
-        inverse_temperature: () 1/τ.
-        block_of: left-out pairs and coefficients (R, M) of the anchors in a slice.
-
-    Returns:
-        Two scalars; the first has gradients of any order for the three tensors.
+    The unit embeddings `anchors` (N, D) are compared with `refs` (M, D). `block_of` gives the left-out pairs and the
+    coefficients (R, M) of the anchors in a slice.
     """
     total, terms = _BlockedContrast.apply(anchors, refs, inverse_temperature, block_of)
     return total, terms

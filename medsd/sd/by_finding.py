@@ -20,15 +20,10 @@ from medsd.sd.relations import LabelPairs, PairCounts
 def terms_by_finding(
     anchors: Tensor, samples: Tensor, excluded: Excluded, weights: Tensor | float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Σ_f w_f · (mean over the samples with finding f), for the findings of each anchor.
+    """Σ_f w_f · (mean over the samples with finding f), for the findings of each anchor; `weights` w are (F,).
 
-    Args:
-        anchors, samples: (R, F), (M, F) labels in [0, 1].
-        excluded: the pairs that are left out.
-        weights: (F,) w.
-
-    Returns:
-        Coefficients (R, M), and the terms (R, F): the anchor's labels of the findings that some sample has too.
+    Takes labels (R, F) and (M, F) in [0, 1]. Returns coefficients (R, M), and the terms (R, F): the anchor's labels of
+    the findings that some sample has too.
     """
     if excluded.mask is None:
         positives = samples.sum(0).expand_as(anchors)
@@ -161,14 +156,7 @@ class WsMulSupConLoss(ContrastiveLoss):
         return (1 - share) * with_findings + share * healthy
 
     def _stratum(
-        self,
-        counts: PairCounts,
-        excluded: Excluded,
-        pairs: LabelPairs,
-        rows: slice,
-        *,
-        several: bool,
-        of_several: bool,
+        self, counts: PairCounts, excluded: Excluded, pairs: LabelPairs, rows: slice, several: bool, of_several: bool
     ) -> Coefficients:
         if pairs.soft and not torch.compiler.is_compiling():
             raise DataError("ws-MulSupCon sorts studies by their number of findings; its labels must be 0, 1 or NaN")
@@ -192,11 +180,8 @@ class WsMulSupConLoss(ContrastiveLoss):
 def complement_frequency_weights(labels: Tensor) -> tuple[Tensor, Tensor]:
     """The finding weights of ws-MulSupCon, 1 − n_f / Σ_g n_g, counted over all studies and over those with several.
 
-    Args:
-        labels: (N, F) 0, 1 or NaN, usually those of the training split.
-
-    Returns:
-        `single_weights` (F,) and `multi_weights` (F,) of `WsMulSupConLoss`.
+    Takes training labels (N, F) 0, 1 or NaN; returns `single_weights` (F,) and `multi_weights` (F,) of
+    `WsMulSupConLoss`.
     """
     present = labels.nan_to_num().to(torch.float32)
     several = present * (present.sum(1, keepdim=True) > 1)
@@ -298,11 +283,7 @@ class IntraLabelLoss(nn.Module):
         self.temperature, self.gather = temperature, gather
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The loss of a batch, a scalar.
-
-        Args:
-            embeddings: (B, F, D) of any length.
-            labels: (B, F), each value 0, 1 or NaN where unknown.
+        """The loss, a scalar, of embeddings (B, F, D) of any length with labels (B, F), 0, 1 or NaN where unknown.
 
         Raises:
             DataError: shapes that do not fit, or other labels.

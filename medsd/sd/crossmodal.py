@@ -8,13 +8,10 @@ from medsd.sd.losses import ContrastiveLoss
 
 
 class CrossModalLoss(nn.Module):
-    """Mean of image-to-note and note-to-image contrast, with any loss of the family.
+    """Mean of image-to-note and note-to-image contrast, with any loss of the family to weigh the pairs.
 
     As in CLIP (Radford et al. 2021), an image's own note is among its positives; so are, with their weights, the notes
     of the studies that share its findings.
-
-    Args:
-        loss: the loss that weighs the pairs.
 
     Example:
         >>> import torch

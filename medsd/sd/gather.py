@@ -16,14 +16,9 @@ def world_size() -> int:
 
 
 def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
-    """The rows of all processes, in order of rank; batches may differ in size.
+    """The rows (B, D) of all processes as (ΣB, D), in order of rank, and the position at which those of this one start.
 
-    Args:
-        rows: (B, D) of this process; D and dtype must be the same everywhere.
-
-    Returns:
-        (ΣB, D), the same on every process, and the position at which the rows of this process start. The gradient of
-        a row is the sum of what all processes send back to it.
+    Only B may differ between processes. The gradient of a row is the sum of what all processes send back to it.
     """
     sizes = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world_size())]
     dist.all_gather(sizes, torch.tensor([rows.shape[0]], device=rows.device))

@@ -6,6 +6,7 @@ compared. A loss of the family defines only how much each pair counts.
 
 import math
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,6 +19,7 @@ from medsd.sd.gather import gather_rows, shared_mean, summed, world_size
 from medsd.sd.relations import FACTORS, LabelPairs, PairCounts
 
 Weigh = Callable[[PairCounts, Excluded, LabelPairs, slice], Coefficients]
+Block = Callable[[LabelPairs, slice], tuple[Excluded, Coefficients]]
 
 _FEWEST_TERMS = 1e-12  # makes 0/0 a 0; the terms of soft or weighted findings may sum to less than 1
 LARGEST_PLAIN = 1 << 20  # pairs; above, blocks are as fast or faster and take far less memory
@@ -100,8 +102,7 @@ class ContrastiveLoss(nn.Module):
             embeddings: (N, D) of any length, or (B, V, D) for V views of each of B samples.
             labels: (N, F) or (B, F), each value in [0, 1] or NaN where unknown.
             indices_tuple: always None; it stands where pytorch-metric-learning's trainers pass mined pairs.
-            ref_emb: (M, D) or (B', V', D), what the anchors are compared with in place of their own batch.
-            ref_labels: (M, F) or (B', F), the labels of `ref_emb`.
+            ref_emb, ref_labels: shaped likewise, what the anchors are compared with in place of their own batch.
             own: where the anchors themselves start within `ref_emb`, if they stand there; those pairs are left out.
 
         Returns:
@@ -144,7 +145,8 @@ class ContrastiveLoss(nn.Module):
             anchors = self.place(embeddings)
             samples = anchors if refs is embeddings else self.place(refs).to(anchors.dtype)
             sample_labels = None if ref_labels is labels else ref_labels.to(anchors.dtype)
-            total, terms = compare(anchors, labels.to(anchors.dtype), samples, sample_labels, own, weigh)
+            block = partial(self.block, own=own, weigh=weigh)
+            total, terms = compare(anchors, labels.to(anchors.dtype), samples, sample_labels, block)
             if not (self.gather and world_size() > 1):
                 return total / terms.clamp(min=_FEWEST_TERMS), terms
             terms = summed(terms)
@@ -157,39 +159,25 @@ class ContrastiveLoss(nn.Module):
         return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
     def _compare(
-        self,
-        anchors: Tensor,
-        labels: Tensor,
-        samples: Tensor,
-        sample_labels: Tensor | None,
-        own: int | None,
-        weigh: Weigh | None = None,
+        self, anchors: Tensor, labels: Tensor, samples: Tensor, sample_labels: Tensor | None, block: Block
     ) -> tuple[Tensor, Tensor]:
         """Sum of the anchors' losses and the number of summands, for placed embeddings (N, D) and (M, D)."""
         with torch.no_grad():
             pairs = LabelPairs(labels, sample_labels, self.finding_weights)
-            excluded, found = self.block(pairs, slice(0, anchors.shape[0]), own, weigh)
+            excluded, found = block(pairs, slice(0, anchors.shape[0]))
         logits = product(anchors * self.inverse_temperature(), samples.T)  # (N, M)
         return contrastive_sum(logits, excluded, found), found.terms.sum()
 
     @torch.compiler.disable  # its loop would be unrolled
     def _compare_in_blocks(
-        self,
-        anchors: Tensor,
-        labels: Tensor,
-        samples: Tensor,
-        sample_labels: Tensor | None,
-        own: int | None,
-        weigh: Weigh | None = None,
+        self, anchors: Tensor, labels: Tensor, samples: Tensor, sample_labels: Tensor | None, block: Block
     ) -> tuple[Tensor, Tensor]:
         """The same as `_compare`, in a memory that grows with N + M instead of N·M."""
         pairs = LabelPairs(labels, sample_labels, self.finding_weights)
         inverse_temperature = torch.as_tensor(self.inverse_temperature(), dtype=anchors.dtype, device=anchors.device)
-        return blocked_contrast(anchors, samples, inverse_temperature, lambda rows: self.block(pairs, rows, own, weigh))
+        return blocked_contrast(anchors, samples, inverse_temperature, partial(block, pairs))
 
-    def block(
-        self, pairs: LabelPairs, rows: slice, own: int | None, weigh: Weigh | None = None
-    ) -> tuple[Excluded, Coefficients]:
+    def block(self, pairs: LabelPairs, rows: slice, own: int | None, weigh: Weigh) -> tuple[Excluded, Coefficients]:
         """The left-out pairs and the coefficients of the anchors in `rows`, over all samples."""
         counts = pairs.counts(rows)
         left_out = None if counts.determined is None else ~counts.determined
@@ -200,7 +188,7 @@ class ContrastiveLoss(nn.Module):
             unsure = (counts.weight() <= 0) & ~pairs.surely_disjoint(rows)
             left_out = unsure if left_out is None else left_out | unsure
         excluded = Excluded(left_out, None if own is None else own + rows.start)
-        return excluded, (weigh or self.coefficients)(counts, excluded, pairs, rows)
+        return excluded, weigh(counts, excluded, pairs, rows)
 
     def inverse_temperature(self) -> Tensor | float:
         """1/τ; a learned τ is brought back into its bounds."""

@@ -18,12 +18,7 @@ class MemoryQueue(nn.Module):
 
     Args:
         loss: any loss of the family; with ``gather=True`` each process queues the samples of all.
-        size: how many earlier samples are kept.
-        embedding_size: D.
-        findings: F.
-
-    Raises:
-        SettingsError: a size below 1.
+        size: how many earlier samples are kept, 1 or more (SettingsError).
 
     Example:
         >>> import torch

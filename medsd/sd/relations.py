@@ -217,14 +217,10 @@ class LabelPairs:
 
 
 def relation_matrix(anchor_labels: Array, sample_labels: Array | None = None) -> Array:
-    """The relation of every sample to every anchor.
+    """The relation of every sample to every anchor, (N, M) int8 values of `Relation`.
 
-    Args:
-        anchor_labels: (N, F) values in [0, 1], or NaN where unknown.
-        sample_labels: (M, F) likewise; None compares the anchors with themselves.
-
-    Returns:
-        (N, M) int8, values of `Relation`. Soft labels are compared as fuzzy sets: S ⊆ T when no s exceeds its t.
+    Labels (N, F) and (M, F) lie in [0, 1], or are NaN where unknown; without `sample_labels` the anchors are compared
+    with themselves. Soft labels are compared as fuzzy sets: S ⊆ T when no s exceeds its t.
 
     Raises:
         DataError: shapes that do not fit or labels outside [0, 1].
@@ -242,14 +238,10 @@ def relation_matrix(anchor_labels: Array, sample_labels: Array | None = None) ->
 def similarity_factor(
     anchor_labels: Array, sample_labels: Array | None = None, *, finding_weights: Array | None = None
 ) -> Array:
-    """K_s = |S∩T| / |S|, the share of the anchor's findings that the sample has.
+    """K_s = |S∩T| / |S| (N, M), the share of the anchor's findings that the sample has.
 
-    Args:
-        anchor_labels, sample_labels: as in `relation_matrix`.
-        finding_weights: (F,) positive; each count becomes a sum of these.
-
-    Returns:
-        (N, M) in [0, 1]: 1 where S ⊆ T and for two empty sets, 0 where disjoint or undetermined.
+    It is 1 where S ⊆ T and for two empty sets, 0 where disjoint or undetermined. With `finding_weights` (F,), positive,
+    each count becomes a sum of these; labels as in `relation_matrix`.
 
     Example:
         >>> import numpy as np
@@ -262,14 +254,10 @@ def similarity_factor(
 def dissimilarity_factor(
     anchor_labels: Array, sample_labels: Array | None = None, *, finding_weights: Array | None = None
 ) -> Array:
-    """K_d = 1 / (1 + |T∖S|), which falls with each finding that the sample has beyond those of the anchor.
+    """K_d = 1 / (1 + |T∖S|) (N, M), which falls with each finding that the sample has beyond those of the anchor.
 
-    Args:
-        anchor_labels, sample_labels, finding_weights: as in `similarity_factor`.
-
-    Returns:
-        (N, M) in [0, 1]: 1 where T ⊆ S, 0 where undetermined. The formula holds for disjoint sets as well, for which
-        the paper leaves K_d open and K_s is 0.
+    It is 1 where T ⊆ S, 0 where undetermined. The formula holds for disjoint sets as well, for which the paper leaves
+    K_d open and K_s is 0. Arguments as in `similarity_factor`.
 
     Example:
         >>> import numpy as np
@@ -280,14 +268,10 @@ def dissimilarity_factor(
 
 
 def inverse_frequency_weights(labels: Array, power: float = 1.0) -> Array:
-    """Finding weights for the long tail: (known / present) ** power, scaled to a mean of 1.
+    """Finding weights (F,) for the long tail: (known / present) ** power, scaled to a mean of 1.
 
-    Args:
-        labels: (N, F) values in [0, 1], or NaN where unknown; usually those of the training split.
-        power: 1 for the full inverse frequency, 0.5 for a milder correction, 0 for none.
-
-    Returns:
-        (F,) positive weights; a finding that is never present is weighed as if it were present once.
+    Takes training labels (N, F) in [0, 1], or NaN where unknown. A finding that is never present is weighed as if it
+    were present once. A `power` of 0.5 is a milder correction than 1, 0 is none.
     """
     xp = _namespace(labels)
     present, known, _ = _split_unknown(xp, _as_float(xp, labels, "labels"))

@@ -205,11 +205,7 @@ LOSSES: Mapping[str, type[ContrastiveLoss]] = {
 
 
 def loss_by_name(name: str, **options: Any) -> ContrastiveLoss:
-    """Build a loss from its name in a configuration.
-
-    Args:
-        name: a key of `LOSSES`.
-        **options: the keyword arguments of its class.
+    """Build a loss from its name in a configuration, a key of `LOSSES`; `options` are the arguments of its class.
 
     Raises:
         SettingsError: no such loss, an option that it has not, or a value outside the option's range.

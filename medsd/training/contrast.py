@@ -23,10 +23,8 @@ class Contrast(nn.Module):
     sentences that name a finding ("large effusion"), because referrers seldom use the words with which images are
     searched. Such prompts: Yang et al., Unified Contrastive Learning, CVPR 2022.
 
-    Args:
-        labels: float32 (N, F) of the training studies, from which the weights of the findings are taken.
-        sentences: that name findings; None for none.
-        width: of the projection, for the prototypes of ``msc``.
+    The weights of the findings come from `labels`, float32 (N, F) of the training studies. `width` is that of the
+    projection, for the prototypes of ``msc``.
 
     Raises:
         SettingsError: no such loss or option, or msc or icl together with contrast across modalities.

@@ -67,7 +67,6 @@ class Stage:
 
     Args:
         model: trained in place.
-        loss: from the model, its outputs and the batch to a scalar.
         validate: measured after each epoch.
         key: the figure of `validate` that is to be highest; None keeps the last epoch.
         fallback: the figure that is to be lowest where `key` cannot be computed (NaN).

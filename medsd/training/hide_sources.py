@@ -51,12 +51,8 @@ def hide_sources(model: StudyModel, arrays: StudyArrays, table: pd.DataFrame, ro
 def eraser(features: FloatArray, table: pd.DataFrame, labels: npt.NDArray[np.floating]) -> FloatArray:
     """The matrix (D, D) that takes out of features what tells sources apart among images of equal labels and view.
 
-    What is linear in the source is taken out of each kind of image: each view, with findings and without.
-
-    Args:
-        features: (N, D).
-        table: N rows with the columns `source` and `view`.
-        labels: (N, F) 1, 0 or NaN for unknown, which counts as a value.
+    What is linear in the source is taken out of each kind of image: each view, with findings and without. `features`
+    are (N, D), `table` has N rows with `source` and `view`, `labels` (N, F) are 1, 0 or NaN, which counts as a value.
     """
     known, view = np.where(np.isnan(labels), -1, labels).astype(np.int8), table["view"].fillna("").astype(str)
     groups = [f"{seen} {row.tobytes().hex()}" for seen, row in zip(view, known, strict=True)]
@@ -70,8 +66,7 @@ def eraser(features: FloatArray, table: pd.DataFrame, labels: npt.NDArray[np.flo
     shared = axes.T @ (features.T @ sources) / len(features) / spread[:, None]  # (D', kinds), of whitened features
     directions, sizes, _ = np.linalg.svd(shared, full_matrices=False)
     directions = directions[:, sizes > _SMALLEST]
-    told = (axes * spread) @ directions @ directions.T @ (axes / spread).T
-    result: FloatArray = axes @ axes.T - told
+    result: FloatArray = axes @ axes.T - (axes * spread) @ directions @ directions.T @ (axes / spread).T
     return result
 
 

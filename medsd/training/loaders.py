@@ -157,16 +157,13 @@ class _EpochSampler(Sampler[tuple[int, Rows]]):
 
 
 class TrainingBatches:
-    """The batches of a training stage, an epoch at a time.
+    """The batches of a training stage, an epoch at a time; the seed decides order, augmentation and modality dropout.
 
     Args:
-        rows: which of the studies to train on.
-        batch_size: studies in a batch, over all processes.
+        batch_size: studies in a batch, over all processes; `share` is the part that this process takes.
         views: of each study in a batch.
         modality_dropout: chance that a study with both modalities loses one.
-        seed: decides order, augmentation and modality dropout.
-        workers: loader processes; 0 works in the calling process. The batches do not depend on it.
-        share: the part of each batch that this process takes; all of it by default.
+        workers: loader processes, on which the batches do not depend; 0 works in the calling process.
     """
 
     def __init__(

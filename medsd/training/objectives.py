@@ -54,8 +54,7 @@ class Objective:
                 logits, constants.gamma_positive, constants.gamma_negative, constants.margin
             )
             return target * positive * (1.0 if weights is None else weights) + (1 - target) * negative
-        focal = FocalLoss(gamma=constants.gamma, alpha=constants.alpha, reduction="none")
-        each: Tensor = focal(logits, target)
+        each: Tensor = FocalLoss(gamma=constants.gamma, alpha=constants.alpha, reduction="none")(logits, target)
         return each if weights is None else each * (1 + target * (weights - 1))
 
 
@@ -82,16 +81,12 @@ def asymmetric_terms(
 
 
 def effective_number_weights(labels: Tensor, beta: float) -> Tensor:
-    """Weights of the positives relative to the negatives, by effective numbers (Cui et al., CVPR 2019):
+    """Weights (F,) of the positives relative to the negatives, by effective numbers (Cui et al., CVPR 2019):
 
         E(n) = (1 − β^n) / (1 − β),    w = E(negatives) / E(positives) for each finding
 
-    Args:
-        labels: (N, F) of the training studies, 1, 0 or NaN.
-        beta: β in (0, 1); near 1 the weight is the ratio of the counts, near 0 it is 1.
-
-    Returns:
-        float32 (F,); a class without samples counts as one sample.
+    `labels` (N, F) of the training studies are 1, 0 or NaN; a class without samples counts as one. With β near 1 the
+    weight is the ratio of the counts, near 0 it is 1.
     """
     positives, negatives = (labels > 0.5).sum(dim=0).clamp_min(1), (labels <= 0.5).sum(dim=0).clamp_min(1)
     base = torch.tensor(beta, dtype=torch.float64)

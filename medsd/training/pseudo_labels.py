@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.errors import DataError
+from medsd.metrics.metrics import class_counts, enough, ratio
 
 Labels = npt.NDArray[np.float32]
 
@@ -27,12 +28,9 @@ def pseudo_labelled(
 
     Args:
         probs: (N, F) of the teacher; NaN takes no part.
-        labels: (N, F) 1, 0 or NaN, labelled and unlabelled studies together.
+        labels: (N, F) 1, 0 or NaN, labelled and unlabelled studies together; the result is alike, float32.
         positive, negative: η₁ and η₀ in [0, 1]; the paper takes 1.
         minimum_positives: a finding with fewer known positives or negatives is not labelled.
-
-    Returns:
-        float32 (N, F), 1, 0 or NaN.
 
     Raises:
         DataError: shapes that do not fit, or values outside [0, 1].
@@ -59,23 +57,16 @@ def pseudo_labelled(
 
 def class_shares(labels: npt.ArrayLike, *, minimum_positives: int = 1) -> npt.NDArray[np.float64]:
     """The rate (F,) of each finding among the studies (N, F) in which it is known; NaN where too few are known."""
-    table = _table(labels, "labels")
-    positives, negatives = (table == 1).sum(0), (table == 0).sum(0)
-    enough = np.minimum(positives, negatives) >= max(minimum_positives, 1)
-    return np.where(enough, positives / np.maximum(positives + negatives, 1), np.nan)
+    positives, negatives = class_counts(table := _table(labels, "labels"))
+    return ratio(positives, positives + negatives, enough(table, minimum_positives))
 
 
 def choose_thresholds(
     probs: npt.ArrayLike, shares: npt.ArrayLike, *, positive: float = 1.0, negative: float = 1.0
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """CAP's thresholds of each finding; see `pseudo_labelled` for the arguments.
+    """CAP's thresholds: (F,) from which probability on a finding is present, or ∞; (F,) up to which it is absent or −∞.
 
-    Args:
-        probs: (N, F) of the studies to label.
-        shares: (F,) expected rates; a finding with NaN is not labelled at all.
-
-    Returns:
-        (F,) from which probability on a finding is present, or ∞; and (F,) up to which it is absent, or −∞.
+    `probs` (N, F) are of the studies to label, `shares` (F,) the expected rates; a finding with NaN is not labelled.
     """
     table, rates = _table(probs, "probs"), np.asarray(shares, dtype=np.float64)
     if rates.shape != table.shape[1:]:

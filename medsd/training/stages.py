@@ -106,12 +106,10 @@ def _train(
     seed: int,
     **choice: Any,
 ) -> StageResult:
-    stage = getattr(settings.training, name)
+    stage, training = getattr(settings.training, name), settings.training
     freeze(model, stage, name)
     batches = stage_batches(settings, stage, arrays, rows, views=views, seed=seed)
-    return Stage(
-        name, model, loss, batches, stage, settings.training, folder, seed=seed, learned=contrast, **choice
-    ).run()
+    return Stage(name, model, loss, batches, stage, training, folder, seed=seed, learned=contrast, **choice).run()
 
 
 def read_studies(
@@ -145,15 +143,8 @@ def self_train(
 ) -> list[StageResult]:
     """Train `model`, which is fine-tuned on the labelled studies, in place; resumes from `<folder>/rounds/<number>`.
 
-    The model begins as the teacher of the first round, and ends as the best on `validation`, be it without any round.
-
-    Args:
-        rows: the training studies, labelled and unlabelled.
-        validation: studies whose labels choose the epoch and the round; never pseudo-labelled.
-        first: the result of the fine-tuning before.
-
-    Returns:
-        One result a round.
+    The model begins as the teacher of the first round, and ends as the best on `validation`, be it without any round
+    (`first` is the result of the fine-tuning before). `rows` are labelled and unlabelled. Returns one result a round.
     """
     chosen, stage = settings.training.pseudo_labels, settings.training.finetune
     stage = stage.model_copy(update={"epochs": chosen.epochs or stage.epochs})

@@ -24,7 +24,7 @@ def test_the_interval_of_the_mean_is_students() -> None:
 
 def test_one_seed_has_no_interval() -> None:
     found = seed_mean([0.5], 0.95)
-    assert found.mean == 0.5 and np.isnan(found.low) and np.isnan(found.high)
+    assert (found.mean, found.low, found.high) == (0.5, None, None)
 
 
 def test_the_paired_test_is_scipys() -> None:

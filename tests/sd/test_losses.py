@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -165,10 +166,10 @@ def test_a_reference_set_that_holds_the_batch_gives_the_batch_loss() -> None:
 def test_without_own_every_reference_is_another_sample() -> None:
     embeddings, labels = batch(7, samples=5)
     refs, ref_labels = batch(9, samples=7)
-    joint = SDLoss()._compare(  # only the anchors' rows of the joint batch, their own places left out by hand
-        nn.functional.normalize(embeddings), labels, nn.functional.normalize(refs), ref_labels, None
-    )
-    torch.testing.assert_close(SDLoss()(embeddings, labels, ref_emb=refs, ref_labels=ref_labels), joint[0] / joint[1])
+    loss, (anchors, samples) = SDLoss(), (nn.functional.normalize(each) for each in (embeddings, refs))
+    block = partial(loss.block, own=None, weigh=loss.coefficients)
+    total, terms = loss._compare(anchors, labels, samples, ref_labels, block)
+    torch.testing.assert_close(loss(embeddings, labels, ref_emb=refs, ref_labels=ref_labels), total / terms)
 
 
 def test_the_threshold_keeps_the_pairs_that_reach_it() -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from medsd.metrics.retrieval import Cases
+from medsd.metrics.metrics import ratio
+from medsd.metrics.retrieval import Cases, unit
 from medsd.sd.relations import LabelPairs, Relation
 
 FloatArray = npt.NDArray[np.float64]
@@ -42,7 +43,7 @@ def relation_table(queries: Cases, index: Cases, k: int) -> RelationTable:
     some = (gain > 0).any(1)
     gain, allowed = gain[some], allowed[some]
     relation = np.asarray(counts.relation())[some]
-    similarity = np.where(allowed, _unit(queries.embeddings)[some] @ _unit(index.embeddings).T, -np.inf)
+    similarity = np.where(allowed, unit(queries.embeddings)[some] @ unit(index.embeddings).T, -np.inf)
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
     nearest = np.take_along_axis(relation, order, axis=1)  # (Q, k)
     found = np.stack([np.cumsum(nearest == each, axis=1) for each in RELATIONS])  # (5, Q, k)
@@ -53,7 +54,7 @@ def relation_table(queries: Cases, index: Cases, k: int) -> RelationTable:
         found=found.mean(1) / places,
         ideal=ideal.mean(1) / places,
         random=np.array([((relation == each) & allowed).sum(1) / allowed.sum(1) for each in RELATIONS]).mean(1),
-        right=np.divide(both, best, out=np.full(best.shape, np.nan), where=best > 1e-9),
+        right=ratio(both, best, best > 1e-9),
     )
 
 
@@ -69,8 +70,3 @@ def _ideal_counts(gain: FloatArray, relation: npt.NDArray[np.integer], k: int) -
             of_relation = np.bincount(level_of, weights=relations == each, minlength=len(levels))
             found[r, q] = (of_relation / sizes) @ taken
     return found
-
-
-def _unit(embeddings: npt.ArrayLike) -> FloatArray:
-    vectors = np.asarray(embeddings, dtype=np.float64)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
