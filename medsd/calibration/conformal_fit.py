@@ -15,7 +15,7 @@ from scipy.stats import beta, betabinom
 
 from medsd.calibration.conformal import RANKS, ConformalScores, checked_coverage, kept_rank, rank, rank_of_kept
 from medsd.errors import DataError
-from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap, patient_means
+from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap, one_a_patient, patient_means
 from medsd.metrics.metrics import BoolArray, FloatArray, checked, checked_patients
 from medsd.strict import Described
 
@@ -90,7 +90,7 @@ def conformal_scores(
     order = order[np.random.default_rng(seed).permutation(len(order))]
     scores = {}
     for f, name in enumerate(findings):
-        present, absent = (_one_a_patient(order, target[:, f] == label, keys) for label in (1, 0))
+        present, absent = (one_a_patient(order[target[order, f] == label], keys) for label in (1, 0))
         # Rounded to the safe side, so that what was covered stays so.
         falling = -np.sort(-np.floor(probs[present, f] * 10**_DECIMALS) / 10**_DECIMALS)
         rising = np.sort(np.ceil(probs[absent, f] * 10**_DECIMALS) / 10**_DECIMALS)
@@ -222,15 +222,6 @@ class _Sets:
         drawn = self.options.draw(np.arange(means.size).astype(str))
         (found,) = bootstrap(lambda w: (w @ means / w.sum(1))[:, None], drawn, self.options.confidence, (0, 1))
         return found
-
-
-def _one_a_patient(
-    order: npt.NDArray[np.int64], members: BoolArray, keys: npt.NDArray[np.str_]
-) -> npt.NDArray[np.int64]:
-    """The rows of the first member of each patient, in `order`."""
-    drawn = order[members[order]]
-    _, first = np.unique(keys[drawn], return_index=True)
-    return drawn[first]
 
 
 def _thinned(scores: FloatArray) -> tuple[float, ...]:

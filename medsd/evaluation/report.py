@@ -153,8 +153,9 @@ def beside_of(
     headline: npt.NDArray[np.int64],
     apart: npt.NDArray[np.int64],
     settings: EvaluationSettings,
+    trained: Sequence[int] | npt.NDArray[np.int64] = (),
 ) -> Beside:
-    """What `manifest` has beside its rows `headline`.
+    """What `manifest` has beside its rows `headline`, for a model that learned from the rows `trained`.
 
     `apart` are rows picked by finding, of patients who did not train; `logits` (N, F) are before calibration.
     `settings` name the folder of the radiologists' labels, if any; errors as `read_radiologists`.
@@ -163,7 +164,8 @@ def beside_of(
     if settings.radiologists is not None:
         paths = manifest.table["path"].iloc[np.concatenate([headline, apart])]
         answers = read_radiologists(settings.radiologists, paths)
-    return Beside(logits[apart], manifest.labels[apart], manifest.patients[apart], answers)
+    count = int(picked(manifest)[list(trained)].sum())
+    return Beside(logits[apart], manifest.labels[apart], manifest.patients[apart], answers, count, len(trained))
 
 
 def picked(manifest: Manifest) -> npt.NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from scipy.stats import binomtest, chi2_contingency, fisher_exact, ks_2samp
 
 from medsd.calibration.conformal_fit import clopper_pearson
 from medsd.evaluation.saved import Measured
-from medsd.metrics.intervals import Interval, IntervalOptions, Resamples, bootstrap
+from medsd.metrics.intervals import Interval, IntervalOptions, Resamples, bootstrap, one_a_patient
 from medsd.metrics.metrics import FloatArray, ratio
 from medsd.metrics.two_samples import FEW, adjust_p, discrepancy, estimated_prevalence, tell_apart
 from medsd.strict import Described
@@ -149,7 +149,7 @@ class Side:
         """One image of each patient, drawn."""
         order = np.random.default_rng(seed).permutation(len(self.patients))
         keys = np.array([key or f"\0{row}" for row, key in enumerate(self.patients.tolist())], dtype=np.str_)
-        rows = order[np.unique(keys[order], return_index=True)[1]]
+        rows = one_a_patient(order, keys)
         attributes = {name: values[rows] for name, values in self.attributes.items()}
         drawn = {name: getattr(self, name)[rows] for name in ("labels", "patients", "embeddings")}
         return replace(self, attributes=attributes, **drawn)

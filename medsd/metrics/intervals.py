@@ -153,6 +153,11 @@ def patient_means(values: FloatArray, patients: npt.NDArray[np.str_]) -> FloatAr
     return np.bincount(patient_of, values) / np.bincount(patient_of)
 
 
+def one_a_patient(rows: npt.NDArray[np.int64], patients: npt.NDArray[np.str_]) -> npt.NDArray[np.int64]:
+    """Of some rows the first of each patient; `patients` (N,) are the keys of all rows."""
+    return rows[np.unique(patients[rows], return_index=True)[1]]
+
+
 def rarer_patients(target: FloatArray, patient_of: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """How many patients have positives of each finding, or have negatives, whichever are fewer (F,)."""
     return np.array(

@@ -12,6 +12,7 @@ from medsd.evaluation.distribution import AS_THEY_ARE, DISTRIBUTION, measure_dis
 from medsd.evaluation.saved import options_of
 from medsd.export.onnx import ServingModel, input_names
 from medsd.inference.out_of_distribution import Reference
+from medsd.metrics.intervals import one_a_patient
 from medsd.metrics.two_samples import tell_apart
 from medsd.pipeline.folder import Run
 from medsd.preprocessing.pixels import to_batch
@@ -49,8 +50,11 @@ def judge_distribution(
     if not len(test):
         return
     embeddings = image_embeddings(outputs)
-    firsts = [embeddings[_one_a_patient(rows, manifest.patients, seed)] for rows in (train, test)]
-    apart = tell_apart(firsts[0], firsts[1], options)
+    first, second = (
+        embeddings[one_a_patient(np.random.default_rng(seed).permutation(rows), manifest.patients)]
+        for rows in (train, test)
+    )
+    apart = tell_apart(first, second, options)
     reference = Reference.from_arrays(description, load_file(folder / layout.OUT_OF_DISTRIBUTION))
     rows = spread(test, MOST_IMAGES)
     images = np.asarray(arrays.pixels[rows])
@@ -59,11 +63,6 @@ def judge_distribution(
         values[name] = reference.values(changed, _embeddings(serving, arrays, rows, changed))
     report = measure_distribution(values, manifest.patients[rows], options, told_apart=apart)
     report.write(folder / DISTRIBUTION)
-
-
-def _one_a_patient(rows: npt.NDArray[np.int64], patients: npt.NDArray[np.str_], seed: int) -> npt.NDArray[np.int64]:
-    order = np.random.default_rng(seed).permutation(rows)
-    return order[np.unique(patients[order], return_index=True)[1]]
 
 
 def _embeddings(

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from medsd.calibration.fit import calibrated, choose_calibration, choose_operati
 from medsd.errors import DataError
 from medsd.evaluation import modalities
 from medsd.evaluation.evidence import EVIDENCE
-from medsd.evaluation.report import Beside, EvaluationReport, beside_of, picked
+from medsd.evaluation.report import EvaluationReport, beside_of
 from medsd.evaluation.report import evaluate as measure
 from medsd.evaluation.robustness import ROBUSTNESS
 from medsd.evaluation.saved import options_of
@@ -147,7 +146,8 @@ def index(run: Run) -> None:
 
 
 def _measure(run: Run, manifest: Manifest, outputs: Outputs, reading: str) -> EvaluationReport:
-    train, test, calls = manifest.rows("train"), manifest.rows("test"), run.read_calls()
+    train, test, selected = (manifest.rows(split) for split in ("train", "test", SELECTED))
+    calls = run.read_calls()
     cases = Cases(outputs["embeddings"][train], manifest.labels[train], manifest.patients[train])
     whole = not reading  # conformal scores are those of whole studies
     return measure(
@@ -164,15 +164,11 @@ def _measure(run: Run, manifest: Manifest, outputs: Outputs, reading: str) -> Ev
         choices=calls.choices,
         conformal=read_conformal(run.conformal) if whole else None,
         groups=groups_of(manifest.table.iloc[test]) if whole else None,
-        beside=_beside(run, manifest, outputs["logits"]) if whole else None,
+        beside=beside_of(manifest, outputs["logits"], test, selected, run.settings.evaluation, train)
+        if whole
+        else None,
         not_trained=not_trained(manifest),
     )
-
-
-def _beside(run: Run, manifest: Manifest, logits: npt.NDArray[np.float32]) -> Beside:
-    train, test = manifest.rows("train"), manifest.rows("test")
-    found = beside_of(manifest, logits, test, manifest.rows(SELECTED), run.settings.evaluation)
-    return replace(found, picked=int(picked(manifest)[train].sum()), trained=len(train))
 
 
 def _measure_modalities(run: Run, manifest: Manifest, outputs: Outputs) -> None:

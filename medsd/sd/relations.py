@@ -156,11 +156,6 @@ class LabelPairs:
         self._anchor_absent = (self.anchor_known - self.anchor) * weights
         self._sample_absent = self.sample_known - self.sample
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(N, M), the numbers of anchors and of samples."""
-        return int(self.anchor.shape[0]), int(self.sample.shape[0])
-
     def counts(self, rows: slice = slice(None)) -> PairCounts:
         """The set sizes of the anchors in `rows` with all samples, (R, M) each."""
         if self.soft:
