@@ -90,7 +90,7 @@ def judge(
     names, counts = np.unique(boxed.findings, return_counts=True)
     told = names[counts >= options.minimum_positives]
     if not len(told):
-        raise DataError(f"boxes: no finding has {options.minimum_positives} test images with a box")
+        raise DataError(f"boxes: no finding has {options.minimum_positives} images with a box in the test split")
     masks = np.stack([box_mask(boxes) for boxes in boxed.boxes])
     scores = {name: np.stack(_scores(each, masks), axis=1) for name, each in maps.items()}  # (N, 3)
     drawn = options.draw(boxed.patients)

@@ -39,16 +39,11 @@ class Tested(Described):
     adjusted: float | None = None
     moved: bool | None = None
 
-    @property
-    def large(self) -> bool:
-        """Whether the difference is larger than its margin."""
-        raise NotImplementedError
-
-    def judged(self, adjusted: float, level: float) -> Self:
-        """The same with its adjusted p value, and whether it has moved."""
+    def judged(self, adjusted: float, level: float, large: bool) -> Self:
+        """The same with its adjusted p value, and whether it has moved; `large`: more than its margin."""
         if self.p is None:
             return self
-        return self.model_copy(update={"adjusted": adjusted, "moved": adjusted < level and self.large})
+        return self.model_copy(update={"adjusted": adjusted, "moved": adjusted < level and large})
 
 
 class AppearanceShift(Tested):
@@ -70,12 +65,6 @@ class AppearanceShift(Tested):
     false_alarm_rate: float | None
     beyond_p: float | None
 
-    @property
-    def large(self) -> bool:
-        """Whether images are told apart better than the bundle's own test images."""
-        margin = APPEARANCE_MARGIN if self.own is None else max(self.own.high or self.own.value or 0, 0.5)
-        return (self.told_apart.low or 0) > margin
-
 
 class PrevalenceShift(Tested):
     """How often one finding occurs among the images in which it is known, before and after.
@@ -94,11 +83,6 @@ class PrevalenceShift(Tested):
     difference: Interval
     estimated: float | None
 
-    @property
-    def large(self) -> bool:
-        """Whether the prevalences differ by the margin."""
-        return abs(self.difference.value or 0) >= PREVALENCE_MARGIN
-
 
 class AttributeShift(Tested):
     """View, sex or age of one image a patient, with the `shares` by value, before and after.
@@ -111,11 +95,6 @@ class AttributeShift(Tested):
     shares: dict[str, tuple[float, float]]
     test: Literal["chi2", "kolmogorov-smirnov"]
     size: float | None
-
-    @property
-    def large(self) -> bool:
-        """Whether the size is the margin or more."""
-        return (self.size or 0) >= ATTRIBUTE_MARGIN
 
 
 class ShiftReport(Measured):
@@ -187,9 +166,13 @@ def measure_shift(
     appearances = [_appearance(ones, options, own, beyond, false_alarm_rate)] if images else []
     adjusted = iter(adjust_p([part.p for part in (*prevalences, *attributes, *appearances)]).tolist())
     level = 1 - options.confidence
-    prevalences = [part.judged(next(adjusted), level) for part in prevalences]
-    attributes = [part.judged(next(adjusted), level) for part in attributes]
-    appearances = [part.judged(next(adjusted), level) for part in appearances]
+    # Images have moved where they are told apart better than the bundle's own test images.
+    margin = APPEARANCE_MARGIN if own is None else max(own.high or own.value or 0, 0.5)
+    prevalences = [
+        each.judged(next(adjusted), level, abs(each.difference.value or 0) >= PREVALENCE_MARGIN) for each in prevalences
+    ]
+    attributes = [each.judged(next(adjusted), level, (each.size or 0) >= ATTRIBUTE_MARGIN) for each in attributes]
+    appearances = [each.judged(next(adjusted), level, (each.told_apart.low or 0) > margin) for each in appearances]
     if any(part.moved is not False for part in appearances):  # estimates need images that look as before
         prevalences = [each.model_copy(update={"estimated": None}) for each in prevalences]
     report = ShiftReport.of(

@@ -53,11 +53,6 @@ class GroupReport(Described):
     figures: dict[str, GroupFigure]
     findings: tuple[FindingGap, ...]
 
-    @property
-    def too_few(self) -> bool:
-        """Whether the group has too few cases for any figure."""
-        return self.over == 0
-
 
 class SubgroupReport(Described):
     """All groups of one split, with sentences on those that are too small and those for which the model is worse.
@@ -136,7 +131,7 @@ def measure_subgroups(
 def warnings_of(report: GroupReport, margin: float, minimum_positives: int) -> list[str]:
     """The sentences on a group: it is too small, or the model is worse for it by more than `margin` and than chance."""
     who = f"{report.attribute} {report.value}"
-    if report.too_few:
+    if not report.over:
         return [
             f"{who}: {report.patients} patients, too few to tell how well the model reads them "
             f"(no finding has {minimum_positives} positives and negatives both here and among the others)."

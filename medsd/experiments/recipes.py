@@ -21,8 +21,9 @@ from medsd.errors import DataError, SettingsError
 from medsd.experiments import engine
 from medsd.experiments.settings import RecipesSettings
 from medsd.experiments.statistics import compare_paired, patient_intervals, seed_mean
+from medsd.metrics import metrics
 from medsd.metrics.intervals import Resamples, bootstrap
-from medsd.metrics.metrics import auroc, average_precision, calls, enough, macro, weighted_aurocs, weighted_calls
+from medsd.metrics.metrics import FloatArray, enough, macro
 from medsd.metrics.retrieval import Cases, score_queries
 from medsd.pipeline.folder import Run
 from medsd.pipeline.run import fingerprint_of, run_steps
@@ -112,9 +113,11 @@ class Trained:
         """The metrics, by name; findings with fewer positives or negatives are not in the macro figures."""
         probs, thresholds = self.probabilities, np.full(self.labels.shape[1], self.threshold)
         return {
-            "auroc": macro(auroc(self.labels, probs, minimum_positives=minimum_positives)),
-            "average_precision": macro(average_precision(self.labels, probs, minimum_positives=minimum_positives)),
-            "micro_f1": float(calls(self.labels, probs, thresholds)["micro_f1"][0]),
+            "auroc": macro(metrics.auroc(self.labels, probs, minimum_positives=minimum_positives)),
+            "average_precision": macro(
+                metrics.average_precision(self.labels, probs, minimum_positives=minimum_positives)
+            ),
+            "micro_f1": float(metrics.calls(self.labels, probs, thresholds)["micro_f1"][0]),
             "ndcg": float(self.ndcg[counted].mean()) if (counted := ~np.isnan(self.ndcg)).any() else float("nan"),
         }
 
@@ -159,39 +162,30 @@ def patient_difference(
 ) -> dict[str, dict[str, Any]]:
     """How much better `first` is than `second` over resampled patients, each the mean over its seeds."""
     labels, patients = first[0].labels.astype(np.float64), first[0].patients
-    told = enough(labels, minimum_positives)
-    drawn = Resamples.draw(patients, resamples)
+    told, drawn = enough(labels, minimum_positives), Resamples.draw(patients, resamples)
 
-    def mean_auroc(trained: Sequence[Trained], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        each = [
-            weighted_aurocs(labels[:, told], one.logits[:, told].astype(np.float64), weights).mean(axis=1)
-            for one in trained
-        ]
-        return np.mean(each, axis=0)
+    def macro_auroc(one: Trained, weights: FloatArray) -> FloatArray:
+        return metrics.weighted_aurocs(labels[:, told], one.logits[:, told].astype(np.float64), weights).mean(axis=1)
 
-    def interval(mean: Callable[..., npt.NDArray[np.float64]]) -> dict[str, Any]:
-        (found,) = bootstrap(lambda weights: (mean(first, weights) - mean(second, weights))[:, None], drawn, confidence)
-        return found.model_dump()
+    def micro_f1(one: Trained, weights: FloatArray) -> FloatArray:
+        thresholds = np.full(labels.shape[1], one.threshold)
+        return metrics.weighted_calls(labels, one.probabilities, weights, thresholds)["micro_f1"][:, 0]
+
+    def interval(figure: Callable[[Trained, FloatArray], FloatArray]) -> dict[str, Any]:
+        def lead(weights: FloatArray) -> FloatArray:
+            means = [np.mean([figure(one, weights) for one in trained], axis=0) for trained in (first, second)]
+            return (means[0] - means[1])[:, None]
+
+        return bootstrap(lead, drawn, confidence)[0].model_dump()
 
     gain = np.mean([one.ndcg for one in first], axis=0) - np.mean([one.ndcg for one in second], axis=0)
     counted = ~np.isnan(gain)
     (ndcg,) = patient_intervals(gain[counted, None], patients[counted], resamples, confidence)
     return {
-        "auroc": interval(mean_auroc),
-        "micro_f1": interval(_mean_f1),
+        "auroc": interval(macro_auroc),
+        "micro_f1": interval(micro_f1),
         "ndcg": {"value": ndcg.mean, "low": ndcg.low, "high": ndcg.high},
     }
-
-
-def _mean_f1(trained: Sequence[Trained], weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(R,) micro-F1 of weighted studies, the mean over the trainings."""
-    figures = [
-        weighted_calls(
-            one.labels.astype(np.float64), one.probabilities, weights, np.full(one.labels.shape[1], one.threshold)
-        )
-        for one in trained
-    ]
-    return np.mean([each["micro_f1"][:, 0] for each in figures], axis=0)
 
 
 def write_report(

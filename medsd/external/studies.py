@@ -176,9 +176,8 @@ def _own(bundle: Bundle, manifest: Manifest, settings: Settings) -> tuple[npt.ND
     a source only: another source may give the same number to somebody else. It is the bundle's set where half of its
     training patients, or more, are in it.
     """
-    own = np.zeros(len(manifest), dtype=bool)
     if not bundle.cases_path.is_dir():
-        return own, False
+        return np.zeros(len(manifest), dtype=bool), False
     table, hasher = CaseIndex.open(bundle.cases_path).table(), hasher_of(bundle)
     studies = set(table["study_key"]) - {""}
     trained: set[str] = set()
@@ -187,15 +186,12 @@ def _own(bundle: Bundle, manifest: Manifest, settings: Settings) -> tuple[npt.ND
     chosen_on: set[str] = set()
     if trained and VALIDATION in bundle.description.files:
         chosen_on = set(read_json((bundle.folder / VALIDATION).read_text(encoding="utf-8")))
-    known, found = set(), 0
-    for name in set(manifest.patients.tolist()):
-        keys = set(hasher.patient_keys(name))
-        found += not trained.isdisjoint(keys)
-        if not trained.isdisjoint(keys) or not chosen_on.isdisjoint(keys):
-            known.add(name)
-    for row, (study, patient) in enumerate(zip(manifest.table["study"], manifest.patients.tolist(), strict=True)):
-        own[row] = patient in known or not studies.isdisjoint(hasher.study_keys(str(study)))
-    return own, bool(trained) and 2 * found >= len(trained)
+    keys = {name: set(hasher.patient_keys(name)) for name in set(manifest.patients.tolist())}
+    found = sum(not trained.isdisjoint(each) for each in keys.values())
+    known = {name for name, each in keys.items() if not each.isdisjoint(trained | chosen_on)}
+    rows = zip(manifest.table["study"], manifest.patients.tolist(), strict=True)
+    own = [name in known or not studies.isdisjoint(hasher.study_keys(str(study))) for study, name in rows]
+    return np.array(own, dtype=bool), bool(trained) and 2 * found >= len(trained)
 
 
 def _predictions(
