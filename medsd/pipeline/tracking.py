@@ -90,8 +90,19 @@ class Tracker:
 
     def record(self, stage: Stage) -> None:
         """Send the epochs of `stage` that are not there yet; a `Watch`."""
+        from mlflow.entities import Metric
+
+        name = "/".join((*stage.folder.relative_to(self._run.folder).parts, stage.name))
         with self._going_on(stage.name, "training goes on, what is missing is sent after the next epoch"):
-            self._send(stage)
+            start, now = self._begin(name, len(stage.history)), int(time.time() * 1000)
+            metrics = [
+                Metric(f"{name}/{figure}", value, now, epoch)
+                for epoch, figures in enumerate(stage.history[start:], start)
+                for figure, value in figures.items()
+                if math.isfinite(value)
+            ]
+            self._client.log_batch(self._id, metrics)
+            self._logged[name] = len(stage.history)
 
     def close(self, status: str) -> None:
         """Record how the run ended: FINISHED, FAILED or KILLED."""
@@ -105,21 +116,6 @@ class Tracker:
             yield
         except self._failures as error:
             log.warning("%s: MLflow cannot be reached (%s); %s", what, type(error).__name__, how)
-
-    def _send(self, stage: Stage) -> None:
-        from mlflow.entities import Metric
-
-        name = "/".join((*stage.folder.relative_to(self._run.folder).parts, stage.name))
-        start = self._begin(name, len(stage.history))
-        now = int(time.time() * 1000)
-        metrics = [
-            Metric(f"{name}/{figure}", value, now, epoch)
-            for epoch, figures in enumerate(stage.history[start:], start)
-            for figure, value in figures.items()
-            if math.isfinite(value)
-        ]
-        self._client.log_batch(self._id, metrics)
-        self._logged[name] = len(stage.history)
 
     def _begin(self, stage: str, epochs: int) -> int:
         """Open MLflow's run and count the stage's epochs in it; where it has too many (discarded), begin a new run."""
