@@ -90,7 +90,7 @@ def test_a_small_group_is_too_few_to_tell_and_says_so() -> None:
     target, probs, patients, _ = split()
     view = np.where(np.arange(400) < 12, "LATERAL", "PA")
     report = measure_subgroups(images(target, probs, patients, 50), {"view": view}, thresholds=LIMITS)
-    assert [group.too_few for group in report.groups] == [True, True]  # nor can the rest be compared with it
+    assert [group.over for group in report.groups] == [0, 0]  # nor can the rest be compared with it
     assert report.groups[0].figures["auroc"].value.value is None
     assert report.warnings[0].startswith("view LATERAL: 6 patients, too few to tell")
 
@@ -109,7 +109,7 @@ def test_unknown_labels_and_one_study_break_nothing() -> None:
     assert (report.groups, report.not_compared) == ((), ("sex",))
     target, probs, patients, sex = split()
     unknown = measure_subgroups(images(target * np.nan, probs, patients, 20), {"sex": sex}, thresholds=LIMITS)
-    assert all(group.too_few for group in unknown.groups)
+    assert not any(group.over for group in unknown.groups)
 
 
 @pytest.mark.parametrize(
