@@ -158,7 +158,7 @@ def percentile_words(case: SimilarCase) -> str:
     said = f"similarity {case.similarity:.2f}"
     if case.percentile is None:
         return said
-    return f"{said}: more alike than {case.percentile:.0f} % of training pairs with this relation"
+    return f"{said}, more alike than {case.percentile:.0f} % of training pairs with this relation"
 
 
 def _listed(names: Sequence[str], findings: FindingSet | None) -> str:

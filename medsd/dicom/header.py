@@ -52,6 +52,7 @@ class Header:
     sex: str
     age_years: float | None
     spacing_mm: tuple[float, float] | None
+    spacing_from: str
     photometric: str
     frames: int
     rows: int
@@ -69,13 +70,15 @@ def read_header(ds: Dataset) -> Header:
     """The facts of `ds`; an element that is absent or makes no sense counts as silent."""
     body_part, body_element, body_words = _body_part(ds)
     view, view_element = _view(ds)
+    spacing_mm, spacing_from = _spacing(ds)
     return Header(
         modality=_modality(ds),
         body_part=body_part,
         view=view,
         sex=_text(ds, "PatientSex") if _text(ds, "PatientSex") in ("F", "M", "O") else "",
         age_years=_age_years(ds),
-        spacing_mm=_spacing_mm(ds),
+        spacing_mm=spacing_mm,
+        spacing_from=spacing_from,
         photometric=_text(ds, "PhotometricInterpretation"),
         frames=max(1, _integer(ds, "NumberOfFrames", 1)),
         rows=_integer(ds, "Rows", 0),
@@ -288,13 +291,13 @@ def _age_years(ds: Dataset) -> float | None:
     return round(int(match[1]) * _AGE_UNITS[match[2]], 2)
 
 
-def _spacing_mm(ds: Dataset) -> tuple[float, float] | None:
-    """Distance of rows and of columns, at the patient if it is calibrated, else at the detector."""
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+def _spacing(ds: Dataset) -> tuple[tuple[float, float] | None, str]:
+    """Distance of rows and of columns, at the patient if it is calibrated, else at the detector; and what says so."""
+    for keyword, name in (("PixelSpacing", "Pixel Spacing"), ("ImagerPixelSpacing", "Imager Pixel Spacing")):
         try:
             rows, columns = (float(part) for part in ds.get(keyword) or ())
         except Exception:  # as in identifier
             continue
         if 0.0 < rows < 100.0 and 0.0 < columns < 100.0:
-            return rows, columns
-    return None
+            return (rows, columns), name
+    return None, ""

@@ -58,6 +58,7 @@ class Radiograph:
     sex: str = ""  # "F", "M", "O"; "" if unknown
     age_years: float | None = None  # at the study
     spacing_mm: tuple[float, float] | None = None  # distance of rows and of columns
+    spacing_from: str = ""  # the attribute that says so: "Pixel Spacing" or "Imager Pixel Spacing"
     photometric: str = ""  # photometric interpretation ("MONOCHROME1", …), or Pillow's mode of a plain image
     kind: str = "image"  # or "dicom"
     concerns: tuple[Concern, ...] = ()  # what the policy wants warned about
@@ -144,7 +145,7 @@ def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
     if notes or greys.notes:
         found.append(concern("odd_header", detail="; ".join([*notes, *greys.notes])))
     concerns += _admitted(found, policy, name)
-    facts = ("modality", "body_part", "view", "sex", "age_years", "spacing_mm", "photometric")
+    facts = ("modality", "body_part", "view", "sex", "age_years", "spacing_mm", "spacing_from", "photometric")
     return Radiograph.of_stored(
         greys,
         **{fact: getattr(header, fact) for fact in facts},

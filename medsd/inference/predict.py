@@ -240,7 +240,8 @@ class Predictor:
     ) -> Prediction:
         given: dict[str, Any] = {}
         if image is not None:
-            names = ("study_key", "patient_key", "instance_key", "view", "study_keys", "patient_keys")
+            keys = ("study_key", "patient_key", "instance_key", "study_keys", "patient_keys")
+            names = (*keys, "view", "spacing_mm", "spacing_from")
             given = {name: getattr(image, name) for name in names} | {"image": image.display}
         return Prediction(
             self.bundle.findings,

@@ -52,6 +52,8 @@ class Prediction:
         out_of_distribution: the largest ratio of a score to its limit; above 1 the image is unlike the training images.
         pixel_spec: how the image became the model's square; `evidence` goes that way back.
         image: float32 (H, W) in 0…1, the image as it is shown; None for a note alone.
+        spacing_mm, spacing_from: distance of its rows and of its columns, and the DICOM attribute that says so; None
+            and "" where nothing does.
     """
 
     findings: FindingSet
@@ -78,6 +80,8 @@ class Prediction:
     out_of_distribution: float | None = None
     pixel_spec: PixelSpec | None = None
     image: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    spacing_mm: tuple[float, float] | None = None
+    spacing_from: str = ""
 
     @property
     def refused(self) -> bool:

@@ -41,6 +41,7 @@ class DecodedImage:
         study_keys, patient_keys: all under which they may be cases (`KeyedHasher.study_keys`); never shown.
         pixels: uint8 (S, S), what the model sees; None when refused.
         display: float32 (H, W) in 0…1, what a person sees; None when refused, or not kept.
+        spacing_mm, spacing_from: of `display`, as in `medsd.dicom.read.Radiograph`.
     """
 
     status: Literal["scored", "warned", "refused"]
@@ -55,6 +56,8 @@ class DecodedImage:
     patient_keys: tuple[str, ...] = field(default=(), repr=False)
     pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
     display: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    spacing_mm: tuple[float, float] | None = None
+    spacing_from: str = ""
 
 
 def read_image(
@@ -89,6 +92,8 @@ def read_image(
         name,
         pixels=to_pixels(admission.radiograph, spec),
         display=admission.radiograph.pixels if keep_image else None,
+        spacing_mm=admission.radiograph.spacing_mm,
+        spacing_from=admission.radiograph.spacing_from,
     )
     return identified(image, admission.radiograph, hasher)
 

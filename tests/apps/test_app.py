@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medsd.apps.web import markup
 from medsd.apps.web.case_cards import MOST_PINNED
-from medsd.apps.web.export import _figures
+from medsd.apps.web.export import _figures, read_look
 from medsd.apps.web.reading import Reader, Reading
 from medsd.apps.web.server import open_reader, prepare_environment
 from medsd.bundle.layout import Bundle
@@ -30,7 +31,7 @@ from medsd.apps.web.pins import Board  # noqa: E402
 from medsd.apps.web.read import Desk, Scene  # noqa: E402
 from medsd.apps.web.seat import Asked, Seat  # noqa: E402
 
-LOOK = (50, 100, False, 1)  # level, width, inversion, zoom
+LOOK = {"level": 0.5, "width": 1, "inverted": False, "opacity": 0.4}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_the_most_probable_finding_that_is_called_present_is_shown_first(desk: D
     done = desk.read(seat)
     prediction = done.reading.prediction
     assert prediction.present and done.shown == max(prediction.present, key=prediction.probabilities.__getitem__)
-    assert "Evidence for" in done.image and "called absent" not in done.image
+    assert "Evidence for" in done.evidence and "called absent" not in done.evidence
 
 
 def test_no_hot_spot_lies_over_an_image_on_which_nothing_is_called_present(
@@ -70,12 +71,12 @@ def test_no_hot_spot_lies_over_an_image_on_which_nothing_is_called_present(
     seat = Seat()
     seat.ask(Asked(b"an image"))
     done = desk.read(seat)
-    assert done.shown is None and "evidence" not in done.image and "Evidence" not in done.image
+    assert done.shown is None and done.evidence == "" and "vidence" not in done.image
     for name, words in ((reading.ranked[0], "which is called absent"), (reading.ranked[1], "which is undecided")):
-        image = desk.choose(seat, 50, 100, False, 1, _click(name))[0]
+        evidence = desk.choose(seat, _click(name))[0]
         assert (
-            words in re.findall(r'<p class="legend"><span>([^<]*)', image)[0]
-            and words in re.findall('alt="([^"]*)"', image)[1]
+            words in re.findall(r'<p class="legend"><span>([^<]*)', evidence)[0]
+            and words in re.findall('alt="([^"]*)"', evidence)[0]
         )
 
 
@@ -85,10 +86,9 @@ def test_the_legend_follows_the_call(desk: Desk, reading: Reading, monkeypatch: 
     calls = {**reading.prediction.calls, name: "absent"}
     other = replace(reading, prediction=replace(reading.prediction, calls=calls))
     monkeypatch.setattr(desk.reader, "again", lambda *_: other)
-    image = desk.again(Seat(reading), 50, 100, False, 1, name)[1]
-    assert "which is called absent" in image
+    assert "which is called absent" in desk.again(Seat(reading), name)[1]
     monkeypatch.setattr(desk.reader, "again", lambda *_: reading)
-    assert desk.again(Seat(reading), 50, 100, False, 1, name)[1] == gr.skip()
+    assert desk.again(Seat(reading), name)[1] == gr.skip()
 
 
 @pytest.mark.parametrize("opacity", [0, 40])
@@ -160,35 +160,41 @@ def test_what_is_no_file_is_neither_read_nor_deleted(
     assert len(said) == 2 and link.is_symlink() and dropped.is_file()
 
 
-def test_level_width_and_inversion_change_the_picture(desk: Desk, reading: Reading) -> None:
-    settings = [(50, 100, False), (30, 100, False), (50, 40, False), (50, 100, True)]
-    assert len({desk.window(reading, *setting, 1, None) for setting in settings}) == len(settings)
+def test_the_look_that_the_browser_tells_is_that_of_the_document(desk: Desk, reading: Reading) -> None:
+    looks = [LOOK, LOOK | {"level": 0.3}, LOOK | {"width": 0.4}, LOOK | {"inverted": True}]
+    assert len({desk.export("PDF", reading, None, look) for look in looks}) == len(looks)
 
 
-def test_a_preset_moves_the_sliders_to_its_window(desk: Desk, reading: Reading) -> None:
-    picture, level, width = desk.preset(reading, "Lungs", False, 1, None)
-    assert 0 < level < 100 and 0 < width < 100
-    assert picture != desk.window(reading, 50, 100, False, 1, None)
+@pytest.mark.parametrize(
+    "look",
+    [None, 3, [], {}, "x", {**LOOK, "level": "x"}, {**LOOK, "width": float("nan")}, {**LOOK, "opacity": 10**400}],
+)
+def test_what_is_no_look_is_the_image_as_it_is_stored(look: Any) -> None:
+    assert read_look(look) == (Window(), 0.4)
 
 
 def test_a_click_on_a_finding_changes_image_and_table(desk: Desk, reading: Reading) -> None:
     last = reading.ranked[-1]
-    image, table, shown = desk.choose(Seat(reading), 50, 100, False, 1, _click(last))
+    evidence, table, shown = desk.choose(Seat(reading), _click(last))
     assert shown == last and f'data-finding="{last}" aria-pressed="true"' in table
-    assert image != desk.window(reading, 50, 100, False, 1, reading.ranked[0])
+    assert evidence != desk.choose(Seat(reading), _click(reading.ranked[0]))[0]
 
 
 @pytest.mark.parametrize("finding", ["", "NoSuchFinding", "<b>"])
 def test_a_click_on_nothing_changes_nothing(desk: Desk, reading: Reading, finding: str) -> None:
-    assert desk.choose(Seat(reading), 50, 100, False, 1, _click(finding)) == (gr.skip(),) * 3
+    assert desk.choose(Seat(reading), _click(finding)) == (gr.skip(),) * 3
 
 
-def test_zooming_in_shows_the_detail_of_a_large_image(desk: Desk, reader: Reader, reading: Reading) -> None:
+def test_every_pixel_of_a_large_image_comes_when_the_browser_asks(desk: Desk, reader: Reader, reading: Reading) -> None:
     ramp = np.linspace(0, 1, DISPLAY_SIDE + 600, dtype=np.float32)
     large = reader.read(np.tile(ramp, (300, 1)))  # type: ignore[arg-type]  # an array is a source too
-    near, far = (desk.window(large, 50, 100, False, zoom, None) for zoom in (3, 1))
-    assert len(near) > len(far) and large.at_zoom(3) is large.prediction.image
-    assert desk.zoom(reading, 50, 100, False, 3, None) == gr.skip()  # this one has no more to show
+
+    def ask(reading: Reading, key: str) -> Any:
+        return desk.detail(Seat(reading), gr.EventData(None, {"detail": key}))
+
+    assert 'data-detail="more"' in markup.image(large) and f'data-size="{DISPLAY_SIDE} ' in markup.image(large)
+    assert f'data-size="{DISPLAY_SIDE + 600} 300"' in ask(large, large.key)
+    assert ask(large, "another image") == gr.skip() and ask(reading, reading.key) == ""  # this one has no more to show
 
 
 def test_no_handler_can_be_called_from_outside_of_the_page(reader: Reader) -> None:
@@ -203,26 +209,25 @@ def test_the_fonts_are_those_of_the_system() -> None:
 
 def test_other_cases_and_other_calls_stand_beside_the_same_image(desk: Desk, reading: Reading) -> None:
     boxes = ([], [], ["PA"], [], [], [])
-    state, _, table, cases = desk.again(Seat(reading), *LOOK, None, 0, *boxes)
+    state, _, table, cases = desk.again(Seat(reading), None, 0, *boxes)
     assert (
         state.cases
         and {case.case.view for case in state.cases} == {"PA"}
-        and cases != desk.again(Seat(reading), *LOOK, None)[3]
+        and cases != desk.again(Seat(reading), None)[3]
     )
     assert state.votes == reading.votes  # the vote's thresholds were chosen without filters
-    covered, _, table, _ = desk.again(Seat(reading), *LOOK, None, 90, *([[]] * 6))
+    covered, _, table, _ = desk.again(Seat(reading), None, 90, *([[]] * 6))
     assert covered.prediction.coverage == 0.9 and "90 %" in table
 
 
 def test_a_filter_that_leaves_no_case_says_so(desk: Desk, reading: Reading) -> None:
     every = list(reading.prediction.findings)
-    state, _, _, cases = desk.again(Seat(reading), *LOOK, None, 0, every, [], [], [], [], [])
+    state, _, _, cases = desk.again(Seat(reading), None, 0, every, [], [], [], [], [])
     assert state.cases == () and "widen the filters" in cases
 
 
 def test_a_reading_is_saved_as_pdf_and_json_without_a_name(desk: Desk, reading: Reading) -> None:
-    look = (50, 100, False, reading.ranked[0], 40)
-    pdf, record = (desk.export(kind, reading, *look) for kind in ("PDF", "JSON"))
+    pdf, record = (desk.export(kind, reading, reading.ranked[0], LOOK) for kind in ("PDF", "JSON"))
     content = [base64.b64decode(re.findall(r'data-content="([^"]+)"', link)[0]) for link in (pdf, record)]
     assert content[0].startswith(b"%PDF-") and 'download="medsd-reading.pdf"' in pdf
     told = json.loads(content[1])

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import re
+import zlib
 from dataclasses import replace
 from itertools import chain
+from typing import Any
+
+import numpy as np
+import pytest
 
 from medsd.apps.web import case_cards, markup
+from medsd.apps.web.greys import LARGEST
 from medsd.apps.web.reading import Reader, Reading, Wish
 from medsd.bundle.layout import Bundle
-from medsd.cases.explain import RELATION_TITLES
+from medsd.cases.explain import RELATION_TITLES, likeness, percentile_words, sentence
 from medsd.inference.prediction import Prediction
 from medsd.inference.words import grouped, reason
 from medsd.results.pdf import reading_pdf
 from medsd.results.record import reading_record
-from medsd.results.render import Window
 from tests.results.test_pdf import _words
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{{value}}${value}"
@@ -65,10 +73,10 @@ def test_a_call_says_where_it_comes_from(bundle: Bundle, reading: Reading) -> No
 
 
 def test_the_image_carries_the_evidence_of_the_chosen_finding(reading: Reading) -> None:
-    with_mass, with_edema = (markup.image(reading, Window(), name) for name in ("Mass", "Edema"))
+    with_mass, with_edema = (markup.evidence(reading, name) for name in ("Mass", "Edema"))
     assert 'class="evidence"' in with_mass and "Evidence for Mass" in with_mass
     assert with_mass != with_edema and "Pulmonary oedema" in with_edema
-    assert 'class="evidence"' not in markup.image(reading, Window(), None)
+    assert markup.evidence(reading, None) == "" and "evidence" not in markup.image(reading)
 
 
 def test_a_refused_image_shows_the_notice_instead_of_findings(bundle: Bundle) -> None:
@@ -89,9 +97,7 @@ def test_of_an_image_unlike_the_training_images_findings_and_cases_are_withheld_
     withheld = Reading(strange, reading.display)
     told = markup.notice(withheld)
     assert "Findings withheld." in told and "its outlines are not those of a chest" in told and "No findings" in told
-    assert 'class="radiograph"' in markup.image(withheld, Window(), "Mass") and "Evidence" not in markup.image(
-        withheld, Window(), "Mass"
-    )
+    assert "data-greys" in markup.image(withheld) and markup.evidence(withheld, "Mass") == ""
     assert markup.findings(withheld, bundle.description, None) == "" and case_cards.cases(withheld) == ""
 
 
@@ -102,23 +108,27 @@ def test_a_warning_stands_above_the_findings(bundle: Bundle, reading: Reading) -
 
 
 def test_a_case_says_its_relation_and_the_findings_that_differ(bundle: Bundle, reading: Reading) -> None:
-    cards = re.split(r"(?=<li class=\"case\")", case_cards.cases(reading).split("</ol>")[0])[1:]
+    cards = re.findall(r'<li class="case".*?</li>', case_cards.cases(reading))
     assert len(cards) == len(reading.cases) == 8
-    for card, case in zip(cards, reading.cases, strict=True):
-        assert f'data-relation="{case.relation}"' in card and RELATION_TITLES[case.relation] in card
-        assert f"similarity {case.similarity:.2f}" in card
-        for words, names in (
-            ("In both", case.shared),
-            ("Only in this case", case.extra),
-            ("Only in your", case.missing),
-        ):
-            assert (words in card) == bool(names)
-            assert all(f">{bundle.findings.title(name)}</span>" in card for name in names)
+    ranks = [int(re.findall(r'class="rank">(\d)', card)[0]) for card in cards]
+    for card, case in zip(cards, [reading.cases[rank - 1] for rank in ranks], strict=True):
+        assert f'data-relation="{case.relation}"' in card
+        assert f'title="{percentile_words(case)}">{likeness(case)}</span>' in card
+        assert f">{sentence(case, bundle.findings)}</p>" in card
+
+
+def test_cases_stand_in_groups_by_relation_and_within_them_nearest_first(reading: Reading) -> None:
+    groups = re.findall(r'<div class="group (\w+)">(.*?)</ol>', case_cards.cases(reading))
+    relations = {case.relation for case in reading.cases}
+    assert [group for group, _ in groups] == [relation for relation in RELATION_TITLES if relation in relations]
+    for relation, cards in groups:
+        ranks = [int(rank) for rank in re.findall(r'class="rank">(\d)', cards)]
+        assert ranks == sorted(ranks) and {reading.cases[rank - 1].relation for rank in ranks} == {relation}
 
 
 def test_a_case_without_a_picture_has_a_quiet_placeholder(reading: Reading) -> None:
     bare = replace(reading, pictures=(None,) * len(reading.cases))
-    assert case_cards.cases(bare).count("No picture of this case") == 2 * len(reading.cases)  # card and side by side
+    assert case_cards.cases(bare).count("No picture") == 2 * len(reading.cases)  # card and side by side
 
 
 def test_text_from_files_never_becomes_markup(bundle: Bundle, reading: Reading) -> None:
@@ -151,7 +161,7 @@ def test_no_identity_of_the_image_is_on_the_page(bundle: Bundle, reader: Reader,
     )
     page = "".join(
         (
-            markup.image(read, Window(), None),
+            markup.image(read),
             markup.findings(read, bundle.description, None),
             case_cards.cases(read),
             markup.notice(read),
@@ -186,3 +196,24 @@ def test_feedback_is_asked_for_only_where_it_is_kept(bundle: Bundle, reading: Re
     table = markup.findings(said, bundle.description, None, feedback=True)
     assert table.count("data-opinion") == 2 * len(bundle.findings)
     assert table.count('class="opinion"') and table.count('aria-pressed="true"') == 1
+
+
+def test_the_browser_gets_the_grey_values_that_the_reading_has(reading: Reading) -> None:
+    assert reading.display is not None
+    told = dict(re.findall(r'data-([\w-]+)="([^"]*)"', markup.image(reading)))
+    width, height = map(int, told["size"].split())
+    planes = np.frombuffer(zlib.decompress(base64.b64decode(told["greys"])), np.uint8).reshape(2, -1).astype(int)
+    folded = planes[0] | planes[1] << 8
+    values = np.cumsum((folded >> 1) ^ -(folded & 1)).reshape(height, width)
+    assert values.min() >= 0 and np.abs(values / LARGEST - reading.display).max() <= 0.5 / LARGEST + 1e-6
+    assert json.loads(html.unescape(told["windows"]))[0] == [0.5, 1.0] and told["key"] == reading.key
+
+
+@pytest.mark.parametrize("name", ["Pixel Spacing", "Imager Pixel Spacing"])
+def test_the_browser_is_told_how_far_apart_pixels_are_and_what_says_so(
+    reader: Reader, build_dx: Any, chest: Any, name: str
+) -> None:
+    stored = (chest * 4000).astype("uint16")
+    read = reader.read(build_dx(stored, 12, **{name.replace(" ", ""): [0.2, 0.3]}))
+    assert f'data-spacing="0.2 0.3" data-spacing-from="{name}"' in markup.image(read)
+    assert 'data-spacing="" data-spacing-from=""' in markup.image(reader.read(build_dx(stored, 12)))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from medsd.apps.web import server
+from medsd.apps.web import markup, server
 from medsd.apps.web.reading import Reader, Reading, Wish
 from medsd.bundle.layout import Bundle
 from medsd.studies.phantom import generate_study
@@ -25,10 +25,10 @@ from tests.studies.images import write_png
 server.prepare_environment()
 gr = pytest.importorskip("gradio")
 
-from medsd.apps.web.read import Desk, Scene, _look  # noqa: E402
+from medsd.apps.web.read import Desk, Scene  # noqa: E402
 from medsd.apps.web.seat import Asked, Seat  # noqa: E402
 
-NOTHING, LOOK = Scene(), (50, 100, False, 1)
+NOTHING = Scene()
 
 
 class Gates:
@@ -147,7 +147,7 @@ def test_a_coverage_that_is_chosen_while_an_image_is_read_holds_for_it(
     _ask(desk, seat, images[0], tmp_path)
     reading = threads.submit(desk.read, seat, 0, *([[]] * 6))
     assert gates.entered[images[0]].wait(60)
-    assert desk.again(seat, *LOOK, None, 90, *([[]] * 6)) == (gr.skip(),) * 4
+    assert desk.again(seat, None, 90, *([[]] * 6)) == (gr.skip(),) * 4
     gates.open[images[0]].set()
     shown = reading.result(60)
     assert shown.reading.prediction.coverage == 0.9 and "90 %" in shown.findings
@@ -163,7 +163,7 @@ def test_other_calls_for_an_earlier_image_come_too_late(
         return again(reading, wish)
 
     monkeypatch.setattr(desk.reader, "again", slow)
-    assert desk.again(seat, *LOOK, None, 90, *([[]] * 6)) == (gr.skip(),) * 4 and seat.reading is None
+    assert desk.again(seat, None, 90, *([[]] * 6)) == (gr.skip(),) * 4 and seat.reading is None
 
 
 def test_of_two_choices_of_coverage_the_later_is_shown(desk: Desk, reading: Reading) -> None:
@@ -175,32 +175,36 @@ def test_of_two_choices_of_coverage_the_later_is_shown(desk: Desk, reading: Read
     assert seat.reading is not None and seat.reading.read == "later"
 
 
-def test_a_look_at_an_earlier_image_comes_too_late(desk: Desk, reading: Reading) -> None:
-    seat = Seat(reading)
-    assert _look(desk.window)(seat, 50, 100, False, 1, None) == desk.window(reading, 50, 100, False, 1, None)
+def test_every_pixel_of_an_earlier_image_comes_too_late(
+    desk: Desk, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat, event = Seat(reading), gr.EventData(None, {"detail": reading.key})
 
-    def slow(*_: Any) -> str:
+    def slow(_: Reading) -> str:
         seat.ask(Asked(b"another image"))
         return "the earlier image"
 
-    assert _look(slow)(seat) == gr.skip()
+    monkeypatch.setattr(markup, "detail", lambda _: "the image")
+    assert desk.detail(seat, event) == "the image"
+    monkeypatch.setattr(markup, "detail", slow)
+    assert desk.detail(seat, event) == desk.detail(seat, event) == gr.skip()
 
 
 def test_a_row_that_was_chosen_before_another_is_not_shown_after_it(
     desk: Desk, reading: Reading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seat, (first, second) = Seat(reading), reading.ranked[:2]
-    window = desk.window
+    evidence = markup.evidence
 
     def click(name: str) -> Any:
-        return desk.choose(seat, 50, 100, False, 1, gr.EventData(None, {"finding": name}))
+        return desk.choose(seat, gr.EventData(None, {"finding": name}))
 
-    def interrupted(*look: Any) -> str:
-        monkeypatch.setattr(desk, "window", window)
+    def interrupted(*about: Any) -> str:
+        monkeypatch.setattr(markup, "evidence", evidence)
         assert click(second)[2] == second
-        return window(*look)
+        return evidence(*about)
 
-    monkeypatch.setattr(desk, "window", interrupted)
+    monkeypatch.setattr(markup, "evidence", interrupted)
     assert click(first) == (gr.skip(),) * 3
 
 

@@ -59,7 +59,7 @@ def _drop_on_the_image(here: Visit, path: Path) -> None:
         """([content, name]) => {
           const moved = new DataTransfer();
           moved.items.add(new File([Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0))], name));
-          document.querySelector('#radiograph').dispatchEvent(
+          document.querySelector('#stage').dispatchEvent(
             new DragEvent('drop', {dataTransfer: moved, bubbles: true, cancelable: true}));
         }""",
         [base64.b64encode(path.read_bytes()).decode(), path.name],
@@ -110,7 +110,7 @@ def test_findings_are_gone_while_the_next_image_is_sent_and_the_last_one_dropped
     here.page.route("**/gradio_api/upload?*", lambda route: route.continue_() if sent else sent.append(route))
     here.drop(images[1])
     here.page.wait_for_selector("#upload >> text=Beta.dcm")
-    for part in ("table.findings", "#radiograph .plane", "#cases h2"):
+    for part in ("table.findings", "#stage canvas", "#cases h2"):
         here.page.wait_for_selector(part, state="hidden", timeout=5000)
     _drop_on_the_image(here, images[2])  # Gradio's drop zone takes no file now
     sent[0].continue_()

@@ -54,17 +54,11 @@ def test_the_whole_image_is_seen_on_a_phone(visit: Open, image: Path, shots: Pat
     here.read(image)
     here.page.screenshot(path=shots / "phone.png", full_page=True)
     area, picture, legend = (
-        here.page.locator(part).bounding_box() for part in ("#radiograph", "img.radiograph", "#radiograph .legend")
+        here.page.locator(part).bounding_box() for part in ("#stage", "#stage canvas", "#stage .legend")
     )
     for part in (picture, legend):
         assert part["x"] >= area["x"] - 1 and part["x"] + part["width"] <= area["x"] + area["width"] + 1 <= 391
         assert part["y"] >= area["y"] - 1 and part["y"] + part["height"] <= area["y"] + area["height"] + 1
-    assert (
-        here.page.evaluate(
-            "(({scrollWidth, clientWidth}) => scrollWidth - clientWidth)(document.querySelector('#radiograph'))"
-        )
-        == 0
-    )
     table = here.page.locator("table.findings").bounding_box()
     assert table["x"] + table["width"] <= 390 >= here.page.evaluate("document.documentElement.scrollWidth")
 
@@ -73,8 +67,8 @@ def test_the_whole_image_is_seen_on_a_phone(visit: Open, image: Path, shots: Pat
 def test_the_wheel_over_the_image_scrolls_the_page(visit: Open, image: Path, size: tuple[int, int]) -> None:
     here = visit(size)
     here.read(image)
-    here.page.locator("#radiograph").scroll_into_view_if_needed()
-    before, box = here.page.evaluate("window.scrollY"), here.page.locator("#radiograph").bounding_box()
+    here.page.locator("#stage").scroll_into_view_if_needed()
+    before, box = here.page.evaluate("window.scrollY"), here.page.locator("#stage").bounding_box()
     here.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     here.page.mouse.wheel(0, 200)
     here.page.wait_for_function("before => window.scrollY >= before + 150", arg=before)
@@ -87,12 +81,3 @@ def test_every_text_stands_out_from_what_is_behind_it(visit: Open, image: Path, 
     assert here.page.evaluate(PALE, LEAST_CONTRAST) == []
     here.read(image)
     assert here.page.evaluate(PALE, LEAST_CONTRAST) == []
-
-
-def test_evidence_that_is_hidden_is_said_to_be(visit: Open, image: Path) -> None:
-    here = visit()
-    here.read(image)
-    assert "less → more" in here.page.locator("#radiograph .legend").inner_text()
-    here.page.get_by_label("number input for Evidence %").fill("0")
-    here.page.wait_for_selector("#radiograph .legend .unseen")
-    assert "less → more" not in here.page.locator("#radiograph .legend").inner_text()

@@ -52,7 +52,8 @@ def png(array: np.ndarray, file_format: str = "PNG", **options: object) -> bytes
 def test_a_radiograph_carries_the_facts_of_its_header(build_dx: Build, stored: np.ndarray) -> None:
     image = read_radiograph(build_dx(stored, 12, ImagerPixelSpacing=[0.2, 0.3], WindowCenter=2048, WindowWidth=4096))
     assert (image.modality, image.body_part, image.view, image.sex, image.age_years) == ("DX", "CHEST", "PA", "F", 61.0)
-    assert (image.spacing_mm, image.photometric, image.kind) == ((0.2, 0.3), "MONOCHROME2", "dicom")
+    assert (image.spacing_mm, image.spacing_from) == ((0.2, 0.3), "Imager Pixel Spacing")
+    assert (image.photometric, image.kind) == ("MONOCHROME2", "dicom")
     assert (image.study_uid, image.patient_id) == ("1.2.3.4", "PH-0042")
     assert image.pixels.dtype == np.float32
     np.testing.assert_allclose(image.pixels, stored / 4095, atol=1e-3)

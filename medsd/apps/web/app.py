@@ -18,7 +18,7 @@ from medsd.apps.web.search import SearchTab
 from medsd.apps.web.space import SpaceTab
 from medsd.apps.web.uploads import Uploads
 
-STYLE = Path(__file__).with_name("style.css")
+STYLES = [Path(__file__).with_name(f"{name}.css") for name in ("viewer", "cases", "style")]
 
 
 def build_page(reader: Reader, uploads: Uploads | None = None) -> gr.Blocks:

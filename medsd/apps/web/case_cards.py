@@ -14,7 +14,7 @@ import numpy as np
 from medsd.apps.web.html import fill
 from medsd.apps.web.reading import Reading
 from medsd.cases.case import SimilarCase
-from medsd.cases.explain import RELATION_TITLES
+from medsd.cases.explain import RELATION_TITLES, likeness, percentile_words, sentence
 from medsd.errors import DataError
 from medsd.findings import FindingSet
 from medsd.results.render import PREVIEW_SIDE, Window, evidence_uri, fit_side, image_uri, likeness_share, thumbnail_uri
@@ -52,7 +52,6 @@ class Gallery:
         title: its heading.
         against: what the cases are compared with, or "".
         here: in which words the compared findings are spoken of.
-        only_here: heading of what a case lacks.
         image: the image that stands beside a case, as a data URI, or None.
         image_words: what that image shows; "" where no image stands beside a case.
         likeness: for each case, what makes the two alike, as a data URI over the image, or None.
@@ -65,7 +64,6 @@ class Gallery:
     title: str
     against: str = ""
     here: str = "called present here"
-    only_here: str = "Only in your image"
     image: str | None = field(default=None, repr=False)
     image_words: str = ""
     likeness: Sequence[str | None] = field(default=(), repr=False)
@@ -112,21 +110,33 @@ def gallery(
         pictures: of each, or None.
         vocabulary: gives the titles of findings.
     """
-    cards = [
-        {
-            "rank": rank,
-            "case": case,
-            "uri": thumbnail_uri(picture),
-            "likeness": about.likeness[rank - 1] if rank <= len(about.likeness) else None,
-            "case_likeness": about.case_likeness[rank - 1] if rank <= len(about.case_likeness) else None,
-            "findings": titles(case.case.findings, vocabulary),
-            "meta": _meta(case),
-            "sets": _sets(about, case),
-            "none": _none(case),
-        }
-        for rank, (case, picture) in enumerate(zip(similar, pictures, strict=True), 1)
-    ]
-    return fill("gallery", about=about, cards=cards, relations=_RELATIONS, title=vocabulary.title)
+    cards: dict[str, list[dict[str, Any]]] = {}
+    for rank, (case, picture) in enumerate(zip(similar, pictures, strict=True), 1):
+        cards.setdefault(case.relation if about.related else "", []).append(
+            {
+                "rank": rank,
+                "case": case,
+                "uri": thumbnail_uri(picture),
+                "likeness": about.likeness[rank - 1] if rank <= len(about.likeness) else None,
+                "case_likeness": about.case_likeness[rank - 1] if rank <= len(about.case_likeness) else None,
+                "findings": titles(case.case.findings, vocabulary),
+                "sentence": _sentence(about, case, vocabulary),
+                "alike": likeness(case),
+                "percentile": percentile_words(case),
+                "meta": _meta(case),
+            }
+        )
+    groups = [(relation, cards[relation]) for relation in (*RELATION_TITLES, "") if relation in cards]
+    return fill("gallery", about=about, groups=groups, relations=_RELATIONS)
+
+
+def _sentence(about: Gallery, case: SimilarCase, vocabulary: FindingSet) -> str:
+    """What a case shares; its findings alone where it is compared with nothing."""
+    if about.related:
+        return sentence(case, vocabulary)
+    unknown = bool(np.isnan(case.case.labels).all())
+    said = "nothing is known of its findings" if unknown else titles(case.case.findings, vocabulary)
+    return said[:1].upper() + said[1:]
 
 
 def titles(names: Sequence[str], vocabulary: FindingSet) -> str:
@@ -142,28 +152,6 @@ def _likeness_uri(reading: Reading, case: SimilarCase) -> str | None:
         return evidence_uri(likeness_share(reading.prediction, case.embedding, reading.display.shape))
     except DataError:
         return None
-
-
-def _sets(about: Gallery, case: SimilarCase) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
-    """Shared, extra and missing findings, each with its words: colour never says it alone."""
-    findings = tuple(case.case.findings)
-    if not about.related:
-        return (("shared", "Findings", findings),)
-    # A finding of the case that the model left undecided, or was not trained for, is in none of the three.
-    untold = tuple(name for name in findings if name not in {*case.shared, *case.extra})
-    return (
-        ("shared", "In both", case.shared),
-        ("extra", "Only in this case", case.extra),
-        ("missing", about.only_here, case.missing),
-        ("untold", "In this case, without a call in your image", untold),
-    )
-
-
-def _none(case: SimilarCase) -> str:
-    if case.case.findings:
-        return ""
-    unknown = bool(np.isnan(case.case.labels).all())
-    return "Nothing is known of the findings of this case." if unknown else "This case has no finding."
 
 
 def _meta(case: SimilarCase) -> str:

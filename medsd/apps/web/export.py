@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from medsd.apps.web.html import fill
 from medsd.apps.web.markup import evidence_words
@@ -15,6 +16,7 @@ from medsd.results.pdf import Figure, reading_pdf
 from medsd.results.record import reading_record
 from medsd.results.render import PREVIEW_SIDE, Window, evidence_layer, fit_side, image_jpeg
 
+EVIDENCE = 0.4  # how much of the evidence is seen at first
 Kind = Literal["PDF", "JSON"]
 _TYPES: dict[str, str] = {"PDF": "application/pdf", "JSON": "application/json", "CSV": "text/csv"}
 
@@ -22,6 +24,17 @@ _TYPES: dict[str, str] = {"PDF": "application/pdf", "JSON": "application/json", 
 def link(content: bytes, kind: str, name: str, *, wait: bool = False) -> str:
     """A download, as HTML for a component that runs `medsd.apps.web.scripts.SAVE`; it starts at once, unless `wait`."""
     return fill("link", content=base64.b64encode(content).decode("ascii"), kind=_TYPES[kind], name=name, wait=wait)
+
+
+def read_look(look: Any) -> tuple[Window, float]:
+    """Window and opacity of the evidence from what the browser says of the image; as at first where it says nothing."""
+    try:
+        level, width, opacity = (float(look[part]) for part in ("level", "width", "opacity"))
+        if not all(map(math.isfinite, (level, width, opacity))):
+            raise ValueError
+        return Window(level, width, bool(look["inverted"])), min(max(opacity, 0.0), 1.0)
+    except (TypeError, KeyError, ValueError, OverflowError):
+        return Window(), EVIDENCE
 
 
 def export(

@@ -1,23 +1,39 @@
 """The pieces of the page that Gradio has no component for: header, image, notice and findings, as HTML.
 
-Pictures come as data URIs from `medsd.results.render`. Styles are in style.css.
+Pictures come as data URIs from `medsd.results.render`. Styles are in the CSS files beside.
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+from medsd.apps.web.greys import pack
 from medsd.apps.web.html import fill
 from medsd.apps.web.reading import Reading
 from medsd.bundle.layout import Bundle, Description
 from medsd.calibration.types import OperatingPoint
 from medsd.inference.prediction import NOT_TRAINED, Prediction
 from medsd.inference.words import GROUPS, LEGEND, grouped, impression, percent, reason
-from medsd.results.render import Window, evidence_uri, image_uri
+from medsd.results.render import PRESETS, GreyImage, evidence_uri, preset_window
 from medsd.results.result import DISCLAIMER, SYNTHETIC
 
 _OPPOSITE = {"present": "absent", "absent": "present"}
 _CALLED = {"absent": "called absent", "undecided": "undecided"}
+KEYS = {
+    "R": "rotate by a quarter",
+    "I": "invert",
+    "0": "as at first",
+    "1–4": f"window: {', '.join(PRESETS)}",
+    "E": "evidence on or off",
+    "F": "full screen",
+    "?": "this list",
+    "Left button": "the tool that is chosen; Window: width across, level up and down",
+    "Middle button, or Space": "pan",
+    "Right button": "zoom",
+    "Wheel, or two fingers": "zoom at the pointer; fully zoomed out, the page scrolls",
+    "Double click": "fit",
+}
 # Placeholder rows while a study is being read.
 BUSY_FINDINGS = '<div class="skeleton" aria-hidden="true">' + "<span></span>" * 8 + "</div>"
 
@@ -33,30 +49,50 @@ def header(bundle: Bundle, provider: str, precision: str = "") -> str:
     )
 
 
-def image(reading: Reading | None, window: Window, evidence_for: str | None, zoom: float = 1) -> str:
-    """The reading area: the image under `window` with the evidence for one finding over it.
-
-    Args:
-        reading: None before the first study.
-        window: level, width and inversion.
-        evidence_for: a finding's name, or None for the bare image.
-        zoom: how large it is shown; a large image comes in more detail.
-    """
+def image(reading: Reading | None) -> str:
+    """The grey values for ``scripts/viewer.js``, or a sentence in their place; `reading` is None before the first."""
     if reading is None:
-        return _empty("No image yet", "Drop a DICOM, PNG or JPEG file at the side, or take an example.")
-    prediction, pixels = reading.prediction, reading.at_zoom(zoom)
-    if pixels is None:
-        why = "The file was not read." if prediction.refused else "This reading is of the note alone."
+        return _empty("No image yet", "Drop a DICOM, PNG or JPEG file anywhere on this page, or take an example.")
+    if reading.display is None:
+        why = "The file was not read." if reading.prediction.refused else "This reading is of the note alone."
         return _empty("No image to show", why)
-    height, width = pixels.shape
-    name = evidence_for if prediction.evidence_maps is not None else None
+    return _greys(reading, reading.display)
+
+
+def detail(reading: Reading) -> str:
+    """The same with every pixel, for an image that is zoomed in; "" where there are no more."""
+    return _greys(reading, reading.every_pixel) if reading.every_pixel is not None else ""
+
+
+def _greys(reading: Reading, pixels: GreyImage) -> str:
+    prediction, (height, width) = reading.prediction, pixels.shape
+    windows = [preset_window(preset, pixels) for preset in PRESETS]
+    whole = pixels if prediction.image is None else prediction.image
     return fill(
         "image",
-        image=image_uri(pixels, window),
-        ratio=f"{width / height:.4f}",
-        layer=evidence_uri(prediction.evidence(name)) if name else None,
-        words=evidence_words(prediction, name) if name else "",
+        key=reading.key,
+        width=width,
+        height=height,
+        across=whole.shape[1],
+        windows=json.dumps([(round(window.level, 4), round(window.width, 4)) for window in windows]),
+        spacing=" ".join(f"{part:g}" for part in prediction.spacing_mm or ()),
+        spacing_from=prediction.spacing_from,
+        detail="more" if reading.every_pixel is not None else "",
+        greys=pack(pixels),
     )
+
+
+def evidence(reading: Reading | None, name: str | None) -> str:
+    """The layer over the image for one finding, with its legend; "" for the bare image."""
+    if reading is None or reading.display is None or reading.prediction.evidence_maps is None or name is None:
+        return ""
+    prediction = reading.prediction
+    return fill("evidence", layer=evidence_uri(prediction.evidence(name)), words=evidence_words(prediction, name))
+
+
+def tools() -> str:
+    """The buttons over the image, and the list of keys."""
+    return fill("tools", presets=PRESETS, keys=KEYS)
 
 
 def busy_image() -> str:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from medsd.apps.web import case_cards, markup, scripts
-from medsd.apps.web.export import Kind, export, link
+from medsd.apps.web.export import Kind, export, link, read_look
 from medsd.apps.web.filters import FilterBoxes, to_filter
+from medsd.apps.web.html import fill
 from medsd.apps.web.pins import Board
 from medsd.apps.web.reading import MAX_NOTE, Reader, Reading, Wish
 from medsd.apps.web.seat import Asked, Seat
 from medsd.apps.web.uploads import is_regular
 from medsd.errors import MedsdError
 from medsd.inference.coverage import offered
-from medsd.results.render import PRESETS, Preset, Window, preset_window
 
 Update = Any  # a value, or gr.update(...) / gr.skip()
 _SAME: tuple[Update, ...] = (gr.skip(),)
@@ -32,6 +32,8 @@ class Scene(NamedTuple):
     """New values of the components of the reading tab, by their names in `ReadTab`; what is left out stays as it is."""
 
     image: Update = gr.skip()
+    evidence: Update = gr.skip()
+    detail: Update = gr.skip()
     notice: Update = gr.skip()
     findings: Update = gr.skip()
     cases: Update = gr.skip()
@@ -40,12 +42,6 @@ class Scene(NamedTuple):
     seat: Update = gr.skip()
     reading: Update = gr.skip()
     shown: Update = gr.skip()
-    preset: Update = gr.skip()
-    level: Update = gr.skip()
-    width: Update = gr.skip()
-    inverted: Update = gr.skip()
-    zoom: Update = gr.skip()
-    controls: Update = gr.skip()
     narrow: Update = gr.skip()
     keep: Update = gr.skip()
     saved: Update = gr.skip()
@@ -96,7 +92,7 @@ class Desk:
     def _take(self, content: bytes | None, note: str | None, seat: Seat) -> Scene:
         """A busy page: nothing of an earlier study stands on it any more."""
         seat.ask(Asked(content, note or ""))  # a hidden textbox says None
-        busy = (markup.busy_image(), "", markup.BUSY_FINDINGS, case_cards.no_cases("Searching …"))
+        busy = (markup.busy_image(), "", "", "", markup.BUSY_FINDINGS, case_cards.no_cases("Searching …"))
         # The drop zone is emptied at once: the name of a file may be a patient's, and belongs to no earlier findings.
         return Scene(*busy, note=note, upload=None, seat=seat, reading=None, shown=None, saved="")
 
@@ -120,37 +116,23 @@ class Desk:
         """The page of a study that was just read."""
         shown = markup.shown_first(reading)
         return Scene(
-            markup.image(reading, Window(), shown),
+            markup.image(reading),
+            markup.evidence(reading, shown),
+            "",
             markup.notice(reading),
             self._findings(reading, shown),
             case_cards.cases(reading),
             seat=seat,
             reading=reading,
             shown=shown,
-            preset=PRESETS[0],
-            level=50,
-            width=100,
-            inverted=False,
-            zoom=1,
-            controls=gr.update(visible=reading.display is not None),
             narrow=gr.update(visible=not reading.prediction.refused and self.reader.index is not None),
             keep=gr.update(visible=True),
         )
 
-    def again(
-        self,
-        seat: Seat,
-        level: float,
-        width: float,
-        inverted: bool,
-        zoom: float,
-        shown: str | None,
-        *wish: Any,
-    ) -> tuple[Update, ...]:
-        """State, image, table and cases of the same study with other calls, or with other cases beside it.
+    def again(self, seat: Seat, shown: str | None, *wish: Any) -> tuple[Update, ...]:
+        """State, evidence, table and cases of the same study with other calls, or with other cases beside it.
 
-        The image is drawn anew where the call of the finding whose evidence lies over it is another: the legend says
-        the call.
+        The evidence is drawn anew where the call of its finding is another: the legend says the call.
         """
         current = seat.wish = _wish(wish)
         asked, reading = seat.asked, seat.reading
@@ -160,8 +142,8 @@ class Desk:
         if taken is None:
             return _SAME * 4
         called = shown is not None and reading.prediction.calls.get(shown) != taken.prediction.calls.get(shown)
-        image = self.window(taken, level, width, inverted, zoom, shown) if called else gr.skip()
-        return taken, image, self._findings(taken, shown), case_cards.cases(taken)
+        evidence = markup.evidence(taken, shown) if called else gr.skip()
+        return taken, evidence, self._findings(taken, shown), case_cards.cases(taken)
 
     def opine(self, seat: Seat, shown: str | None, event: gr.EventData, request: gr.Request) -> tuple[Update, ...]:
         """State and table after a person agreed or disagreed with a call; said again, it stays as it is."""
@@ -177,75 +159,38 @@ class Desk:
         taken = seat.agree(asked, finding, opinion)
         return _SAME * 2 if taken is None else (taken, self._findings(taken, shown))
 
-    def export(
-        self,
-        kind: Kind,
-        reading: Reading | None,
-        level: float,
-        width: float,
-        inverted: bool,
-        shown: str | None,
-        opacity: float,
-    ) -> Update:
-        """The reading as a download."""
+    def export(self, kind: Kind, reading: Reading | None, shown: str | None, look: Any) -> Update:
+        """The reading as a download; `look` is what the browser says of the image."""
         if reading is None:
             gr.Warning("There is nothing to save yet: read an image first.")
             return gr.skip()
-        window = Window(level / 100, width / 100, inverted)
-        content, name = export(reading, self.reader.bundle, kind, window, shown, opacity / 100)
+        window, opacity = read_look(look)
+        content, name = export(reading, self.reader.bundle, kind, window, shown, opacity)
         return link(content, kind, name)
 
     def _findings(self, reading: Reading | None, shown: str | None) -> str:
         feedback = self.reader.feedback is not None
         return markup.findings(reading, self.reader.bundle.description, shown, feedback=feedback)
 
-    def window(
-        self, reading: Reading | None, level: float, width: float, inverted: bool, zoom: float, shown: str | None
-    ) -> str:
-        """The image under a window. Level and width are in percent of the grey scale."""
-        return markup.image(reading, Window(level / 100, width / 100, inverted), shown, zoom)
+    def detail(self, seat: Seat, event: gr.EventData) -> Update:
+        """Every pixel of the image that the browser zooms into; nothing where another study was asked for meanwhile."""
+        asked, reading = seat.asked, seat.reading
+        if reading is None or scripts.sent(event).get("detail") != reading.key:
+            return gr.skip()
+        shown = markup.detail(reading)
+        return shown if seat.asked is asked else gr.skip()
 
-    def slide(self, reading: Reading | None, *look: Any) -> tuple[str, None]:
-        """The image after level or width moved, and no preset any more. `look` is as in `window`."""
-        return self.window(reading, *look), None
-
-    def zoom(self, reading: Reading | None, *look: Any) -> Update:
-        """The image in the detail of its zoom, where it has more than the page shows. `look` is as in `window`."""
-        return self.window(reading, *look) if reading is not None and reading.has_detail else gr.skip()
-
-    def preset(
-        self, reading: Reading | None, preset: Preset, inverted: bool, zoom: float, shown: str | None
-    ) -> tuple[Update, ...]:
-        """The image under a preset window, and where the sliders stand then."""
-        if reading is None or reading.display is None:
-            return markup.image(reading, Window(), shown), gr.skip(), gr.skip()
-        window = preset_window(preset, reading.display, inverted=inverted)
-        return markup.image(reading, window, shown, zoom), round(window.level * 100, 1), round(window.width * 100, 1)
-
-    def choose(
-        self, seat: Seat, level: float, width: float, inverted: bool, zoom: float, event: gr.EventData
-    ) -> tuple[Update, ...]:
-        """Image and table after another finding was chosen by its row."""
+    def choose(self, seat: Seat, event: gr.EventData) -> tuple[Update, ...]:
+        """Evidence and table after another finding was chosen by its row."""
         name = str(scripts.sent(event).get("finding", ""))
         asked, reading = seat.asked, seat.reading
         if reading is None or name not in reading.prediction.probabilities:
             return _SAME * 3
         seat.shown = name
-        image, table = self.window(reading, level, width, inverted, zoom, name), self._findings(reading, name)
+        evidence, table = markup.evidence(reading, name), self._findings(reading, name)
         if seat.asked is not asked or seat.shown != name:  # another study, or another row, was chosen meanwhile
             return _SAME * 3
-        return image, table, name
-
-
-def _look(show: Callable[..., Update]) -> Callable[..., Update]:
-    """`show`, which takes a reading, for the seat; nothing is shown where another study was asked for meanwhile."""
-
-    def look(seat: Seat, *values: Any) -> Update:
-        asked = seat.asked
-        shown = show(seat.reading, *values)
-        return shown if seat.asked is asked else gr.skip()
-
-    return look
+        return evidence, table, name
 
 
 def _wish(values: Sequence[Any]) -> Wish:
@@ -268,34 +213,35 @@ class ReadTab:
         self.reading = gr.State(None, time_to_live=3600)
         self.seat = gr.State(Seat(), time_to_live=3600)
         self.shown = gr.State(None, time_to_live=3600)  # the finding whose evidence lies over the image
-        with gr.Row(elem_id="desk", equal_height=False):  # style.css makes it a grid: the image left, the rest right
+        # style.css makes it a grid: image, cases, and the rest side by side.
+        with gr.Row(elem_id="desk", equal_height=False):
             with gr.Column(elem_id="viewer", min_width=0):
                 self._viewer()
             with gr.Column(elem_id="intake", min_width=0):
                 self._intake()
             with gr.Column(elem_id="results", min_width=0):
                 self._results()
-        self.narrow = gr.Accordion("Filter the cases", open=False, elem_id="narrow", visible=False)
-        with self.narrow, gr.Row(elem_classes="boxes"):
-            self.filters = FilterBoxes(reader, findings=True, key="narrow")
-        self.cases = scripts.html(case_cards.cases(None), "cases", scripts.PINS)
+            with gr.Column(elem_id="similar", min_width=0):
+                self._similar(reader)
         board.pin_from(self.cases, self.reading)
         self._wire()
         self._wire_viewer()
         self._wire_results()
 
     def _viewer(self) -> None:
-        self.image = gr.HTML(markup.image(None, Window(), None), elem_id="radiograph", js_on_load=scripts.IMAGE)
-        with gr.Column(elem_id="controls", visible=False) as self.controls:
-            with gr.Row(elem_classes="tools"):
-                self.preset = gr.Radio(list(PRESETS), value=PRESETS[0], label="Window", elem_id="preset")
-                self.inverted = gr.Checkbox(False, label="Invert", elem_id="invert", container=False, scale=0)
-            bounds: dict[str, Any] = {"buttons": [], "min_width": 100}
-            with gr.Row(elem_classes="tools"):
-                self.level = gr.Slider(0, 100, 50, step=0.5, label="Level %", elem_id="level", **bounds)
-                self.width = gr.Slider(1, 150, 100, step=0.5, label="Width %", elem_id="width", **bounds)
-                self.zoom = gr.Slider(1, 4, 1, step=0.1, label="Zoom ×", **bounds)
-                self.opacity = gr.Slider(0, 100, 40, step=5, label="Evidence %", **bounds)
+        self.tools = scripts.html(markup.tools(), "tools", scripts.VIEWER)
+        with gr.Column(elem_id="stage", min_width=0):
+            scripts.html(fill("plane"), "plane", scripts.DROP)
+            self.evidence = scripts.html("", "evidence")
+            self.image = scripts.html(markup.image(None), "radiograph")
+            self.detail = scripts.html("", "detail")
+        self.look = gr.JSON(None, visible=False)  # what `scripts.LOOK` fills in
+
+    def _similar(self, reader: Reader) -> None:
+        self.narrow = gr.Accordion("Filter the cases", open=False, elem_id="narrow", visible=False)
+        with self.narrow, gr.Row(elem_classes="boxes"):
+            self.filters = FilterBoxes(reader, findings=True, key="narrow")
+        self.cases = scripts.html(case_cards.cases(None), "cases", scripts.PINS)
 
     def _intake(self) -> None:
         reader = self.desk.reader
@@ -356,32 +302,21 @@ class ReadTab:
             take.then(desk.read, [self.seat, *self._wishes], **reading)
 
     def _wire_viewer(self) -> None:
-        desk, look = self.desk, [self.seat, self.level, self.width, self.inverted, self.zoom, self.shown]
-        for slider in (self.level, self.width):
-            slider.input(_look(desk.slide), look, [self.image, self.preset], **scripts.QUICK)
-        self.inverted.input(_look(desk.window), look, self.image, **scripts.QUICK)
-        self.preset.input(
-            _look(desk.preset),
-            [self.seat, self.preset, self.inverted, self.zoom, self.shown],
-            [self.image, self.level, self.width],
-            **scripts.QUICK,
-        )
-        self.findings.select(desk.choose, look[:-1], [self.image, self.findings, self.shown], **scripts.EACH)
-        self.opacity.change(None, self.opacity, None, js=scripts.SET_OPACITY)
-        self.zoom.change(None, self.zoom, None, js=scripts.SET_ZOOM)
-        self.zoom.change(_look(desk.zoom), look, self.image, **scripts.QUICK)
+        desk = self.desk
+        self.tools.select(desk.detail, [self.seat], self.detail, **scripts.EACH)
+        self.findings.select(desk.choose, [self.seat], [self.evidence, self.findings, self.shown], **scripts.EACH)
 
     def _wire_results(self) -> None:
         desk = self.desk
         for box in self._wishes:
             box.input(
                 desk.again,
-                [self.seat, self.level, self.width, self.inverted, self.zoom, self.shown, *self._wishes],
-                [self.reading, self.image, self.findings, self.cases],
+                [self.seat, self.shown, *self._wishes],
+                [self.reading, self.evidence, self.findings, self.cases],
                 **scripts.QUICK,
             )
         self.findings.like(desk.opine, [self.seat, self.shown], [self.reading, self.findings], **scripts.EACH)
         kinds: tuple[tuple[Any, Kind], ...] = ((self.save_pdf, "PDF"), (self.save_json, "JSON"))
         for button, kind in kinds:
-            values = [self.reading, self.level, self.width, self.inverted, self.shown, self.opacity]
-            button.click(partial(desk.export, kind), values, self.saved, **scripts.QUICK)
+            values = [self.reading, self.shown, self.look]
+            button.click(partial(desk.export, kind), values, self.saved, js=scripts.LOOK, **scripts.QUICK)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -89,6 +90,7 @@ class Reading:
         votes: what the nearest cases say of each finding, whatever the filters.
         opinions: what the person said of findings, by name.
         read: when, UTC, ISO 8601.
+        key: tells the image of this reading from others in the browser.
     """
 
     prediction: Prediction
@@ -100,16 +102,13 @@ class Reading:
     votes: tuple[FindingVote, ...] = ()
     opinions: Mapping[str, Opinion] = field(default_factory=dict)
     read: str = ""
+    key: str = field(default_factory=partial(token_hex, 8))
 
     @property
-    def has_detail(self) -> bool:
-        """Whether the image has more pixels than the page shows."""
-        return self.display is not None and self.display is not self.prediction.image
-
-    def at_zoom(self, zoom: float) -> GreyImage | None:
-        """The image (h, w) in the detail that a zoom needs."""
+    def every_pixel(self) -> GreyImage | None:
+        """The image (h, w) for zooming in; None where it has no more pixels than the page shows."""
         image = self.prediction.image
-        return self.display if zoom <= 1.5 or image is None else fit_side(image, DETAIL_SIDE)
+        return None if image is None or image is self.display else fit_side(image, DETAIL_SIDE)
 
     @property
     def ranked(self) -> tuple[str, ...]:

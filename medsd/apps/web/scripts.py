@@ -1,6 +1,6 @@
 """What runs in the browser, and how a component is joined to the server.
 
-Each file in ``scripts/`` but the two sliders' is the body of a function that gets `element`, its HTML component, and
+Each file in ``scripts/`` is the body of a function that gets `element`, its HTML component, and
 `trigger(event, data)`, which calls the server; it runs once, so whatever is drawn anew later is found by delegation or
 by an observer.
 """
@@ -17,9 +17,8 @@ def _read(name: str) -> str:
     return (Path(__file__).with_name("scripts") / f"{name}.js").read_text(encoding="utf-8")
 
 
-SET_OPACITY = _read("set_opacity")
-SET_ZOOM = _read("set_zoom")
-IMAGE = _read("image")
+DROP = _read("drop")
+VIEWER = _read("viewer")
 FINDINGS = _read("findings")
 PINS = _read("pins")
 SAVE = _read("save")
@@ -50,3 +49,5 @@ def handling(queue: str, most: int | None, trigger: str = "always_last") -> dict
 QUICK = handling("look", 4)
 # Each click says something of its own: of two quick ones, "always_last" would repeat the first.
 EACH = handling("look", 4, "multiple")
+# The look of the image on the page, for the last input of an event; Gradio fills in the others itself.
+LOOK = "(...values) => [...values.slice(0, -1), JSON.parse(document.querySelector('#stage').dataset.look || 'null')]"

@@ -64,7 +64,6 @@ class SearchDesk:
             title=_TITLE,
             against=understood,
             here="asked for",
-            only_here="Asked for, not in this case",
             # Where nothing is wanted, a relation to it would say nothing.
             related=any(case.shared or case.missing for case in cases),
         )

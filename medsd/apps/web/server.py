@@ -228,7 +228,7 @@ def _gradio_app(reader: Reader, uploads: Uploads, login: bool) -> tuple[gr.Block
     import gradio as gr
     from fastapi import FastAPI
 
-    from medsd.apps.web.app import STYLE, build_page, theme
+    from medsd.apps.web.app import STYLES, build_page, theme
     from medsd.apps.web.guard import VISITOR
     from medsd.apps.web.uploads import LARGEST_FILE
 
@@ -261,7 +261,7 @@ def _gradio_app(reader: Reader, uploads: Uploads, login: bool) -> tuple[gr.Block
         footer_links=[],
         **off,
         theme=theme(),
-        css_paths=STYLE,
+        css_paths=STYLES,
     )
 
     def stop() -> None:
