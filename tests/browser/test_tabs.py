@@ -58,9 +58,9 @@ def test_a_case_beside_the_image_is_accessible_and_shows_what_makes_them_alike(
     here = visit()
     here.read(image)
     here.page.click("li.case >> nth=0 >> button.open")
-    dialog = here.page.locator("#case-1")
+    dialog = here.page.locator(".pair:popover-open")
     dialog.get_by_label("Show what makes them alike").check()
-    opacity = "getComputedStyle(document.querySelector('#case-1 .likeness')).opacity"
+    opacity = "getComputedStyle(document.querySelector('.pair:popover-open .likeness')).opacity"
     here.page.wait_for_function(f"{opacity} > 0.5")
     here.page.screenshot(path=shots / "alike.png")
     assert "more alike than" in dialog.inner_text() and _serious(here) == []
