@@ -57,7 +57,7 @@ let frame = 0;
 const show = () => { frame = frame || requestAnimationFrame(draw); };
 const drawn = {};
 const paint = () => {
-  const picture = detail && view.times > 1 ? detail : base;
+  const picture = detail && coarse() ? detail : base;
   const same = drawn.picture === picture && ['level', 'width', 'inverted'].every((part) => drawn[part] === view[part]);
   if (same) return;
   Object.assign(drawn, view, {picture});
@@ -80,6 +80,8 @@ const fit = () => {
   const [width, height] = turned() ? [base.height, base.width] : [base.width, base.height];
   return Math.min(stage.clientWidth / width, stage.clientHeight / height);
 };
+// Whether the screen has more pixels for the picture than it has itself.
+const coarse = () => view.times * fit() * devicePixelRatio > 1.2;
 const draw = () => {
   frame = 0;
   stage.classList.toggle('bare', !base);
@@ -112,7 +114,7 @@ const draw = () => {
     button.setAttribute('aria-pressed', String(on));
   }
   drawRuler();
-  if (base.detail && !detail && asked !== base.key && view.times * scale * devicePixelRatio > 1.2) {
+  if (base.detail && !detail && asked !== base.key && coarse()) {
     asked = base.key;
     trigger('select', {detail: base.key});
   }
