@@ -1,7 +1,5 @@
 """How a reading is said in words: the one list for the page, the documents, the tables and the terminal."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """The image in a real browser: window, zoom, pan, rotation, ruler and keys, none of which asks the server."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The words of a reading: where a probability lies, why there is no call, and the impression."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

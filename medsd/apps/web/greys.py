@@ -4,8 +4,6 @@ They travel inside the page, as every picture does, so no image has an address t
 for. Twelve bits are as many as detectors have, and four more than a screen.
 """
 
-from __future__ import annotations
-
 import base64
 import zlib
 
