@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import ssl
 import subprocess
@@ -39,7 +40,7 @@ from medsd.cli import app
 from medsd.errors import MedsdError
 from medsd.results import sr
 from tests.conftest import file_bytes
-from tests.pacs.peers import ROOT, send, wait_until
+from tests.pacs.peers import ROOT, free_port, send, wait_until
 from tests.results.varied import radiograph
 
 RESULTS = (
@@ -143,6 +144,31 @@ def test_results_come_into_the_patients_study_once_and_the_node_ends_clean(
         for path in queue.glob("queue.sqlite*"):
             assert secret.encode() not in path.read_bytes()
     assert "scored" in node.told and "refused (flat)" in node.told and "Traceback" not in node.told
+
+
+@pytest.mark.skipif(not shutil.which("storescp"), reason="dcmtk is not installed: apt-get install dcmtk")
+def test_dcmtk_sends_the_image_and_stores_its_results(
+    run: Any, tmp_path: Path, image_bundle: Bundle, chest: npt.NDArray[np.float64]
+) -> None:
+    (tmp_path / "image.dcm").write_bytes(file_bytes(radiograph(chest)))
+    stored, port = tmp_path / "archive", free_port()
+    stored.mkdir()
+    with subprocess.Popen(["storescp", "--aetitle", "ARCHIVE", "--output-directory", stored, str(port)]) as server:
+        try:
+            node = run(
+                image_bundle.folder, "--port", 0, "--forward", f"ARCHIVE@127.0.0.1:{port}", "--queue", tmp_path / "queue",
+                "--complete-after", 0, "--as", "sr,text,key-image,gsps,pdf", "--provider", "cpu",
+            )  # fmt: skip
+            called = ("-aet", "CR1", "-aec", "MEDSD", "127.0.0.1", str(node.port("on ")))
+            assert subprocess.run(["echoscu", *called]).returncode == 0
+            assert subprocess.run(["storescu", *called, tmp_path / "image.dcm"]).returncode == 0
+            wait_until(lambda: len(list(stored.iterdir())) == 5, 120)
+            assert node.end() == 0
+        finally:
+            server.terminate()
+    said = [sr.findings_of(each) for each in map(pydicom.dcmread, stored.iterdir()) if each.Modality == "SR"
+            and each.SOPClassUID == ComprehensiveSRStorage]  # fmt: skip
+    assert len(said) == 1 and len(said[0]) == len(image_bundle.findings)
 
 
 def test_images_and_results_travel_by_tls_from_those_who_may_send(

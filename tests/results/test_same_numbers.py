@@ -1,4 +1,4 @@
-"""Table, JSON, PDF, structured report, HL7 and FHIR say the same of a reading; and where each may name a patient."""
+"""Page, table, JSON, PDF, structured report, HL7 and FHIR say the same; and where each may name a patient."""
 
 import io
 import json
@@ -20,6 +20,8 @@ from highdicom._standard_utils import get_module_attribute_map
 from highdicom.sr import srread
 from pydicom.sr.coding import Code
 
+from medsd.apps.web import markup
+from medsd.apps.web.reading import Reading as Shown
 from medsd.bundle.layout import Bundle
 from medsd.inference.predict import Predictor
 from medsd.inference.words import GROUPS, percent
@@ -42,6 +44,7 @@ PATIENT_AND_STUDY = {
     for name in ("patient", "clinical-trial-subject", "general-study", "patient-study", "clinical-trial-study")
     for attribute in get_module_attribute_map()[name]
 }
+ROW_OF_PAGE = re.compile(r'<tr class="([\w-]+) *\w*"\s+data-name="([^"]+)"[^>]*data-probability="([^"]+)"')
 # Value of a finding's code → meaning of its call; then probability, operating point and coverage where they are told.
 Told = dict[str, tuple[str, float | None, float | None, float | None]]
 NUMBERS = tuple(REPORT[name].value for name in ("probability", "operating point", "coverage"))
@@ -109,18 +112,23 @@ def test_report_hl7_and_fhir_say_the_same(fifty: list[Reading], messages: dict[i
         assert number % 6 or of_report(reading.report()) == wanted(reading)
 
 
-def test_table_json_and_pdf_say_the_same(fifty: list[Reading], bundles: dict[str, Bundle]) -> None:
+def test_table_json_pdf_and_page_say_the_same(fifty: list[Reading], bundles: dict[str, Bundle]) -> None:
     for reading in fifty:
         result, bundle = reading.result, bundles[reading.result.model_sha256]
         table = row("image.dcm", result.prediction)
         record = {each["name"]: each for each in reading_record(result.prediction, bundle)["findings"]}
         words = " ".join(" ".join(_words(reading_pdf(result.prediction, bundle))).split())
         assert set(record) == {finding.name for finding in result.findings}
+        shown = markup.findings(Shown(result.prediction), bundle.description, None)
+        page = {name: (call, probability) for call, name, probability in ROW_OF_PAGE.findall(shown)}
+        assert set(page) == set(record)
         for finding in result.findings:
             trained = finding.probability is not None
             assert table[f"probability_{finding.name}"] == finding.probability
             assert table[f"call_{finding.name}"] == finding.call or not trained
             told = record[finding.name]
+            number = -1 if finding.probability is None else f"{finding.probability:.6f}"
+            assert page[finding.name] == (finding.call.replace(" ", "-"), f"{number}")
             assert (told["probability"], told["call"]) == (finding.probability, finding.call)
             assert told["operating_point"] == finding.operating_point
             share, from_ = (
