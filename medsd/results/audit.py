@@ -41,8 +41,9 @@ class Checked:
     def line(self) -> str:
         """For a person."""
         if self.broken is not None:
-            key = ", or this is not the machine (MEDSD_KEY) that wrote it" if self.broken == 1 else ""
-            return f"{self.path}: the seal of line {self.broken} does not fit: it was changed, or lines before it were taken out{key}"
+            why = "it was changed, or lines before it were taken out"
+            key = ", or this machine has another key (MEDSD_KEY) than the one that wrote it" if self.broken == 1 else ""
+            return f"{self.path}: the seal of line {self.broken} does not fit: {why}{key}"
         cut = f", and {self.cut_off} that a crash cut off" if self.cut_off else ""
         return f"{self.path}: unchanged, {self.lines} lines{cut}"
 

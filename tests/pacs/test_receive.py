@@ -146,22 +146,23 @@ def test_results_come_into_the_patients_study_once_and_the_node_ends_clean(
     assert "scored" in node.told and "refused (flat)" in node.told and "Traceback" not in node.told
 
 
-@pytest.mark.skipif(not shutil.which("storescp"), reason="dcmtk is not installed: apt-get install dcmtk")
+@pytest.mark.skipif(not shutil.which("dcmsend"), reason="dcmtk is not installed: apt-get install dcmtk")
 def test_dcmtk_sends_the_image_and_stores_its_results(
     run: Any, tmp_path: Path, image_bundle: Bundle, chest: npt.NDArray[np.float64]
 ) -> None:
     (tmp_path / "image.dcm").write_bytes(file_bytes(radiograph(chest)))
     stored, port = tmp_path / "archive", free_port()
     stored.mkdir()
-    with subprocess.Popen(["storescp", "--aetitle", "ARCHIVE", "--output-directory", stored, str(port)]) as server:
+    archive_at = f"ARCHIVE@127.0.0.1:{port}"
+    storescp = Path(str(shutil.which("dcmsend"))).with_name("storescp")  # pynetdicom has a command of this name, too
+    with subprocess.Popen([storescp, "--aetitle", "ARCHIVE", "--output-directory", stored, str(port)]) as server:
         try:
             node = run(
-                image_bundle.folder, "--port", 0, "--forward", f"ARCHIVE@127.0.0.1:{port}", "--queue", tmp_path / "queue",
+                image_bundle.folder, "--port", 0, "--forward", archive_at, "--queue", tmp_path / "queue",
                 "--complete-after", 0, "--as", "sr,text,key-image,gsps,pdf", "--provider", "cpu",
             )  # fmt: skip
-            called = ("-aet", "CR1", "-aec", "MEDSD", "127.0.0.1", str(node.port("on ")))
-            assert subprocess.run(["echoscu", *called]).returncode == 0
-            assert subprocess.run(["storescu", *called, tmp_path / "image.dcm"]).returncode == 0
+            sent = ["dcmsend", "--call", "MEDSD", "127.0.0.1", str(node.port("on ")), str(tmp_path / "image.dcm")]
+            assert subprocess.run(sent).returncode == 0
             wait_until(lambda: len(list(stored.iterdir())) == 5, 120)
             assert node.end() == 0
         finally:
