@@ -49,10 +49,16 @@ def header(bundle: Bundle, provider: str, precision: str = "") -> str:
     )
 
 
-def image(reading: Reading | None) -> str:
-    """The grey values for ``scripts/viewer.js``, or a sentence in their place; `reading` is None before the first."""
+def image(reading: Reading | None, *, examples: bool = False) -> str:
+    """The grey values for ``scripts/viewer.js``, or a sentence in their place.
+
+    Args:
+        reading: None before the first.
+        examples: whether there are some to take.
+    """
     if reading is None:
-        return _empty("No image yet", "Drop a DICOM, PNG or JPEG file anywhere on this page, or take an example.")
+        example = ", or take an example" if examples else ""
+        return _empty("No image yet", f"Drop a DICOM, PNG or JPEG file anywhere on this page{example}.")
     if reading.display is None:
         why = "The file was not read." if reading.prediction.refused else "This reading is of the note alone."
         return _empty("No image to show", why)

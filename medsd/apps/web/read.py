@@ -233,7 +233,7 @@ class ReadTab:
         with gr.Column(elem_id="stage", min_width=0):
             scripts.html(fill("plane"), "plane", scripts.DROP)
             self.evidence = scripts.html("", "evidence")
-            self.image = scripts.html(markup.image(None), "radiograph")
+            self.image = scripts.html(markup.image(None, examples=bool(self.desk.reader.examples)), "radiograph")
             self.detail = scripts.html("", "detail")
         self.look = gr.JSON(None, visible=False)  # what `scripts.LOOK` fills in
 
