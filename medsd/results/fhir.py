@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 from uuid import NAMESPACE_OID, uuid5
 
 from fhir.resources.R4B.bundle import Bundle
+from pydantic import ValidationError
 from pydicom.sr.coding import Code
 
+from medsd.errors import DataError
 from medsd.results import coded
 from medsd.results.codes import CODES, PRIVATE, REPORT
 from medsd.results.result import Result
@@ -45,6 +47,9 @@ def transaction(result: Result, source: Source) -> Bundle:
     """The resources of a result, each made only where the receiver lacks it.
 
     The same reading of the same image has the same identifiers, so a transaction that is sent twice is stored once.
+
+    Raises:
+        DataError: the header holds something that FHIR cannot carry.
     """
     device = _device(result)
     observations = [
@@ -52,7 +57,11 @@ def transaction(result: Result, source: Source) -> Bundle:
     ]
     report = _report(observations, result, source)
     entries = [_entry(resource) for resource in (device, *observations, report)]
-    return Bundle.model_validate({"type": "transaction", "entry": entries})
+    try:
+        return Bundle.model_validate({"type": "transaction", "entry": entries})
+    except ValidationError as error:  # its words quote a header
+        where = sorted({".".join(map(str, each["loc"])) for each in error.errors(include_input=False)})
+        raise DataError(f"the header of the image does not go into FHIR ({', '.join(where)[:200]})") from None
 
 
 def document(result: Result, source: Source) -> bytes:
@@ -105,7 +114,7 @@ def _observation(observed: _Observed, number: str, result: Result, source: Sourc
 
 
 def _report(observations: Sequence[Json], result: Result, source: Source) -> Json:
-    accession = source.text("AccessionNumber")
+    accession = _text(source, "AccessionNumber")
     order = {"type": "ServiceRequest", "identifier": {"type": _term("v2-0203", "ACSN"), "value": accession}}
     return {
         "resourceType": "DiagnosticReport",
@@ -123,7 +132,7 @@ def _report(observations: Sequence[Json], result: Result, source: Source) -> Jso
 
 def _context(result: Result, source: Source) -> Json:
     """Whose it is, when the study was made, and when it was read."""
-    patient, issuer, when = source.text("PatientID"), source.text("IssuerOfPatientID"), source.examined
+    patient, issuer, when = _text(source, "PatientID"), _text(source, "IssuerOfPatientID"), source.examined
     told: Json = {"issued": result.when.isoformat(timespec="seconds")}
     if patient:
         told["subject"] = {"type": "Patient", "identifier": {"value": patient}}
@@ -133,6 +142,11 @@ def _context(result: Result, source: Source) -> Json:
         timed = isinstance(when, datetime) and when.tzinfo is not None
         told["effectiveDateTime"] = when.isoformat() if timed else when.isoformat()[:10]
     return told
+
+
+def _text(source: Source, keyword: str) -> str:
+    """An element with plain spaces, as FHIR's strings have no others."""
+    return " ".join(source.text(keyword).split())
 
 
 def _entry(resource: Json) -> Json:

@@ -162,8 +162,8 @@ def real_day(text: str) -> date | None:
 
 
 def one_line(words: str) -> str:
-    """`words` with spaces for control characters and separators of lines, which would end a line of a message."""
-    broken = ("Cc", "Zl", "Zp")
+    """`words` with spaces for what would end a line of a message or is no letter: controls, separators, surrogates."""
+    broken = ("Cc", "Zl", "Zp", "Cs")
     return "".join(" " if unicodedata.category(letter) in broken else letter for letter in words).strip()
 
 

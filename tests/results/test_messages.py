@@ -22,6 +22,7 @@ from hl7apy.parser import parse_message
 from pydantic import ValidationError
 from pydicom.errors import BytesLengthException
 
+from medsd.errors import DataError
 from medsd.results import fhir, hl7
 from medsd.results.source import Source
 from tests.conftest import file_bytes
@@ -63,14 +64,14 @@ def test_hl7_spells_the_name_in_each_of_its_scripts(messages: dict[int, bytes]) 
 def test_a_hostile_header_stays_in_its_field(fifty: list[Reading], chest) -> None:  # type: ignore[no-untyped-def]
     evil = "Evil|x&y~z\rOBX|99|ST|A"
     header = radiograph(chest)
-    header.PatientName, header.PatientID, header.AccessionNumber = evil, evil, "\x0b1\x1c\r2"
+    header.PatientName, header.PatientID, header.AccessionNumber = evil, evil, "\x0b1\x1c\ud800\r2"
     message = hl7.message(fifty[0].result, Source.of(header))
     assert message is not None
     assert message.count(b"\r") == len(message.splitlines()) and b"OBX|99" not in message
     parsed = strictly(message)
     assert parsed.validate()
     assert segments(message, "PID")[0][3] == "Evil\\F\\x\\T\\y\\R\\z OBX\\F\\99\\F\\ST\\F\\A^^^^PI"
-    assert segments(message, "OBR")[0][18] == "1  2"
+    assert segments(message, "OBR")[0][18] == "1   2"
     told = json.loads(fhir.document(fifty[0].result, Source.of(header)))
     assert told["entry"][-1]["resource"]["subject"]["identifier"]["value"] == evil.replace("\r", " ")
 
@@ -138,6 +139,16 @@ def test_npm_finds_fhir_r4_valid_and_invalid_without_a_code(fifty: list[Reading]
     damaged = json.loads(fhir.document(fifty[0].result, fifty[0].source))
     del damaged["entry"][1]["resource"]["code"]
     assert not node_fhir(damaged)
+
+
+def test_what_fhir_cannot_carry_is_said_without_a_name(fifty: list[Reading], chest) -> None:  # type: ignore[no-untyped-def]
+    spaced = Source.of(radiograph(chest, PatientID="12\u3000 34\u00a05", AccessionNumber="\u2003"))
+    report = json.loads(fhir.document(fifty[0].result, spaced))["entry"][-1]["resource"]
+    assert report["subject"]["identifier"]["value"] == "12 34 5" and "basedOn" not in report
+    hers = Source.of(radiograph(chest, PatientID="Canaryson"))
+    with pytest.raises(DataError, match="does not go into FHIR") as caught:
+        fhir.document(replace(fifty[0].result, disclaimer="\u00a0"), hers)
+    assert "Canaryson" not in str(caught.value) and caught.value.__suppress_context__
 
 
 def test_a_refused_image_has_its_reason_in_both(fifty: list[Reading], messages: dict[int, bytes]) -> None:
