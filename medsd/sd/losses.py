@@ -233,21 +233,6 @@ class SDLoss(ContrastiveLoss):
         >>> labels = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 1]])
         >>> SDLoss(temperature=0.5)(embeddings, labels)
         tensor(0.1742)
-
-    A loop in plain PyTorch, with two views (B, V, …) of each study:
-
-        >>> studies = [(torch.rand(6), torch.tensor([float(i % 2), 1.0])) for i in range(8)]
-        >>> loader = torch.utils.data.DataLoader(studies, batch_size=4)
-        >>> encoder, loss = torch.nn.Linear(6, 4), SDLoss(learn_temperature=True)
-        >>> optimiser = torch.optim.AdamW([*encoder.parameters(), *loss.parameters()])
-        >>> for pixels, labels in loader:
-        ...     views = torch.stack([pixels, pixels + 0.1 * torch.randn_like(pixels)], dim=1)
-        ...     loss(encoder(views), labels).backward()
-        ...     optimiser.step()
-        ...     optimiser.zero_grad()
-
-    Trainers of MONAI take it as ``loss_function``; those of pytorch-metric-learning as ``metric_loss``, with
-    ``label_hierarchy_level="all"`` so that they keep the whole row of labels.
     """
 
     source = "Huang et al., arXiv 2410.13439"
