@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import resource
 import subprocess
 import sys
 import zipfile
@@ -110,22 +108,6 @@ def test_metrics_and_progress_are_told(bundle: Path, films: Path, tmp_path: Path
     result = _score(bundle, films, "--out", tmp_path / "out.csv", "--metrics", tmp_path / "medsd.prom")
     assert "medsd_score_complete 1.0" in (tmp_path / "medsd.prom").read_text()
     assert "4 of 4 images, 1 refused" in result.stderr
-
-
-def _processor_seconds(*words: object) -> float:
-    """What a command costs, in seconds of processor time: the clock of a busy machine would tell of the others."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    run = subprocess.run(
-        [sys.executable, "-m", "medsd.cli", *map(str, words)], capture_output=True, cwd=ROOT, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert run.returncode == 0, run.stderr
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def test_help_comes_at_once():
-    assert min(_processor_seconds("score", "--help") for _ in range(2)) < 0.4
 
 
 def test_help_loads_nothing_heavy():

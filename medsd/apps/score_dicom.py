@@ -4,8 +4,6 @@ A thin script over `medsd.scoring.batch.score`, for schedulers and shell loops t
 score` does the same and more.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

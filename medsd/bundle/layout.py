@@ -5,13 +5,11 @@ sha256 of every listed file; `write_description` is what export calls last, so a
 bundle.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -72,12 +70,11 @@ class NoteInput(Described):
     window: int | None = Field(None, ge=8, description="absent: a note is one piece")
     stride: int | None = Field(None, ge=1, description="tokens from the start of one window to that of the next")
     mask: tuple[str, ...] = Field(
-        (),
-        description="phrases that name a finding, in the language of medsd/studies/notes/phrases, hidden from it",
+        (), description="phrases that name a finding, in the language of medsd/studies/notes/phrases, hidden from it"
     )
 
     @model_validator(mode="after")
-    def _whole_windows(self) -> NoteInput:
+    def _whole_windows(self) -> Self:
         if self.window is not None and self.max_tokens % self.window:
             raise ValueError(f"max_tokens {self.max_tokens} is no multiple of window {self.window}")
         return self
@@ -104,7 +101,7 @@ class OutOfDistribution(Described):
     trimmed: bool = Field(False, description="shutters and borders of an image are taken off before it is looked at")
 
     @model_validator(mode="after")
-    def _limits_are_there(self) -> OutOfDistribution:
+    def _limits_are_there(self) -> Self:
         if not ({"all", "film"} <= set(self.limits) and {"greys", "edges"} <= set(self.checks)):
             raise ValueError("the limits 'all' and 'film' and the checks 'greys' and 'edges' are needed")
         return self
@@ -180,15 +177,11 @@ class Description(Described):
     files: dict[str, str] = Field(default_factory=dict, description="sha256 of each file, by its path in the bundle")
 
     @model_validator(mode="after")
-    def _reads_something(self) -> Description:
+    def _reads_something(self) -> Self:
         if not self.image and self.note is None:
             raise ValueError("a model that reads neither images nor notes")
         if self.image != (self.evidence_grid is not None):
             raise ValueError("evidence_grid belongs to a model of images, and to no other")
-        return self
-
-    @model_validator(mode="after")
-    def _calibrated_or_not_trained(self) -> Description:
         if sorted([*self.calibration, *self.not_trained]) != sorted(finding.name for finding in self.findings):
             raise ValueError("each finding has a calibration, or is in not_trained, and not both")
         return self
@@ -240,7 +233,7 @@ class Bundle:
     description: Description
 
     @classmethod
-    def open(cls, folder: Path | str, *, verify: bool = True) -> Bundle:
+    def open(cls, folder: Path | str, *, verify: bool = True) -> Self:
         """Open the bundle in `folder`.
 
         Args:
@@ -272,11 +265,7 @@ class Bundle:
         return self.folder / MODEL
 
     def graph_path(self, precision: Precision) -> Path:
-        """The graph of these numbers.
-
-        Raises:
-            BundleError: this bundle has none.
-        """
+        """The graph of these numbers; raises BundleError where this bundle has none."""
         there: tuple[Precision, ...] = ("float32", *self.description.variants)
         if precision not in there:
             raise BundleError(
@@ -314,11 +303,7 @@ class Bundle:
 
 
 def _check_inside(folder: Path, name: str) -> None:
-    """Refuse a file of a bundle that is not in its folder: an absolute path, one through "..", a link that leads out.
-
-    Raises:
-        BundleError: it is elsewhere.
-    """
+    """Refuse a file that is not in the bundle's folder: an absolute path, one through "..", a link that leads out."""
     try:
         inside = (folder / name).resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError, RuntimeError):  # a null character, a name too long, links in a circle

@@ -4,8 +4,6 @@ Exit status: 0 done, 1 some inputs were refused and `--strict` was given, or `ve
 input (one clear line), 130 interrupted.
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

@@ -1,7 +1,5 @@
 """The verbs for a site: the web app, de-identification, and what works on this machine."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated, Literal

@@ -7,8 +7,6 @@ which medsd neither writes nor reads. medsd never runs a configuration of MONAI'
 MONAI Bundle Specification: https://docs.monai.io/en/stable/mb_specification.html
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil
@@ -54,14 +52,7 @@ _CALIBRATION: TypeAdapter[dict[str, Calibration]] = TypeAdapter(dict[str, Calibr
 
 
 def write_monai_bundle(bundle: Bundle, folder: Path) -> Path:
-    """Write a bundle that reads images in MONAI's form.
-
-    Args:
-        bundle: an opened, verified bundle with its weights.
-        folder: made; must not be there or be empty.
-
-    Returns:
-        `folder`.
+    """Write a bundle that reads images in MONAI's form into `folder`, which must not be there or be empty.
 
     Raises:
         BundleError: the bundle reads notes alone, lacks its weights or its configuration, or `folder` is not empty.
@@ -106,21 +97,17 @@ class ImageProbabilities(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 1, S, S) in 0…1 → (B, F)."""
         pixels = torch.as_tensor(pixels).as_subclass(Tensor)  # MONAI's tensors carry metadata that is not needed here
-        if self.serving.model.note is None:
-            probabilities: Tensor = self.serving(pixels)[0]
-            return probabilities
-        count, one = len(pixels), pixels.new_ones(len(pixels))
-        note, mask = (self.get_buffer(name).expand(count, -1) for name in ("note", "mask"))
-        probabilities = self.serving(pixels, one, note, mask, torch.zeros_like(one))[0]
-        return probabilities  # noqa: RET504  # named for its type
+        rest: tuple[Tensor, ...] = ()
+        if self.serving.model.note is not None:
+            one = pixels.new_ones(len(pixels))
+            note, mask = (self.get_buffer(name).expand(len(pixels), -1) for name in ("note", "mask"))
+            rest = (one, note, mask, torch.zeros_like(one))
+        probabilities: Tensor = self.serving(pixels, *rest)[0]
+        return probabilities
 
 
 def load_network(bundle_root: str) -> ImageProbabilities:
-    """The network of a folder that `write_monai_bundle` wrote, in evaluation mode.
-
-    Raises:
-        BundleError: a file is missing, or the weights are not those of the network.
-    """
+    """The network of a folder that `write_monai_bundle` wrote, in evaluation mode; raises BundleError."""
     root = Path(bundle_root)
     facts = _read_facts(root)
     settings = NetworkSettings.model_validate_json(json.dumps(facts["network"]))

@@ -3,8 +3,6 @@
 The graph carries its own description in the ONNX metadata, so that it can be read without the bundle around it.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -30,11 +28,8 @@ _OWN = "medsd_"  # before the outputs' names until the graph is made
 class ServingModel(nn.Module):
     """What is exported: the model with its calibration, from the graph's inputs to its outputs (`layout`).
 
-    Args:
-        model: trained.
-        findings: the order of the outputs.
-        calibration: of each finding, Platt's or isotonic; without one its probability is NaN.
-        head: of the evidence maps; None draws the class activation map as it is.
+    The probability of a finding without a calibration is NaN. Without a `head` of the evidence maps, the class
+    activation map is drawn as it is.
     """
 
     slope: Tensor
@@ -60,10 +55,8 @@ class ServingModel(nn.Module):
         count = max(len(each.knots) for each in hinges)
         knots, bends = torch.zeros(2, len(hinges), count)
         for f, each in enumerate(hinges):
-            knots[f, : len(each.knots)], bends[f, : len(each.bends)] = (
-                torch.tensor(each.knots),
-                torch.tensor(each.bends),
-            )
+            knots[f, : len(each.knots)] = torch.tensor(each.knots)
+            bends[f, : len(each.bends)] = torch.tensor(each.bends)
         self.register_buffer("knots", knots if count else None)
         self.register_buffer("bends", bends if count else None)
         # A finding that was not trained has no probability. NaN comes after the sigmoid, whose kernels may lose one.
@@ -123,17 +116,10 @@ def output_names(model: StudyModel) -> tuple[str, ...]:
 def export_onnx(
     serving: ServingModel, path: Path, *, size: int, max_tokens: int, metadata: Mapping[str, object]
 ) -> None:
-    """Write the graph.
+    """Write the graph of `serving`, which is on the CPU and is put into evaluation mode here.
 
-    Args:
-        serving: on the CPU; put into evaluation mode here.
-        path: the file to write.
-        size: side of the pixels.
-        max_tokens: length of a note.
-        metadata: put into the model as JSON, key by key.
-
-    Raises:
-        BundleError: the exporter failed, or the graph breaks ONNX's rules.
+    `size` is the side of the pixels, `max_tokens` the length of a note; `metadata` goes into the model as JSON, key by
+    key. Raises BundleError where the exporter fails.
     """
     serving.eval()
     names = input_names(serving.model)

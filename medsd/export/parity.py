@@ -5,8 +5,6 @@ A float32 graph that differs raises `BundleError`, and nothing is published; a g
 AUROC, and is left out of the bundle where it costs more.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import torch
 from medsd.bundle.layout import Precision
 from medsd.errors import BundleError
 from medsd.export.onnx import ServingModel, output_names
-from medsd.export.tail import largest_gap
+from medsd.export.tail import largest_gap, quiet_session
 from medsd.inference.session import CPU, cuda_driver_present, preload_cuda, providers_at_hand
 from medsd.metrics.metrics import auroc, average_precision, brier, macro
 from medsd.telemetry import import_onnxruntime
@@ -53,10 +51,9 @@ def check_parity(
         labels: float32 (N, F) of the same readings.
         providers: ONNX Runtime's execution providers to check, those of this machine by default.
 
-    Returns:
-        the figures for parity.json: largest absolute difference of each output at each batch size, its scale, which
-        outputs keep to the tolerance without their scale too, and the metrics of both sides; for the CPU, and under
-        ``further_providers`` for the others.
+    Returns the figures for parity.json: largest absolute difference of each output at each batch size, its scale, which
+    outputs keep to the tolerance without their scale too, and the metrics of both sides; for the CPU, and under
+    ``further_providers`` for the others.
 
     Raises:
         BundleError: an output differs by more than `OUTPUT_TOLERANCE`, or the AUROC by more than `AUROC_TOLERANCE`.
@@ -73,21 +70,15 @@ def check_variant(
 ) -> dict[str, Any]:
     """Measure what a graph of fewer bits costs against PyTorch in float32, at every batch size, on the CPU.
 
-    Args:
-        precision: ``"float16"`` or ``"int8"``.
-        onnx_path: the graph.
-        feed, labels: as for `check_parity`.
-        expected: what PyTorch says (`torch_outputs`).
-
-    Returns:
-        the figures for parity.json; ``published`` tells whether they are within the bounds, ``reason`` which is not.
+    Takes what `check_parity` takes, and what PyTorch says (`torch_outputs`). Returns the figures for parity.json;
+    ``published`` tells whether they are within the bounds, ``reason`` which is not.
     """
     session = _session(onnx_path, CPU)
     by_size = {size: _onnx_outputs(session, feed, size) for size in BATCH_SIZES}
     outputs = by_size[BATCH_SIZES[-1]]
     batched = max(largest_gap(each[name], outputs[name]) for each in by_size.values() for name in each)
     cosines = (outputs["embedding"] * expected["embedding"]).sum(1)
-    aurocs = {side: _metrics(labels, each)["macro_auroc"] for side, each in _sides(expected, outputs)}
+    aurocs = _pair(_metrics(labels, expected), _metrics(labels, outputs), "macro_auroc")
     difference = _difference(aurocs)
     report: dict[str, Any] = {
         "provider": CPU,
@@ -107,7 +98,12 @@ def check_variant(
 
 def torch_outputs(serving: ServingModel, feed: Arrays) -> Arrays:
     """What PyTorch says, by the names of the graph's outputs."""
-    return _joined([_torch_outputs(serving, part) for part in _slices(feed, 32)])
+    names, parts = output_names(serving.model), []
+    for part in _slices(feed, 32):
+        with torch.inference_mode():
+            outputs = serving(**{name: torch.from_numpy(value) for name, value in part.items()})
+        parts.append({name: value.numpy() for name, value in zip(names, outputs, strict=True)})
+    return _joined(parts)
 
 
 def _variant_reason(precision: Precision, report: Mapping[str, Any]) -> str:
@@ -118,9 +114,7 @@ def _variant_reason(precision: Precision, report: Mapping[str, Any]) -> str:
     if difference is not None and abs(difference) > VARIANT_AUROC[precision]:
         return f"macro AUROC differs by {difference:+.4f}, more than {VARIANT_AUROC[precision]:g}"
     if not cosine >= VARIANT_COSINE[precision]:
-        return (
-            f"its embeddings have a mean cosine of {cosine:.4f} with PyTorch's, less than {VARIANT_COSINE[precision]}"
-        )
+        return f"mean cosine of its embeddings with PyTorch's {cosine:.4f}, less than {VARIANT_COSINE[precision]}"
     return ""
 
 
@@ -181,10 +175,6 @@ def _pair(
     return {"pytorch": pytorch[name], "onnxruntime": runtime[name]}
 
 
-def _sides(expected: Arrays, outputs: Arrays) -> tuple[tuple[str, Arrays], tuple[str, Arrays]]:
-    return ("pytorch", expected), ("onnxruntime", outputs)
-
-
 def _difference(pair: Mapping[str, float | None]) -> float | None:
     """ONNX Runtime's value less PyTorch's; None where either is unknown."""
     pytorch, runtime = pair["pytorch"], pair["onnxruntime"]
@@ -200,27 +190,15 @@ def _at_hand() -> list[str]:
 
 
 def _session(onnx_path: Path, provider: str) -> Any:
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    wanted = [provider] if provider == CPU else [provider, CPU]
-    session = onnxruntime.InferenceSession(str(onnx_path), options, providers=wanted, enable_fallback=0)
+    session = quiet_session(onnx_path, dict.fromkeys((provider, CPU)))
     if session.get_providers()[0] != provider:
         raise BundleError(f"{onnx_path.name}: {provider} is on this machine, but does not start: agreement is unknown")
     return session
 
 
-def _torch_outputs(serving: ServingModel, feed: Mapping[str, npt.NDArray[Any]]) -> Arrays:
-    with torch.inference_mode():
-        outputs = serving(**{name: torch.from_numpy(value) for name, value in feed.items()})
-    return {name: value.numpy() for name, value in zip(output_names(serving.model), outputs, strict=True)}
-
-
 def _onnx_outputs(session: Any, feed: Arrays, size: int) -> Arrays:
     names = [value.name for value in session.get_outputs()]
-    return _joined(
-        [dict(zip(names, session.run(names, part), strict=True)) for part in _slices(feed, size)],
-    )
+    return _joined([dict(zip(names, session.run(names, part), strict=True)) for part in _slices(feed, size)])
 
 
 def _slices(feed: Arrays, size: int) -> Iterator[Arrays]:

@@ -5,8 +5,6 @@ them, that is means, evidence, classifier, calibration and the length of the emb
 whether what comes out may be published.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import tempfile
@@ -35,14 +33,9 @@ _CALIBRATION_BATCH = 8
 
 
 def write_float16(graph: Path, out: Path) -> None:
-    """Write the graph with float16 weights and activations between float32 inputs and outputs.
+    """Write model.onnx with float16 weights and activations between float32 inputs and outputs.
 
-    Args:
-        graph: model.onnx.
-        out: the file to write.
-
-    Raises:
-        BundleError: the converter failed, or the graph has no head that it knows.
+    Raises BundleError where the converter fails, or the graph has no head that it knows.
     """
     float16 = import_onnxruntime("transformers.float16")
     model = onnx.load(graph)
@@ -64,25 +57,18 @@ def write_float16(graph: Path, out: Path) -> None:
     del made.graph.node[:], made.graph.initializer[:]
     made.graph.node.extend([*_once(half.graph.node), *head])
     made.graph.initializer.extend([*half.graph.initializer, *initializers])
-    import_onnxruntime("transformers.onnx_model").OnnxModel(
-        made
-    ).topological_sort()  # the converter puts its casts at the end
+    # The converter puts its casts at the end.
+    import_onnxruntime("transformers.onnx_model").OnnxModel(made).topological_sort()
     _save(made, model, out)
 
 
 def write_int8(graph: Path, out: Path, studies: Feeds) -> None:
-    """Write the graph with 8-bit weights, one scale a channel, and 8-bit activations of fixed ranges.
+    """Write model.onnx with 8-bit weights, one scale a channel, and 8-bit activations of fixed ranges.
 
-    The ranges are the extremes seen on `studies`. Products of two activations (attention) and the head stay float32.
-    Weights have 7 bits, as processors without VNNI add up pairs of 8-bit products in 16 bits, which overflows.
-
-    Args:
-        graph: model.onnx.
-        out: the file to write.
-        studies: the graph's inputs for N training studies, by name.
-
-    Raises:
-        BundleError: the quantiser failed, or the graph has no head that it knows.
+    The ranges are the extremes seen on `studies`, the graph's inputs for N training studies. Products of two
+    activations (attention) and the head stay float32. Weights have 7 bits, as processors without VNNI add up pairs of
+    8-bit products in 16 bits, which overflows. Raises BundleError where the quantiser fails, or the graph has no head
+    that it knows.
     """
     quantization = import_onnxruntime("quantization")
     model = onnx.load(graph)
@@ -121,17 +107,14 @@ class _CalibrationReader:
     """Hands the quantiser a few studies at a time (`onnxruntime.quantization.CalibrationDataReader`)."""
 
     def __init__(self, studies: Feeds) -> None:
-        self._batches = self._slices(studies)
+        starts = range(0, len(next(iter(studies.values()))), _CALIBRATION_BATCH)
+        self._batches = (
+            {name: np.ascontiguousarray(value[start : start + _CALIBRATION_BATCH]) for name, value in studies.items()}
+            for start in starts
+        )
 
     def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
         return next(self._batches, None)
-
-    @staticmethod
-    def _slices(studies: Feeds) -> Iterator[dict[str, npt.NDArray[Any]]]:
-        count = len(next(iter(studies.values())))
-        for start in range(0, count, _CALIBRATION_BATCH):
-            part = slice(start, start + _CALIBRATION_BATCH)
-            yield {name: np.ascontiguousarray(value[part]) for name, value in studies.items()}
 
 
 def _fold(graph: Path, out: Path) -> None:

@@ -4,10 +4,8 @@ The nodes that compute the probabilities are replaced by nodes that compute them
 no longer needed is removed. `compare_graphs` then compares the new graph with the old one.
 """
 
-from __future__ import annotations
-
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +31,7 @@ def exchange_tail(
     version: str,
     precision: Precision = "float32",
 ) -> None:
-    """Write the bundle's graph with another calibration.
-
-    Args:
-        bundle: the old one.
-        path: of the new graph.
-        calibration: of every finding that was trained.
-        version: for the graph's metadata.
-        precision: which of the bundle's graphs; all have a float32 tail.
+    """Write the bundle's graph of a precision, all of which have a float32 tail, with another calibration to `path`.
 
     Raises:
         BundleError: the graph cannot be read, or breaks ONNX's rules afterwards.
@@ -79,18 +70,12 @@ def compare_graphs(
 ) -> tuple[dict[str, float], int]:
     """Hold a changed graph against the bundle's of the same precision on made-up studies.
 
-    Returns:
-        the largest absolute difference of each output but the probabilities, and on how many readings.
-
-    Raises:
-        BundleError: one of them changed, or the probabilities are not those of the new calibration.
+    Returns the largest absolute difference of each output but the probabilities, and on how many readings; raises
+    BundleError where one of them changed, or the probabilities are not those of the new calibration.
     """
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     feed, found = _studies(bundle), []
     for model in (bundle.graph_path(precision), path):
-        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        session = quiet_session(model)
         names = [entry.name for entry in session.get_outputs()]
         found.append(dict(zip(names, session.run(names, feed), strict=True)))
     old, new = found
@@ -103,6 +88,14 @@ def compare_graphs(
     if not worst <= 10 * TOLERANCE:
         raise BundleError(f"{path.name}: the probabilities differ from the new calibration by {worst:.2g}")
     return differences, _READINGS
+
+
+def quiet_session(graph: Path, providers: Iterable[str] = ("CPUExecutionProvider",)) -> Any:
+    """A session that prints errors alone, and does not fall back in silence."""
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(graph), options, providers=list(providers), enable_fallback=0)
 
 
 def largest_gap(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:

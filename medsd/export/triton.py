@@ -4,8 +4,6 @@ Triton serves the graph alone. The gate, the preprocessing and the check for ima
 the client, so the example client uses medsd's own.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,10 +20,7 @@ PREFERRED = (8, 16, 32)
 QUEUE_DELAY_US = 2000  # how long a request waits for others: a fraction of what a batch takes
 WARM_UP = (1, 8)  # batch sizes computed before the model is called ready
 TEMPLATES = Environment(
-    loader=PackageLoader("medsd.export"),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    keep_trailing_newline=True,
+    loader=PackageLoader("medsd.export"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
 )
 
 
@@ -33,17 +28,8 @@ def write_repository(bundle: Bundle, folder: Path) -> Path:
     """Write the bundle into a model repository.
 
     With a float16 graph in the bundle there are two models: NAME on the CPU by float32, NAME_gpu on GPUs by float16;
-    without one, NAME alone, which Triton puts on every GPU, or on the CPU where there is none.
-
-    Args:
-        bundle: an opened, verified bundle.
-        folder: the repository; made where it is missing. Models of other names in it stay.
-
-    Returns:
-        the folder of the model that clients ask first.
-
-    Raises:
-        BundleError: a model of that name is in the repository.
+    without one, NAME alone, which Triton puts on every GPU, or on the CPU where there is none. Models of other names
+    stay; one of that name raises BundleError. Returns the folder of the model that clients ask first.
     """
     name = bundle.description.name
     halves = "float16" in bundle.description.variants
@@ -72,13 +58,7 @@ def _write_model(bundle: Bundle, folder: Path, model: str, precision: layout.Pre
 
 
 def model_config(bundle: Bundle, name: str, kind: str) -> str:
-    """The text of config.pbtxt (`inference.ModelConfig` of Triton's protocol).
-
-    Args:
-        bundle: whose inputs and outputs are described.
-        name: of the model, as its folder is called.
-        kind: of its instances: KIND_AUTO, KIND_CPU or KIND_GPU.
-    """
+    """The text of config.pbtxt (`inference.ModelConfig` of Triton's protocol), for a kind of instances."""
     description = bundle.description
     return TEMPLATES.get_template("config.pbtxt.jinja").render(
         name=name,

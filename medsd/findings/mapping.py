@@ -39,8 +39,10 @@ def map_labels(labels: npt.ArrayLike, from_set: FindingSet, to_set: FindingSet) 
     mapped = np.full((len(given), len(to_set)), np.nan, dtype=np.float32)
     for position, concept in enumerate(concepts(to_set)):
         values = _own_or_narrower(concept, columns, len(given), sums=to_set.key not in LITERAL)
-        if concept not in columns and from_set.key not in LITERAL:
-            values[np.isnan(values) & _wider_is_absent(concept, columns, len(given))] = 0.0
+        wider = next((name for name in ancestors(concept) if name in columns), None)  # the nearest that was labelled
+        if wider is not None and concept not in columns and from_set.key not in LITERAL:
+            # Absent where the wider concept is, and its other kinds are.
+            values[np.isnan(values) & (_own_or_narrower(wider, columns, len(given)) == 0)] = 0.0
         mapped[:, position] = values
     return mapped
 
@@ -66,9 +68,3 @@ def _own_or_narrower(concept: str, columns: Mapping[str, Column], count: int, *,
         if sums and concept in ancestors(narrower):
             values[column == 1] = 1.0
     return values
-
-
-def _wider_is_absent(concept: str, columns: Mapping[str, Column], count: int) -> npt.NDArray[np.bool_]:
-    """(N,) True where the nearest wider concept that was labelled is absent, and so are its other kinds."""
-    wider = next((name for name in ancestors(concept) if name in columns), None)
-    return np.zeros(count, dtype=bool) if wider is None else _own_or_narrower(wider, columns, count) == 0

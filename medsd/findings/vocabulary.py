@@ -3,11 +3,9 @@
 The sets of the public data sets, of the phantom and of Open-i's MeSH headings stand in `vocabularies.yaml`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +60,7 @@ class FindingSet(Sequence[str]):
         title = self.title(name)
         return title if any(map(str.isupper, title[1:])) else title[:1].lower() + title[1:]
 
-    def without(self, names: Container[str]) -> FindingSet:
+    def without(self, names: Container[str]) -> Self:
         """This set without the findings in `names`, in the same order."""
         return replace(self, findings=tuple(finding for finding in self.findings if finding.name not in names))
 
@@ -131,12 +129,7 @@ FINDING_SETS: Mapping[str, FindingSet] = {
 
 
 def finding_set(key: str) -> FindingSet:
-    """The vocabulary called `key`.
-
-    Raises:
-        DataError: there is none of that name.
-    """
-    try:
-        return FINDING_SETS[key]
-    except KeyError:
-        raise DataError(f"there is no finding set '{key}'; medsd has {', '.join(sorted(FINDING_SETS))}") from None
+    """The vocabulary called `key`; raises DataError where there is none."""
+    if key not in FINDING_SETS:
+        raise DataError(f"there is no finding set '{key}'; medsd has {', '.join(sorted(FINDING_SETS))}")
+    return FINDING_SETS[key]

@@ -4,8 +4,6 @@
 coverage, without running the model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -33,12 +31,9 @@ def called(
     coverage: float | None = None,
     limits: Mapping[str, Limits | None] | None = None,
 ) -> dict[str, Any]:
-    """The fields of a `Prediction` that say what is called.
+    """The fields of a `Prediction` that say what is called, by calibrated probabilities (F,); NaN gets no call.
 
-    Args:
-        bundle: gives the operating points.
-        values: float32 (F,), the calibrated probabilities; a finding with NaN, which was not trained, gets no call.
-        coverage, limits: what is promised, and the limits that keep the promise (`conformal_limits`).
+    `limits` are those that keep the promise of `coverage` (`conformal_limits`); without, the operating points decide.
     """
     found = zip(bundle.findings, values.astype(float), strict=True)
     probabilities = [(name, value) for name, value in found if not np.isnan(value)]
@@ -51,12 +46,7 @@ def called(
 
 
 def recalled(prediction: Prediction, bundle: Bundle, coverage: float | None) -> Prediction:
-    """`prediction` with the calls of another coverage, None for the operating points.
-
-    Raises:
-        DataError: `coverage` is no share between 0 and 1.
-        BundleError: the bundle promises none.
-    """
+    """`prediction` with the calls of another coverage, None for the operating points; errors as `conformal_limits`."""
     if prediction.values is None or prediction.coverage == coverage:
         return prediction
     limits = None if coverage is None else conformal_limits(bundle, coverage)

@@ -4,8 +4,6 @@ Both descriptions ignore brightness and contrast. They take the model's squares,
 same bytes in training and serving. NumPy and Pillow only.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 from PIL import Image

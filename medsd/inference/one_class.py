@@ -1,10 +1,8 @@
 """A Gaussian with a few free directions, and a quantile in the tail of a distribution: for `out_of_distribution`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,21 +22,15 @@ class PrincipalGaussian:
     """A Gaussian whose covariance is free along its leading directions and the same along all others.
 
     Probabilistic principal component analysis: Tipping and Bishop, J. R. Stat. Soc. B 61, 1999.
-
-    Attributes:
-        mean: (D,).
-        components: (C, D), orthonormal.
-        variances: (C,), along the components.
-        noise: variance along every other direction.
     """
 
-    mean: Floats
-    components: Floats
-    variances: Floats
-    noise: float
+    mean: Floats  # (D,)
+    components: Floats  # (C, D), orthonormal
+    variances: Floats  # (C,), along the components
+    noise: float  # variance along every other direction
 
     @classmethod
-    def fit(cls, features: npt.NDArray[np.floating], most: int = 64) -> PrincipalGaussian:
+    def fit(cls, features: npt.NDArray[np.floating], most: int = 64) -> Self:
         """Of features (N, D), with at most `most` directions, a quarter of N and a quarter of D."""
         count, size = features.shape
         mean = features.mean(axis=0, dtype=np.float64)
@@ -71,13 +63,8 @@ class PrincipalGaussian:
         return {f"{name}_{part}": value for part, value in parts.items()}
 
     @classmethod
-    def from_arrays(cls, name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> PrincipalGaussian:
-        """What `arrays` gave.
-
-        Raises:
-            KeyError: an array is missing.
-            ValueError: the arrays do not fit each other, or hold what is no variance.
-        """
+    def from_arrays(cls, name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """What `arrays` gave; KeyError where one is missing, ValueError where they do not fit or are no variances."""
         mean, components, variances, noise = (
             arrays[f"{name}_{part}"].astype(np.float32) for part in ("mean", "components", "variances", "noise")
         )
@@ -93,12 +80,7 @@ def tail_quantile(values: npt.NDArray[np.floating], probability: float, *, tail:
 
     An empirical quantile would depend on the one or two largest values. The fit is by probability-weighted moments
     (Hosking and Wallis, Technometrics 29, 1987). With fewer than 10 values in the tail, or for a `probability` below
-    it, the quantile is the empirical one.
-
-    Args:
-        values: (N,), at least one.
-        probability: 0…1.
-        tail: share of the values that is fitted.
+    it, the quantile is the empirical one. `tail` is the share of the values that is fitted.
     """
     threshold = float(np.quantile(values, 1 - tail))
     excess: Doubles = np.sort(values[values > threshold].astype(np.float64) - threshold)

@@ -5,12 +5,10 @@ ignore. The third looks at the network's embedding. Together they are one value,
 suitable images exceeds. NumPy only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -49,19 +47,12 @@ _TURNS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """How unlike the training images one image is.
+    """How unlike the training images one image is."""
 
-    Attributes:
-        value: as a share of the limit; above 1 it is unlike the training images.
-        reason: "", "out_of_distribution" or "inverted_look".
-        far: so far away that the model should not read it, even where the policy only warns.
-        detail: which check spoke and why, in words; "" where none did.
-    """
-
-    value: float
+    value: float  # as a share of the limit; above 1 it is unlike the training images
     reason: Literal["", "out_of_distribution", "inverted_look"] = ""
-    far: bool = False
-    detail: str = ""
+    far: bool = False  # so far away that the model should not read it, even where the policy only warns
+    detail: str = ""  # which check spoke and why, in words
 
 
 @dataclass(frozen=True)
@@ -73,37 +64,29 @@ class _Images:
     embeddings: npt.NDArray[np.floating] | None
 
     @classmethod
-    def of(cls, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None, *, trimmed: bool = True) -> _Images:
+    def of(cls, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None, *, trimmed: bool = True) -> Self:
         pixels = without_borders(pixels) if trimmed else pixels
         return cls(thumbnails(pixels), orientation_histograms(pixels), embeddings)
 
-    def __getitem__(self, rows: npt.NDArray[Any]) -> _Images:
-        return _Images(self.small[rows], self.edges[rows], None if self.embeddings is None else self.embeddings[rows])
+    def __getitem__(self, rows: npt.NDArray[Any]) -> Self:
+        embeddings = None if self.embeddings is None else self.embeddings[rows]
+        return type(self)(self.small[rows], self.edges[rows], embeddings)
 
 
 @dataclass(frozen=True)
 class _Models:
-    """What the training images are like.
+    """What the training images are like."""
 
-    Attributes:
-        template: (1024,) mean thumbnail, of unit length.
-        edges: of the histograms.
-        network: of the embeddings; None where the bundle has none.
-    """
-
-    template: Floats
-    edges: PrincipalGaussian
-    network: PrincipalGaussian | None
+    template: Floats  # (1024,) mean thumbnail, of unit length
+    edges: PrincipalGaussian  # of the histograms
+    network: PrincipalGaussian | None  # of the embeddings; None where the bundle has none
 
     @classmethod
-    def fit(cls, images: _Images) -> _Models:
+    def fit(cls, images: _Images) -> Self:
         mean = images.small.mean(axis=0)
+        template = (mean / max(float(np.linalg.norm(mean)), 1e-6)).astype(np.float32)
         network = None if images.embeddings is None else PrincipalGaussian.fit(images.embeddings)
-        return cls(
-            (mean / max(float(np.linalg.norm(mean)), 1e-6)).astype(np.float32),
-            PrincipalGaussian.fit(images.edges),
-            network,
-        )
+        return cls(template, PrincipalGaussian.fit(images.edges), network)
 
     def distances(self, images: _Images) -> dict[str, Floats]:
         """Distance of each image by each check, (N,); higher is stranger.
@@ -119,23 +102,14 @@ class _Models:
 
 @dataclass(frozen=True)
 class Reference:
-    """The training images as the checks need them, with the limits.
-
-    Attributes:
-        description: scales and limits.
-        models: what the images are like.
-    """
+    """The training images as the checks need them, with the scales and limits."""
 
     description: layout.OutOfDistribution
     models: _Models
 
     @classmethod
-    def from_arrays(cls, description: layout.OutOfDistribution, arrays: Mapping[str, npt.NDArray[Any]]) -> Reference:
-        """Put together what `fit` returned.
-
-        Raises:
-            BundleError: an array is missing or has another shape.
-        """
+    def from_arrays(cls, description: layout.OutOfDistribution, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """Put together what `fit` returned; raises BundleError where an array is missing or has another shape."""
         try:
             template, edges = arrays["template"].astype(np.float32), PrincipalGaussian.from_arrays("edges", arrays)
             network = PrincipalGaussian.from_arrays("network", arrays) if "network" in description.checks else None
@@ -227,11 +201,8 @@ def fit(
         patients: whose each training image is; by default each is another's.
         false_alarm_rate: share of suitable images that all checks together may put above the limit.
 
-    Returns:
-        the description for bundle.json, and the arrays for `save`.
-
-    Raises:
-        DataError: fewer than two training images or no validation image.
+    Returns the description for bundle.json, and the arrays for `save`; raises DataError where there are fewer than two
+    training images or no validation image.
     """
     held, validation, models = _distances(pixels, embeddings, validation_pixels, validation_embeddings, patients)
     scales, train_strange, validation_strange = {}, {}, {}
@@ -295,11 +266,7 @@ def save(path: Path, arrays: Arrays) -> None:
 
 
 def load(bundle: layout.Bundle) -> Reference | None:
-    """The reference that the bundle carries, or None where it carries none.
-
-    Raises:
-        BundleError: bundle.json has limits but the arrays are missing or cannot be read.
-    """
+    """The reference that the bundle carries, or None; raises BundleError where its arrays cannot be read."""
     description = bundle.description.out_of_distribution
     if description is None:
         return None

@@ -3,12 +3,10 @@
 A predictor holds no state between calls; threads may share one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +23,7 @@ from medsd.inference.session import ModelSession, Outputs, PrecisionChoice, Prov
 from medsd.preprocessing.image import DecodedImage, Source, named, read_image
 from medsd.preprocessing.notes import NoteTokenizer, clean_note
 from medsd.preprocessing.pixels import to_batch
-
-if TYPE_CHECKING:
-    from medsd.privacy import KeyedHasher
+from medsd.privacy import KeyedHasher
 
 _CHUNK = 16  # studies in one run of the graph; bounds the memory of a long list
 _FAR = "This one is far from them and is not scored."
@@ -118,12 +114,7 @@ class Predictor:
     def batch(
         self, studies: Sequence[tuple[Source | None, str | None]], *, names: Sequence[str] | None = None
     ) -> list[Prediction]:
-        """Read many studies; the same as one after another, but faster.
-
-        Args:
-            studies: pairs of image and note, as in a single call.
-            names: how messages call each image.
-        """
+        """Read many studies, pairs of image and note as in a single call; the same as one after another, but faster."""
         names = names if names is not None else [""] * len(studies)
         predictions: list[Prediction] = []
         for start in range(0, len(studies), _CHUNK):
@@ -171,11 +162,7 @@ class Predictor:
         ]
 
     def _check(self, outputs: Outputs) -> None:
-        """That NaN means "not trained" and nothing else; an overflow must not be read as that.
-
-        Raises:
-            BundleError: a finding has no number that should have one, or has one that should not.
-        """
+        """That NaN means "not trained" and nothing else; an overflow must not be read as that."""
         odd = (np.isnan(outputs.probabilities) != self._silent).any(axis=0)
         if odd.any():
             names = ", ".join(np.array(self.bundle.findings.names)[odd])

@@ -1,7 +1,5 @@
 """What a model says of one study. Every reader of a result (table, app, cases, documents) takes this one class."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field

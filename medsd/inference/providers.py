@@ -4,8 +4,6 @@ ONNX Runtime lists what a build has, not what the machine can run, and falls to 
 asked for only where they can work, and `medsd.inference.session` reads afterwards which one it got.
 """
 
-from __future__ import annotations
-
 import ctypes
 import io
 import logging
@@ -57,13 +55,8 @@ def cuda_driver_present() -> bool:
 def choose_providers(choice: ProviderChoice, available: Sequence[str], driver: Callable[[], bool]) -> list[str]:
     """The execution providers worth asking for, best first; the CPU is always the last.
 
-    Args:
-        choice: what the caller wants.
-        available: what this build of ONNX Runtime has (`onnxruntime.get_available_providers`).
-        driver: tells whether an NVIDIA driver is loadable.
-
-    Raises:
-        SettingsError: `choice` is none of the known.
+    `available` is what this build of ONNX Runtime has, `driver` tells whether an NVIDIA driver is loadable. Raises
+    SettingsError where `choice` is none of the known.
     """
     if choice not in get_args(ProviderChoice):
         raise SettingsError(f"provider '{choice}': choose one of {', '.join(get_args(ProviderChoice))}")
@@ -96,14 +89,7 @@ def choose_precision(choice: PrecisionChoice, bundle: Bundle, provider: str) -> 
 
 
 def provider_options(provider: str, bundle: Bundle, threads: int, cache: Path | None = None) -> dict[str, str]:
-    """Options of a provider for a bundle's graph.
-
-    Args:
-        provider: its name in ONNX Runtime.
-        bundle: whose inputs TensorRT prepares for.
-        threads: of OpenVINO's CPU device.
-        cache: folder in which TensorRT keeps the engines that it builds; None keeps none.
-    """
+    """Options of a provider for a bundle's graph: threads of OpenVINO, the folder where TensorRT keeps its engines."""
     if provider == CUDA:
         return dict(_CUDA_OPTIONS)
     if provider == OPENVINO:

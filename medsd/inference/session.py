@@ -4,8 +4,6 @@
 got, because ONNX Runtime falls to the CPU without an exception. Sessions are safe to share between threads.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import os
@@ -52,28 +50,19 @@ _INSTALL_CUDA = "install the NVIDIA driver and `pip install medsd[gpu]`, or use 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the graph answers for B studies; float32, in the bundle's order of findings.
+    """What the graph answers for B studies, in the bundle's order of findings; see `medsd.bundle.layout`."""
 
-    Attributes:
-        probabilities: (B, F) calibrated.
-        logits: (B, F).
-        embedding: (B, D) of unit length.
-        evidence: (B, F, h, w) class activations; None of a model of notes alone.
-        regions: (B, D, h, w), what each place adds to the embedding (`layout`); None where the graph does not say it.
-    """
-
-    probabilities: npt.NDArray[np.float32]
-    logits: npt.NDArray[np.float32]
-    embedding: npt.NDArray[np.float32]
-    evidence: npt.NDArray[np.float32] | None = None
-    regions: npt.NDArray[np.float32] | None = None
+    probabilities: npt.NDArray[np.float32]  # (B, F) calibrated
+    logits: npt.NDArray[np.float32]  # (B, F)
+    embedding: npt.NDArray[np.float32]  # (B, D) of unit length
+    evidence: npt.NDArray[np.float32] | None = None  # (B, F, h, w); None of a model of notes alone
+    regions: npt.NDArray[np.float32] | None = None  # (B, D, h, w); None where the graph does not say it
 
 
 class ModelSession:
     """The model of a bundle, ready to run.
 
     Args:
-        bundle: the opened bundle.
         provider: ``"auto"`` takes a GPU where one works (CUDA), else the CPU; ``"cpu"``, ``"cuda"``, ``"tensorrt"``
             (falls to CUDA) or ``"openvino"``.
         precision: ``"auto"`` takes the float16 graph on a GPU where the bundle has one, else float32; ``"float32"``,
@@ -113,11 +102,6 @@ class ModelSession:
         self._names = [*bundle.description.outputs, *(name for name in layout.OPTIONAL_OUTPUTS if name in said)]
         self._host = _page_locked(runtime, self._session) if self.provider in GPUS else None
         self._warm_up()
-
-    @property
-    def fused(self) -> bool:
-        """Whether the graph takes a note beside the image."""
-        return self.bundle.description.note is not None
 
     def run(self, feeds: Feeds) -> Outputs:
         """Compute `feeds` (see `medsd.bundle.layout`), by device buffers where a GPU computes."""
@@ -171,9 +155,7 @@ def planned_precision(bundle: Bundle, provider: ProviderChoice, precision: Preci
 
 def processors() -> int:
     """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _open(

@@ -70,7 +70,9 @@ def suggest(pool: Pool, count: int, *, seed: int = 0, weights: Weights | None = 
         score = unsure**weights.uncertainty * distance**weights.diversity * rarity**weights.rarity
         row = _choose(np.where(open_, score, -1.0), weights.draw, generator)
         chosen.append(Suggestion(row, *(float(each[row]) for each in (score, unsure, distance, rarity))))
-        open_ &= ~_same_patient(pool.patients, row)
+        open_[row] = False
+        if patient := pool.patients[row]:
+            open_ &= pool.patients != patient
         distance = np.minimum(distance, _as_distance(pool.embeddings @ pool.embeddings[row]))
         agreed, known = agreed + agreement(pool.probs, pool.probs[[row]]), known + 1
     return chosen
@@ -130,8 +132,3 @@ def _choose(score: FloatArray, draw: str, generator: np.random.Generator) -> int
     if not odds.sum() > 0:
         odds = (score >= 0).astype(np.float64)
     return int(generator.choice(len(odds), p=odds / odds.sum()))
-
-
-def _same_patient(patients: npt.NDArray[np.str_], row: int) -> npt.NDArray[np.bool_]:
-    same = np.arange(len(patients)) == row
-    return same | (patients == patients[row]) if patients[row] else same

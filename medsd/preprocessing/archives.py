@@ -4,8 +4,6 @@
 by what the archive says of itself and by what it really holds; nothing is ever written.
 """
 
-from __future__ import annotations
-
 import lzma
 import os
 import struct

@@ -3,8 +3,6 @@
 An image that brings its process down, or takes it longer than the policy's `max_seconds`, costs one row, not the batch.
 """
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections import deque
@@ -14,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Self
 
 from medsd.dicom.gate import GatePolicy
 from medsd.dicom.identity import read_identity
@@ -33,11 +32,7 @@ _GUARD = "A script that uses workers needs `if __name__ == '__main__':` around i
 
 @dataclass(frozen=True)
 class Decoder:
-    """How every image is read; travels to helper processes.
-
-    Attributes:
-        spec, policy, hasher, keep_image: as for `medsd.preprocessing.image.read_image`.
-    """
+    """How every image is read (`medsd.preprocessing.image.read_image`); travels to helper processes."""
 
     spec: PixelSpec
     policy: GatePolicy
@@ -86,15 +81,10 @@ class Decoder:
 
 
 class Decoders:
-    """Processes that decode; a context manager that ends them.
+    """Processes that decode, each within the policy's limits; a context manager that ends them.
 
-    They start at once and in the background, so that a caller can load its model meanwhile.
-
-    Args:
-        decoder: how to read images.
-        workers: processes, each within the policy's `max_seconds` and `max_memory`; 1 decodes in this one, which
-            only the policy's limits of size bound.
-        images: how many there are at most; no more processes start.
+    They start at once and in the background, so that a caller can load its model meanwhile; no more than there are
+    `images`. One worker is this process, which only the policy's limits of size bound.
     """
 
     def __init__(self, decoder: Decoder, workers: int, *, images: int | None = None) -> None:
@@ -108,7 +98,7 @@ class Decoders:
             self.close()
             raise
 
-    def __enter__(self) -> Decoders:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -135,11 +125,7 @@ class Decoders:
 
 
 def decode_all(paths: Iterable[Path], decoder: Decoder, *, workers: int, ahead: int) -> Decoded:
-    """Decode `paths` in order, see `Decoders`.
-
-    Raises:
-        DependencyError: a process that broke cannot be replaced.
-    """
+    """Decode `paths` in order, see `Decoders`."""
     with Decoders(decoder, workers) as decoders, closing(decoders.decode(paths, ahead)) as images:
         yield from images
 

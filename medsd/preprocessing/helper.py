@@ -5,8 +5,6 @@ holds which image is known without asking, and a helper that dies at whatever mo
 with it (pools that share one queue lose images that way when the parent is busy). Begin at `Helper`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os
@@ -16,7 +14,7 @@ from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from medsd.dicom.policy import concern
 from medsd.errors import DependencyError
@@ -50,11 +48,9 @@ class Helper:
 
     It starts with the first image, or with `start`. A context manager that ends it.
 
-    Args:
-        read: what it does.
-        max_seconds: most processor time for one image, so that a busy machine refuses no image for its own slowness; a
-            image that takes `PATIENCE` times as long by the clock (a file server hangs) is given up, too.
-        max_memory: most bytes that the process may hold.
+    `max_seconds` bounds the processor time for one image, so that a busy machine refuses no image for its own slowness;
+    an image that takes `PATIENCE` times as long by the clock (a file server hangs) is given up, too. `max_memory` is in
+    bytes.
     """
 
     def __init__(self, read: ImageDecoder, max_seconds: float, max_memory: int) -> None:
@@ -64,7 +60,7 @@ class Helper:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
 
-    def __enter__(self) -> Helper:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -151,13 +147,9 @@ class Helper:
             return None, self._end(_EXIT_SECONDS) == -_OUT_OF_TIME
 
     def _end(self, patience: float = 0.0) -> int | None:
-        """Take the process off the system's table; the next image starts another.
+        """Take the process off the system's table, after `patience` seconds for one that is about to exit.
 
-        Args:
-            patience: seconds to wait before killing it, for one that is about to exit.
-
-        Returns:
-            its exit code, negative for the signal that ended it.
+        Returns its exit code, negative for the signal that ended it. The next image starts another process.
         """
         assert self._process is not None and self._pipe is not None
         self._process.join(patience)
@@ -250,14 +242,11 @@ def _bound(max_memory: int) -> None:
         return
     _lower(resource.RLIMIT_CORE, 0)
     try:
-        reserved, held = (int(pages) * resource.getpagesize() for pages in _statm()[:2])
+        statm = Path("/proc/self/statm").read_text(encoding="ascii").split()  # proc(5): size and resident, in pages
     except OSError:
         return
+    reserved, held = (int(pages) * resource.getpagesize() for pages in statm[:2])
     _lower(resource.RLIMIT_AS, reserved - held + max_memory)
-
-
-def _statm() -> list[str]:
-    return Path("/proc/self/statm").read_text(encoding="ascii").split()  # proc(5): size and resident, in pages
 
 
 def _lower(limit: int, value: int) -> None:

@@ -4,11 +4,9 @@
 is small enough to travel between processes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,44 +17,34 @@ from medsd.dicom.identity import Identity, read_identity
 from medsd.dicom.policy import concern
 from medsd.dicom.read import Radiograph
 from medsd.preprocessing.pixels import to_pixels
+from medsd.privacy import KeyedHasher
 from medsd.settings import PixelSpec
-
-if TYPE_CHECKING:
-    from medsd.privacy import KeyedHasher
 
 Source = Path | str | bytes | npt.NDArray[np.floating] | Radiograph
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """One image behind the gate.
+    """One image behind the gate, in the words of `medsd.inference.prediction.Prediction`.
 
-    Attributes:
-        status, reason, message: what the gate decided, in the words of `medsd.inference.prediction.Prediction`.
-        name: how messages call it.
-        study_key, patient_key, instance_key: keyed hashes, "" where the header cannot be read or says nothing, or no
-            hasher was given. A refused image has them, too.
-        view: "PA", "AP", "FRONTAL", "LATERAL", "OTHER" by the header; "LATERAL" also where the header is silent and the
-            picture looks lateral; else "".
-        study_keys, patient_keys: all under which they may be cases (`KeyedHasher.study_keys`); never shown.
-        pixels: uint8 (S, S), what the model sees; None when refused.
-        display: float32 (H, W) in 0…1, what a person sees; None when refused, or not kept.
-        spacing_mm, spacing_from: of `display`, as in `medsd.dicom.read.Radiograph`.
+    A refused image has keys, too. They are "" where the header cannot be read or says nothing, or no hasher was given.
     """
 
     status: Literal["scored", "warned", "refused"]
     reason: str = ""
     message: str = ""
-    name: str = ""
+    name: str = ""  # how messages call it
     study_key: str = ""
     patient_key: str = ""
     instance_key: str = ""
-    view: str = ""
-    study_keys: tuple[str, ...] = field(default=(), repr=False)
+    view: str = (
+        ""  # PA, AP, FRONTAL, LATERAL, OTHER by the header; LATERAL also where it is silent and the look says so
+    )
+    study_keys: tuple[str, ...] = field(default=(), repr=False)  # all under which it may be a case; never shown
     patient_keys: tuple[str, ...] = field(default=(), repr=False)
-    pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False)
-    display: npt.NDArray[np.float32] | None = field(default=None, repr=False)
-    spacing_mm: tuple[float, float] | None = None
+    pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False)  # (S, S) for the model; None when refused
+    display: npt.NDArray[np.float32] | None = field(default=None, repr=False)  # (H, W) in 0…1 for a person, if kept
+    spacing_mm: tuple[float, float] | None = None  # of `display`, as in `medsd.dicom.read.Radiograph`
     spacing_from: str = ""
 
 
@@ -74,8 +62,7 @@ def read_image(
     Args:
         source: a path, the content of a file, an array (H, W) in 0…1 with dark air, or a `Radiograph`.
         spec: the bundle's preprocessing.
-        policy: what is refused, warned about and accepted.
-        hasher: makes the keys of study, patient and instance.
+        policy, hasher: see `GatePolicy` and `KeyedHasher`.
         name: how messages call the image; the file's name by default.
         keep_image: keep the image in its own size too, for showing it.
     """

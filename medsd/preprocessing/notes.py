@@ -5,8 +5,6 @@ they were in training, whatever the phrase lists say later. The length is fixed:
 padded; where the bundle names a window, a note is laid out in overlapping windows. The text of a note is never logged.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,28 +25,21 @@ _CHARACTERS_A_TOKEN = 48
 
 @dataclass(frozen=True)
 class NoteBatch:
-    """B notes as the graph takes them.
+    """B notes as the graph takes them; where the bundle has windows, L / window of them side by side, each padded.
 
-    Attributes:
-        ids: int64 (B, L) token ids, padded; L / window windows side by side, each padded, where the bundle has windows.
-        mask: int64 (B, L), 1 where a token stands; a missing note keeps its first position, so that attention over
-            nothing does not become NaN.
-        given: float32 (B,), 1 where there is a note.
+    The mask of a missing note keeps its first position, so that attention over nothing does not become NaN.
     """
 
-    ids: npt.NDArray[np.int64]
-    mask: npt.NDArray[np.int64]
-    given: npt.NDArray[np.float32]
+    ids: npt.NDArray[np.int64]  # (B, L) token ids, padded
+    mask: npt.NDArray[np.int64]  # (B, L), 1 where a token stands
+    given: npt.NDArray[np.float32]  # (B,), 1 where there is a note
 
 
 def clean_note(note: str | None, max_characters: int | None = None) -> str:
     """The note in one spelling (`medsd.text`), with single spaces for runs of white space and control characters.
 
-    Empty where there is none. Training and serving both tokenise this text and no other.
-
-    Args:
-        note: any text, or None.
-        max_characters: cut to this many before anything that takes time.
+    Empty where there is none. Training and serving both tokenise this text and no other. It is cut to `max_characters`
+    before anything that takes time.
     """
     if not note:
         return ""
@@ -61,11 +52,7 @@ def clean_note(note: str | None, max_characters: int | None = None) -> str:
 class NoteMask:
     """Hides what names a finding; negations and all other words stay: "no effusion" becomes "no ___".
 
-    Args:
-        phrases: in the language of `medsd.studies.notes.lexicon`; none hides nothing.
-
-    Raises:
-        DataError: a phrase cannot be read.
+    The phrases are in the language of `medsd.studies.notes.lexicon`; raises DataError where one cannot be read.
     """
 
     def __init__(self, phrases: Sequence[str]) -> None:
@@ -77,14 +64,9 @@ class NoteMask:
 
 
 class NoteTokenizer:
-    """Turns notes into `NoteBatch`; safe to share between threads.
+    """Turns notes into `NoteBatch` with the bundle's tokenizer.json; safe to share between threads.
 
-    Args:
-        path: the bundle's tokenizer.json.
-        spec: length, padding, and what is hidden.
-
-    Raises:
-        BundleError: the file is missing or is no tokenizer, or a phrase to hide cannot be read.
+    Raises BundleError where the file is missing or is no tokenizer, or a phrase to hide cannot be read.
     """
 
     def __init__(self, path: Path, spec: NoteInput) -> None:

@@ -7,8 +7,6 @@ Images of four times the model's side and more are reduced by a whole factor fir
 tenth of an antialiased resize from the full size; see `to_pixels`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -78,17 +76,14 @@ def _resize(image: GreyImage, size: tuple[int, int], box: tuple[float, float, fl
 def _shrink(image: GreyImage | StoredGreys, box: Box, size: tuple[int, int]) -> tuple[GreyImage, bool]:
     """The `box` of `image`, antialiased, in `size` = (width, height), and whether blocks were averaged first."""
     left, top, right, bottom = box
-    across, down = factors = _factors(right - left, bottom - top, size)
+    across = max(1, int((right - left) / size[0] / _GAP))  # columns and rows of the blocks that become one pixel each
+    down = max(1, int((bottom - top) / size[1] / _GAP))
+    factors = (across, down)
     if factors == (1, 1):
         picture = image.picture() if isinstance(image, StoredGreys) else image
         return _resize(picture[top:bottom, left:right], size), False
     means = image.means(box, factors) if isinstance(image, StoredGreys) else block_means(image, box, factors)
     return _resize(means, size, (0.0, 0.0, (right - left) / across, (bottom - top) / down)), True
-
-
-def _factors(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Columns and rows of the blocks that may become one pixel each before the resize to `size`."""
-    return max(1, int(width / size[0] / _GAP)), max(1, int(height / size[1] / _GAP))
 
 
 def _stretch_contrast(image: GreyImage, low: float, high: float) -> GreyImage:
@@ -145,15 +140,9 @@ def to_batch(pixels: Sequence[ModelPixels]) -> npt.NDArray[np.float32]:
 
 
 def evidence_to_image(evidence: npt.ArrayLike, shape: tuple[int, int], spec: PixelSpec) -> GreyImage:
-    """Put a map of the network's space back over the radiograph that it came from.
+    """Put a map (h, w) over the model square, of any size and range, back over the radiograph that it came from (H, W).
 
-    Args:
-        evidence: array (h, w) over the model square, any size and range, for instance class activations.
-        shape: (H, W) of the original radiograph.
-        spec: the preprocessing that the network had.
-
-    Returns:
-        float32 array (H, W). What a crop cut away had no say and is 0; padding is dropped.
+    What a crop cut away had no say and is 0; padding is dropped.
     """
     grid = _grey(evidence)
     height, width = grid.shape

@@ -8,8 +8,6 @@ Batches depend on the inputs and their order alone, and all have the same size: 
 refused around it, with where an earlier run stopped, or with how busy the machine is.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -40,9 +38,7 @@ _REFUSED_A_BATCH = 8  # a batch closes with so many times its size of inputs, ho
 def score(request: ScoringRequest, *, each: Callable[[Path, Prediction], None] | None = None) -> Summary:
     """Score the inputs of `request` on this machine, by default with one process that decodes: this one.
 
-    Args:
-        request: what is to be scored.
-        each: called with every prediction once it is a row; what it raises as a `MedsdError` is logged.
+    `each` is called with every prediction once it is a row; what it raises as a `MedsdError` is logged.
 
     Raises:
         DataError: an input does not exist or is empty, the notes or the output cannot be used, the disk is full,
@@ -63,7 +59,8 @@ def score(request: ScoringRequest, *, each: Callable[[Path, Prediction], None] |
                 require_gpu=request.require_gpu,
                 policy=request.policy,
                 coverage=request.coverage,
-                threads=_threads(),
+                # Threads of one batch wait for each other, those of several batches do not.
+                threads=max(1, processors() // _ways()),
             )
             if job.notes and not predictor.takes_notes:
                 log.warning("%s reads no notes; they are ignored", job.bundle.label)
@@ -80,11 +77,9 @@ def _score_all(
     each: Callable[[Path, Prediction], None] | None,
 ) -> Generator[tuple[Outcomes, str], None, None]:
     """Read `waiting` in order, and keep the rows; what `carry_out` wants to know of each batch."""
-    with (
-        closing(_images(waiting, decoders if job.images else None, ahead=(_ways() + 1) * job.size)) as images,
-        closing(_read_all(predictor, batches(_studies(images, job.notes), job.size), job.size)) as read,
-    ):
-        for batch, predictions in read:
+    with closing(_images(waiting, decoders if job.images else None, ahead=(_ways() + 1) * job.size)) as images:
+        studies = ((name, study_of(name, image, job.notes)) for name, image in images)
+        for batch, predictions in _read_all(predictor, batches(studies, job.size), job.size):
             found = [table.row(name, prediction) for name, prediction in zip(batch.names, predictions, strict=True)]
             rows.append(found, [prediction.embedding for prediction in predictions])
             yield [(prediction.status, prediction.reason) for prediction in predictions], predictor.session.provider
@@ -107,17 +102,11 @@ def _images(names: list[str], decoders: Decoders | None, ahead: int) -> Images:
 
 @dataclass
 class InputBatch:
-    """Inputs that become rows together: those that the graph can read, up to its size, and the refused between them.
-
-    Attributes:
-        names: of all.
-        studies: of all.
-        scorable: how many of them the graph reads.
-    """
+    """Inputs that become rows together: those that the graph can read, up to its size, and the refused between them."""
 
     names: list[str] = field(default_factory=list)
     studies: list[Study] = field(default_factory=list)
-    scorable: int = 0
+    scorable: int = 0  # studies that the graph reads
 
     def __len__(self) -> int:
         return len(self.names)
@@ -132,10 +121,6 @@ class InputBatch:
 def is_scorable(study: Study) -> bool:
     """Whether a study goes to the graph, as far as image and note tell."""
     return bool(clean_note(study.note)) if study.image is None else study.image.pixels is not None
-
-
-def _studies(images: Images, notes: Notes) -> Iterator[tuple[str, Study]]:
-    return ((name, study_of(name, image, notes)) for name, image in images)
 
 
 def batches(studies: Iterable[tuple[str, Study]], size: int) -> Iterator[InputBatch]:
@@ -161,13 +146,6 @@ def study_of(name: str, image: DecodedImage | None, notes: Notes) -> Study:
 def _ways() -> int:
     """How many batches the CPU reads at a time."""
     return min(processors(), _MOST_WAYS)
-
-
-def _threads() -> int:
-    """Threads within a batch: one, on few processors, as those of one batch wait for each other and those of several
-    do not.
-    """
-    return max(1, processors() // _ways())
 
 
 def _read_all(

@@ -15,19 +15,16 @@ The table of the images is kept beside that of the studies, as `results.images.c
 `--resume` goes on from. Begin at `score`.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from medsd.bundle.layout import Bundle
-from medsd.calibration.conformal import Limits
 from medsd.errors import DataError
 from medsd.inference.coverage import called, conformal_limits
 from medsd.inference.prediction import NOT_TRAINED
@@ -42,14 +39,10 @@ _BEST_FIRST = ("scored", "warned", "refused")
 
 
 def score(run: Callable[[ScoringRequest], Summary], request: ScoringRequest) -> Summary:
-    """Score the inputs of `request`, and write one row a study.
+    """Score the inputs of `request`, and write one row a study into its `out`; embeddings stay one a row of the images.
 
-    Args:
-        run: `medsd.scoring.batch.score` or `medsd.scoring.cluster.score`.
-        request: `out` becomes the table of the studies; embeddings stay one a row of the images.
-
-    Raises:
-        DataError: as `run`, or the table of the studies cannot be written.
+    `run` is `medsd.scoring.batch.score` or `medsd.scoring.cluster.score`. Raises what it raises, and DataError where
+    the table of the studies cannot be written.
     """
     place, defuse = place_of(request.out), request.defuse_formulas
     images = _beside(place)
@@ -80,27 +73,20 @@ def _beside(place: Path | str) -> Path | str:
 
 
 class Studies:
-    """Combines the rows of images.
+    """Combines the rows of images that `bundle` scored; `count` is that of the studies so far.
 
-    Args:
-        bundle: that scored them; gives the operating points.
-        coverage: of conformal calls; None for calls at the operating points.
-
-    Attributes:
-        count: studies so far.
+    Calls are conformal at `coverage`; where it is None, they are made at the operating points.
     """
 
     def __init__(self, bundle: Bundle, coverage: float | None = None) -> None:
         self._bundle, self._coverage = bundle, coverage
-        self._limits: Mapping[str, Limits | None] | None
         self._limits = None if coverage is None else conformal_limits(bundle, coverage)
         self.count = 0
 
     def rows(self, images: Callable[[], Iterator[Row]]) -> Iterator[Row]:
         """The rows of the studies, each when the last of its images has been seen.
 
-        Args:
-            images: reads the rows of the images; called twice, so that only unfinished studies are in memory.
+        `images` reads the rows of the images; it is called twice, so that only unfinished studies are in memory.
         """
         left = Counter(row["study_key"] for row in images() if row["study_key"])
         begun: dict[str, list[Row]] = {}
@@ -146,16 +132,17 @@ class Studies:
     def _said(self, used: Sequence[Row]) -> Row:
         """Probabilities and calls of a study; empty ones where no image is left."""
         names = self._bundle.findings.names
+        found: Row = {}
         if len(used) <= 1:  # its own words, which the rounding of the table cannot change
             row = used[0] if used else {}
-            said = [(f"probability_{n}", f"call_{n}") for n in names]
-            found: Row = {}
-            for probability, call in said:
-                found |= {probability: row.get(probability), call: row.get(call, "")}
+            for name in names:
+                found |= {
+                    f"probability_{name}": row.get(f"probability_{name}"),
+                    f"call_{name}": row.get(f"call_{name}", ""),
+                }
             return found | {"out_of_distribution": row.get("out_of_distribution")}
         values = np.array([[row[f"probability_{name}"] for name in names] for row in used], np.float64).mean(0)  # (F,)
         calls = called(self._bundle, values, self._coverage, self._limits)["calls"]
-        found = {}
         for name, value in zip(names, values.tolist(), strict=True):
             found |= {f"probability_{name}": table.rounded(value), f"call_{name}": calls.get(name, NOT_TRAINED)}
         unlike = [row["out_of_distribution"] for row in used if row["out_of_distribution"] is not None]

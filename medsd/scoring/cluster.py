@@ -10,8 +10,6 @@ local Ray listens on the loopback address alone, asks no cloud where it runs, sh
 cluster of your own reports as you start it: with `ray start --disable-usage-stats` it still says that it is there.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging
@@ -35,6 +33,8 @@ from medsd.scoring.note_files import Notes
 from medsd.scoring.request import Outcomes, ScoringRequest, Summary, carry_out, prepare
 from medsd.scoring.segments import Block
 from medsd.scoring.workers import Actor, DecodeBlock, ScoreBlock
+
+log = logging.getLogger(__name__)
 
 LOCAL = "local"
 _KNOCK_S = 10.0
@@ -102,20 +102,13 @@ def _files(bundle: Bundle) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many actors do what.
-
-    Attributes:
-        decoding, reading: actors.
-        gpu: whether each of those that read has a GPU.
-        share: processors that Ray counts for an actor.
-        provider: what those that read ask ONNX Runtime for.
-    """
+    """How many actors decode and how many read."""
 
     decoding: int
     reading: int
-    gpu: bool
-    share: float
-    provider: ProviderChoice
+    gpu: bool  # whether each of those that read has one
+    share: float  # processors that Ray counts for an actor
+    provider: ProviderChoice  # what those that read ask ONNX Runtime for
 
 
 def _plan(resources: dict[str, float], workers: int | None, provider: ProviderChoice, require_gpu: bool) -> Plan:
@@ -254,16 +247,22 @@ def _quieten(ray: Any) -> None:
 
 
 def _complaint(error: BaseException) -> MedsdError:
-    """What a worker raised, in one line; its own words where they are ours."""
+    """What a worker raised, in one line; its own words where they are ours, else the first error that is not Ray's."""
+    chain: list[BaseException] = []
     found: BaseException | None = error
-    while found is not None:
+    while found is not None and found not in chain:
+        chain.append(found)
         cause = getattr(found, "cause", None)
-        if isinstance(cause, MedsdError):
-            return cause
-        if isinstance(found, MedsdError):
-            return DataError(str(found.args[0]) if found.args else str(found))
         found = cause if isinstance(cause, BaseException) else found.__cause__
-    return DataError(
-        f"the cluster gave up a block ({type(error).__name__}), as its workers died again and again or cannot import "
-        "medsd; the finished rows are kept: see Ray's logs, then go on with --resume"
-    )
+    ours = next((each for each in chain if isinstance(each, MedsdError)), None)
+    if ours is not None:
+        return DataError(str(ours.args[0]) if ours.args else str(ours))
+    kept = "the finished rows are kept: see Ray's logs, then go on with --resume"
+    last = chain[-1]
+    if type(last).__module__.startswith("ray."):
+        return DataError(
+            f"the cluster gave up a block ({type(error).__name__}), as its workers died again and again or cannot "
+            f"import medsd; {kept}"
+        )
+    log.error("what a worker raised:\n%s", error)
+    return DataError(f"a worker failed ({type(last).__name__}); {kept}")

@@ -3,8 +3,6 @@
 Row n belongs to row n of the table; a refused study has no embedding, its row is NaN.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -22,11 +20,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 def check_format(path: Path) -> None:
-    """Refuse an output whose suffix names no format.
-
-    Raises:
-        DataError: the suffix is none of .npy, .parquet.
-    """
+    """Refuse an output whose suffix names no format; raises DataError."""
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(
             f"{path}: embeddings are written as {', '.join(SUFFIXES)}; give the output one of these endings"
@@ -34,17 +28,10 @@ def check_format(path: Path) -> None:
 
 
 def write(path: Path, chunks: Iterable[Vectors], paths: Iterable[str], rows: int, dimensions: int) -> None:
-    """Write embeddings so that a reader sees the old file or the whole new one.
+    """Write embeddings, arrays (n, D) that make N `rows`, so that a reader sees the old file or the whole new one.
 
-    Args:
-        path: .npy, float32 (N, D), C order; or .parquet with the columns ``path`` and ``embedding``.
-        chunks: arrays (n, D) that make N together.
-        paths: of the N rows.
-        rows, dimensions: N and D.
-
-    Raises:
-        DataError: another suffix.
-        OSError: it cannot be written.
+    As .npy they are float32 (N, D) in C order; as .parquet they have the columns ``path`` and ``embedding``. Raises
+    DataError for another suffix, OSError where it cannot be written.
     """
     check_format(path)
     with replacing(path) as draft:
@@ -76,11 +63,7 @@ def _write_parquet(path: Path, chunks: Iterable[Vectors], paths: Iterator[str], 
 
 
 def read(path: Path, dimensions: int) -> Iterator[Vectors]:
-    """The embeddings (D,) of a file that `write` wrote, one after another.
-
-    Raises:
-        DataError: it is not there, or holds something else.
-    """
+    """The embeddings (D,) of a file that `write` wrote; raises DataError where there are none."""
     check_format(path)
     try:
         yield from (_read_npy if path.suffix.lower() == ".npy" else _read_parquet)(path, dimensions)

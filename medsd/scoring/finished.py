@@ -6,8 +6,6 @@ twice. The next run with `resume` scores what no segment holds. At the end the t
 order of the inputs and appears in one step.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
@@ -18,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -45,16 +43,12 @@ class FinishedRows:
     """The finished rows of one output; a context manager that holds the lock, where the output can be locked.
 
     Args:
-        out: the table that is being made, a path or a URL.
-        columns: of it.
+        out, embeddings_out: what is being made, paths or URLs.
         made_with: what decides the rows, by the words in which a person knows it: ``{"model": …, "gate policy": …}``.
             JSON values; rows that were made with others are not mixed in.
         names: of all inputs, in order.
         batch_size: of the model; blocks hold whole batches.
         resume: keep the rows of an earlier, killed or finished run.
-        embeddings_out: where each row's embedding is written to, a path or a URL; None for nowhere.
-        dimensions: of an embedding.
-        defuse: formulas in CSV.
 
     Attributes:
         done: paths of the rows that an earlier run finished.
@@ -107,7 +101,7 @@ class FinishedRows:
         left = ([name for name in block.names if printable(name) not in self.done] for block in blocks)
         self.waiting = [Block(names) for names in left if names]
 
-    def __enter__(self) -> FinishedRows:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -189,14 +183,9 @@ class FinishedRows:
     # ---- going on
 
     def append(self, rows: Sequence[Row], vectors: Sequence[Vectors | None] = ()) -> None:
-        """Add finished rows, which are safe a moment later.
+        """Add finished rows in order, with an embedding (D,) each, None for a refused one; they are soon safe.
 
-        Args:
-            rows: of the table, in order.
-            vectors: an embedding (D,) each, None for a refused one; only where embeddings are kept.
-
-        Raises:
-            DataError: the disk is full, or gone; the rows of before are safe.
+        Raises DataError where the disk is full, or gone; the rows of before are safe.
         """
         self._rows += rows
         self._vectors += vectors
@@ -226,8 +215,7 @@ class FinishedRows:
     def join(self) -> None:
         """Write the table and the embeddings from the finished rows, in the order of the inputs.
 
-        Raises:
-            DataError: one of them cannot be written, or a segment is damaged; what is finished stays.
+        Raises DataError where one of them cannot be written, or a segment is damaged; what is finished stays.
         """
         self.flush()
         segments = self._in_order()
@@ -244,11 +232,7 @@ class FinishedRows:
             raise DataError(f"{what}; the finished rows are kept in {_name(self.store.folder)}: {_GO_ON}") from None
 
     def finish(self, summary: Facts) -> None:
-        """Write the record beside the joined table, and remove the segments.
-
-        Raises:
-            DataError: it cannot be written.
-        """
+        """Write the record beside the joined table, and remove the segments."""
         self._write(Store(_folder(self._record)), _name(self._record), {"made_with": self._facts, **summary})
         self._remove()
 

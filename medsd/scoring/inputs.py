@@ -3,8 +3,6 @@
 A name is what the table shows under ``path``: a file, or ``archive.zip!member``. Begin at `name_inputs`.
 """
 
-from __future__ import annotations
-
 import glob
 import os
 import stat
@@ -39,15 +37,10 @@ _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"PK\x03\x04")
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is to be scored.
+    """What is to be scored."""
 
-    Attributes:
-        names: each once, in the order given.
-        notes: by name, of lists that have a column for them.
-    """
-
-    names: list[str]
-    notes: dict[str, str] = field(default_factory=dict)
+    names: list[str]  # each once, in the order given
+    notes: dict[str, str] = field(default_factory=dict)  # by name, of lists that have a column for them
 
 
 def name_inputs(
@@ -109,7 +102,8 @@ class _Reader:
             yield from self._in_folder(given)
         elif str(given) == STANDARD_INPUT:
             content = _read_list(self._stdin or sys.stdin.buffer, "standard input")
-            yield from self._of_lines(_lines(content, "standard input"), Path())
+            for name in _lines(content, "standard input"):
+                yield from self._listed(name, Path())
         elif given.suffix.lower() in LIST_SUFFIXES and kind == "file":
             yield from self.in_list(given)
         elif kind:
@@ -132,11 +126,8 @@ class _Reader:
         except (OSError, ValueError) as error:
             what = getattr(error, "strerror", None) or error
             raise DataError(f"{path}: cannot be read as a list of paths ({what})") from None
-        yield from self._of_lines(_lines(content, str(path)), path.parent)
-
-    def _of_lines(self, names: Sequence[str], beside: Path) -> Iterator[str]:
-        for name in names:
-            yield from self._listed(name, beside)
+        for name in _lines(content, str(path)):
+            yield from self._listed(name, path.parent)
 
     def _in_table(self, path: Path) -> Iterator[str]:
         count = 0
@@ -194,7 +185,7 @@ class _Reader:
 def _walk(root: Path) -> Iterator[str]:
     """The files in a folder and below, and the folders that cannot be listed, by path."""
     for place, files, denied in _folders(str(root)):
-        yield from (place + name for name in files if not _beside_images(name))
+        yield from (place + name for name in files if not name.startswith(".") and not _is_side(name))
         yield from denied
 
 
@@ -243,10 +234,6 @@ def _number(folder: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _beside_images(name: str) -> bool:
-    return name.startswith(".") or _is_side(name)
-
-
 def _is_side(name: str) -> bool:
     return name.lower() in _SIDE_NAMES or os.path.splitext(name)[1].lower() in SIDE_SUFFIXES  # noqa: PTH122
 
@@ -259,8 +246,7 @@ def _beside_member(member: str) -> bool:
 
 def hidden_member(member: str) -> bool:
     """Whether a path within a folder would not be read there."""
-    *folders, name = member.split("/")
-    return _beside_images(name) or any(folder.startswith(".") or folder == _MACOS for folder in folders)
+    return _beside_member(member) or any(part.startswith(".") for part in member.split("/"))
 
 
 def _kind(path: Path | str) -> str:
@@ -291,11 +277,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _list_content(path: Path) -> bytes:
-    """The content of a file, or of a pipe, as a shell hands over ``<(find …)``.
-
-    Raises:
-        OSError: it cannot be opened, is something else, or nobody writes into the pipe.
-    """
+    """The content of a file, or of a pipe, as a shell hands over ``<(find …)``; OSError where nobody writes into it."""
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer would hold us
     with os.fdopen(handle, "rb") as file:
         begun = _await_writer(handle) if stat.S_ISFIFO(os.fstat(handle).st_mode) else b""

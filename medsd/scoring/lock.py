@@ -3,8 +3,6 @@
 The system releases the lock when a process dies, so a stale one never has to be removed by hand.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import logging

@@ -1,13 +1,12 @@
 """The clinical notes that belong to images: from the column of a table, or from a text beside each image."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from medsd.dicom.gate import GatePolicy
 from medsd.dicom.policy import concern
@@ -62,13 +61,8 @@ class Notes:
         return found.hexdigest()
 
     @classmethod
-    def read(cls, path: Path, *, beside: bool = False, more: Mapping[str, str] | None = None) -> Notes:
-        """Read a CSV with the columns ``path`` (a path or a file name) and ``note``.
-
-        Args:
-            path: the table.
-            beside: as for `Notes`.
-            more: notes from elsewhere, which the table overrides.
+    def read(cls, path: Path, *, more: Mapping[str, str] | None = None) -> Self:
+        """Read a CSV with the columns ``path`` (a path or a file name) and ``note``, which overrides `more` notes.
 
         Raises:
             DataError: it cannot be read, a column is missing, or an image has two different notes.
@@ -78,7 +72,7 @@ class Notes:
             name = str(Path(row[key].strip()))
             if found.setdefault(name, row["note"]) != row["note"]:
                 raise DataError(f"{path}:{line}: a second, different note for the same image; keep one")
-        return cls({**(more or {}), **found}, beside=beside)
+        return cls({**(more or {}), **found})
 
 
 def read_rows(path: Path, *, needs_note: bool = True) -> Iterator[tuple[dict[str, str], str, int]]:
@@ -136,29 +130,18 @@ def _beside(path: str) -> str | None:
 
 
 def _side_content(path: str) -> bytes | None:
-    inside = split_member(path)
-    if inside is not None:
-        return _side_member(*inside, name=Path(path).name)
-    for place in _side_names(path):
-        if not os.path.isfile(place):  # noqa: PTH113  # Path raises for long names; a pipe would hold us
+    archive, member = split_member(path) or ("", path)
+    for place in _side_names(member):
+        if archive and holds(archive, place):
+            return read_member(archive, place, GatePolicy(max_file_bytes=_MOST_SIDE_BYTES), Path(path).name)
+        if archive or not os.path.isfile(place):  # noqa: PTH113  # Path raises for long names; a pipe would hold us
             continue
         with Path(place).open("rb") as file:
             content = file.read(_MOST_SIDE_BYTES + 1)
-        return _bounded(content)
+        if len(content) > _MOST_SIDE_BYTES:
+            raise OSError(0, f"more than {_MOST_SIDE_BYTES} bytes")
+        return content
     return None
-
-
-def _side_member(archive: str, member: str, name: str) -> bytes | None:
-    for place in _side_names(member):
-        if holds(archive, place):
-            return read_member(archive, place, GatePolicy(max_file_bytes=_MOST_SIDE_BYTES), name)
-    return None
-
-
-def _bounded(content: bytes) -> bytes:
-    if len(content) > _MOST_SIDE_BYTES:
-        raise OSError(0, f"more than {_MOST_SIDE_BYTES} bytes")
-    return content
 
 
 def _side_names(path: str) -> Iterator[str]:

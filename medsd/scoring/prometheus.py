@@ -4,13 +4,11 @@ The client library does the format, the atomic file and the port (it is small, h
 for names and escapes). Labels are codes of this software; nothing of an image stands in a metric.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from medsd.errors import DataError
 
@@ -80,7 +78,7 @@ class ScoringGauges:
             except OSError as error:
                 raise DataError(f"{self._file}: cannot be written ({error.strerror}); choose another file") from None
 
-    def __enter__(self) -> ScoringGauges:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

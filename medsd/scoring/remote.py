@@ -5,8 +5,6 @@ and takes its address and its key from the settings of that package. A path with
 one of this machine's own.
 """
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import os
@@ -105,16 +103,7 @@ def _find(files: Any, path: str) -> list[str] | None:
 
 
 def fetch(url: str, most: int, name: str = "") -> bytes:
-    """The content of a file.
-
-    Args:
-        url: of the file.
-        most: bytes.
-        name: how messages call it.
-
-    Raises:
-        ImageError: it cannot be read, or is larger than `most`.
-    """
+    """The content of a file; raises ImageError, which says `name`, where it cannot be read or has over `most` bytes."""
     try:
         files, path = file_system(url)
         with files.open(path, "rb") as file:
@@ -166,19 +155,14 @@ class Fetching:
 class Store:
     """A folder of small files, each there as a whole or not at all, here or behind a URL; travels between processes.
 
-    Args:
-        folder: where; made with the first file.
+    The folder is made with the first file. What cannot be done raises OSError.
     """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = folder
 
     def write(self, name: str, content: bytes) -> None:
-        """Write one file.
-
-        Raises:
-            OSError: it cannot be.
-        """
+        """Write one file."""
         if isinstance(self.folder, Path):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(self.folder / name, content)
@@ -188,21 +172,15 @@ class Store:
         if _is_whole(files):
             files.pipe_file(path, content)
         else:
-            draft = _draft(path)
-            files.pipe_file(draft, content)
-            files.mv(draft, path)
+            files.pipe_file(_draft(path), content)
+            files.mv(_draft(path), path)
 
     def read(self, name: str) -> bytes:
-        """The content of one file.
-
-        Raises:
-            OSError: it cannot be read.
-        """
+        """The content of one file."""
         if isinstance(self.folder, Path):
             return (self.folder / name).read_bytes()
         files, path = file_system(f"{self.folder}/{name}")
-        content: bytes = files.cat_file(path)
-        return content
+        return bytes(files.cat_file(path))
 
     def names(self) -> set[str]:
         """What is in it."""
@@ -236,11 +214,7 @@ class Store:
 
 
 def upload(here: Path, url: str) -> None:
-    """Copy a file to a URL, where it appears as a whole.
-
-    Raises:
-        OSError: it cannot be.
-    """
+    """Copy a file to a URL, where it appears as a whole; raises OSError."""
     files, path = file_system(url)
     _make_parent(files, path)
     target = path if _is_whole(files) else _draft(path)

@@ -4,15 +4,11 @@ A `ScoringRequest` says everything. `prepare` opens its bundle, names its inputs
 follows an engine that makes the rows, tells how far it is, and joins the table.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -35,78 +31,47 @@ Outcomes = list[tuple[str, str]]  # status and reason of finished rows
 
 @dataclass(frozen=True)
 class ScoringRequest:
-    """Which inputs are to be scored, by what, and where to.
+    """Which inputs are to be scored, by what, and where to; what is not explained here is as for `Predictor`.
 
-    Attributes:
-        bundle: an opened bundle, or its folder.
-        inputs: files, folders, patterns, ZIP archives, lists or standard input, see
-            `medsd.scoring.inputs.name_inputs`; the same path given twice is one row. None at all: the notes are read
-            alone, a row a note.
-        out: .csv, .parquet or .jsonl.
-        lists: further lists of paths, .csv with a column ``path`` and perhaps ``note``, else a path a line.
-        notes: a CSV with the columns ``path`` (or a file name) and ``note``.
-        side_notes: the note of an image without another is the text beside it, ``image.txt``.
-        embeddings: .npy or .parquet, a row for each of the table's.
-        workers: processes that decode; None leaves it to the engine.
-        batch_size: images in one run of the model.
-        resume: keep the rows that an earlier run on `out` finished.
-        provider, precision, require_gpu: as for `Predictor`.
-        policy: of the gate.
-        hasher: makes the keys; this user's own by default (`KeyedHasher.from_environment`).
-        coverage: None for calls at the operating points, a share for conformal ones, see `Predictor`.
-        defuse_formulas: in CSV, put an apostrophe before texts that a spreadsheet would take for a formula
-            (`medsd.scoring.table.write_table`).
-        metrics, metrics_port: where Prometheus reads how far it is, see `medsd.scoring.prometheus.ScoringGauges`.
-        progress: a bar on a terminal, plain lines elsewhere, on stderr.
+    Where there are no inputs and no lists, the notes are read alone, a row a note.
     """
 
     bundle: Bundle | Path | str
-    inputs: Sequence[Path | str]
-    out: Path | str
-    lists: Sequence[Path] = ()
-    notes: Path | None = None
-    side_notes: bool = False
-    embeddings: Path | str | None = None
-    workers: int | None = None
-    batch_size: int = 8
-    resume: bool = False
+    inputs: Sequence[Path | str]  # see `medsd.scoring.inputs.name_inputs`; the same path given twice is one row
+    out: Path | str  # .csv, .parquet or .jsonl
+    lists: Sequence[Path] = ()  # of paths: .csv with a column "path" and perhaps "note", else a path a line
+    notes: Path | None = None  # a CSV with the columns "path" (or a file name) and "note"
+    side_notes: bool = False  # the note of an image without another is the text beside it, image.txt
+    embeddings: Path | str | None = None  # .npy or .parquet, a row for each of the table's
+    workers: int | None = None  # processes that decode; None leaves it to the engine
+    batch_size: int = 8  # images in one run of the model
+    resume: bool = False  # keep the rows that an earlier run on `out` finished
     provider: ProviderChoice = "auto"
     precision: PrecisionChoice = "auto"
     require_gpu: bool = False
     policy: GatePolicy = field(default_factory=GatePolicy)
-    hasher: KeyedHasher | None = None
+    hasher: KeyedHasher | None = None  # by default this user's own, `KeyedHasher.from_environment`
     coverage: float | None = None
-    defuse_formulas: bool = False
-    metrics: Path | None = None
+    defuse_formulas: bool = False  # see `medsd.scoring.table.write_table`
+    metrics: Path | None = None  # see `medsd.scoring.prometheus.ScoringGauges`, as for `metrics_port`
     metrics_port: int | None = None
-    progress: bool = False
+    progress: bool = False  # a bar on a terminal, plain lines elsewhere, on stderr
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a batch came to.
-
-    Attributes:
-        out: the table.
-        inputs: rows in the table.
-        scored, warned, refused: rows of each status.
-        reused: rows that an earlier run had finished.
-        seconds: time this run took.
-        provider: what computed.
-        reasons: rows by reason code, of warned and refused ones.
-        studies: rows of the table, where it has one a study; None where it has one an input.
-    """
+    """What a batch came to; its counts are rows."""
 
     out: str
     inputs: int
     scored: int
     warned: int
     refused: int
-    reused: int
+    reused: int  # that an earlier run had finished
     seconds: float
-    provider: str
-    reasons: dict[str, int] = field(default_factory=dict)
-    studies: int | None = None
+    provider: str  # that computed
+    reasons: dict[str, int] = field(default_factory=dict)  # of warned and refused ones, by code
+    studies: int | None = None  # None where the table has one row an input
 
     @property
     def rate(self) -> float:
@@ -130,30 +95,18 @@ class Summary:
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """A request whose bundle is open, whose inputs are named and whose notes are read.
-
-    Attributes:
-        request: as it was given.
-        bundle: opened and verified.
-        out, embeddings: paths of this machine, or URLs.
-        names: what makes a row each: images or, where none are given, notes.
-        notes: by name.
-        images: whether there are images.
-        hasher: makes the keys.
-        size: of a batch.
-        begun: when, by the monotonic clock.
-    """
+    """A request whose bundle is open, whose inputs are named and whose notes are read."""
 
     request: ScoringRequest
     bundle: Bundle
-    out: Path | str
-    embeddings: Path | str | None
-    names: list[str]
+    out: Path | str  # a path of this machine, or a URL
+    embeddings: Path | str | None  # as `out`
+    names: list[str]  # what makes a row each: images or, where none are given, notes
     notes: Notes
-    images: bool
+    images: bool  # whether there are images
     hasher: KeyedHasher
-    size: int
-    begun: float
+    size: int  # of a batch
+    begun: float  # by the monotonic clock
 
     @property
     def width(self) -> int:
@@ -230,20 +183,14 @@ def _name(request: ScoringRequest, outputs: Sequence[Path | str | None], urls: b
     ours = [*paths, *(path.with_name(path.name + RECORD) for path in paths)]
     if not urls:
         return name_inputs([Path(path) for path in request.inputs], lists=request.lists, leave_out=ours)
-    found: list[Inputs] = []
-    for remote, group in groupby(map(place_of, request.inputs), _is_url):
-        if remote:
-            found.append(Inputs([name for url in group for name in names_at(str(url))]))
-        else:
-            found.append(name_inputs([Path(place) for place in group], leave_out=ours))
+    found = [
+        Inputs(names_at(place)) if isinstance(place, str) else name_inputs([place], leave_out=ours)
+        for place in map(place_of, request.inputs)
+    ]
     if request.lists:
         found.append(name_inputs([], lists=request.lists, leave_out=ours))
     names = dict.fromkeys(url_of(name) or name for each in found for name in each.names)
     return Inputs(list(names), {name: note for each in found for name, note in each.notes.items()})
-
-
-def _is_url(place: Path | str) -> bool:
-    return isinstance(place, str)
 
 
 def _notes(request: ScoringRequest, given: Inputs, urls: bool) -> Notes:
@@ -257,16 +204,10 @@ def _notes(request: ScoringRequest, given: Inputs, urls: bool) -> Notes:
 def carry_out(
     job: ScoringJob, rows: FinishedRows, outcomes: Iterable[tuple[Outcomes, str]], *, provider: str
 ) -> Summary:
-    """Follow an engine to the end of its work, and join the table.
+    """Follow an engine to the end of its work, and join the table; raises DataError where it cannot be written.
 
-    Args:
-        job: what is done.
-        rows: where the engine keeps its rows.
-        outcomes: of each batch that is finished, and the provider that computed it.
-        provider: that is expected, for the metrics.
-
-    Raises:
-        DataError: the table or the metrics cannot be written.
+    The engine keeps its `rows`, and gives the `outcomes` of each batch with the provider that computed it; `provider`
+    is the one that is expected.
     """
     request, reused = job.request, len(rows.done)
     total = reused + sum(len(block.names) for block in rows.waiting)
@@ -282,21 +223,17 @@ def carry_out(
             told.advance(found)
             shown.advance(len(found), f"{refused} refused")
         rows.join()
-        summary = _summary(job, rows.counts, rows.reasons, reused, provider)
+        summary = Summary(
+            out=str(job.out),
+            inputs=rows.counts.total(),
+            scored=rows.counts["scored"],
+            warned=rows.counts["warned"],
+            refused=rows.counts["refused"],
+            reused=reused,
+            seconds=round(time.monotonic() - job.begun, 3),
+            provider=provider,
+            reasons=dict(rows.reasons.most_common()),
+        )
         rows.finish({"summary": summary.as_dict()})
         told.complete()
     return summary
-
-
-def _summary(job: ScoringJob, counts: Counter[str], reasons: Counter[str], reused: int, provider: str) -> Summary:
-    return Summary(
-        out=str(job.out),
-        inputs=counts.total(),
-        scored=counts["scored"],
-        warned=counts["warned"],
-        refused=counts["refused"],
-        reused=reused,
-        seconds=round(time.monotonic() - job.begun, 3),
-        provider=provider,
-        reasons=dict(reasons.most_common()),
-    )

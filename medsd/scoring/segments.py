@@ -1,13 +1,12 @@
 """Segments: the rows of some inputs, and their embeddings, as files that appear as a whole; and how inputs are cut."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
@@ -21,15 +20,10 @@ _AT_LEAST = 64  # blocks that a batch is cut into, as far as they hold a whole b
 
 @dataclass(frozen=True)
 class Block:
-    """Inputs that become rows together, and travel together.
-
-    Attributes:
-        names: of the inputs.
-        notes: those that a table gives, by name.
-    """
+    """Inputs that become rows together, and travel together."""
 
     names: list[str]
-    notes: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)  # those that a table gives, by name
 
     @property
     def key(self) -> str:
@@ -41,7 +35,7 @@ class Block:
         return json.dumps([self.names, self.notes])
 
     @classmethod
-    def from_json(cls, text: str) -> Block:
+    def from_json(cls, text: str) -> Self:
         return cls(*json.loads(text))
 
 
@@ -61,11 +55,7 @@ def block_size(inputs: int, batch_size: int) -> int:
 
 
 def write_segment(store: Store, key: str, rows: Sequence[Row], vectors: Sequence[Vectors | None], width: int) -> None:
-    """Keep rows, and with `width` > 0 their embeddings (width,), NaN where there is none.
-
-    Raises:
-        OSError: they cannot be written.
-    """
+    """Keep rows, and with `width` > 0 their embeddings (width,), NaN where there is none; raises OSError."""
     if width:  # before the rows, whose file says that the segment is finished
         empty = np.full(width, np.nan, "<f4")
         content = io.BytesIO()

@@ -9,8 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -89,11 +88,7 @@ def rounded(value: float | None) -> float | None:
 
 
 def check_format(path: Path) -> None:
-    """Refuse an output whose suffix names no format.
-
-    Raises:
-        DataError: the suffix is none of .csv, .parquet, .jsonl.
-    """
+    """Refuse an output whose suffix names no format; raises DataError."""
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(
             f"{path}: the results are written as {', '.join(SUFFIXES)}; give the output one of these endings"
@@ -114,21 +109,19 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[s
         DataError: another suffix, or the file cannot be written.
     """
     check_format(path)
-    writers: dict[str, Callable[..., None]] = {
-        ".csv": partial(_write_csv, defuse=defuse),
-        ".parquet": _write_parquet,
-        ".jsonl": _write_jsonl,
-    }
+    suffix = path.suffix.lower()
     try:
         with replacing(path) as draft:
-            writers[path.suffix.lower()](draft, rows, names)
+            if suffix == ".parquet":
+                _write_parquet(draft, rows, names)
+                return
+            with draft.open("w", newline="", encoding="utf-8") as file:
+                if suffix == ".csv":
+                    write_csv(file, rows, names, defuse=defuse)
+                else:
+                    file.writelines(json_line({name: row[name] for name in names}) for row in rows)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def _write_csv(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[str], *, defuse: bool) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        write_csv(file, rows, names, defuse=defuse)
 
 
 def write_csv(file: TextIO, rows: Iterable[Mapping[str, Any]], names: Sequence[str], *, defuse: bool = False) -> None:
@@ -140,11 +133,6 @@ def write_csv(file: TextIO, rows: Iterable[Mapping[str, Any]], names: Sequence[s
 
 def _defused(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-
-
-def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json_line({name: row[name] for name in names}) for row in rows)
 
 
 def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> None:
@@ -173,32 +161,24 @@ def read_table(path: Path, *, defused: bool = False) -> Iterator[Row]:
         DataError: another suffix, or no such table.
     """
     check_format(path)
-    readers: dict[str, Callable[[Path], Iterator[Row]]] = {
-        ".csv": partial(_read_csv, defused=defused),
-        ".parquet": _read_parquet,
-        ".jsonl": _read_jsonl,
-    }
+    suffix = path.suffix.lower()
     try:
-        yield from readers[path.suffix.lower()](path)
+        if suffix == ".parquet":
+            yield from _read_parquet(path)
+            return
+        with path.open(newline="", encoding="utf-8") as file:
+            if suffix == ".jsonl":
+                yield from map(json.loads, file)
+            for row in csv.DictReader(file):
+                yield {name: _read_value(name, text, defused) for name, text in row.items()}
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: is no table of results ({type(error).__name__}); choose another output") from None
-
-
-def _read_csv(path: Path, *, defused: bool) -> Iterator[Row]:
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            yield {name: _read_value(name, text, defused) for name, text in row.items()}
 
 
 def _read_value(name: str, text: str, defused: bool) -> Any:
     if is_number(name):
         return int(text) if name in COUNTS else float(text) if text else None
     return text.removeprefix("'") if defused else text
-
-
-def _read_jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as file:
-        yield from map(json.loads, file)
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:

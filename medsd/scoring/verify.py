@@ -5,8 +5,6 @@ graphs. `write_reference` makes them on the CPU when a bundle is exported; `veri
 phantoms here and compares. Neither needs data or PyTorch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -45,17 +43,11 @@ _CHOICES: dict[str, ProviderChoice] = {CPU: "cpu", CUDA: "cuda", OPENVINO: "open
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest differences that count as agreement.
+    """The largest differences that count as agreement."""
 
-    Attributes:
-        probability: of a calibrated probability.
-        embedding: 1 − cosine of two embeddings.
-        out_of_distribution: of the ratio to its limit, as a share of the ratio where that is above 1.
-    """
-
-    probability: float
-    embedding: float
-    out_of_distribution: float
+    probability: float  # calibrated
+    embedding: float  # 1 − cosine of two embeddings
+    out_of_distribution: float  # of the ratio to its limit, as a share of the ratio where that is above 1
 
 
 # Processors add up in other orders, and a GPU computes float16 where a CPU only stores it: that much is normal.
@@ -88,19 +80,12 @@ class ReferenceReadings(Described):
 
 @dataclass(frozen=True)
 class Agreement:
-    """One comparison with the reference.
+    """One comparison with the reference; it agrees if every difference is within its tolerance."""
 
-    Attributes:
-        what: "pixels", or the provider and the precision.
-        agrees: whether every difference is within its tolerance.
-        differences: largest difference and its tolerance, by the words for it.
-        other: rows whose status, reason or calls are others.
-    """
-
-    what: str
+    what: str  # "pixels", or the provider and the precision
     agrees: bool
-    differences: Mapping[str, tuple[float, float]]
-    other: tuple[str, ...] = ()
+    differences: Mapping[str, tuple[float, float]]  # the largest, and its tolerance, by the words for it
+    other: tuple[str, ...] = ()  # rows whose status, reason or calls are others
 
     def line(self) -> str:
         """The comparison as a sentence."""
@@ -110,17 +95,11 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found.
+    """What `verify` found."""
 
-    Attributes:
-        bundle: name and version.
-        agreements: of the pixels, and of each provider and precision.
-        same_phantoms: whether the phantoms were drawn as they were for the reference.
-    """
-
-    bundle: str
-    agreements: tuple[Agreement, ...]
-    same_phantoms: bool
+    bundle: str  # name and version
+    agreements: tuple[Agreement, ...]  # of the pixels, and of each provider and precision
+    same_phantoms: bool  # whether they were drawn as they were for the reference
 
     @property
     def agrees(self) -> bool:
@@ -144,11 +123,7 @@ class Verification:
 
 
 def write_reference(bundle: Bundle) -> Bundle:
-    """Read the phantoms with every graph of `bundle` on the CPU and add what comes out to its files.
-
-    Returns:
-        the bundle with its new description.
-    """
+    """Read the phantoms with every graph of `bundle` on the CPU and add what comes out to its files and description."""
     inputs = _inputs(bundle)
     studies, drawn = _draw(bundle, inputs)
     arrays: dict[str, npt.NDArray[Any]] = {"pixels": _pixels(bundle, studies)}
@@ -173,12 +148,7 @@ def write_reference(bundle: Bundle) -> Bundle:
 def verify(
     folder: Path | str, *, provider: ProviderChoice = "auto", precision: PrecisionChoice = "auto"
 ) -> Verification:
-    """Score the reference inputs of a bundle here and compare with what it carries.
-
-    Args:
-        folder: of the bundle.
-        provider: one by name, or "auto" for each that works on this machine.
-        precision: one by name, or "auto" for each that the bundle has.
+    """Score the reference inputs of a bundle here and compare with what it carries; "auto" stands for each of them.
 
     Raises:
         BundleError: a file of the bundle was changed, or it carries no reference.
@@ -319,16 +289,16 @@ def _compare(
     """What one provider and precision gives against the reference of that precision."""
     rows, expected, tolerance = [*map(_row, predictions)], reference.rows[precision], TOLERANCES[precision]
     names = [f"probability_{name}" for name in bundle.findings]
-    probability = _largest_gap(
-        [[row[name] for name in names] for row in rows], [[row[name] for name in names] for row in expected]
-    )
-    strange = [[row["out_of_distribution"]] for row in rows], [[row["out_of_distribution"]] for row in expected]
-    scale = max((row[0] for row in strange[1] if row[0] is not None), default=1.0)
+    strange = ["out_of_distribution"]
+    scale = max((row[strange[0]] for row in expected if row[strange[0]] is not None), default=1.0)
     cosines = (_embeddings(bundle, predictions) * arrays[f"embedding_{precision}"]).sum(1)
     differences = {
-        "probabilities differ by": (probability, tolerance.probability),
+        "probabilities differ by": (_largest_gap(rows, expected, names), tolerance.probability),
         "embeddings by": (float(np.max(1 - cosines)), tolerance.embedding),
-        "out of distribution by": (_largest_gap(*strange) / max(scale, 1.0), tolerance.out_of_distribution),
+        "out of distribution by": (
+            _largest_gap(rows, expected, strange) / max(scale, 1.0),
+            tolerance.out_of_distribution,
+        ),
     }
     other = [
         f"input {number}: {', '.join(said)}"
@@ -357,9 +327,9 @@ def _other(bundle: Bundle, rows: Sequence[Row], reference: ReferenceReadings, pr
     ]
 
 
-def _largest_gap(found: Sequence[Sequence[float | None]], expected: Sequence[Sequence[float | None]]) -> float:
-    """The largest difference; infinite where only one of two has a number."""
-    first, second = (np.array(values, np.float64) for values in (found, expected))  # None becomes NaN
+def _largest_gap(found: Sequence[Row], expected: Sequence[Row], names: Sequence[str]) -> float:
+    """The largest difference in these columns; infinite where only one of two has a number."""
+    first, second = (np.array([[row[name] for name in names] for row in rows], float) for rows in (found, expected))
     if not np.array_equal(np.isnan(first), np.isnan(second)):
         return float("inf")
     return float(np.nan_to_num(np.abs(first - second)).max())

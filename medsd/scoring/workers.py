@@ -4,15 +4,13 @@
 Decoded studies travel between them as JSON and one array of pixels, not as pickles.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -30,29 +28,14 @@ from medsd.scoring.remote import Fetching, Store
 from medsd.scoring.segments import Block, write_segment
 
 
-class Actor:
-    """An actor: begins its work when it starts, and does it row by row."""
-
-    def __init__(self, work: DecodeBlock | ScoreBlock) -> None:
-        self._work = work.begin()
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return self._work(row)
-
-
 @dataclass
 class DecodeBlock:
-    """The images of a block, decoded in a helper process.
+    """The images of a block, decoded in a helper process."""
 
-    Args:
-        decoder: of images; None where notes are read alone.
-        side_notes: take notes from the texts beside images, too.
-    """
+    decoder: Decoder | None  # None where notes are read alone
+    side_notes: bool  # take notes from the texts beside images, too
 
-    decoder: Decoder | None
-    side_notes: bool
-
-    def begin(self) -> DecodeBlock:
+    def begin(self) -> Self:
         """Start what the work needs, on the machine that does it."""
         _hide_main()
         self._helper = Fetching(self.decoder).helper() if self.decoder else None
@@ -67,27 +50,19 @@ class DecodeBlock:
 
 @dataclass
 class ScoreBlock:
-    """The decoded images of a block through the model, and its rows into their file.
+    """The decoded images of a block through the model, and its rows into their file."""
 
-    Args:
-        files: of the bundle, Ray's reference to ``{name: bytes}``.
-        store: where the rows are kept.
-        size: of a batch.
-        width: of an embedding that is kept, else 0.
-        provider, precision, require_gpu, policy, coverage: as for `Predictor`.
-    """
-
-    files: Any
+    files: Any  # of the bundle, Ray's reference to ``{name: bytes}``
     store: Store
-    size: int
-    width: int
-    provider: ProviderChoice
+    size: int  # of a batch
+    width: int  # of an embedding that is kept, else 0
+    provider: ProviderChoice  # and what follows: as for `Predictor`
     precision: Precision
     require_gpu: bool
     policy: GatePolicy
     coverage: float | None
 
-    def begin(self) -> ScoreBlock:
+    def begin(self) -> Self:
         """Load the model, from a copy of the bundle that is not needed afterwards."""
         import ray
 
@@ -110,8 +85,8 @@ class ScoreBlock:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         block = Block.from_json(row["block"])
         studies = zip(block.names, unpack(row), strict=True)
-        read = [(batch, read_padded(self._predictor, batch, self.size)) for batch in batches(studies, self.size)]
-        predictions = [prediction for _, some in read for prediction in some]
+        read = [read_padded(self._predictor, batch, self.size) for batch in batches(studies, self.size)]
+        predictions = [prediction for some in read for prediction in some]
         rows = [table.row(name, prediction) for name, prediction in zip(block.names, predictions, strict=True)]
         try:
             write_segment(self.store, block.key, rows, [prediction.embedding for prediction in predictions], self.width)
@@ -123,6 +98,16 @@ class ScoreBlock:
             ) from None
         outcomes = [(prediction.status, prediction.reason) for prediction in predictions]
         return {"outcomes": json.dumps(outcomes), "provider": self._predictor.session.provider}
+
+
+class Actor:
+    """An actor: begins its work when it starts, and does it row by row."""
+
+    def __init__(self, work: DecodeBlock | ScoreBlock) -> None:
+        self._work = work.begin()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return self._work(row)
 
 
 def pack(studies: Sequence[Study]) -> dict[str, Any]:

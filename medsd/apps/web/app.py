@@ -3,8 +3,6 @@
 Only `medsd.apps.web.server` should import this module: importing Gradio takes seconds.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import gradio as gr

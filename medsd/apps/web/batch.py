@@ -4,8 +4,6 @@ The rows are those of `medsd score`. Files are moved into a folder of the run as
 the run ends, is stopped, or its visitor leaves; the table is handed over within the answer.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import shutil

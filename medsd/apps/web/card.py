@@ -1,7 +1,5 @@
 """The tab Model: what model this is, and its card as it ships with the bundle."""
 
-from __future__ import annotations
-
 import re
 
 from medsd.apps.web.html import fill

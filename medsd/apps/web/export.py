@@ -1,7 +1,5 @@
 """A reading as a file to keep: JSON or PDF, handed to the browser within the answer and stored nowhere."""
 
-from __future__ import annotations
-
 import base64
 import json
 import math

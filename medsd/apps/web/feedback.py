@@ -6,8 +6,6 @@ trains on it. Where readers contradict each other, a finding is uncertain (−1)
 studies, patients and readers are keyed hashes. Several processes may write at once.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """The boxes that narrow a search for cases: findings, view, sex, age, source; one set for each tab that has one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ visitor's cookie. `Guard` is the one ASGI layer around it: only the routes in `R
 something come from the app's own page, and sessions, jobs and files belong to the visitor who holds the cookie.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Container, Mapping, MutableMapping

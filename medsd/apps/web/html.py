@@ -1,7 +1,5 @@
 """The HTML of the page, from the Jinja2 templates beside this module. Every value is escaped."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Pinned cases: they stay beside each other under every tab while other studies are read; per session, in memory."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import gradio as gr

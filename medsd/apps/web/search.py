@@ -1,7 +1,5 @@
 """The tab Findings search: cases by the findings that they have and lack, or by a sentence."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import gradio as gr

@@ -1,7 +1,5 @@
 """The tab Space: a map of the cases, coloured by a finding, with the study at hand in it; a point opens its case."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from dataclasses import replace

@@ -3,8 +3,6 @@
 No part of a file's own name is a path here, so no error message or log line can tell it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import secrets
 import shutil

@@ -3,8 +3,6 @@
 Nothing here knows HTTP or Gradio. `medsd.apps.web.guard` applies it to every request.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import hmac
