@@ -64,10 +64,8 @@ def _measure_recall(table: Any, size: int) -> float:
     queries = vectors + rng.normal(0, 0.3 / np.sqrt(size), vectors.shape).astype(np.float32)
     shares = []
     for query in queries / np.linalg.norm(queries, axis=1, keepdims=True):
-        exact, found = (set(_row_ids(question(table, query, NEIGHBOURS, exact=way))) for way in (True, False))
+        asked = (question(table, query, NEIGHBOURS, exact=way) for way in (True, False))
+        answers = (each.select(["study_key", "_distance"]).with_row_id(True).to_arrow() for each in asked)
+        exact, found = (set(rows["_rowid"].to_pylist()) for rows in answers)
         shares.append(len(exact & found) / max(len(exact), 1))
     return float(np.mean(shares))
-
-
-def _row_ids(query: Any) -> list[int]:
-    return query.select(["study_key", "_distance"]).with_row_id(True).to_arrow()["_rowid"].to_pylist()

@@ -69,8 +69,7 @@ def question(
 def ask_study(index: CaseIndex, prediction: Prediction, asked: Question) -> Answer:
     """The cases most like a study, and their vote; findings and words of the question filter.
 
-    Raises:
-        DataError: nothing of the words is understood.
+    Raises DataError where nothing of the words is understood.
     """
     query, _ = _read(index, asked)
     filters = query.filters(asked.filters, require_present=True)
@@ -84,10 +83,7 @@ def ask(index: CaseIndex, asked: Question, load: Callable[[], Predictor | None])
 
     For findings, they are the best fits (`CaseIndex.find`). A sentence is read as findings too. A model with notes,
     which is loaded only then, orders the cases that have these findings, and lack what the sentence rules out, by
-    nearness to it.
-
-    Raises:
-        DataError: nothing is asked, or nothing of the words is understood.
+    nearness to it. Raises DataError where nothing is asked, or nothing of the words is understood.
     """
     query, in_words = _read(index, asked)
     said = query.sentence(index.findings)

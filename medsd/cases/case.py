@@ -88,11 +88,7 @@ class CaseFilter:
         return any(getattr(self, part.name) for part in fields(self))
 
     def check(self, findings: FindingSet, vocabulary: dict[str, tuple[str, ...]]) -> None:
-        """Compare every value with what the index knows.
-
-        Raises:
-            DataError: a finding or a value that the index does not have.
-        """
+        """Compare every value with what the index knows; raises DataError for what it does not have."""
         for name in (*self.present, *self.absent):
             if name not in findings.names:
                 raise DataError(f"filter: '{name}' is no finding of this index; it has {', '.join(findings)}")

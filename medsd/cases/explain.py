@@ -216,16 +216,13 @@ def region_shares(prediction: Prediction, embedding: FloatArray) -> FloatArray:
 
     Everything after the last feature map is linear. With regions r(x, y) whose mean is the image's embedding, the
     cosine with e' is the mean over (x, y) of r(x, y)·e', and what the note adds (Stylianou et al., Visualizing deep
-    similarity networks, WACV 2019). So the mean of the map is the cosine, less the note's part.
-
-    Raises:
-        DataError: the prediction has no image, its bundle does not give regions, or the sizes do not fit.
+    similarity networks, WACV 2019). So the mean of the map is the cosine, less the note's part. Raises DataError where
+    there are no regions, or the sizes do not fit.
     """
     if prediction.regions is None:
         why = "the study was refused" if prediction.refused else "there is no image, or its bundle gives no regions"
         raise DataError(f"no map of the similarity: {why}")
-    other = np.asarray(embedding, dtype=np.float32)
-    if other.shape != prediction.regions.shape[:1]:
-        sizes = f"{other.shape} and {prediction.regions.shape[:1]}"
-        raise DataError(f"no map of the similarity: embeddings of {sizes} numbers")
+    other, size = np.asarray(embedding, dtype=np.float32), prediction.regions.shape[:1]
+    if other.shape != size:
+        raise DataError(f"no map of the similarity: embeddings of {other.shape} and {size} numbers")
     return np.tensordot(other, prediction.regions, axes=1)

@@ -39,11 +39,7 @@ class NewCases(NamedTuple):
 
 
 class CaseIndex(ABC):
-    """Earlier cases in the learned space of one model. Several threads may search one index at a time.
-
-    Attributes:
-        uri: where the cases are.
-    """
+    """Earlier cases in the learned space of one model. Several threads may search one index at a time."""
 
     _pauses: tuple[float, ...] = ()  # seconds before each further try of a question that met a writer
     _stale: tuple[type[Exception], ...] = (Exception,)  # what such a question raises
@@ -95,16 +91,16 @@ class CaseIndex(ABC):
         return self.description.vocabulary
 
     def check_model(self, model_sha256: str, model: str = "") -> None:
-        """Refuse a model that did not make this index.
-
-        Raises:
-            BundleError: it is another one; the message names both.
-        """
-        made_by = self.description
-        if model_sha256 != made_by.model_sha256:
+        """Refuse a model that did not make this index; raises BundleError, which names both."""
+        about = self.description
+        if model_sha256 != about.model_sha256:
+            made_by, asks = (
+                f"{name} ({sha256[:12]})" if name else sha256[:12]
+                for name, sha256 in ((about.model, about.model_sha256), (model, model_sha256))
+            )
             raise BundleError(
-                f"the case index was made by model {_named(made_by.model, made_by.model_sha256)}, not by "
-                f"{_named(model, model_sha256)}; their embeddings cannot be compared: rebuild it with `medsd index`"
+                f"the case index was made by model {made_by}, not by {asks}; their embeddings cannot be compared: "
+                "rebuild it with `medsd index`"
             )
 
     def similar(
@@ -145,11 +141,7 @@ class CaseIndex(ABC):
         return explain(prediction, hits, self.description.scale)
 
     def vote(
-        self,
-        prediction: Prediction,
-        *,
-        filters: CaseFilter | None = None,
-        exclude_patient: str | None = OWN_PATIENT,
+        self, prediction: Prediction, *, filters: CaseFilter | None = None, exclude_patient: str | None = OWN_PATIENT
     ) -> tuple[FindingVote, ...]:
         """What the nearest cases say of each finding, beside the model; disagreement is flagged.
 
@@ -164,10 +156,8 @@ class CaseIndex(ABC):
 
         They share a wanted finding, and are ordered by K_s·K_d of the wanted set, equal ones by their cosine to the
         mean of the best ones, which is their `similarity`. The relation is that of the case to the wanted set. If
-        nothing is wanted, cases with the fewest findings come first.
-
-        Raises:
-            DataError: an empty query, or one that asks for what the index does not have.
+        nothing is wanted, cases with the fewest findings come first. Raises DataError for an empty query, or one that
+        asks for what the index does not have.
         """
         if not query:
             raise DataError("findings query: name at least one finding to be present or absent")
@@ -359,7 +349,3 @@ def _kind(path: str | Path) -> type[CaseIndex]:
 
 def _keys(given: str | Sequence[str] | None) -> list[str]:
     return [key for key in ([given] if isinstance(given, str) else given or ()) if key]
-
-
-def _named(model: str, sha256: str) -> str:
-    return f"{model} ({sha256[:12]})" if model else sha256[:12]

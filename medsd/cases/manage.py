@@ -66,11 +66,7 @@ def is_bundle(target: str | Path) -> bool:
 
 
 def open_cases(target: str | Path) -> CaseIndex:
-    """The index of a bundle, checked against its model, or an index anywhere.
-
-    Raises:
-        BundleError: there is none, it cannot be read, or another model made it.
-    """
+    """The index of a bundle, checked against its model, or an index anywhere; errors as `CaseIndex.open`."""
     if not is_bundle(target):
         return CaseIndex.open(target if "://" in str(target) else Path(target))
     bundle = Bundle.open(target)
@@ -84,11 +80,7 @@ def hasher_of(bundle: Bundle) -> KeyedHasher:
 
 
 def patient_keys(target: str | Path, ids: Path) -> list[tuple[str, ...]]:
-    """Of each patient whose identifier stands in a file, one a line, the keys under which there may be cases.
-
-    Raises:
-        DataError: the file cannot be read or names nobody.
-    """
+    """Of each patient whose identifier stands in a file, one a line, the keys under which there may be cases."""
     try:
         lines = [line.strip() for line in ids.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -217,10 +209,8 @@ def rebuild(
         if not said.refused and said.embedding is not None
     ]
     if len(kept) < len(found) and not drop_missing:
-        raise DataError(
-            f"{images}: {len(found) - len(kept)} of {len(found)} images must not be scored; --drop-missing leaves "
-            "them out"
-        )
+        missed = f"{len(found) - len(kept)} of {len(found)}"
+        raise DataError(f"{images}: {missed} images must not be scored; --drop-missing leaves them out")
     same = old.description.model_sha256 == bundle.model_sha256
     cases = [case for case, _ in kept]
     size = bundle.description.embedding_size
@@ -245,9 +235,7 @@ def export(index: CaseIndex, out: Path) -> int:
     """Write labels, attributes and embeddings as Parquet, without keys, pictures and notes; returns the rows' number.
 
     Studies and patients are numbered, in an order drawn anew each time, so that rows cannot be matched to the index.
-
-    Raises:
-        DataError: `out` does not end in .parquet or cannot be written.
+    Raises DataError where `out` does not end in .parquet or cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -257,16 +245,14 @@ def export(index: CaseIndex, out: Path) -> int:
     records = list(index.records())
     order = np.random.default_rng().permutation(len(records))
     cases, vectors = [records[row][0] for row in order], [records[row][1] for row in order]
-    numbers: dict[str, int] = {}
-    patients = [
-        numbers.setdefault(case.patient_key or f"unknown {row}", len(numbers) + 1) for row, case in enumerate(cases)
-    ]
+    keys = [case.patient_key or f"unknown {row}" for row, case in enumerate(cases)]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys), 1)}
     labels = np.stack([case.labels for case in cases]) if cases else np.zeros((0, len(index.findings)), np.float32)
     size = index.description.embedding_size
     flat = np.stack(vectors).ravel() if cases else np.zeros(0, np.float32)
     columns: dict[str, Any] = {
         "study": pa.array(range(1, len(cases) + 1), pa.int64()),
-        "patient": pa.array(patients, pa.int64()),
+        "patient": pa.array([numbers[key] for key in keys], pa.int64()),
         **{name: pa.array([getattr(case, name) for case in cases], pa.string()) for name in (*FILTER_COLUMNS, "split")},
         **{name: pa.array(labels[:, column], from_pandas=True) for column, name in enumerate(index.findings)},
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(flat.astype(np.float32)), size),

@@ -310,12 +310,7 @@ def _metadata(client: Any, name: str) -> tuple[IndexDescription, Removals]:
 
 
 def _exchange(
-    client: Any,
-    name: str,
-    description: IndexDescription,
-    removals: Removals,
-    old: str | None,
-    blocks: Iterable[Block],
+    client: Any, name: str, description: IndexDescription, removals: Removals, old: str | None, blocks: Iterable[Block]
 ) -> None:
     """Write a collection and put it behind the alias in one step; what was there before is deleted."""
     new = f"{name}.{uuid.uuid4().hex[:12]}"

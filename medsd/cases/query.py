@@ -47,11 +47,7 @@ class FindingQuery:
         return bool(self.present or self.absent)
 
     def labels(self, findings: FindingSet) -> FloatArray:
-        """The wanted set S as a row (F,): 1 wanted, 0 all others.
-
-        Raises:
-            DataError: a name that the vocabulary lacks, or one both wanted and not.
-        """
+        """The wanted set S as a row (F,): 1 wanted, 0 all others; DataError for what is unknown, or wanted and not."""
         if both := sorted(set(self.present) & set(self.absent)):
             raise DataError(f"findings query: {', '.join(both)} cannot be present and absent at once")
         findings.encode(self.absent)
@@ -76,11 +72,7 @@ class FindingQuery:
 
 
 def resolve(names: Sequence[str], findings: FindingSet) -> tuple[str, ...]:
-    """Findings by name or title in any case (``"pleural effusion"``), as the set's own names.
-
-    Raises:
-        DataError: one that the set does not have.
-    """
+    """Findings by name or title in any case (``"pleural effusion"``), as the set's own names; raises DataError."""
     known = {key.lower(): f.name for f in findings.findings for key in (f.title, f.name.replace("_", " "), f.name)}
     for name in names:
         if name.lower() not in known:

@@ -4,13 +4,11 @@ The list holds keyed hashes of the index's keys, under a random secret of the in
 lists of two indexes cannot be compared.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from medsd.cases.case import Case
 from medsd.privacy import KeyedHasher
@@ -34,16 +32,16 @@ class Removals:
             self._hash("study", case.study_key) in self._studies
         )
 
-    def with_patient(self, patient_key: str, study_keys: list[str]) -> Removals:
+    def with_patient(self, patient_key: str, study_keys: list[str]) -> Self:
         """The list with one more patient, whose studies in the index had `study_keys`."""
         patient = self._hash("patient", patient_key)
         studies = {*self.patients.get(patient, ()), *(self._hash("study", key) for key in study_keys if key)}
-        return Removals(self.secret, {**self.patients, patient: tuple(sorted(studies))})
+        return replace(self, patients={**self.patients, patient: tuple(sorted(studies))})
 
-    def without_patient(self, patient_key: str) -> Removals:
+    def without_patient(self, patient_key: str) -> Self:
         """The list without this patient, who may be added again."""
         gone = self._hash("patient", patient_key)
-        return Removals(self.secret, {key: studies for key, studies in self.patients.items() if key != gone})
+        return replace(self, patients={key: studies for key, studies in self.patients.items() if key != gone})
 
     def holds(self, patient_key: str) -> bool:
         """Whether this patient was removed."""
@@ -54,7 +52,7 @@ class Removals:
         return {"secret": self.secret, "patients": {key: list(studies) for key, studies in self.patients.items()}}
 
     @classmethod
-    def of(cls, tree: Any) -> Removals:
+    def of(cls, tree: Any) -> Self:
         """The list that `as_dict` gave; raises KeyError, TypeError or ValueError for anything else."""
         bytes.fromhex(tree["secret"])
         return cls(tree["secret"], {str(key): tuple(studies) for key, studies in tree["patients"].items()})

@@ -1,7 +1,5 @@
 """Cases as rows: the Arrow schema of the index, and the blocks that are checked before they are written."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -34,8 +32,7 @@ def checked_blocks(
 ) -> Iterator[Block]:
     """Blocks of cases with labels (M, F) and embeddings (M, D), without the cases of removed patients.
 
-    Raises:
-        DataError: embeddings or labels have the wrong shape or values, or their number differs from that of the cases.
+    Raises DataError where embeddings or labels have the wrong shape, values or number.
     """
     embeddings = np.asarray(embeddings, dtype=np.float32)
     _check_embeddings(embeddings, description.embedding_size)
@@ -126,7 +123,7 @@ def read_description(text: str | bytes, uri: str) -> IndexDescription:
         raise BundleError(f"{uri}: the description of the case index is damaged; make the index anew") from None
 
 
-def case_table(snapshot: Snapshot, findings: FindingSet) -> pd.DataFrame:
+def case_table(snapshot: Snapshot, findings: FindingSet) -> "pd.DataFrame":
     """The table that `medsd.cases.index.CaseIndex.table` gives."""
     import pandas as pd
 

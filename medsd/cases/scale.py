@@ -33,7 +33,9 @@ def fit_scale(
     chosen = np.asarray(embeddings)[rows]
     cosines = chosen @ chosen.T
     relations = np.asarray(relation_matrix(np.asarray(labels)[rows]))
-    apart = _different(np.asarray(patients, dtype=str)[rows])
+    whose = np.asarray(patients, dtype=str)[rows]
+    apart = (whose[:, None] != whose) | (whose == "")  # (N, N) True for pairs of two patients
+    np.fill_diagonal(apart, False)
     found = {word: cosines[(relations == number) & apart] for number, word in RELATION_WORDS.items()}
     levels = np.linspace(0, 1, POINTS)
     quantiles = {
@@ -44,10 +46,3 @@ def fit_scale(
     if not quantiles:
         return None
     return SimilarityScale(pairs={word: len(values) for word, values in found.items()}, quantiles=quantiles)
-
-
-def _different(patients: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:
-    """(N, N) True for pairs of two patients."""
-    same = (patients[:, None] == patients[None, :]) & (patients != "")[:, None]
-    np.fill_diagonal(same, True)
-    return ~same

@@ -5,8 +5,6 @@ holds the SHA-256 of each file and the number of the version that they make. It 
 write: until then readers stay with the version before, and what a killed writer leaves is never read.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
@@ -15,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pyarrow import ArrowInvalid, fs
 
@@ -52,7 +50,7 @@ class Seal:
         return json.dumps({"sha256": sha256, **tree}, indent=1, sort_keys=True).encode() + b"\n"
 
     @classmethod
-    def of_bytes(cls, content: bytes, where: str) -> Seal:
+    def of_bytes(cls, content: bytes, where: str) -> Self:
         """Read `to_bytes`; raises BundleError if it was changed."""
         try:
             tree = json.loads(content)

@@ -1,7 +1,5 @@
 """The verbs that take a finished bundle further: export it, recalibrate it, write its card, measure it elsewhere."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence
@@ -180,7 +178,7 @@ def verify(bundle: BundleFolder, provider: Where = "auto", precision: Digits = "
         raise typer.Exit(1)
 
 
-def _opened(folder: Path, studies: Path, overrides: Sequence[str]) -> tuple[Bundle, Settings]:
+def _opened(folder: Path, studies: Path, overrides: Sequence[str]) -> "tuple[Bundle, Settings]":
     from medsd.bundle.layout import Bundle
     from medsd.external.studies import load_studies
 

@@ -1,7 +1,5 @@
 """`medsd cases`: a short function for each verb on an index of cases; each imports what it needs when it runs."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -94,7 +92,7 @@ def readmit(target: Target, patient: Patient = None, ids: Ids = None, as_json: J
     print(json.dumps(said) if as_json else line)
 
 
-def _patients(target: str, patient: list[str] | None, ids: Path | None) -> tuple[CaseIndex, list[tuple[str, ...]]]:
+def _patients(target: str, patient: list[str] | None, ids: Path | None) -> "tuple[CaseIndex, list[tuple[str, ...]]]":
     """The index, and the keys of each patient that was named."""
     from medsd.cases.manage import open_cases, patient_keys
 

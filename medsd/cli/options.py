@@ -1,7 +1,5 @@
 """What several verbs share: options, how a result is printed, and what a missing package leads to."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +50,7 @@ def print_summary(summary: Reportable, as_json: bool) -> None:
     print(json.dumps(summary.as_dict()) if as_json else summary.line())
 
 
-def read_gate(path: Path | None, overrides: list[str] | None) -> GatePolicy:
+def read_gate(path: Path | None, overrides: list[str] | None) -> "GatePolicy":
     """The policy of --gate and --set."""
     from medsd.settings import load_gate
 

@@ -1,7 +1,5 @@
 """The verbs that compare studies with what is known: find similar cases, suggest which to label next."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -66,7 +64,7 @@ def similar(
     filters = CaseFilter(view=view or (), sex=sex or (), age_band=age or (), source=source or ())
     asked = ask.question(cases, with_, without, words, filters, k)
 
-    def predictor() -> Predictor:
+    def predictor() -> "Predictor":
         policy = read_gate(gate, set_)
         return Predictor(opened, provider=provider, precision=precision, policy=policy, coverage=coverage)
 
@@ -85,7 +83,7 @@ def similar(
     print(f"{prediction.model}: {impression(prediction, answer.against)}{warning}\n\n{answer.text(cases)}")
 
 
-def _as_record(prediction: Prediction, path: Path | None) -> dict[str, object]:
+def _as_record(prediction: "Prediction", path: Path | None) -> dict[str, object]:
     return {
         "status": prediction.status,
         "reason": prediction.reason,

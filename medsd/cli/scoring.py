@@ -1,7 +1,5 @@
 """`medsd score`: many studies into one table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -141,7 +139,7 @@ def score(
         raise typer.Exit(1)
 
 
-def _scorer(engine: Engine, by: Unit, workers: int | None, ray_address: str) -> Callable[..., Summary]:
+def _scorer(engine: Engine, by: Unit, workers: int | None, ray_address: str) -> "Callable[..., Summary]":
     """What scores: this machine's processes or those of a Ray cluster, by image or by study."""
     from medsd.scoring import batch, by_study, cluster
     from medsd.scoring.request import ScoringRequest

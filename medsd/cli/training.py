@@ -1,7 +1,5 @@
 """The verbs that train: the run and its steps, comparisons, the search for hyper-parameters."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -145,7 +143,7 @@ def tune(config: Config, set_: Set = None) -> None:
     print(f"tune: done, see {run_search(config, set_ or ())}")
 
 
-def _run(config: Path, overrides: list[str] | None, until: str, *, again: bool = True) -> Run:
+def _run(config: Path, overrides: list[str] | None, until: str, *, again: bool = True) -> "Run":
     from medsd.settings import load_settings
 
     settings = load_settings(config, overrides or ())

@@ -4,8 +4,6 @@ Nothing else lists these columns. A row holds the caller's own path, keyed hashe
 of the patient.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import math
@@ -54,7 +52,7 @@ def is_number(column: str) -> bool:
     return column.startswith("probability_") or column == "out_of_distribution" or column in COUNTS
 
 
-def row(path: Path | str, prediction: Prediction) -> Row:
+def row(path: Path | str, prediction: "Prediction") -> Row:
     """The row of one study; numbers of a refused one are None, its calls are empty.
 
     The name of a file may be a patient's: it stands under ``path`` alone, so that a table without this column has none.
