@@ -18,13 +18,9 @@ _EXAMPLE = "example: python -m medsd.apps.score_dicom models/nih14 images/ 'more
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script.
+    """Run the script with `argv`, by default the arguments of the process; returns the exit status.
 
-    Args:
-        argv: arguments without the program's name; those of the process by default.
-
-    Returns:
-        exit status: 0 done, 1 some inputs were refused and --strict is set, 2 for bad usage or input, 130 interrupted.
+    It is 0 when done, 1 if inputs were refused and --strict is set, 2 for bad usage or input, 130 when interrupted.
     """
     arguments = vars(_parser().parse_args(argv))
     gate, overrides, strict, as_json = (arguments.pop(name) for name in ("gate", "set", "strict", "json"))

@@ -119,11 +119,8 @@ class SealedFiles:
     def check(self, seal: Seal, content: bytes, *, everything: bool) -> None:
         """Compare the files of `seal`, whose bytes are `content`, with their checksums; each is read once.
 
-        `everything`: data and indexes too, not only what LanceDB reads at the opening.
-
-        Raises:
-            BundleError: a file was changed; the message names it.
-            OSError: a writer replaced the files meanwhile; ask again.
+        `everything`: data and indexes too, not only what LanceDB reads at the opening. Raises BundleError: a file was
+        changed; the message names it; OSError: a writer replaced the files meanwhile; ask again.
         """
         sizes = self._listing()
         # A file that is gone was perhaps removed by a writer; LanceDB complains if it needs it.

@@ -61,8 +61,7 @@ def read_gate(path: Path | None, overrides: list[str] | None) -> "GatePolicy":
 def requiring(extra: str, what: str) -> Iterator[None]:
     """Turn a missing package into one line that says how to install it.
 
-    Raises:
-        DependencyError: a package of `extra`, which `what` needs, is not installed.
+    Raises DependencyError: a package of `extra`, which `what` needs, is not installed.
     """
     try:
         yield

@@ -5,10 +5,9 @@ no exposure, window or gamma changes, with the two tables of chests.yaml. tests/
 the limits and the figures below.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +35,7 @@ class Appearance:
     small: FloatImage  # the picture (64, 64) without shutters and borders
 
     @classmethod
-    def of(cls, pixels: FloatImage) -> Appearance:
+    def of(cls, pixels: FloatImage) -> Self:
         """Of an image (H, W) in 0…1, or of every so many of its pixels (`sketch_step`)."""
         return cls(_shrink(inside_borders(_shrink(pixels))))
 

@@ -88,10 +88,7 @@ def look_for_text(pixels: npt.NDArray[np.floating]) -> tuple[Box, ...]:
     """Boxes (left, top, right, bottom) of text that may name somebody, in a picture (H, W) with values in 0…1.
 
     A box counts if it holds three letters or digits or more beside technical words (PORTABLE), or if it is unreadable
-    and as long as a line of text.
-
-    Raises:
-        DependencyError: rapidocr is not installed.
+    and as long as a line of text. Raises DependencyError: rapidocr is not installed.
     """
     grey = np.clip(pixels * 255.0, 0, 255).astype(np.uint8)
     image, scale = _fitted(grey)
@@ -110,14 +107,13 @@ def _names_somebody(text: str, score: float, shape: float) -> bool:
         return shape >= _UNREADABLE_SHAPE
     if _SQUARE[0] < shape < _SQUARE[1]:  # three letters do not fit: a ring, an electrode, a marker in a frame
         return False
-    words = [word for word in re.findall(r"\w+", text.upper()) if not _is_marker_word(word)]
+    known = words_listed("marker_words")  # technical; in the longer ones a letter may be misread
+    words = [
+        word
+        for word in re.findall(r"\w+", text.upper())
+        if word not in known and not (len(word) >= _LONG and difflib.get_close_matches(word, known, 1, cutoff=_ALIKE))
+    ]
     return sum(map(len, words)) > _FEW
-
-
-def _is_marker_word(word: str) -> bool:
-    """Whether `word` is technical; in the longer ones a letter may be misread."""
-    known = words_listed("marker_words")
-    return word in known or (len(word) >= _LONG and bool(difflib.get_close_matches(word, known, 1, cutoff=_ALIKE)))
 
 
 def _fitted(grey: npt.NDArray[np.uint8]) -> tuple[Image.Image, float]:

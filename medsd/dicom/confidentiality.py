@@ -75,7 +75,8 @@ class Confidentiality:
         """
         identities = _identities(ds)
         patient = identifier(ds, "PatientID")
-        run = _Run(self, _shift(self.hasher, patient or identifier(ds, "StudyInstanceUID")), _table())
+        drawn = int.from_bytes(self.hasher.digest("shift", patient or identifier(ds, "StudyInstanceUID"))[:8], "big")
+        run = _Run(self, timedelta(days=365 + drawn % 3286), _table())
         claimed_no = identifier(ds, "BurnedInAnnotation").upper() == "NO"
         run.clean(ds)
         _sweep(ds, identities)
@@ -157,8 +158,10 @@ class _Run:
             element.value = f"{_OLDEST_AGE + 1:03d}Y"
         if keyword == "SpecificCharacterSet":
             return all(str(value) in python_encoding for value in _values(element))
+        # A number as it stood in the file, text as it is.
+        written = [str(getattr(value, "original_string", value)) for value in _values(element)]
         form = _FORM.get(element.VR)
-        return form is None or all(form.fullmatch(_written(value)) for value in _values(element))
+        return form is None or all(map(form.fullmatch, written))
 
     def _renew_uids(self, element: DataElement) -> bool:
         """Registered UIDs (classes, transfer syntaxes, known frames of reference) stay, all others are replaced."""
@@ -188,9 +191,8 @@ def _table() -> dict[tuple[int, int], str]:
     try:
         from dicomanonymizer.simpledicomanonymizer import initialize_actions
     except ModuleNotFoundError:
-        raise DependencyError(
-            "de-identification needs dicom-anonymizer; install it with: pip install 'medsd[deid]'"
-        ) from None
+        needs = "de-identification needs dicom-anonymizer; install it with: pip install 'medsd[deid]'"
+        raise DependencyError(needs) from None
     actions = initialize_actions(f"dicomfields_{EDITION}")
     return {(tag[0], tag[1]): action.__name__ for tag, action in actions.items() if len(tag) == 2}
 
@@ -206,15 +208,6 @@ def _values(element: DataElement) -> list[object]:
     if value is None or value == "":
         return []
     return list(value) if isinstance(value, MultiValue | list) else [value]
-
-
-def _written(value: object) -> str:
-    """A number as it stood in the file, text as it is."""
-    return str(getattr(value, "original_string", value))
-
-
-def _shift(hasher: KeyedHasher, patient: str) -> timedelta:
-    return timedelta(days=365 + int.from_bytes(hasher.digest("shift", patient)[:8], "big") % 3286)
 
 
 def _move(element: DataElement, shift: timedelta) -> bool:

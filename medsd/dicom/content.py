@@ -21,11 +21,7 @@ class UnreadableError(ValueError):
 
 
 def read_content(source: Path | bytes, policy: GatePolicy, name: str) -> bytes:
-    """The content of a file of a size that the policy reads.
-
-    Raises:
-        ImageError: `file_error` or `too_large`.
-    """
+    """The content of a file of a size that the policy reads; raises ImageError: `file_error` or `too_large`."""
     try:
         size = len(source) if isinstance(source, bytes) else _size(source)
         if size > policy.max_file_bytes:

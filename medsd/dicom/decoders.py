@@ -40,9 +40,7 @@ def decoder_of(syntax: str) -> str:
 def decode_jpeg(src: bytes, runner: DecodeRunner) -> bytes:
     """The samples of one frame, little endian and interleaved, in words of Bits Allocated.
 
-    Raises:
-        ValueError: the stream is malformed, or differs from the header in size, samples or bits.
-        imagecodecs.Jpeg8Error: it is damaged.
+    Raises ValueError: the stream is malformed, or differs from the header; imagecodecs.Jpeg8Error: it is damaged.
     """
     from imagecodecs import jpeg8_decode  # takes 40 ms, and few files need it
 

@@ -134,10 +134,7 @@ def deidentify_file(
     """De-identify one file into its place below `out`; bad input becomes a refusal, never an exception.
 
     `places` holds the digest of the content that took each place in this run, so that no different file takes it too.
-
-    Raises:
-        DependencyError: the extra ``deid`` is not installed.
-        OSError: the output cannot be written.
+    Raises DependencyError: the extra ``deid`` is not installed; OSError: the output cannot be written.
     """
     places = {} if places is None else places
     with quiet():

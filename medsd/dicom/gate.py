@@ -32,6 +32,11 @@ def admit(source: Path | bytes, policy: GatePolicy | None = None, name: str = ""
         radiograph = read_radiograph(source, policy=policy, name=name)
     except ImageError as error:
         return Admission("refused", error.reason, str(error))
+    return admitted(radiograph, name)
+
+
+def admitted(radiograph: Radiograph, name: str) -> Admission:
+    """A radiograph was judged when it was read; its concerns still have to be told."""
     if not radiograph.concerns:
         return Admission("accepted", radiograph=radiograph)
     message = " Also: ".join(item.message for item in radiograph.concerns)

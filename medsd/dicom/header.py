@@ -68,11 +68,12 @@ class Header:
 
 def read_header(ds: Dataset) -> Header:
     """The facts of `ds`; an element that is absent or makes no sense counts as silent."""
+    modality = _text(ds, "Modality")
     body_part, body_element, body_words = _body_part(ds)
     view, view_element = _view(ds)
     spacing_mm, spacing_from = _spacing(ds)
     return Header(
-        modality=_modality(ds),
+        modality=modality if modality in words_listed("modalities") or not modality else "OTHER",
         body_part=body_part,
         view=view,
         sex=_text(ds, "PatientSex") if _text(ds, "PatientSex") in ("F", "M", "O") else "",
@@ -217,16 +218,10 @@ def _integer(ds: Dataset, keyword: str, default: int) -> int:
     return int(text) if re.fullmatch(r"\d{1,9}", text) else default
 
 
-def _modality(ds: Dataset) -> str:
-    value = _text(ds, "Modality")
-    return value if value in words_listed("modalities") or not value else "OTHER"
-
-
 def _body_part(ds: Dataset) -> tuple[str, str, frozenset[str]]:
-    """Body Part Examined, else the anatomic region code, which DX requires instead, else the words of descriptions.
+    """The known body parts, the element that names them, and all words of that element, normalised.
 
-    Returns:
-        the known body parts, the element that names them, and all words of that element, normalised.
+    It is Body Part Examined, else the anatomic region code, which DX requires instead, else a description.
     """
     code, meaning = _code(ds, "AnatomicRegionSequence")
     value = _text(ds, "BodyPartExamined")
@@ -259,11 +254,8 @@ def _animal(ds: Dataset) -> str:
     """The element that speaks of an animal (PS3.3 C.7.1.1 for species, breed and the legs that it stands on)."""
     code, meaning = _code(ds, "PatientSpeciesCodeSequence")
     if code or meaning:
-        return (
-            ""
-            if code in words_listed("human_codes") or names_one_of("human_words", meaning)
-            else "(0010,2202) Patient Species Code Sequence"
-        )
+        human = code in words_listed("human_codes") or names_one_of("human_words", meaning)
+        return "" if human else "(0010,2202) Patient Species Code Sequence"
     species = _text(ds, "PatientSpeciesDescription")
     if species:
         return "" if names_one_of("human_words", species) else "(0010,2201) Patient Species Description"

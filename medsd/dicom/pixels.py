@@ -53,15 +53,9 @@ def stored_greys(stored: Stored, ds: Dataset) -> StoredGreys:
     whole range, and deeper ones between the percentiles 0.5 and 99.5 of the pixels that are not padding. A palette
     replaces all of these steps.
 
-    Args:
-        stored: (H, W) integers as decoded, 16 bits at most, bits in place; bits above Bits Stored are dropped.
-        ds: the header.
-
-    Returns:
-        the frame with its greys in 0…1, 0 black; `StoredGreys.notes` say what was passed over or assumed.
-
-    Raises:
-        ValueError, KeyError, AttributeError, TypeError, IndexError: a look-up table that cannot be used.
+    `stored` are (H, W) integers as decoded, 16 bits at most, bits in place; bits above Bits Stored are dropped. Greys
+    are in 0…1, 0 black; `StoredGreys.notes` say what was passed over or assumed. A look-up table that cannot be used
+    raises ValueError, KeyError, AttributeError, TypeError or IndexError.
     """
     notes: list[str] = []
     stored, lowest, highest = _within_bits(stored, ds, notes)
@@ -308,10 +302,8 @@ def grey_of_colours(colours: npt.NDArray[np.integer], ds: Dataset) -> tuple[Stor
 
     Grey are equal channels, and a first channel beside two in the middle of their range, as luminance and chroma are if
     a header calls them RGB. `ds` becomes the header of the grey picture. The window and look-up steps are for single
-    samples (PS3.3 C.7.6.3.1.2), so the 8 highest bits are shown as they are.
-
-    Returns:
-        stored values (H, W) of 8 bits, or as deep as they are under MONOCHROME1 and 2; whether there is colour.
+    samples (PS3.3 C.7.6.3.1.2), so the 8 highest bits are shown as they are: the grey has 8 bits, or is as deep as it
+    is under MONOCHROME1 and 2.
     """
     bits = int(ds.BitsStored)
     top = 2**bits - 1

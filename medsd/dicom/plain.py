@@ -39,11 +39,8 @@ def read_plain(content: bytes, policy: GatePolicy, name: str) -> PlainImage:
     """Decode a PNG or JPEG.
 
     8-bit values are taken as they are; 16-bit ones are shown between their percentiles 0.5 and 99.5, as a DICOM file
-    without a window is. Colour images whose channels are equal are grey. What EXIF data say of the orientation is
-    done, also in a PNG, and warned about.
-
-    Raises:
-        ImageError: damaged, or larger than the policy allows.
+    without a window is. Colour images whose channels are equal are grey. What EXIF data say of the orientation is done,
+    also in a PNG, and warned about. Raises ImageError: damaged, or larger than the policy allows.
     """
     try:
         # Sizes are judged below, before anything is decoded, so Pillow's own bomb check is only the last resort.

@@ -3,12 +3,10 @@
 What a file is, is recognised by its content. The header is judged by the policy before any pixel is decoded.
 """
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +67,7 @@ class Radiograph:
     greys: StoredGreys | None = field(default=None, repr=False)
 
     @classmethod
-    def of_stored(cls, greys: StoredGreys, **facts: Any) -> Radiograph:
+    def of_stored(cls, greys: StoredGreys, **facts: Any) -> Self:
         """A radiograph whose `pixels` are looked up when somebody asks for them."""
         radiograph = cls(cast(npt.NDArray[np.float32], None), greys=greys, **facts)
         del radiograph.__dict__["pixels"]
@@ -86,9 +84,7 @@ def read_radiograph(source: Path | bytes, *, policy: GatePolicy | None = None, n
     """Read and judge one radiograph: a file or its content, DICOM (also without preamble or file meta), PNG, JPEG.
 
     `name` is how messages call the image, by default as its file. What `policy` only warns about stands in `concerns`.
-
-    Raises:
-        ImageError: it cannot be read or must not be scored; `reason` is a code of `medsd.dicom.policy.REASONS`.
+    Raises ImageError: it cannot be read or must not be scored; `reason` is a code of `medsd.dicom.policy.REASONS`.
     """
     policy = policy or GatePolicy()
     name = name or (source.name if isinstance(source, Path) else "")

@@ -76,10 +76,7 @@ def settle(ds: Dataset) -> tuple[list[str], list[Concern]]:
     """Correct `ds`, whose file meta names a transfer syntax, in place; its Pixel Data may be absent.
 
     Settled are the transfer syntax, Samples per Pixel, Bits Allocated, Bits Stored, Photometric Interpretation and
-    Pixel Representation.
-
-    Returns:
-        a note on each assumption, and `cannot_decode` for what is missing and cannot be told.
+    Pixel Representation. Returns a note on each assumption, and `cannot_decode` for what is missing and cannot be told.
     """
     it = _Settler(ds)
     content = ds.get("PixelData")

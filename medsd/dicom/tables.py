@@ -36,10 +36,8 @@ def read_table(item: Dataset, span: tuple[float, float], little_endian: bool, co
     Entries come as 16-bit words, as words that hold two entries of 8 bits each, or as bytes; the length tells which. Of
     the first value read signed and unsigned, the one that puts the table over `span`, the least and greatest value that
     is looked up, is taken. White is the greatest value of the declared depth, or the greatest entry if it is larger, or
-    less than half of that.
-
-    Raises:
-        UnreadableError: the descriptor or the data are missing, of no use, or end before the values that occur.
+    less than half of that. Raises UnreadableError: the descriptor or the data are missing, of no use, or end before the
+    values that occur.
     """
     prefix = f"{colour}PaletteColorLookupTable" if colour else "LUT"
     count, first, depth = _descriptor(item.get(f"{prefix}Descriptor"), "(0028,1101)" if colour else "(0028,3002)")

@@ -54,8 +54,7 @@ _CALIBRATION: TypeAdapter[dict[str, Calibration]] = TypeAdapter(dict[str, Calibr
 def write_monai_bundle(bundle: Bundle, folder: Path) -> Path:
     """Write a bundle that reads images in MONAI's form into `folder`, which must not be there or be empty.
 
-    Raises:
-        BundleError: the bundle reads notes alone, lacks its weights or its configuration, or `folder` is not empty.
+    Raises BundleError: the bundle reads notes alone, lacks its weights or its configuration, or `folder` is not empty.
     """
     description, weights = bundle.description, bundle.folder / "weights" / "model.safetensors"
     if not description.image:

@@ -33,9 +33,8 @@ def exchange_tail(
 ) -> None:
     """Write the bundle's graph of a precision, all of which have a float32 tail, with another calibration to `path`.
 
-    Raises:
-        BundleError: the graph cannot be read, or breaks ONNX's rules afterwards.
-        DependencyError: the package onnx is missing.
+    Raises BundleError: the graph cannot be read, or breaks ONNX's rules afterwards; DependencyError: the package onnx
+    is missing.
     """
     try:
         import onnx

@@ -25,10 +25,8 @@ def map_labels(labels: npt.ArrayLike, from_set: FindingSet, to_set: FindingSet) 
     MeSH's). Nothing else follows: a lung opacity that is present says nothing of consolidation, and a finding that
     the first set never labelled is unknown.
 
-    Labels (N, F_from) are 1, 0 or NaN; the result is float32 (N, F_to), likewise.
-
-    Raises:
-        DataError: the labels have not the columns of `from_set`.
+    Labels (N, F_from) are 1, 0 or NaN; the result is float32 (N, F_to), likewise. Raises DataError: the labels have not
+    the columns of `from_set`.
     """
     given = np.array(labels, dtype=np.float32)
     if given.ndim != 2 or given.shape[1] != len(from_set):

@@ -67,8 +67,7 @@ class FindingSet(Sequence[str]):
     def encode(self, present: Sequence[str]) -> npt.NDArray[np.float32]:
         """float32 (F,): 1 for the findings in `present`, else 0; a negative adds nothing.
 
-        Raises:
-            DataError: a name is neither a finding nor a negative of this set.
+        Raises DataError: a name is neither a finding nor a negative of this set.
         """
         for name in present:
             if name not in self.names and name not in self.negatives:

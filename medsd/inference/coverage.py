@@ -56,9 +56,8 @@ def recalled(prediction: Prediction, bundle: Bundle, coverage: float | None) -> 
 def conformal_limits(bundle: Bundle, coverage: float) -> dict[str, Limits | None]:
     """The limits of each finding of a bundle at `coverage`; a finding that was not trained has none.
 
-    Raises:
-        DataError: `coverage` is no share between 0 and 1.
-        BundleError: the bundle has no conformal scores, or not those of all its findings.
+    Raises DataError: `coverage` is no share between 0 and 1; BundleError: the bundle has no conformal scores, or not
+    those of all its findings.
     """
     checked_coverage(coverage)
     if CONFORMAL not in bundle.description.files:

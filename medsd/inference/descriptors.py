@@ -40,10 +40,8 @@ def _enlarged(image: Pixels) -> Pixels:
 def thumbnails(pixels: Pixels) -> Floats:
     """Images (N, S, S) as standardised thumbnails (N, 1024): block means, then zero mean and unit length each.
 
-    A flat image has no direction and becomes zeros: it correlates with nothing.
-
-    Raises:
-        DataError: S is no multiple of 32.
+    A flat image has no direction and becomes zeros: it correlates with nothing. Raises DataError: S is no multiple of
+    32.
     """
     if pixels.ndim != 3 or pixels.shape[1] % THUMBNAIL or pixels.shape[2] % THUMBNAIL:
         raise DataError(f"images are (N, S, S) with S a multiple of {THUMBNAIL}, not {pixels.shape}")

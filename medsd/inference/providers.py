@@ -74,11 +74,8 @@ def providers_at_hand(available: Sequence[str], driver: Callable[[], bool]) -> l
 def choose_precision(choice: PrecisionChoice, bundle: Bundle, provider: str) -> Precision:
     """The graph to load: of "auto", float16 on a GPU where the bundle has it, and float32 everywhere else.
 
-    int8 is faster than float32 on a CPU and costs a little of everything (parity.json), so it must be asked for.
-
-    Raises:
-        SettingsError: `choice` is none of the known.
-        BundleError: the bundle has no graph of the chosen precision.
+    int8 is faster than float32 on a CPU and costs a little of everything (parity.json), so it must be asked for. Raises
+    SettingsError: `choice` is none of the known; BundleError: the bundle has no graph of the chosen precision.
     """
     if choice not in get_args(PrecisionChoice):
         raise SettingsError(f"precision '{choice}': choose one of {', '.join(get_args(PrecisionChoice))}")

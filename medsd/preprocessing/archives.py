@@ -52,8 +52,7 @@ def split_member(path: str) -> tuple[str, str] | None:
 def names_in(archive: str) -> list[str]:
     """The members of an archive in the order of their names, folders left out.
 
-    Raises:
-        ImageError: it is no ZIP archive, it is damaged, or it is built to overwhelm (`too_large`).
+    Raises ImageError: it is no ZIP archive, it is damaged, or it is built to overwhelm (`too_large`).
     """
     try:
         return sorted({info.filename for info in _open(archive, Path(archive).name).infolist() if not info.is_dir()})
@@ -73,8 +72,7 @@ def holds(archive: str, member: str) -> bool:
 def read_member(archive: str, member: str, policy: GatePolicy, name: str = "") -> bytes:
     """The content of one member, of a size that the policy reads.
 
-    Raises:
-        ImageError: it is not there, encrypted, damaged, too large, inflates too far, or is an archive itself.
+    Raises ImageError: it is not there, encrypted, damaged, too large, inflates too far, or is an archive itself.
     """
     try:
         content = _inflate(archive, member, policy, name)
@@ -90,8 +88,7 @@ def read_member(archive: str, member: str, policy: GatePolicy, name: str = "") -
 def refuse_archive(path: Path, name: str) -> None:
     """Say why an archive gave no images; an image whose name ends like an archive's is left alone.
 
-    Raises:
-        ImageError: it is an archive.
+    Raises ImageError: it is an archive.
     """
     if not path.is_file():
         return

@@ -112,8 +112,7 @@ class Decoders:
     def decode(self, paths: Iterable[Path], ahead: int) -> Decoded:
         """Decode `paths` in order; `ahead` images may wait decoded, which bounds the memory.
 
-        Raises:
-            DependencyError: a process that broke cannot be replaced.
+        Raises DependencyError: a process that broke cannot be replaced.
         """
         if self._helpers and not self._helpers[0].start():
             log.warning("worker processes do not start; images are decoded in this one. %s", _GUARD)

@@ -69,8 +69,7 @@ class Helper:
     def __call__(self, source: Path | bytes, name: str = "") -> DecodedImage:
         """Read one image; one that takes too long or brings the process down is refused.
 
-        Raises:
-            DependencyError: no process starts here.
+        Raises DependencyError: no process starts here.
         """
         name = name or (source.name if isinstance(source, Path) else "")
         with self._turn:

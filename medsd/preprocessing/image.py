@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.dicom.appearance import look_concerns
-from medsd.dicom.gate import Admission, GatePolicy, admit
+from medsd.dicom.gate import Admission, GatePolicy, admit, admitted
 from medsd.dicom.identity import Identity, read_identity
 from medsd.dicom.policy import concern
 from medsd.dicom.read import Radiograph
@@ -87,18 +87,10 @@ def read_image(
 
 def _admit(source: Path | bytes | npt.NDArray[np.floating] | Radiograph, policy: GatePolicy, name: str) -> Admission:
     if isinstance(source, Radiograph):
-        return _admit_radiograph(source, name)
+        return admitted(source, name)
     if isinstance(source, np.ndarray):
         return _admit_array(source, policy, name)
     return admit(source, policy, name)
-
-
-def _admit_radiograph(radiograph: Radiograph, name: str) -> Admission:
-    """A radiograph was judged when it was read; its concerns still have to be told."""
-    if not radiograph.concerns:
-        return Admission("accepted", radiograph=radiograph)
-    message = " Also: ".join(item.message for item in radiograph.concerns)
-    return Admission("warned", radiograph.concerns[0].reason, named(name, message), radiograph)
 
 
 def _admit_array(array: npt.NDArray[np.floating], policy: GatePolicy, name: str) -> Admission:
@@ -117,7 +109,7 @@ def _admit_array(array: npt.NDArray[np.floating], policy: GatePolicy, name: str)
     refused = [item for item in concerns if policy.action(item) == "refuse"]
     if refused:
         return Admission("refused", refused[0].reason, named(name, refused[0].message))
-    return _admit_radiograph(Radiograph(pixels, concerns=tuple(concerns)), name)
+    return admitted(Radiograph(pixels, concerns=tuple(concerns)), name)
 
 
 def _refuse(reason: str, name: str, **values: object) -> Admission:

@@ -145,8 +145,7 @@ def _ray(local: bool) -> Any:
 def connected(address: str, workers: int | None) -> Iterator[Any]:
     """Ray, connected to the cluster at `address`; what was connected before stays so.
 
-    Raises:
-        DependencyError: Ray is not installed, or no cluster answers.
+    Raises DependencyError: Ray is not installed, or no cluster answers.
     """
     ray = _ray(address == LOCAL)
     if ray.is_initialized():
@@ -205,8 +204,7 @@ def _native_stderr_held() -> Iterator[None]:
 def _knock(address: str) -> None:
     """See whether anybody listens at HOST:PORT: Ray itself tries for a quarter of an hour.
 
-    Raises:
-        OSError: nobody does.
+    Raises OSError: nobody does.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():

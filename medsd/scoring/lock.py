@@ -29,8 +29,7 @@ def is_parts(parent: str, name: str) -> bool:
 def open_locked(folder: Path, out: Path) -> contextlib.ExitStack:
     """Make `folder` and take its lock; closing the result releases it.
 
-    Raises:
-        DataError: another run holds it, or the folder cannot be written.
+    Raises DataError: another run holds it, or the folder cannot be written.
     """
     detail: str | None = None
     for _ in range(_TRIES):

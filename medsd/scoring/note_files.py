@@ -43,8 +43,7 @@ class Notes:
     def of(self, path: Path | str) -> str | None:
         """The note of `path`: by the path as it is, else by the file's name, else beside it; None where there is none.
 
-        Raises:
-            ImageError: `file_error`, the text beside it cannot be read.
+        Raises ImageError: `file_error`, the text beside it cannot be read.
         """
         note = self.by_path.get(str(path))
         if note is None and self.by_path:
@@ -64,8 +63,7 @@ class Notes:
     def read(cls, path: Path, *, more: Mapping[str, str] | None = None) -> Self:
         """Read a CSV with the columns ``path`` (a path or a file name) and ``note``, which overrides `more` notes.
 
-        Raises:
-            DataError: it cannot be read, a column is missing, or an image has two different notes.
+        Raises DataError: it cannot be read, a column is missing, or an image has two different notes.
         """
         found: dict[str, str] = {}
         for row, key, line in read_rows(path):
@@ -78,8 +76,7 @@ class Notes:
 def read_rows(path: Path, *, needs_note: bool = True) -> Iterator[tuple[dict[str, str], str, int]]:
     """The rows of a table of paths and notes, each with the name of the column of paths and the number of its line.
 
-    Raises:
-        DataError: it cannot be read, or a column is missing.
+    Raises DataError: it cannot be read, or a column is missing.
     """
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default refuses fields above 128 kB
     dialect = "excel-tab" if path.suffix.lower() == ".tsv" else "excel"
@@ -106,8 +103,7 @@ def read_rows(path: Path, *, needs_note: bool = True) -> Iterator[tuple[dict[str
 def path_column(path: Path, names: Sequence[str], needs_note: bool = True) -> str:
     """The name of the column that holds the paths.
 
-    Raises:
-        DataError: there is none, or no column ``note`` where one is needed.
+    Raises DataError: there is none, or no column ``note`` where one is needed.
     """
     keys = [name for name in names if name.strip().lower() in _PATH_COLUMNS]
     if not keys or (needs_note and "note" not in names):

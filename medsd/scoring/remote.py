@@ -55,9 +55,8 @@ def _join(scheme: str, rest: str) -> str:
 def file_system(url: str) -> tuple[Any, str]:
     """fsspec's file system of a URL, and the path in it.
 
-    Raises:
-        DependencyError: the package for it is not installed.
-        DataError: nothing knows this scheme, or its settings are wrong.
+    Raises DependencyError: the package for it is not installed; DataError: nothing knows this scheme, or its settings
+    are wrong.
     """
     try:
         from fsspec.core import url_to_fs

@@ -143,9 +143,8 @@ class ScoringJob:
 def prepare(request: ScoringRequest, *, urls: bool = False) -> ScoringJob:
     """Open the bundle, name the inputs and read the notes; with `urls`, paths may be URLs that fsspec knows.
 
-    Raises:
-        DataError: an input does not exist or is empty, or the notes or the output cannot be used.
-        BundleError: no bundle, or an altered one.
+    Raises DataError: an input does not exist or is empty, or the notes or the output cannot be used; BundleError: no
+    bundle, or an altered one.
     """
     begun, place = time.monotonic(), place_of if urls else Path
     out, vectors = place(request.out), None if request.embeddings is None else place(request.embeddings)

@@ -155,8 +155,7 @@ def json_line(row: Mapping[str, Any]) -> str:
 def read_table(path: Path, *, defused: bool = False) -> Iterator[Row]:
     """The rows of a table that `write_table` wrote, one after another; `defused` as it was written.
 
-    Raises:
-        DataError: another suffix, or no such table.
+    Raises DataError: another suffix, or no such table.
     """
     check_format(path)
     suffix = path.suffix.lower()

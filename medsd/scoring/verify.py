@@ -150,9 +150,8 @@ def verify(
 ) -> Verification:
     """Score the reference inputs of a bundle here and compare with what it carries; "auto" stands for each of them.
 
-    Raises:
-        BundleError: a file of the bundle was changed, or it carries no reference.
-        MedsdError: `provider` does not work on this machine.
+    Raises BundleError: a file of the bundle was changed, or it carries no reference; MedsdError: `provider` does not
+    work on this machine.
     """
     bundle = Bundle.open(folder)
     reference, arrays = _read_reference(bundle)

@@ -104,8 +104,7 @@ class Manifest:
     def read(cls, path: Path) -> Manifest:
         """Read a manifest that `write` wrote.
 
-        Raises:
-            DataError: the file is missing, is no manifest, or breaks one of its rules.
+        Raises DataError: the file is missing, is no manifest, or breaks one of its rules.
         """
         try:
             table = pq.read_table(path)

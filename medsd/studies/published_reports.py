@@ -38,8 +38,7 @@ class _NoDoctype(ElementTree.TreeBuilder):
 def parse_xml(content: bytes, where: str) -> ElementTree.Element:
     """The root of an XML document from outside.
 
-    Raises:
-        DataError: it is no XML, or declares a document type; `where` names it.
+    Raises DataError: it is no XML, or declares a document type; `where` names it.
     """
     parser = ElementTree.XMLParser(target=_NoDoctype())
     try:
@@ -64,8 +63,7 @@ class OpeniReport:
 def read_reports(source: Path) -> Iterator[OpeniReport]:
     """The reports of Open-i in a tar archive (any compression), or in a folder of XML files, in their order.
 
-    Raises:
-        DataError: there is no such archive or folder, or a report is no plain XML of this layout.
+    Raises DataError: there is no such archive or folder, or a report is no plain XML of this layout.
     """
     contents = _from_folder(source) if source.is_dir() else _from_archive(source)
     for path, content in contents:
@@ -121,8 +119,7 @@ class CodedReport:
 def read_coded_reports(path: Path) -> list[CodedReport]:
     """The reports of the challenge's file in their order.
 
-    Raises:
-        DataError: there is no such file, or it is no XML, or it declares a document type.
+    Raises DataError: there is no such file, or it is no XML, or it declares a document type.
     """
     try:
         root = parse_xml(path.read_bytes(), str(path))

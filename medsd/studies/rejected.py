@@ -78,8 +78,7 @@ class Rejections:
     def check(self, total: int, where: Path) -> None:
         """Refuse a source of which too much is bad.
 
-        Raises:
-            TooManyRejected: more than half of `total` rows are left out; the message has the commonest reason.
+        Raises TooManyRejected: more than half of `total` rows are left out; the message has the commonest reason.
         """
         if len(self) > LIMIT * total:
             reason, count = self._reasons.most_common(1)[0]

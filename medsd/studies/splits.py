@@ -35,10 +35,8 @@ def split_patients(
     """Deal the patients out: (N,) "train", "validation" or "test"; the order of the rows does not matter.
 
     `labels` (N, F) are 1, 0 or NaN, or `strata_of` a table; `patients` (N,) has the patient of each image. `fixed_test`
-    (N,) is True for the images of an official test list; then only train and validation are dealt.
-
-    Raises:
-        DataError: there are too few patients, or the official list divides a patient.
+    (N,) is True for the images of an official test list; then only train and validation are dealt. Raises DataError:
+    there are too few patients, or the official list divides a patient.
     """
     names = np.asarray(patients, dtype=str)
     known = pd.DataFrame(np.asarray(labels))

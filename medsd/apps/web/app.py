@@ -20,12 +20,7 @@ STYLES = [Path(__file__).with_name(f"{name}.css") for name in ("viewer", "cases"
 
 
 def build_page(reader: Reader, uploads: Uploads | None = None) -> gr.Blocks:
-    """The whole app, ready to launch.
-
-    Args:
-        reader: reads studies.
-        uploads: the files that the page is sent; None where no server runs.
-    """
+    """The whole app, ready to launch; `uploads` are the files that the page is sent, None where no server runs."""
     bundle = reader.bundle
     with gr.Blocks(title=f"medsd · {bundle.label}", fill_width=True) as page:
         scripts.html(markup.header(bundle, reader.provider, reader.precision), "header")

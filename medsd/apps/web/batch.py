@@ -37,25 +37,17 @@ _EVERY_S = 0.5  # between two pictures of the progress
 
 
 class BatchFile(NamedTuple):
-    """One input of a batch.
+    """One input of a batch."""
 
-    Attributes:
-        source: what is read: a file, or ``archive.zip!member``.
-        number: how the page calls it.
-        name: how its owner calls it.
-    """
-
-    source: Path
-    number: str
-    name: str
+    source: Path  # a file, or ``archive.zip!member``
+    number: str  # how the page calls it
+    name: str  # how its owner calls it
 
 
 class BatchDesk:
-    """What the tab does.
+    """What the tab does, shared by all sessions.
 
-    Args:
-        reader: scores one file after another; shared by all sessions.
-        uploads: knows the names of the files, and counts what a run keeps on disk; None: files are called as on disk.
+    `uploads` knows the names of the files, and counts what a run keeps on disk; without it files are called as on disk.
     """
 
     def __init__(self, reader: Reader, uploads: Uploads | None = None) -> None:
@@ -64,14 +56,9 @@ class BatchDesk:
         self._one = threading.Lock()  # a batch is long: one at a time, and others' studies are read beside it
 
     def run(self, paths: list[str] | None, names: bool) -> Iterator[tuple[Any, Any, Any]]:
-        """Score what was dropped.
+        """Score uploads, which are moved away at once; with `names`, the table to download has the names of the files.
 
-        Args:
-            paths: the visitor's uploads, which are moved away at once.
-            names: whether the table to download names the files; a name may be a patient's.
-
-        Yields:
-            progress and rows as HTML, the download, and what becomes of the drop zone.
+        Yields progress and rows as HTML, the download, and what becomes of the drop zone.
         """
         if not paths or self.reader.score is None:
             return
@@ -119,11 +106,7 @@ class BatchDesk:
 
 
 def _unpacked(given: Sequence[BatchFile]) -> list[BatchFile]:
-    """The inputs of a batch, archives taken apart.
-
-    Raises:
-        DataError: an archive that cannot be listed, or more than a page should score.
-    """
+    """The inputs of a batch, archives taken apart; DataError for more than a page should score, or no such archive."""
     size = sum(file.source.stat().st_size for file in given if file.source.exists())
     if size > MOST_BYTES:
         raise _too_much(f"{size / 1e9:.1f} GB", f"{MOST_BYTES / 1e9:.0f} GB")
@@ -158,12 +141,7 @@ def _page(total: int, counts: Counter[str], rows: Sequence[tuple[str, Prediction
 
 
 class BatchTab:
-    """The components of the tab, and their wiring.
-
-    Args:
-        reader: scores.
-        uploads: as in `BatchDesk`.
-    """
+    """The components of the tab, and their wiring."""
 
     def __init__(self, reader: Reader, uploads: Uploads | None = None) -> None:
         desk = BatchDesk(reader, uploads)

@@ -40,11 +40,7 @@ def export(
 ) -> tuple[bytes, str]:
     """The content of the file and its name, which tells nothing of the study.
 
-    Args:
-        reading: what is on the page.
-        bundle: that read it.
-        kind: of the file.
-        window, shown, opacity: how the image stands on the page, and the finding whose evidence lies over it.
+    The image stands in it as on the page: by its window, with the evidence of the finding `shown` over it.
     """
     name = f"medsd-reading.{kind.lower()}"
     about = (reading.prediction, bundle, reading.cases, reading.votes)

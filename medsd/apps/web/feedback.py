@@ -39,18 +39,10 @@ _LOCK = ".lock"
 
 @dataclass(frozen=True)
 class FeedbackFolder:
-    """The folder, and the secret that its keys are made with.
-
-    Args:
-        root: made if it is missing.
-        hasher: of this user or site; never that of a public bundle, whose key everybody has.
-
-    Raises:
-        DataError: the folder cannot be made or written.
-    """
+    """The folder, made if it is missing, and the secret that its keys are made with; DataError if it cannot be made."""
 
     root: Path
-    hasher: KeyedHasher
+    hasher: KeyedHasher  # of this user or site; never that of a public bundle, whose key everybody has
 
     def __post_init__(self) -> None:
         try:
@@ -62,14 +54,8 @@ class FeedbackFolder:
     def add(self, prediction: Prediction, finding: str, opinion: Opinion, *, reader: str = "") -> None:
         """Keep one opinion; a later one of the same reader on the same finding of the same image takes its place.
 
-        Args:
-            prediction: with its image; the image is kept, too, without anything of its header.
-            finding: a name of the vocabulary.
-            opinion: what the reader says of it.
-            reader: who says so; only a keyed hash of it is kept.
-
-        Raises:
-            DataError: there is no image, no such finding, or the folder cannot be written.
+        The prediction's image is kept, too, without anything of its header; of the reader only a keyed hash. Raises
+        DataError: there is no image, no such finding, or the folder cannot be written.
         """
         if finding not in prediction.findings.names:
             raise DataError(f"feedback: '{finding}' is not a finding of {prediction.findings.key}")
@@ -131,11 +117,7 @@ class FeedbackFolder:
 
 
 def labelled(opinions: Path, findings: FindingSet) -> list[dict[str, object]]:
-    """A row an image from the opinions: 1 present, 0 absent, −1 where readers contradict each other, else empty.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
+    """A row an image from the opinions: 1 present, 0 absent, −1 where readers contradict each other, else empty."""
     said: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     patients: dict[str, str] = {}
     try:

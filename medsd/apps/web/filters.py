@@ -13,12 +13,9 @@ _SEXES = {"F": "female", "M": "male", "O": "other"}
 
 
 class FilterBoxes:
-    """Builds the boxes where it is made; `inputs` are their values, which `to_filter` understands.
+    """Builds the boxes where it is made, with ids that begin with `key`, for the values that the reader's index has.
 
-    Args:
-        reader: its index says which values there are.
-        findings: whether findings can be asked for, too.
-        key: begins the ids of the boxes.
+    `inputs` are their values, which `to_filter` understands.
     """
 
     def __init__(self, reader: Reader, *, findings: bool, key: str) -> None:

@@ -12,11 +12,7 @@ Pins = tuple[Pinned, ...]
 
 
 class Board:
-    """The pinned cases of one visitor. Make it first, `show` it where it should stand.
-
-    Args:
-        reader: gives the vocabulary.
-    """
+    """The pinned cases of one visitor. Make it first, `show` it where it should stand."""
 
     def __init__(self, reader: Reader) -> None:
         self._findings = reader.bundle.findings
@@ -29,12 +25,7 @@ class Board:
         self.html.select(self.unpin, [self.pins], [self.html, self.pins], **scripts.EACH)
 
     def pin_from(self, gallery: Any, shown: Any) -> None:
-        """Let the pins of a gallery's cards work.
-
-        Args:
-            gallery: the component with the cards.
-            shown: the state with what it shows: something with `cases` and `pictures`.
-        """
+        """Let the pins of a gallery's cards work; `shown` is the state with its `cases` and `pictures`."""
         gallery.select(self.pin, [self.pins, shown], [self.html, self.pins], **scripts.EACH)
 
     def pin(self, pins: Pins, shown: Any, event: gr.EventData) -> tuple[Any, Any]:

@@ -27,11 +27,7 @@ class Found(NamedTuple):
 
 
 class SearchDesk:
-    """What the tab does.
-
-    Args:
-        reader: searches; shared by all sessions.
-    """
+    """What the tab does, shared by all sessions."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
@@ -53,28 +49,20 @@ class SearchDesk:
             return case_cards.no_cases(str(error), _TITLE), Found()
         if not answer.cases:
             return case_cards.no_cases(f"No case fits: {answer.understood}. Ask for less.", _TITLE), Found()
-        pictures = tuple(self.reader.picture(case) for case in answer.cases)
-        return self._gallery(answer.cases, pictures, answer.understood), Found(answer.cases, pictures)
-
-    def _gallery(self, cases: tuple[SimilarCase, ...], pictures: tuple[bytes | None, ...], understood: str) -> str:
+        found = Found(answer.cases, tuple(self.reader.picture(case) for case in answer.cases))
         about = Gallery(
             key="found-",
             title=_TITLE,
-            against=understood,
+            against=answer.understood,
             here="asked for",
             # Where nothing is wanted, a relation to it would say nothing.
-            related=any(case.shared or case.missing for case in cases),
+            related=any(case.shared or case.missing for case in answer.cases),
         )
-        return case_cards.gallery(about, cases, pictures, self.reader.bundle.findings)
+        return case_cards.gallery(about, *found, self.reader.bundle.findings), found
 
 
 class SearchTab:
-    """The components of the tab, and their wiring.
-
-    Args:
-        reader: searches.
-        board: where cases are pinned.
-    """
+    """The components of the tab, and their wiring."""
 
     def __init__(self, reader: Reader, board: Board) -> None:
         desk = SearchDesk(reader)

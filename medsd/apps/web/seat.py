@@ -4,11 +4,9 @@ The handlers of one tab run side by side and finish in any order. Each writes in
 what answers the latest request, so that the findings of one image never stand beside another image.
 """
 
-from __future__ import annotations
-
 import threading
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from medsd.apps.web.reading import Reading, Wish
 
@@ -18,38 +16,26 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Asked:
-    """One request to read a study; requests are told apart by identity.
+    """One request to read a study; requests are told apart by identity."""
 
-    Attributes:
-        content: the bytes of the image, or None for a note alone.
-        note: the clinical note.
-    """
-
-    content: bytes | None = field(repr=False)
+    content: bytes | None = field(repr=False)  # of the image, None for a note alone
     note: str = field(default="", repr=False)
 
 
 class Seat:
-    """The latest request of one browser tab and its reading; shared by the threads that serve the tab.
-
-    Attributes:
-        asked: the latest request, None before the first.
-        wish: how the tab wants its studies to be read now.
-        reading: what answers `asked`; None while it is being read.
-        shown: the finding whose evidence was asked for last.
-    """
+    """The latest request of one browser tab and its reading; shared by the threads that serve the tab."""
 
     def __init__(self, reading: Reading | None = None) -> None:
-        self.asked: Asked | None = None
-        self.wish = Wish()
-        self.reading = reading
-        self.shown: str | None = None
+        self.asked: Asked | None = None  # the latest request, None before the first
+        self.wish = Wish()  # how the tab wants its studies to be read now
+        self.reading = reading  # what answers `asked`; None while it is being read
+        self.shown: str | None = None  # the finding whose evidence was asked for last
         self._waiting = False
         self._lock = threading.Lock()
 
-    def __deepcopy__(self, memo: Any) -> Seat:
+    def __deepcopy__(self, memo: Any) -> Self:
         """Gradio copies the initial value for each tab: everybody begins with an empty seat."""
-        return Seat()
+        return type(self)()
 
     def ask(self, asked: Asked) -> None:
         """Want a study read: what was read, or is being read, counts no more."""
@@ -73,7 +59,7 @@ class Seat:
             self.reading = reading if self.reading is None else replace(reading, opinions=self.reading.opinions)
             return self.reading
 
-    def agree(self, asked: Asked | None, finding: str, opinion: Opinion) -> Reading | None:
+    def agree(self, asked: Asked | None, finding: str, opinion: "Opinion") -> Reading | None:
         """The reading with what the person said of a finding; None where another study was asked for meanwhile."""
         with self._lock:
             if self.asked is not asked or self.reading is None:

@@ -69,16 +69,13 @@ def serve(
     """Serve the app until it is interrupted; prints the address as soon as it answers.
 
     Args:
-        bundle_folder: the bundle.
         host: an address of this machine; any but a loopback one needs a login.
         port: a free port; 0 takes any.
         images: a folder with pictures of the cases, for bundles that ship none.
         auth: a file with ``user:password`` on each line; else the environment variable `LOGIN_VARIABLE` is looked at.
         feedback: a folder that keeps what readers say of the calls, with the images; None: nothing is kept.
         quota_gb: what the uploads of all visitors may take on disk at once, in GB (10⁹ bytes).
-        open_browser: open the page in the default browser.
-        policy: what the gate refuses, warns about and accepts.
-        precision: of the model, as for `Predictor`.
+        policy, precision: as for `Predictor`.
 
     Raises:
         BundleError: the bundle or its case index is missing or cannot be used.
@@ -195,11 +192,7 @@ def launch(
     logins: Mapping[str, str] | None = None,
     quota_gb: float = QUOTA_GB,
 ) -> Served:
-    """Start the server in the background; `Served.close` stops it. Arguments are as in `serve`.
-
-    Raises:
-        SettingsError: the port is in use.
-    """
+    """Start the server in the background; `Served.close` stops it. Arguments are as in `serve`."""
     prepare_environment()
     import uvicorn
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -321,11 +314,7 @@ def is_loopback(host: str) -> bool:
 
 
 def free_port(host: str, port: int) -> int:
-    """`port` if it can be listened on, or any free one for 0.
-
-    Raises:
-        SettingsError: it is in use, or `host` is not an address of this machine.
-    """
+    """`port` if it can be listened on, or any free one for 0; SettingsError if it is in use, or `host` is not here."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     except OSError:
@@ -348,8 +337,7 @@ def _port_in_use(host: str, port: int) -> SettingsError:
 def read_logins(path: Path | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Users and their passwords, from a file or from the environment; empty when there is neither.
 
-    Raises:
-        SettingsError: the file cannot be read, or a line is not ``user:password``. No line is quoted.
+    Raises SettingsError: the file cannot be read, or a line is not ``user:password``. No line is quoted.
     """
     if path is None:
         text, origin = environment.get(LOGIN_VARIABLE, ""), LOGIN_VARIABLE

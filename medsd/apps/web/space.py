@@ -26,11 +26,7 @@ _NO_MAP = "The map could not be drawn. Check the case index with `medsd similar`
 
 
 class SpaceDesk:
-    """What the tab does.
-
-    Args:
-        reader: holds the index; shared by all sessions.
-    """
+    """What the tab does, shared by all sessions."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
@@ -47,7 +43,9 @@ class SpaceDesk:
         except Exception as error:
             log.error("the map could not be drawn: %s", type(error).__name__)
             return f'<p class="quiet" role="status">{_NO_MAP}</p>'
-        return self._map(plane, finding or self.reader.bundle.findings.names[0], _query(plane, reading))
+        embedding = None if reading is None else reading.prediction.embedding
+        query = None if embedding is None else plane.place(embedding)
+        return self._map(plane, finding or self.reader.bundle.findings.names[0], query)
 
     def open(self, reading: Reading | None, event: gr.EventData) -> str:
         """The card of a point's case, related to the study at hand where there is one."""
@@ -60,8 +58,7 @@ class SpaceDesk:
             return _NO_CASE
         findings = self.reader.bundle.findings
         prediction = reading.prediction if reading is not None else None
-        related = prediction is not None and prediction.embedding is not None
-        if prediction is not None and prediction.embedding is not None:
+        if related := prediction is not None and prediction.embedding is not None:
             near = [replace(hit, similarity=float(hit.embedding @ prediction.embedding)) for hit in hits]
             [case] = explain(prediction, near, self.reader.index.description.scale)
         else:
@@ -112,12 +109,6 @@ class SpaceDesk:
         )
 
 
-def _query(plane: CasePlane, reading: Reading | None) -> tuple[float, float] | None:
-    if reading is None or reading.prediction.embedding is None:
-        return None
-    return plane.place(reading.prediction.embedding)
-
-
 def _places(points: npt.NDArray[np.float32], query: tuple[float, float] | None) -> npt.NDArray[np.float64]:
     """Points, and the study at hand last, in the coordinates of the picture; both axes have one scale."""
     every = np.vstack([points, [query]]) if query is not None else points
@@ -129,13 +120,7 @@ def _places(points: npt.NDArray[np.float32], query: tuple[float, float] | None) 
 
 
 class SpaceTab:
-    """The components of the tab, and their wiring.
-
-    Args:
-        reader: holds the index.
-        tab: the tab itself; the map is drawn when it is opened.
-        reading: the state with the study at hand.
-    """
+    """The components of the tab, and their wiring; the map is drawn when the `tab` is opened."""
 
     def __init__(self, reader: Reader, tab: Any, reading: Any) -> None:
         desk = SpaceDesk(reader)

@@ -41,12 +41,9 @@ class _Kept(NamedTuple):
 
 
 class Uploads:
-    """The uploads of a running app. Call `close` at its end.
+    """The uploads of a running app, in a folder of their own. Call `close` at its end.
 
-    Args:
-        folder: where they are kept, in a folder of their own.
-        quota: bytes on disk over all visitors, batches at work included.
-        clock: seconds.
+    `quota` bounds the bytes on disk over all visitors, batches at work included.
     """
 
     def __init__(self, folder: Path, *, quota: int, clock: Clock = time.monotonic) -> None:
@@ -58,16 +55,10 @@ class Uploads:
         self._lock = threading.Lock()  # files are taken by threads
 
     async def receive(self, request: Request, visitor: Visitor, progress: str | None = None) -> list[str]:
-        """Store the files of a multipart form; the paths are what the page names them by.
+        """Store the files of a multipart form (RFC 7578); the paths are what the page names them by.
 
-        Args:
-            request: its body is the form (RFC 7578).
-            visitor: the owner of the files.
-            progress: under which name the visitor's page asks how far it has come.
-
-        Raises:
-            UploadRefusedError: too large, too many, no room, or no form.
-            starlette.requests.ClientDisconnect: the visitor left. Nothing of the request is kept.
+        `progress` is the name under which the page asks how far it has come. Raises UploadRefusedError: too large, too
+        many, no room, or no form; starlette's ClientDisconnect: the visitor left, and nothing of the request is kept.
         """
         self.sweep()
         declared = request.headers.get("content-length", "0")

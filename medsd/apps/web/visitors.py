@@ -28,21 +28,14 @@ Clock = Callable[[], float]
 
 @dataclass(eq=False)
 class Visitor:
-    """The holder of one token.
+    """The holder of one token."""
 
-    Attributes:
-        user: who signed in; "" where no login is asked for.
-        ends: when the token expires, by the clock of `Visitors`.
-        person: the same for all tokens of one user, before and after signing out; begins `key`.
-        key: begins the name of each of its sessions within Gradio. It is not secret.
-        sessions: the sessions of its pages, the newest last.
-    """
-
-    user: str
-    ends: float
+    user: str  # who signed in; "" where no login is asked for
+    ends: float  # when the token expires, by the clock of `Visitors`
+    # The same for all tokens of one user, before and after signing out; begins `key`.
     person: str = field(default_factory=lambda: secrets.token_hex(8))
-    key: str = field(init=False)
-    sessions: dict[str, None] = field(default_factory=dict)
+    key: str = field(init=False)  # begins the name of each of its sessions within Gradio; it is not secret
+    sessions: dict[str, None] = field(default_factory=dict)  # of its pages, the newest last
 
     def __post_init__(self) -> None:
         self.key = f"{self.person}-{secrets.token_hex(8)}"
@@ -51,10 +44,7 @@ class Visitor:
 class Visitors:
     """The table of tokens. A token ends `lifetime_s` after it was given out, or when its visitor signs out.
 
-    Args:
-        lifetime_s: of a token.
-        most: tokens at once. When there are more, a visitor without a page goes first, then the oldest.
-        clock: seconds.
+    When there would be more than `most`, a visitor without a page goes first, then the oldest.
     """
 
     def __init__(
@@ -98,12 +88,10 @@ class Visitors:
             del self._owners[session]
 
     def claim(self, visitor: Visitor, session: object) -> str | None:
-        """The name within Gradio of a session that a page drew; whoever names it first owns it.
+        """The name within Gradio of a session that a page drew; None where it is another visitor's, or no name.
 
-        Names within Gradio differ between visitors, so a session that was forgotten here can never be another's later.
-
-        Returns:
-            None where the session is another visitor's, or no session's name.
+        Whoever names it first owns it. Names within Gradio differ between visitors, so a session that was forgotten
+        here can never be another's later.
         """
         if not isinstance(session, str) or not _SESSION.fullmatch(session):
             return None
@@ -153,11 +141,7 @@ class Logins:
         self._free_at: dict[bytes, float] = {}  # when all guesses of a pair are free again
 
     async def check(self, user: str, password: str, address: str) -> bool:
-        """Whether this is the password of this user.
-
-        Raises:
-            TooManyGuessesError: too many were wrong lately.
-        """
+        """Whether this is the password of this user; raises TooManyGuessesError if too many were wrong lately."""
         pair = hashlib.sha256(f"{address}\0{user}".encode(errors="replace")).digest()
         now = self._clock()
         free_at = max(self._free_at.get(pair, now), now)

@@ -73,8 +73,7 @@ class Scope:
 def compile_phrases(phrases: Iterable[str], where: str = "phrases") -> Pattern:
     """One expression that finds any of `phrases`, the longest first; matches nothing when there are none.
 
-    Raises:
-        DataError: a phrase is empty or uses brackets wrongly.
+    Raises DataError: a phrase is empty or uses brackets wrongly.
     """
     wanted = sorted(phrases, key=len, reverse=True)
     if not wanted:
@@ -86,8 +85,7 @@ def compile_phrases(phrases: Iterable[str], where: str = "phrases") -> Pattern:
 def load_lexicon(findings: FindingSet) -> Lexicon:
     """The phrases of each finding of `findings`, in its order.
 
-    Raises:
-        DataError: no list exists for this vocabulary, or it lacks a finding.
+    Raises DataError: no list exists for this vocabulary, or it lacks a finding.
     """
     name = f"{findings.key}.yaml"
     lists = read_yaml(name)

@@ -30,10 +30,8 @@ def write_phantom(folder: Path, *, count: int, seed: int, size: int, workers: in
     """Write studies 0…count−1 of `seed` under `folder`/files: a row a study, in the manifest's columns.
 
     Files are written whole and named after their study, so a second call continues where the first one stopped: what is
-    there in the same size is kept. `path` is relative to `folder`.
-
-    Raises:
-        DataError: a count, a size or a number of workers that makes no sense, or a folder that cannot be written to.
+    there in the same size is kept. `path` is relative to `folder`. Raises DataError: a count, a size or a number of
+    workers that makes no sense, or a folder that cannot be written to.
     """
     if count < 1 or size < 64 or workers < 1:
         raise DataError(
@@ -86,10 +84,8 @@ def write_dicom(study: PhantomStudy, path: Path, *, photometric: str | None = No
     """Write `study` as a DICOM DX file, whole or not at all; an existing file is replaced.
 
     `photometric`, "MONOCHROME1" (low values are bright) or "MONOCHROME2", and the `bits` stored, 12 to 16, are by
-    default drawn from the study's name.
-
-    Raises:
-        DataError: an unknown photometric interpretation, a number of bits out of range, or a folder that is missing.
+    default drawn from the study's name. Raises DataError: an unknown photometric interpretation, a number of bits out
+    of range, or a folder that is missing.
     """
     rng = np.random.default_rng(np.frombuffer(study.study.encode(), dtype=np.uint8))
     drawn = str(rng.choice(PHOTOMETRIC, p=[0.3, 0.7])), int(rng.choice([12, 12, 13, 14, 15, 16]))

@@ -56,8 +56,7 @@ _OWN_SPLITS = {
 def read(settings: CsvSource, splits: SplitSettings, findings: FindingSet) -> Manifest:
     """Read the table and list the images that are there; labels are in the order of `findings`.
 
-    Raises:
-        DataError: the folder, the table or a column is missing, or more than half of the rows are bad.
+    Raises DataError: the folder, the table or a column is missing, or more than half of the rows are bad.
     """
     root, path = settings.root, settings.root / settings.table
     if not root.is_dir():
@@ -114,8 +113,7 @@ def _refuse(reasons: Reasons, bad: Bools, reason: str) -> None:
 class _TableReader:
     """Turns portions of the table into rows of the manifest.
 
-    Raises:
-        DataError: the settings name a finding that the set does not have.
+    Raises DataError: the settings name a finding that the set does not have.
     """
 
     def __init__(self, settings: CsvSource, findings: FindingSet) -> None:
@@ -129,8 +127,7 @@ class _TableReader:
     def columns(self, present: list[str]) -> list[str]:
         """The columns of the table that are read, of those that are `present`.
 
-        Raises:
-            DataError: one is missing or there twice, or no column holds findings.
+        Raises DataError: one is missing or there twice, or no column holds findings.
         """
         own, findings, path = self.settings.columns, self.findings, self.settings.root / self.settings.table
         wanted = {f"data.columns.{key}": column for key, column in own.model_dump().items() if column is not None}

@@ -29,9 +29,7 @@ def read(
     """List the radiographs below `settings.root`; all of `findings` are unknown.
 
     Modalities that are no radiographs are those that `policy` refuses; where it refuses none, every image is listed.
-
-    Raises:
-        DataError: the folder is missing or has no radiograph with a patient and a study.
+    Raises DataError: the folder is missing or has no radiograph with a patient and a study.
     """
     root = settings.root
     if not root.is_dir():

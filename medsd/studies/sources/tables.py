@@ -45,8 +45,7 @@ VIEWS = {"pa": "PA", "ap": "AP", "ap supine": "AP", "ap_horizontal": "AP", "ap e
 def find_table(root: Path, patterns: Sequence[str], owner: str) -> Path:
     """The first file below `root` that fits a pattern.
 
-    Raises:
-        DataError: the folder or the file is missing; `owner` is whose layout the message speaks of.
+    Raises DataError: the folder or the file is missing; `owner` is whose layout the message speaks of.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; set data.root to the folder of {owner}")
@@ -56,11 +55,7 @@ def find_table(root: Path, patterns: Sequence[str], owner: str) -> Path:
 
 
 def read_table(path: Path, needed: Sequence[str], owner: str) -> pd.DataFrame:
-    """A CSV table, every cell as text.
-
-    Raises:
-        DataError: it cannot be read, or a column of `needed` is missing.
-    """
+    """A CSV table, every cell as text; raises DataError: it cannot be read, or a column of `needed` is missing."""
     try:
         table = pd.read_csv(path, dtype=str, encoding=encoding_of(path), keep_default_na=False, index_col=False)
     except FileNotFoundError:
@@ -86,10 +81,8 @@ def read_portions(
     """A table in portions: CSV, plain or gzipped, or Parquet by its ending.
 
     `choose` names the columns to read, given those that there are; a name that comes twice is read once. `owner` has
-    such a table, in messages. A `delimiter` of None is found out (`medsd.studies.sources.form`).
-
-    Raises:
-        DataError: it cannot be read, or a column that `choose` wants is missing.
+    such a table, in messages. A `delimiter` of None is found out (`medsd.studies.sources.form`). Raises DataError: it
+    cannot be read, or a column that `choose` wants is missing.
     """
 
     def wanted(present: list[str]) -> list[str]:
@@ -180,8 +173,7 @@ def _require(path: Path, present: Sequence[str], needed: Sequence[str], owner: s
 def numbers(table: pd.DataFrame, columns: Sequence[str], path: Path) -> npt.NDArray[np.float32]:
     """Label columns as float32 (N, F): 1, 0, -1 or NaN; cells that are no labels are logged and NaN.
 
-    Raises:
-        DataError: more than half of a column's cells are no labels; the message names the column and the row.
+    Raises DataError: more than half of a column's cells are no labels; the message names the column and the row.
     """
     cells, rows = LabelCells(), np.arange(1, len(table) + 1)
     values = [cells.read(table[column], rows) for column in columns]
@@ -209,8 +201,7 @@ def texts(column: pd.Series) -> pd.Series:
 def present_files(root: Path, paths: pd.Series) -> npt.NDArray[np.bool_]:
     """(N,) True where the image is there; how many are missing is logged.
 
-    Raises:
-        DataError: none is there.
+    Raises DataError: none is there.
     """
     there = np.fromiter(((root / path).is_file() for path in paths), dtype=bool, count=len(paths))
     if not there.any():
