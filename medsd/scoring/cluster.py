@@ -25,7 +25,7 @@ from typing import Any
 from unittest.mock import patch
 
 from medsd.bundle.layout import DESCRIPTION, Bundle
-from medsd.errors import DataError, DependencyError, MedsdError
+from medsd.errors import DataError, DependencyError
 from medsd.inference.providers import CPU, CUDA, ProviderChoice, choose_precision
 from medsd.inference.session import processors
 from medsd.preprocessing.decode import Decoder
@@ -34,10 +34,9 @@ from medsd.scoring.request import Outcomes, ScoringRequest, Summary, carry_out, 
 from medsd.scoring.segments import Block
 from medsd.scoring.workers import Actor, DecodeBlock, ScoreBlock
 
-log = logging.getLogger(__name__)
-
 LOCAL = "local"
 _KNOCK_S = 10.0
+_KEPT = "the finished rows are kept: see Ray's logs, then go on with --resume"
 _WEIGHTS = "weights/"  # of a bundle: for training, not for reading
 
 
@@ -230,9 +229,14 @@ def _run(
     )
     try:
         for row in done.iter_rows():
+            if row.get("failed"):
+                raise DataError(f"{row['failed']}; {_KEPT}")
             yield [tuple(outcome) for outcome in json.loads(row["outcomes"])], row["provider"]
     except ray.exceptions.RayError as error:
-        raise _complaint(error) from None
+        raise DataError(
+            f"the cluster gave up a block ({type(error).__name__}), as its workers died again and again or cannot "
+            f"import medsd; {_KEPT}"
+        ) from None
 
 
 def _quieten(ray: Any) -> None:
@@ -242,25 +246,3 @@ def _quieten(ray: Any) -> None:
     context.execution_options.verbose_progress = False
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _complaint(error: BaseException) -> MedsdError:
-    """What a worker raised, in one line; its own words where they are ours, else the first error that is not Ray's."""
-    chain: list[BaseException] = []
-    found: BaseException | None = error
-    while found is not None and found not in chain:
-        chain.append(found)
-        cause = getattr(found, "cause", None)
-        found = cause if isinstance(cause, BaseException) else found.__cause__
-    ours = next((each for each in chain if isinstance(each, MedsdError)), None)
-    if ours is not None:
-        return DataError(str(ours.args[0]) if ours.args else str(ours))
-    kept = "the finished rows are kept: see Ray's logs, then go on with --resume"
-    last = chain[-1]
-    if type(last).__module__.startswith("ray."):
-        return DataError(
-            f"the cluster gave up a block ({type(error).__name__}), as its workers died again and again or cannot "
-            f"import medsd; {kept}"
-        )
-    log.error("what a worker raised:\n%s", error)
-    return DataError(f"a worker failed ({type(last).__name__}); {kept}")

@@ -7,6 +7,7 @@ Decoded studies travel between them as JSON and one array of pixels, not as pick
 import json
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from medsd.bundle.layout import Bundle, Precision
 from medsd.dicom.gate import GatePolicy
-from medsd.errors import DataError
+from medsd.errors import DataError, MedsdError
 from medsd.inference.predict import Predictor, Study
 from medsd.inference.providers import ProviderChoice
 from medsd.preprocessing.decode import Decoder
@@ -101,13 +102,33 @@ class ScoreBlock:
 
 
 class Actor:
-    """An actor: begins its work when it starts, and does it row by row."""
+    """An actor: begins its work when it starts, and does it row by row.
+
+    What fails is handed on as a row: of an exception, Ray Data keeps a traceback as text and no more.
+    """
 
     def __init__(self, work: DecodeBlock | ScoreBlock) -> None:
-        self._work = work.begin()
+        self._failed: dict[str, Any] = {}
+        try:
+            self._work = work.begin()
+        except Exception as error:
+            self._failed = {"failed": _complaint(error)}
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return self._work(row)
+        if self._failed or "failed" in row:
+            return self._failed or row
+        try:
+            return self._work(row)
+        except Exception as error:
+            return {"failed": _complaint(error)}
+
+
+def _complaint(error: Exception) -> str:
+    """What a worker raised, in its own words where they are ours; others may quote a header, so their place is told."""
+    if isinstance(error, MedsdError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"a worker failed ({type(error).__name__} in line {place.lineno} of {Path(place.filename).name})"
 
 
 def pack(studies: Sequence[Study]) -> dict[str, Any]:

@@ -37,10 +37,7 @@ def boxes_tables(root: Path) -> list[Path]:
 
 
 def read_boxes(root: Path, findings: FindingSet) -> tuple[Box, ...]:
-    """The boxes of `findings` that stand beside the images of ChestX-ray14, see `boxes_tables`.
-
-    Raises DataError: a table cannot be read, or a box lies outside its image.
-    """
+    """The boxes of `findings` in `boxes_tables`; DataError if one cannot be read, or a box lies outside its image."""
     return tuple(box for path in boxes_tables(root) for box in _read_table(path, findings))
 
 

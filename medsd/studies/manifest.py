@@ -6,13 +6,12 @@ for most images, "selected" for those picked by finding, which train or are meas
 only train.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +71,7 @@ class Manifest:
         sizes = groups.size() if column is None else groups[column].nunique()
         return {split: int(sizes.get(split, 0)) for split in SPLITS}
 
-    def without(self, rows: Sequence[int]) -> Manifest:
+    def without(self, rows: Sequence[int]) -> Self:
         """The manifest without the rows at these positions."""
         if not len(rows):
             return self
@@ -101,11 +100,8 @@ class Manifest:
             pq.write_table(table, draft, row_group_size=ROW_GROUP)
 
     @classmethod
-    def read(cls, path: Path) -> Manifest:
-        """Read a manifest that `write` wrote.
-
-        Raises DataError: the file is missing, is no manifest, or breaks one of its rules.
-        """
+    def read(cls, path: Path) -> Self:
+        """Read a manifest that `write` wrote; DataError if it is missing, or breaks one of its rules."""
         try:
             table = pq.read_table(path)
         except FileNotFoundError:
@@ -136,8 +132,7 @@ def complete(table: pd.DataFrame, findings: FindingSet) -> pd.DataFrame:
 
 
 def _check(table: pd.DataFrame, findings: FindingSet) -> None:
-    missing = [column for column in (*COLUMNS, *findings) if column not in table]
-    if missing:
+    if missing := [column for column in (*COLUMNS, *findings) if column not in table]:
         raise DataError(f"the manifest lacks the columns {', '.join(missing)}")
     if table.empty:
         raise DataError("the manifest has no studies; check the folder that the settings name under data.root")
@@ -148,8 +143,7 @@ def _check(table: pd.DataFrame, findings: FindingSet) -> None:
         raise DataError("the manifest has the same study and path twice; remove one of the rows")
     values = table[list(findings)].to_numpy(dtype=np.float32, na_value=np.nan)
     labels = np.isnan(values) | np.isin(values, (0.0, 1.0))
-    wrong = [name for name, right in zip(findings, labels.all(axis=0), strict=True) if not right]
-    if wrong:
+    if wrong := [name for name, right in zip(findings, labels.all(axis=0), strict=True) if not right]:
         raise DataError(f"labels must be 1, 0 or empty; others stand in {', '.join(wrong)}")
     split = table["split"].dropna()
     if not split.isin([*SPLITS, SELECTED]).all():

@@ -36,10 +36,7 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 
 def parse_xml(content: bytes, where: str) -> ElementTree.Element:
-    """The root of an XML document from outside.
-
-    Raises DataError: it is no XML, or declares a document type; `where` names it.
-    """
+    """The root of an XML document from outside; DataError, which says `where`, for no XML and for a document type."""
     parser = ElementTree.XMLParser(target=_NoDoctype())
     try:
         parser.feed(content)
@@ -117,10 +114,7 @@ class CodedReport:
 
 
 def read_coded_reports(path: Path) -> list[CodedReport]:
-    """The reports of the challenge's file in their order.
-
-    Raises DataError: there is no such file, or it is no XML, or it declares a document type.
-    """
+    """The reports of the challenge's file in their order; errors as `parse_xml`."""
     try:
         root = parse_xml(path.read_bytes(), str(path))
     except OSError as error:

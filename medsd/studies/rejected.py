@@ -3,8 +3,6 @@
 No message quotes a cell, and a path is written without the patient's identifier.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -38,14 +36,6 @@ REASONS = {
 }
 
 
-class TooManyRejected(DataError):
-    """More rows are bad than a table may have; `rejections` holds them."""
-
-    def __init__(self, message: str, rejections: Rejections) -> None:
-        super().__init__(message)
-        self.rejections = rejections
-
-
 @dataclass
 class Rejections:
     """The rows of a source that are left out: (row, path, reason, message), row 1 the first below the header."""
@@ -76,10 +66,7 @@ class Rejections:
             self.add(int(row), path, reason, patient=patient)
 
     def check(self, total: int, where: Path) -> None:
-        """Refuse a source of which too much is bad.
-
-        Raises TooManyRejected: more than half of `total` rows are left out; the message has the commonest reason.
-        """
+        """Refuse a source of which more than half of `total` rows are left out, by `TooManyRejected`."""
         if len(self) > LIMIT * total:
             reason, count = self._reasons.most_common(1)[0]
             first = next(entry for entry in self.entries if entry[2] == reason)
@@ -113,6 +100,14 @@ class Rejections:
     @property
     def _reasons(self) -> Counter[str]:
         return Counter(reason for _, _, reason, _ in self.entries)
+
+
+class TooManyRejected(DataError):
+    """More rows are bad than a table may have; `rejections` holds them."""
+
+    def __init__(self, message: str, rejections: Rejections) -> None:
+        super().__init__(message)
+        self.rejections = rejections
 
 
 def without_patient(patient: object, text: object) -> str:

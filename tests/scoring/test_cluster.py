@@ -140,6 +140,16 @@ def test_an_interrupted_run_goes_on_and_outlives_its_killed_workers(
 
 
 @needs_ray
+def test_what_a_worker_raises_is_said_in_its_own_words(
+    ray, image_bundle: Bundle, films: Path, tmp_path: Path, hasher: KeyedHasher, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cluster, "_files", lambda bundle: {})  # no worker can open such a bundle
+    request = ScoringRequest(image_bundle, [films], tmp_path / "out.csv", workers=WORKERS, hasher=hasher)
+    with pytest.raises(DataError, match=r"no bundle here .* the finished rows are kept: see Ray's logs"):
+        cluster.score(request)
+
+
+@needs_ray
 def test_local_ray_listens_on_the_loopback_address_and_tells_nobody(ray):
     assert {node["NodeManagerAddress"] for node in ray.nodes()} == {"127.0.0.1"}
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
@@ -215,13 +225,6 @@ def test_notes_beside_films_are_not_looked_for_behind_urls(fused_bundle: Bundle,
             ScoringRequest(fused_bundle, [], tmp_path / "out.csv", lists=[tmp_path / "list.txt"], side_notes=True),
             urls=True,
         )
-
-
-def test_what_a_worker_raises_becomes_one_line():
-    outer = RuntimeError("RayTaskError: a traceback")
-    outer.cause = DataError("x.parts: a worker cannot write there")  # type: ignore[attr-defined]
-    assert str(cluster._complaint(outer)) == "x.parts: a worker cannot write there"
-    assert "Ray's logs, then go on with --resume" in str(cluster._complaint(RuntimeError("ActorDied")))
 
 
 def test_a_worker_is_sent_what_reading_needs_of_a_bundle(image_bundle: Bundle):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,12 +10,13 @@ import pytest
 
 from medsd.bundle.layout import Bundle
 from medsd.dicom.gate import GatePolicy
+from medsd.errors import DataError
 from medsd.inference.predict import Study
 from medsd.preprocessing.decode import Decoder
 from medsd.preprocessing.image import DecodedImage
 from medsd.scoring import workers
 from medsd.scoring.segments import Block
-from medsd.scoring.workers import DecodeBlock, pack, unpack
+from medsd.scoring.workers import Actor, DecodeBlock, pack, unpack
 
 
 class Hostile(Decoder):
@@ -60,3 +62,28 @@ def test_helpers_do_not_import_the_script_of_a_worker(monkeypatch: pytest.Monkey
     monkeypatch.setitem(workers.sys.modules, "__main__", main)
     workers._hide_main()
     assert main.__spec__ is None and not hasattr(main, "__file__")
+
+
+class Failing:
+    """Work that fails with `error` at each row."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def begin(self) -> Failing:
+        return self
+
+    def __call__(self, row: dict[str, object]) -> dict[str, object]:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (DataError("out.parts: a worker cannot write there"), r"out\.parts: a worker cannot write there"),
+        (ValueError("DOE^JANE"), r"a worker failed \(ValueError in line \d+ of test_workers\.py\)"),
+    ],
+)
+def test_what_fails_is_handed_on_by_the_actors_after_it(error: Exception, said: str):
+    failed = Actor(Failing(error))({"block": "[]"})  # type: ignore[arg-type]
+    assert re.fullmatch(said, failed["failed"]) and Actor(Failing(error))(failed) is failed  # type: ignore[arg-type]

@@ -9,12 +9,11 @@ References:
     Informatics Summit 2018 (a clause of its own for each finding). Irvin et al., CheXpert, AAAI 2019 (aggregation).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -89,8 +88,7 @@ class ReportLabels:
     def called(self, *, alternatives: bool = True) -> npt.NDArray[np.bool_]:
         """(F,) the findings that a data set without "uncertain" would call present.
 
-        Args:
-            alternatives: "A versus B" counts for both, as annotators of Open-i mostly did.
+        With `alternatives`, "A versus B" counts for both, as annotators of Open-i mostly did.
         """
         counted = {Status.PRESENT, Status.ALTERNATIVE} if alternatives else {Status.PRESENT}
         return np.array([status in counted for status in self.status])
@@ -159,7 +157,7 @@ class _Surroundings:
     answer: str  # what follows, as it stands
 
     @classmethod
-    def of(cls, sentence: str, place: tuple[int, int, int, int], scope: Scope) -> _Surroundings:
+    def of(cls, sentence: str, place: tuple[int, int, int, int], scope: Scope) -> Self:
         """Of the mention at [start, end); `place`: the end of the mention before, start, end, start of the next."""
         last, start, end, following = place
         far = _plain(sentence[max(0, last - _WINDOW) : last], scope) if last else ""
@@ -173,7 +171,9 @@ class _Surroundings:
         if following < len(sentence) and comma and scope.negation.after.search(near, comma):
             near = near[:comma]  # "atelectasis, less likely pneumonia": the cue is the next one's
         after = near if _is_clause(near, scope) else near + " " + beyond
-        after = _reach_on(after, scope)
+        # The boundary's own words included: "less likely than" speaks of both sides.
+        boundary = scope.boundary.search(after)
+        after = " ".join(after[: boundary.end() if boundary else len(after)].split()[: scope.reach_after])
         inside = _reworded(sentence[start:end])
         return cls(_reach_back(far + gap, inside, after, scope), inside, after, near)
 
@@ -239,12 +239,6 @@ def _item(before: str, inside: str, after: str, scope: Scope) -> int:
     if scope.located.match(after) or scope.verbs.search(inside):  # "no edema, the heart is enlarged"
         item = max(item, before.rfind(","))
     return 0 if re.search(r"\b(?:or|nor)\b", before[item:] + " " + after) else item
-
-
-def _reach_on(after: str, scope: Scope) -> str:
-    """The boundary's own words included: "less likely than" speaks of both sides."""
-    boundary = scope.boundary.search(after)
-    return " ".join(after[: boundary.end() if boundary else len(after)].split()[: scope.reach_after])
 
 
 def _cue(cues: Cues, around: _Surroundings) -> str:

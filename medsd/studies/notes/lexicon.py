@@ -71,10 +71,7 @@ class Scope:
 
 
 def compile_phrases(phrases: Iterable[str], where: str = "phrases") -> Pattern:
-    """One expression that finds any of `phrases`, the longest first; matches nothing when there are none.
-
-    Raises DataError: a phrase is empty or uses brackets wrongly.
-    """
+    """One expression that finds any of `phrases`, the longest first; DataError where one uses brackets wrongly."""
     wanted = sorted(phrases, key=len, reverse=True)
     if not wanted:
         return NOTHING
@@ -83,10 +80,7 @@ def compile_phrases(phrases: Iterable[str], where: str = "phrases") -> Pattern:
 
 @cache
 def load_lexicon(findings: FindingSet) -> Lexicon:
-    """The phrases of each finding of `findings`, in its order.
-
-    Raises DataError: no list exists for this vocabulary, or it lacks a finding.
-    """
+    """The phrases of each finding of `findings`, in its order; DataError where no list has just these."""
     name = f"{findings.key}.yaml"
     lists = read_yaml(name)
     if set(lists) != set(findings.names):
@@ -104,7 +98,10 @@ def load_scope() -> Scope:
         return compile_phrases(lists[kind], f"scope.yaml, {kind}")
 
     size, place = "|".join(lists["openers"]["size"]), "|".join(lists["openers"]["place"])
-    cues: dict[str, Any] = {kind: _cues(lists, kind) for kind in ("negation", "uncertainty", "history")}
+    cues: dict[str, Any] = {
+        kind: Cues(*(compile_phrases(lists[kind][side], f"scope.yaml, {kind}") for side in ("before", "after")))
+        for kind in ("negation", "uncertainty", "history")
+    }
     plain: dict[str, Any] = {kind: pattern(kind) for kind in ("pseudo", "alone", "alternative", "boundary", "verbs")}
     return Scope(
         denied=_answer(lists, "no"),
@@ -179,11 +176,6 @@ def _finding_phrases(lists: Mapping[str, list[str]], where: str) -> FindingPhras
         compile_phrases(lists.get("not_this", []), where),
         compile_phrases([*present, *hint], where),
     )
-
-
-def _cues(lists: Mapping[str, Any], kind: str) -> Cues:
-    before, after = (compile_phrases(lists[kind][side], f"scope.yaml, {kind}") for side in ("before", "after"))
-    return Cues(before, after)
 
 
 def _translate(phrase: str, where: str) -> str:

@@ -51,7 +51,9 @@ def read_note(text: str) -> Note:
     section, start = "unheaded", 0
     for heading in _headings().finditer(clean):
         parts.setdefault(section, []).append(clean[start : heading.start()])
-        section, start = _section_of(heading), heading.end()
+        name = next(text for text in heading.groupdict().values() if text)
+        section = _names().get(" ".join(re.split(r"[ \t/&]+", name.lower().strip())), "unheaded")
+        start = heading.end()
     parts.setdefault(section, []).append(clean[start:])
     told = {name: _joined(*(piece.strip() for piece in pieces)) for name, pieces in parts.items()}
     return Note(**told)
@@ -89,8 +91,3 @@ def _headings() -> re.Pattern[str]:
         r"|^[ \t]*(?P<unknown>[A-Z][A-Z &/]{2,40}):[ \t]*",
         re.MULTILINE,
     )
-
-
-def _section_of(heading: re.Match[str]) -> str:
-    name = next(text for text in heading.groupdict().values() if text)
-    return _names().get(" ".join(re.split(r"[ \t/&]+", name.lower().strip())), "unheaded")

@@ -7,12 +7,4 @@ Nothing here stands for a person, and no clinical use follows from a model train
 from medsd.studies.phantom.study import PhantomPlan, PhantomStudy, generate_study, plan_study, render_plan
 from medsd.studies.phantom.write import write_dicom, write_phantom
 
-__all__ = [
-    "PhantomPlan",
-    "PhantomStudy",
-    "generate_study",
-    "plan_study",
-    "render_plan",
-    "write_dicom",
-    "write_phantom",
-]
+__all__ = ["PhantomPlan", "PhantomStudy", "generate_study", "plan_study", "render_plan", "write_dicom", "write_phantom"]

@@ -99,17 +99,12 @@ class Body:
         walls = {}
         for side, lung in self.lungs.items():
             border = lung.border()
-            middle = np.interp(border[:, 1], *_axis(border))
+            ends = border[[int(np.argmin(border[:, 1])), int(np.argmax(border[:, 1]))]]  # the highest, the lowest point
+            middle = np.interp(border[:, 1], ends[:, 1], ends[:, 0])
             outer = border[side * (border[:, 0] - middle) >= 0]
             order = np.argsort(outer[:, 1])
             walls[side] = (outer[order, 1], outer[order, 0])
         return walls
-
-
-def _axis(border: Points) -> tuple[Points, Points]:
-    """The line from the highest to the lowest point of a border: heights and x."""
-    ends = border[[int(np.argmin(border[:, 1])), int(np.argmax(border[:, 1]))]]
-    return ends[:, 1], ends[:, 0]
 
 
 def build_body(habitus: Habitus, distortion: Distortion) -> Body:

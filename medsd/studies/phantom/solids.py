@@ -8,10 +8,9 @@ Patient axes in cm: x towards the patient's left (right in the image), y towards
 origin lies in the midline at the level of the carina, midway between front and back.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -173,7 +172,7 @@ class Tubes:
     faces: Points
 
     @classmethod
-    def straight(cls, start: Points, end: Points, radius: Points, weight: Points) -> Tubes:
+    def straight(cls, start: Points, end: Points, radius: Points, weight: Points) -> Self:
         """Pieces that do not follow on each other, cut at right angles."""
         return cls(start, end, radius, weight, np.repeat(_unit(end - start)[:, None], 2, axis=1))
 
@@ -186,7 +185,7 @@ class Tubes:
         weight: npt.ArrayLike = 1.0,
         *,
         longest: float = 2.5,
-    ) -> Tubes:
+    ) -> Self:
         """The tube through `points` (N, 3) of the patient; `radius` in cm and `weight` one number or one a point.
 
         A tube seen end on is as deep as it is long, not infinitely deep: `longest` bounds the stretch.
@@ -205,7 +204,7 @@ class Tubes:
         return cls(placed[:-1], placed[1:], (radii[:-1] + radii[1:]) / 2, share, faces)
 
     @classmethod
-    def join(cls, parts: list[Tubes]) -> Tubes:
+    def join(cls, parts: list[Self]) -> Self:
         """All pieces of `parts` in one."""
         return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
 

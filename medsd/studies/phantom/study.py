@@ -75,10 +75,7 @@ def _stream(seed: int, index: int, name: str) -> np.random.Generator:
 
 
 def plan_study(index: int, *, seed: int = 0) -> PhantomPlan:
-    """Who study `index` belongs to, which visit it is and what it will show.
-
-    Raises DataError: a negative index or seed, or an index of a million and more.
-    """
+    """Who study `index` belongs to, which visit it is and what it will show."""
     if not 0 <= index < 1_000_000 or seed < 0:
         raise DataError(f"phantom: index {index} must lie in 0…999999, and seed {seed} must not be negative")
     first, visit = _patient_of(seed, index)
@@ -129,8 +126,5 @@ def render_plan(plan: PhantomPlan, *, size: int = 512, without: Collection[str] 
 
 
 def generate_study(index: int, *, seed: int = 0, size: int = 512) -> PhantomStudy:
-    """Study `index` of the endless series `seed`: the same image, note and labels in any order of generation.
-
-    Raises DataError: an index, a seed or a size out of range.
-    """
+    """Study `index` of the endless series `seed`: the same image, note and labels in any order of generation."""
     return render_plan(plan_study(index, seed=seed), size=size)

@@ -110,7 +110,7 @@ def write_dicom(study: PhantomStudy, path: Path, *, photometric: str | None = No
         files.write_whole(path, buffer.getvalue(), durable=False)
     except OSError as exc:
         raise DataError(
-            f"{path}: cannot be written ({exc.strerror}); check that its folder exists and is writable"
+            f"{path}: cannot be written ({exc.strerror}); give a folder that exists and is writable"
         ) from exc
 
 

@@ -21,17 +21,13 @@ log = logging.getLogger(__name__)
 def read_source(settings: Settings) -> Manifest:
     """Read the data set that `settings.data` names, split it by patient, and label it in `settings.findings`.
 
-    Raises DataError: the folder or a file in it is missing or not what the data set publishes, or its labels say
-    nothing of the findings that the settings ask for.
+    Raises DataError: a file is missing or not as published, or its labels say nothing of the findings that are wanted.
     """
     return in_findings(_read(settings), finding_set(settings.findings))
 
 
 def in_findings(manifest: Manifest, findings: FindingSet) -> Manifest:
-    """The same studies in another vocabulary, as `medsd.findings.map_labels` carries labels over.
-
-    Raises DataError: there are labels, and none of them is known in the other vocabulary.
-    """
+    """The same studies in another vocabulary (`medsd.findings.map_labels`); DataError if no label is known there."""
     if manifest.findings.key == findings.key:
         return manifest
     labels = map_labels(manifest.labels, manifest.findings, findings)

@@ -107,7 +107,7 @@ class LabelCells:
     def tell(self, path: Path, rejected: Rejections | None = None) -> None:
         """Log which cells were no labels, and list each in `rejected`, whose rows stay.
 
-        Raises DataError: more than half of a column's cells are no labels; then it is another column.
+        Where more than half of a column's cells are none, it is another column: DataError.
         """
         for column, cells in self.unread.items():
             if not cells:

@@ -99,14 +99,11 @@ def read_labels(
 def label_values(
     given: npt.NDArray[np.float32], findings: FindingSet, uncertain: Uncertain, unmentioned: str
 ) -> npt.NDArray[np.float32]:
-    """What labels of CheXpert's kind mean, as float32 (N, F).
+    """What labels of CheXpert's kind, (N, F + 1) with "No Finding" last, mean, as float32 (N, F).
 
-    Args:
-        given: (N, F + 1), 1, 0, −1 or NaN (not mentioned), "No Finding" last.
-        findings: chexpert14.
-        uncertain: what −1 means.
-        unmentioned: "absent" or "unknown", what NaN means. A wider finding that is not mentioned beside one of its
-            kinds that is present or uncertain (Lung Opacity beside Consolidation) is unknown either way.
+    They are 1, 0, −1 or NaN; `uncertain` is what −1 means, `unmentioned` ("absent" or "unknown") what NaN means. A
+    wider finding that is not mentioned beside one of its kinds that is present or uncertain (Lung Opacity beside
+    Consolidation) is unknown either way.
     """
     labels, normal = resolve_uncertain(given[:, :-1], uncertain), given[:, -1] == 1
     empty = np.isnan(given[:, :-1])

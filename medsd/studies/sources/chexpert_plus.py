@@ -41,12 +41,14 @@ def read(settings: CheXpertPlusSource, splits: SplitSettings) -> Manifest:
     path = tables.find_table(root, [f"df_chexpert_plus_*{ending}" for ending in endings], _OWNER)
     entries = _entries(path, "path_to_dcm" if settings.format == "dicom" else None)
     lateral = entries["frontal_lateral"].str.strip() == "Lateral"
+    # What was known before reading; None where the report says nothing of it.
+    notes = tables.texts(entries[_HISTORY].apply(lambda column: column.str.strip()).agg("\n".join, axis=1))
     table = pd.DataFrame(
         {
             "study": _studies(entries, path),
             "patient": entries["deid_patient_id"].str.strip(),
             "path": _image_paths(settings, entries),
-            "note": _notes(entries) if settings.notes else None,
+            "note": notes if settings.notes else None,
             "view": tables.words(entries["ap_pa"], tables.VIEWS).mask(lateral, "LATERAL"),
             "age": tables.years(entries["age"]),
             "sex": tables.words(entries["sex"], tables.SEXES),
@@ -91,12 +93,6 @@ def _image_paths(settings: CheXpertPlusSource, entries: pd.DataFrame) -> pd.Seri
         listed = entries["path_to_image"].str.strip()
         named = [listed.str.replace(r"\.jpe?g$", ".png", regex=True), listed]
     return tables.likeliest(settings.root, (folder + paths for paths in named for folder in _FOLDERS[settings.format]))
-
-
-def _notes(entries: pd.DataFrame) -> pd.Series:
-    """What was known before reading; None where the report says nothing of it."""
-    joined = entries[_HISTORY].apply(lambda column: column.str.strip()).agg("\n".join, axis=1)
-    return tables.texts(joined)
 
 
 def _labels(settings: CheXpertPlusSource, findings: FindingSet) -> pd.DataFrame:

@@ -54,10 +54,7 @@ _OWN_SPLITS = {
 
 
 def read(settings: CsvSource, splits: SplitSettings, findings: FindingSet) -> Manifest:
-    """Read the table and list the images that are there; labels are in the order of `findings`.
-
-    Raises DataError: the folder, the table or a column is missing, or more than half of the rows are bad.
-    """
+    """Read the table and list the images that are there; DataError where something is missing, or half of it is bad."""
     root, path = settings.root, settings.root / settings.table
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; set data.root to the folder of your table and images")
@@ -111,10 +108,7 @@ def _refuse(reasons: Reasons, bad: Bools, reason: str) -> None:
 
 
 class _TableReader:
-    """Turns portions of the table into rows of the manifest.
-
-    Raises DataError: the settings name a finding that the set does not have.
-    """
+    """Turns portions of the table into rows of the manifest."""
 
     def __init__(self, settings: CsvSource, findings: FindingSet) -> None:
         self.settings, self.findings, self.cells = settings, findings, LabelCells()
@@ -125,10 +119,7 @@ class _TableReader:
         self._mapping = settings.finding_columns
 
     def columns(self, present: list[str]) -> list[str]:
-        """The columns of the table that are read, of those that are `present`.
-
-        Raises DataError: one is missing or there twice, or no column holds findings.
-        """
+        """The columns that are read, of those that are `present`; DataError if one is missing or there twice."""
         own, findings, path = self.settings.columns, self.findings, self.settings.root / self.settings.table
         wanted = {f"data.columns.{key}": column for key, column in own.model_dump().items() if column is not None}
         if self.settings.finding_list:

@@ -23,9 +23,7 @@ from medsd.studies.sources.tables import limited, manifest_of
 log = logging.getLogger(__name__)
 
 
-def read(
-    settings: DicomSource, splits: SplitSettings, findings: FindingSet, policy: GatePolicy | None = None
-) -> Manifest:
+def read(settings: DicomSource, splits: SplitSettings, findings: FindingSet, policy: GatePolicy) -> Manifest:
     """List the radiographs below `settings.root`; all of `findings` are unknown.
 
     Modalities that are no radiographs are those that `policy` refuses; where it refuses none, every image is listed.
@@ -34,7 +32,6 @@ def read(
     root = settings.root
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; set data.root to the folder of your DICOM files")
-    policy = policy or GatePolicy()
     rows = [_row(path, root, policy) for path in sorted(root.rglob("*")) if path.is_file()]
     listed = [row for row in rows if row]
     named = [row for row in listed if row["patient"] and row["study"]]

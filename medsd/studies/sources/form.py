@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from medsd.errors import DataError
 
@@ -59,7 +59,7 @@ def encoding_of(path: Path) -> str:
 
     Raises DataError for a workbook, or no text; OSError if it cannot be read.
     """
-    with _open(path) as file:
+    with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
         head = file.read(4096)
         if head.startswith(_WORKBOOKS):
             raise DataError(f"{path}: a workbook of a spreadsheet program; save it as CSV (UTF-8) or Parquet")
@@ -73,7 +73,7 @@ def encoding_of(path: Path) -> str:
             raise DataError(f"{path}: {_NO_TEXT}")
         for encoding in ("utf-8", "cp1252"):
             file.seek(0)
-            if _decodes(file, encoding):
+            if _decodes(cast(BinaryIO, file), encoding):
                 break
         else:
             encoding = "latin-1"
@@ -99,10 +99,6 @@ def missing_columns(missing: dict[str, str], present: Sequence[str]) -> str:
         keys.append(f"{key} (did you mean '{lowered[near[0]]}'?)" if near else key)
     shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     return f"set {', '.join(keys)}; the table has {shown or 'no columns'}"
-
-
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def _decodes(file: BinaryIO, encoding: str) -> bool:

@@ -22,10 +22,7 @@ from medsd.studies.splits import by_use, deal
 
 
 def read(settings: MergeSource, whole: Settings, read_one: Callable[[Settings], Manifest]) -> Manifest:
-    """Read each source with `read_one` (`medsd.studies.sources.read_source`) and join them.
-
-    Raises DataError: a source cannot be read, or says nothing of the finding set; the message names it.
-    """
+    """Read each source with `read_one` (`medsd.studies.sources.read_source`) and join them; errors name the source."""
     names, manifests = names_of(settings.sources), []
     for name, source in zip(names, settings.sources, strict=True):
         try:

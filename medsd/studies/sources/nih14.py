@@ -9,7 +9,6 @@ of them, so a patient of two folders stands in one split.
 Wang et al., ChestX-ray8, CVPR 2017. Provided by the NIH Clinical Center, which asks to be named; no restriction on use.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +51,8 @@ def _read_part(root: Path, folder: Path | None, findings: FindingSet) -> pd.Data
     """The entries of a folder that have an image, with its `path` below `root` and the name of the `source`."""
     place = root if folder is None else root / folder
     entries = _read_entries(find_table(place, _TABLES, _OWNER), findings)
-    images = {path.name: path for path in _images(place)}
+    homes = sorted([*place.glob("images"), *place.glob("images_[0-9]*"), *place.glob("sample/images")])
+    images = {path.name: path for home in homes for path in home.rglob("*.png")}
     if not images:
         raise DataError(f"{place}: no images in images/ or images_001/ …; unpack NIH's archives there")
     entries = entries[entries["Image Index"].isin(images.keys())]
@@ -73,11 +73,6 @@ def _read_entries(path: Path, findings: FindingSet) -> pd.DataFrame:
     labels = pd.DataFrame(listed, index=table["Image Index"], columns=names)
     first = table.loc[~table.duplicated("Image Index"), needed].set_index("Image Index")
     return first.join(labels if labels.index.is_unique else agreed(labels, rows, path)).reset_index()
-
-
-def _images(root: Path) -> Iterator[Path]:
-    for folder in sorted([*root.glob("images"), *root.glob("images_[0-9]*"), *root.glob("sample/images")]):
-        yield from folder.rglob("*.png")
 
 
 def _ages(column: pd.Series) -> pd.Series:

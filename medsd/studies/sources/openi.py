@@ -43,10 +43,12 @@ def read(settings: OpeniSource, splits: SplitSettings) -> Manifest:
     reports = {report.name: report for report in reversed(list(read_reports(path)))}  # the first of each name
     reports = dict(sorted(reports.items()))
     findings = finding_set("mesh" if settings.labels == "mesh" else "openi14")
-    labels = _headed(reports, findings) if settings.labels == "mesh" else _checked(root, reports, findings)
-    table = pd.DataFrame(
-        {"study": list(reports), "note": [_note(report, settings.note) for report in reports.values()]}
-    )
+    if settings.labels == "mesh":
+        labels = np.array([mesh_labels(report.headings, findings) for report in reports.values()])
+    else:
+        labels = _checked(root, reports, findings)
+    notes = [_note(report, settings.note) for report in reports.values()]
+    table = pd.DataFrame({"study": list(reports), "note": notes})
     table = table.assign(patient=table["study"], source="openi", path=None)
     table[list(findings)] = labels
     if settings.images is not None:
@@ -85,10 +87,6 @@ def _fits(parts: list[str], name: str) -> bool:
     heading, *qualifiers = (part.strip() for part in parts)
     wanted, *needed = name.split("/")
     return heading == wanted and set(needed) <= set(qualifiers)
-
-
-def _headed(reports: dict[str, OpeniReport], findings: FindingSet) -> npt.NDArray[np.float32]:
-    return np.array([mesh_labels(report.headings, findings) for report in reports.values()])
 
 
 def _checked(root: Path, reports: dict[str, OpeniReport], findings: FindingSet) -> npt.NDArray[np.float32]:

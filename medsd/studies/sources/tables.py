@@ -43,10 +43,7 @@ VIEWS = {"pa": "PA", "ap": "AP", "ap supine": "AP", "ap_horizontal": "AP", "ap e
 
 
 def find_table(root: Path, patterns: Sequence[str], owner: str) -> Path:
-    """The first file below `root` that fits a pattern.
-
-    Raises DataError: the folder or the file is missing; `owner` is whose layout the message speaks of.
-    """
+    """The first file below `root` that fits a pattern; if there is none, DataError speaks of the `owner`'s layout."""
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; set data.root to the folder of {owner}")
     if path := next((path for pattern in patterns for path in sorted(root.glob(pattern))), None):
@@ -171,10 +168,7 @@ def _require(path: Path, present: Sequence[str], needed: Sequence[str], owner: s
 
 
 def numbers(table: pd.DataFrame, columns: Sequence[str], path: Path) -> npt.NDArray[np.float32]:
-    """Label columns as float32 (N, F): 1, 0, -1 or NaN; cells that are no labels are logged and NaN.
-
-    Raises DataError: more than half of a column's cells are no labels; the message names the column and the row.
-    """
+    """Label columns as float32 (N, F): 1, 0, -1 or NaN; cells that are no labels are told of (`LabelCells.tell`)."""
     cells, rows = LabelCells(), np.arange(1, len(table) + 1)
     values = [cells.read(table[column], rows) for column in columns]
     cells.tell(path)
@@ -199,10 +193,7 @@ def texts(column: pd.Series) -> pd.Series:
 
 
 def present_files(root: Path, paths: pd.Series) -> npt.NDArray[np.bool_]:
-    """(N,) True where the image is there; how many are missing is logged.
-
-    Raises DataError: none is there.
-    """
+    """(N,) True where the image is there; how many are missing is logged, and DataError where all are."""
     there = np.fromiter(((root / path).is_file() for path in paths), dtype=bool, count=len(paths))
     if not there.any():
         raise DataError(f"{root}: none of the {len(paths)} listed images is here; check data.root")

@@ -70,20 +70,16 @@ def _part(root: Path, name: str, share: pd.DataFrame) -> pd.DataFrame:
     """Studies of the share of readers who saw each finding, a row an image."""
     labels = (share > 0.5).astype("float32").where(share.notna())
     images = labels.index.to_series()
+    found = {path.stem: path.name for path in (root / name).glob("*") if path.suffix in _SUFFIXES}
     table = pd.DataFrame(
         {
             "study": images,
             "patient": images,
-            "path": _image_paths(root / name, images),
+            # The first of the known endings.
+            "path": images.map(lambda image: f"{name}/{found.get(image, f'{image}.dicom')}"),
             "view": "PA",
             "source": "vindr",
             "part": name,
         }
     )
     return pd.concat([table, labels], axis=1).reset_index(drop=True)
-
-
-def _image_paths(folder: Path, images: pd.Series) -> pd.Series:
-    """Where each image is, relative to the root; the first of the known endings."""
-    found = {path.stem: path.name for path in folder.glob("*") if path.suffix in _SUFFIXES}
-    return images.map(lambda image: f"{folder.name}/{found.get(image, f'{image}.dicom')}")

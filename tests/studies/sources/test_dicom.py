@@ -17,7 +17,8 @@ STORED = np.arange(64, dtype=np.uint8).reshape(8, 8)
 
 
 def _read(root: Path, **settings: object) -> Manifest:
-    return dicom.read(DicomSource(source="dicom", root=root, **settings), SplitSettings(), finding_set("nih14"))
+    source = DicomSource(source="dicom", root=root, **settings)
+    return dicom.read(source, SplitSettings(), finding_set("nih14"), GatePolicy())
 
 
 @pytest.fixture
