@@ -69,7 +69,7 @@ def _version(name: str) -> str:
 
 
 def _onnxruntime() -> dict[str, Any]:
-    from medsd.inference.session import choose_providers, cuda_driver_present
+    from medsd.inference.providers import choose_providers, cuda_driver_present
 
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
     driver = cuda_driver_present()

@@ -234,11 +234,7 @@ class Bundle:
 
     @classmethod
     def open(cls, folder: Path | str, *, verify: bool = True) -> Self:
-        """Open the bundle in `folder`.
-
-        Args:
-            folder: the bundle's folder.
-            verify: compare the sha256 of every listed file first.
+        """Open the bundle in `folder`; with `verify`, the sha256 of every listed file is compared first.
 
         Raises:
             BundleError: there is no bundle, it is newer than this medsd, or a file was changed, is missing or lies

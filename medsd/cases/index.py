@@ -314,13 +314,10 @@ def create_index(
     Args:
         path: the folder to make, a URI that LanceDB writes, or a Qdrant collection (see `CaseIndex.open`).
         cases: N cases; their labels are in the order of `findings`. Read once, a block at a time.
-        embeddings: float32 (N, D) of unit length.
-        model_sha256: of the model.onnx that made the embeddings.
-        findings: the vocabulary of the labels.
+        embeddings: float32 (N, D) of unit length, by the model.onnx of `model_sha256`.
         replace: put the new cases in the place of an index that is there; readers follow. Patients who were removed
             from it stay out.
-        scale: of the similarities (`medsd.cases.scale.fit_scale`); without it, cases have no percentiles.
-        model, public, vote, approximate_above: as in `IndexDescription`.
+        model, public, scale, vote, approximate_above: as in `IndexDescription`.
 
     Raises:
         BundleError: something is there already and `replace` is not set, or what is there is no index.

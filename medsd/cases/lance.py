@@ -18,21 +18,10 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 
-from medsd.cases import approximate
+from medsd.cases import approximate, lance_files
 from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter, Excluded, FloatArray, Hit
 from medsd.cases.exact import Positions, Snapshot, nearest_distinct
 from medsd.cases.index import CaseIndex, NewCases
-from medsd.cases.lance_files import (
-    create_beside,
-    filter_sql,
-    first_line,
-    full_uri,
-    local_folder,
-    merge,
-    prune,
-    quoted,
-    writing,
-)
 from medsd.cases.removals import Removals
 from medsd.cases.rows import (
     BLOCK,
@@ -70,10 +59,10 @@ class LanceIndex(CaseIndex):
     _stale = (RuntimeError, OSError, ValueError)
 
     def __init__(self, path: str | Path, *, memory_limit: int = MEMORY_LIMIT) -> None:
-        self._folder = local_folder(path)
+        self._folder = lance_files.local_folder(path)
         if self._folder is not None and not (self._folder / TABLE_FOLDER).is_dir():
             raise BundleError(f"{path}: no case index here; make one with `medsd index`")
-        super().__init__(full_uri(path))
+        super().__init__(lance_files.full_uri(path))
         self._memory_limit = memory_limit
         self._files = SealedFiles(self.uri, TABLE_FOLDER)
         self._lock = threading.RLock()
@@ -89,21 +78,21 @@ class LanceIndex(CaseIndex):
 
     @classmethod
     def _create(cls, path: str | Path, new: NewCases, *, replace: bool) -> LanceIndex:
-        folder = local_folder(path)
+        folder = lance_files.local_folder(path)
         if folder is None:
             try:
-                _write(full_uri(path), new, replace=replace)
+                _write(lance_files.full_uri(path), new, replace=replace)
             except ValueError as error:
-                raise BundleError(f"{path}: {first_line(error)}") from None
+                raise BundleError(f"{path}: {lance_files.first_line(error)}") from None
         elif (folder / TABLE_FOLDER).is_dir():
             if not replace:
                 raise BundleError(f"{path}: there is a case index already; remove it, or ask to replace it")
-            with writing(folder):
-                _write(full_uri(path), new, replace=True)
+            with lance_files.writing(folder):
+                _write(lance_files.full_uri(path), new, replace=True)
         elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise BundleError(f"{path}: something else is here; give an index a folder of its own")
         else:
-            create_beside(folder, lambda uri: _write(uri, new, replace=False))
+            lance_files.create_beside(folder, lambda uri: _write(uri, new, replace=False))
         return cls(path)
 
     def __len__(self) -> int:
@@ -123,7 +112,7 @@ class LanceIndex(CaseIndex):
     ) -> list[Hit]:
         snapshot, pinned = self._current()
         if snapshot.embeddings is None:
-            where = filter_sql(filters, self.findings, excluded)
+            where = lance_files.filter_sql(filters, self.findings, excluded)
             return self._scan(pinned, embedding, k, where, exact=exact or not self._approximate)
         positions, similarities = snapshot.nearest(embedding, k, self.findings, filters, excluded)
         cases = self._cases(snapshot, pinned, positions)
@@ -170,7 +159,7 @@ class LanceIndex(CaseIndex):
     def _remove(self, patient_key: str) -> int:
         """Rewrite every file: deleted rows would only be marked, and compaction keeps a file with few of them."""
         with self._writing() as (table, seal):
-            where = f"patient_key = {quoted(patient_key)}"
+            where = f"patient_key = {lance_files.quoted(patient_key)}"
             theirs = table.search().where(where).select(["study_key"]).limit(None).to_arrow()["study_key"].to_pylist()
             indexed = approximate.is_approximate(table)
             if theirs:
@@ -190,7 +179,7 @@ class LanceIndex(CaseIndex):
         above = self.description.approximate_above if approximate_above is None else approximate_above
         with self._writing() as (table, seal):
             wanted = approximate_above is None and approximate.is_approximate(table)
-            merge(table)
+            lance_files.merge(table)
             recall = self._keep_up(table, above, wanted=wanted)
             _finish(self._files, table, seal.removals, seal)
         return recall
@@ -201,7 +190,7 @@ class LanceIndex(CaseIndex):
     @contextmanager
     def _writing(self, *, rewrites: bool = True) -> Iterator[tuple[Any, Seal]]:
         """The table to write to, alone, and its seal; with `rewrites`, all files are checked, also a second time."""
-        with writing(self._folder):
+        with lance_files.writing(self._folder):
             content, seal = self._files.read()
             if rewrites:
                 SealedFiles(self.uri, TABLE_FOLDER).check(seal, content, everything=True)
@@ -255,7 +244,7 @@ class LanceIndex(CaseIndex):
             self._snapshot = self._pinned = None
 
     def _why(self, error: Exception) -> str:
-        return f"the case index cannot be read ({first_line(error)})"
+        return f"the case index cannot be read ({lance_files.first_line(error)})"
 
     def _cases(self, snapshot: Snapshot, pinned: Any, positions: Positions) -> list[Case]:
         """The cases at `positions`, in that order; only what memory does not hold is read from the table."""
@@ -343,7 +332,7 @@ def _write(uri: str, new: NewCases, *, replace: bool) -> None:
 
 def _finish(files: SealedFiles, table: Any, removals: Removals, before: Seal) -> None:
     """Seal what was written, so that readers follow; then remove the older versions, and seal what is left."""
-    merge(table)
+    lance_files.merge(table)
     files.seal(table.version, removals, before)
-    prune(table)
+    lance_files.prune(table)
     files.seal(table.version, removals, before)

@@ -138,12 +138,8 @@ def add_images(
 ) -> Changes:
     """Read images with the index's own model and add them as cases, in one new version.
 
-    Args:
-        thumbnails: keep a small picture of each image.
-        excerpts: keep the beginning of each note, without identities and without words that the bundle hides.
-
-    Raises:
-        BundleError: another model made the index.
+    With `thumbnails`, a small picture of each image is kept; with `excerpts`, the beginning of each note, without
+    identities and without words that the bundle hides. Raises BundleError: another model made the index.
     """
     bundle = predictor.bundle
     index.check_model(bundle.model_sha256, bundle.label)
@@ -177,17 +173,9 @@ def rebuild(
 ) -> Changes:
     """Embed every case again from its image, with another model or the same; the index is exchanged in one step.
 
-    The percentiles are measured anew. The vote's thresholds stay if the model is the same.
-
-    Args:
-        images: folder with the images, found by their keys (`PictureFolder`).
-        hasher: made with the key that made the index, see `hasher_of`.
-        notes: by file name, for a model that reads them beside the images.
-        drop_missing: leave out cases whose image is missing or must not be scored; otherwise they end the rebuild.
-
-    Raises:
-        DataError: images are missing, or the model has other findings than the index.
-        BundleError: there is no index.
+    The percentiles are measured anew. The vote's thresholds stay if the model is the same. Images are found in a folder
+    by their keys (`PictureFolder`, `hasher_of`), notes by file name. A case whose image is missing or must not be
+    scored is left out with `drop_missing`, and otherwise ends the rebuild with DataError.
     """
     old, bundle = CaseIndex.open(index_path), predictor.bundle
     if bundle.findings.names != old.findings.names:

@@ -6,19 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medsd.cli.options import (
-    BundleFolder,
-    Coverage,
-    Digits,
-    Elsewhere,
-    Gate,
-    GateSet,
-    Json,
-    Where,
-    Workers,
-    print_summary,
-    read_gate,
-)
+from medsd.cli import options
 from medsd.errors import MedsdError
 
 if TYPE_CHECKING:
@@ -27,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def similar(
-    bundle: BundleFolder,
+    bundle: options.BundleFolder,
     path: Annotated[Path | None, typer.Argument(help="DICOM file or image; leave out to read a note alone")] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="how many cases")] = 8,
     note: Annotated[str | None, typer.Option(help="the clinical note")] = None,
@@ -38,13 +26,13 @@ def similar(
     sex: Annotated[list[str] | None, typer.Option(help="F, M, O")] = None,
     age: Annotated[list[str] | None, typer.Option(help="age band: 60-69, 90+")] = None,
     source: Annotated[list[str] | None, typer.Option(help="data set that the cases come from")] = None,
-    index: Elsewhere = None,
-    coverage: Coverage = None,
-    provider: Where = "auto",
-    precision: Digits = "auto",
-    gate: Gate = None,
-    set_: GateSet = None,
-    as_json: Json = False,
+    index: options.Elsewhere = None,
+    coverage: options.Coverage = None,
+    provider: options.Where = "auto",
+    precision: options.Digits = "auto",
+    gate: options.Gate = None,
+    set_: options.GateSet = None,
+    as_json: options.Json = False,
 ) -> None:
     """The nearest earlier cases, and how each resembles this study; or the cases that fit findings or a sentence.
 
@@ -65,7 +53,7 @@ def similar(
     asked = ask.question(cases, with_, without, words, filters, k)
 
     def predictor() -> "Predictor":
-        policy = read_gate(gate, set_)
+        policy = options.read_gate(gate, set_)
         return Predictor(opened, provider=provider, precision=precision, policy=policy, coverage=coverage)
 
     if path is None and note is None and (asked.query or words):
@@ -110,11 +98,11 @@ def suggest(
         Path | None, typer.Option(help="list of images that are labelled, in addition to the cases")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the draw")] = 0,
-    workers: Workers = 2,
-    provider: Where = "auto",
-    gate: Gate = None,
+    workers: options.Workers = 2,
+    provider: options.Where = "auto",
+    gate: options.Gate = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="override the gate, or the run's settings")] = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Which studies to label next: where the model is unsure, far from what is labelled, of rare combinations.
 
@@ -139,10 +127,10 @@ def suggest(
             seed=seed,
             workers=workers,
             provider=provider,
-            policy=read_gate(gate, set_),
+            policy=options.read_gate(gate, set_),
             progress=True,
         )
-    print_summary(summary, as_json)
+    options.print_summary(summary, as_json)
 
 
 VERBS = (similar, suggest)

@@ -7,18 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from medsd.cli.options import (
-    BundleFolder,
-    Coverage,
-    Digits,
-    Gate,
-    GateSet,
-    Json,
-    NotesTable,
-    Where,
-    print_summary,
-    read_gate,
-)
+from medsd.cli import options
 
 if TYPE_CHECKING:
     from medsd.scoring.request import Summary
@@ -80,11 +69,11 @@ _RayAddress = Annotated[
 
 
 def score(
-    bundle: BundleFolder,
+    bundle: options.BundleFolder,
     out: _Out,
     paths: _Paths = None,
     lists: _Lists = None,
-    notes: NotesTable = None,
+    notes: options.NotesTable = None,
     side_notes: _SideNotes = False,
     embeddings: _Embeddings = None,
     workers: _Workers = None,
@@ -93,17 +82,17 @@ def score(
     strict: _Strict = False,
     metrics: _Metrics = None,
     metrics_port: _MetricsPort = None,
-    coverage: Coverage = None,
+    coverage: options.Coverage = None,
     by: _By = "image",
     defuse_formulas: _Defuse = False,
-    provider: Where = "auto",
-    precision: Digits = "auto",
+    provider: options.Where = "auto",
+    precision: options.Digits = "auto",
     require_gpu: _RequireGpu = False,
     engine: _On = "local",
     ray_address: _RayAddress = "local",
-    gate: Gate = None,
-    set_: GateSet = None,
-    as_json: Json = False,
+    gate: options.Gate = None,
+    set_: options.GateSet = None,
+    as_json: options.Json = False,
 ) -> None:
     """Score DICOM files and images, or notes alone, into a table: one row per input, or per study with --by study.
 
@@ -127,14 +116,14 @@ def score(
         provider=provider,
         precision=precision,
         require_gpu=require_gpu,
-        policy=read_gate(gate, set_),
+        policy=options.read_gate(gate, set_),
         coverage=coverage,
         defuse_formulas=defuse_formulas,
         metrics=metrics,
         metrics_port=metrics_port,
         progress=True,
     )
-    print_summary(summary, as_json)
+    options.print_summary(summary, as_json)
     if strict and summary.refused:
         raise typer.Exit(1)
 

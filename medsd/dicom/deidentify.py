@@ -94,15 +94,13 @@ def deidentify_files(
     is counted, and the rest goes on.
 
     Args:
-        burned_in: what text in the pixels, or not knowing of it, leads to.
+        burned_in: what text in the pixels, or not knowing of it (`look` tells), leads to.
         folders: where the files were found; `out` may not lie in one, or the next run would take it for originals.
         report: a CSV with a row a file. It holds the paths of the originals, which may name patients, so it may not
             lie in `out`, which is passed on.
-        look: tells what is known of text in the pixels.
 
-    Raises:
-        DataError: `out` and the originals overlap, or the report cannot be written.
-        DependencyError: the extra ``deid`` is not installed.
+    Raises DataError: `out` and the originals overlap, or the report cannot be written; DependencyError: the extra
+    ``deid`` is not installed.
     """
     _check_folders(files, folders, out, report)
     counts: Counter[str] = Counter()

@@ -11,20 +11,11 @@ from pydicom import Dataset
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.multival import MultiValue
 
+from medsd.dicom import terms
 from medsd.dicom.policy import Concern, GatePolicy, concern
-from medsd.dicom.terms import (
-    body_parts_in,
-    names_one_of,
-    normalised,
-    packaged,
-    term_of_code,
-    view_in,
-    words_listed,
-    words_of,
-)
 
-_NAMES = tuple(packaged("attributes.yaml")["names"].split())
-IDENTIFYING = (*_NAMES, *packaged("attributes.yaml")["numbers"].split())
+_NAMES = tuple(terms.packaged("attributes.yaml")["names"].split())
+IDENTIFYING = (*_NAMES, *terms.packaged("attributes.yaml")["numbers"].split())
 """Keywords of the elements that `identities` reads."""
 # What is said of the image itself, from the nearest to the farthest. The study's description names all of its views.
 _SERIES_TEXTS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
@@ -73,7 +64,7 @@ def read_header(ds: Dataset) -> Header:
     view, view_element = _view(ds)
     spacing_mm, spacing_from = _spacing(ds)
     return Header(
-        modality=modality if modality in words_listed("modalities") or not modality else "OTHER",
+        modality=modality if modality in terms.words_listed("modalities") or not modality else "OTHER",
         body_part=body_part,
         view=view,
         sex=_text(ds, "PatientSex") if _text(ds, "PatientSex") in ("F", "M", "O") else "",
@@ -174,7 +165,7 @@ def identifier(ds: Dataset, keyword: str) -> str:
 def _accepted_body_part(header: Header, policy: GatePolicy) -> bool:
     """Whether one of the known body parts is accepted, or what stands there is named by the policy in other words."""
     known = header.body_part.split() or [""]
-    named = {normalised(word) for word in policy.body_parts if word}
+    named = {terms.normalised(word) for word in policy.body_parts if word}
     return any(word in policy.body_parts for word in known) or bool(named & header.body_words)
 
 
@@ -226,19 +217,19 @@ def _body_part(ds: Dataset) -> tuple[str, str, frozenset[str]]:
     code, meaning = _code(ds, "AnatomicRegionSequence")
     value = _text(ds, "BodyPartExamined")
     for element, coded, text in ((_BODY_PART, value, value), (_REGION, code, meaning)):
-        found = term_of_code(coded, "region_codes") or body_parts_in(text)
+        found = terms.term_of_code(coded, "region_codes") or terms.body_parts_in(text)
         if found:
-            return found, element, frozenset({coded, normalised(text), *words_of(text)})
-    found = next(filter(None, (body_parts_in(_text(ds, keyword), free=True) for keyword in _STUDY_TEXTS)), "")
+            return found, element, frozenset({coded, terms.normalised(text), *terms.words_of(text)})
+    found = next(filter(None, (terms.body_parts_in(_text(ds, keyword), free=True) for keyword in _STUDY_TEXTS)), "")
     return found, "a description" if found else "", frozenset()
 
 
 def _view(ds: Dataset) -> tuple[str, str]:
     """The view and the first element that tells: view position, view code, texts about the image, orientation."""
     code, meaning = _code(ds, "ViewCodeSequence")
-    said = [("(0018,5101) View Position", view_in(_text(ds, "ViewPosition")))]
-    said += [("(0054,0220) View Code Sequence", term_of_code(code, "view_codes") or view_in(meaning))]
-    said += [("a description", view_in(_text(ds, keyword), free=True)) for keyword in _VIEW_TEXTS]
+    said = [("(0018,5101) View Position", terms.view_in(_text(ds, "ViewPosition")))]
+    said += [("(0054,0220) View Code Sequence", terms.term_of_code(code, "view_codes") or terms.view_in(meaning))]
+    said += [("a description", terms.view_in(_text(ds, keyword), free=True)) for keyword in _VIEW_TEXTS]
     said += [("(0020,0020) Patient Orientation", _view_of_orientation(element_values(ds, "PatientOrientation")))]
     return next(((view, element) for element, view in said if view), ("", ""))
 
@@ -254,17 +245,18 @@ def _animal(ds: Dataset) -> str:
     """The element that speaks of an animal (PS3.3 C.7.1.1 for species, breed and the legs that it stands on)."""
     code, meaning = _code(ds, "PatientSpeciesCodeSequence")
     if code or meaning:
-        human = code in words_listed("human_codes") or names_one_of("human_words", meaning)
+        human = code in terms.words_listed("human_codes") or terms.names_one_of("human_words", meaning)
         return "" if human else "(0010,2202) Patient Species Code Sequence"
     species = _text(ds, "PatientSpeciesDescription")
     if species:
-        return "" if names_one_of("human_words", species) else "(0010,2201) Patient Species Description"
+        return "" if terms.names_one_of("human_words", species) else "(0010,2201) Patient Species Description"
     if _text(ds, "AnatomicalOrientationType") == "QUADRUPED":
         return "(0010,2210) Anatomical Orientation Type"
     breed = _text(ds, "PatientBreedDescription")
-    if (breed and not names_one_of("human_words", breed)) or any(_code(ds, "PatientBreedCodeSequence")):
+    if (breed and not terms.names_one_of("human_words", breed)) or any(_code(ds, "PatientBreedCodeSequence")):
         return "(0010,2292) Patient Breed Description"
-    return "a description" if any(names_one_of("animal_words", _text(ds, keyword)) for keyword in _STUDY_TEXTS) else ""
+    described = any(terms.names_one_of("animal_words", _text(ds, keyword)) for keyword in _STUDY_TEXTS)
+    return "a description" if described else ""
 
 
 def _code(ds: Dataset, keyword: str) -> tuple[str, str]:

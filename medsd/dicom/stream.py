@@ -6,36 +6,20 @@ Decoders allocate what the stream declares, not what the header does.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    JPEG2000MC,
-    UID,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    JPEG2000Lossless,
-    JPEG2000MCLossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
+from pydicom import uid
 
 SCAN = 0xDA  # the marker before the coded values
 ITEM = b"\xfe\xff\x00\xe0"
 _JPEG2000 = b"\xff\x4f\xff\x51"
 # By the marker of the frame header: SOF0, SOF1 and SOF2, SOF3, SOF55 (ISO/IEC 10918-1 B.1.1.3, ISO/IEC 14495-1 C.1.1).
-_JPEG: dict[int, tuple[str, tuple[UID, ...]]] = {
-    0xC0: ("JPEG baseline", (JPEGBaseline8Bit, JPEGExtended12Bit)),
-    0xC1: ("JPEG extended", (JPEGExtended12Bit,)),
-    0xC3: ("lossless JPEG", (JPEGLossless, JPEGLosslessSV1)),
-    0xF7: ("JPEG-LS", (JPEGLSNearLossless, JPEGLSLossless)),
+_JPEG: dict[int, tuple[str, tuple[uid.UID, ...]]] = {
+    0xC0: ("JPEG baseline", (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit)),
+    0xC1: ("JPEG extended", (uid.JPEGExtended12Bit,)),
+    0xC3: ("lossless JPEG", (uid.JPEGLossless, uid.JPEGLosslessSV1)),
+    0xF7: ("JPEG-LS", (uid.JPEGLSNearLossless, uid.JPEGLSLossless)),
 }
-_JPEG2000_SYNTAXES = (JPEG2000, JPEG2000Lossless, JPEG2000MC, JPEG2000MCLossless)
-_HTJ2K_SYNTAXES = (HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL)
+_JPEG2000_SYNTAXES = (uid.JPEG2000, uid.JPEG2000Lossless, uid.JPEG2000MC, uid.JPEG2000MCLossless)
+_HTJ2K_SYNTAXES = (uid.HTJ2K, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL)
 _OTHER_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # not DHT, JPG, DAC
 
 
@@ -44,7 +28,7 @@ class Stream:
     """The first frame of compressed pixel data."""
 
     kind: str = ""  # the encoding in words, "" for one that is not known here
-    syntaxes: tuple[UID, ...] = ()  # that it may stand under, the most general first; none if it is not known
+    syntaxes: tuple[uid.UID, ...] = ()  # that it may stand under, the most general first; none if it is not known
     rows: int = 0  # what it declares, 0 if it does not; the next three likewise
     columns: int = 0
     bits: int = 0
@@ -72,7 +56,7 @@ def read_stream(frame: bytes, samples: int = 1) -> Stream:
     segments = int.from_bytes(frame[:4], "little")
     if 1 <= segments <= 15 and frame[4:8] == b"\x40\0\0\0" and len(frame) > 64:  # PS3.5 G.5
         components = samples if segments % samples == 0 else segments
-        return Stream("RLE", (RLELossless,), bits=8 * (segments // components), components=components)
+        return Stream("RLE", (uid.RLELossless,), bits=8 * (segments // components), components=components)
     return Stream()
 
 

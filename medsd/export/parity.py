@@ -17,7 +17,7 @@ from medsd.bundle.layout import Precision
 from medsd.errors import BundleError
 from medsd.export.onnx import ServingModel, output_names
 from medsd.export.tail import largest_gap, quiet_session
-from medsd.inference.session import CPU, cuda_driver_present, preload_cuda, providers_at_hand
+from medsd.inference.providers import CPU, cuda_driver_present, preload_cuda, providers_at_hand
 from medsd.metrics.metrics import auroc, average_precision, brier, macro
 from medsd.telemetry import import_onnxruntime
 
@@ -44,12 +44,8 @@ def check_parity(
 ) -> dict[str, Any]:
     """Compare the exported float32 graph with the model that it came from.
 
-    Args:
-        serving: the PyTorch side, on the CPU.
-        onnx_path: the exported graph.
-        feed: the graph's inputs for N readings, by name.
-        labels: float32 (N, F) of the same readings.
-        providers: ONNX Runtime's execution providers to check, those of this machine by default.
+    `serving` is on the CPU, `feed` has the graph's inputs for N readings by name, `labels` (N, F) are those of the same
+    readings. By default all execution providers of this machine are checked.
 
     Returns the figures for parity.json: largest absolute difference of each output at each batch size, its scale, which
     outputs keep to the tolerance without their scale too, and the metrics of both sides; for the CPU, and under

@@ -29,7 +29,7 @@ from medsd.evaluation.shift import SHIFT, ShiftReport, Side, measure_shift
 from medsd.evaluation.studies_report import STUDIES, compare_with_card
 from medsd.evaluation.subgroups import groups_of
 from medsd.external.studies import ScoredStudies, read_studies
-from medsd.inference.session import ProviderChoice
+from medsd.inference.providers import ProviderChoice
 from medsd.metrics.retrieval import Cases
 from medsd.settings import Settings
 

@@ -24,7 +24,7 @@ from medsd.evaluation.report import picked
 from medsd.evaluation.studies_report import StudiesReport
 from medsd.inference.predict import Predictor, Study
 from medsd.inference.prediction import Prediction
-from medsd.inference.session import ProviderChoice
+from medsd.inference.providers import ProviderChoice
 from medsd.metrics.intervals import patient_means
 from medsd.preprocessing.decode import Decoder, decode_all
 from medsd.progress import Progress

@@ -19,7 +19,8 @@ from medsd.inference import out_of_distribution
 from medsd.inference.coverage import called, conformal_limits
 from medsd.inference.out_of_distribution import Verdict
 from medsd.inference.prediction import Prediction, Status
-from medsd.inference.session import ModelSession, Outputs, PrecisionChoice, ProviderChoice
+from medsd.inference.providers import PrecisionChoice, ProviderChoice
+from medsd.inference.session import ModelSession, Outputs
 from medsd.preprocessing.image import DecodedImage, Source, named, read_image
 from medsd.preprocessing.notes import NoteTokenizer, clean_note
 from medsd.preprocessing.pixels import to_batch
@@ -42,9 +43,11 @@ class Predictor:
 
     Args:
         bundle: an opened bundle, or its folder.
-        provider: ``"auto"`` takes a GPU where one works, else the CPU; or one by name, as for `ModelSession`.
-        precision: ``"auto"`` takes float16 on a GPU and float32 on a CPU; see `ModelSession`.
-        require_gpu: make a fall to the CPU an error.
+        provider: ``"auto"`` takes a GPU where one works (CUDA), else the CPU; ``"cpu"``, ``"cuda"``, ``"tensorrt"``
+            (falls to CUDA) or ``"openvino"``.
+        precision: ``"auto"`` takes the float16 graph on a GPU where the bundle has one, else float32; ``"float32"``,
+            ``"float16"`` or ``"int8"``.
+        require_gpu: make a fall to the CPU an error instead of a logged warning.
         policy: what the gate refuses, warns about and accepts; frontal chest radiographs by default.
         hasher: makes `study_key`, `patient_key` and `instance_key`; without it they stay empty.
         coverage: None for calls at the operating points; a share, for instance 0.9, for conformal calls: the set of

@@ -21,7 +21,6 @@ from medsd.bundle.layout import Bundle, Precision
 from medsd.errors import BundleError, DependencyError
 from medsd.inference.providers import (
     CPU,
-    CUDA,
     GPUS,
     OPENVINO,
     TENSORRT,
@@ -32,12 +31,8 @@ from medsd.inference.providers import (
     cuda_driver_present,
     preload_cuda,
     provider_options,
-    providers_at_hand,
 )
 from medsd.telemetry import cache_folder, import_onnxruntime
-
-__all__ = ["CPU", "CUDA", "ModelSession", "Outputs", "PrecisionChoice", "ProviderChoice", "choose_providers",
-           "cuda_driver_present", "planned_precision", "preload_cuda", "processors", "providers_at_hand"]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -60,20 +55,10 @@ class Outputs:
 
 
 class ModelSession:
-    """The model of a bundle, ready to run.
+    """The model of a bundle, ready to run; arguments are those of `medsd.inference.predict.Predictor`.
 
-    Args:
-        provider: ``"auto"`` takes a GPU where one works (CUDA), else the CPU; ``"cpu"``, ``"cuda"``, ``"tensorrt"``
-            (falls to CUDA) or ``"openvino"``.
-        precision: ``"auto"`` takes the float16 graph on a GPU where the bundle has one, else float32; ``"float32"``,
-            ``"float16"`` or ``"int8"``.
-        require_gpu: make a fall to the CPU an error instead of a logged warning.
-        threads: of the CPU provider; 0 takes the processors that this process may use.
-
-    Attributes:
-        asked: the provider that was asked for, as it was given.
-        provider: the one in use, by its name in ONNX Runtime.
-        precision: the numbers that the graph in use computes with.
+    `asked` is the provider as it was asked for, `provider` the one in use by its name in ONNX Runtime, and `precision`
+    that of the graph in use.
 
     Raises:
         BundleError: the graph is missing or cannot be loaded, its inputs and outputs are not those of the bundle, or

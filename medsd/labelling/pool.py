@@ -21,7 +21,7 @@ from medsd.dicom.gate import GatePolicy
 from medsd.errors import DataError
 from medsd.findings import FindingSet
 from medsd.inference.predict import Predictor, Study
-from medsd.inference.session import ProviderChoice
+from medsd.inference.providers import ProviderChoice
 from medsd.labelling.suggest import Pool, Suggestion, finding_uncertainty, suggest
 from medsd.pipeline.folder import Run
 from medsd.preprocessing.decode import Decoder, decode_all
@@ -111,8 +111,7 @@ def suggest_images(
         out: .csv; what was left out, and why, goes beside it as `<name>.skipped.csv`.
         labelled: a text list (.txt, .lst) of images, or one image or folder, labelled beside the cases. They are read
             so that what is suggested lies far from them, and never suggested; their findings count as predicted.
-        hasher: makes the keys; by default `medsd.cases.manage.hasher_of`.
-        inputs, workers, provider, policy, progress: as for `medsd.scoring.batch.score`.
+        inputs, workers, provider, policy, hasher, progress: as in `medsd.scoring.request.ScoringRequest`.
 
     Raises:
         DataError: an input does not exist, the output cannot be used, or nothing is left to choose from.

@@ -28,7 +28,7 @@ from medsd.results.source import Source
 
 if TYPE_CHECKING:
     from medsd.cases.case import SimilarCase
-    from medsd.inference.session import PrecisionChoice, ProviderChoice
+    from medsd.inference.providers import PrecisionChoice, ProviderChoice
 
 
 class Reporter:

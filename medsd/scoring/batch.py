@@ -20,7 +20,8 @@ from medsd.dicom.policy import concern
 from medsd.errors import ImageError, MedsdError
 from medsd.inference.predict import Predictor, Study
 from medsd.inference.prediction import Prediction
-from medsd.inference.session import CPU, planned_precision, processors
+from medsd.inference.providers import CPU
+from medsd.inference.session import planned_precision, processors
 from medsd.preprocessing.decode import Decoder, Decoders
 from medsd.preprocessing.image import DecodedImage, named
 from medsd.preprocessing.notes import clean_note

@@ -24,8 +24,15 @@ from medsd.errors import BundleError, MedsdError
 from medsd.files import write_json
 from medsd.inference.predict import Predictor, Study
 from medsd.inference.prediction import Prediction
-from medsd.inference.providers import PrecisionChoice, ProviderChoice
-from medsd.inference.session import CPU, CUDA, OPENVINO, cuda_driver_present, providers_at_hand
+from medsd.inference.providers import (
+    CPU,
+    CUDA,
+    OPENVINO,
+    PrecisionChoice,
+    ProviderChoice,
+    cuda_driver_present,
+    providers_at_hand,
+)
 from medsd.preprocessing.image import DecodedImage, read_image
 from medsd.scoring import table
 from medsd.scoring.table import Row

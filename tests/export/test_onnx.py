@@ -18,7 +18,7 @@ from medsd.errors import BundleError
 from medsd.export.onnx import ServingModel, export_onnx
 from medsd.export.parity import check_parity
 from medsd.findings import finding_set
-from medsd.inference.session import cuda_driver_present
+from medsd.inference.providers import cuda_driver_present
 from medsd.networks.fusion import StudyModel
 from medsd.settings import ImageSettings, NetworkSettings
 

@@ -11,7 +11,8 @@ from medsd.bundle import layout
 from medsd.bundle.layout import Bundle
 from medsd.errors import BundleError, DependencyError, SettingsError
 from medsd.inference import session
-from medsd.inference.session import CPU, CUDA, ModelSession, choose_providers
+from medsd.inference.providers import CPU, CUDA, choose_providers
+from medsd.inference.session import ModelSession
 from tests.bundles import tiny_bundle
 
 EVERYTHING = ["TensorrtExecutionProvider", CUDA, CPU]

@@ -23,20 +23,9 @@ from medsd.privacy import patient_id
 from medsd.settings import CsvSource, SplitSettings
 from medsd.studies.manifest import Manifest
 from medsd.studies.rejected import REASONS, Rejections
+from medsd.studies.sources import tables
 from medsd.studies.sources.cells import LabelCells
 from medsd.studies.sources.form import missing_columns
-from medsd.studies.sources.tables import (
-    SEXES,
-    VIEWS,
-    Portion,
-    limited,
-    manifest_of,
-    once,
-    read_portions,
-    texts,
-    words,
-    years,
-)
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +48,12 @@ def read(settings: CsvSource, splits: SplitSettings, findings: FindingSet) -> Ma
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; set data.root to the folder of your table and images")
     if not path.is_file():
-        tables = sorted(each.name for each in root.iterdir() if each.name.lower().endswith(_ENDINGS))
-        here = f"{root} has {', '.join(tables[:8])}" if tables else f"{root} has no CSV or Parquet file"
+        there = sorted(each.name for each in root.iterdir() if each.name.lower().endswith(_ENDINGS))
+        here = f"{root} has {', '.join(there[:8])}" if there else f"{root} has no CSV or Parquet file"
         raise DataError(f"{path}: no such table; set data.table (below data.root); {here}")
     reader, rejected, total = _TableReader(settings, findings), Rejections(), 0
     parts = []
-    for portion in read_portions(path, reader.columns, _OWNER, settings.delimiter):
+    for portion in tables.read_portions(path, reader.columns, _OWNER, settings.delimiter):
         total += len(portion.rows) + len(portion.unreadable)
         for row in portion.unreadable:
             rejected.add(row, None, "unreadable_row")
@@ -72,15 +61,15 @@ def read(settings: CsvSource, splits: SplitSettings, findings: FindingSet) -> Ma
     if not total:
         raise DataError(f"{path}: the table has no rows")
     table = pd.concat(parts, ignore_index=True)
-    table = once(table, findings, path, table["row"].to_numpy(dtype=np.int64))
+    table = tables.once(table, findings, path, table["row"].to_numpy(dtype=np.int64))
     table = _without_repeats(table, rejected)
     rejected.check(total, path)
     reader.cells.tell(path, rejected)
     if rejected:
         log.warning("%s: %d of %d rows are left out: %s", path, len(rejected), total, rejected.counts())
-    table = limited(table, settings.limit)
+    table = tables.limited(table, settings.limit)
     rows = table.pop("row").to_numpy(dtype=np.int64)
-    return manifest_of(table, findings, root, splits, rejected=rejected, source_rows=rows)
+    return tables.manifest_of(table, findings, root, splits, rejected=rejected, source_rows=rows)
 
 
 def _without_repeats(table: pd.DataFrame, rejected: Rejections) -> pd.DataFrame:
@@ -144,15 +133,15 @@ class _TableReader:
             )
         return list(wanted.values())
 
-    def studies(self, portion: Portion, rejected: Rejections) -> pd.DataFrame:
+    def studies(self, portion: tables.Portion, rejected: Rejections) -> pd.DataFrame:
         """The rows of the manifest, with their place in the table as `row`; what is left out goes to `rejected`."""
         cells, columns, reasons = portion.cells, self.settings.columns, np.full(len(portion.rows), "", dtype=object)
-        patient = texts(cells[columns.patient])
+        patient = tables.texts(cells[columns.patient])
         _refuse(reasons, patient.isna().to_numpy(), "missing_patient")
-        path = self._paths(texts(cells[columns.image]), reasons)
+        path = self._paths(tables.texts(cells[columns.image]), reasons)
         places = pd.Series(portion.rows, index=cells.index)
         study = path.fillna(places.map(lambda row: f"row {row - 1}"))
-        study = texts(cells[columns.study]).fillna(study) if columns.study else study
+        study = tables.texts(cells[columns.study]).fillna(study) if columns.study else study
         # Patients as they are written, until one spelling is made of them (`tables.manifest_of`).
         table = pd.DataFrame({"row": places, "study": study, "patient": cells[columns.patient], "path": path})
         table["source"] = self.settings.name
@@ -193,11 +182,11 @@ class _TableReader:
         """The columns about the patient and the image that the table has."""
         columns = self.settings.columns
         readers: dict[str, Callable[[pd.Series], pd.Series]] = {
-            "view": lambda column: words(column, VIEWS | _LATERAL),
-            "age": years,
-            "sex": lambda column: words(column, SEXES),
-            "note": texts,
-            "split": lambda column: words(column, _OWN_SPLITS),
+            "view": lambda column: tables.words(column, tables.VIEWS | _LATERAL),
+            "age": tables.years,
+            "sex": lambda column: tables.words(column, tables.SEXES),
+            "note": tables.texts,
+            "split": lambda column: tables.words(column, _OWN_SPLITS),
         }
         named = {name: getattr(columns, name) for name in readers}
         described = {name: readers[name](cells[column]) for name, column in named.items() if column}
@@ -207,7 +196,7 @@ class _TableReader:
             _refuse(reasons, strange, "unknown_split")
         return described
 
-    def _labels(self, portion: Portion) -> npt.NDArray[np.float32]:
+    def _labels(self, portion: tables.Portion) -> npt.NDArray[np.float32]:
         """(N, F) from one column that lists findings, or from a column a finding."""
         settings = self.settings
         if settings.finding_list:
