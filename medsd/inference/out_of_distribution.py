@@ -5,7 +5,7 @@ ignore. The third looks at the network's embedding. Together they are one value,
 suitable images exceeds. NumPy only.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -204,7 +204,14 @@ def fit(
     Returns the description for bundle.json, and the arrays for `save`; raises DataError where there are fewer than two
     training images or no validation image.
     """
-    held, validation, models = _distances(pixels, embeddings, validation_pixels, validation_embeddings, patients)
+    if len(pixels) < 2 or len(validation_pixels) < 1:
+        raise DataError("out of distribution: at least two training images and one validation image are needed")
+    rows = np.linspace(0, len(pixels) - 1, min(len(pixels), MAX_IMAGES)).astype(int)
+    images = _Images.of(pixels[rows], None if embeddings is None else np.asarray(embeddings)[rows])
+    models = _Models.fit(images)
+    whose = np.arange(len(pixels)) if patients is None else np.asarray(patients)
+    held = _held_out(images, whose[rows], models)
+    validation = models.distances(_Images.of(validation_pixels, None if embeddings is None else validation_embeddings))
     scales, train_strange, validation_strange = {}, {}, {}
     for name, values in held.items():
         others = validation[name]
@@ -228,34 +235,15 @@ def fit(
     return description, arrays | ({} if models.network is None else models.network.arrays("network"))
 
 
-def _distances(
-    pixels: Pixels,
-    embeddings: npt.NDArray[np.floating] | None,
-    validation_pixels: Pixels,
-    validation_embeddings: npt.NDArray[np.floating] | None,
-    patients: Sequence[str] | npt.NDArray[Any] | None,
-) -> tuple[dict[str, Floats], dict[str, Floats], _Models]:
-    """Distances of training images to those of other patients, of validation images to all, and the models of all."""
-    if len(pixels) < 2 or len(validation_pixels) < 1:
-        raise DataError("out of distribution: at least two training images and one validation image are needed")
-    whose = np.arange(len(pixels)) if patients is None else np.asarray(patients)
-    rows = np.linspace(0, len(pixels) - 1, min(len(pixels), MAX_IMAGES)).astype(int)
-    images = _Images.of(pixels[rows], None if embeddings is None else np.asarray(embeddings)[rows])
-    models = _Models.fit(images)
-    others = _Images.of(validation_pixels, None if embeddings is None else validation_embeddings)
-    parts = [(part, _Models.fit(images[~part]).distances(images[part])) for part in _folds(whose[rows])]
-    found = models.distances(images)  # where one patient has all images, there is no other to compare with
-    for part, distances in parts:
-        for name, values in distances.items():
-            found[name][part] = values
-    return found, models.distances(others), models
-
-
-def _folds(patients: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.bool_]]:
-    """Parts of the images such that no patient stands in two."""
+def _held_out(images: _Images, patients: npt.NDArray[Any], models: _Models) -> dict[str, Floats]:
+    """Distances of images to those of other patients, in folds; to all (`models`) where one patient has all images."""
+    found = models.distances(images)
     names, number = np.unique(patients, return_inverse=True)
-    if len(names) > 1:
-        yield from (number % FOLDS == fold for fold in range(min(FOLDS, len(names))))
+    for fold in range(min(FOLDS, len(names)) if len(names) > 1 else 0):
+        part = number % FOLDS == fold
+        for name, values in _Models.fit(images[~part]).distances(images[part]).items():
+            found[name][part] = values
+    return found
 
 
 def save(path: Path, arrays: Arrays) -> None:

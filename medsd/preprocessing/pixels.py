@@ -8,17 +8,14 @@ tenth of an antialiased resize from the full size; see `to_pixels`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from medsd.dicom.greys import Box, StoredGreys, block_means
+from medsd.dicom.read import Radiograph
 from medsd.settings import PixelSpec
-
-__all__ = ["GreyImage", "HasPixels", "ModelPixels", "PixelSpec", "evidence_to_image", "to_batch", "to_pixels"]
 
 GreyImage = npt.NDArray[np.float32]
 ModelPixels = npt.NDArray[np.uint8]
@@ -29,37 +26,23 @@ _GAP = 2.0  # block means leave this many times the pixels that the resize makes
 _TIE = np.float32(1e-4)
 
 
-class HasPixels(Protocol):
-    """Anything with `pixels`, as `medsd.dicom.read.Radiograph` has."""
-
-    @property
-    def pixels(self) -> GreyImage: ...
-
-
-@dataclass(frozen=True)
-class _Placement:
+def _placement(shape: tuple[int, int], spec: PixelSpec) -> tuple[Box, Box]:
     """Which box of the image (left, top, right, bottom; image pixels) fills which box of the model square."""
-
-    image: tuple[int, int, int, int]
-    square: tuple[int, int, int, int]
-
-
-def _placement(shape: tuple[int, int], spec: PixelSpec) -> _Placement:
     height, width = shape
     whole_image, whole_square = (0, 0, width, height), (0, 0, spec.size, spec.size)
     if spec.fit == "crop":
         side = min(height, width)
         left, top = (width - side) // 2, (height - side) // 2
-        return _Placement((left, top, left + side, top + side), whole_square)
+        return (left, top, left + side, top + side), whole_square
     if spec.fit == "pad":
         scale = spec.size / max(height, width)
         inner_width, inner_height = max(1, round(width * scale)), max(1, round(height * scale))
         left, top = (spec.size - inner_width) // 2, (spec.size - inner_height) // 2
-        return _Placement(whole_image, (left, top, left + inner_width, top + inner_height))
-    return _Placement(whole_image, whole_square)
+        return whole_image, (left, top, left + inner_width, top + inner_height)
+    return whole_image, whole_square
 
 
-def _grey(radiograph: HasPixels | npt.ArrayLike) -> GreyImage:
+def _grey(radiograph: Radiograph | npt.ArrayLike) -> GreyImage:
     pixels = getattr(radiograph, "pixels", radiograph)
     image = np.ascontiguousarray(pixels, dtype=np.float32)
     if image.ndim != 2 or 0 in image.shape:
@@ -93,7 +76,7 @@ def _stretch_contrast(image: GreyImage, low: float, high: float) -> GreyImage:
     return ((image - np.float32(black)) / np.float32(white - black)).astype(np.float32)
 
 
-def to_pixels(radiograph: HasPixels | npt.ArrayLike, spec: PixelSpec) -> ModelPixels:
+def to_pixels(radiograph: Radiograph | npt.ArrayLike, spec: PixelSpec) -> ModelPixels:
     """The square of grey levels that the network of `spec` sees.
 
     The resize works on float32 and the result is quantised once, so a cached square and one made while serving are
@@ -123,9 +106,8 @@ def to_pixels(radiograph: HasPixels | npt.ArrayLike, spec: PixelSpec) -> ModelPi
     [128, 128, 128]
     """
     image = getattr(radiograph, "greys", None) or _grey(radiograph)
-    place = _placement((image.shape[0], image.shape[1]), spec)
-    left, top, right, bottom = place.square
-    inner, reduced = _shrink(image, place.image, (right - left, bottom - top))
+    box, (left, top, right, bottom) = _placement((image.shape[0], image.shape[1]), spec)
+    inner, reduced = _shrink(image, box, (right - left, bottom - top))
     if spec.contrast == "percentile":
         inner = _stretch_contrast(inner, spec.low_percentile, spec.high_percentile)
     square = np.zeros((spec.size, spec.size), dtype=np.uint8)
@@ -146,10 +128,8 @@ def evidence_to_image(evidence: npt.ArrayLike, shape: tuple[int, int], spec: Pix
     """
     grid = _grey(evidence)
     height, width = grid.shape
-    place = _placement(shape, spec)
     across, down = width / spec.size, height / spec.size
-    left, top, right, bottom = place.square
-    seen_left, seen_top, seen_right, seen_bottom = place.image
+    (seen_left, seen_top, seen_right, seen_bottom), (left, top, right, bottom) = _placement(shape, spec)
     seen = _resize(
         grid,
         (seen_right - seen_left, seen_bottom - seen_top),

@@ -28,8 +28,8 @@ from medsd.bundle.layout import DESCRIPTION, Bundle
 from medsd.errors import DataError, DependencyError
 from medsd.inference.providers import CPU, CUDA, ProviderChoice, choose_precision
 from medsd.inference.session import processors
-from medsd.preprocessing.decode import Decoder
 from medsd.scoring.note_files import Notes
+from medsd.scoring.remote import FetchingDecoder
 from medsd.scoring.request import Outcomes, ScoringRequest, Summary, carry_out, prepare
 from medsd.scoring.segments import Block
 from medsd.scoring.workers import Actor, DecodeBlock, ScoreBlock
@@ -63,7 +63,7 @@ def score(request: ScoringRequest, *, address: str = LOCAL) -> Summary:
         plan = _plan(ray.cluster_resources(), request.workers, request.provider, request.require_gpu)
         precision = choose_precision(request.precision, job.bundle, CUDA if plan.gpu else CPU)
         with job.finished(precision) as rows:
-            decoder = Decoder(job.bundle.description.pixels, request.policy, job.hasher) if job.images else None
+            decoder = FetchingDecoder(job.bundle.description.pixels, request.policy, job.hasher) if job.images else None
             work = ScoreBlock(
                 ray.put(_files(job.bundle)),
                 rows.store,

@@ -10,7 +10,6 @@ import glob
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from medsd.dicom.policy import concern
 from medsd.errors import DataError, DependencyError, ImageError
 from medsd.files import write_whole
 from medsd.preprocessing.decode import Decoder
-from medsd.preprocessing.helper import Helper, out_of_memory, refused
-from medsd.preprocessing.image import DecodedImage
 from medsd.scoring.inputs import hidden_member
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)  # one letter is a drive of Windows
@@ -115,40 +112,19 @@ def fetch(url: str, most: int, name: str = "") -> bytes:
     return content
 
 
-@dataclass(frozen=True)
-class Fetching:
-    """A `Decoder` that also reads what a URL leads to, within the same limits; travels to helper processes."""
+class FetchingDecoder(Decoder):
+    """A `Decoder` that also reads what a URL leads to, within the same limits."""
 
-    decoder: Decoder
-
-    def __call__(self, source: Path | bytes, name: str = "") -> DecodedImage:
-        """Read one image; whatever goes wrong is a refusal."""
+    def _content(self, source: Path | bytes, name: str) -> Path | bytes:
         url = url_of(source) if isinstance(source, Path) else None
-        if url is None or not isinstance(source, Path):
-            return self.decoder(source, name)
-        name = name or source.name
+        if url is None:
+            return super()._content(source, name)
         try:
-            content = fetch(url, self.decoder.policy.max_file_bytes, name)
-        except ImageError as error:
-            return DecodedImage("refused", error.reason, str(error), name)
-        except MemoryError:
-            return out_of_memory(name)
+            return fetch(url, self.policy.max_file_bytes, name)
+        except (ImageError, MemoryError):
+            raise
         except Exception as error:  # each store has its own
-            return refused("file_error", name, detail=type(error).__name__)
-        return self.decoder(content, name)
-
-    def identified(self, image: DecodedImage, source: Path | bytes) -> DecodedImage:
-        """As `Decoder.identified`, what a URL leads to included."""
-        url = url_of(source) if isinstance(source, Path) else None
-        try:
-            content = source if url is None else fetch(url, self.decoder.policy.max_file_bytes, image.name)
-        except Exception:  # each store has its own
-            return image
-        return self.decoder.identified(image, content)
-
-    def helper(self) -> Helper:
-        """A process that reads as this does, within the policy's limits of time and memory."""
-        return Helper(self, self.decoder.policy.max_seconds, self.decoder.policy.max_memory)
+            raise concern("file_error", detail=type(error).__name__).error(name) from None
 
 
 class Store:

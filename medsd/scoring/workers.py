@@ -25,7 +25,7 @@ from medsd.preprocessing.image import DecodedImage
 from medsd.scoring import table
 from medsd.scoring.batch import batches, read_padded, study_of
 from medsd.scoring.note_files import Notes
-from medsd.scoring.remote import Fetching, Store
+from medsd.scoring.remote import Store
 from medsd.scoring.segments import Block, write_segment
 
 
@@ -39,7 +39,7 @@ class DecodeBlock:
     def begin(self) -> Self:
         """Start what the work needs, on the machine that does it."""
         _hide_main()
-        self._helper = Fetching(self.decoder).helper() if self.decoder else None
+        self._helper = self.decoder.helper() if self.decoder else None
         return self
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import pytest
 from medsd.dicom.appearance import Appearance
 from medsd.dicom.gate import REASONS, GatePolicy, admit
 from medsd.dicom.quiet import quiet
-from medsd.preprocessing.pixels import PixelSpec, to_pixels
+from medsd.preprocessing.pixels import to_pixels
+from medsd.settings import PixelSpec
 
 Build = Callable[..., bytes]
 

@@ -36,7 +36,8 @@ from pydicom.uid import (
 
 from medsd import Predictor
 from medsd.dicom.read import Radiograph, read_radiograph
-from medsd.preprocessing.pixels import PixelSpec, to_pixels
+from medsd.preprocessing.pixels import to_pixels
+from medsd.settings import PixelSpec
 from tests.conftest import dx_dataset, file_bytes
 from tests.dicom.encoders import compress_jpeg_lossless
 

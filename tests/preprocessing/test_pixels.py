@@ -10,7 +10,8 @@ from PIL import Image
 
 from medsd.dicom.pixels import stored_greys
 from medsd.dicom.read import Radiograph
-from medsd.preprocessing.pixels import PixelSpec, evidence_to_image, to_batch, to_pixels
+from medsd.preprocessing.pixels import evidence_to_image, to_batch, to_pixels
+from medsd.settings import PixelSpec
 from medsd.studies.phantom import generate_study
 from tests.conftest import dx_dataset
 

@@ -12,14 +12,14 @@ from medsd.bundle.layout import Bundle
 from medsd.dicom.gate import GatePolicy
 from medsd.errors import DataError
 from medsd.inference.predict import Study
-from medsd.preprocessing.decode import Decoder
 from medsd.preprocessing.image import DecodedImage
 from medsd.scoring import workers
+from medsd.scoring.remote import FetchingDecoder
 from medsd.scoring.segments import Block
 from medsd.scoring.workers import Actor, DecodeBlock, pack, unpack
 
 
-class Hostile(Decoder):
+class Hostile(FetchingDecoder):
     """Goes down at a film that is called so."""
 
     def __call__(self, source: Path | bytes, name: str = "") -> DecodedImage:
