@@ -140,16 +140,14 @@ class CaseIndex(ABC):
         )
         return explain(prediction, hits, self.description.scale)
 
-    def vote(
-        self, prediction: Prediction, *, filters: CaseFilter | None = None, exclude_patient: str | None = OWN_PATIENT
-    ) -> tuple[FindingVote, ...]:
+    def vote(self, prediction: Prediction, *, filters: CaseFilter | None = None) -> tuple[FindingVote, ...]:
         """What the nearest cases say of each finding, beside the model; disagreement is flagged.
 
         As many cases vote as the index's `VoteRule` was chosen with. Arguments and errors are those of `similar`.
         """
         rule = self.description.vote
         k = rule.k if rule else NEAREST
-        return ballot(prediction, self.similar(prediction, k, filters=filters, exclude_patient=exclude_patient), rule)
+        return ballot(prediction, self.similar(prediction, k, filters=filters), rule)
 
     def find(self, query: FindingQuery, k: int = 8, *, filters: CaseFilter | None = None) -> list[SimilarCase]:
         """The k cases whose findings fit a query best, none twice; no image and no model is needed.

@@ -75,16 +75,16 @@ class PrincipalGaussian:
         return cls(mean, components, variances, float(noise[0]))
 
 
-def tail_quantile(values: npt.NDArray[np.floating], probability: float, *, tail: float = TAIL) -> float:
+def tail_quantile(values: npt.NDArray[np.floating], probability: float) -> float:
     """The quantile of `values` (N,), from a generalised Pareto distribution fitted to the largest of them.
 
     An empirical quantile would depend on the one or two largest values. The fit is by probability-weighted moments
     (Hosking and Wallis, Technometrics 29, 1987). With fewer than 10 values in the tail, or for a `probability` below
-    it, the quantile is the empirical one. `tail` is the share of the values that is fitted.
+    it, the quantile is the empirical one.
     """
-    threshold = float(np.quantile(values, 1 - tail))
+    threshold = float(np.quantile(values, 1 - TAIL))
     excess: Doubles = np.sort(values[values > threshold].astype(np.float64) - threshold)
-    if len(excess) < _LEAST_TAIL or probability <= 1 - tail:
+    if len(excess) < _LEAST_TAIL or probability <= 1 - TAIL:
         return float(np.quantile(values, probability))
     shape, scale = _pareto(excess)
     beyond = (1 - probability) / (len(excess) / len(values))  # chance to exceed, of a value in the tail

@@ -10,14 +10,14 @@ refused around it, with where an earlier run stopped, or with how busy the machi
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medsd.dicom.policy import concern
-from medsd.errors import ImageError, MedsdError
+from medsd.errors import ImageError
 from medsd.inference.predict import Predictor, Study
 from medsd.inference.prediction import Prediction
 from medsd.inference.providers import CPU
@@ -36,7 +36,7 @@ _MOST_WAYS = 8  # batches in the graph at a time; each holds its activations
 _REFUSED_A_BATCH = 8  # a batch closes with so many times its size of inputs, however few of them can be scored
 
 
-def score(request: ScoringRequest, *, each: Callable[[Path, Prediction], None] | None = None) -> Summary:
+def score(request: ScoringRequest) -> Summary:
     """Score the inputs of `request` on this machine, by default with one process that decodes: this one.
 
     `each` is called with every prediction once it is a row; what it raises as a `MedsdError` is logged. Raises
@@ -62,7 +62,7 @@ def score(request: ScoringRequest, *, each: Callable[[Path, Prediction], None] |
             )
             if job.notes and not predictor.takes_notes:
                 log.warning("%s reads no notes; they are ignored", job.bundle.label)
-            with closing(_score_all(job, rows, predictor, waiting, decoders, each)) as outcomes:
+            with closing(_score_all(job, rows, predictor, waiting, decoders)) as outcomes:
                 return carry_out(job, rows, outcomes, provider=predictor.session.provider)
 
 
@@ -72,7 +72,6 @@ def _score_all(
     predictor: Predictor,
     waiting: list[str],
     decoders: Decoders,
-    each: Callable[[Path, Prediction], None] | None,
 ) -> Generator[tuple[Outcomes, str], None, None]:
     """Read `waiting` in order, and keep the rows; what `carry_out` wants to know of each batch."""
     with closing(_images(waiting, decoders if job.images else None, ahead=(_ways() + 1) * job.size)) as images:
@@ -81,8 +80,6 @@ def _score_all(
             found = [table.row(name, prediction) for name, prediction in zip(batch.names, predictions, strict=True)]
             rows.append(found, [prediction.embedding for prediction in predictions])
             yield [(prediction.status, prediction.reason) for prediction in predictions], predictor.session.provider
-            for name, prediction in zip(batch.names, predictions, strict=True):
-                _tell(each, name, prediction)
 
 
 Images = Generator[tuple[str, DecodedImage | None], None, None]
@@ -193,12 +190,3 @@ def _model_failed(image: DecodedImage, detail: str) -> DecodedImage:
     """`image` as a refusal, because the model and not the image gave out."""
     message = named(image.name, concern("model_failed", detail=detail).message)
     return replace(image, status="refused", reason="model_failed", message=message, pixels=None, display=None)
-
-
-def _tell(each: Callable[[Path, Prediction], None] | None, name: str, prediction: Prediction) -> None:
-    if each is None:
-        return
-    try:
-        each(Path(name), prediction)
-    except MedsdError as error:
-        log.warning("%s: %s", name, error)

@@ -79,9 +79,9 @@ def name_inputs(
     return Inputs(kept, reader.notes)
 
 
-def expand_inputs(inputs: Sequence[Path], *, leave_out: Sequence[Path] = (), archives: bool = False) -> list[Path]:
-    """`name_inputs` as paths."""
-    return [Path(name) for name in name_inputs(inputs, leave_out=leave_out, archives=archives).names]
+def expand_inputs(inputs: Sequence[Path], *, leave_out: Sequence[Path] = ()) -> list[Path]:
+    """`name_inputs` as paths; archives are not read."""
+    return [Path(name) for name in name_inputs(inputs, leave_out=leave_out, archives=False).names]
 
 
 def _left_out(name: str, others: dict[str, str]) -> bool:

@@ -31,6 +31,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from pydicom import dcmread
@@ -38,6 +39,7 @@ from pydicom.uid import JPEG2000Lossless, generate_uid
 
 from medsd.bundle import layout
 from medsd.inference.session import ModelSession, processors
+from medsd.scoring.finished import FinishedRows
 from tests.bench.bench_dicom import _compress, _decode, _enlarge
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,18 +220,17 @@ def scorer(folder: Path, bundle: Path, out: Path, workers: int, size: int) -> No
     rows: list[tuple[float, float]] = []  # moment of each, and what all processes had cost by then
     costs: dict[int, float] = {}  # of processes that have ended, too
 
-    def note(*_: object) -> None:
-        if not rows or time.perf_counter() - rows[-1][0] > 1e-2:
-            costs.update((pid, _cost_of(pid)) for pid in _tree(os.getpid()))
-            rows.append((time.perf_counter(), sum(costs.values())))
-        else:  # of the same batch
-            rows.append(rows[-1])
+    append = FinishedRows.append
+
+    def noting(self: FinishedRows, made: list[object], *vectors: object) -> None:
+        append(self, made, *vectors)  # type: ignore[arg-type]
+        costs.update((pid, _cost_of(pid)) for pid in _tree(os.getpid()))
+        rows.extend([(time.perf_counter(), sum(costs.values()))] * len(made))
 
     begun = time.perf_counter()
-    score(
-        ScoringRequest(bundle, [folder], out, workers=workers, batch_size=size, policy=GatePolicy(max_seconds=60)),
-        each=note,
-    )
+    request = ScoringRequest(bundle, [folder], out, workers=workers, batch_size=size, policy=GatePolicy(max_seconds=60))
+    with patch.object(FinishedRows, "append", noting):
+        score(request)
     whole = time.perf_counter() - begun
     skipped = min(4 * size, len(rows) // 2)  # decoded ahead before the first was read
     (first, before), (last, after) = rows[skipped], rows[-1]

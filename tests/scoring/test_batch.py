@@ -21,6 +21,7 @@ from medsd.preprocessing.image import DecodedImage
 from medsd.privacy import KeyedHasher
 from medsd.scoring import batch, table
 from medsd.scoring.batch import score
+from medsd.scoring.finished import FinishedRows
 from medsd.scoring.request import ScoringRequest
 from tests.dicom.test_gate import EXPECTED
 from tests.interrupted import finished_rows, segments
@@ -84,13 +85,26 @@ def test_notes_for_a_model_of_images_are_ignored_and_said_so(image_bundle: Bundl
     assert "fever" not in caplog.text
 
 
+def _rows_made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of the rows that are made from now on."""
+    seen: list[str] = []
+    append = FinishedRows.append
+
+    def appending(self, rows, *vectors) -> None:
+        seen.extend(row["path"] for row in rows)
+        append(self, rows, *vectors)
+
+    monkeypatch.setattr(FinishedRows, "append", appending)
+    return seen
+
+
 def test_a_resumed_run_repeats_nothing(image_bundle: Bundle, films: Path, tmp_path: Path, monkeypatch):
     out = tmp_path / "out.csv"
     score(ScoringRequest(image_bundle, [films / "film_?.png"], out))
     first = out.read_text()
-    seen: list[Path] = []
-    summary = score(ScoringRequest(image_bundle, [films], out, resume=True), each=lambda path, _: seen.append(path))
-    assert [path.name for path in seen] == ["note.doc", "film_5.png", "film_6.png"]
+    seen = _rows_made(monkeypatch)
+    summary = score(ScoringRequest(image_bundle, [films], out, resume=True))
+    assert [Path(path).name for path in seen] == ["note.doc", "film_5.png", "film_6.png"]
     assert (summary.inputs, summary.reused) == (8, 5)
     assert out.read_text().startswith(first)
 
@@ -113,6 +127,7 @@ import sys, time
 from pathlib import Path
 from medsd.preprocessing import decode
 from medsd.scoring.batch import score
+from medsd.scoring.finished import FinishedRows
 from medsd.scoring.request import ScoringRequest
 read = decode.read_image
 def slow(*arguments, **options):
@@ -137,17 +152,17 @@ def slow_run(image_bundle: Bundle, films: Path, tmp_path: Path) -> Iterator[tupl
     run.wait()
 
 
-def test_a_killed_run_is_resumed_without_loss(slow_run, image_bundle: Bundle, films: Path, tmp_path: Path):
+def test_a_killed_run_is_resumed_without_loss(
+    slow_run, image_bundle: Bundle, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     run, out = slow_run
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     assert not out.exists()
     finished = [json.loads(line)["path"] for path in segments(out) for line in path.read_text().splitlines()]
     (tmp_path / "out.csv.parts" / ".block-0.jsonl.1.draft").write_text('{"path": "half a li')  # what a kill may leave
-    seen: list[str] = []
-    summary = score(
-        ScoringRequest(image_bundle, [films], out, resume=True), each=lambda path, _: seen.append(str(path))
-    )
+    seen = _rows_made(monkeypatch)
+    summary = score(ScoringRequest(image_bundle, [films], out, resume=True))
     assert len(finished) >= 2
     assert [row["path"] for row in _rows(out)] == finished + seen
     assert (summary.inputs, summary.reused) == (8, len(finished))

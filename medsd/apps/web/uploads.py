@@ -19,7 +19,7 @@ from gradio.routes import file_upload_statuses
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
-from medsd.apps.web.visitors import Clock, Visitor
+from medsd.apps.web.visitors import Visitor
 
 MOST_FILES = 500  # of one drop
 LARGEST_FILE = 256 * 1024**2  # bytes
@@ -46,10 +46,9 @@ class Uploads:
     `quota` bounds the bytes on disk over all visitors, batches at work included.
     """
 
-    def __init__(self, folder: Path, *, quota: int, clock: Clock = time.monotonic) -> None:
+    def __init__(self, folder: Path, *, quota: int) -> None:
         self.quota = quota
         self.home = Path(tempfile.mkdtemp(prefix="uploads-", dir=folder)).resolve()
-        self._clock = clock
         self._kept: dict[str, _Kept] = {}
         self._stored = 0  # bytes in `home` when they were last added up, and all that came since
         self._lock = threading.Lock()  # files are taken by threads
@@ -96,7 +95,7 @@ class Uploads:
 
     def sweep(self) -> None:
         """Delete uploads that were not read for `KEPT_S`, and the empty files that Gradio leaves for each upload."""
-        now = self._clock()
+        now = time.monotonic()
         for path, kept in list(self._kept.items()):
             if now - kept.since > KEPT_S:
                 Path(path).unlink(missing_ok=True)
@@ -115,7 +114,7 @@ class Uploads:
         file.file.close()
         target = self.home / secrets.token_hex(16)
         Path(str(file.file.name)).replace(target)
-        self._kept[str(target)] = _Kept(visitor, Path((file.filename or "").replace("\\", "/")).name, self._clock())
+        self._kept[str(target)] = _Kept(visitor, Path((file.filename or "").replace("\\", "/")).name, time.monotonic())
         return str(target)
 
     async def _metered(self, request: Request) -> AsyncGenerator[bytes, None]:

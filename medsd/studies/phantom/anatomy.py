@@ -211,7 +211,7 @@ def _soft_tissue(habitus: Habitus, up: float) -> tuple[tuple[Solid, float], ...]
     return tuple((Solid((s * x, y, 9.0), radii, s * 0.25, 0.2), 1.0) for s in (RIGHT, LEFT))
 
 
-def rib(body: Body, number: int, side: int, *, steps: int = 22) -> tuple[Points, Points]:
+def rib(body: Body, number: int, side: int) -> tuple[Points, Points]:
     """Centre line (N, 3) and radius (N,) in cm of the bony rib `number` (1…12) on `side`, back to front."""
     habitus = body.habitus
     h = habitus.height
@@ -219,7 +219,7 @@ def rib(body: Body, number: int, side: int, *, steps: int = 22) -> tuple[Points,
     first = number == 1
     drop = habitus.rib_drop * (0.5 if first else 0.8 if number == 2 else 1.0) + 0.05 * number
     reach = 0.80 if first else 0.84 if number < 10 else (0.7, 0.5, 0.36)[number - 10]
-    angle = np.linspace(0.08, np.pi * reach, steps)
+    angle = np.linspace(0.08, np.pi * reach, 22)
     half = max(abs(float(body.wall(side, root + 0.8 * drop))), 6.4 * habitus.width) + 0.2
     # From the transverse process out to the side and round to the cartilage, which the image does not show.
     turn = angle / np.pi

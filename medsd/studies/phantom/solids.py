@@ -42,9 +42,9 @@ class Solid:
         s = np.float32(self.squareness)
         return (1 - s) * ellipse + s * np.sqrt(p2 * p2 + q2 * q2)
 
-    def border(self, steps: int = 240) -> Points:
-        """Points (steps, 2) in cm on the outline, clockwise as seen on the image from its own p axis on."""
-        turn = np.linspace(0, 2 * np.pi, steps)
+    def border(self) -> Points:
+        """Points (240, 2) in cm on the outline, clockwise as seen on the image from its own p axis on."""
+        turn = np.linspace(0, 2 * np.pi, 240)
         p, q = np.cos(turn), np.sin(turn)
         rho = np.sqrt(1 - self.squareness + self.squareness * np.sqrt(p**4 + q**4))
         p, q = self.radii[0] * p / rho, self.radii[1] * q / rho
