@@ -183,10 +183,7 @@ def read_safely(predictor: Predictor, studies: Sequence[Study]) -> list[Predicti
         if len(studies) > 1:
             return [prediction for study in studies for prediction in read_safely(predictor, [study])]
         log.warning("the model failed on one image (%s)", type(error).__name__)
-        return predictor.read([Study(_model_failed(studies[0].image or DecodedImage("scored"), type(error).__name__))])
-
-
-def _model_failed(image: DecodedImage, detail: str) -> DecodedImage:
-    """`image` as a refusal, because the model and not the image gave out."""
-    message = named(image.name, concern("model_failed", detail=detail).message)
-    return replace(image, status="refused", reason="model_failed", message=message, pixels=None, display=None)
+        image = studies[0].image or DecodedImage("scored")
+        message = named(image.name, concern("model_failed", detail=type(error).__name__).message)
+        refusal = replace(image, status="refused", reason="model_failed", message=message, pixels=None, display=None)
+        return predictor.read([Study(refusal)])

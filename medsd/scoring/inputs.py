@@ -164,9 +164,11 @@ class _Reader:
 
     def _in_folder(self, folder: Path) -> Iterator[str]:
         count = 0
-        for name in _walk(folder):
-            count += 1
-            yield from self._file(name)
+        for place, files, denied in _folders(str(folder)):
+            images = [place + name for name in files if not name.startswith(".") and not _is_side(name)]
+            for name in (*images, *denied):  # what cannot be listed becomes a row that says why
+                count += 1
+                yield from self._file(name)
         if not count:
             raise DataError(f"{folder}: the folder holds no images")
 
@@ -180,13 +182,6 @@ class _Reader:
                     yield from self._in_folder(match)
             else:
                 yield from self._file(str(match))
-
-
-def _walk(root: Path) -> Iterator[str]:
-    """The files in a folder and below, and the folders that cannot be listed, by path."""
-    for place, files, denied in _folders(str(root)):
-        yield from (place + name for name in files if not name.startswith(".") and not _is_side(name))
-        yield from denied
 
 
 def _folders(root: str) -> Iterator[tuple[str, list[str], list[str]]]:

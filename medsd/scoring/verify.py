@@ -164,7 +164,8 @@ def verify(
     reference, arrays = _read_reference(bundle)
     studies, drawn = _draw(bundle, reference.inputs)
     found = [_compare_pixels(_pixels(bundle, studies), arrays["pixels"])] if bundle.description.image else []
-    for name in _providers() if provider == "auto" else (provider,):
+    at_hand = providers_at_hand(import_onnxruntime().get_available_providers(), cuda_driver_present)
+    for name in [_CHOICES[each] for each in reversed(at_hand)] if provider == "auto" else [provider]:
         for numbers in _precisions(bundle) if precision == "auto" else (precision,):
             predictor = Predictor(bundle, provider=name, precision=numbers, policy=POLICY)
             running = predictor.session.provider
@@ -174,11 +175,6 @@ def verify(
                 raise MedsdError(f"provider '{name}' does not work on this machine; see medsd doctor")
             found.append(_compare(bundle, reference, arrays, numbers, running, predictor.read(studies)))
     return Verification(bundle.label, tuple(found), drawn == [each.drawn for each in reference.inputs])
-
-
-def _providers() -> list[ProviderChoice]:
-    runtime = import_onnxruntime()
-    return [_CHOICES[name] for name in providers_at_hand(runtime.get_available_providers(), cuda_driver_present)][::-1]
 
 
 def _precisions(bundle: Bundle) -> tuple[Precision, ...]:

@@ -28,19 +28,14 @@ def protect(manifest: Manifest, hasher: KeyedHasher) -> Manifest:
     table = manifest.table.copy()
     noted = table["note"].notna()
     if noted.any():
-        rows = table.loc[noted, ["study", "patient", "path", "note"]].itertuples(index=False)
-        scrubbed = [_scrubbed(manifest.root, *row) for row in rows]
+        scrubbed = []
+        for study, patient, path, note in table.loc[noted, ["study", "patient", "path", "note"]].values.tolist():
+            named = image_identities(manifest.root / path) if isinstance(path, str) else []
+            scrubbed.append(scrub_note(str(note), [str(study), str(patient), *named]))
         table.loc[noted, "note"] = pd.Series(scrubbed, index=table.index[noted], dtype=object)
     table["study"] = [hasher.study_key(str(study)) for study in table["study"]]
     table["patient"] = [hasher.patient_key(str(patient)) for patient in table["patient"]]
     return replace(manifest, table=table, keyed=True)
-
-
-def _scrubbed(root: Path, study: object, patient: object, path: object, note: object) -> str:
-    known = [str(study), str(patient)]
-    if isinstance(path, str):
-        known += image_identities(root / path)
-    return scrub_note(str(note), known)
 
 
 @quiet()

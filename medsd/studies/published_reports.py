@@ -62,18 +62,16 @@ def read_reports(source: Path) -> Iterator[OpeniReport]:
 
     Raises DataError: there is no such archive or folder, or a report is no plain XML of this layout.
     """
-    contents = _from_folder(source) if source.is_dir() else _from_archive(source)
-    for path, content in contents:
+    for path, content in _contents(source):
         yield _openi_report(path, parse_xml(content, f"{source}: {path.name}"))
 
 
-def _from_folder(folder: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    for path in sorted(folder.glob("*.xml")):
-        _check_size(path.stat().st_size, path.name, folder)
-        yield PurePosixPath(path.name), path.read_bytes()
-
-
-def _from_archive(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+def _contents(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    if path.is_dir():
+        for file in sorted(path.glob("*.xml")):
+            _check_size(file.stat().st_size, file.name, path)
+            yield PurePosixPath(file.name), file.read_bytes()
+        return
     try:
         with tarfile.open(path) as archive:
             for member in archive:

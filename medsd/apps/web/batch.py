@@ -24,7 +24,6 @@ from medsd.apps.web.html import fill
 from medsd.apps.web.reading import Reader
 from medsd.apps.web.uploads import MOST_FILES, Uploads, is_regular
 from medsd.errors import DataError, MedsdError
-from medsd.findings import FindingSet
 from medsd.inference.prediction import Prediction
 from medsd.inference.words import impression
 from medsd.scoring import table
@@ -101,7 +100,9 @@ class BatchDesk:
             if time.monotonic() - drawn > _EVERY_S:
                 drawn = time.monotonic()
                 yield _page(len(files), counts, seen), gr.skip(), gr.skip()
-        saved = link(_csv(rows, self.reader.bundle.findings), "CSV", "medsd-batch.csv", wait=True)
+        text = io.StringIO()  # opened in a spreadsheet, from strangers' names
+        table.write_csv(text, rows, table.columns(self.reader.bundle.findings), defuse=True)
+        saved = link(text.getvalue().encode("utf-8"), "CSV", "medsd-batch.csv", wait=True)
         yield _page(len(files), counts, seen), saved, gr.skip()
 
 
@@ -126,12 +127,6 @@ def _unpacked(given: Sequence[BatchFile]) -> list[BatchFile]:
 
 def _too_much(given: str, most: str) -> DataError:
     return DataError(f"{given} are too much for this page, which takes {most} at a time; use `medsd score` for more")
-
-
-def _csv(rows: Sequence[table.Row], findings: FindingSet) -> bytes:
-    text = io.StringIO()
-    table.write_csv(text, rows, table.columns(findings), defuse=True)  # opened in a spreadsheet, from strangers' names
-    return text.getvalue().encode("utf-8")
 
 
 def _page(total: int, counts: Counter[str], rows: Sequence[tuple[str, Prediction]] = ()) -> str:

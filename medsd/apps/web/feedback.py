@@ -80,7 +80,10 @@ class FeedbackFolder:
             with FileLock(self.root / _LOCK, mode=0o600):
                 self._keep_image(self.root / line["image"], prediction.image)
                 self._append(line)
-                self._rewrite(prediction.findings)
+                rows = labelled(self.root / OPINIONS, prediction.findings)
+                write_table(self.root / STUDIES, rows, ["image", "patient", *prediction.findings])
+                if not (self.root / CONFIG).exists():
+                    (self.root / CONFIG).write_text(_configuration(self.root, prediction.findings), encoding="utf-8")
         except OSError as error:
             raise DataError(f"{self.root}: feedback could not be kept ({error.strerror})") from None
 
@@ -108,12 +111,6 @@ class FeedbackFolder:
         with os.fdopen(descriptor, "ab", buffering=0) as file:
             file.write(text.getvalue().encode())
             os.fsync(file.fileno())
-
-    def _rewrite(self, findings: FindingSet) -> None:
-        rows = labelled(self.root / OPINIONS, findings)
-        write_table(self.root / STUDIES, rows, ["image", "patient", *findings])
-        if not (self.root / CONFIG).exists():
-            (self.root / CONFIG).write_text(_configuration(self.root, findings), encoding="utf-8")
 
 
 def labelled(opinions: Path, findings: FindingSet) -> list[dict[str, object]]:

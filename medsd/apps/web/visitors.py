@@ -62,7 +62,9 @@ class Visitors:
 
     def admit(self, user: str = "") -> str:
         """A new visitor's token: 256 random bits."""
-        self._drop_expired()
+        now = self._clock()
+        for expired in [token for token, visitor in self._by_token.items() if visitor.ends <= now]:
+            self.dismiss(expired)
         if len(self._by_token) >= self._most:
             tokens = self._by_token.items()
             self.dismiss(next((token for token, visitor in tokens if not visitor.sessions), next(iter(self._by_token))))
@@ -70,7 +72,7 @@ class Visitors:
         person = secrets.token_hex(8)
         if user:
             person = self._people.setdefault(user, person)
-        self._by_token[token] = Visitor(user, self._clock() + self.lifetime_s, person)
+        self._by_token[token] = Visitor(user, now + self.lifetime_s, person)
         return token
 
     def holder(self, token: str) -> Visitor | None:
@@ -108,11 +110,6 @@ class Visitors:
     def name(visitor: Visitor, session: object) -> str | None:
         """The name within Gradio of a session of this visitor; None where it is not one."""
         return f"{visitor.key}-{session}" if isinstance(session, str) and session in visitor.sessions else None
-
-    def _drop_expired(self) -> None:
-        now = self._clock()
-        for token in [token for token, visitor in self._by_token.items() if visitor.ends <= now]:
-            self.dismiss(token)
 
 
 class TooManyGuessesError(MedsdError):

@@ -52,7 +52,12 @@ def read(settings: OpeniSource, splits: SplitSettings) -> Manifest:
     table = table.assign(patient=table["study"], source="openi", path=None)
     table[list(findings)] = labels
     if settings.images is not None:
-        paths = [_image_paths(root, settings.images, report) for report in reports.values()]
+        folder, paths = settings.images, []
+        for report in reports.values():
+            places = [
+                (folder / (image + suffix)).as_posix() for image in report.images for suffix in _SUFFIXES if image
+            ]
+            paths.append([place for place in places if (root / place).is_file()])
         table = table.assign(path=pd.Series(paths, dtype=object)).explode("path", ignore_index=True)
         if table["path"].isna().all():
             raise DataError(f"{root / settings.images}: no image of {_OWNER} is here; check data.images")
@@ -100,9 +105,3 @@ def _checked(root: Path, reports: dict[str, OpeniReport], findings: FindingSet) 
     normal = [report.headings == ("normal",) for report in reports.values()]
     unknown = labels.isna().to_numpy() & np.array(normal, dtype=bool)[:, None]
     return labels.mask(unknown, 0.0).to_numpy(dtype=np.float32)
-
-
-def _image_paths(root: Path, folder: Path, report: OpeniReport) -> list[str]:
-    """Where the images of a report are, below the root."""
-    places = [(folder / (image + suffix)).as_posix() for image in report.images for suffix in _SUFFIXES if image]
-    return [place for place in places if (root / place).is_file()]

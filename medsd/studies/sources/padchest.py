@@ -43,13 +43,15 @@ def read(settings: PadChestSource, splits: SplitSettings) -> Manifest:
     listed = _lists(entries["Labels"], path)
     view = tables.words(entries["Projection"], tables.VIEWS | {"l": "LATERAL"})
     kept = np.array([not _LEFT_OUT & labels for labels in listed])
+    flat = pd.Series("", index=entries.index)  # in numbered folders or in one, as the first images are
+    places = [(prefix, folder) for prefix in ("", "images/") for folder in (entries["ImageDir"] + "/", flat)]
     born = pd.to_numeric(entries["PatientBirth"], errors="coerce")
     table = pd.DataFrame(
         {
             "row": np.arange(1, len(entries) + 1),
             "study": entries["StudyID"],
             "patient": entries["PatientID"],
-            "path": _image_paths(root, entries),
+            "path": tables.likeliest(root, (prefix + folder + entries["ImageID"] for prefix, folder in places)),
             "view": view,
             "age": tables.years(pd.to_numeric(entries["StudyDate_DICOM"].str[:4], errors="coerce") - born),
             "sex": tables.words(entries["PatientSex_DICOM"], tables.SEXES),
@@ -82,10 +84,3 @@ def _encode(labels: set[str], findings: FindingSet) -> npt.NDArray[np.float32]:
     given = {label.lower() for label in labels}
     known = given.union(*(_ABOVE.get(label, ()) for label in given))
     return findings.encode([name for name in findings if name.lower() in known])
-
-
-def _image_paths(root: Path, entries: pd.DataFrame) -> pd.Series:
-    """Paths below the root: in numbered folders or flat, as the first images are."""
-    flat = pd.Series("", index=entries.index)
-    places = [(prefix, folder) for prefix in ("", "images/") for folder in (entries["ImageDir"] + "/", flat)]
-    return tables.likeliest(root, (prefix + folder + entries["ImageID"] for prefix, folder in places))
