@@ -1,7 +1,5 @@
 """The three ways to ask an index: by a study that a model has read, by findings, and by a sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -66,7 +64,7 @@ def question(
     return Question(FindingQuery(resolve(present or (), names), resolve(absent or (), names)), words or "", filters, k)
 
 
-def ask_study(index: CaseIndex, prediction: Prediction, asked: Question) -> Answer:
+def ask_study(index: CaseIndex, prediction: "Prediction", asked: Question) -> Answer:
     """The cases most like a study, and their vote; findings and words of the question filter.
 
     Raises DataError where nothing of the words is understood.
@@ -78,7 +76,7 @@ def ask_study(index: CaseIndex, prediction: Prediction, asked: Question) -> Answ
     return Answer(tuple(similar), understood, index.vote(prediction, filters=asked.filters))
 
 
-def ask(index: CaseIndex, asked: Question, load: Callable[[], Predictor | None]) -> Answer:
+def ask(index: CaseIndex, asked: Question, load: "Callable[[], Predictor | None]") -> Answer:
     """The cases that fit findings or a sentence; `load` gives the bundle's predictor if it reads notes, else None.
 
     For findings, they are the best fits (`CaseIndex.find`). A sentence is read as findings too. A model with notes,

@@ -3,14 +3,12 @@
 `medsd.cases.lance` keeps the cases in a folder or an object store, `medsd.cases.qdrant` on a Qdrant server.
 """
 
-from __future__ import annotations
-
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -49,7 +47,7 @@ class CaseIndex(ABC):
         self._description: IndexDescription | None = None
 
     @staticmethod
-    def open(path: str | Path, *, model_sha256: str | None = None) -> CaseIndex:
+    def open(path: str | Path, *, model_sha256: str | None = None) -> "CaseIndex":
         """Open an index.
 
         Args:
@@ -69,11 +67,11 @@ class CaseIndex(ABC):
 
     @classmethod
     @abstractmethod
-    def _open(cls, path: str | Path) -> CaseIndex: ...
+    def _open(cls, path: str | Path) -> Self: ...
 
     @classmethod
     @abstractmethod
-    def _create(cls, path: str | Path, new: NewCases, *, replace: bool) -> CaseIndex: ...
+    def _create(cls, path: str | Path, new: NewCases, *, replace: bool) -> Self: ...
 
     @property
     def description(self) -> IndexDescription:
@@ -204,7 +202,7 @@ class CaseIndex(ABC):
         """All embeddings, float32 (N, D) of unit length; do not write to it."""
 
     @abstractmethod
-    def table(self) -> pd.DataFrame:
+    def table(self) -> "pd.DataFrame":
         """One row a case, in the order of `embeddings`.
 
         Columns: study_key, patient_key, view, sex, age_band, source, split, findings (names joined by ``|``), then a

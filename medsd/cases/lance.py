@@ -5,14 +5,12 @@ Exact search runs in memory (`medsd.cases.exact`) up to `memory_limit` bytes of 
 beyond, unless an approximate index was made (`medsd.cases.approximate`).
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import lancedb
 import numpy as np
@@ -73,11 +71,11 @@ class LanceIndex(CaseIndex):
         self._retrying(self._pin)
 
     @classmethod
-    def _open(cls, path: str | Path) -> LanceIndex:
+    def _open(cls, path: str | Path) -> Self:
         return cls(path)
 
     @classmethod
-    def _create(cls, path: str | Path, new: NewCases, *, replace: bool) -> LanceIndex:
+    def _create(cls, path: str | Path, new: NewCases, *, replace: bool) -> Self:
         folder = lance_files.local_folder(path)
         if folder is None:
             try:
@@ -143,7 +141,7 @@ class LanceIndex(CaseIndex):
 
         return self._retrying(read)
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> "pd.DataFrame":
         return case_table(self._retrying(self._current)[0], self.findings)
 
     def add(self, cases: Sequence[Case], embeddings: FloatArray) -> int:

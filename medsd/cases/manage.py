@@ -1,7 +1,5 @@
 """What is done with an index after it was made: say what is in it, add images, embed again, export a table."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -129,8 +127,8 @@ def summary_text(said: dict[str, Any]) -> str:
 
 def add_images(
     index: CaseIndex,
-    predictor: Predictor,
-    rows: Sequence[ImageRow],
+    predictor: "Predictor",
+    rows: "Sequence[ImageRow]",
     hasher: KeyedHasher,
     *,
     thumbnails: bool = False,
@@ -164,11 +162,11 @@ def add_images(
 
 def rebuild(
     index_path: str | Path,
-    predictor: Predictor,
+    predictor: "Predictor",
     images: Path,
     hasher: KeyedHasher,
     *,
-    notes: Notes | None = None,
+    notes: "Notes | None" = None,
     drop_missing: bool = False,
 ) -> Changes:
     """Embed every case again from its image, with another model or the same; the index is exchanged in one step.
@@ -254,14 +252,14 @@ def export(index: CaseIndex, out: Path) -> int:
     return len(cases)
 
 
-def _read(predictor: Predictor, studies: Sequence[tuple[Path, str | None]]) -> Iterator[Prediction]:
+def _read(predictor: "Predictor", studies: Sequence[tuple[Path, str | None]]) -> "Iterator[Prediction]":
     """The predictions portion by portion, so that few images are in memory."""
     rest = iter(studies)
     while portion := list(islice(rest, _PORTION)):
         yield from (replace(said, evidence_maps=None, regions=None) for said in predictor.batch(portion))
 
 
-def _excerpt(row: ImageRow, bundle: Bundle) -> str:
+def _excerpt(row: "ImageRow", bundle: Bundle) -> str:
     """The beginning of the note, without identities and without what the bundle hides."""
     note = scrub_note(row.note, (row.patient, row.study, *image_identities(row.path)))
     told = bundle.description.note

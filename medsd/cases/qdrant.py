@@ -6,8 +6,6 @@ collection beside it and takes its place in one step, so a reader sees the old o
 collection has no lock: let one process write at a time.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import os
@@ -16,7 +14,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -63,15 +61,15 @@ class QdrantIndex(CaseIndex):
         self._follow(_metadata(client, name)[0])
 
     @classmethod
-    def _open(cls, path: str | Path) -> QdrantIndex:
+    def _open(cls, path: str | Path) -> Self:
         return cls(*connect(str(path)))
 
     @classmethod
-    def _create(cls, path: str | Path, new: NewCases, *, replace: bool) -> QdrantIndex:
+    def _create(cls, path: str | Path, new: NewCases, *, replace: bool) -> Self:
         return cls.create_with(*connect(str(path)), new, replace=replace)
 
     @classmethod
-    def create_with(cls, client: Any, name: str, new: NewCases, *, replace: bool) -> QdrantIndex:
+    def create_with(cls, client: Any, name: str, new: NewCases, *, replace: bool) -> Self:
         """Write a new index by a client that is open already; see `medsd.cases.index.create_index`."""
         old = _behind(client, name)
         if old is not None and not replace:
@@ -140,7 +138,7 @@ class QdrantIndex(CaseIndex):
     def embeddings(self) -> FloatArray:
         return self._retrying(lambda: self._vectors(list(self._points(None, only=["study_key"], vectors=True))))
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> "pd.DataFrame":
         snapshot = self._retrying(lambda: self._snapshot(list(self._points(None, without=MEDIA))))
         return case_table(snapshot, self.findings)
 
