@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from medsd.dicom.policy import REASONS, Action, Concern, GatePolicy
-from medsd.dicom.read import Radiograph, read_radiograph
+from medsd.dicom.read import ImageSource, Radiograph, read_radiograph
 from medsd.errors import ImageError
 
 __all__ = ["REASONS", "Action", "Admission", "Concern", "GatePolicy", "admit"]
@@ -21,22 +21,14 @@ class Admission:
     radiograph: Radiograph | None = field(default=None, repr=False)  # None when refused
 
 
-def admit(source: Path | bytes, policy: GatePolicy | None = None, name: str = "") -> Admission:
-    """Read one file (a path, or its content) and decide about it; bad input becomes a refusal, never an exception.
-
-    `name` is how messages call the image, by default as its file.
-    """
+def admit(source: ImageSource, policy: GatePolicy | None = None, name: str = "") -> Admission:
+    """Read one image (`read_radiograph`) and decide about it; bad input becomes a refusal, never an exception."""
     policy = policy or GatePolicy()
     name = name or (source.name if isinstance(source, Path) else "")
     try:
         radiograph = read_radiograph(source, policy=policy, name=name)
     except ImageError as error:
         return Admission("refused", error.reason, str(error))
-    return admitted(radiograph, name)
-
-
-def admitted(radiograph: Radiograph, name: str) -> Admission:
-    """A radiograph was judged when it was read; its concerns still have to be told."""
     if not radiograph.concerns:
         return Admission("accepted", radiograph=radiograph)
     message = " Also: ".join(item.message for item in radiograph.concerns)

@@ -80,14 +80,22 @@ class Radiograph:
         return cast(npt.NDArray[np.float32], self.__dict__.setdefault("pixels", greys.picture()))
 
 
-def read_radiograph(source: Path | bytes, *, policy: GatePolicy | None = None, name: str = "") -> Radiograph:
+ImageSource = Path | bytes | npt.NDArray[np.floating] | Radiograph
+
+
+def read_radiograph(source: ImageSource, *, policy: GatePolicy | None = None, name: str = "") -> Radiograph:
     """Read and judge one radiograph: a file or its content, DICOM (also without preamble or file meta), PNG, JPEG.
 
+    An array (H, W) in 0…1 with dark air is judged by what can be judged without a header; a `Radiograph` was judged.
     `name` is how messages call the image, by default as its file. What `policy` only warns about stands in `concerns`.
     Raises ImageError: it cannot be read or must not be scored; `reason` is a code of `medsd.dicom.policy.REASONS`.
     """
     policy = policy or GatePolicy()
     name = name or (source.name if isinstance(source, Path) else "")
+    if isinstance(source, Radiograph):
+        return source
+    if isinstance(source, np.ndarray):
+        return _from_array(source, policy, name)
     content = read_content(source, policy, name)
     with quiet():
         try:
@@ -111,12 +119,27 @@ def _admitted(found: list[Concern], policy: GatePolicy, name: str) -> tuple[Conc
     return tuple(item for item in found if policy.action(item) == "warn")
 
 
+def _from_array(array: npt.NDArray[np.floating], policy: GatePolicy, name: str) -> Radiograph:
+    if array.ndim != 2 or array.dtype.kind not in "fiub" or 0 in array.shape:
+        detail = f"an array of shape {array.shape} and type {array.dtype}; give (H, W) grey values in 0…1"
+        raise concern("not_an_image", detail=detail).error(name)
+    pixels = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
+        raise concern("not_an_image", detail="grey values outside of 0…1; scale them first").error(name)
+    if min(pixels.shape) < policy.min_side:
+        size = f"{pixels.shape[1]} × {pixels.shape[0]}"
+        raise concern("too_small", value=size, accepted=policy.min_side).error(name)
+    return Radiograph(pixels, concerns=_admitted(_look(pixels, policy), policy, name))
+
+
 def _from_plain(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
     plain = read_plain(content, policy, name)
-    flat = plain.pixels.min() == plain.pixels.max()
-    look = [concern("flat")] if flat else look_concerns(plain.pixels, policy)
-    concerns = _admitted(plain.concerns + look, policy, name)
+    concerns = _admitted(plain.concerns + _look(plain.pixels, policy), policy, name)
     return Radiograph(pixels=plain.pixels, photometric=plain.mode, kind="image", concerns=concerns)
+
+
+def _look(pixels: npt.NDArray[np.float32], policy: GatePolicy) -> list[Concern]:
+    return [concern("flat")] if pixels.min() == pixels.max() else look_concerns(pixels, policy)
 
 
 def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:

@@ -11,16 +11,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from medsd.dicom.appearance import look_concerns
-from medsd.dicom.gate import Admission, GatePolicy, admit, admitted
+from medsd.dicom.gate import GatePolicy, admit
 from medsd.dicom.identity import Identity, read_identity
-from medsd.dicom.policy import concern
-from medsd.dicom.read import Radiograph
+from medsd.dicom.read import ImageSource, Radiograph
 from medsd.preprocessing.pixels import to_pixels
 from medsd.privacy import KeyedHasher
 from medsd.settings import PixelSpec
 
-Source = Path | str | bytes | npt.NDArray[np.floating] | Radiograph
+Source = ImageSource | str
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def read_image(
     """
     source = Path(source) if isinstance(source, str) else source
     name = name or (source.name if isinstance(source, Path) else "")
-    admission = _admit(source, policy or GatePolicy(), name)
+    admission = admit(source, policy, name)
     if admission.radiograph is None:
         image = DecodedImage("refused", admission.reason, admission.message, name)
         return identified(image, read_identity(source), hasher) if isinstance(source, (Path, bytes)) else image
@@ -83,37 +81,6 @@ def read_image(
         spacing_from=admission.radiograph.spacing_from,
     )
     return identified(image, admission.radiograph, hasher)
-
-
-def _admit(source: Path | bytes | npt.NDArray[np.floating] | Radiograph, policy: GatePolicy, name: str) -> Admission:
-    if isinstance(source, Radiograph):
-        return admitted(source, name)
-    if isinstance(source, np.ndarray):
-        return _admit_array(source, policy, name)
-    return admit(source, policy, name)
-
-
-def _admit_array(array: npt.NDArray[np.floating], policy: GatePolicy, name: str) -> Admission:
-    """Judge an array by what can be judged without a header."""
-    if array.ndim != 2 or array.dtype.kind not in "fiub" or 0 in array.shape:
-        detail = f"an array of shape {array.shape} and type {array.dtype}; give (H, W) grey values in 0…1"
-        return _refuse("not_an_image", name, detail=detail)
-    pixels = np.ascontiguousarray(array, dtype=np.float32)
-    if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
-        return _refuse("not_an_image", name, detail="grey values outside of 0…1; scale them first")
-    if min(pixels.shape) < policy.min_side:
-        return _refuse("too_small", name, value=f"{pixels.shape[1]} × {pixels.shape[0]}", accepted=policy.min_side)
-    if pixels.min() == pixels.max():
-        return _refuse("flat", name)
-    concerns = look_concerns(pixels, policy)
-    refused = [item for item in concerns if policy.action(item) == "refuse"]
-    if refused:
-        return Admission("refused", refused[0].reason, named(name, refused[0].message))
-    return admitted(Radiograph(pixels, concerns=tuple(concerns)), name)
-
-
-def _refuse(reason: str, name: str, **values: object) -> Admission:
-    return Admission("refused", reason, named(name, concern(reason, **values).message))
 
 
 def named(name: str, message: str) -> str:
