@@ -55,14 +55,9 @@ def read_image(
     name: str = "",
     keep_image: bool = True,
 ) -> DecodedImage:
-    """Gate one image and make the model's pixels of it.
+    """Gate one image, as `medsd.dicom.read.read_radiograph` takes it, and make the model's pixels of it.
 
-    Args:
-        source: a path, the content of a file, an array (H, W) in 0…1 with dark air, or a `Radiograph`.
-        spec: the bundle's preprocessing.
-        policy, hasher: see `GatePolicy` and `KeyedHasher`.
-        name: how messages call the image; the file's name by default.
-        keep_image: keep the image in its own size too, for showing it.
+    Messages call it `name`, by default as its file. With `keep_image`, it is kept in its own size too, for showing it.
     """
     source = Path(source) if isinstance(source, str) else source
     name = name or (source.name if isinstance(source, Path) else "")

@@ -94,17 +94,11 @@ def check_format(path: Path) -> None:
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[str], defuse: bool = False) -> None:
-    """Write `rows` so that a reader sees the old file or the whole new one.
+    """Write `rows`, taken in small portions, so that a reader sees the old file or the whole new one.
 
-    Args:
-        path: the output; its suffix chooses CSV, Parquet or JSON lines.
-        rows: mappings of column to value; taken in small portions.
-        names: the columns, in order.
-        defuse: in CSV, put an apostrophe before texts that begin with ``=``, ``+``, ``-``, ``@``, a tab, a return or an
-            apostrophe: a spreadsheet would run the former as formulas, and `read_table` takes it away again.
-
-    Raises:
-        DataError: another suffix, or the file cannot be written.
+    The suffix chooses CSV, Parquet or JSON lines. With `defuse`, texts in CSV that begin with ``=``, ``+``, ``-``,
+    ``@``, a tab, a return or an apostrophe get an apostrophe before them: a spreadsheet would run the former as
+    formulas, and `read_table` takes it away again. Raises DataError: another suffix, or the file cannot be written.
     """
     check_format(path)
     suffix = path.suffix.lower()
@@ -166,8 +160,9 @@ def read_table(path: Path, *, defused: bool = False) -> Iterator[Row]:
         with path.open(newline="", encoding="utf-8") as file:
             if suffix == ".jsonl":
                 yield from map(json.loads, file)
-            for row in csv.DictReader(file):
-                yield {name: _read_value(name, text, defused) for name, text in row.items()}
+            else:
+                for row in csv.DictReader(file):
+                    yield {name: _read_value(name, text, defused) for name, text in row.items()}
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: is no table of results ({type(error).__name__}); choose another output") from None
 
