@@ -59,7 +59,7 @@ def read_table(path: Path, needed: Sequence[str], owner: str) -> pd.DataFrame:
         raise DataError(f"{path}: no such table; {owner} has it") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:  # ValueError: pandas' parser errors
         raise DataError(f"{path}: cannot be read as a CSV table ({type(error).__name__})") from None
-    _require(path, [str(name) for name in table.columns], needed, owner)
+    require(path, [str(name) for name in table.columns], needed, owner)
     return table
 
 
@@ -84,7 +84,7 @@ def read_portions(
 
     def wanted(present: list[str]) -> list[str]:
         names = list(dict.fromkeys(choose(present)))
-        _require(path, present, names, owner)
+        require(path, present, names, owner)
         return names
 
     read = _parquet_portions if path.suffix.lower() in (".parquet", ".pq") else partial(_csv_portions, delimiter)
@@ -161,9 +161,9 @@ def _numbered(seen: int, count: int, skipped: Sequence[int]) -> npt.NDArray[np.i
     return readable + np.searchsorted(before, readable, side="right")
 
 
-def _require(path: Path, present: Sequence[str], needed: Sequence[str], owner: str) -> None:
-    missing = [column for column in needed if column not in present]
-    if missing:
+def require(path: Path, present: Sequence[str], needed: Iterable[str], owner: str) -> None:
+    """Refuse a table that lacks a column."""
+    if missing := [column for column in needed if column not in present]:
         raise DataError(f"{path}: the columns {', '.join(missing)} are missing; {owner} has them")
 
 

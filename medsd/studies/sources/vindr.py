@@ -19,7 +19,7 @@ from medsd.errors import DataError
 from medsd.findings import FindingSet, finding_set
 from medsd.settings import SplitSettings, VindrSource
 from medsd.studies.manifest import Manifest
-from medsd.studies.sources.tables import find_table, manifest_of_present, numbers, read_table
+from medsd.studies.sources.tables import find_table, manifest_of_present, numbers, read_table, require
 
 _OWNER = "VinDr-CXR"
 _SUFFIXES = (".dicom", ".dcm", ".png", ".jpg")
@@ -47,9 +47,7 @@ def _read_part(root: Path, name: str, findings: FindingSet) -> pd.DataFrame:
     file = f"image_labels_{name}.csv"
     path = find_table(root, (f"annotations/{file}", file), _OWNER)
     entries = read_table(path, ["image_id"], _OWNER).rename(columns=_RENAMED)
-    missing = [column for column in findings if column not in entries]
-    if missing:
-        raise DataError(f"{path}: the columns {', '.join(missing)} are missing; {_OWNER} has them")
+    require(path, list(entries.columns), findings, _OWNER)
     votes = pd.DataFrame(numbers(entries, list(findings), path), columns=list(findings))
     return _part(root, name, votes.groupby(entries["image_id"]).mean())
 
