@@ -32,11 +32,10 @@ from medsd.scoring.note_files import Notes
 from medsd.scoring.remote import FetchingDecoder
 from medsd.scoring.request import Outcomes, ScoringRequest, Summary, carry_out, prepare
 from medsd.scoring.segments import Block
-from medsd.scoring.workers import Actor, DecodeBlock, ScoreBlock
+from medsd.scoring.workers import KEPT, Actor, DecodeBlock, ScoreBlock
 
 LOCAL = "local"
 _KNOCK_S = 10.0
-_KEPT = "the finished rows are kept: see Ray's logs, then go on with --resume"
 _WEIGHTS = "weights/"  # of a bundle: for training, not for reading
 
 
@@ -230,12 +229,12 @@ def _run(
     try:
         for row in done.iter_rows():
             if row.get("failed"):
-                raise DataError(f"{row['failed']}; {_KEPT}")
+                raise DataError(row["failed"])
             yield [tuple(outcome) for outcome in json.loads(row["outcomes"])], row["provider"]
     except ray.exceptions.RayError as error:
         raise DataError(
             f"the cluster gave up a block ({type(error).__name__}), as its workers died again and again or cannot "
-            f"import medsd; {_KEPT}"
+            f"import medsd; {KEPT}"
         ) from None
 
 

@@ -28,6 +28,8 @@ from medsd.scoring.note_files import Notes
 from medsd.scoring.remote import Store
 from medsd.scoring.segments import Block, write_segment
 
+KEPT = "the finished rows are kept: see Ray's logs, then go on with --resume"
+
 
 @dataclass
 class DecodeBlock:
@@ -128,7 +130,7 @@ def _complaint(error: Exception) -> str:
     if isinstance(error, MedsdError):
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"a worker failed ({type(error).__name__} in line {place.lineno} of {Path(place.filename).name})"
+    return f"a worker failed ({type(error).__name__} in line {place.lineno} of {Path(place.filename).name}); {KEPT}"
 
 
 def pack(studies: Sequence[Study]) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def test_what_a_worker_raises_is_said_in_its_own_words(
 ):
     monkeypatch.setattr(cluster, "_files", lambda bundle: {})  # no worker can open such a bundle
     request = ScoringRequest(image_bundle, [films], tmp_path / "out.csv", workers=WORKERS, hasher=hasher)
-    with pytest.raises(DataError, match=r"no bundle here .* the finished rows are kept: see Ray's logs"):
+    with pytest.raises(DataError, match="no bundle here"):
         cluster.score(request)
 
 

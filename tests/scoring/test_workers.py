@@ -81,7 +81,10 @@ class Failing:
     ("error", "said"),
     [
         (DataError("out.parts: a worker cannot write there"), r"out\.parts: a worker cannot write there"),
-        (ValueError("DOE^JANE"), r"a worker failed \(ValueError in line \d+ of test_workers\.py\)"),
+        (
+            ValueError("DOE^JANE"),
+            r"a worker failed \(ValueError in line \d+ of test_workers\.py\); the finished rows .*",
+        ),
     ],
 )
 def test_what_fails_is_handed_on_by_the_actors_after_it(error: Exception, said: str):
