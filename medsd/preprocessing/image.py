@@ -35,9 +35,7 @@ class DecodedImage:
     study_key: str = ""
     patient_key: str = ""
     instance_key: str = ""
-    view: str = (
-        ""  # PA, AP, FRONTAL, LATERAL, OTHER by the header; LATERAL also where it is silent and the look says so
-    )
+    view: str = ""  # PA, AP, FRONTAL, LATERAL, OTHER by the header; LATERAL too where only the picture's look says so
     study_keys: tuple[str, ...] = field(default=(), repr=False)  # all under which it may be a case; never shown
     patient_keys: tuple[str, ...] = field(default=(), repr=False)
     pixels: npt.NDArray[np.uint8] | None = field(default=None, repr=False)  # (S, S) for the model; None when refused
