@@ -65,39 +65,43 @@ def report(
             )
 
 
+_Host = Annotated[str, typer.Option(help="address; any but a loopback one needs --allow or client certificates")]
+_Queue = Annotated[Path, typer.Option(help="folder of what waits, with patients in it; keep it over a restart")]
+_NodeAudit = Annotated[
+    Path | None, typer.Option("--audit", help="the audit log; audit.jsonl in the folder of --queue by default")
+]
+_Complete = Annotated[
+    float, typer.Option("--complete-after", min=0, help="seconds without a new image that complete a study")
+]
+_StatusPort = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="status page and Prometheus metrics on the loopback address")
+]
+_Certificate = Annotated[
+    Path | None, typer.Option("--tls-cert", help="certificate of this node: the port speaks TLS alone")
+]
+_Authority = Annotated[Path | None, typer.Option("--tls-ca", help="authority whose certificates senders must show")]
+_ForwardAuthority = Annotated[
+    Path | None, typer.Option(help="authority of the archive's certificate; the system's by default")
+]
+
+
 def receive(
     bundle: BundleFolder,
     forward: Annotated[str, typer.Option(help="the archive that the results go to: AE@host:port")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="to listen on; 0 takes any free port")] = 11112,
-    host: Annotated[
-        str, typer.Option(help="address; any but a loopback one needs --allow or client certificates")
-    ] = "127.0.0.1",
+    host: _Host = "127.0.0.1",
     title: Annotated[str, typer.Option(help="AE title of this node")] = "MEDSD",
     allow: Annotated[list[str] | None, typer.Option(help="an AE title that may send; any, where none is given")] = None,
-    queue: Annotated[
-        Path, typer.Option(help="folder of what waits, with patients in it; keep it over a restart")
-    ] = Path("medsd-queue"),
+    queue: _Queue = Path("medsd-queue"),
     kinds: Annotated[str, typer.Option("--as", help=f"the objects, {_OBJECTS}")] = "sr",
-    audit_log: Annotated[
-        Path | None, typer.Option("--audit", help="the audit log; audit.jsonl in the folder of --queue by default")
-    ] = None,
-    complete_s: Annotated[
-        float, typer.Option("--complete-after", min=0, help="seconds without a new image that complete a study")
-    ] = 30.0,
-    status_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="status page and Prometheus metrics on the loopback address")
-    ] = None,
-    certificate: Annotated[
-        Path | None, typer.Option("--tls-cert", help="certificate of this node: the port speaks TLS alone")
-    ] = None,
+    audit_log: _NodeAudit = None,
+    complete_s: _Complete = 30.0,
+    status_port: _StatusPort = None,
+    certificate: _Certificate = None,
     key: Annotated[Path | None, typer.Option("--tls-key", help="private key of --tls-cert")] = None,
-    authority: Annotated[
-        Path | None, typer.Option("--tls-ca", help="authority whose certificates senders must show")
-    ] = None,
+    authority: _Authority = None,
     forward_tls: Annotated[bool, typer.Option("--forward-tls", help="deliver by TLS, showing --tls-cert")] = False,
-    forward_ca: Annotated[
-        Path | None, typer.Option(help="authority of the archive's certificate; the system's by default")
-    ] = None,
+    forward_ca: _ForwardAuthority = None,
     associations: Annotated[int, typer.Option("--max-associations", min=1, help="senders at once")] = 16,
     object_mb: Annotated[int, typer.Option("--max-image-mb", min=1, help="MB (2^20 bytes) of one image")] = 128,
     memory_mb: Annotated[int, typer.Option("--max-memory-mb", min=1, help="of all images that come in at once")] = 1024,
