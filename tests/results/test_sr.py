@@ -101,7 +101,7 @@ def test_similar_cases_carry_no_identifier(fifty: list[Reading]) -> None:
         text = reread(reading.report(kind)).to_json()  # type: ignore[arg-type]
         assert "CANARY" not in text
         assert "0.9124" in text or "0.91" in text
-        assert "overlap" in text
+        assert "Partly shared" in text
 
 
 def test_reading_again_names_its_predecessor_and_the_same_reading_is_the_same_object(fifty: list[Reading]) -> None:
