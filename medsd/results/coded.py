@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from pydicom.sr.coding import Code
 
+from medsd.cases.explain import RELATION_TITLES
 from medsd.results.codes import CALLS, CODES, REPORT, SETS, private
 from medsd.results.result import CaseResult, FindingResult, Result
 
@@ -55,7 +56,7 @@ def case_items(case: CaseResult) -> list[Item]:
     items = [Item(_CASES["similarity"], case.similarity)]
     if case.percentile is not None:
         items.append(Item(_CASES["percentile"], case.percentile, REPORT["percent"]))
-    items.append(Item(_CASES["relation"], private(case.relation)))
+    items.append(Item(_CASES["relation"], private(case.relation, RELATION_TITLES[case.relation])))
     return items + [Item(_CASES[part], code) for part in ("shared", "extra", "missing") for code in getattr(case, part)]
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydicom.sr.coding import Code
 
 from medsd.calibration.conformal import ConformalSet
+from medsd.cases.described import RelationWord
 from medsd.cases.explain import relation_line
 from medsd.errors import DataError
 from medsd.inference.prediction import Prediction, Said
@@ -69,7 +70,7 @@ class CaseResult:
 
     similarity: float
     percentile: float | None
-    relation: str
+    relation: RelationWord
     shared: tuple[Code, ...]
     extra: tuple[Code, ...]
     missing: tuple[Code, ...]
