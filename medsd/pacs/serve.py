@@ -16,6 +16,7 @@ from medsd.pacs.node import Node
 from medsd.pacs.receive import Listening, NodeLimits
 from medsd.results.audit import AuditLog
 from medsd.results.reporter import Reporter
+from medsd.results.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def serve(
 
     def results_of(prediction: Prediction, content: bytes) -> list[Dataset]:
         when = datetime.now(UTC)
-        made = reporter.objects(prediction, content, when=when)
+        made, _ = reporter.results(prediction, Source.read(content), when=when)
         kept.append(content, prediction, list(made), when)
         return list(made.values())
 

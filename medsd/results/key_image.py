@@ -47,9 +47,7 @@ def key_image(result: Result, source: Source) -> Dataset | None:
     capture.BodyPartExamined = BODY_PART
     capture.ConversionType = "WSD"
     capture.DerivationDescription = "Radiograph with evidence and findings of a model"
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = source.bare.SOPClassUID
-    reference.ReferencedSOPInstanceUID = source.bare.SOPInstanceUID
+    reference = source.reference()
     purpose = codes.DCM.SourceImageForImageProcessingOperation
     reference.PurposeOfReferenceCodeSequence = [hd.sr.CodedConcept.from_code(purpose)]
     capture.SourceImageSequence = [reference]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import highdicom as hd
@@ -27,7 +26,6 @@ from medsd.results.source import Source, moment
 if TYPE_CHECKING:
     from medsd.bundle.layout import Bundle
     from medsd.cases.case import SimilarCase
-    from medsd.inference.prediction import Prediction
 
 Kind = Literal["sr", "sr3d", "text", "key-image", "gsps", "pdf", "kos"]
 Message = Literal["hl7", "fhir"]
@@ -62,28 +60,24 @@ def _listed(text: str, known: Sequence[str]) -> list[str]:
 
 
 def objects(
-    prediction: Prediction,
+    result: Result,
     bundle: Bundle,
     source: Source,
     kinds: Sequence[Kind] = ("sr",),
     cases: Sequence[SimilarCase] = (),
-    *,
-    when: datetime | None = None,
     previous: Sequence[Dataset] = (),
 ) -> dict[Kind, Dataset]:
     """The result of an image as objects of its own study.
 
     Args:
-        prediction: of `bundle`'s model, made of the content of a file: a message that names a file would be told.
-        bundle: gives operating points, name and hash of the model.
+        result: of a prediction made of the content of a file: a message that names a file would be told.
+        bundle: that made the prediction, for the PDF.
         source: the image.
         kinds: what is wanted. An image that was refused has no key image and no presentation state, and only such a one
             has a key object selection; a presentation state needs a region.
-        cases: the similar cases to tell of; nothing that names them is told.
-        when: the time of the reading; now by default.
+        cases: those of the result, for the PDF; nothing that names them is told.
         previous: earlier structured reports on the image.
     """
-    result = Result.of(prediction, bundle, cases, when=when)
     made: dict[Kind, Dataset] = {}
     with quiet():
         for kind in kinds:
@@ -163,10 +157,7 @@ def encapsulated_pdf(result: Result, source: Source, document: bytes) -> Dataset
     wrapped.VerificationFlag = "UNVERIFIED"
     wrapped.DocumentTitle = "Reading of a chest radiograph by a model: not for diagnosis"
     wrapped.ConceptNameCodeSequence = [hd.sr.CodedConcept.from_code(codes.LN.DiagnosticImagingReport)]
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = source.bare.SOPClassUID
-    reference.ReferencedSOPInstanceUID = source.bare.SOPInstanceUID
-    wrapped.SourceInstanceSequence = [reference]
+    wrapped.SourceInstanceSequence = [source.reference()]
     wrapped.MIMETypeOfEncapsulatedDocument = "application/pdf"
     wrapped.EncapsulatedDocument = document + b"\0" * (len(document) % 2)
     wrapped.EncapsulatedDocumentLength = len(document)

@@ -84,27 +84,19 @@ class Reporter:
         """Read one image."""
         return self._predictor(content, note)
 
-    def objects(
+    def results(
         self,
         prediction: Prediction,
-        content: bytes,
+        source: Source,
         previous: Sequence[Dataset] = (),
         *,
         when: datetime | None = None,
-    ) -> dict[Kind, Dataset]:
-        """The DICOM objects of a prediction; see `medsd.results.objects.objects`.
-
-        Raises:
-            DataError: `content` is no DICOM file, or lacks an identifier.
-        """
+    ) -> tuple[dict[Kind, Dataset], dict[Message, bytes]]:
+        """The DICOM objects and the messages of a prediction, as `medsd.results.objects` makes them."""
+        cases = self._similar(prediction)
+        result = Result.of(prediction, self.bundle, cases, when=when)
         kinds = [form for form in KINDS if form in self.forms]
-        source, cases = Source.read(content), self._similar(prediction)
-        return objects(prediction, self.bundle, source, kinds, cases, when=when, previous=previous)
-
-    def messages(self, prediction: Prediction, content: bytes, *, when: datetime | None = None) -> dict[Message, bytes]:
-        """The messages of a prediction; see `medsd.results.objects.messages`."""
-        result = Result.of(prediction, self.bundle, self._similar(prediction), when=when)
-        return messages(result, Source.read(content), self.forms)
+        return objects(result, self.bundle, source, kinds, cases, previous), messages(result, source, self.forms)
 
     def _similar(self, prediction: Prediction) -> list[SimilarCase]:
         return [] if self._cases is None or prediction.refused else self._cases.similar(prediction, self._k)
@@ -167,14 +159,13 @@ def write_report(
         DataError: it is no DICOM file, or lacks an identifier; or an earlier report is of another study.
     """
     content = read_content(path, reporter.policy, path.name)
-    study = str(Source.read(content).bare.StudyInstanceUID)  # before the model is asked
-    earlier = [_earlier(each, study) for each in previous]
+    source = Source.read(content)  # before the model is asked
+    earlier = [_earlier(each, str(source.bare.StudyInstanceUID)) for each in previous]
     log = AuditLog(audit, reporter.hasher) if audit is not None else None
     if log is not None:
         log.prepare()
     prediction, when = reporter.predict(content, note), datetime.now(UTC)
-    documents = reporter.objects(prediction, content, earlier, when=when)
-    told = reporter.messages(prediction, content, when=when)
+    documents, told = reporter.results(prediction, source, earlier, when=when)
     made = tuple(form for form in reporter.forms if form in documents or form in told)
     if log is not None:
         log.append(content, prediction, made, when)

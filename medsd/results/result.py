@@ -114,7 +114,6 @@ class Result:
         cases: Sequence[SimilarCase] = (),
         *,
         when: datetime | None = None,
-        name: str = "",
     ) -> Result:
         """The result of a prediction.
 
@@ -123,7 +122,6 @@ class Result:
             bundle: gives operating points, name and hash.
             cases: the similar cases to tell of.
             when: the time of the reading; now by default.
-            name: how the predictor called the image; it may be a patient's and is taken out of the message.
         """
         about = bundle.description
         if prediction.model_sha256 not in ("", bundle.model_sha256):
@@ -139,7 +137,7 @@ class Result:
             prediction.coverage,
             tuple(_case(case, codes, prediction) for case in cases),
             f"{SYNTHETIC} {DISCLAIMER}" if about.synthetic else DISCLAIMER,
-            prediction.message.removeprefix(f"{name}: ") if name else prediction.message,
+            prediction.message,
             when or datetime.now(UTC),
             f"Conformal calls with a coverage of {prediction.coverage * 100:g} %." if covered and prediction.coverage
             else "Calls at the operating points of the model.",

@@ -89,6 +89,13 @@ class Source:
                 setattr(bare, keyword, int(header[keyword].value))
         return cls(header, bare)
 
+    def reference(self) -> Dataset:
+        """An item of a sequence that refers to the image."""
+        item = Dataset()
+        item.ReferencedSOPClassUID = self.bare.SOPClassUID
+        item.ReferencedSOPInstanceUID = self.bare.SOPInstanceUID
+        return item
+
     def values(self, keyword: str) -> list[str]:
         """The values of an element as text, each in one line; none where it is empty, absent or cannot be read."""
         return [one_line(value) for value in element_values(self.header, keyword) if value]

@@ -16,7 +16,7 @@ from highdicom.sr.templates import _MeasurementsAndQualitativeEvaluations as Gro
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import BasicTextSRStorage, Comprehensive3DSRStorage
+from pydicom.uid import BasicTextSRStorage, Comprehensive3DSRStorage, generate_uid
 
 from medsd.results import coded
 from medsd.results.codes import CODES, REPORT, plain
@@ -127,14 +127,8 @@ def _no_findings(result: Result, source: Source) -> Group:
 
 def _tracking(name: str, result: Result, source: Source) -> hd.sr.TrackingIdentifier:
     """The same finding of the same image is tracked by one identifier, whenever it is read."""
-    uid = hd.UID.from_uuid(_uuid(f"{source.bare.SOPInstanceUID} {result.model_sha256} {name}"))
+    uid = hd.UID(generate_uid(entropy_srcs=[source.bare.SOPInstanceUID, result.model_sha256, name]))
     return hd.sr.TrackingIdentifier(uid, plain(name))
-
-
-def _uuid(words: str) -> str:
-    from uuid import NAMESPACE_OID, uuid5
-
-    return str(uuid5(NAMESPACE_OID, words))
 
 
 def _similar(cases: Sequence[CaseResult]) -> Dataset:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.request import urlopen
 
 import pytest
@@ -220,6 +221,21 @@ def test_a_message_without_end_is_cut_off_and_a_truncated_one_forgotten(start: S
     association.dul.socket.socket.close()
     assert send(node.port, [small_image(4)]) == [0]
     assert sum(node.queue.counts().images.values()) == 1
+
+
+def test_what_a_peer_declares_and_does_not_send_counts_for_nobody_else(tmp_path: Path):
+    queue = ImageQueue(tmp_path / "queue")
+    limits = NodeLimits(object_bytes=4000)
+    receiver = receive.Receiver(queue, KeyedHasher(KEY), Listening(port=0), limits, lambda _: None)
+    sockets = [SimpleNamespace(socket=socket.socket(), recv=bytes) for _ in range(2)]
+    asked = SimpleNamespace(address="")
+    peers = [SimpleNamespace(dul=SimpleNamespace(socket=each), requestor=asked) for each in sockets]
+    receiver._server = SimpleNamespace(active_associations=peers)  # the first one's end is not noticed yet
+    for each in peers:
+        receiver._bound(SimpleNamespace(assoc=each))
+    with pytest.raises(ConnectionAbortedError):
+        sockets[0].recv(2 << 30)
+    assert len(sockets[1].recv(100)) == 100
 
 
 def test_the_messages_of_all_associations_together_are_bounded(start: StartNode, caplog):

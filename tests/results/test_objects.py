@@ -17,6 +17,7 @@ from medsd.errors import DataError
 from medsd.inference.predict import Predictor
 from medsd.results.key_image import drawn
 from medsd.results.objects import KINDS, Kind, kinds_of, objects
+from medsd.results.result import Result
 from medsd.results.source import SERIES, Source, moment
 from tests.conftest import file_bytes
 from tests.results.conftest import Check
@@ -31,9 +32,14 @@ def made(fifty: list[Reading], predictor: Predictor, fused: Predictor) -> list[d
     """The other objects of each of the fifty."""
     bundles = {each.bundle.model_sha256: each.bundle for each in (predictor, fused)}
     return [
-        objects(each.result.prediction, bundles[each.result.model_sha256], each.source, OTHERS, when=WHEN)
+        objects(replace(each.result, cases=()), bundles[each.result.model_sha256], each.source, OTHERS)
         for each in fifty
     ]
+
+
+def _made(predictor: Predictor, content: bytes, kinds: tuple[Kind, ...]) -> dict[Kind, Dataset]:
+    bundle = predictor.bundle
+    return objects(Result.of(predictor(content), bundle, when=WHEN), bundle, Source.read(content), kinds)
 
 
 def test_every_object_of_the_fifty_has_no_errors(made: list[dict[Kind, Dataset]], dciodvfy: Check) -> None:
@@ -88,10 +94,10 @@ def test_an_inverted_image_stays_inverted_and_an_odd_header_has_no_presentation_
     inverted = file_bytes(
         radiograph(1 - chest, PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE")
     )
-    state = objects(predictor(inverted), predictor.bundle, Source.read(inverted), ("gsps",))["gsps"]
+    state = _made(predictor, inverted, ("gsps",))["gsps"]
     assert state.PresentationLUTShape == "INVERSE"
     odd = file_bytes(radiograph(chest, WindowWidth=None))
-    assert objects(predictor(odd), predictor.bundle, Source.read(odd), ("gsps",)) == {}
+    assert _made(predictor, odd, ("gsps",)) == {}
     assert "no presentation state" in caplog.text and "Phantom" not in caplog.text
 
 
@@ -109,10 +115,10 @@ def test_the_key_image_shows_the_image_and_what_is_said(fifty, made, chest) -> N
 
 def test_what_was_lossy_stays_lossy(predictor: Predictor, chest) -> None:  # type: ignore[no-untyped-def]
     content = file_bytes(radiograph(chest, LossyImageCompression="01", LossyImageCompressionRatio="12"))
-    capture = objects(predictor(content), predictor.bundle, Source.read(content), ("key-image",))["key-image"]
+    capture = _made(predictor, content, ("key-image",))["key-image"]
     assert (capture.LossyImageCompression, capture.LossyImageCompressionRatio) == ("01", 12)
     again = file_bytes(radiograph(chest, LossyImageCompression="01", LossyImageCompressionMethod=["ISO_10918_1"] * 2))
-    capture = objects(predictor(again), predictor.bundle, Source.read(again), ("key-image",))["key-image"]
+    capture = _made(predictor, again, ("key-image",))["key-image"]
     assert list(capture.LossyImageCompressionMethod) == ["ISO_10918_1"] * 2
 
 
@@ -136,7 +142,8 @@ def test_a_refused_image_is_a_quality_issue_with_its_reason(fifty, made) -> None
 def test_no_object_names_a_case_and_no_log_names_an_image(fifty, predictor, caplog) -> None:  # type: ignore[no-untyped-def]
     caplog.set_level(logging.DEBUG)
     reading, cases = fifty[0], [similar_case(predictor.bundle)]
-    some = objects(reading.result.prediction, predictor.bundle, reading.source, KINDS, cases, when=WHEN)
+    result = Result.of(reading.result.prediction, predictor.bundle, cases, when=WHEN)
+    some = objects(result, predictor.bundle, reading.source, KINDS, cases)
     assert set(some) == set(KINDS) - {"kos"}
     for kind, one in some.items():
         stream = io.BytesIO()

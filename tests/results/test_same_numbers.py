@@ -156,8 +156,9 @@ def hers(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> dict
     source, prediction = Source.read(content), predictor(content)
     assert not prediction.refused
     cases = [similar_case(predictor.bundle)]
-    made: dict[str, Any] = dict(objects(prediction, predictor.bundle, source, KINDS, cases, when=WHEN))
-    made |= messages(Result.of(prediction, predictor.bundle, cases, when=WHEN), source, FORMS)
+    result = Result.of(prediction, predictor.bundle, cases, when=WHEN)
+    made: dict[str, Any] = dict(objects(result, predictor.bundle, source, KINDS, cases))
+    made |= messages(result, source, FORMS)
     made["record"] = json.dumps(reading_record(prediction, predictor.bundle)).encode()
     made["table"] = json.dumps(row("image.dcm", prediction)).encode()
     return made
