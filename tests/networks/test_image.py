@@ -8,6 +8,7 @@ from typing import get_args
 import onnxruntime
 import pytest
 import torch
+from monai.networks.nets import EfficientNetBN
 from torch import nn
 
 from medsd.calibration.types import PlattCalibration
@@ -42,6 +43,15 @@ def test_the_blocks_hold_every_parameter_once(encoder: ImageEncoder) -> None:
     depths = encoder.depths()
     assert set(depths.values()) == set(range(1, len(encoder.blocks) + 1))
     assert depths[id(next(encoder.parameters()))] == len(encoder.blocks)
+
+
+def test_the_padding_in_the_convolutions_gives_the_map_of_monai() -> None:
+    ours = image_encoder(ImageSettings(backbone="efficientnet-b0"), SIZE).body.eval()
+    monai = EfficientNetBN("efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=1, num_classes=1).eval()
+    monai.load_state_dict(ours.state_dict(), strict=False)
+    pixels = torch.rand(2, 1, SIZE, SIZE)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(pixels), type(ours).forward(monai, pixels))
 
 
 @pytest.mark.parametrize("backbone", ["efficientnet-lite0", "densenet-small", "vit-tiny"])
