@@ -43,13 +43,15 @@ lock: $(VENV)/bin/python ## write .ci/requirements.lock: what serving installs, 
 		one["download_info"]["archive_info"]["hashes"]["sha256"]) \
 		for one in json.load(open("$(VENV)/lock.json"))["install"] if not one["is_direct"]), sep="\n")' > .ci/requirements.lock
 
-# Browser tests want Chromium, those of telemetry strace; where these may not be installed they are skipped, and say so.
+# Programs that tests want, each with its Debian packages; where they may not be installed those tests are skipped, and say so.
+# No service is started with them.
 programs:
-	@for name in chromium strace; do \
+	@for wanted in chromium:chromium strace:strace dcmsend:dcmtk dciodvfy:dicom3tools Orthanc:orthanc,orthanc-dicomweb; do \
+		name=$${wanted%%:*}; packages=$$(echo $${wanted#*:} | tr , ' '); \
 		if ! command -v $$name >/dev/null 2>&1 && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
-			echo "installing $$name for the tests"; \
-			apt-get update -qq && apt-get install -y -qq --no-install-recommends $$name >/dev/null \
-				|| echo "$$name could not be installed: the tests that want it are skipped"; \
+			echo "installing $$packages for the tests"; \
+			apt-get update -qq && RUNLEVEL=1 SYSTEMD_OFFLINE=1 apt-get install -y -qq --no-install-recommends $$packages >/dev/null \
+				|| echo "$$packages could not be installed: the tests that want it are skipped"; \
 		fi; \
 	done
 

@@ -1,10 +1,13 @@
 """What stands around a node in the tests: senders, an archive that records what it gets, and a node in a process.
 
-Run as a program it is a node whose predictions cost nothing: ``python -m tests.pacs.peers FOLDER PORT ARCHIVE_PORT``.
+Run as a program it is a node whose predictions cost nothing:
+``python -m tests.pacs.peers FOLDER PORT ARCHIVE_PORT ARCHIVE_TITLE``.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import socket
 import subprocess
@@ -140,8 +143,8 @@ def free_port() -> int:
 class Process:
     """A node in a process of its own, to be killed."""
 
-    def __init__(self, folder: Path, port: int, archive: int) -> None:
-        command = [sys.executable, "-m", "tests.pacs.peers", str(folder), str(port), str(archive)]
+    def __init__(self, folder: Path, port: int, archive: int, title: str = ARCHIVE) -> None:
+        command = [sys.executable, "-m", "tests.pacs.peers", str(folder), str(port), str(archive), title]
         self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline().strip() == "listening"
@@ -155,12 +158,42 @@ class Process:
         return self._process.wait(20)
 
 
+class Running:
+    """A running `medsd receive`."""
+
+    def __init__(self, log: Path, *arguments: object) -> None:
+        self.log = log
+        command = [sys.executable, "-m", "medsd.cli", "receive", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "MEDSD_KEY": "a key for the tests of medsd"}
+        with log.open("w") as stream:
+            self._process = subprocess.Popen(command, env=environment, stderr=stream, stdout=stream)
+        wait_until(lambda: self._process.poll() is not None or "listens as" in self.told, 120)
+        assert self._process.poll() is None, self.told
+
+    @property
+    def told(self) -> str:
+        return self.log.read_text()
+
+    def port(self, before: str) -> int:
+        found = re.search(rf"{before}127\.0\.0\.1:(\d+)", self.told)
+        assert found
+        return int(found[1])
+
+    def end(self) -> int:
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(60)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
 def duplicates(archive: Archive) -> dict[str, int]:
     """Images that have more than one result."""
     return {image: n for image, n in Counter({k: len(v) for k, v in archive.results.items()}).items() if n != 1}
 
 
-def main(folder: str, port: str, archive: str) -> None:
+def main(folder: str, port: str, archive: str, title: str) -> None:
     ending = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
     with Node(
@@ -168,7 +201,7 @@ def main(folder: str, port: str, archive: str) -> None:
         nothing_said,
         one_result,
         hasher=KeyedHasher(KEY),
-        destination=Destination(ARCHIVE, "127.0.0.1", int(archive)),
+        destination=Destination(title, "127.0.0.1", int(archive)),
         listening=Listening(port=int(port)),
         quiet_s=0.2,
     ):

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
-import signal
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +36,7 @@ from medsd.cli import app
 from medsd.errors import MedsdError
 from medsd.results import sr
 from tests.conftest import file_bytes
-from tests.pacs.peers import ROOT, free_port, send, wait_until
+from tests.pacs.peers import free_port, send, wait_until
 from tests.results.varied import radiograph
 
 RESULTS = (
@@ -65,49 +61,6 @@ def archive(tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[Datas
         yield server.server_address[1], stored
     finally:
         ae.shutdown()
-
-
-class Running:
-    """A running `medsd receive`."""
-
-    def __init__(self, log: Path, *arguments: object) -> None:
-        self.log = log
-        command = [sys.executable, "-m", "medsd.cli", "receive", *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "MEDSD_KEY": "a key for the tests of medsd"}
-        with log.open("w") as stream:
-            self._process = subprocess.Popen(command, env=environment, stderr=stream, stdout=stream)
-        wait_until(lambda: self._process.poll() is not None or "listens as" in self.told, 120)
-        assert self._process.poll() is None, self.told
-
-    @property
-    def told(self) -> str:
-        return self.log.read_text()
-
-    def port(self, before: str) -> int:
-        found = re.search(rf"{before}127\.0\.0\.1:(\d+)", self.told)
-        assert found
-        return int(found[1])
-
-    def end(self) -> int:
-        self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(60)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Any]:
-    running: list[Running] = []
-
-    def begin(*arguments: object) -> Running:
-        running.append(Running(tmp_path / f"log{len(running)}", *arguments))
-        return running[-1]
-
-    yield begin
-    for one in running:
-        one.kill()
 
 
 def test_results_come_into_the_patients_study_once_and_the_node_ends_clean(

@@ -1,0 +1,105 @@
+"""The node beside a real archive: what modalities send to Orthanc comes back to it as a result in the same study."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pydicom import Dataset
+from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
+
+pytest.importorskip("pynetdicom", reason="medsd[pacs]")
+pytest.importorskip("highdicom", reason="medsd[pacs]")
+pytest.importorskip("dicomweb_client", reason="medsd[pacs]")
+
+from dicomweb_client.api import DICOMwebClient
+
+from medsd.bundle.layout import Bundle
+from tests.pacs import orthanc
+from tests.pacs.orthanc import Orthanc
+from tests.pacs.peers import Process, free_port, send, small_image, wait_until
+from tests.results.varied import radiograph
+
+pytestmark = orthanc.NEEDED
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[tuple[Orthanc, int]]:
+    """Orthanc, and the port at which it expects the node."""
+    node = free_port()
+    with Orthanc(tmp_path / "orthanc", node) as running:
+        yield running, node
+
+
+def test_results_come_back_into_the_study_and_are_found_by_qido(
+    archive: tuple[Orthanc, int],
+    run: Any,
+    tmp_path: Path,
+    image_bundle: Bundle,
+    chest: npt.NDArray[np.float64],
+) -> None:
+    pacs, port = archive
+    run(
+        image_bundle.folder, "--port", port, "--forward", f"{orthanc.TITLE}@127.0.0.1:{pacs.port}", "--allow",
+        orthanc.TITLE, "--queue", tmp_path / "queue", "--complete-after", 0.2, "--as", "sr,key-image",
+        "--provider", "cpu",
+    )  # fmt: skip
+    image = radiograph(chest)
+    assert send(pacs.port, [image], called=orthanc.TITLE) == [0]
+    client = DICOMwebClient(pacs.address)
+
+    def found() -> dict[str, dict[str, Any]]:
+        told = client.search_for_instances(image.StudyInstanceUID, fields=["PatientID"])
+        return {str(each["00080016"]["Value"][0]): each for each in told}
+
+    wait_until(lambda: len(found()) == 3, 120)
+    results = found()
+    assert set(results) == {image.SOPClassUID, ComprehensiveSRStorage, SecondaryCaptureImageStorage}
+    assert [each["00100020"]["Value"] for each in results.values()] == [[image.PatientID]] * 3
+    series = {each["0020000E"]["Value"][0] for each in results.values()}
+    assert len(series) == 3 and image.SeriesInstanceUID in series
+
+
+def sent_until_read(pacs: Orthanc, port: int, folder: Path, count: int, kills: int, outage_s: float) -> None:
+    """Images go from Orthanc to a node that is killed again and again, and back while Orthanc is away for a while."""
+    images: list[Dataset] = [small_image(number, number // 4) for number in range(count)]
+    node = Process(folder, port, pacs.port, orthanc.TITLE)
+    sending = threading.Thread(target=send, args=(pacs.port, images), kwargs={"called": orthanc.TITLE})
+    sending.start()
+    for _ in range(kills):
+        time.sleep(1)
+        node.kill()
+        node = Process(folder, port, pacs.port, orthanc.TITLE)
+    sending.join()
+    kept = pacs.find("DX")
+    assert len(kept) == count
+    pacs.stop()
+    time.sleep(outage_s)
+    pacs.start()
+    for _ in range(60):  # the archive keeps asking, as nothing tells it which of its images were acknowledged
+        pacs.forward(kept)
+        time.sleep(max(2.0, count / 50))
+        if len(pacs.results()) == count:
+            break
+    time.sleep(2)
+    assert pacs.results() == dict.fromkeys((str(each.SOPInstanceUID) for each in images), 1)
+    assert node.terminate() == 0
+
+
+def test_a_node_that_is_killed_and_an_archive_that_goes_away_leave_one_result_an_image(
+    archive: tuple[Orthanc, int], tmp_path: Path
+) -> None:
+    sent_until_read(*archive, tmp_path / "queue", count=12, kills=2, outage_s=2)
+
+
+@pytest.mark.bench
+def test_five_hundred_images_ten_kills_and_a_minute_without_the_archive(
+    archive: tuple[Orthanc, int], tmp_path: Path
+) -> None:
+    sent_until_read(*archive, tmp_path / "queue", count=500, kills=10, outage_s=60)
