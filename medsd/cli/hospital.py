@@ -21,7 +21,7 @@ from medsd.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from medsd.pacs.deliver import Destination
+    from medsd.pacs.deliver import Destination, WebDestination
     from medsd.pacs.receive import Listening
 
 _OBJECTS = (
@@ -87,7 +87,9 @@ _ForwardAuthority = Annotated[
 
 def receive(
     bundle: BundleFolder,
-    forward: Annotated[str, typer.Option(help="the archive that the results go to: AE@host:port")],
+    forward: Annotated[
+        str, typer.Option(help="the archive that the results go to: AE@host:port, or https://host/path/studies")
+    ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="to listen on; 0 takes any free port")] = 11112,
     host: _Host = "127.0.0.1",
     title: Annotated[str, typer.Option(help="AE title of this node")] = "MEDSD",
@@ -146,6 +148,66 @@ def receive(
         )
 
 
+_Source = Annotated[str, typer.Argument(help="AE@host:port, or https://host/path/studies (or a study of it)")]
+_Dates = Annotated[str, typer.Option("--date", help="Study Date: a day, or a range such as 20260101-20260131")]
+_Matching = Annotated[list[str] | None, typer.Option("--match", help="a further key: StationName=CR1")]
+_MoveTo = Annotated[
+    str | None,
+    typer.Option(help="AE title of a node that runs, as the archive knows it; C-MOVE sends the images there"),
+]
+
+
+def fetch(
+    source: _Source,
+    out: Annotated[Path | None, typer.Option(help="folder for the images, named by keyed hashes")] = None,
+    queue: Annotated[Path | None, typer.Option(help="the --queue of a node that does not run now")] = None,
+    move_to: _MoveTo = None,
+    dates: _Dates = "",
+    modality: Annotated[list[str], typer.Option(help="of the series")] = ["CR", "DX"],  # noqa: B006  # typer copies it
+    match: _Matching = None,
+    title: Annotated[str, typer.Option(help="our AE title, which the archive must know")] = "MEDSD",
+    host: Annotated[str, typer.Option(help="address at which the archive finds us, for C-MOVE")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="at which the archive finds us, for C-MOVE")] = 11112,
+    by_tls: Annotated[bool, typer.Option("--tls", help="ask by TLS, showing --tls-cert")] = False,
+    certificate: _Certificate = None,
+    key: Annotated[Path | None, typer.Option("--tls-key", help="private key of --tls-cert")] = None,
+    authority: Annotated[Path | None, typer.Option("--tls-ca", help="authority of the archive's certificate")] = None,
+    object_mb: Annotated[int, typer.Option("--max-image-mb", min=1, help="MB (2^20 bytes) of one image")] = 128,
+    free_gb: Annotated[float, typer.Option("--min-free-gb", min=0, help="to be left free on the disk")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Pull radiographs from an archive, into a folder or to a node: by C-FIND and C-MOVE, or by QIDO-RS and WADO-RS.
+
+    Images that are there already do not count as new. The exit status is 1 where one did not come.
+
+    Example: medsd fetch ORTHANC@127.0.0.1:4242 --move-to MEDSD --date 20260101-20260131
+    """
+    with requiring("pacs", "medsd fetch"):
+        from medsd.pacs.fetch import Query, fetch_images
+        from medsd.pacs.receive import NodeLimits
+
+    if sum(place is not None for place in (out, queue, move_to)) != 1:
+        raise typer.BadParameter("give one of --out, --queue and --move-to")
+    if any("=" not in each for each in match or ()):
+        raise typer.BadParameter("--match wants KEYWORD=VALUE")
+    matching = tuple((name, value) for name, _, value in (each.partition("=") for each in match or ()))
+    archive = _archive(source, by_tls, certificate, key, authority)
+    sender = getattr(archive, "title", None)
+    ours = _listening(title, host, port, [sender] if sender else None, certificate, key, certificate and authority)
+    fetched = fetch_images(
+        archive,
+        Query(dates, tuple(modality), matching),
+        ours,
+        NodeLimits(object_mb << 20, free_bytes=int(free_gb * 2**30)),
+        out=out,
+        queue=queue,
+        move_to=move_to,
+    )
+    print_summary(fetched, as_json)
+    if fetched.failed:
+        raise typer.Exit(1)
+
+
 def audit(
     log: Annotated[Path, typer.Argument(help="an audit log that report or receive wrote")],
     as_json: Json = False,
@@ -190,14 +252,31 @@ def _listening(
 
 def _destination(
     forward: str, by_tls: bool, certificate: Path | None, key: Path | None, authority: Path | None
-) -> Destination:
-    from medsd.pacs.deliver import Destination
+) -> Destination | WebDestination:
+    from medsd.pacs.deliver import Destination, WebDestination
     from medsd.pacs.receive import client_context
 
+    if "://" in forward:
+        return WebDestination.of(forward, authority, _shown(by_tls, certificate, key))
     if authority is not None and not by_tls:
         raise typer.BadParameter("--forward-ca needs --forward-tls")
     files = [str(path) if path else None for path in (certificate, key, authority)]
     return Destination.of(forward, client_context(*files) if by_tls else None)
 
 
-VERBS = (report, receive, audit)
+def _archive(
+    source: str, by_tls: bool, certificate: Path | None, key: Path | None, authority: Path | None
+) -> Destination | WebDestination:
+    from medsd.dicom.web import Address
+    from medsd.pacs.deliver import WebDestination
+
+    if "://" in source:
+        return WebDestination(Address.of(source), authority, _shown(by_tls, certificate, key))
+    return _destination(source, by_tls, certificate, key, authority if by_tls else None)
+
+
+def _shown(by_tls: bool, certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+    return (certificate, key) if by_tls and certificate and key else None
+
+
+VERBS = (report, receive, fetch, audit)

@@ -1,26 +1,29 @@
-"""The delivering half of the node: results go to an archive by C-STORE (PS3.4 annex B)."""
-
-from __future__ import annotations
+"""The delivering half of the node: results go to an archive by C-STORE (PS3.4 annex B) or STOW-RS (PS3.18)."""
 
 import logging
 import re
 import ssl
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 from pydicom import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, build_context
 
+from medsd.dicom.web import Address, DicomWeb, DicomWebError, UnansweredError
 from medsd.errors import DataError
 
 log = logging.getLogger(__name__)
 _SUCCESS, _WARNINGS = 0x0000, range(0xB000, 0xC000)  # PS3.4 table B.2-1: coerced, discarded, no match: stored
 _MOST_CONTEXTS = 128  # PS3.8 section 9.3.2.2
+Batched = tuple[str, list[Dataset]]  # the key of an image, and its results
 
 
 class UnreachableError(Exception):
-    """The archive takes no association now."""
+    """The archive cannot be reached now."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Destination:
     tls: ssl.SSLContext | None = None
 
     @classmethod
-    def of(cls, text: str, tls: ssl.SSLContext | None = None) -> Destination:
+    def of(cls, text: str, tls: ssl.SSLContext | None = None) -> Self:
         """Read ``AE@host:port``.
 
         Raises:
@@ -44,45 +47,95 @@ class Destination:
             raise DataError(f"'{text}' is no destination; write AE@host:port, for instance ORTHANC@127.0.0.1:4242")
         return cls(found[1].strip(), found[2], int(found[3]), tls)
 
+    def __str__(self) -> str:
+        """As it is written."""
+        return f"{self.title}@{self.host}:{self.port}"
 
-def deliver(destination: Destination, title: str, batch: Iterable[tuple[str, list[Dataset]]]) -> dict[str, str]:
-    """Send the results of some images in one association.
+    def deliver(self, title: str, batch: Iterable[Batched]) -> dict[str, str]:
+        """Send the results of some images in one association.
 
-    Args:
-        title: our AE title.
-        batch: keys of images, and the results of each.
+        Args:
+            title: our AE title.
+            batch: keys of images, and the results of each.
 
-    Returns:
-        by key "" where the archive has every result of the image, else why not.
+        Returns:
+            by key "" where the archive has every result of the image, else why not.
 
-    Raises:
-        UnreachableError: no association came about, or it broke before anything was sent.
+        Raises:
+            UnreachableError: no association came about, or it broke before anything was sent.
+        """
+        batch = list(batch)
+        kinds = sorted({(r.SOPClassUID, r.file_meta.TransferSyntaxUID) for _, results in batch for r in results})
+        ae = AE(title)
+        ae.connection_timeout = ae.acse_timeout = 15
+        association = ae.associate(
+            self.host,
+            self.port,
+            contexts=[build_context(*kind) for kind in kinds[:_MOST_CONTEXTS]],
+            ae_title=self.title,
+            tls_args=(self.tls, self.host) if self.tls else None,
+        )
+        if not association.is_established:
+            raise UnreachableError("rejected" if association.is_rejected else "no association")
+        said: dict[str, str] = {}
+        try:
+            for key, results in batch:
+                if not association.is_established:
+                    break
+                said[key] = next((why for result in results if (why := _send(association, result))), "")
+        finally:
+            if association.is_established:
+                association.release()
+        if not said:
+            raise UnreachableError("the association broke")
+        return said
+
+
+@dataclass(frozen=True)
+class WebDestination:
+    """An archive, as ``https://host/path/studies``, to which results go by STOW-RS (PS3.18 section 10.5).
+
+    Attributes:
+        address: of its studies.
+        authority, certificate: as for `DicomWeb`.
     """
-    batch = list(batch)
-    kinds = sorted({(r.SOPClassUID, r.file_meta.TransferSyntaxUID) for _, results in batch for r in results})
-    ae = AE(title)
-    ae.connection_timeout = ae.acse_timeout = 15
-    association = ae.associate(
-        destination.host,
-        destination.port,
-        contexts=[build_context(*kind) for kind in kinds[:_MOST_CONTEXTS]],
-        ae_title=destination.title,
-        tls_args=(destination.tls, destination.host) if destination.tls else None,
-    )
-    if not association.is_established:
-        raise UnreachableError("rejected" if association.is_rejected else "no association")
-    said: dict[str, str] = {}
-    try:
-        for key, results in batch:
-            if not association.is_established:
-                break
-            said[key] = next((why for result in results if (why := _send(association, result))), "")
-    finally:
-        if association.is_established:
-            association.release()
-    if not said:
-        raise UnreachableError("the association broke")
-    return said
+
+    address: Address
+    authority: Path | None = None
+    certificate: tuple[Path, Path] | None = None
+
+    @classmethod
+    def of(cls, text: str, authority: Path | None = None, certificate: tuple[Path, Path] | None = None) -> Self:
+        """Read the address of an archive's studies.
+
+        Raises:
+            DataError: it is none, or one of a study or a search.
+            DependencyError: dicomweb-client is not installed.
+        """
+        address = Address.of(text)
+        if address.study or address.filters:
+            raise DataError("results go to https://host/path/studies, without a study and without a search")
+        DicomWeb(address.service, authority, certificate).close()
+        return cls(address, authority, certificate)
+
+    def __str__(self) -> str:
+        """As it is written."""
+        return str(self.address)
+
+    def deliver(self, title: str, batch: Iterable[Batched]) -> dict[str, str]:
+        """As `Destination.deliver`, with a request for each image."""
+        said: dict[str, str] = {}
+        with closing(DicomWeb(self.address.service, self.authority, self.certificate)) as service:
+            for key, results in batch:
+                try:
+                    said[key] = service.store(results)
+                except UnansweredError as error:
+                    if not said:
+                        raise UnreachableError(error.strerror) from None
+                    break
+                except DicomWebError as error:
+                    said[key] = error.strerror or "it refuses"
+        return said
 
 
 def _send(association, result: Dataset) -> str:  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""`Node`: images in by C-STORE, one result each out by C-STORE, and a queue on disk between. Begin here.
+"""`Node`: images in by C-STORE, one result each out by C-STORE or STOW-RS, and a queue on disk between. Begin here.
 
 A result is made once, written to disk, and only then sent, with the same UIDs however often that takes: an archive
 that got it twice holds it once (PS3.4 section B.3.4). An image that is sent again gets no second result.
@@ -17,7 +17,7 @@ from pydicom import Dataset
 
 from medsd.dicom.quiet import quiet
 from medsd.inference.prediction import Prediction
-from medsd.pacs.deliver import Destination, UnreachableError, deliver
+from medsd.pacs.deliver import Destination, UnreachableError, WebDestination
 from medsd.pacs.queue import ImageQueue, pause
 from medsd.pacs.receive import Listening, NodeLimits, Receiver
 from medsd.pacs.silence import silence
@@ -55,7 +55,7 @@ class Node:
         results_of: ResultsOf,
         *,
         hasher: KeyedHasher,
-        destination: Destination,
+        destination: Destination | WebDestination,
         listening: Listening | None = None,
         limits: NodeLimits | None = None,
         quiet_s: float = 30.0,
@@ -138,7 +138,7 @@ class Node:
             return _LOOK_S
         try:
             with quiet():
-                said = deliver(self._destination, self._listening.title, batch.items())
+                said = self._destination.deliver(self._listening.title, batch.items())
         except UnreachableError:
             self.status.sent("unreachable")
             self._unreachable += 1

@@ -116,6 +116,10 @@ class ImageQueue:
     def _result(self, key: str, number: int) -> Path:
         return self.folder / "results" / f"{key}.{number}.dcm"
 
+    def knows(self, key: str) -> bool:
+        """Whether an image has or will have its one result."""
+        return bool(self._ask("SELECT 1 FROM images WHERE key = ? AND state != 'failed'", key))
+
     def add(self, key: str, study: str, content: bytes) -> bool:
         """Keep an image; when this returns, it survives a power cut.
 
@@ -131,8 +135,7 @@ class ImageQueue:
             OSError, sqlite3.Error: the disk is full, or cannot be written. Nothing was kept.
         """
         with self._adding:  # several associations may bring one image at once, and a draft has one name
-            known = self._ask("SELECT state FROM images WHERE key = ?", key)
-            if known and known[0][0] != "failed":
+            if self.knows(key):
                 return False
             write_whole(self._image(key), content)
             return bool(

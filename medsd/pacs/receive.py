@@ -13,7 +13,8 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
@@ -33,7 +34,6 @@ from pynetdicom.sop_class import Verification
 from medsd.dicom import decoders
 from medsd.dicom.identity import read_identity
 from medsd.errors import DataError
-from medsd.pacs.queue import ImageQueue
 from medsd.privacy import KeyedHasher
 
 log = logging.getLogger(__name__)
@@ -104,6 +104,50 @@ class Listening:
             )
 
 
+class ImageStore(Protocol):
+    """What images are put into: the queue of a node, or a folder (`medsd.pacs.fetch`)."""
+
+    folder: Path
+
+    def waiting_bytes(self) -> int:
+        """How much waits in it."""
+        ...
+
+    def knows(self, key: str) -> bool:
+        """Whether an image need not come again."""
+        ...
+
+    def add(self, key: str, study: str, content: bytes) -> bool:
+        """As `medsd.pacs.queue.ImageQueue.add`."""
+        ...
+
+
+def take(content: bytes, instance: str, store: ImageStore, hasher: KeyedHasher, limits: NodeLimits) -> tuple[str, int]:
+    """Put an image into a store, within the limits.
+
+    Args:
+        content: of a DICOM file.
+        instance: the UID that it must have.
+
+    Returns:
+        "accepted", "again" or why it was refused, and the status of C-STORE.
+    """
+    if len(content) > limits.object_bytes:
+        return "too large", OUT_OF_RESOURCES
+    identity = read_identity(content)
+    if not identity.study_uid or identity.instance_uid != instance:
+        return "unreadable header", CANNOT_UNDERSTAND
+    key, study = hasher.instance_key(identity.instance_uid), hasher.study_key(identity.study_uid)
+    try:
+        free = shutil.disk_usage(store.folder).free - len(content)
+        if free < limits.free_bytes or store.waiting_bytes() + len(content) > limits.queue_bytes:
+            return "disk full", OUT_OF_RESOURCES
+        return ("accepted" if store.add(key, study, content) else "again"), SUCCESS
+    except (OSError, sqlite3.Error) as error:
+        log.error("the images cannot be written: %s", getattr(error, "strerror", None) or type(error).__name__)
+        return "disk full", OUT_OF_RESOURCES
+
+
 def readable_syntaxes() -> list[UID]:
     """The transfer syntaxes whose pixels are decoded here."""
     compressed = [uid for uid in AllTransferSyntaxes if uid.is_compressed and uid not in _NATIVE]
@@ -122,20 +166,21 @@ class Receiver:
     """Listens, and puts what it takes into the queue.
 
     Args:
+        store: of the node, or what else images go to.
         count: called with an outcome for each image and each association that was turned away: "accepted", "again"
             (the image is known), or why it was refused.
     """
 
     def __init__(
         self,
-        queue: ImageQueue,
+        store: ImageStore,
         hasher: KeyedHasher,
         listening: Listening,
         limits: NodeLimits,
         count: Callable[[str], None],
     ) -> None:
         listening.check()
-        self._queue, self._hasher, self._listening, self._limits, self._count = queue, hasher, listening, limits, count
+        self._images, self._hasher, self._listening, self._limits, self._count = store, hasher, listening, limits, count
         self._ae = AE(listening.title)
         self._ae.require_called_aet = True
         self._ae.require_calling_aet = list(listening.allowed)
@@ -180,7 +225,8 @@ class Receiver:
     def _store(self, event: Any) -> int:
         sock = event.assoc.dul.socket  # None as soon as the peer is gone
         try:
-            outcome, status = self._take(event)
+            instance = event.request.AffectedSOPInstanceUID
+            outcome, status = take(event.encoded_dataset(), instance, self._images, self._hasher, self._limits)
         finally:
             if sock is not None:
                 sock.received = 0  # of the next message
@@ -188,23 +234,6 @@ class Receiver:
         if status != SUCCESS:
             log.warning("an image from %s was refused: %s", _peer(event), outcome)
         return status
-
-    def _take(self, event: Any) -> tuple[str, int]:
-        content = event.encoded_dataset()
-        if len(content) > self._limits.object_bytes:
-            return "too large", OUT_OF_RESOURCES
-        identity = read_identity(content)
-        if not identity.study_uid or identity.instance_uid != event.request.AffectedSOPInstanceUID:
-            return "unreadable header", CANNOT_UNDERSTAND
-        key, study = self._hasher.instance_key(identity.instance_uid), self._hasher.study_key(identity.study_uid)
-        try:
-            free = shutil.disk_usage(self._queue.folder).free - len(content)
-            if free < self._limits.free_bytes or self._queue.waiting_bytes() + len(content) > self._limits.queue_bytes:
-                return "disk full", OUT_OF_RESOURCES
-            return ("accepted" if self._queue.add(key, study, content) else "again"), SUCCESS
-        except (OSError, sqlite3.Error) as error:
-            log.error("the queue cannot be written: %s", getattr(error, "strerror", None) or type(error).__name__)
-            return "disk full", OUT_OF_RESOURCES
 
     def _bound(self, event: Any) -> None:
         """Bound what a peer can make this process hold and how long it can hold a place.

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydicom import Dataset
 
 from medsd.inference.prediction import Prediction
-from medsd.pacs.deliver import Destination
+from medsd.pacs.deliver import Destination, WebDestination
 from medsd.pacs.node import Node
 from medsd.pacs.receive import Listening, NodeLimits
 from medsd.results.audit import AuditLog
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def serve(
     reporter: Reporter,
-    destination: Destination,
+    destination: Destination | WebDestination,
     folder: Path,
     *,
     listening: Listening,
@@ -68,9 +68,8 @@ def serve(
         status_port=status_port,
     )
     with node:
-        archive = f"{destination.title}@{destination.host}:{destination.port}"
         log.info("%s listens as %s on %s:%d; results go to %s",
-                 reporter.bundle.label, listening.title, listening.host, node.port, archive)  # fmt: skip
+                 reporter.bundle.label, listening.title, listening.host, node.port, destination)  # fmt: skip
         if node.status.port is not None:
             log.info("status page: http://127.0.0.1:%d", node.status.port)
         ending.wait()

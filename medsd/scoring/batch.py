@@ -22,7 +22,7 @@ from medsd.inference.predict import Predictor, Study
 from medsd.inference.prediction import Prediction
 from medsd.inference.providers import CPU
 from medsd.inference.session import planned_precision, processors
-from medsd.preprocessing.decode import Decoder, Decoders
+from medsd.preprocessing.decode import Decoders
 from medsd.preprocessing.image import DecodedImage, named
 from medsd.preprocessing.notes import clean_note
 from medsd.scoring import table
@@ -48,8 +48,7 @@ def score(request: ScoringRequest) -> Summary:
     precision = planned_precision(job.bundle, request.provider, request.precision)
     with job.finished(precision) as rows:
         waiting = [name for block in rows.waiting for name in block.names]
-        decoder = Decoder(job.bundle.description.pixels, request.policy, job.hasher)
-        with Decoders(decoder, request.workers or 1, images=len(waiting) if job.images else 0) as decoders:
+        with Decoders(job.decoder, request.workers or 1, images=len(waiting) if job.images else 0) as decoders:
             predictor = Predictor(
                 job.bundle,
                 provider=request.provider,

@@ -1,8 +1,8 @@
-"""Paths of object stores and other file systems, such as ``s3://bucket/images``, through fsspec.
+"""Paths of object stores and other file systems, such as ``s3://bucket/images``, through fsspec, and of DICOMweb.
 
 fsspec is what Ray and pandas read such paths with; each store needs its own package beside it (s3fs, gcsfs, adlfs …),
 and takes its address and its key from the settings of that package. A path without a scheme, or with ``file://``, is
-one of this machine's own.
+one of this machine's own. Images of a DICOMweb service (`medsd.dicom.web`) are named ``dicomweb://``, one each.
 """
 
 import contextlib
@@ -10,10 +10,12 @@ import glob
 import os
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from medsd.dicom.policy import concern
+from medsd.dicom.web import Address, DicomWeb, DicomWebError, TooLargeError, is_dicomweb
 from medsd.errors import DataError, DependencyError, ImageError
 from medsd.files import write_whole
 from medsd.preprocessing.decode import Decoder
@@ -68,12 +70,14 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def names_at(url: str) -> list[str]:
-    """The images that a URL means: one, those of a folder and below (sorted, without hidden ones, tables and texts), or
-    those of a pattern.
+    """The images that a URL means: one, those of a folder and below (sorted, without hidden ones, tables and texts),
+    those of a pattern, or the radiographs that a search of DICOMweb finds.
 
     Raises:
         DataError: there are none, or the store does not answer.
     """
+    if is_dicomweb(url):
+        return _found_at(Address.of(url))
     files, path = file_system(url)
     try:
         found = _find(files, path)
@@ -86,6 +90,19 @@ def names_at(url: str) -> list[str]:
         raise DataError(f"{url}: {what}")
     scheme = url.partition("://")[0]
     return [name if "://" in name else _join(scheme, name) for name in found]
+
+
+_service = lru_cache(maxsize=8)(DicomWeb)  # its connections are used again
+
+
+def _found_at(address: Address) -> list[str]:
+    try:
+        found = [str(each) for each in _service(address.service).find(address)]
+    except DicomWebError as error:
+        raise DataError(f"{address.service}: {error.strerror}") from None
+    if not found:
+        raise DataError(f"{address.service}: there are no radiographs of this address")
+    return found
 
 
 def _find(files: Any, path: str) -> list[str] | None:
@@ -101,12 +118,18 @@ def _find(files: Any, path: str) -> list[str] | None:
 def fetch(url: str, most: int, name: str = "") -> bytes:
     """The content of a file; raises ImageError, which says `name`, where it cannot be read or has over `most` bytes."""
     try:
-        files, path = file_system(url)
-        with files.open(path, "rb") as file:
-            content: bytes = file.read(most + 1)
+        if is_dicomweb(url):
+            address = Address.of(url)
+            content: bytes | None = _service(address.service).fetch(address, most)
+        else:
+            files, path = file_system(url)
+            with files.open(path, "rb") as file:
+                content = file.read(most + 1)
+    except TooLargeError:
+        content = None
     except OSError as error:
         raise concern("file_error", detail=error.strerror or type(error).__name__).error(name) from None
-    if len(content) > most:
+    if content is None or len(content) > most:
         value, accepted = f"the file has more than {most} bytes", f"{most} bytes"
         raise concern("too_large", value=value, accepted=accepted).error(name)
     return content

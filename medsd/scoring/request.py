@@ -14,8 +14,10 @@ from typing import Any
 
 from medsd.bundle.layout import DESCRIPTION, Bundle, Precision
 from medsd.dicom.gate import GatePolicy
+from medsd.dicom.web import is_dicomweb
 from medsd.errors import DataError
 from medsd.inference.providers import PrecisionChoice, ProviderChoice
+from medsd.preprocessing.decode import Decoder
 from medsd.privacy import KeyedHasher
 from medsd.progress import Progress
 from medsd.scoring import embeddings as embedding_files
@@ -24,7 +26,7 @@ from medsd.scoring.finished import RECORD, FinishedRows
 from medsd.scoring.inputs import Inputs, name_inputs
 from medsd.scoring.note_files import Notes
 from medsd.scoring.prometheus import ScoringGauges
-from medsd.scoring.remote import names_at, place_of, url_of
+from medsd.scoring.remote import FetchingDecoder, names_at, place_of, url_of
 
 Outcomes = list[tuple[str, str]]  # status and reason of finished rows
 
@@ -113,6 +115,12 @@ class ScoringJob:
         """Numbers of an embedding that is kept; 0 where none are."""
         return 0 if self.embeddings is None else self.bundle.description.embedding_size
 
+    @property
+    def decoder(self) -> Decoder:
+        """What reads the images; from DICOMweb, too, where one of them is there."""
+        kind = FetchingDecoder if _names_dicomweb(self.names) else Decoder
+        return kind(self.bundle.description.pixels, self.request.policy, self.hasher)
+
     def finished(self, precision: Precision) -> FinishedRows:
         """The store of the finished rows, locked; errors as `FinishedRows`."""
         request, bundle = self.request, self.bundle
@@ -141,7 +149,8 @@ class ScoringJob:
 
 
 def prepare(request: ScoringRequest, *, urls: bool = False) -> ScoringJob:
-    """Open the bundle, name the inputs and read the notes; with `urls`, paths may be URLs that fsspec knows.
+    """Open the bundle, name the inputs and read the notes; with `urls`, paths may be URLs that fsspec knows. Inputs may
+    be images of DICOMweb without it.
 
     Raises DataError: an input does not exist or is empty, or the notes or the output cannot be used; BundleError: no
     bundle, or an altered one.
@@ -150,7 +159,7 @@ def prepare(request: ScoringRequest, *, urls: bool = False) -> ScoringJob:
     out, vectors = place(request.out), None if request.embeddings is None else place(request.embeddings)
     _check_outputs(out, vectors)
     bundle = request.bundle if isinstance(request.bundle, Bundle) else Bundle.open(request.bundle)
-    images = bool(request.inputs or request.lists)
+    images, urls = bool(request.inputs or request.lists), urls or _names_dicomweb(request.inputs)
     if images and not bundle.description.image:
         raise DataError(f"{bundle.label} reads notes alone; leave the images out and give --notes")
     given = _name(request, [out, vectors, request.notes, request.metrics], urls) if images else Inputs([])
@@ -163,6 +172,11 @@ def prepare(request: ScoringRequest, *, urls: bool = False) -> ScoringJob:
     hasher = request.hasher or KeyedHasher.from_environment()
     size = max(1, min(request.batch_size, len(names)))
     return ScoringJob(request, bundle, out, vectors, names, notes, images, hasher, size, begun)
+
+
+def _names_dicomweb(names: Iterable[Path | str]) -> bool:
+    suspects = (name for name in names if str(name).startswith("dicomweb"))  # of two million, quickly
+    return any(is_dicomweb(url_of(name) or "") for name in suspects)
 
 
 def _check_outputs(out: Path | str, vectors: Path | str | None) -> None:

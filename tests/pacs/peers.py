@@ -1,7 +1,7 @@
 """What stands around a node in the tests: senders, an archive that records what it gets, and a node in a process.
 
 Run as a program it is a node whose predictions cost nothing:
-``python -m tests.pacs.peers FOLDER PORT ARCHIVE_PORT ARCHIVE_TITLE``.
+``python -m tests.pacs.peers FOLDER PORT ARCHIVE``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pynetdicom.sop_class import Verification
 
 from medsd.findings import finding_set
 from medsd.inference.prediction import Prediction
-from medsd.pacs.deliver import Destination
+from medsd.pacs.deliver import Destination, WebDestination
 from medsd.pacs.node import Node
 from medsd.pacs.receive import Listening
 from medsd.privacy import KeyedHasher
@@ -90,6 +90,9 @@ class Archive:
     def stop(self) -> None:
         self._ae.shutdown()
 
+    def __str__(self) -> str:
+        return f"{ARCHIVE}@127.0.0.1:{self.port}"
+
     def _store(self, event: Any) -> int:
         if self.status == 0:
             ds = event.dataset
@@ -143,8 +146,8 @@ def free_port() -> int:
 class Process:
     """A node in a process of its own, to be killed."""
 
-    def __init__(self, folder: Path, port: int, archive: int, title: str = ARCHIVE) -> None:
-        command = [sys.executable, "-m", "tests.pacs.peers", str(folder), str(port), str(archive), title]
+    def __init__(self, folder: Path, port: int, archive: str) -> None:
+        command = [sys.executable, "-m", "tests.pacs.peers", str(folder), str(port), archive]
         self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         assert self._process.stdout.readline().strip() == "listening"
@@ -193,7 +196,7 @@ def duplicates(archive: Archive) -> dict[str, int]:
     return {image: n for image, n in Counter({k: len(v) for k, v in archive.results.items()}).items() if n != 1}
 
 
-def main(folder: str, port: str, archive: str, title: str) -> None:
+def main(folder: str, port: str, archive: str) -> None:
     ending = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
     with Node(
@@ -201,7 +204,7 @@ def main(folder: str, port: str, archive: str, title: str) -> None:
         nothing_said,
         one_result,
         hasher=KeyedHasher(KEY),
-        destination=Destination(title, "127.0.0.1", int(archive)),
+        destination=WebDestination.of(archive) if "://" in archive else Destination.of(archive),
         listening=Listening(port=int(port)),
         quiet_s=0.2,
     ):

@@ -109,14 +109,14 @@ def test_killed_again_and_again_every_image_has_one_result(tmp_path: Path, archi
     port = free_port()
     left = {n: small_image(n, n // 4) for n in range(24)}
     for round_ in range(3):
-        node = Process(tmp_path / "queue", port, archive.port)
+        node = Process(tmp_path / "queue", port, str(archive))
         sending = threading.Thread(target=_send_all, args=(port, left))
         sending.start()
         time.sleep(0.2 + 0.3 * round_)
         node.kill()
         sending.join()
     archive.stop()
-    node = Process(tmp_path / "queue", port, archive.port)
+    node = Process(tmp_path / "queue", port, str(archive))
     _send_all(port, left)
     assert not left
     time.sleep(1)

@@ -1,0 +1,267 @@
+"""Images that are pulled instead of pushed: found by C-FIND or QIDO-RS, brought by C-MOVE or WADO-RS.
+
+Begin at `fetch_images`. They go into the queue of a node, or into a folder, and are checked like images that are sent.
+"""
+
+import logging
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
+from pynetdicom import AE
+from pynetdicom.sop_class import (
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelMove,
+)
+
+from medsd.dicom.quiet import quiet
+from medsd.dicom.web import DicomWeb, DicomWebError, UnansweredError
+from medsd.errors import DataError
+from medsd.files import write_whole
+from medsd.pacs.deliver import Destination, WebDestination
+from medsd.pacs.queue import ImageQueue
+from medsd.pacs.receive import ImageStore, Listening, NodeLimits, Receiver, take
+from medsd.pacs.silence import silence
+from medsd.privacy import KeyedHasher
+
+log = logging.getLogger(__name__)
+
+_PENDING, _UNKNOWN_DESTINATION = (0xFF00, 0xFF01), 0xA801  # PS3.4 tables C.4-1 and C.4-2
+_PATIENCE_S = 300.0  # an archive may have to fetch what it sends from a tape
+_GOOD = ("accepted", "again", "moved")
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which studies are wanted.
+
+    Attributes:
+        dates: a day or a range of Study Date, ``20260101-20260131``; empty for any.
+        modalities: of the series that are brought.
+        matching: further keywords of DICOM, and what they must be.
+    """
+
+    dates: str = ""
+    modalities: tuple[str, ...] = ("CR", "DX")
+    matching: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"(\d{8}(-(\d{8})?)?|-\d{8})?", self.dates):
+            raise DataError(f"'{self.dates}' is no day or range of days; write 20260101-20260131")
+        unknown = [keyword for keyword, _ in self.matching if tag_for_keyword(keyword) is None]
+        if unknown:
+            raise DataError(f"'{unknown[0]}' is no keyword of DICOM, such as StationName")
+
+    def searches(self) -> Iterator[dict[str, str]]:
+        """What is matched in a search for studies, once for each modality: archives differ in what they make of two."""
+        told = {**({"StudyDate": self.dates} if self.dates else {}), **dict(self.matching)}
+        return ({**told, "ModalitiesInStudy": modality} for modality in self.modalities)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What became of the images: "accepted", "again" (was there), "moved" (to another), or why it did not come."""
+
+    outcomes: dict[str, int]
+
+    @property
+    def failed(self) -> int:
+        """How many did not come."""
+        return sum(count for outcome, count in self.outcomes.items() if outcome not in _GOOD)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"outcomes": self.outcomes, "failed": self.failed}
+
+    def line(self) -> str:
+        """For a person."""
+        return ", ".join(f"{outcome} {count}" for outcome, count in self.outcomes.items()) or "no images were found"
+
+
+class ImageFolder:
+    """A folder of images named by keyed hashes of their UIDs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._turn = folder, threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def waiting_bytes(self) -> int:
+        """Nothing waits here; the disk alone is the bound."""
+        return 0
+
+    def knows(self, key: str) -> bool:
+        """Whether the image is there."""
+        return (self.folder / f"{key}.dcm").exists()
+
+    def add(self, key: str, study: str, content: bytes) -> bool:
+        """Write an image; False where it is there."""
+        with self._turn:
+            new = not self.knows(key)
+            if new:
+                write_whole(self.folder / f"{key}.dcm", content)
+        return new
+
+
+def fetch_images(
+    source: Destination | WebDestination,
+    query: Query,
+    listening: Listening,
+    limits: NodeLimits,
+    *,
+    out: Path | None = None,
+    queue: Path | None = None,
+    move_to: str | None = None,
+) -> Fetched:
+    """Bring the images that match into the folder `out`, or into the `queue` of a node that does not run now; or have
+    them sent to the AE title `move_to`.
+
+    Args:
+        source: an archive; the address of a DICOMweb one may be of a study or a search.
+        query: what is wanted.
+        listening: our AE title, and where the archive finds us and who may send, for C-MOVE.
+        limits: as of a node.
+
+    Raises:
+        DataError: the archive cannot be reached or does not do what it is asked, or the queue is in use.
+    """
+    if isinstance(source, Destination) and move_to:
+        return Fetched(dict(_move_all(source, query, listening.title, move_to)))
+    if move_to or (out is None) == (queue is None):
+        raise DataError("name one place for the images; a service of DICOMweb sends to no AE title")
+    hasher = KeyedHasher.from_environment()
+    with ImageQueue(queue) if queue else nullcontext(ImageFolder(out or Path())) as store:
+        if isinstance(source, WebDestination):
+            return _from_web(source, query, store, hasher, limits)
+        return _from_archive(source, query, store, hasher, listening, limits)
+
+
+def _from_web(
+    source: WebDestination, query: Query, store: ImageStore, hasher: KeyedHasher, limits: NodeLimits
+) -> Fetched:
+    """One at a time; what the store knows is not asked for."""
+    address = source.address
+    outcomes, seen = Counter[str](), set[str]()
+    with closing(DicomWeb(address.service, source.authority, source.certificate)) as service:
+        for keys in [{}] if address.study else query.searches():
+            try:
+                images = list(service.find(replace(address, filters=(*address.filters, *keys.items()))))
+            except DicomWebError as error:
+                raise DataError(f"{address.service}: {error.strerror}") from None
+            for image in (each for each in images if each.instance not in seen):
+                seen.add(image.instance)
+                key = hasher.instance_key(image.instance)
+                if store.knows(key):
+                    outcomes["again"] += 1
+                    continue
+                try:
+                    content = service.fetch(image, limits.object_bytes)
+                    outcomes[take(content, image.instance, store, hasher, limits)[0]] += 1
+                except UnansweredError as error:
+                    raise DataError(f"{address.service}: {error.strerror}; what came is kept, try again") from None
+                except DicomWebError as error:
+                    log.warning("image %s: %s", key, error.strerror)
+                    outcomes["not sent"] += 1
+    return Fetched(dict(outcomes))
+
+
+def _from_archive(
+    archive: Destination,
+    query: Query,
+    store: ImageStore,
+    hasher: KeyedHasher,
+    listening: Listening,
+    limits: NodeLimits,
+) -> Fetched:
+    """The archive sends to us."""
+    outcomes = Counter[str]()
+    receiver = Receiver(store, hasher, listening, limits, lambda outcome: outcomes.update([outcome]))
+    with silence():
+        receiver.start()
+        try:
+            told = _move_all(archive, query, listening.title, listening.title)
+        finally:
+            receiver.stop()
+    outcomes["not sent"] += max(0, told["not sent"] - Fetched(dict(outcomes)).failed)
+    return Fetched({outcome: count for outcome, count in outcomes.items() if count})
+
+
+def _move_all(archive: Destination, query: Query, title: str, target: str) -> Counter[str]:
+    """Have an archive send to `target`, whose address it knows: how many are "moved" and "not sent"."""
+    ae = AE(title)
+    ae.connection_timeout = ae.acse_timeout = 15
+    ae.dimse_timeout = ae.network_timeout = _PATIENCE_S
+    ae.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
+    ae.add_requested_context(StudyRootQueryRetrieveInformationModelMove)
+    with silence(), quiet():
+        association = ae.associate(
+            archive.host,
+            archive.port,
+            ae_title=archive.title,
+            tls_args=(archive.tls, archive.host) if archive.tls else None,
+        )
+        if not association.is_established:
+            why = "it rejects us" if association.is_rejected else "no association"
+            raise DataError(f"{archive} cannot be searched ({why}); does it know the AE title {title}?")
+        try:
+            done = Counter[str]()
+            for study, series in sorted(_found(association, query)):
+                done += _move(association, target, study, series)
+            return done
+        except (RuntimeError, ValueError) as error:  # the association is gone, or C-FIND or C-MOVE is not accepted
+            raise DataError(f"{archive} does not answer the search ({type(error).__name__})") from None
+        finally:
+            if association.is_established:
+                association.release()
+
+
+def _found(association: Any, query: Query) -> set[tuple[str, str]]:
+    """UIDs of studies and their series of the modalities."""
+    studies = {
+        study for keys in query.searches() for study, _ in _find(association, "STUDY", StudyInstanceUID="", **keys)
+    }
+    return {
+        (study, str(row.get("SeriesInstanceUID", "")))
+        for study in studies
+        for _, row in _find(association, "SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality="")
+        if row.get("Modality") in query.modalities
+    }
+
+
+def _find(association: Any, level: str, **keys: str) -> Iterator[tuple[str, Dataset]]:
+    """What matches: the UID of its study, and the answer."""
+    for status, row in _asked(association.send_c_find, level, keys, StudyRootQueryRetrieveInformationModelFind):
+        if status.Status in _PENDING and row is not None:
+            yield str(row.get("StudyInstanceUID", "")), row
+        elif status.Status:
+            raise DataError(f"the archive answered 0x{status.Status:04X} to C-FIND")
+
+
+def _move(association: Any, target: str, study: str, series: str) -> Counter[str]:
+    keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series}
+    *_, (status, _) = _asked(
+        association.send_c_move, "SERIES", keys, target, StudyRootQueryRetrieveInformationModelMove
+    )
+    if status.Status == _UNKNOWN_DESTINATION:
+        raise DataError(f"the archive does not know the AE title {target}; enter it there, with our address and port")
+    told = [int(status.get(f"NumberOf{kind}Suboperations", 0) or 0) for kind in ("Completed", "Warning", "Failed")]
+    if status.Status and not any(told):
+        raise DataError(f"the archive answered 0x{status.Status:04X} to C-MOVE")
+    return Counter({"moved": told[0] + told[1], "not sent": told[2]})
+
+
+def _asked(ask: Callable[..., Any], level: str, keys: dict[str, str], *how: Any) -> Iterator[tuple[Dataset, Any]]:
+    identifier = Dataset()
+    identifier.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(identifier, keyword, value)
+    for status, row in ask(identifier, *how):
+        if "Status" not in status:
+            raise DataError("the archive went away during the search")
+        yield status, row
