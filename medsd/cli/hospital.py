@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,7 @@ from medsd.cli.options import (
 
 if TYPE_CHECKING:
     from medsd.pacs.deliver import Destination, WebDestination
+    from medsd.pacs.mllp import Hl7Destination
     from medsd.pacs.receive import Listening
 
 _OBJECTS = (
@@ -41,6 +43,9 @@ def report(
     note: Annotated[str | None, typer.Option(help="the clinical note")] = None,
     previous: Annotated[list[Path] | None, typer.Option(help="an earlier SR of this study; the new follows it")] = None,
     audit_log: Annotated[Path | None, typer.Option("--audit", help="an audit log that gets a line")] = None,
+    opinions: Annotated[
+        Path | None, typer.Option("--feedback", help="the app's --feedback: also a record of what readers said")
+    ] = None,
     k: _Cases = 0,
     coverage: Coverage = None,
     provider: Where = "auto",
@@ -54,15 +59,16 @@ def report(
     Example: medsd report models/nih14 image.dcm --out results --as sr,key-image,gsps,pdf,kos,hl7,fhir
     """
     with requiring("pacs", "medsd report"):
+        from medsd.apps import assessments
         from medsd.results.objects import forms_of
         from medsd.results.reporter import Reporter, write_report
 
+        said = partial(assessments.opinions_on, assessments.folder_of(opinions)) if opinions else None
         wanted, policy = forms_of(forms), read_gate(gate, set_)
         how = {"provider": provider, "precision": precision, "policy": policy, "coverage": coverage, "k": k}
         with Reporter(bundle, wanted, **how) as reporter:  # type: ignore[arg-type]
-            print_summary(
-                write_report(reporter, file, out, note=note, previous=previous or (), audit=audit_log), as_json
-            )
+            told = {"note": note, "previous": previous or (), "audit": audit_log, "opinions_on": said}
+            print_summary(write_report(reporter, file, out, **told), as_json)  # type: ignore[arg-type]
 
 
 _Host = Annotated[str, typer.Option(help="address; any but a loopback one needs --allow or client certificates")]
@@ -104,6 +110,10 @@ def receive(
     authority: _Authority = None,
     forward_tls: Annotated[bool, typer.Option("--forward-tls", help="deliver by TLS, showing --tls-cert")] = False,
     forward_ca: _ForwardAuthority = None,
+    hl7: Annotated[
+        str | None, typer.Option(help="where an HL7 message of each result goes, by MLLP: host:port")
+    ] = None,
+    hl7_tls: Annotated[bool, typer.Option("--hl7-tls", help="by TLS, with --forward-ca and --tls-cert")] = False,
     associations: Annotated[int, typer.Option("--max-associations", min=1, help="senders at once")] = 16,
     object_mb: Annotated[int, typer.Option("--max-image-mb", min=1, help="MB (2^20 bytes) of one image")] = 128,
     memory_mb: Annotated[int, typer.Option("--max-memory-mb", min=1, help="of all images that come in at once")] = 1024,
@@ -133,13 +143,17 @@ def receive(
     )  # fmt: skip
     wanted = kinds_of(kinds)
     listening = _listening(title, host, port, allow, certificate, key, authority)
+    if forward_ca is not None and not (forward_tls or hl7_tls or "://" in forward):
+        raise typer.BadParameter("--forward-ca needs --forward-tls")
     destination = _destination(forward, forward_tls, certificate, key, forward_ca)
+    messages = _messages(hl7, hl7_tls, certificate, key, forward_ca) if hl7 else None
     how = {"provider": provider, "precision": precision, "policy": read_gate(gate, set_), "coverage": coverage, "k": k}
-    with Reporter(bundle, wanted, **how) as reporter:  # type: ignore[arg-type]
+    with Reporter(bundle, (*wanted, "hl7") if messages else wanted, **how) as reporter:  # type: ignore[arg-type]
         serve(
             reporter,
             destination,
             queue,
+            messages=messages,
             listening=listening,
             limits=limits,
             quiet_s=complete_s,
@@ -208,6 +222,25 @@ def fetch(
         raise typer.Exit(1)
 
 
+def assessed(
+    bundle: BundleFolder,
+    paths: Annotated[list[Path], typer.Argument(help="files and folders with assessments and their images")],
+    into: Annotated[Path, typer.Option(help="folder like that of medsd app --feedback; medsd train reads it")],
+    provider: Where = "auto",
+    as_json: Json = False,
+) -> None:
+    """Read what radiologists said of results back from an archive, as labels of the images.
+
+    Example: medsd assessed models/nih14 images --into labels
+    """
+    with requiring("pacs", "medsd assessed"):
+        from medsd.apps import assessments
+        from medsd.results.reporter import Reporter
+
+        with Reporter(bundle, provider=provider) as reporter:
+            print_summary(assessments.take_in(reporter, paths, assessments.folder_of(into)), as_json)
+
+
 def audit(
     log: Annotated[Path, typer.Argument(help="an audit log that report or receive wrote")],
     as_json: Json = False,
@@ -258,10 +291,18 @@ def _destination(
 
     if "://" in forward:
         return WebDestination.of(forward, authority, _shown(by_tls, certificate, key))
-    if authority is not None and not by_tls:
-        raise typer.BadParameter("--forward-ca needs --forward-tls")
     files = [str(path) if path else None for path in (certificate, key, authority)]
     return Destination.of(forward, client_context(*files) if by_tls else None)
+
+
+def _messages(
+    hl7: str, by_tls: bool, certificate: Path | None, key: Path | None, authority: Path | None
+) -> Hl7Destination:
+    from medsd.pacs.mllp import Hl7Destination
+    from medsd.pacs.receive import client_context
+
+    files = [str(path) if path else None for path in (certificate, key, authority)]
+    return Hl7Destination.of(hl7, client_context(*files) if by_tls else None)
 
 
 def _archive(
@@ -272,11 +313,11 @@ def _archive(
 
     if "://" in source:
         return WebDestination(Address.of(source), authority, _shown(by_tls, certificate, key))
-    return _destination(source, by_tls, certificate, key, authority if by_tls else None)
+    return _destination(source, by_tls, certificate, key, authority)
 
 
 def _shown(by_tls: bool, certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
     return (certificate, key) if by_tls and certificate and key else None
 
 
-VERBS = (report, receive, fetch, audit)
+VERBS = (report, assessed, receive, fetch, audit)

@@ -1,4 +1,4 @@
-"""Silence while files of others are read: pydicom and highdicom log header values, which may name a patient."""
+"""Silence while files of others are read: libraries log header values and addresses, which may name a patient."""
 
 import logging
 import threading
@@ -19,7 +19,7 @@ _validation: list[int] = []  # pydicom's mode, while it is off
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back Python warnings, the logs of pydicom and highdicom, and pydicom's validation of values that are read.
+    """Hold back Python warnings, the logs of `_LOGGERS`, and pydicom's validation of values that are read.
 
     Threads inside are counted, because `warnings.catch_warnings` saves and restores state of the whole process.
     """

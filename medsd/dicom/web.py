@@ -23,6 +23,7 @@ from medsd.dicom.quiet import quiet
 from medsd.errors import DataError, DependencyError
 
 TOKEN, TOKEN_FILE = "MEDSD_DICOMWEB_TOKEN", "MEDSD_DICOMWEB_TOKEN_FILE"
+RADIOGRAPHS = GatePolicy().modalities
 _SCHEMES = {"dicomweb": "https", "https": "https", "dicomweb+http": "http", "http": "http"}
 _UID = r"[0-9][0-9.]{0,63}"
 _PATH = re.compile(rf"(.*?)/studies(?:/({_UID})(?:/series/({_UID})(?:/instances/({_UID}))?)?)?/?")
@@ -148,6 +149,7 @@ class DicomWeb:
         self._adapter = _bounded_adapter()
         session.adapters.clear()  # no redirection leads from HTTPS to plain HTTP
         session.mount(f"{service.partition('://')[0]}://", self._adapter)
+        session.trust_env = service.startswith("https:")  # no proxy stands between us and this machine
         session.auth = _authorise
         session.verify = str(authority) if authority else True
         session.cert = (str(certificate[0]), str(certificate[1])) if certificate else None
@@ -159,8 +161,8 @@ class DicomWeb:
         """Give its connections back."""
         self._session.close()
 
-    def find(self, address: Address) -> Iterator[Address]:
-        """The radiographs of a resource, an address each, by the modalities of their series.
+    def find(self, address: Address, modalities: Sequence[str] = RADIOGRAPHS) -> Iterator[Address]:
+        """The images of a resource, an address each, of series of these modalities.
 
         Raises:
             DicomWebError: the service does not answer as it should.
@@ -174,7 +176,7 @@ class DicomWeb:
         )  # fmt: skip
         for study in studies:
             series = self._search(client.search_for_series, _SERIES, study[_STUDY])
-            wanted = [each for each in series if each.get(_MODALITY) in GatePolicy().modalities]
+            wanted = [each for each in series if each[_MODALITY] in modalities]
             for uid in [each[_SERIES] for each in wanted if address.series in ("", each[_SERIES])]:
                 for found in self._search(client.search_for_instances, _INSTANCE, study[_STUDY], uid):
                     yield replace(address, study=study[_STUDY], series=uid, instance=found[_INSTANCE], filters=())

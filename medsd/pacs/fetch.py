@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pynetdicom import AE
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
@@ -55,9 +55,10 @@ class Query:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"(\d{8}(-(\d{8})?)?|-\d{8})?", self.dates):
             raise DataError(f"'{self.dates}' is no day or range of days; write 20260101-20260131")
-        unknown = [keyword for keyword, _ in self.matching if tag_for_keyword(keyword) is None]
+        tags = {keyword: tag_for_keyword(keyword) for keyword, _ in self.matching}
+        unknown = [keyword for keyword, tag in tags.items() if tag is None or dictionary_VR(tag) == "SQ"]
         if unknown:
-            raise DataError(f"'{unknown[0]}' is no keyword of DICOM, such as StationName")
+            raise DataError(f"'{unknown[0]}' is no keyword of DICOM that can be matched, such as StationName")
 
     def searches(self) -> Iterator[dict[str, str]]:
         """What is matched in a search for studies, once for each modality: archives differ in what they make of two."""
@@ -147,11 +148,14 @@ def _from_web(
 ) -> Fetched:
     """One at a time; what the store knows is not asked for."""
     address = source.address
+    if address.study and (query.dates or query.matching):
+        raise DataError("the address names a study, so nothing is searched; leave out --date and --match")
     outcomes, seen = Counter[str](), set[str]()
     with closing(DicomWeb(address.service, source.authority, source.certificate)) as service:
         for keys in [{}] if address.study else query.searches():
             try:
-                images = list(service.find(replace(address, filters=(*address.filters, *keys.items()))))
+                wanted = replace(address, filters=(*address.filters, *keys.items()))
+                images = list(service.find(wanted, query.modalities))
             except DicomWebError as error:
                 raise DataError(f"{address.service}: {error.strerror}") from None
             for image in (each for each in images if each.instance not in seen):
@@ -251,14 +255,17 @@ def _move(association: Any, target: str, study: str, series: str) -> Counter[str
     if status.Status == _UNKNOWN_DESTINATION:
         raise DataError(f"the archive does not know the AE title {target}; enter it there, with our address and port")
     told = [int(status.get(f"NumberOf{kind}Suboperations", 0) or 0) for kind in ("Completed", "Warning", "Failed")]
-    if status.Status and not any(told):
-        raise DataError(f"the archive answered 0x{status.Status:04X} to C-MOVE")
+    if status.Status and not any(told):  # of one series; the others may come
+        log.warning("a series does not come: 0x%04X to C-MOVE; does the archive know %s?", status.Status, target)
+        told[2] = 1
     return Counter({"moved": told[0] + told[1], "not sent": told[2]})
 
 
 def _asked(ask: Callable[..., Any], level: str, keys: dict[str, str], *how: Any) -> Iterator[tuple[Dataset, Any]]:
     identifier = Dataset()
     identifier.QueryRetrieveLevel = level
+    if not "".join(keys.values()).isascii():
+        identifier.SpecificCharacterSet = "ISO_IR 192"
     for keyword, value in keys.items():
         setattr(identifier, keyword, value)
     for status, row in ask(identifier, *how):

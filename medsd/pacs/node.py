@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from pydicom import Dataset
 from medsd.dicom.quiet import quiet
 from medsd.inference.prediction import Prediction
 from medsd.pacs.deliver import Destination, UnreachableError, WebDestination
+from medsd.pacs.mllp import Hl7Destination
 from medsd.pacs.queue import ImageQueue, pause
 from medsd.pacs.receive import Listening, NodeLimits, Receiver
 from medsd.pacs.silence import silence
@@ -26,8 +27,8 @@ from medsd.privacy import KeyedHasher
 
 log = logging.getLogger(__name__)
 
-ResultsOf = Callable[[Prediction, bytes], list[Dataset]]
-"""What is sent for one image: made of its prediction and of its file, in the image's own study."""
+ResultsOf = Callable[[Prediction, bytes], Sequence[Dataset | bytes]]
+"""What is sent for one image: objects in its own study, and HL7 messages; made of its prediction and of its file."""
 _BATCH = 32  # images whose results go in one association
 _LOOK_S = 0.25
 
@@ -40,7 +41,8 @@ class Node:
         predict: reads the content of a DICOM file, and refuses rather than raises.
         results_of: makes the results of one image.
         hasher: makes the keys under which images are known.
-        destination: where the results go.
+        destination: where the objects go.
+        messages: where the HL7 messages go, if some are made.
         quiet_s: a study is complete when no new image of it came for so long.
         status_port: of the status page on 127.0.0.1; None for no page, 0 for any free port.
 
@@ -56,12 +58,14 @@ class Node:
         *,
         hasher: KeyedHasher,
         destination: Destination | WebDestination,
+        messages: Hl7Destination | None = None,
         listening: Listening | None = None,
         limits: NodeLimits | None = None,
         quiet_s: float = 30.0,
         status_port: int | None = None,
     ) -> None:
-        self._predict, self._results_of, self._destination, self._quiet_s = predict, results_of, destination, quiet_s
+        self._predict, self._results_of, self._quiet_s = predict, results_of, quiet_s
+        self._destination, self._messages = destination, messages
         self._listening = listening or Listening()
         self._listening.check()
         self._ending, self._unreachable = threading.Event(), 0
@@ -136,9 +140,11 @@ class Node:
         batch = {key: results for key in self.queue.to_deliver(_BATCH) if (results := self._kept(key))}
         if not batch:
             return _LOOK_S
+        objects = {key: found for key, kept in batch.items() if (found := [x for x in kept if isinstance(x, Dataset)])}
+        said = dict.fromkeys(batch.keys() - objects.keys(), "")
         try:
             with quiet():
-                said = self._destination.deliver(self._listening.title, batch.items())
+                said |= self._destination.deliver(self._listening.title, objects.items()) if objects else {}
         except UnreachableError:
             self.status.sent("unreachable")
             self._unreachable += 1
@@ -146,8 +152,11 @@ class Node:
             log.warning("the archive cannot be reached; next try in %.0f s", wait_s)
             return wait_s
         self._unreachable = 0
-        for key, why in said.items():
+        stored = {key: [x for x in batch[key] if isinstance(x, bytes)] for key, why in said.items() if not why}
+        for key, why in (said | self._tell(stored)).items():
             if why:
+                if key in stored:
+                    self.queue.objects_stored(key)
                 self.queue.put_off(key)
                 log.warning("image %s: its result waits: %s", key, why)
             else:
@@ -155,7 +164,20 @@ class Node:
             self.status.sent("refused" if why else "delivered")
         return 0.0
 
-    def _kept(self, key: str) -> list[Dataset]:
+    def _tell(self, waiting: dict[str, list[bytes]]) -> dict[str, str]:
+        """Send HL7 messages; by key why they were not taken, "" where they were."""
+        said: dict[str, str] = {}
+        if self._messages is None:
+            return said
+        try:
+            for key, messages in waiting.items():
+                refusal = next((why for message in messages if (why := self._messages.send(message))), "")
+                said[key] = refusal and f"its HL7 message: {refusal}"
+        except UnreachableError:  # nor will the others be taken
+            return dict.fromkeys(waiting, "nobody acknowledges its HL7 message") | said
+        return said
+
+    def _kept(self, key: str) -> list[Dataset | bytes]:
         try:
             with quiet():
                 return self.queue.results(key)

@@ -113,8 +113,8 @@ class ImageQueue:
     def _image(self, key: str) -> Path:
         return self.folder / "images" / f"{key}.dcm"
 
-    def _result(self, key: str, number: int) -> Path:
-        return self.folder / "results" / f"{key}.{number}.dcm"
+    def _result(self, key: str, number: int, kind: str = "dcm") -> Path:
+        return self.folder / "results" / f"{key}.{number}.{kind}"
 
     def knows(self, key: str) -> bool:
         """Whether an image has or will have its one result."""
@@ -175,13 +175,17 @@ class ImageQueue:
         """The image as it was received."""
         return self._image(key).read_bytes()
 
-    def keep_results(self, key: str, results: Sequence[Dataset], outcome: str) -> None:
+    def keep_results(self, key: str, results: Sequence[Dataset | bytes], outcome: str) -> None:
         """Keep what shall be delivered for an image. From now on these objects, with these UIDs, are its one result.
 
         Args:
+            results: DICOM objects, and HL7 messages as bytes.
             outcome: of the reading, for instance "scored"; an image without results is done.
         """
         for number, result in enumerate(results):
+            if isinstance(result, bytes):
+                write_whole(self._result(key, number, "hl7"), result)
+                continue
             if not hasattr(result, "file_meta"):
                 result.file_meta = FileMetaDataset()
             result.file_meta.setdefault("TransferSyntaxUID", ExplicitVRLittleEndian)
@@ -199,10 +203,21 @@ class ImageQueue:
         due = "SELECT key FROM images WHERE state = 'read' AND due <= ? ORDER BY tries, received LIMIT ?"
         return [key for (key,) in self._ask(due, time.time(), most)]
 
-    def results(self, key: str) -> list[Dataset]:
-        """The kept results of an image."""
+    def results(self, key: str) -> list[Dataset | bytes]:
+        """The kept results of an image that were not delivered."""
         [(count,)] = self._ask("SELECT results FROM images WHERE key = ?", key)
-        return [dcmread(self._result(key, number)) for number in range(count)]
+        messages = {number: path for number in range(count) if (path := self._result(key, number, "hl7")).exists()}
+        found: list[Dataset | bytes] = [path.read_bytes() for path in messages.values()]
+        if self._stored(key).exists():
+            return found
+        return found + [dcmread(self._result(key, number)) for number in range(count) if number not in messages]
+
+    def objects_stored(self, key: str) -> None:
+        """The archive has every object of this image, and a message waits."""
+        write_whole(self._stored(key), b"")
+
+    def _stored(self, key: str) -> Path:
+        return self.folder / "results" / f"{key}.stored"
 
     def delivered(self, key: str) -> None:
         """The archive has every result of this image; its row stays, its files go."""
@@ -237,5 +252,5 @@ class ImageQueue:
 
     def _forget(self, key: str) -> None:
         self._image(key).unlink(missing_ok=True)
-        for path in (self.folder / "results").glob(f"{key}.*.dcm"):
+        for path in (self.folder / "results").glob(f"{key}.*"):
             path.unlink(missing_ok=True)

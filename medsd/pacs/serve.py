@@ -12,6 +12,7 @@ from pydicom import Dataset
 
 from medsd.inference.prediction import Prediction
 from medsd.pacs.deliver import Destination, WebDestination
+from medsd.pacs.mllp import Hl7Destination
 from medsd.pacs.node import Node
 from medsd.pacs.receive import Listening, NodeLimits
 from medsd.results.audit import AuditLog
@@ -26,6 +27,7 @@ def serve(
     destination: Destination | WebDestination,
     folder: Path,
     *,
+    messages: Hl7Destination | None = None,
     listening: Listening,
     limits: NodeLimits,
     quiet_s: float = 30.0,
@@ -38,6 +40,7 @@ def serve(
         reporter: reads the images; its process that decodes is within the limits of its policy.
         destination: where the results go.
         folder: of the queue.
+        messages: where HL7 messages go, if the reporter makes them.
         listening, limits, quiet_s, status_port: as for `Node`.
         audit: the audit log; ``audit.jsonl`` in `folder` by default.
 
@@ -47,11 +50,11 @@ def serve(
     kept = AuditLog(audit or folder / "audit.jsonl", reporter.hasher)
     kept.prepare()
 
-    def results_of(prediction: Prediction, content: bytes) -> list[Dataset]:
+    def results_of(prediction: Prediction, content: bytes) -> list[Dataset | bytes]:
         when = datetime.now(UTC)
-        made, _ = reporter.results(prediction, Source.read(content), when=when)
-        kept.append(content, prediction, list(made), when)
-        return list(made.values())
+        made, told = reporter.results(prediction, Source.read(content), when=when)
+        kept.append(content, prediction, [*made, *told], when)
+        return [*made.values(), *told.values()]
 
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,6 +65,7 @@ def serve(
         results_of,
         hasher=reporter.hasher,
         destination=destination,
+        messages=messages,
         listening=listening,
         limits=limits,
         quiet_s=quiet_s,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from medsd.results.source import Source
 if TYPE_CHECKING:
     from medsd.cases.case import SimilarCase
     from medsd.inference.providers import PrecisionChoice, ProviderChoice
+    from medsd.results.assessment import Opinion
 
 
 class Reporter:
@@ -80,8 +81,8 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         self._helper.close()
 
-    def predict(self, content: bytes, note: str | None = None) -> Prediction:
-        """Read one image."""
+    def predict(self, content: bytes | Path, note: str | None = None) -> Prediction:
+        """Read one image, a file or the content of one."""
         return self._predictor(content, note)
 
     def results(
@@ -98,6 +99,14 @@ class Reporter:
         kinds = [form for form in KINDS if form in self.forms]
         return objects(result, self.bundle, source, kinds, cases, previous), messages(result, source, self.forms)
 
+    def assessment(
+        self, prediction: Prediction, source: Source, opinions: Sequence[Opinion], of: Dataset, when: datetime
+    ) -> Dataset:
+        """What readers said of a prediction, as a report on its structured report `of`."""
+        from medsd.results.assessment import assessment
+
+        return assessment(Result.of(prediction, self.bundle, when=when), source, opinions, of)
+
     def _similar(self, prediction: Prediction) -> list[SimilarCase]:
         return [] if self._cases is None or prediction.refused else self._cases.similar(prediction, self._k)
 
@@ -107,7 +116,7 @@ class Written:
     """What was written of one image; names no file but our own."""
 
     folder: Path
-    forms: tuple[Form, ...]
+    forms: tuple[str, ...]
     left_out: tuple[Form, ...]
     prediction: Prediction
 
@@ -130,7 +139,7 @@ class Written:
         return f"{self.prediction.status}: {said}\n{self.folder}: {files}{left}"
 
 
-def file_name(form: Form) -> str:
+def file_name(form: str) -> str:
     """Of a result: ``sr.dcm``, ``oru.hl7``, ``fhir.json``."""
     return {"hl7": "oru.hl7", "fhir": "fhir.json"}.get(form, f"{form}.dcm")
 
@@ -143,6 +152,7 @@ def write_report(
     note: str | None = None,
     previous: Sequence[Path] = (),
     audit: Path | None = None,
+    opinions_on: Callable[[Prediction], Sequence[Opinion]] | None = None,
 ) -> Written:
     """Read one file and write the forms of its result, each by its `file_name`.
 
@@ -153,10 +163,12 @@ def write_report(
         note: the clinical note.
         previous: earlier structured reports of the image, which the new one follows.
         audit: an audit log that gets a line; none by default.
+        opinions_on: what readers said of a prediction; where there is something, a record of it is written, too.
 
     Raises:
         ImageError: the file cannot be read.
-        DataError: it is no DICOM file, or lacks an identifier; or an earlier report is of another study.
+        DataError: it is no DICOM file, or lacks an identifier; an earlier report is of another study; or there are
+            opinions, and no structured report that they are on.
     """
     content = read_content(path, reporter.policy, path.name)
     source = Source.read(content)  # before the model is asked
@@ -166,11 +178,17 @@ def write_report(
         log.prepare()
     prediction, when = reporter.predict(content, note), datetime.now(UTC)
     documents, told = reporter.results(prediction, source, earlier, when=when)
-    made = tuple(form for form in reporter.forms if form in documents or form in told)
+    written: dict[str, Dataset] = dict(documents.items())
+    if opinions_on is not None and (said := opinions_on(prediction)):
+        report = documents.get("sr") or next(iter(earlier[::-1]), None)
+        if report is None:
+            raise DataError("an assessment refers to a structured report; ask for --as sr, or name one with --previous")
+        written["assessment"] = reporter.assessment(prediction, source, said, report, when)
+    made = tuple(form for form in (*reporter.forms, "assessment") if form in written or form in told)
     if log is not None:
         log.append(content, prediction, made, when)
     out.mkdir(parents=True, exist_ok=True)
-    for kind, document in documents.items():
+    for kind, document in written.items():
         with replacing(out / file_name(kind)) as draft:
             dcmwrite(draft, document, enforce_file_format=True)
     for form, text in told.items():

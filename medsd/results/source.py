@@ -36,7 +36,8 @@ _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceU
 # Type 2 of the two modules, which highdicom asks for before it copies.
 _PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
             "StudyTime", "ReferringPhysicianName")  # fmt: skip
-SERIES = {"sr": 9101, "sr3d": 9102, "text": 9103, "key-image": 9104, "gsps": 9105, "pdf": 9106, "kos": 9107}
+SERIES = {"sr": 9101, "sr3d": 9102, "text": 9103, "key-image": 9104, "gsps": 9105, "pdf": 9106, "kos": 9107,
+          "assessment": 9108}  # fmt: skip
 """Kind of object → its series number, out of the way of modalities."""
 
 

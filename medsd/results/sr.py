@@ -93,7 +93,7 @@ def algorithm(result: Result) -> hd.sr.AlgorithmIdentification:
 def _group(finding: FindingResult, result: Result, source: Source) -> Group:
     image = (source.bare.SOPClassUID, source.bare.SOPInstanceUID)
     told: dict[str, Any] = {
-        "tracking_identifier": _tracking(finding.name, result, source),
+        "tracking_identifier": tracking(finding.name, result, source),
         "finding_type": finding.code,
         "algorithm_id": algorithm(result),
         "measurements": [hd.sr.Measurement(*item) for item in coded.measurements(finding, result)] or None,
@@ -118,14 +118,14 @@ def _evaluation(item: coded.Item) -> hd.sr.QualitativeEvaluation:
 def _no_findings(result: Result, source: Source) -> Group:
     """A refused image has a group with the reason, as a report has at least one."""
     return hd.sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking("refused", result, source),
+        tracking_identifier=tracking("refused", result, source),
         algorithm_id=algorithm(result),
         qualitative_evaluations=[_evaluation(coded.refusal(result))],
         source_images=[hd.sr.SourceImageForMeasurementGroup(source.bare.SOPClassUID, source.bare.SOPInstanceUID)],
     )
 
 
-def _tracking(name: str, result: Result, source: Source) -> hd.sr.TrackingIdentifier:
+def tracking(name: str, result: Result, source: Source) -> hd.sr.TrackingIdentifier:
     """The same finding of the same image is tracked by one identifier, whenever it is read."""
     uid = hd.UID(generate_uid(entropy_srcs=[source.bare.SOPInstanceUID, result.model_sha256, name]))
     return hd.sr.TrackingIdentifier(uid, plain(name))

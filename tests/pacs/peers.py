@@ -106,6 +106,38 @@ class Archive:
         self.stop()
 
 
+class Engine:
+    """An integration engine that answers as it is told: b"" says nothing at all."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.answer: Callable[[bytes], bytes] = lambda control: b"MSH|^~\\&|\rMSA|AA|" + control + b"\r"
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                peer, _ = self._socket.accept()
+            except OSError:  # closed
+                return
+            with peer:
+                framed = b""
+                while not framed.endswith(b"\x1c\r"):
+                    framed += peer.recv(4096)
+                message = framed.removeprefix(b"\x0b").removesuffix(b"\x1c\r")
+                self.taken.append(message)
+                if answer := self.answer(message.split(b"|")[9]):
+                    peer.sendall(b"\x0b" + answer + b"\x1c\r")
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+
 def associate(port: int, images: list[Dataset], *, calling: str = "CR1", called: str = "MEDSD", **more: Any) -> Any:
     ae = AE(calling)
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 10

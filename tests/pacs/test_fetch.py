@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from tests.conftest import file_bytes
 from tests.dicom.service import Service
 from tests.pacs import orthanc
 from tests.pacs.orthanc import Orthanc
-from tests.pacs.peers import Process, free_port, send, small_image, wait_until
+from tests.pacs.peers import KEY, Process, free_port, send, small_image, wait_until
 from tests.results.varied import radiograph
 
 DAY = "20260504"
@@ -52,7 +53,8 @@ def archive(tmp_path: Path) -> Iterator[tuple[Orthanc, int]]:
     """Orthanc with three images of the day, one of another, and a CT; and the port at which it expects us."""
     port = free_port()
     with Orthanc(tmp_path / "orthanc", port, forwards=False) as running:
-        images = [small_image(n, n, StudyDate=DAY) for n in range(3)] + [small_image(3, 3, StudyDate="20250101")]
+        days = (DAY, DAY, DAY, "20250101")
+        images = [small_image(n, n, StudyDate=day, SeriesInstanceUID=f"1.2.3.{n}") for n, day in enumerate(days)]
         images.append(small_image(4, 0, StudyDate=DAY, Modality="CT", SeriesInstanceUID="1.2.3.9"))
         assert send(running.port, images, called=orthanc.TITLE) == [0] * 5
         yield running, port
@@ -83,38 +85,53 @@ def test_images_of_a_day_come_by_c_move_and_by_dicomweb_and_once(archive: tuple[
 
 
 @orthanc.NEEDED
-def test_a_node_gets_what_is_pulled_and_its_results_go_back(archive: tuple[Orthanc, int], tmp_path: Path) -> None:
+def test_a_node_gets_what_is_pulled_and_its_results_go_back(
+    archive: tuple[Orthanc, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDSD_KEY", KEY.decode())
     pacs, port = archive
     source, queue = f"{orthanc.TITLE}@127.0.0.1:{pacs.port}", tmp_path / "queue"
     assert medsd("fetch", f"{pacs.address}/studies", "--date", DAY, "--queue", queue)[1]["outcomes"] == {"accepted": 3}
     node = Process(queue, port, source)
     assert medsd("fetch", source, "--move-to", "MEDSD")[1]["outcomes"] == {"moved": 4}
     wait_until(lambda: len(pacs.results()) == 4, 60)
-    code, words = medsd("fetch", source, "--move-to", "STRANGER")
-    assert code == 2 and "does not know the AE title STRANGER" in words
+    time.sleep(1)
+    assert set(pacs.results().values()) == {1}
+    assert medsd("fetch", source, "--move-to", "STRANGER") == (1, {"outcomes": {"not sent": 4}, "failed": 4})
     assert medsd("fetch", f"{pacs.address}/studies", "--queue", queue)[0] == 2  # the node has it
     assert node.terminate() == 0
 
 
 def test_an_archive_that_fails_is_told_in_one_line_without_identity(tmp_path: Path) -> None:
+    fails = True
+
     def find(event: Any) -> Iterator[tuple[int, Dataset | None]]:
-        yield 0xC001, None
+        found = Dataset()
+        found.StudyInstanceUID, found.SeriesInstanceUID, found.Modality = "1.2.3", "1.2.4", "DX"
+        yield (0xC001, None) if fails else (0xFF00, found)
+
+    def move(event: Any) -> Iterator[tuple[None, None]]:
+        yield None, None  # the destination is unknown
 
     ae = AE("ARCHIVE")
     ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
     ae.add_supported_context(StudyRootQueryRetrieveInformationModelMove)
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, find)])
-    asked = ("--match", "PatientName=Phantom*", "--port", 0, "--out", tmp_path / "out")
+    handlers = [(evt.EVT_C_FIND, find), (evt.EVT_C_MOVE, move)]
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    address = f"ARCHIVE@127.0.0.1:{server.server_address[1]}"
+    asked = ("--match", "PatientName=Phäntom*", "--port", 0, "--out", tmp_path / "out")
     try:
-        told = [
-            medsd("fetch", f"ARCHIVE@127.0.0.1:{server.server_address[1]}", *asked),
-            medsd("fetch", f"ARCHIVE@127.0.0.1:{free_port()}", *asked),
-            medsd("fetch", f"http://127.0.0.1:{free_port()}/studies", *asked),
-        ]
+        told = [medsd("fetch", address, *asked)]
+        fails = False
+        told.append(medsd("fetch", address, *asked))
     finally:
         ae.shutdown()
-    for (code, words), expected in zip(told, ("0xC001", "no association", "cannot be reached"), strict=True):
-        assert code == 2 and expected in words and "Phantom" not in words
+    told.append(medsd("fetch", f"ARCHIVE@127.0.0.1:{free_port()}", *asked))
+    told.append(medsd("fetch", f"http://127.0.0.1:{free_port()}/studies", *asked))
+    for (code, words), expected in zip(
+        told, ("0xC001", "does not know the AE title MEDSD", "no association", "cannot be reached"), strict=True
+    ):
+        assert code == 2 and expected in words and "Ph" not in words
 
 
 def test_a_canary_is_in_her_images_and_in_the_addresses_of_a_table_alone(

@@ -26,7 +26,7 @@ from medsd.bundle.layout import Bundle
 from medsd.cli import app
 from tests.pacs import orthanc
 from tests.pacs.orthanc import Orthanc
-from tests.pacs.peers import Process, free_port, send, small_image, wait_until
+from tests.pacs.peers import Engine, Process, free_port, send, small_image, wait_until
 from tests.results.varied import radiograph
 
 pytestmark = orthanc.NEEDED
@@ -48,25 +48,26 @@ def test_results_come_back_into_the_study_and_are_found_by_qido(
     chest: npt.NDArray[np.float64],
 ) -> None:
     pacs, port = archive
-    run(
-        image_bundle.folder, "--port", port, "--forward", f"{orthanc.TITLE}@127.0.0.1:{pacs.port}", "--allow",
-        orthanc.TITLE, "--queue", tmp_path / "queue", "--complete-after", 0.2, "--as", "sr,key-image",
-        "--provider", "cpu",
-    )  # fmt: skip
-    image = radiograph(chest)
-    assert send(pacs.port, [image], called=orthanc.TITLE) == [0]
-    client = DICOMwebClient(pacs.address)
+    image, client = radiograph(chest), DICOMwebClient(pacs.address)
 
     def found() -> dict[str, dict[str, Any]]:
         told = client.search_for_instances(image.StudyInstanceUID, fields=["PatientID"])
         return {str(each["00080016"]["Value"][0]): each for each in told}
 
-    wait_until(lambda: len(found()) == 3, 120)
+    with Engine() as engine:
+        node = run(
+            image_bundle.folder, "--port", port, "--forward", f"{orthanc.TITLE}@127.0.0.1:{pacs.port}", "--allow",
+            orthanc.TITLE, "--queue", tmp_path / "queue", "--complete-after", 0.2, "--as", "sr,key-image",
+            "--hl7", f"127.0.0.1:{engine.port}", "--provider", "cpu",
+        )  # fmt: skip
+        assert send(pacs.port, [image], called=orthanc.TITLE) == [0]
+        wait_until(lambda: len(found()) == 3 and engine.taken, 120)
     results = found()
     assert set(results) == {image.SOPClassUID, ComprehensiveSRStorage, SecondaryCaptureImageStorage}
     assert [each["00100020"]["Value"] for each in results.values()] == [[image.PatientID]] * 3
     series = {each["0020000E"]["Value"][0] for each in results.values()}
     assert len(series) == 3 and image.SeriesInstanceUID in series
+    assert str(image.PatientID).encode() in engine.taken[0] and str(image.PatientID) not in node.told
 
 
 def sent_until_read(pacs: Orthanc, port: int, folder: Path, count: int, kills: int, outage_s: float) -> None:

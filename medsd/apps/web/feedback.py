@@ -62,8 +62,7 @@ class FeedbackFolder:
         if prediction.image is None or prediction.refused:
             raise DataError("feedback is kept with its image, and no image was read")
         probability = prediction.probabilities.get(finding)
-        # A study may have several images, and a plain picture names no study: the pixels name themselves.
-        image = self._key("image", hashlib.sha256(prediction.image.tobytes()).hexdigest())
+        image = self._image_key(prediction.image)
         line = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "reader": self._key("reader", reader),
@@ -86,6 +85,22 @@ class FeedbackFolder:
                     (self.root / CONFIG).write_text(_configuration(self.root, prediction.findings), encoding="utf-8")
         except OSError as error:
             raise DataError(f"{self.root}: feedback could not be kept ({error.strerror})") from None
+
+    def opinions_on(self, prediction: Prediction) -> list[dict[str, str]]:
+        """The lines on this prediction's image and model, the latest of each reader on each finding."""
+        if prediction.image is None or not (self.root / OPINIONS).exists():
+            return []
+        image = f"{IMAGES}/{self._image_key(prediction.image)}.png"
+        found = {
+            (line["finding"], line["reader"]): line
+            for line in _lines(self.root / OPINIONS)
+            if line["image"] == image and line["model_sha256"] == prediction.model_sha256
+        }
+        return list(found.values())
+
+    def _image_key(self, image: npt.NDArray[np.float32]) -> str:
+        # A study may have several images, and a plain picture names no study: the pixels name themselves.
+        return self._key("image", hashlib.sha256(image.tobytes()).hexdigest())
 
     def _key(self, domain: str, value: str) -> str:
         return self.hasher.digest(domain, value).hex()[:16] if value else ""
@@ -113,18 +128,22 @@ class FeedbackFolder:
             os.fsync(file.fileno())
 
 
+def _lines(opinions: Path) -> list[dict[str, str]]:
+    try:
+        with opinions.open(newline="", encoding="utf-8") as file:
+            # the last line of a process that was killed may be short
+            return [line for line in csv.DictReader(file) if line["opinion"] in _LABELS]
+    except (OSError, KeyError) as error:
+        raise DataError(f"{opinions}: cannot be read as opinions ({type(error).__name__})") from None
+
+
 def labelled(opinions: Path, findings: FindingSet) -> list[dict[str, object]]:
     """A row an image from the opinions: 1 present, 0 absent, −1 where readers contradict each other, else empty."""
     said: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     patients: dict[str, str] = {}
-    try:
-        with opinions.open(newline="", encoding="utf-8") as file:
-            for line in csv.DictReader(file):
-                if line["opinion"] in _LABELS:  # the last line of a process that was killed may be short
-                    patients[line["image"]] = line["patient"]
-                    said[line["image"], line["finding"]][line["reader"]] = _LABELS[line["opinion"]]
-    except (OSError, KeyError) as error:
-        raise DataError(f"{opinions}: cannot be read as opinions ({type(error).__name__})") from None
+    for line in _lines(opinions):
+        patients[line["image"]] = line["patient"]
+        said[line["image"], line["finding"]][line["reader"]] = _LABELS[line["opinion"]]
     rows = []
     for image, patient in patients.items():
         row: dict[str, object] = {"image": image, "patient": patient}
