@@ -24,6 +24,7 @@ class Question:
     words: str = ""  # a sentence; it is read as a query, and by a model with notes also as a note
     filters: CaseFilter = field(default_factory=CaseFilter)
     k: int = 8
+    skip: int = 0  # so many of the best are passed over, for a later page; only by `ask`
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Answer:
     cases: tuple[SimilarCase, ...]
     understood: str = ""  # how findings or words were understood; empty for a study alone
     votes: tuple[FindingVote, ...] = ()  # of the nearest cases, by finding; empty for a search by findings
+    # What `CaseIndex.matches` takes, to list all that fit; the first is empty for a study.
+    query: FindingQuery = field(default_factory=FindingQuery)
+    filters: CaseFilter = field(default_factory=CaseFilter)
 
     @property
     def against(self) -> int:
@@ -87,14 +91,16 @@ def ask(index: CaseIndex, asked: Question, load: "Callable[[], Predictor | None]
     said = query.sentence(index.findings)
     predictor = load() if in_words else None  # words that were not understood do not order what the findings ask for
     prediction = predictor(None, asked.words) if predictor is not None else None
+    most = asked.skip + asked.k
     if prediction is None or prediction.refused or prediction.embedding is None:
-        return Answer(tuple(index.find(query, asked.k, filters=asked.filters)), said)
+        found = index.find(query, most, filters=asked.filters)[asked.skip :]
+        return Answer(tuple(found), said, query=query, filters=asked.filters)
     index.check_model(prediction.model_sha256, prediction.model)
     filters = query.filters(asked.filters, require_present=True)
-    hits = index.nearest(prediction.embedding, asked.k, filters=filters)
+    hits = index.nearest(prediction.embedding, most, filters=filters)[asked.skip :]
     # The relation is to the findings in the words, not to what the model makes of them.
     found = explain_query(query.labels(index.findings), hits, index.findings)
-    return Answer(tuple(found), f"near these words, {said}")
+    return Answer(tuple(found), f"near these words, {said}", query=query, filters=filters)
 
 
 def _read(index: CaseIndex, asked: Question) -> tuple[FindingQuery, bool]:

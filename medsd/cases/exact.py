@@ -52,6 +52,21 @@ class Snapshot:
         positions = nearest_distinct(find, k)
         return positions, similarity[positions]
 
+    def fits(
+        self, wanted: FloatArray, findings: FindingSet, filters: CaseFilter | None
+    ) -> tuple[Positions, FloatArray]:
+        """Positions of all cases whose findings fit a wanted set (F,), best first, and how well each does: K_s·K_d.
+
+        A case that shares nothing with the set is left out. If nothing is wanted, it is K_d, so that cases with fewer
+        findings come first.
+        """
+        counts = LabelPairs(wanted[None], self.labels).counts()
+        fit = np.asarray(counts.weight() if wanted.any() else counts.dissimilarity())[0]  # (N,)
+        barred = self._barred(findings, filters, {})
+        allowed = np.flatnonzero((fit > 0) if barred is None else (fit > 0) & ~barred)
+        best = allowed[np.argsort(-fit[allowed], kind="stable")]
+        return best, fit[best]
+
     def matching(
         self,
         wanted: FloatArray,
@@ -62,21 +77,17 @@ class Snapshot:
     ) -> tuple[Positions, FloatArray]:
         """Positions of the k cases whose findings fit a wanted set (F,) best, and how typical each is.
 
-        Cases are ordered by K_s·K_d of the wanted set; a case that shares nothing with it is left out. If nothing is
-        wanted, cases with fewer findings come first. Equal fits are ordered by the cosine to the mean of the best
-        fits, which is returned too. `vectors` reads the embeddings (M, D) at positions.
+        Cases are ordered as `fits` does; equal fits by the cosine to the mean of the best fits, which is returned too.
+        `vectors` reads the embeddings (M, D) at positions.
         """
-        counts = LabelPairs(wanted[None], self.labels).counts()
-        fit = np.asarray(counts.weight() if wanted.any() else counts.dissimilarity())[0]  # (N,)
-        barred = self._barred(findings, filters, {})
-        allowed = np.flatnonzero((fit > 0) if barred is None else (fit > 0) & ~barred)
-        best = allowed[np.argsort(-fit[allowed], kind="stable")[: max(_CANDIDATES, 4 * k)]]
+        best, fit = self.fits(wanted, findings, filters)
+        best, fit = best[: (most := max(_CANDIDATES, 4 * k))], fit[:most]
         if not len(best):
             return best, np.zeros(0, np.float32)
         embeddings = vectors(best)
-        centre = embeddings[fit[best] >= fit[best[0]] - _SAME_FIT].mean(0)
+        centre = embeddings[fit >= fit[0] - _SAME_FIT].mean(0)
         typical = embeddings @ (centre / max(float(np.linalg.norm(centre)), _TINY))
-        order = np.lexsort((best, -typical, -fit[best].round(6)))
+        order = np.lexsort((best, -typical, -fit.round(6)))
 
         def find(count: int) -> tuple[Positions, Sequence[str], FloatArray]:
             first = order[:count]
@@ -84,6 +95,10 @@ class Snapshot:
 
         chosen = nearest_distinct(find, k)
         return best[chosen], typical[chosen]
+
+    def take(self, positions: Positions) -> "Snapshot":
+        """The cases at `positions`, in that order, without their embeddings."""
+        return Snapshot(self.row_ids[positions], None, self.labels[positions], self.attributes.take(positions))
 
     def _study_keys(self, positions: Positions) -> list[str]:
         return self.attributes["study_key"].take(positions).to_pylist()
@@ -127,10 +142,12 @@ def distinct(study_keys: Sequence[str], embeddings: FloatArray, k: int) -> list[
     """
     kept: list[int] = []
     keys: set[str] = set()
+    first = np.ascontiguousarray(embeddings[:, 0])  # few agree in one number, so that few are compared in all
     for position, (key, embedding) in enumerate(zip(study_keys, embeddings, strict=True)):
         if len(kept) == k:
             break
-        same = np.abs(embeddings[:position] - embedding).max(1) <= SAME_EMBEDDING
+        near = np.flatnonzero(np.abs(first[:position] - first[position]) <= SAME_EMBEDDING)
+        same = np.abs(embeddings[near] - embedding).max(1) <= SAME_EMBEDDING
         if key not in keys and not same.any():
             kept.append(position)
         keys |= {key} - {""}

@@ -24,6 +24,8 @@ from medsd.inference.prediction import Prediction
 if TYPE_CHECKING:
     import pandas as pd
 
+    from medsd.cases.exact import Snapshot
+
 OWN_PATIENT = "the prediction's own patient"
 T = TypeVar("T")
 
@@ -155,11 +157,28 @@ class CaseIndex(ABC):
         nothing is wanted, cases with the fewest findings come first. Raises DataError for an empty query, or one that
         asks for what the index does not have.
         """
+        wanted, chosen = self._asked(query, filters)
+        return explain_query(wanted, self._retrying(lambda: self._matching(wanted, k, chosen)), self.findings)
+
+    def matches(self, query: FindingQuery, *, filters: CaseFilter | None = None) -> "pd.DataFrame":
+        """Every study that `find` looks among, best first: the rows of `table`, and `fit`, their K_s·K_d.
+
+        If nothing is wanted, `fit` is K_d. A study of several cases is there once. Errors are those of `find`.
+        """
+        from medsd.cases.rows import case_table
+
+        wanted, chosen = self._asked(query, filters)
+        snapshot = self._retrying(self._facts)
+        positions, fit = snapshot.fits(wanted, self.findings, chosen)
+        table = case_table(snapshot.take(positions), self.findings).assign(fit=fit)
+        repeated = table["study_key"].duplicated() & (table["study_key"] != "")
+        return table[~repeated].reset_index(drop=True)
+
+    def _asked(self, query: FindingQuery, filters: CaseFilter | None) -> tuple[FloatArray, CaseFilter | None]:
+        """The wanted set (F,) of a query, and what filters; raises DataError."""
         if not query:
             raise DataError("findings query: name at least one finding to be present or absent")
-        wanted = query.labels(self.findings)
-        chosen = self._checked(query.filters(filters))
-        return explain_query(wanted, self._retrying(lambda: self._matching(wanted, k, chosen)), self.findings)
+        return query.labels(self.findings), self._checked(query.filters(filters))
 
     def nearest(
         self,
@@ -201,13 +220,15 @@ class CaseIndex(ABC):
     def embeddings(self) -> FloatArray:
         """All embeddings, float32 (N, D) of unit length; do not write to it."""
 
-    @abstractmethod
     def table(self) -> "pd.DataFrame":
         """One row a case, in the order of `embeddings`.
 
         Columns: study_key, patient_key, view, sex, age_band, source, split, findings (names joined by ``|``), then a
         float32 column a finding (1, 0, NaN).
         """
+        from medsd.cases.rows import case_table
+
+        return case_table(self._retrying(self._facts), self.findings)
 
     @abstractmethod
     def add(self, cases: Sequence[Case], embeddings: FloatArray) -> int:
@@ -250,6 +271,10 @@ class CaseIndex(ABC):
     @abstractmethod
     def _matching(self, wanted: FloatArray, k: int, filters: CaseFilter | None) -> list[Hit]:
         """The k cases whose findings fit the set `wanted` (F,) best; see `medsd.cases.exact.Snapshot.matching`."""
+
+    @abstractmethod
+    def _facts(self) -> "Snapshot":
+        """Keys, attributes and labels of all cases, in the order of `embeddings`."""
 
     @abstractmethod
     def _remove(self, patient_key: str) -> int: ...

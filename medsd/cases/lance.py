@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import lancedb
 import numpy as np
@@ -26,7 +26,6 @@ from medsd.cases.rows import (
     MEDIA,
     METADATA,
     TEXT,
-    case_table,
     cases_of,
     checked_blocks,
     label_matrix,
@@ -37,9 +36,6 @@ from medsd.cases.rows import (
 )
 from medsd.cases.seal import CHECKED_AT_OPENING, Seal, SealedFiles
 from medsd.errors import BundleError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TABLE, TABLE_FOLDER = "cases", "cases.lance"
 MEMORY_LIMIT = 2 << 30  # bytes of embeddings: four million cases of 128 numbers
@@ -141,8 +137,8 @@ class LanceIndex(CaseIndex):
 
         return self._retrying(read)
 
-    def table(self) -> "pd.DataFrame":
-        return case_table(self._retrying(self._current)[0], self.findings)
+    def _facts(self) -> Snapshot:
+        return self._current()[0]
 
     def add(self, cases: Sequence[Case], embeddings: FloatArray) -> int:
         layout = schema(self.description)

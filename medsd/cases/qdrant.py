@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -25,7 +25,7 @@ from medsd.cases.described import IndexDescription
 from medsd.cases.exact import Positions, Snapshot, nearest_distinct
 from medsd.cases.index import CaseIndex, NewCases
 from medsd.cases.removals import Removals
-from medsd.cases.rows import BLOCK, MEDIA, TEXT, Block, case_table, cases_of, checked_blocks, read_description
+from medsd.cases.rows import BLOCK, MEDIA, TEXT, Block, cases_of, checked_blocks, read_description
 from medsd.errors import BundleError, DependencyError
 from medsd.findings import FindingSet
 
@@ -35,9 +35,6 @@ except ImportError:
     raise DependencyError(
         "an index on a Qdrant server needs qdrant-client; install it with: pip install 'medsd[qdrant]'"
     ) from None
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 API_KEY = "MEDSD_QDRANT_API_KEY"
 SCHEME = "qdrant+"
@@ -138,9 +135,8 @@ class QdrantIndex(CaseIndex):
     def embeddings(self) -> FloatArray:
         return self._retrying(lambda: self._vectors(list(self._points(None, only=["study_key"], vectors=True))))
 
-    def table(self) -> "pd.DataFrame":
-        snapshot = self._retrying(lambda: self._snapshot(list(self._points(None, without=MEDIA))))
-        return case_table(snapshot, self.findings)
+    def _facts(self) -> Snapshot:
+        return self._snapshot(list(self._points(None, without=MEDIA)))
 
     def add(self, cases: Sequence[Case], embeddings: FloatArray) -> int:
         """All of them go in one request up to `BLOCK`, and block by block beyond."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 import re
 
 import pytest
@@ -12,7 +15,8 @@ from medsd.apps.web.server import prepare_environment
 prepare_environment()
 pytest.importorskip("gradio")
 
-from medsd.apps.web.search import FOUND, SearchDesk  # noqa: E402
+from medsd.apps.web import search  # noqa: E402
+from medsd.apps.web.search import FOUND, Found, SearchDesk  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +83,40 @@ def test_what_cannot_be_asked_is_said_in_a_sentence(desk: SearchDesk, question: 
 def test_a_hostile_sentence_stays_text(desk: SearchDesk) -> None:
     html, _ = desk.find([], [], "left <img src=x onerror=alert(1)> effusion")
     assert not re.search(r"<img src=x", html)
+
+
+@pytest.mark.parametrize("words", ["", "cardiomegaly"])  # by fit, and by nearness to the words
+def test_pages_hold_every_match_once_and_say_where_they_are(
+    desk: SearchDesk, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present = [] if words else ["Cardiomegaly"]
+    monkeypatch.setattr(search, "FOUND", 50)
+    _, every = desk.find(present, [], words)
+    monkeypatch.setattr(search, "FOUND", 3)
+    html, found = desk.find(present, [], words)
+    seen, start = [], 1
+    while True:
+        seen += [case.case.study_key for case in found.cases]
+        assert f"Cases {start} to {len(seen)} of {found.total}" in html and f'class="rank">{start}<' in html
+        if len(seen) == found.total:
+            break
+        start += 3
+        html, found = desk.turn(1, found)
+    assert found.total > 3 and seen == [case.case.study_key for case in every.cases]
+    assert desk.turn(1, found)[1] is found  # there is no page after the last
+    _, back = desk.turn(-1, found)
+    assert [case.case.study_key for case in back.cases] == seen[start - 4 : start - 1]
+    assert desk.turn(1, Found())[1] == Found()
+
+
+def test_every_match_is_saved_as_csv_without_patients(desk: SearchDesk, reader: Reader) -> None:
+    _, found = desk.find(["Effusion"], [], "")
+    saved = desk.save(found)
+    text = base64.b64decode(re.findall(r'data-content="([^"]*)"', saved)[0]).decode()
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert len(rows) == found.total and {row["Effusion"] for row in rows} == {"1"}
+    assert {row["study_key"] for row in rows} == {case.case.study_key for case in found.cases}
+    assert "patient_key" not in rows[0] and [float(row["fit"]) for row in rows] == sorted(
+        (float(row["fit"]) for row in rows), reverse=True
+    )
+    assert desk.save(Found()) == ""

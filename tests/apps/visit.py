@@ -86,8 +86,13 @@ class Browser:
 
     def score(self, *files: tuple[str, bytes], names: bool = False) -> str:
         """Everything that the server says until all rows of a batch are there."""
-        self.join(self.calls["batch"], [file_data(path) for path in self.upload_all(*files).json()], names)
-        return self.listen()
+        batch = self.calls["batch"]
+        self.join(batch, [file_data(path) for path in self.upload_all(*files).json()])
+        said = self.listen()
+        for following in self.after(batch):
+            self.join(following, None, names, "image", "dropped")
+            said += self.listen()
+        return said
 
 
 def file_data(path: str, name: str = "image.dcm") -> dict[str, Any]:

@@ -130,6 +130,11 @@ def test_cases_are_found_by_findings_and_pinned(visit: Open) -> None:
     here.page.click("#search-go")
     here.page.wait_for_selector("#found li.case")
     assert "without Cardiomegaly" in here.page.inner_text("#found h2")
+    here.page.click("#found-save")
+    with here.page.expect_download() as download:
+        here.page.wait_for_selector("#found-saved a[href^=blob]")
+        here.page.click("#found-saved a")
+    assert download.value.suggested_filename == "medsd-cases.csv"
     here.page.click("#found [data-pin] >> nth=0")
     here.page.wait_for_selector("#pinned figure")
     here.open_tab("Read")

@@ -149,6 +149,19 @@ def test_cases_that_fit_a_findings_query_come_in_the_order_of_the_weight(make, c
     assert [len(case.case.findings) for case in without] == sorted(len(case.case.findings) for case in without)
 
 
+def test_all_that_fit_are_a_table_of_studies_best_first(make, cases, embeddings):
+    index = make([*cases, cases[3]], np.concatenate([embeddings, embeddings[:1] * -1]))
+    for query in (FindingQuery(("Effusion", "Edema"), ("Mass",)), FindingQuery(absent=("Edema",))):
+        filters = CaseFilter(view="PA")
+        table, found = index.matches(query, filters=filters), index.find(query, 1000, filters=filters)
+        assert sorted(table["study_key"]) == sorted(keys(found)) and table["fit"].is_monotonic_decreasing
+        weights = {each.case.study_key: each.k_d * (each.k_s if query.present else 1) for each in found}
+        np.testing.assert_allclose(table["fit"], [weights[key] for key in table["study_key"]], atol=1e-6)
+        assert [key for key in table["study_key"] if key == "study0003"] == ["study0003"] * ("study0003" in weights)
+    with pytest.raises(DataError, match="at least one"):
+        index.matches(FindingQuery())
+
+
 def test_a_removed_patient_is_in_no_answer(make, cases, embeddings, findings):
     index = make(cases, embeddings)
     index.nearest(embeddings[8])

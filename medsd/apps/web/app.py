@@ -25,8 +25,8 @@ def build_page(reader: Reader, uploads: Uploads | None = None) -> gr.Blocks:
     with gr.Blocks(title=f"medsd · {bundle.label}", fill_width=True) as page:
         scripts.html(markup.header(bundle, reader.provider, reader.precision), "header")
         board = Board(reader)
-        with gr.Tabs():
-            with gr.Tab("Read"):
+        with gr.Tabs() as tabs:
+            with gr.Tab("Read", id="read"):
                 read = ReadTab(reader, board)
             if reader.index is not None:
                 with gr.Tab("Findings search"):
@@ -35,7 +35,7 @@ def build_page(reader: Reader, uploads: Uploads | None = None) -> gr.Blocks:
                     SpaceTab(reader, space, read.reading)
             if reader.score is not None:
                 with gr.Tab("Batch"):
-                    BatchTab(reader, uploads)
+                    read.open_from(BatchTab(reader, uploads), tabs)
             with gr.Tab("Model"):
                 scripts.html(card.facts(bundle, reader.provider, reader.precision), "facts")
                 gr.HTML(card.card_html(bundle), elem_id="card", js_on_load=None)

@@ -1,7 +1,7 @@
-"""The tab Batch: many files at once, each a row, with progress, and the table to download.
+"""The tab Batch: many files at once, with progress; then their rows, by image or by study, and the table to download.
 
-The rows are those of `medsd score`. Files are moved into a folder of the run as soon as they arrive, and are gone when
-the run ends, is stopped, or its visitor leaves; the table is handed over within the answer.
+The rows are those of `medsd score`. Files are moved into a folder of the run as soon as they arrive. They are gone when
+a run is stopped, when the next one begins, or `KEPT_S` after its end: until then a row can be opened.
 """
 
 import contextlib
@@ -12,27 +12,30 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gradio as gr
 
-from medsd.apps.web import scripts
+from medsd.apps.web import batch_rows, scripts
+from medsd.apps.web.batch_rows import DROPPED, STATUS, BatchRow
 from medsd.apps.web.export import link
 from medsd.apps.web.html import fill
 from medsd.apps.web.reading import Reader
-from medsd.apps.web.uploads import MOST_FILES, Uploads, is_regular
+from medsd.apps.web.uploads import KEPT_S, MOST_FILES, Uploads, is_regular
+from medsd.cases.pictures import encode_thumbnail
+from medsd.dicom.policy import GatePolicy
 from medsd.errors import DataError, MedsdError
-from medsd.inference.prediction import Prediction
-from medsd.inference.words import impression
+from medsd.preprocessing.archives import read_member, split_member
 from medsd.scoring import table
+from medsd.scoring.by_study import Studies
 from medsd.scoring.inputs import name_inputs
 
 MOST_BYTES = 4_000_000_000
-_SHOWN = 200  # rows on the page; the table to download has all
+THUMBNAIL_SIDE = 48
 _WAITING = '<p class="quiet" role="status">Another batch is being read. Yours begins when it has ended.</p>'
 _EVERY_S = 0.5  # between two pictures of the progress
+By = Literal["image", "study"]
 
 
 class BatchFile(NamedTuple):
@@ -41,6 +44,42 @@ class BatchFile(NamedTuple):
     source: Path  # a file, or ``archive.zip!member``
     number: str  # how the page calls it
     name: str  # how its owner calls it
+
+
+class BatchRun:
+    """A batch: its rows, and for a while its images, in a folder within `home`; belongs to one browser tab."""
+
+    def __init__(self, home: Path | None) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="medsd-batch-", dir=home, ignore_cleanup_errors=True)
+        self._end = threading.Timer(KEPT_S, self._folder.cleanup)
+        self._end.daemon = True
+        self.folder = Path(self._folder.name)
+        self.files: list[BatchFile] = []
+        self.rows: list[BatchRow] = []  # of the files that were read, in their order
+        self.order: list[int] = []  # places of the rows as they stand on the page
+
+    def keep(self) -> None:
+        """Keep the images for `KEPT_S` from now on."""
+        self._end.start()
+
+    def close(self) -> None:
+        """Delete the images."""
+        self._end.cancel()
+        self._folder.cleanup()
+
+    def content(self, place: int) -> bytes | None:
+        """The bytes of the image of a row; None where they are gone, or there never were any."""
+        source = self.files[place].source
+        inside = split_member(str(source))
+        try:
+            return read_member(*inside, GatePolicy(), self.files[place].number) if inside else source.read_bytes()
+        except (OSError, MedsdError):
+            return None
+
+    def after(self, place: int) -> int | None:
+        """The place of the image that stands after another on the page; None after the last."""
+        following = self.order[self.order.index(place) + 1 :] if place in self.order else []
+        return following[0] if following else None
 
 
 class BatchDesk:
@@ -54,28 +93,62 @@ class BatchDesk:
         self._uploads = uploads
         self._one = threading.Lock()  # a batch is long: one at a time, and others' studies are read beside it
 
-    def run(self, paths: list[str] | None, names: bool) -> Iterator[tuple[Any, Any, Any]]:
-        """Score uploads, which are moved away at once; with `names`, the table to download has the names of the files.
+    def run(self, paths: list[str] | None, before: BatchRun | None) -> Iterator[tuple[Any, ...]]:
+        """Score uploads, which are moved away at once; the images of the run `before` are deleted.
 
-        Yields progress and rows as HTML, the download, and what becomes of the drop zone.
+        Yields progress and rows as HTML, the run once it has ended, the download, and what becomes of the drop zone.
         """
         if not paths or self.reader.score is None:
             return
-        home = self._uploads.home if self._uploads else None
-        with tempfile.TemporaryDirectory(prefix="medsd-batch-", dir=home, ignore_cleanup_errors=True) as folder:
-            given = [self._take(path, number, Path(folder)) for number, path in enumerate(paths, 1)]
-            yield _page(len(given), Counter()), "", gr.update(value=None)
+        if before is not None:
+            before.close()
+        run, ended = BatchRun(self._uploads.home if self._uploads else None), False
+        try:
+            given = [self._take(path, number, run.folder) for number, path in enumerate(paths, 1)]
+            yield _progress(len(given), run), None, "", gr.update(value=None)
             try:
-                files = _unpacked(given)
+                run.files = _unpacked(given)
             except MedsdError as error:
-                yield fill("notice", kind="refused", title="Not read", message=str(error)), "", gr.skip()
+                yield fill("notice", kind="refused", title="Not read", message=str(error)), None, "", gr.skip()
                 return
             while not self._one.acquire(timeout=_EVERY_S):
-                yield _WAITING, gr.skip(), gr.skip()
+                yield _WAITING, gr.skip(), gr.skip(), gr.skip()
             try:
-                yield from self._score(files, names)
+                for shown in self._score(run):
+                    yield shown, gr.skip(), gr.skip(), gr.skip()
             finally:
                 self._one.release()
+            ended = True
+            run.keep()
+            yield gr.skip(), run, gr.skip(), gr.skip()
+        finally:  # without an end, the visitor left, or the batch was stopped
+            if not ended:
+                run.close()
+
+    def show(self, run: BatchRun | None, names: bool, by: By, order: str) -> tuple[Any, Any]:
+        """The rows of a run as HTML, and its table to download.
+
+        Args:
+            run: None where none has ended.
+            names: whether images are called by the names of their files.
+            by: what a row is of.
+            order: `DROPPED`, `STATUS`, or a finding: the most probable first.
+        """
+        if run is None:
+            return gr.skip(), gr.skip()
+        findings, numbers = self.reader.bundle.findings, [row.number for row in run.rows]
+        called = {row.number: row.name if names else row.number for row in run.rows}
+        rows: list[table.Row] = [row.said for row in run.rows]
+        if by == "study":
+            rows = list(Studies(self.reader.bundle).rows(lambda: iter(rows)))
+        lines = batch_rows.in_order(batch_rows.lines(rows, run.rows, called, findings), order)
+        run.order = [numbers.index(image) for line in lines for image in line.images]
+        columns = table.study_columns(findings) if by == "study" else table.columns(findings)
+        text = io.StringIO()  # opened in a spreadsheet, from strangers' names
+        table.write_csv(text, [batch_rows.renamed(row, called) for row in rows], columns, defuse=True)
+        saved = link(text.getvalue().encode("utf-8"), "CSV", "medsd-batch.csv", wait=True)
+        counts = Counter(row["status"] for row in rows)
+        return batch_rows.page(len(rows), counts, lines, called, places=numbers), saved
 
     def _take(self, path: str, number: int, folder: Path) -> BatchFile:
         """An upload under its number, in the folder of this run; an upload that is not a file becomes a row."""
@@ -86,24 +159,25 @@ class BatchDesk:
                 shutil.move(path, target)
         return BatchFile(target, f"Image {number}", name)
 
-    def _score(self, files: Sequence[BatchFile], names: bool) -> Iterator[tuple[Any, Any, Any]]:
+    def _score(self, run: BatchRun) -> Iterator[str]:
         assert self.reader.score is not None
-        rows: list[table.Row] = []
-        seen: list[tuple[str, Prediction]] = []
-        counts: Counter[str] = Counter()
         drawn = 0.0
-        for file in files:
+        for file in run.files:
             prediction = self.reader.score(file.source, file.number)
-            counts[prediction.status] += 1
-            rows.append(table.row(file.name if names else file.number, prediction))
-            seen.append((file.number, replace(prediction, image=None, evidence_maps=None, regions=None)))
+            thumbnail = None if prediction.image is None else encode_thumbnail(prediction.image, THUMBNAIL_SIDE)
+            run.rows.append(BatchRow(file.number, file.name, table.row(file.number, prediction), thumbnail))
             if time.monotonic() - drawn > _EVERY_S:
                 drawn = time.monotonic()
-                yield _page(len(files), counts, seen), gr.skip(), gr.skip()
-        text = io.StringIO()  # opened in a spreadsheet, from strangers' names
-        table.write_csv(text, rows, table.columns(self.reader.bundle.findings), defuse=True)
-        saved = link(text.getvalue().encode("utf-8"), "CSV", "medsd-batch.csv", wait=True)
-        yield _page(len(files), counts, seen), saved, gr.skip()
+                yield _progress(len(run.files), run, self.reader)
+
+
+def _progress(total: int, run: BatchRun, reader: Reader | None = None) -> str:
+    """How far a run is, and its latest rows."""
+    counts = Counter(row.said["status"] for row in run.rows)
+    latest = run.rows[-batch_rows.LATEST :]
+    called = {row.number: row.number for row in latest}
+    lines = batch_rows.lines([row.said for row in latest], latest, called, reader.bundle.findings) if reader else []
+    return batch_rows.page(total, counts, lines, called, done=len(run.rows))
 
 
 def _unpacked(given: Sequence[BatchFile]) -> list[BatchFile]:
@@ -129,17 +203,12 @@ def _too_much(given: str, most: str) -> DataError:
     return DataError(f"{given} are too much for this page, which takes {most} at a time; use `medsd score` for more")
 
 
-def _page(total: int, counts: Counter[str], rows: Sequence[tuple[str, Prediction]] = ()) -> str:
-    """Progress, and the rows so far."""
-    said = ", ".join(f"{counts[status]} {status}" for status in ("scored", "warned", "refused") if counts[status])
-    return fill("batch", done=len(rows), total=total, said=said, rows=rows, most=_SHOWN, impression=impression)
-
-
 class BatchTab:
-    """The components of the tab, and their wiring."""
+    """The components of the tab, and their wiring; `read` opens its rows."""
 
     def __init__(self, reader: Reader, uploads: Uploads | None = None) -> None:
         desk = BatchDesk(reader, uploads)
+        self.run = gr.State(None, time_to_live=KEPT_S, delete_callback=lambda run: run and run.close())
         self.files = gr.File(
             label=f"Images: DICOM, PNG, JPEG or ZIP, up to {MOST_FILES} at a time",
             file_count="multiple",
@@ -150,14 +219,25 @@ class BatchTab:
         with gr.Row(elem_id="batch-tools"):
             names = gr.Checkbox(
                 False,
-                label="Names of the files in the table",
+                label="Names of the files",
                 info="Off: images are numbered in the order of the drop. A file's name may be a patient's.",
                 elem_id="batch-names",
             )
+            by = gr.Radio([("Image", "image"), ("Study", "study")], value="image", label="A row", elem_id="batch-by")
+            orders = [("As dropped", DROPPED), ("Status", STATUS)]
+            orders += [(finding.title, finding.name) for finding in reader.bundle.findings.findings]
+            order = gr.Dropdown(orders, value=DROPPED, label="Order", elem_id="batch-order", filterable=False)
             stop = gr.Button("Stop", size="sm", elem_id="batch-stop", scale=0, min_width=100)
         saved = scripts.html("", "batch-saved", scripts.SAVE)
-        rows = scripts.html('<p class="quiet">The rows appear here as the images are read.</p>', "batch-rows")
+        self.rows = scripts.html(
+            '<p class="quiet">The rows appear here as the images are read.</p>', "batch-rows", scripts.BUTTONS
+        )
         # One batch is read, the others are told that they wait.
         handling = scripts.handling("batch", 16, "once")
-        running = self.files.upload(desk.run, [self.files, names], [rows, saved, self.files], **handling)
+        outputs = [self.rows, self.run, saved, self.files]
+        running = self.files.upload(desk.run, [self.files, self.run], outputs, **handling)
         stop.click(None, None, None, cancels=[running])
+        looks = [self.run, names, by, order]
+        running.then(desk.show, looks, [self.rows, saved], **scripts.QUICK)
+        for look in looks[1:]:
+            look.input(desk.show, looks, [self.rows, saved], **scripts.QUICK)

@@ -58,6 +58,7 @@ class Gallery:
         case_likeness: the same over the picture of the case.
         related: whether the cases have a relation to something.
         pins: whether cases can be pinned.
+        before: how many cases stand on earlier pages.
     """
 
     key: str
@@ -70,6 +71,7 @@ class Gallery:
     case_likeness: Sequence[str | None] = field(default=(), repr=False)
     related: bool = True
     pins: bool = True
+    before: int = 0
 
 
 def cases(reading: Reading | None) -> str:
@@ -115,6 +117,7 @@ def gallery(
         cards.setdefault(case.relation if about.related else "", []).append(
             {
                 "rank": rank,
+                "number": about.before + rank,
                 "case": case,
                 "uri": thumbnail_uri(picture),
                 "likeness": about.likeness[rank - 1] if rank <= len(about.likeness) else None,

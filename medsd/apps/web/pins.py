@@ -17,7 +17,7 @@ class Board:
     def __init__(self, reader: Reader) -> None:
         self._findings = reader.bundle.findings
         self.pins = gr.State((), time_to_live=3600)
-        self.html = scripts.html("", "pinned", scripts.PINS, render=False)
+        self.html = scripts.html("", "pinned", scripts.BUTTONS, render=False)
 
     def show(self) -> None:
         """Put the board on the page."""

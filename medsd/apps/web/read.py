@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from medsd.apps.web import case_cards, markup, scripts
+from medsd.apps.web.batch import BatchRun, BatchTab
 from medsd.apps.web.export import Kind, export, link, read_look
 from medsd.apps.web.filters import FilterBoxes, to_filter
 from medsd.apps.web.html import fill
@@ -45,6 +46,7 @@ class Scene(NamedTuple):
     narrow: Update = gr.skip()
     keep: Update = gr.skip()
     saved: Update = gr.skip()
+    onward: Update = gr.skip()
 
 
 class Desk:
@@ -89,12 +91,33 @@ class Desk:
             return Scene()
         return self._take(content, note, seat)
 
-    def _take(self, content: bytes | None, note: str | None, seat: Seat) -> Scene:
+    def take_row(self, run: BatchRun | None, seat: Seat, event: gr.EventData) -> tuple[Update, ...]:
+        """Want the image of a row of a batch read; the last value is the tab to show."""
+        place = scripts.sent(event).get("open")
+        if run is None or not isinstance(place, int) or not 0 <= place < len(run.rows):
+            return *Scene(), gr.skip()
+        return self._take_place(run, place, seat)
+
+    def take_next(self, run: BatchRun | None, seat: Seat) -> tuple[Update, ...]:
+        """Want the image read that stands in the batch after the one at hand."""
+        place = None if run is None or seat.asked is None or seat.asked.place is None else run.after(seat.asked.place)
+        return (*Scene(), gr.skip()) if run is None or place is None else self._take_place(run, place, seat)
+
+    def _take_place(self, run: BatchRun, place: int, seat: Seat) -> tuple[Update, ...]:
+        content = run.content(place)
+        if content is None:
+            gr.Warning("The images of this batch are no longer kept. Drop them again.")
+            return *Scene(), gr.skip()
+        scene = self._take(content, "", seat, place)
+        return *scene._replace(onward=gr.update(visible=run.after(place) is not None)), gr.update(selected="read")
+
+    def _take(self, content: bytes | None, note: str | None, seat: Seat, place: int | None = None) -> Scene:
         """A busy page: nothing of an earlier study stands on it any more."""
-        seat.ask(Asked(content, note or ""))  # a hidden textbox says None
+        seat.ask(Asked(content, note or "", place))  # a hidden textbox says None
         busy = (markup.busy_image(), "", "", "", markup.BUSY_FINDINGS, case_cards.no_cases("Searching …"))
         # The drop zone is emptied at once: the name of a file may be a patient's, and belongs to no earlier findings.
-        return Scene(*busy, note=note, upload=None, seat=seat, reading=None, shown=None, saved="")
+        onward = gr.update(visible=False)
+        return Scene(*busy, note=note, upload=None, seat=seat, reading=None, shown=None, saved="", onward=onward)
 
     def read(self, seat: Seat, *wish: Any) -> Scene:
         """Read what the tab wants; what comes too late, because another study was asked for meanwhile, is dropped."""
@@ -241,7 +264,7 @@ class ReadTab:
         self.narrow = gr.Accordion("Filter the cases", open=False, elem_id="narrow", visible=False)
         with self.narrow, gr.Row(elem_classes="boxes"):
             self.filters = FilterBoxes(reader, findings=True, key="narrow")
-        self.cases = scripts.html(case_cards.cases(None), "cases", scripts.PINS)
+        self.cases = scripts.html(case_cards.cases(None), "cases", scripts.BUTTONS)
 
     def _intake(self) -> None:
         reader = self.desk.reader
@@ -277,16 +300,21 @@ class ReadTab:
                 visible=bool(coverages),
                 min_width=240,
             )
+            self.onward = gr.Button("Next image", size="sm", elem_id="onward", min_width=90, scale=0, visible=False)
             self.save_pdf = gr.Button("Save PDF", size="sm", elem_id="save-pdf", min_width=90, scale=0)
             self.save_json = gr.Button("Save JSON", size="sm", elem_id="save-json", min_width=90, scale=0)
         self.saved = scripts.html("", "saved", scripts.SAVE)
+
+    @property
+    def _scene(self) -> list[Any]:
+        return [getattr(self, name) for name in Scene._fields]
 
     @property
     def _wishes(self) -> list[Any]:
         return [self.coverage, *self.filters.inputs]
 
     def _wire(self) -> None:
-        desk, outputs = self.desk, [getattr(self, name) for name in Scene._fields]
+        desk, outputs = self.desk, self._scene
         # What is wanted is taken down at once, however many studies wait to be read.
         taking = {"outputs": outputs, **scripts.handling("take", None, "multiple")}
         reading = {"outputs": outputs, **scripts.handling("read", 2, "multiple")}
@@ -300,6 +328,16 @@ class ReadTab:
         ]
         for take in takes:
             take.then(desk.read, [self.seat, *self._wishes], **reading)
+
+    def open_from(self, batch: BatchTab, tabs: Any) -> None:
+        """Let the rows of a batch open here, and *Next image* go on to the one below."""
+        outputs = [*self._scene, tabs]
+        taking = {"outputs": outputs, **scripts.handling("take", None, "multiple")}
+        reading = {"outputs": self._scene, **scripts.handling("read", 2, "multiple")}
+        opened = batch.rows.select(self.desk.take_row, [batch.run, self.seat], **taking)
+        gone_on = self.onward.click(self.desk.take_next, [batch.run, self.seat], **taking)
+        for take in (opened, gone_on):
+            take.then(self.desk.read, [self.seat, *self._wishes], **reading)
 
     def _wire_viewer(self) -> None:
         desk = self.desk

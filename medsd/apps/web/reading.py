@@ -36,6 +36,8 @@ from medsd.results.render import (
 from medsd.strict import read_json
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from medsd.apps.web.feedback import FeedbackFolder, Opinion
     from medsd.cases.ask import Answer, Question
     from medsd.cases.case import SimilarCase
@@ -191,6 +193,11 @@ class Reader:
 
         with _searching():
             return ask(self._cases(), question, lambda: self._predict if self.takes_notes else None)  # type: ignore[arg-type, return-value]
+
+    def matches(self, answer: Answer) -> pd.DataFrame:
+        """All studies that an answer is of, as a table (`CaseIndex.matches`); a `MedsdError` is for the person."""
+        with _searching():
+            return self._cases().matches(answer.query, filters=answer.filters)
 
     def opine(self, reading: Reading, finding: str, opinion: Opinion, user: str = "") -> None:
         """Keep what a person says of a finding; a `DataError` where no feedback is kept, or it cannot be."""

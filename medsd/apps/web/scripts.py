@@ -20,7 +20,7 @@ def _read(name: str) -> str:
 DROP = _read("drop")
 VIEWER = _read("viewer")
 FINDINGS = _read("findings")
-PINS = _read("pins")
+BUTTONS = _read("buttons")
 SAVE = _read("save")
 MAP = _read("map")
 

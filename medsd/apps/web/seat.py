@@ -20,6 +20,7 @@ class Asked:
 
     content: bytes | None = field(repr=False)  # of the image, None for a note alone
     note: str = field(default="", repr=False)
+    place: int | None = None  # in the batch that it was opened from
 
 
 class Seat:

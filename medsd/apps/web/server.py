@@ -27,6 +27,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from medsd.apps.web.reading import Reader
 from medsd.bundle.layout import Bundle
 from medsd.dicom.policy import GatePolicy
@@ -149,7 +151,10 @@ def _scorer(predictor: Predictor, decoder: Decoder) -> Callable[[Path, str], Pre
         return replace(decoder, keep_image=False).helper()
 
     def score(path: Path, name: str) -> Prediction:
-        return read_safely(predictor, [Study(decode()(path, name))])[0]
+        image = decode()(path, name)
+        said = read_safely(predictor, [Study(image)])[0]
+        # What the model sees is picture enough for a row.
+        return said if image.pixels is None else replace(said, image=image.pixels / np.float32(255))
 
     return score
 
