@@ -15,6 +15,7 @@ from medsd.cases.described import RELATION_WORDS, RelationWord, SimilarityScale
 from medsd.errors import DataError
 from medsd.findings import FindingSet
 from medsd.inference.prediction import Prediction
+from medsd.preprocessing.pixels import Box, box_weights
 from medsd.sd.relations import dissimilarity_factor, relation_matrix, similarity_factor
 
 _CALLED = {"present": 1.0, "absent": 0.0}
@@ -226,3 +227,22 @@ def region_shares(prediction: Prediction, embedding: FloatArray) -> FloatArray:
     if other.shape != size:
         raise DataError(f"no map of the similarity: embeddings of {other.shape} and {size} numbers")
     return np.tensordot(other, prediction.regions, axes=1)
+
+
+def box_embedding(prediction: Prediction, box: Box) -> FloatArray:
+    """What a box of an image adds to its embedding (D,); its product with a case's is the box's part of their cosine.
+
+    The cosine is a mean over places (`region_shares`), so that the parts of boxes that tile the image, of what lies
+    outside it in the model's grid, and of the note add up to it. A place that a box cuts counts by the share inside.
+    The cases of the largest parts are those nearest to this vector. Raises DataError as `region_shares` does, and for a
+    box without an area.
+    """
+    if prediction.regions is None or prediction.image is None or prediction.pixel_spec is None:
+        why = "the study was refused" if prediction.refused else "there is no image, or its bundle gives no regions"
+        raise DataError(f"cases cannot be compared in a box: {why}")
+    height, width = prediction.regions.shape[1:]
+    weights = box_weights(box, prediction.image.shape, (height, width), prediction.pixel_spec)
+    if not weights.any():
+        raise DataError("the box has no area in the part of the image that the model sees; draw a larger one")
+    inside = np.einsum("dhw,hw->d", prediction.regions, weights, dtype=np.float64) / weights.size
+    return inside.astype(np.float32)

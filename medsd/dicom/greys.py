@@ -22,6 +22,10 @@ class StoredGreys:
     first: int
     notes: tuple[str, ...] = ()  # what of the header was passed over or assumed
     coloured: bool = False  # a palette gives colours
+    # The window of the greys 0 and 1 in the image's own units, after modality LUT or rescale: its end at 0 and its end
+    # at 1, the former above the latter where the image is inverted. None where the header gives no units, or greys do
+    # not lie along a line.
+    ends: tuple[float, float] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -32,6 +32,8 @@ _VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 # full white, or in full white and black together, than any radiograph has, belongs to other pixel values.
 _LEAST_SPAN, _MOST_WHITE, _MOST_BLACK = 1 / 8, 0.8, 0.97
 _WINDOW = "(0028,1050) Window Center"
+_UNIT_STEPS = ("WindowCenter", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence")  # each gives units
+_STRAIGHT = 1e-6  # of the greys that a window shows along a line
 # Steps for single samples.
 _GREY_STEPS = (
     "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "VOILUTSequence", "WindowCenter", "WindowWidth",
@@ -62,15 +64,16 @@ def stored_greys(stored: Stored, ds: Dataset) -> StoredGreys:
     first = min(lowest, 0)
     domain = np.arange(first, highest + 1, dtype=np.int32)
     padding = _padding_mask(domain, ds, signed=stored.dtype.kind == "i")
-    coloured = False
+    coloured, ends = False, None
     if _photometric(ds) == "PALETTE COLOR":
         curve, coloured = _palette(domain, stored, ds)
     else:
         curve = _presentation(_voi(domain, stored, padding, ds, notes), ds)
         curve = 1.0 - curve if _shown_inverted(ds) else curve
+        ends = _ends(domain, curve, ds)
     curve[padding] = 0.0
     greys = np.clip(np.nan_to_num(curve), 0.0, 1.0).astype(np.float32)
-    return StoredGreys(stored, greys, first, tuple(notes), coloured)
+    return StoredGreys(stored, greys, first, tuple(notes), coloured, ends)
 
 
 def align_bits(stored: Stored, ds: Dataset) -> Stored:
@@ -250,6 +253,25 @@ def _without_voi(domain: Stored, values: Curve, stored: Stored, padding: npt.NDA
     share = np.cumsum(counts[order]) / counts.sum()
     low, high = values[order][np.searchsorted(share, np.array(DEFAULT_PERCENTILES) / 100.0)]
     return (values - low) / (high - low) if high > low else np.where(values > low, 1.0, 0.0)
+
+
+def _ends(domain: Stored, curve: Curve, ds: Dataset) -> tuple[float, float] | None:
+    """The ends of the window that the greys 0 and 1 are, in the units that the header gives; see `StoredGreys.ends`."""
+    if not any(keyword in ds for keyword in _UNIT_STEPS):
+        return None
+    values, inside = _modality(domain, ds, []), np.flatnonzero((curve > 0.0) & (curve < 1.0))
+    if len(inside) < 2 or values[inside[0]] == values[inside[-1]]:
+        return None
+    first, last = inside[0], inside[-1]
+    slope = (curve[last] - curve[first]) / (values[last] - values[first])
+    straight = curve[first] + (values[inside] - values[first]) * slope
+    if slope == 0.0 or np.abs(straight - curve[inside]).max() > _STRAIGHT:
+        return None
+    ends = [float(values[first] + (grey - curve[first]) / slope) for grey in (0.0, 1.0)]
+    # The upper end of a LINEAR window is the value above the first white one (C.11.2.1.2.1).
+    exact = str(ds.get("VOILUTFunction") or "").strip().upper() == "LINEAR_EXACT"
+    ends[int(slope > 0)] += 0.0 if exact else 1.0
+    return ends[0], ends[1]
 
 
 def _presentation(curve: Curve, ds: Dataset) -> Curve:

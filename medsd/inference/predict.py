@@ -231,7 +231,7 @@ class Predictor:
         given: dict[str, Any] = {}
         if image is not None:
             keys = ("study_key", "patient_key", "instance_key", "study_keys", "patient_keys")
-            names = (*keys, "view", "spacing_mm", "spacing_from")
+            names = (*keys, "view", "spacing_mm", "spacing_from", "ends")
             given = {name: getattr(image, name) for name in names} | {"image": image.display}
         return Prediction(
             self.bundle.findings,

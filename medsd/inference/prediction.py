@@ -52,6 +52,8 @@ class Prediction:
         image: float32 (H, W) in 0…1, the image as it is shown; None for a note alone.
         spacing_mm, spacing_from: distance of its rows and of its columns, and the DICOM attribute that says so; None
             and "" where nothing does.
+        ends: of the window that 0 and 1 of `image` are, in the units of the DICOM file, as in
+            `medsd.dicom.greys.StoredGreys`; None where it gives none.
     """
 
     findings: FindingSet
@@ -80,6 +82,7 @@ class Prediction:
     image: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     spacing_mm: tuple[float, float] | None = None
     spacing_from: str = ""
+    ends: tuple[float, float] | None = None
 
     @property
     def refused(self) -> bool:

@@ -42,6 +42,7 @@ class DecodedImage:
     display: npt.NDArray[np.float32] | None = field(default=None, repr=False)  # (H, W) in 0…1 for a person, if kept
     spacing_mm: tuple[float, float] | None = None  # of `display`, as in `medsd.dicom.read.Radiograph`
     spacing_from: str = ""
+    ends: tuple[float, float] | None = None  # as in `medsd.dicom.greys.StoredGreys`
 
 
 def read_image(
@@ -63,6 +64,7 @@ def read_image(
     if admission.radiograph is None:
         image = DecodedImage("refused", admission.reason, admission.message, name)
         return identified(image, read_identity(source), hasher) if isinstance(source, (Path, bytes)) else image
+    greys = admission.radiograph.greys
     image = DecodedImage(
         "warned" if admission.status == "warned" else "scored",
         admission.reason,
@@ -72,6 +74,7 @@ def read_image(
         display=admission.radiograph.pixels if keep_image else None,
         spacing_mm=admission.radiograph.spacing_mm,
         spacing_from=admission.radiograph.spacing_from,
+        ends=greys.ends if greys else None,
     )
     return identified(image, admission.radiograph, hasher)
 

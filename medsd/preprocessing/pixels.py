@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from medsd.dicom.greys import Box, StoredGreys, block_means
+from medsd.dicom.greys import Box as PixelBox
+from medsd.dicom.greys import StoredGreys, block_means
 from medsd.dicom.read import Radiograph
 from medsd.settings import PixelSpec
 
 GreyImage = npt.NDArray[np.float32]
 ModelPixels = npt.NDArray[np.uint8]
+Box = tuple[float, float, float, float]  # left, top, right, bottom in 0…1 of an image's width and height
 
 _GAP = 2.0  # block means leave this many times the pixels that the resize makes of them, Pillow's `reducing_gap`
 # Means of 8-bit values often lie half-way between two grey levels. This is taken off before rounding, so that rounding
@@ -26,7 +28,7 @@ _GAP = 2.0  # block means leave this many times the pixels that the resize makes
 _TIE = np.float32(1e-4)
 
 
-def _placement(shape: tuple[int, int], spec: PixelSpec) -> tuple[Box, Box]:
+def _placement(shape: tuple[int, int], spec: PixelSpec) -> tuple[PixelBox, PixelBox]:
     """Which box of the image (left, top, right, bottom; image pixels) fills which box of the model square."""
     height, width = shape
     whole_image, whole_square = (0, 0, width, height), (0, 0, spec.size, spec.size)
@@ -56,7 +58,7 @@ def _resize(image: GreyImage, size: tuple[int, int], box: tuple[float, float, fl
     return np.asarray(resized, dtype=np.float32)
 
 
-def _shrink(image: GreyImage | StoredGreys, box: Box, size: tuple[int, int]) -> tuple[GreyImage, bool]:
+def _shrink(image: GreyImage | StoredGreys, box: PixelBox, size: tuple[int, int]) -> tuple[GreyImage, bool]:
     """The `box` of `image`, antialiased, in `size` = (width, height), and whether blocks were averaged first."""
     left, top, right, bottom = box
     across = max(1, int((right - left) / size[0] / _GAP))  # columns and rows of the blocks that become one pixel each
@@ -138,3 +140,21 @@ def evidence_to_image(evidence: npt.ArrayLike, shape: tuple[int, int], spec: Pix
     image = np.zeros(shape, dtype=np.float32)
     image[seen_top:seen_bottom, seen_left:seen_right] = seen
     return image
+
+
+def box_weights(box: Box, shape: tuple[int, ...], grid: tuple[int, int], spec: PixelSpec) -> GreyImage:
+    """How much of each cell of a map (h, w) over the model square lies in a box of the radiograph (H, W), 0…1.
+
+    `box` is left, top, right and bottom in 0…1 of the radiograph's width and height. What a crop cut away, and padding,
+    lie in no box.
+    """
+    seen, filled = _placement((shape[0], shape[1]), spec)
+    covers = []
+    for axis, cells in enumerate(grid):  # rows, then columns
+        near, far = 1 - axis, 3 - axis  # of left, top, right, bottom
+        scale = (filled[far] - filled[near]) / (seen[far] - seen[near])
+        ends = [filled[near] + (box[end] * shape[axis] - seen[near]) * scale for end in (near, far)]
+        low, high = (min(max(end, filled[near]), filled[far]) * cells / spec.size for end in ends)
+        places = np.arange(cells)
+        covers.append(np.clip(np.minimum(high, places + 1) - np.maximum(low, places), 0, 1))
+    return np.outer(*covers).astype(np.float32)

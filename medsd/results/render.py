@@ -91,11 +91,6 @@ def fit_side(image: GreyImage, side: int) -> GreyImage:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR), dtype=np.float32)
 
 
-def image_uri(image: GreyImage, window: Window, *, quality: int = 90) -> str:
-    """The windowed image as a JPEG data URI."""
-    return _uri(_encode(Image.fromarray(apply_window(image, window)), "JPEG", quality=quality), "image/jpeg")
-
-
 def scale_evidence(evidence: GreyImage) -> GreyImage | None:
     """Evidence on its own scale: 0 at the map's median, 1 at its maximum.
 

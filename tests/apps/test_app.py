@@ -27,8 +27,8 @@ prepare_environment()
 gr = pytest.importorskip("gradio")
 
 from medsd.apps.web.app import build_page, theme  # noqa: E402
+from medsd.apps.web.desk import Desk, Scene  # noqa: E402
 from medsd.apps.web.pins import Board  # noqa: E402
-from medsd.apps.web.read import Desk, Scene  # noqa: E402
 from medsd.apps.web.seat import Asked, Seat  # noqa: E402
 
 LOOK = {"level": 0.5, "width": 1, "inverted": False, "opacity": 0.4}

@@ -25,7 +25,7 @@ from tests.studies.images import write_png
 server.prepare_environment()
 gr = pytest.importorskip("gradio")
 
-from medsd.apps.web.read import Desk, Scene  # noqa: E402
+from medsd.apps.web.desk import Desk, Scene  # noqa: E402
 from medsd.apps.web.seat import Asked, Seat  # noqa: E402
 
 NOTHING = Scene()

@@ -85,7 +85,12 @@ def test_a_case_opens_beside_the_image_and_closes_by_keyboard(visit: Open, image
     here.read(image)
     here.page.click("li.case >> nth=0 >> button.open")
     dialog = here.page.locator(".pair:popover-open")
-    assert dialog.is_visible() and dialog.locator(".badge").is_visible() and dialog.locator(".this-image").is_visible()
+    here.page.wait_for_selector(".pair:popover-open .pane.drawn[data-own]")
+    assert (
+        dialog.is_visible()
+        and dialog.locator(".badge").is_visible()
+        and dialog.locator(".pane[data-own] canvas").is_visible()
+    )
     here.page.screenshot(path=shots / "side-by-side.png")
     here.page.keyboard.press("Escape")
     assert not dialog.is_visible()

@@ -177,6 +177,17 @@ def test_a_batch_is_scored_and_its_table_downloaded(visit: Open, room: Bundle, i
     download.value.save_as(tmp_path / "table.csv")
     rows = list(csv.DictReader((tmp_path / "table.csv").open(encoding="utf-8")))
     assert [row["status"] == "refused" for row in rows] == [False, False, True] and here.errors == []
+    here.page.get_by_label("Names of the files").check()
+    here.page.wait_for_selector("#batch-rows >> text=Canary_Carla_0.dcm")
+    here.page.get_by_label("Names of the files").uncheck()
+    here.page.wait_for_selector("#batch-rows >> text=Canary_Carla_0.dcm", state="detached")
+    here.page.click("[data-open='1']")
+    here.page.wait_for_selector("table.findings tbody tr")
+    assert here.page.locator("#stage canvas").is_visible() and here.page.locator("td.thumb img").count() == 2
+    here.page.keyboard.press("n")  # the last, which was refused
+    here.page.wait_for_selector(".notice.refused")
+    assert not here.page.locator("#onward").is_visible() and "Canary" not in here.page.content()
+    assert _serious(here) == [] and here.errors == []
 
 
 def test_a_file_of_300_mb_is_refused_in_a_sentence(visit: Open, tmp_path: Path, shots: Path) -> None:

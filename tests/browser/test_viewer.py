@@ -243,6 +243,20 @@ def test_the_ruler_measures_in_millimetres_where_the_header_says_how(
     assert said.endswith(f"mm ({name})" if name else "pixels (the file gives no spacing)")
 
 
+def test_level_and_width_have_the_units_of_the_file(visit: Open, image: Path, tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(image)
+    most = int(dataset.pixel_array.max()) // 4 * 4
+    dataset.WindowCenter, dataset.WindowWidth = most // 2, most
+    dataset.RescaleSlope, dataset.RescaleIntercept = 1, 0
+    dataset.save_as(tmp_path / "own.dcm")
+    here = visit()
+    here.read(tmp_path / "own.dcm")
+    hand = Hand(here)
+    assert f"Level {most // 2} · Width {most} ·" in here.page.inner_text(".values")
+    hand.drag(-200, 0)
+    assert f"Width {most / 2:.0f} ·" in here.page.inner_text(".values")
+
+
 def test_the_image_fills_the_screen_and_eight_cases_are_in_sight_beside_it(
     visit: Open, image: Path, shots: Path
 ) -> None:

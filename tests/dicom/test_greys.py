@@ -72,3 +72,31 @@ def test_one_pixel_decides_whether_a_picture_is_flat(odd: int, flat: bool) -> No
     stored = np.full((300, 300), 5, dtype=np.uint16)
     stored[1, 1] = odd
     assert stored_greys(stored, dx_dataset(stored, 12, WindowCenter=2000, WindowWidth=4000)).is_flat() == flat
+
+
+RESCALED = {"RescaleSlope": 2, "RescaleIntercept": -1000}
+WINDOW = {"WindowCenter": 1200, "WindowWidth": 3000}
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT"])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_the_ends_are_those_of_the_window_in_the_units_of_the_file(function: str, photometric: str) -> None:
+    greys = windowed(
+        np.uint16, 12, **RESCALED, **WINDOW, VOILUTFunction=function, PhotometricInterpretation=photometric
+    )
+    ends = (-300.0, 2700.0) if photometric == "MONOCHROME2" else (2700.0, -300.0)
+    assert greys.ends == pytest.approx(ends, abs=1e-3)
+
+
+def test_without_a_window_the_ends_are_where_the_greys_end() -> None:
+    greys = windowed(np.int16, 12, **RESCALED)
+    assert greys.ends is not None
+    black, white = greys.ends
+    picture, values = greys.picture(), greys.stored * 2.0 - 1000
+    inside = (picture > 0) & (picture < 1)
+    np.testing.assert_allclose(picture[inside], ((values - black) / (white - 1 - black))[inside], atol=1e-4)
+
+
+@pytest.mark.parametrize("elements", [{}, WINDOW | {"VOILUTFunction": "SIGMOID"}])
+def test_where_nothing_gives_units_or_greys_lie_on_a_curve_there_are_no_ends(elements: dict[str, object]) -> None:
+    assert windowed(np.uint16, 12, **elements).ends is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 
 import numpy as np
@@ -19,7 +18,6 @@ from medsd.results.render import (
     evidence_layer,
     evidence_uri,
     fit_side,
-    image_uri,
     preset_window,
     scale_evidence,
     thumbnail_uri,
@@ -59,12 +57,6 @@ def test_the_lung_preset_opens_the_dark_half_and_the_mediastinum_preset_the_brig
 def test_an_image_is_made_smaller_but_never_enlarged() -> None:
     assert fit_side(np.zeros((300, 200), np.float32), 150).shape == (150, 100)
     assert fit_side(np.zeros((30, 20), np.float32), 150).shape == (30, 20)
-
-
-def test_the_image_is_a_jpeg_of_its_own_size() -> None:
-    header, content = image_uri(np.zeros((30, 20), np.float32), Window()).split(",")
-    assert header == "data:image/jpeg;base64"
-    assert Image.open(io.BytesIO(base64.b64decode(content))).size == (20, 30)
 
 
 def test_the_evidence_layer_is_clear_away_from_the_focus_and_closed_in_it() -> None:

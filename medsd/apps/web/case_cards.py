@@ -17,7 +17,7 @@ from medsd.cases.case import SimilarCase
 from medsd.cases.explain import RELATION_TITLES, likeness, percentile_words, sentence
 from medsd.errors import DataError
 from medsd.findings import FindingSet
-from medsd.results.render import PREVIEW_SIDE, Window, evidence_uri, fit_side, image_uri, likeness_share, thumbnail_uri
+from medsd.results.render import evidence_uri, likeness_share, thumbnail_uri
 
 MOST_PINNED = 4
 _CASES = "Nearest earlier cases"
@@ -52,48 +52,57 @@ class Gallery:
         title: its heading.
         against: what the cases are compared with, or "".
         here: in which words the compared findings are spoken of.
-        image: the image that stands beside a case, as a data URI, or None.
-        image_words: what that image shows; "" where no image stands beside a case.
+        image: whether an image stands beside a case: that of the reading area.
+        image_words: what was read beside a case; "" where cases stand alone.
         likeness: for each case, what makes the two alike, as a data URI over the image, or None.
         case_likeness: the same over the picture of the case.
         related: whether the cases have a relation to something.
         pins: whether cases can be pinned.
         before: how many cases stand on earlier pages.
+        shares: of each case, the part of its similarity that a box of the image gives; empty without a box.
+        back: whether there is a way back to the nearest cases.
     """
 
     key: str
     title: str
     against: str = ""
     here: str = "called present here"
-    image: str | None = field(default=None, repr=False)
+    image: bool = False
     image_words: str = ""
     likeness: Sequence[str | None] = field(default=(), repr=False)
     case_likeness: Sequence[str | None] = field(default=(), repr=False)
     related: bool = True
     pins: bool = True
     before: int = 0
+    shares: Sequence[float] = ()
+    back: bool = False
 
 
 def cases(reading: Reading | None) -> str:
-    """The nearest earlier cases as cards; each opens larger, beside the image. Empty for a refused image."""
+    """The cases beside a study as cards; each opens larger, beside the image. Empty for a refused image."""
     if reading is None:
         return no_cases("Earlier cases that resemble the image appear here, each with what it shares.")
-    prediction, image = reading.prediction, reading.display
+    prediction = reading.prediction
     if prediction.refused:
         return ""
-    if not reading.cases:
+    near = reading.near
+    if not reading.cases and near is None:
         return no_cases(reading.no_cases)
     present = titles(prediction.present, prediction.findings) if prediction.present else "nothing"
+    beside = near or reading
     here = Gallery(
         key="",
-        title=_CASES,
-        against=f"compared with what is called present in your image: {present}",
-        image=None if image is None else image_uri(fit_side(image, PREVIEW_SIDE), Window(), quality=82),
+        title=near.title if near else _CASES,
+        against=near.against if near else f"compared with what is called present in your image: {present}",
+        here=near.here if near else "called present here",
+        image=reading.display is not None,
         image_words=f"called present: {present}",
-        likeness=[_likeness_uri(reading, case) for case in reading.cases],
-        case_likeness=reading.alike,
+        likeness=[_likeness_uri(reading, case) for case in beside.cases],
+        case_likeness=() if near else reading.alike,
+        shares=near.shares if near else (),
+        back=near is not None,
     )
-    return gallery(here, reading.cases, reading.pictures, prediction.findings)
+    return gallery(here, beside.cases, beside.pictures, prediction.findings)
 
 
 def no_cases(text: str, title: str = _CASES) -> str:
@@ -124,7 +133,7 @@ def gallery(
                 "case_likeness": about.case_likeness[rank - 1] if rank <= len(about.case_likeness) else None,
                 "findings": titles(case.case.findings, vocabulary),
                 "sentence": _sentence(about, case, vocabulary),
-                "alike": likeness(case),
+                "alike": f"{about.shares[rank - 1]:.2f} in the box" if about.shares else likeness(case),
                 "percentile": percentile_words(case),
                 "meta": _meta(case),
             }

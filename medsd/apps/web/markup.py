@@ -13,6 +13,7 @@ from medsd.apps.web.html import fill
 from medsd.apps.web.reading import Reading
 from medsd.bundle.layout import Bundle, Description
 from medsd.calibration.types import OperatingPoint
+from medsd.cases.case import SimilarCase
 from medsd.inference.prediction import NOT_TRAINED, Prediction
 from medsd.inference.words import GROUPS, LEGEND, grouped, impression, percent, reason
 from medsd.results.render import PRESETS, GreyImage, evidence_uri, preset_window
@@ -26,7 +27,9 @@ KEYS = {
     "0": "as at first",
     "1–4": f"window: {', '.join(PRESETS)}",
     "E": "evidence on or off",
+    "B": "draw a box, to find cases alike there; Esc takes it away",
     "F": "full screen",
+    "N": "the next image of a batch",
     "?": "this list",
     "Left button": "the tool that is chosen; Window: width across, level up and down",
     "Middle button, or Space": "pan",
@@ -49,12 +52,13 @@ def header(bundle: Bundle, provider: str, precision: str = "") -> str:
     )
 
 
-def image(reading: Reading | None, *, examples: bool = False) -> str:
+def image(reading: Reading | None, *, examples: bool = False, cases: bool = False) -> str:
     """The grey values for ``scripts/viewer.js``, or a sentence in their place.
 
     Args:
         reading: None before the first.
         examples: whether there are some to take.
+        cases: whether there are cases, which can be compared in a box of the image.
     """
     if reading is None:
         example = ", or take an example" if examples else ""
@@ -62,7 +66,7 @@ def image(reading: Reading | None, *, examples: bool = False) -> str:
     if reading.display is None:
         why = "The file was not read." if reading.prediction.refused else "This reading is of the note alone."
         return _empty("No image to show", why)
-    return _greys(reading, reading.display)
+    return _greys(reading, reading.display, boxes=cases and reading.prediction.regions is not None)
 
 
 def detail(reading: Reading) -> str:
@@ -70,7 +74,13 @@ def detail(reading: Reading) -> str:
     return _greys(reading, reading.every_pixel) if reading.every_pixel is not None else ""
 
 
-def _greys(reading: Reading, pixels: GreyImage) -> str:
+def case_greys(case: SimilarCase, pixels: GreyImage) -> str:
+    """The grey values of the image of a case for ``scripts/beside.js``."""
+    height, width = pixels.shape
+    return fill("case_image", key=case.case.study_key, width=width, height=height, greys=pack(pixels))
+
+
+def _greys(reading: Reading, pixels: GreyImage, *, boxes: bool = False) -> str:
     prediction, (height, width) = reading.prediction, pixels.shape
     windows = [preset_window(preset, pixels) for preset in PRESETS]
     whole = pixels if prediction.image is None else prediction.image
@@ -83,7 +93,9 @@ def _greys(reading: Reading, pixels: GreyImage) -> str:
         windows=json.dumps([(round(window.level, 4), round(window.width, 4)) for window in windows]),
         spacing=" ".join(f"{part:g}" for part in prediction.spacing_mm or ()),
         spacing_from=prediction.spacing_from,
+        ends=json.dumps(prediction.ends) if prediction.ends else "",
         detail="more" if reading.every_pixel is not None else "",
+        boxes="yes" if boxes else "",
         greys=pack(pixels),
     )
 

@@ -31,6 +31,7 @@ class Board:
     def pin(self, pins: Pins, shown: Any, event: gr.EventData) -> tuple[Any, Any]:
         """Keep the case of a card; the oldest goes where there are too many."""
         rank = scripts.sent(event).get("pin")
+        shown = getattr(shown, "near", None) or shown  # other cases may stand beside a study than the nearest
         if shown is None or not isinstance(rank, int) or not 1 <= rank <= len(shown.cases):
             return gr.skip(), gr.skip()
         pin = Pinned(shown.cases[rank - 1], shown.pictures[rank - 1])

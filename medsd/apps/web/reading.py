@@ -9,7 +9,7 @@ import io
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from medsd.apps.web.near import Near, Wanted, in_box, like_case
 from medsd.bundle.layout import Bundle
 from medsd.cases.case import CaseFilter
 from medsd.errors import BundleError, DataError, MedsdError
@@ -90,6 +91,7 @@ class Reading:
             URI); None where its image is not at hand, or there was no time left to read it.
         no_cases: why there are none, "" when there are.
         votes: what the nearest cases say of each finding, whatever the filters.
+        near: other cases that stand in the place of the nearest ones, or None.
         opinions: what the person said of findings, by name.
         read: when, UTC, ISO 8601.
         key: tells the image of this reading from others in the browser.
@@ -102,6 +104,7 @@ class Reading:
     alike: tuple[str | None, ...] = field(default=(), repr=False)
     no_cases: str = ""
     votes: tuple[FindingVote, ...] = ()
+    near: Near | None = None
     opinions: Mapping[str, Opinion] = field(default_factory=dict)
     read: str = ""
     key: str = field(default_factory=partial(token_hex, 8))
@@ -185,7 +188,31 @@ class Reader:
     def again(self, reading: Reading, wish: Wish) -> Reading:
         """The same study with other calls or other cases beside it; the model is not asked again."""
         prediction = recalled(reading.prediction, self.bundle, wish.coverage)
-        return self._with_cases(replace(reading, prediction=prediction), wish.filters)
+        read, near = self._with_cases(replace(reading, prediction=prediction, near=None), wish.filters), reading.near
+        if near is not None:
+            with suppress(MedsdError):
+                return self.near(read, near.of, wish.filters)
+        return read
+
+    def near(self, reading: Reading, of: Wanted, filters: CaseFilter) -> Reading:
+        """The study with other cases beside it: alike in a box of its image, or like one of those that stand there.
+
+        A `MedsdError` is in words for the person who asked.
+        """
+        with _searching():
+            if len(of) == 4:
+                near = in_box(self._cases(), reading.prediction, of, filters, NEAREST)
+            else:
+                near = like_case(self._cases(), of, filters, NEAREST)
+        if not near.cases:
+            raise DataError("No other case is left to compare with: widen the filters.")
+        return replace(reading, near=replace(near, pictures=tuple(map(self.picture, near.cases))))
+
+    def original(self, case: SimilarCase) -> GreyImage | None:
+        """Every pixel of the image of a case, up to `DETAIL_SIDE`; None where it is not in the person's own folder."""
+        path = self._pictures.path(case.case.study_key) if self._pictures else None
+        pixels = _own_pixels(path) if path else None
+        return None if pixels is None else fit_side(pixels, DETAIL_SIDE)
 
     def find(self, question: Question) -> Answer:
         """The cases that fit findings or a sentence; a `MedsdError` is in words for the person who asked."""
@@ -285,10 +312,17 @@ def _now() -> str:
 def case_picture(path: Path) -> bytes | None:
     """The image of a case as a WebP of at most `PREVIEW_SIDE` px; None where it cannot be read."""
     from medsd.cases.pictures import encode_thumbnail
+
+    pixels = _own_pixels(path)
+    return None if pixels is None else encode_thumbnail(pixels, PREVIEW_SIDE)
+
+
+def _own_pixels(path: Path) -> GreyImage | None:
+    """The image (H, W) of a case in 0…1; None where it cannot be read."""
     from medsd.dicom.read import read_radiograph
 
     try:
-        return encode_thumbnail(read_radiograph(path).pixels, PREVIEW_SIDE)
+        return read_radiograph(path).pixels
     except (OSError, MedsdError) as error:
         log.warning("the picture of a case could not be read: %s", type(error).__name__)
         return None

@@ -18,9 +18,10 @@ def _read(name: str) -> str:
 
 
 DROP = _read("drop")
-VIEWER = _read("viewer")
+VIEWER = _read("greys") + _read("viewer")
 FINDINGS = _read("findings")
 BUTTONS = _read("buttons")
+CASES = BUTTONS + _read("greys") + _read("beside")
 SAVE = _read("save")
 MAP = _read("map")
 

@@ -31,6 +31,7 @@ class Seat:
         self.wish = Wish()  # how the tab wants its studies to be read now
         self.reading = reading  # what answers `asked`; None while it is being read
         self.shown: str | None = None  # the finding whose evidence was asked for last
+        self.near: object = None  # which other cases were asked for last
         self._waiting = False
         self._lock = threading.Lock()
 

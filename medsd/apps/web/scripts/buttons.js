@@ -1,7 +1,8 @@
-// A button says by one number what it is about: a case to pin, a row of a batch to open.
+// A button says by one value what it is about: a case to pin, a row of a batch to open, a case to find others like.
+const EVENTS = {pin: 'select', unpin: 'select', open: 'select', like: 'edit', back: 'edit'};
 element.addEventListener('click', (event) => {
-  for (const name of ['pin', 'unpin', 'open']) {
-    const button = event.target.closest(`button[data-${name}]`);
-    if (button) trigger('select', {[name]: Number(button.dataset[name])});
+  for (const [name, kind] of Object.entries(EVENTS)) {
+    const value = event.target.closest(`button[data-${name}]`)?.dataset[name];
+    if (value !== undefined) trigger(kind, {[name]: name === 'like' ? value : Number(value)});
   }
 });

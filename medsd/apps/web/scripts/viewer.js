@@ -3,44 +3,26 @@
 // #evidence the layer over them. The stage holds all three; its variables place canvas and layer alike.
 const run = () => {
 const stage = document.querySelector('#stage');
-const canvas = stage.querySelector('canvas'), context = canvas.getContext('2d');
-const [line, ruled, values] = ['.ruler line', '.ruled', '.values'].map((part) => stage.querySelector(part));
+const canvas = stage.querySelector('canvas');
+const [line, frame, ruled, values] = ['.ruler line', '.ruler rect', '.ruled', '.values'].map((part) => stage.querySelector(part));
 const opacity = element.querySelector('input[name=opacity]');
 const MOST = 16; // times its fit
 const view = {level: 0.5, width: 1, inverted: false, preset: 1, times: 1, x: 0, y: 0, turns: 0, tool: 'window'};
-let base = null, detail = null, ends = null; // the picture, the same with every pixel, the ruler's ends in its pixels
+// The picture, the same with every pixel; in its pixels the ruler's ends, and the corners of the box.
+let base = null, detail = null, ends = null, box = null;
 let space = false, scrolled = -1000, asked = '';
 
-// --- grey values: 12 bits, as differences along the rows, their lower bytes before their upper ones (see greys.py)
-const unpack = async (text) => {
-  const letters = atob(text), packed = new Uint8Array(letters.length);
-  for (let i = 0; i < packed.length; i++) packed[i] = letters.charCodeAt(i);
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream('deflate'));
-  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
-  const count = bytes.length / 2, values = new Uint16Array(count);
-  for (let i = 0, value = 0; i < count; i++) {
-    const step = bytes[i] | bytes[count + i] << 8;
-    value += step >> 1 ^ -(step & 1);
-    values[i] = value;
-  }
-  return values;
-};
-const take = async (source) => {
-  const {greys, ...about} = source.dataset;
-  source.removeAttribute('data-greys');
-  const [width, height] = about.size.split(' ').map(Number);
-  return {...about, width, height, values: await unpack(greys), pixels: new ImageData(width, height)};
-};
 const load = async () => {
   const source = document.querySelector('#radiograph [data-greys]');
   if (!source && (!base || document.querySelector('#radiograph [data-key]'))) return;
-  base = detail = ends = null; // nothing of an earlier image stays beside what is new
+  base = detail = ends = box = null; // nothing of an earlier image stays beside what is new
   show();
   if (!source) return;
   const next = await take(source);
   if (!source.isConnected || source.dataset.key !== next.key) return; // another image came meanwhile
   base = next;
   view.turns = 0;
+  if (view.tool === 'box' && !base.boxes) view.tool = 'window';
   opacity.value = 40;
   if (view.preset) choose(view.preset);
   show();
@@ -53,26 +35,15 @@ const loadDetail = async () => {
 };
 
 // --- drawing
-let frame = 0;
-const show = () => { frame = frame || requestAnimationFrame(draw); };
+let waiting = 0;
+const show = () => { waiting = waiting || requestAnimationFrame(draw); };
 const drawn = {};
 const paint = () => {
   const picture = detail && coarse() ? detail : base;
   const same = drawn.picture === picture && ['level', 'width', 'inverted'].every((part) => drawn[part] === view[part]);
   if (same) return;
   Object.assign(drawn, view, {picture});
-  const table = new Uint32Array(4096);
-  const black = view.level - view.width / 2;
-  for (let grey = 0; grey < 4096; grey++) {
-    const part = Math.min(Math.max((grey / 4095 - black) / view.width, 0), 1);
-    const shade = Math.round(255 * (view.inverted ? 1 - part : part));
-    table[grey] = 0xff000000 | shade << 16 | shade << 8 | shade;
-  }
-  const target = new Uint32Array(picture.pixels.data.buffer), greys = picture.values;
-  for (let i = 0; i < greys.length; i++) target[i] = table[greys[i]];
-  canvas.width = picture.width;
-  canvas.height = picture.height;
-  context.putImageData(picture.pixels, 0, 0);
+  shade(canvas, picture, view);
 };
 const turned = () => view.turns % 2 === 1;
 // CSS pixels of a pixel of the picture at the zoom 1, where all of it is seen.
@@ -82,10 +53,17 @@ const fit = () => {
 };
 // Whether the screen has more pixels for the picture than it has itself.
 const coarse = () => view.times * fit() * devicePixelRatio > 1.2;
+// In the units of the file where it gives them, else in percent of the greys.
+const windowWords = (level, width) => {
+  const [black, white] = base.ends ? JSON.parse(base.ends) : [0, 100], unit = base.ends ? '' : ' %';
+  const shown = (value) => `${Math.abs(white - black) < 20 ? value.toFixed(2) : Math.round(value)}${unit}`;
+  return `Level ${shown(black + level * (white - black))} · Width ${shown(width * Math.abs(white - black))}`;
+};
 const draw = () => {
-  frame = 0;
+  waiting = 0;
   stage.classList.toggle('bare', !base);
   for (const each of element.querySelectorAll('.tools :is(button:not(.always), input)')) each.disabled = !base;
+  element.querySelector('[data-tool=box]').disabled = !base?.boxes;
   if (!base) {
     canvas.width = canvas.height = 1;
     drawn.picture = null;
@@ -102,18 +80,18 @@ const draw = () => {
   put('--opacity', opacity.value / 100);
   stage.classList.toggle('hidden-evidence', Number(opacity.value) === 0);
   stage.dataset.tool = view.tool;
-  stage.dataset.zoomed = view.times > 1 || view.tool === 'ruler';
+  stage.dataset.zoomed = view.times > 1 || ['ruler', 'box'].includes(view.tool);
   // What is saved is the image as it is seen.
   const {level, width, inverted} = view;
   stage.dataset.look = JSON.stringify({level, width, inverted, opacity: opacity.value / 100});
-  values.textContent =
-    `Level ${Math.round(view.level * 100)} % · Width ${Math.round(view.width * 100)} % · ${view.times.toFixed(1)} ×`;
+  values.textContent = `${windowWords(level, width)} · ${view.times.toFixed(1)} ×`;
   for (const button of element.querySelectorAll('[data-tool], [data-preset], [data-act=invert]')) {
     const {tool, preset} = button.dataset;
     const on = tool ? tool === view.tool : preset ? Number(preset) === view.preset : view.inverted;
     button.setAttribute('aria-pressed', String(on));
   }
   drawRuler();
+  drawBox();
   if (base.detail && !detail && asked !== base.key && coarse()) {
     asked = base.key;
     trigger('select', {detail: base.key});
@@ -140,7 +118,6 @@ const outside = ([column, row]) => {
 };
 
 // --- what can be done
-const keep = (value, least, most) => Math.min(Math.max(value, least), most);
 const move = (x, y) => {
   const [w, h] = turned() ? [base.height, base.width] : [base.width, base.height], scale = fit() * view.times;
   view.x = keep(x, -(w * scale + stage.clientWidth) / 2 + 40, (w * scale + stage.clientWidth) / 2 - 40);
@@ -159,6 +136,7 @@ const expose = (level, width) => {
   show();
 };
 const choose = (preset) => {
+  if (!base) return; // a note alone beside a case
   const [level, width] = JSON.parse(base.windows)[preset - 1];
   Object.assign(view, {level, width, preset});
   show();
@@ -172,6 +150,7 @@ const acts = {
   reset: () => {
     Object.assign(view, {inverted: false, turns: 0, tool: 'window'});
     ends = null;
+    unbox();
     choose(1);
     acts.fit();
   },
@@ -184,13 +163,16 @@ const acts = {
     if (document.fullscreenElement) document.exitFullscreen();
     else document.querySelector('#desk').requestFullscreen();
   },
+  box: () => { if (base.boxes) view.tool = 'box'; show(); },
+  unbox: () => unbox(),
+  onward: () => document.querySelector('#onward')?.click(),
   keys: () => element.querySelector('#keys').togglePopover(),
 };
-const KEYS = {r: 'rotate', i: 'invert', 0: 'reset', e: 'evidence', f: 'full', '?': 'keys'};
+const KEYS = {b: 'box', escape: 'unbox', r: 'rotate', i: 'invert', 0: 'reset', e: 'evidence', f: 'full', n: 'onward', '?': 'keys'};
 
 // --- ruler: in millimetres where the header says how far apart pixels are, else in pixels of the file
 const drawRuler = () => {
-  line.parentElement.style.visibility = ends ? 'visible' : 'hidden';
+  line.style.visibility = ends ? 'visible' : 'hidden';
   ruled.hidden = !ends;
   if (!ends) return;
   const [[a, b], [c, d]] = ends.map(outside), [x, y] = [stage.clientWidth / 2, stage.clientHeight / 2];
@@ -206,6 +188,29 @@ const drawRuler = () => {
   ruled.style.top = `${keep((b + d) / 2 + y, 0, stage.clientHeight - ruled.offsetHeight)}px`;
 };
 
+// --- box: the server finds the cases that are alike there
+const seek = (asked) => trigger('submit', {box: asked, key: base.key});
+const drawBox = () => {
+  frame.style.visibility = box ? 'visible' : 'hidden';
+  if (!box) return;
+  const [[a, b], [c, d]] = box.map(outside), [x, y] = [stage.clientWidth / 2, stage.clientHeight / 2];
+  const sides = {x: Math.min(a, c) + x, y: Math.min(b, d) + y, width: Math.abs(a - c), height: Math.abs(b - d)};
+  for (const [name, value] of Object.entries(sides)) frame.setAttribute(name, value);
+};
+const boxed = () => {
+  const [[a, b], [c, d]] = box.map(outside);
+  if (Math.min(Math.abs(a - c), Math.abs(b - d)) < 4) unbox(); // a click, not a box
+  else seek(box.flatMap(([column, row]) => [column / base.width, row / base.height]));
+};
+const unbox = () => {
+  if (box) seek(null);
+  box = null;
+  show();
+};
+document.addEventListener('click', (event) => {
+  if (event.target.closest('#cases :is([data-back], [data-like])')) { box = null; show(); } // the server knows
+});
+
 // --- pointer: left is the tool, middle or space pans, right zooms; two fingers pinch
 const fingers = new Map();
 let act = null, pinch = null;
@@ -213,12 +218,18 @@ const drag = (down) => {
   const pans = down.button === 1 || space || (down.pointerType === 'touch' && view.tool === 'window' && view.times > 1);
   const tool = down.button === 2 ? 'zoom' : pans ? 'pan' : view.tool, begun = {...view}, at = from(down);
   if (tool === 'ruler') ends = [inside(at), inside(at)];
+  if (tool === 'box') box = [inside(at), inside(at)];
   return (event) => {
     const [dx, dy] = [event.clientX - down.clientX, event.clientY - down.clientY];
     if (tool === 'window') expose(begun.level + dy / 400, begun.width + dx / 400);
     if (tool === 'pan') move(begun.x + dx, begun.y + dy);
     if (tool === 'zoom') zoom(begun.times * Math.exp(-dy / 150), at);
     if (tool === 'ruler') { ends[1] = inside(from(event)); show(); }
+    if (tool === 'box' && box) {
+      box[1] = inside(from(event));
+      if (event.type === 'pointerup') boxed();
+      show();
+    }
   };
 };
 stage.addEventListener('pointerdown', (event) => {
@@ -246,6 +257,7 @@ stage.addEventListener('pointermove', (event) => {
 for (const end of ['pointerup', 'pointercancel']) {
   stage.addEventListener(end, (event) => {
     fingers.delete(event.pointerId);
+    if (act && end === 'pointerup' && view.tool === 'box') act(event);
     act = pinch = null;
   });
 }
@@ -271,7 +283,7 @@ window.addEventListener('keydown', (event) => {
     event.preventDefault(); // else the page scrolls
   }
   const key = event.key.toLowerCase(), name = KEYS[key];
-  if (name === 'keys') acts.keys();
+  if (name === 'keys' || name === 'onward') acts[name]();
   else if (base && name) acts[name]();
   else if (base && /^[1-4]$/.test(key)) choose(Number(key));
 });
@@ -287,6 +299,8 @@ new ResizeObserver(show).observe(stage);
 const news = {childList: true, subtree: true, attributeFilter: ['data-greys', 'data-key']};
 new MutationObserver(load).observe(document.querySelector('#radiograph'), news);
 new MutationObserver(loadDetail).observe(document.querySelector('#detail'), news);
+// What a case beside the image (beside.js) is looked at with.
+stage.viewer = {view, expose, choose, show, picture: () => (base && detail && coarse() ? detail : base)};
 stage.tabIndex = 0;
 stage.setAttribute('role', 'region');
 stage.setAttribute('aria-label', 'Reading area');
