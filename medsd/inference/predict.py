@@ -101,11 +101,12 @@ class Predictor:
         """Whether this model reads images; where not, they are ignored, and only the note is read."""
         return self.bundle.description.image
 
-    def __call__(self, source: Source | None, note: str | None = None, *, name: str = "") -> Prediction:
+    def __call__(self, source: Source | DecodedImage | None, note: str | None = None, *, name: str = "") -> Prediction:
         """Read one study.
 
         Args:
-            source: a path, the content of a file, an array (H, W) in 0…1 with dark air, a `Radiograph`, or None.
+            source: a path, the content of a file, an array (H, W) in 0…1 with dark air, a `Radiograph`, an image that
+                was decoded before, or None.
             note: the clinical note; a blank one counts as none. A model without a note encoder ignores it.
             name: how messages call the image; the file's name by default.
 
@@ -115,7 +116,7 @@ class Predictor:
         return self.batch([(source, note)], names=[name])[0]
 
     def batch(
-        self, studies: Sequence[tuple[Source | None, str | None]], *, names: Sequence[str] | None = None
+        self, studies: Sequence[tuple[Source | DecodedImage | None, str | None]], *, names: Sequence[str] | None = None
     ) -> list[Prediction]:
         """Read many studies, pairs of image and note as in a single call; the same as one after another, but faster."""
         names = names if names is not None else [""] * len(studies)
@@ -125,9 +126,11 @@ class Predictor:
             predictions += self.read([self._study(source, note, name) for (source, note), name in chunk])
         return predictions
 
-    def _study(self, source: Source | None, note: str | None, name: str) -> Study:
+    def _study(self, source: Source | DecodedImage | None, note: str | None, name: str) -> Study:
         if source is None or not self.takes_images:
             return Study(None, note or "")
+        if isinstance(source, DecodedImage):
+            return Study(source, note or "")
         if self._decode is not None and isinstance(source, (Path, str, bytes)):
             return Study(self._decode(Path(source) if isinstance(source, str) else source, name), note or "")
         spec = self.bundle.description.pixels

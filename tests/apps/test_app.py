@@ -30,6 +30,7 @@ from medsd.apps.web.app import build_page, theme  # noqa: E402
 from medsd.apps.web.desk import Desk, Scene  # noqa: E402
 from medsd.apps.web.pins import Board  # noqa: E402
 from medsd.apps.web.seat import Asked, Seat  # noqa: E402
+from tests.apps.scenes import read  # noqa: E402
 
 LOOK = {"level": 0.5, "width": 1, "inverted": False, "opacity": 0.4}
 
@@ -49,14 +50,43 @@ def test_an_upload_is_read_and_its_copy_deleted(desk: Desk, dropped: Path) -> No
     assert not dropped.exists()
     # The drop zone is empty again, so no file name stays on the page, and nothing of an earlier study does.
     assert "Reading" in busy.image and busy.upload is None and busy.reading is None and "<table" not in busy.findings
-    done = desk.read(seat)
+    done = read(desk, seat)
     assert done.reading.prediction.status == "scored" and "<table" in done.findings and "<li" in done.cases
+
+
+def test_the_image_comes_first_then_the_findings_then_the_cases(desk: Desk, dropped: Path) -> None:
+    seat = Seat()
+    desk.take_upload(str(dropped), "", seat)
+    steps = desk.read(seat)
+    seen = next(steps)
+    [key] = re.findall(r'data-key="(\w+)"', seen.image)
+    assert seen == Scene(image=seen.image) and seat.reading is None  # nothing of it can be saved
+    assert desk.detail(seat, gr.EventData(None, {"detail": key})) == ""  # it has no more pixels, and is known
+    found = next(steps)
+    assert "<table" in found.findings and found.image == found.cases == found.reading == gr.skip()
+    assert found.evidence and desk.choose(seat, _click(seat.reading.ranked[-1]))[2] == seat.reading.ranked[-1]
+    whole = next(steps)
+    assert "<li" in whole.cases and whole.reading is seat.reading and whole.image == whole.evidence == gr.skip()
+    assert whole.shown == seat.reading.ranked[-1]  # what was chosen meanwhile
+    assert {*re.findall(r'data-of="(\w+)"', f"{found.findings}{found.evidence}{whole.findings}{whole.cases}")} == {key}
+    assert next(steps, None) is None
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_a_study_that_is_overtaken_between_its_stages_shows_no_more(desk: Desk, dropped: Path, stages: int) -> None:
+    seat = Seat()
+    desk.take_upload(str(dropped), "", seat)
+    steps = desk.read(seat)
+    for _ in range(stages):
+        next(steps)
+    seat.ask(Asked(b"another image"))
+    assert list(steps) == [] and seat.reading is None and seat.image is None
 
 
 def test_the_most_probable_finding_that_is_called_present_is_shown_first(desk: Desk, dropped: Path) -> None:
     seat = Seat()
     desk.take_upload(str(dropped), "", seat)
-    done = desk.read(seat)
+    done = read(desk, seat)
     prediction = done.reading.prediction
     assert prediction.present and done.shown == max(prediction.present, key=prediction.probabilities.__getitem__)
     assert "Evidence for" in done.evidence and "called absent" not in done.evidence
@@ -67,10 +97,10 @@ def test_no_hot_spot_lies_over_an_image_on_which_nothing_is_called_present(
 ) -> None:
     calls = dict.fromkeys(reading.prediction.findings, "absent") | {reading.ranked[1]: "undecided"}
     normal = replace(reading, prediction=replace(reading.prediction, calls=calls))
-    monkeypatch.setattr(desk.reader, "read", lambda *_: normal)
+    monkeypatch.setattr(desk.reader, "stages", lambda *_: iter([normal]))
     seat = Seat()
     seat.ask(Asked(b"an image"))
-    done = desk.read(seat)
+    done = read(desk, seat)
     assert done.shown is None and done.evidence == "" and "vidence" not in done.image
     for name, words in ((reading.ranked[0], "which is called absent"), (reading.ranked[1], "which is undecided")):
         evidence = desk.choose(seat, _click(name))[0]
@@ -110,23 +140,23 @@ def _is_coloured(content: bytes) -> bool:
 
 def test_an_example_is_read_with_its_note(desk: Desk, reader: Reader) -> None:
     seat = Seat()
-    busy, done = desk.take_example(1, seat), desk.read(seat)
+    busy, done = desk.take_example(1, seat), read(desk, seat)
     assert busy.note == reader.examples[1].note and done.reading.ranked
 
 
 def test_reading_again_with_another_note_changes_the_findings(desk: Desk, dropped: Path, image: bytes) -> None:
     seat = Seat()
     desk.take_upload(str(dropped), "", seat)
-    first = desk.read(seat)
+    first = read(desk, seat)
     desk.take_note("short of breath", seat)
-    second = desk.read(seat)
+    second = read(desk, seat)
     assert first.findings != second.findings and seat.asked is not None and seat.asked.content == image
 
 
 def test_a_bundle_that_reads_no_notes_has_no_note_and_keeps_no_image(dropped: Path, tmp_path: Path) -> None:
     desk, seat = Desk(open_reader(tiny_bundle(tmp_path / "plain"))), Seat()
     desk.take_upload(str(dropped), None, seat)  # Gradio gives None for a textbox that is hidden
-    done = desk.read(seat)
+    done = read(desk, seat)
     assert done.reading.prediction.status == "scored" and seat.asked is not None and seat.asked.content is None
     assert "ships without earlier cases" in done.cases
 
@@ -135,7 +165,7 @@ def test_nothing_is_read_where_there_is_neither_image_nor_note(desk: Desk, monke
     said: list[str] = []
     monkeypatch.setattr(gr, "Warning", said.append)
     seat = Seat()
-    assert desk.take_note("  ", seat) == desk.read(seat) == Scene() and len(said) == 1
+    assert desk.take_note("  ", seat) == read(desk, seat) == Scene() and len(said) == 1
 
 
 def test_an_upload_that_is_gone_is_said_in_a_sentence(
@@ -145,7 +175,7 @@ def test_an_upload_that_is_gone_is_said_in_a_sentence(
     monkeypatch.setattr(gr, "Warning", said.append)
     seat = Seat()
     assert desk.take_upload(str(tmp_path / "gone.dcm"), "", seat) == Scene(upload=None) and "again" in said[0]
-    assert desk.read(seat) == Scene()
+    assert read(desk, seat) == Scene()
 
 
 def test_what_is_no_file_is_neither_read_nor_deleted(

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medsd.apps.web.reading import MAX_NOTE, Reader, Reading, shipped_examples, thumbnail_image
+from medsd.apps.web.examples import shipped_examples
+from medsd.apps.web.reading import MAX_NOTE, Reader, Reading, thumbnail_image
 from medsd.bundle.layout import Bundle
 from medsd.cases.pictures import PictureFolder
 from medsd.privacy import KeyedHasher

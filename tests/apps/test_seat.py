@@ -27,8 +27,7 @@ gr = pytest.importorskip("gradio")
 
 from medsd.apps.web.desk import Desk, Scene  # noqa: E402
 from medsd.apps.web.seat import Asked, Seat  # noqa: E402
-
-NOTHING = Scene()
+from tests.apps.scenes import NOTHING, read  # noqa: E402
 
 
 class Gates:
@@ -94,11 +93,11 @@ def test_what_ends_after_a_later_image_was_dropped_is_not_shown(
     gates.hold(first, second)
     seat = Seat()
     _ask(desk, seat, first, tmp_path)
-    early = threads.submit(desk.read, seat)
+    early = threads.submit(read, desk, seat)
     assert gates.entered[first].wait(60)
     busy = _ask(desk, seat, second, tmp_path)
     assert "<table" not in busy.findings and busy.upload is None and busy.reading is None and seat.reading is None
-    late = threads.submit(desk.read, seat)
+    late = threads.submit(read, desk, seat)
     assert gates.entered[second].wait(60)
     gates.open[second].set()
     shown = late.result(60)
@@ -111,15 +110,17 @@ def test_what_ends_after_a_later_image_was_dropped_is_not_shown(
 def test_of_many_that_wait_only_the_last_is_read(
     desk: Desk, images: tuple[bytes, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[bytes | None] = []
+    begun: list[bytes | None] = []
     monkeypatch.setattr(
-        desk.reader, "read", lambda content, note, wish: read.append(content) or Reader.read(desk.reader, content, note)
+        desk.reader,
+        "stages",
+        lambda content, *about: begun.append(content) or Reader.stages(desk.reader, content, *about),
     )
     seat = Seat()
     for content in images:
         _ask(desk, seat, content, tmp_path)
-    assert desk.read(seat).reading is seat.reading and desk.read(seat) == NOTHING
-    assert read == [images[1]]
+    assert read(desk, seat).reading is seat.reading and read(desk, seat) == NOTHING
+    assert begun == [images[1]]
 
 
 def test_examples_notes_and_uploads_share_one_sequence(
@@ -131,12 +132,12 @@ def test_examples_notes_and_uploads_share_one_sequence(
         _ask(desk, seat, images[0], tmp_path)
         gates.open[images[0]].clear()
         gates.entered[images[0]].clear()
-        early = threads.submit(desk.read, seat)
+        early = threads.submit(read, desk, seat)
         assert gates.entered[images[0]].wait(60)
         later()
         asked = seat.asked
         gates.open[images[0]].set()
-        assert early.result(60) == NOTHING and desk.read(seat).reading is seat.reading and seat.asked is asked
+        assert early.result(60) == NOTHING and read(desk, seat).reading is seat.reading and seat.asked is asked
 
 
 def test_a_coverage_that_is_chosen_while_an_image_is_read_holds_for_it(
@@ -145,7 +146,7 @@ def test_a_coverage_that_is_chosen_while_an_image_is_read_holds_for_it(
     seat = Seat()
     gates.hold(images[0])
     _ask(desk, seat, images[0], tmp_path)
-    reading = threads.submit(desk.read, seat, 0, *([[]] * 6))
+    reading = threads.submit(read, desk, seat, 0, *([[]] * 6))
     assert gates.entered[images[0]].wait(60)
     assert desk.again(seat, None, 90, *([[]] * 6)) == (gr.skip(),) * 4
     gates.open[images[0]].set()
@@ -279,7 +280,8 @@ def test_a_server_with_two_images_in_flight_shows_the_last_one(
     for ear in ears:
         ear.join(60)
     expected = {f"{value:.6f}" for value in reader.read(images[1]).prediction.probabilities.values()}
-    assert [table for ear in ears for table in ear.tables()] == [expected]
+    tables = [table for ear in ears for table in ear.tables()]
+    assert tables and all(table == expected for table in tables)
 
 
 def _wait(until: Callable[[], bool]) -> None:

@@ -44,9 +44,14 @@ class Visit:
         self.page.set_input_files("#upload input[type=file]", str(file))
 
     def read(self, file: Path) -> None:
-        """Drop an image and wait for its findings."""
+        """Drop an image and wait for its findings and cases."""
         self.drop(file)
+        self.whole()
+
+    def whole(self) -> None:
+        """Wait until a study is read to its end."""
         self.page.wait_for_selector("table.findings tbody tr")
+        self.page.wait_for_function("!document.querySelector('#cases').innerText.includes('Searching')")
 
     def open_tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name, exact=True).click()

@@ -211,7 +211,7 @@ def test_zoom_and_window_stay_for_the_next_image_rotation_and_evidence_do_not(
     look, width, shades = hand.look, hand.box["width"], hand.shades
     here.drop(other)
     here.page.wait_for_selector("table.findings", state="detached")
-    here.page.wait_for_selector("table.findings tr[data-name]", state="attached")
+    here.whole()
     here.page.wait_for_function("old => document.querySelector('#stage canvas').toDataURL() !== old", arg=shades)
     assert hand.look == {**look, "opacity": 0.4} and hand.box["width"] == pytest.approx(width, abs=1)
     assert "rotate(0deg)" not in here.page.inner_html("#stage")

@@ -61,6 +61,7 @@ class Gallery:
         before: how many cases stand on earlier pages.
         shares: of each case, the part of its similarity that a box of the image gives; empty without a box.
         back: whether there is a way back to the nearest cases.
+        of: the key of the reading that they stand beside, or "".
     """
 
     key: str
@@ -76,6 +77,7 @@ class Gallery:
     before: int = 0
     shares: Sequence[float] = ()
     back: bool = False
+    of: str = ""
 
 
 def cases(reading: Reading | None) -> str:
@@ -101,6 +103,7 @@ def cases(reading: Reading | None) -> str:
         case_likeness=() if near else reading.alike,
         shares=near.shares if near else (),
         back=near is not None,
+        of=reading.key,
     )
     return gallery(here, beside.cases, beside.pictures, prediction.findings)
 

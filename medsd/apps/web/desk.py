@@ -5,7 +5,7 @@ What belongs to one person is in `gr.State`. `medsd.apps.web.read` puts the comp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -118,36 +118,54 @@ class Desk:
         onward = gr.update(visible=False)
         return Scene(*busy, note=note, upload=None, seat=seat, reading=None, shown=None, saved="", onward=onward)
 
-    def read(self, seat: Seat, *wish: Any) -> Scene:
-        """Read what the tab wants; what comes too late, because another study was asked for meanwhile, is dropped."""
+    def read(self, seat: Seat, *wish: Any) -> Iterator[Scene]:
+        """Read what the tab wants: yields the image, then the findings, then all of it.
+
+        What comes too late, because another study was asked for meanwhile, is dropped.
+        """
         asked = seat.claim()
         if asked is None:
-            return Scene()
+            return
         current = seat.wish = _wish(wish)
-        reading = self.reader.read(asked.content, asked.note, current)
-        while (taken := seat.put(asked, current, reading)) is None:
-            if seat.asked is not asked:
-                return Scene()
-            current = seat.wish  # the boxes were changed meanwhile
-            reading = self.reader.again(reading, current)
+        before: Reading | None = None  # the stage that stands on the page
+        for reading in self.reader.stages(asked.content, asked.note, current):
+            if reading.stage == "image":
+                taken = reading if seat.see(asked, reading) else None
+            else:
+                taken = self._put(seat, asked, reading, current)
+            if taken is None:
+                return
+            yield self._drawn(seat, taken, before)
+            before = taken
         if not self.reader.takes_notes:
             asked.content = None  # only a note is a reason to read an image twice
-        return self._done(seat, taken)
 
-    def _done(self, seat: Seat, reading: Reading) -> Scene:
-        """The page of a study that was just read."""
-        shown = markup.shown_first(reading)
-        return Scene(
-            markup.image(reading, cases=self.reader.index is not None),
-            markup.evidence(reading, shown),
-            "",
-            markup.notice(reading),
-            self._findings(reading, shown),
-            case_cards.cases(reading),
+    def _put(self, seat: Seat, asked: Asked, reading: Reading, wish: Wish) -> Reading | None:
+        """The reading as the tab wants it now; None where another study was asked for meanwhile."""
+        while (taken := seat.put(asked, wish, reading)) is None:
+            if seat.asked is not asked:
+                return None
+            wish = seat.wish  # the boxes were changed meanwhile
+            reading = replace(self.reader.again(reading, wish), stage=reading.stage)
+        return taken
+
+    def _drawn(self, seat: Seat, reading: Reading, before: Reading | None) -> Scene:
+        """What a stage adds to the page after the stage `before`; the image stays as it is once it is there."""
+        scene = Scene() if before else Scene(image=markup.image(reading, boxes=self.reader.index is not None))
+        if reading.stage == "image":
+            return scene
+        shown = seat.shown or markup.shown_first(reading)
+        scene = scene._replace(notice=markup.notice(reading), findings=self._findings(reading, shown), shown=shown)
+        if before is None or before.stage == "image":
+            scene = scene._replace(evidence=markup.evidence(reading, shown))
+        if reading.stage == "findings":
+            return scene
+        cases = not reading.prediction.refused and self.reader.index is not None
+        return scene._replace(
+            cases=case_cards.cases(reading),
             seat=seat,
             reading=reading,
-            shown=shown,
-            narrow=gr.update(visible=not reading.prediction.refused and self.reader.index is not None),
+            narrow=gr.update(visible=cases),
             keep=gr.update(visible=True),
         )
 
@@ -196,7 +214,7 @@ class Desk:
 
     def detail(self, seat: Seat, event: gr.EventData) -> Update:
         """Every pixel of the image that the browser zooms into; nothing where another study was asked for meanwhile."""
-        asked, reading = seat.asked, seat.reading
+        asked, reading = seat.asked, seat.image or seat.reading
         if reading is None or scripts.sent(event).get("detail") != reading.key:
             return gr.skip()
         shown = markup.detail(reading)
@@ -205,7 +223,7 @@ class Desk:
     def near(self, seat: Seat, event: gr.EventData) -> tuple[Update, ...]:
         """State and cases after a box was drawn, a case was taken as the query, or neither counts any more."""
         said, asked, wish, reading = scripts.sent(event), seat.asked, seat.wish, seat.reading
-        if reading is None or said.get("key", reading.key) != reading.key:
+        if reading is None or reading.stage != "whole" or said.get("key", reading.key) != reading.key:
             return _SAME * 2
         seat.near = said
         try:

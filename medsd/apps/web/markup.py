@@ -52,21 +52,21 @@ def header(bundle: Bundle, provider: str, precision: str = "") -> str:
     )
 
 
-def image(reading: Reading | None, *, examples: bool = False, cases: bool = False) -> str:
+def image(reading: Reading | None, *, examples: bool = False, boxes: bool = False) -> str:
     """The grey values for ``scripts/viewer.js``, or a sentence in their place.
 
     Args:
         reading: None before the first.
         examples: whether there are some to take.
-        cases: whether there are cases, which can be compared in a box of the image.
+        boxes: whether cases can be compared in a box of the image.
     """
     if reading is None:
         example = ", or take an example" if examples else ""
         return _empty("No image yet", f"Drop a DICOM, PNG or JPEG file anywhere on this page{example}.")
     if reading.display is None:
         why = "The file was not read." if reading.prediction.refused else "This reading is of the note alone."
-        return _empty("No image to show", why)
-    return _greys(reading, reading.display, boxes=cases and reading.prediction.regions is not None)
+        return _empty("No image to show", why, of=reading.key)
+    return _greys(reading, reading.display, boxes=boxes)
 
 
 def detail(reading: Reading) -> str:
@@ -105,7 +105,8 @@ def evidence(reading: Reading | None, name: str | None) -> str:
     if reading is None or reading.display is None or reading.prediction.evidence_maps is None or name is None:
         return ""
     prediction = reading.prediction
-    return fill("evidence", layer=evidence_uri(prediction.evidence(name)), words=evidence_words(prediction, name))
+    layer, words = evidence_uri(prediction.evidence(name)), evidence_words(prediction, name)
+    return fill("evidence", layer=layer, words=words, of=reading.key)
 
 
 def tools() -> str:
@@ -118,8 +119,8 @@ def busy_image() -> str:
     return _empty("Reading …", "The image is decoded, scored and compared with earlier cases.", busy=True)
 
 
-def _empty(title: str, text: str, *, busy: bool = False) -> str:
-    return fill("empty", title=title, text=text, busy=busy)
+def _empty(title: str, text: str, *, busy: bool = False, of: str = "") -> str:
+    return fill("empty", title=title, text=text, busy=busy, of=of)
 
 
 def shown_first(reading: Reading) -> str | None:
@@ -174,6 +175,7 @@ def findings(reading: Reading | None, about: Description | None, shown: str | No
     }
     return fill(
         "findings",
+        of=reading.key,
         impression=impression(prediction, sum(vote.disagrees for vote in reading.votes)),
         groups=groups,
         hint="Choose a finding to see where its evidence lies." if prediction.evidence_maps is not None else "",

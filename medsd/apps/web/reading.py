@@ -15,14 +15,15 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
+from medsd.apps.web.examples import shipped_examples
 from medsd.apps.web.near import Near, Wanted, in_box, like_case
 from medsd.bundle.layout import Bundle
 from medsd.cases.case import CaseFilter
-from medsd.errors import BundleError, DataError, MedsdError
+from medsd.errors import DataError, MedsdError
 from medsd.inference.coverage import recalled
 from medsd.inference.prediction import Prediction
 from medsd.results.render import (
@@ -34,7 +35,6 @@ from medsd.results.render import (
     fit_side,
     likeness_share,
 )
-from medsd.strict import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,24 +45,15 @@ if TYPE_CHECKING:
     from medsd.cases.index import CaseIndex
     from medsd.cases.pictures import PictureFolder
     from medsd.cases.vote import FindingVote
+    from medsd.preprocessing.image import DecodedImage
 
 log = logging.getLogger(__name__)
 
-EXAMPLES = "examples"
 MAX_NOTE = 20_000  # characters; a long discharge letter has a quarter of it
 NEAREST = 8
 ALIKE_S = 0.8  # images of cases are read for so long, nearest first; the rest are the next time that they are near
 CASES_KEPT = 256  # images of cases, some 40 KB each, whose regions are remembered
 _UNREADABLE = "This file could not be read. Export the radiograph again as DICOM, PNG or JPEG."
-
-
-@dataclass(frozen=True)
-class Example:
-    """An image that ships with the bundle."""
-
-    title: str
-    path: Path
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +86,7 @@ class Reading:
         opinions: what the person said of findings, by name.
         read: when, UTC, ISO 8601.
         key: tells the image of this reading from others in the browser.
+        stage: how far the study was read: the image alone, the findings too, or with its cases.
     """
 
     prediction: Prediction
@@ -108,6 +100,7 @@ class Reading:
     opinions: Mapping[str, Opinion] = field(default_factory=dict)
     read: str = ""
     key: str = field(default_factory=partial(token_hex, 8))
+    stage: Literal["image", "findings", "whole"] = "whole"
 
     @property
     def every_pixel(self) -> GreyImage | None:
@@ -140,6 +133,8 @@ class Reader:
         provider, precision: the execution provider in use and the numbers it computes with, for display.
         score: ``score(path, name) -> Prediction`` for the files of a batch, one after another; None: no batches.
         feedback: where opinions are kept; None: they are not asked for.
+        decode: ``decode(content, name) -> DecodedImage``, whose image is shown before `predict` reads it; None:
+            `predict` decodes the content itself.
     """
 
     def __init__(
@@ -152,11 +147,12 @@ class Reader:
         precision: str = "",
         score: Callable[[Path, str], Prediction] | None = None,
         feedback: FeedbackFolder | None = None,
+        decode: Callable[[bytes, str], DecodedImage] | None = None,
     ) -> None:
         self.bundle, self.index, self.score, self.feedback = bundle, index, score, feedback
         self.provider, self.precision = provider, precision
         self.examples = shipped_examples(bundle.folder)
-        self._predict, self._pictures = predict, pictures
+        self._predict, self._pictures, self._decode = predict, pictures, decode
         self._read_case = lru_cache(maxsize=CASES_KEPT)(self._read_case_image)
 
     @property
@@ -164,26 +160,62 @@ class Reader:
         return self.bundle.description.note is not None
 
     def read(self, content: bytes | None, note: str = "", wish: Wish | None = None) -> Reading:
-        """Read one study; bad input and failures become a refused reading with one sentence, never an exception.
+        """The last of `stages`."""
+        *_, whole = self.stages(content, note, wish)
+        return whole
+
+    def stages(self, content: bytes | None, note: str = "", wish: Wish | None = None) -> Iterator[Reading]:
+        """One study as it is read: the image, the findings, and the whole with its cases; all have one key.
+
+        Bad input and failures become a refused reading with one sentence, never an exception.
 
         Args:
             content: the bytes of a DICOM, PNG or JPEG file, or None for the note alone.
             note: the clinical note.
             wish: coverage of the calls, filters of the cases.
         """
-        wish = wish or Wish()
+        wish, seen = wish or Wish(), None
         if len(note) > MAX_NOTE:
-            return self._refused(f"The note has {len(note):,} characters; at most {MAX_NOTE:,} are read. Shorten it.")
+            yield self._refused(f"The note has {len(note):,} characters; at most {MAX_NOTE:,} are read. Shorten it.")
+            return
         try:
-            prediction = recalled(self._predict(content, note or None), self.bundle, wish.coverage)
+            source: Any = content
+            if content is not None and self._decode is not None:
+                source = self._decode(content, "")
+                seen = self._seen(source)
+            if seen is not None:
+                yield seen
+            prediction = recalled(self._predict(source, note or None), self.bundle, wish.coverage)
         except MedsdError as error:
-            return self._refused(str(error))
+            yield self._refused(str(error))
+            return
         except Exception as error:
             # The message of a foreign exception may quote the file: only its type is safe to log.
             log.error("a study could not be read: %s", type(error).__name__)
-            return self._refused(_UNREADABLE)
-        display = None if prediction.image is None else fit_side(prediction.image, DISPLAY_SIDE)
-        return self._with_cases(Reading(prediction, display, read=_now()), wish.filters)
+            yield self._refused(_UNREADABLE)
+            return
+        if seen is None:
+            display = None if prediction.image is None else fit_side(prediction.image, DISPLAY_SIDE)
+            reading = Reading(prediction, display, read=_now())
+        else:
+            reading = replace(seen, prediction=prediction, read=_now())
+        if not prediction.refused:
+            yield replace(reading, stage="findings")
+        yield self._with_cases(replace(reading, stage="whole"), wish.filters)
+
+    def _seen(self, image: DecodedImage) -> Reading | None:
+        """The image alone; None where it was refused."""
+        if image.display is None:
+            return None
+        said = Prediction(
+            self.bundle.findings,
+            "scored",
+            image=image.display,
+            spacing_mm=image.spacing_mm,
+            spacing_from=image.spacing_from,
+            ends=image.ends,
+        )
+        return Reading(said, fit_side(image.display, DISPLAY_SIDE), stage="image")
 
     def again(self, reading: Reading, wish: Wish) -> Reading:
         """The same study with other calls or other cases beside it; the model is not asked again."""
@@ -339,31 +371,3 @@ def thumbnail_image(thumbnail: bytes, least: int) -> bytes | None:
     except (OSError, ValueError):
         return None
     return buffer.getvalue()
-
-
-def shipped_examples(folder: Path) -> tuple[Example, ...]:
-    """The examples of a bundle: ``examples/examples.json``, a list of title, file and note.
-
-    Returns:
-        the examples in their order; none where the bundle has no such folder.
-
-    Raises:
-        BundleError: the list is there and is wrong, or names a file that is not in the folder.
-    """
-    listing = folder / EXAMPLES / "examples.json"
-    if not listing.is_file():
-        return ()
-    try:
-        entries = read_json(listing.read_text(encoding="utf-8"))
-        return tuple(_example(listing.parent, entry) for entry in entries)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BundleError(
-            f"{listing}: cannot be used ({type(error).__name__}); it is a list of objects with title, file and note"
-        ) from None
-
-
-def _example(folder: Path, entry: dict[str, Any]) -> Example:
-    path = folder / str(entry["file"])
-    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f"{folder}: examples.json names '{entry['file']}', which is not in this folder")
-    return Example(str(entry["title"]), path, str(entry.get("note") or ""))

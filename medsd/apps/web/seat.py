@@ -29,7 +29,8 @@ class Seat:
     def __init__(self, reading: Reading | None = None) -> None:
         self.asked: Asked | None = None  # the latest request, None before the first
         self.wish = Wish()  # how the tab wants its studies to be read now
-        self.reading = reading  # what answers `asked`; None while it is being read
+        self.reading = reading  # what answers `asked`, from its findings on; None while there are none
+        self.image: Reading | None = None  # the image of `asked`, as soon as it is seen
         self.shown: str | None = None  # the finding whose evidence was asked for last
         self.near: object = None  # which other cases were asked for last
         self._waiting = False
@@ -42,13 +43,20 @@ class Seat:
     def ask(self, asked: Asked) -> None:
         """Want a study read: what was read, or is being read, counts no more."""
         with self._lock:
-            self.asked, self.reading, self.shown, self._waiting = asked, None, None, True
+            self.asked, self.reading, self.image, self.shown, self._waiting = asked, None, None, None, True
 
     def claim(self) -> Asked | None:
         """The request that is not yet being read, or None."""
         with self._lock:
             waiting, self._waiting = self._waiting, False
             return self.asked if waiting else None
+
+    def see(self, asked: Asked, image: Reading) -> bool:
+        """Take the image of the latest request; False where another study was asked for meanwhile."""
+        with self._lock:
+            if self.asked is asked:
+                self.image = image
+            return self.asked is asked
 
     def put(self, asked: Asked | None, wish: Wish, reading: Reading) -> Reading | None:
         """Take a reading if it answers the latest request and the latest wish; the reading as it was taken, else None.

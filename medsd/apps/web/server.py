@@ -127,7 +127,8 @@ def open_reader(
     hasher = hasher_of(bundle)
     # Uploads are strangers' files: a process of their own can be stopped, and may go down, without the page.
     decoder = Decoder(bundle.description.pixels, policy or GatePolicy(), hasher, keep_image=True)
-    predictor = Predictor(bundle, precision=precision, hasher=hasher, policy=policy, decode=decoder.helper())
+    decode = decoder.helper()
+    predictor = Predictor(bundle, precision=precision, hasher=hasher, policy=policy, decode=decode)
     has_cases = bundle.cases_path.is_dir()
     return Reader(
         bundle,
@@ -138,6 +139,7 @@ def open_reader(
         predictor.session.precision,
         _scorer(predictor, decoder) if bundle.description.image else None,
         FeedbackFolder(feedback, hasher) if feedback else None,
+        decode if bundle.description.image else None,
     )
 
 
