@@ -52,6 +52,10 @@ class PictureFolder:
         """The file of a case, or None when the folder has none."""
         return self._index().get(study_key) if study_key else None
 
+    def first(self) -> Path | None:
+        """One of the images, without listing them all; None where there is none."""
+        return next((path for path in self.root.rglob("*") if path.suffix.lower() in SUFFIXES), None)
+
     def __len__(self) -> int:
         return len(set(self._index().values()))
 

@@ -20,7 +20,10 @@ from medsd.apps.web.export import _figures, read_look
 from medsd.apps.web.reading import Reader, Reading
 from medsd.apps.web.server import open_reader, prepare_environment
 from medsd.bundle.layout import Bundle
+from medsd.cases.pictures import PictureFolder
+from medsd.privacy import KeyedHasher
 from medsd.results.render import DISPLAY_SIDE, Window
+from medsd.studies.phantom import generate_study
 from tests.bundles import tiny_bundle
 
 prepare_environment()
@@ -30,7 +33,9 @@ from medsd.apps.web.app import build_page, theme  # noqa: E402
 from medsd.apps.web.desk import Desk, Scene  # noqa: E402
 from medsd.apps.web.pins import Board  # noqa: E402
 from medsd.apps.web.seat import Asked, Seat  # noqa: E402
+from tests.apps.reading_room import SEED  # noqa: E402
 from tests.apps.scenes import read  # noqa: E402
+from tests.studies.images import write_png  # noqa: E402
 
 LOOK = {"level": 0.5, "width": 1, "inverted": False, "opacity": 0.4}
 
@@ -105,7 +110,7 @@ def test_no_hot_spot_lies_over_an_image_on_which_nothing_is_called_present(
     for name, words in ((reading.ranked[0], "which is called absent"), (reading.ranked[1], "which is undecided")):
         evidence = desk.choose(seat, _click(name))[0]
         assert (
-            words in re.findall(r'<p class="legend"><span>([^<]*)', evidence)[0]
+            words in re.findall(r'<p class="legend"[^>]*><span>([^<]*)', evidence)[0]
             and words in re.findall('alt="([^"]*)"', evidence)[0]
         )
 
@@ -142,6 +147,27 @@ def test_an_example_is_read_with_its_note(desk: Desk, reader: Reader) -> None:
     seat = Seat()
     busy, done = desk.take_example(1, seat), read(desk, seat)
     assert busy.note == reader.examples[1].note and done.reading.ranked
+
+
+def test_the_first_screen_offers_the_examples_with_pictures(desk: Desk, reader: Reader) -> None:
+    html = markup.first_screen(reader.bundle, reader.examples)
+    assert re.findall(r'data-example="(\d)"', html) == ["0", "1"] and html.count("data:image/webp") == 2
+    seat = Seat()
+    assert desk.take_offer(seat, gr.EventData(None, {"example": 1})).note == reader.examples[1].note
+    assert seat.asked is not None and seat.asked.content == reader.examples[1].path.read_bytes()
+    for wrong in (2, -1, "0", None):
+        assert desk.take_offer(Seat(), gr.EventData(None, {"example": wrong})) == Scene()
+
+
+def test_an_image_of_the_folder_of_images_is_offered(reader: Reader, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    pictures = PictureFolder(tmp_path, KeyedHasher(b"sixteen bytes or more"))
+    assert Reader(reader.bundle, reader._predict, None, pictures).examples == reader.examples
+    write_png(generate_study(3, seed=SEED, size=128), tmp_path / "Canary.png")
+    [*_, own] = Reader(reader.bundle, reader._predict, None, pictures).examples
+    assert own.path.name == "Canary.png" and "Canary" not in markup.first_screen(reader.bundle, [own])
+    (tmp_path / "Canary.png").write_bytes(b"torn")
+    assert own.thumbnail() is None and "data-example" in markup.first_screen(reader.bundle, [own])
 
 
 def test_reading_again_with_another_note_changes_the_findings(desk: Desk, dropped: Path, image: bytes) -> None:
@@ -192,7 +218,7 @@ def test_what_is_no_file_is_neither_read_nor_deleted(
 
 def test_the_look_that_the_browser_tells_is_that_of_the_document(desk: Desk, reading: Reading) -> None:
     looks = [LOOK, LOOK | {"level": 0.3}, LOOK | {"width": 0.4}, LOOK | {"inverted": True}]
-    assert len({desk.export("PDF", reading, None, look) for look in looks}) == len(looks)
+    assert len({desk.export("PDF", Seat(reading), None, look) for look in looks}) == len(looks)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +283,7 @@ def test_a_filter_that_leaves_no_case_says_so(desk: Desk, reading: Reading) -> N
 
 
 def test_a_reading_is_saved_as_pdf_and_json_without_a_name(desk: Desk, reading: Reading) -> None:
-    pdf, record = (desk.export(kind, reading, reading.ranked[0], LOOK) for kind in ("PDF", "JSON"))
+    pdf, record = (desk.export(kind, Seat(reading), reading.ranked[0], LOOK) for kind in ("PDF", "JSON"))
     content = [base64.b64decode(re.findall(r'data-content="([^"]+)"', link)[0]) for link in (pdf, record)]
     assert content[0].startswith(b"%PDF-") and 'download="medsd-reading.pdf"' in pdf
     told = json.loads(content[1])
@@ -270,7 +296,10 @@ def test_an_opinion_is_kept_where_a_folder_is_given(bundle: Bundle, image: bytes
     name = reading.ranked[0]
     event = gr.EventData(None, {"finding": name, "opinion": "absent"})
     state, table = desk.opine(Seat(reading), None, event, gr.Request(username="anna"))
-    assert state.opinions == {name: "absent"} and 'aria-pressed="true"' in table
+    assert state.opinions == {name: "absent"} and "saved" in table and 'aria-pressed="true"' in table
+    back = gr.EventData(None, {"finding": name, "opinion": "withdrawn"})
+    state, table = desk.opine(Seat(state), None, back, gr.Request(username="anna"))
+    assert state.opinions == {} and "saved" not in table and not list((tmp_path / "kept" / "images").iterdir())
     assert "anna" not in (tmp_path / "kept" / "opinions.csv").read_text()
 
 
@@ -284,17 +313,18 @@ def test_what_is_no_opinion_changes_nothing(desk: Desk, reading: Reading, said: 
 def test_a_case_is_pinned_once_and_let_go(reader: Reader, reading: Reading) -> None:
     with gr.Blocks():
         board = Board(reader)
-    _, pins = board.pin((), reading, gr.EventData(None, {"pin": 2}))
+    keys = [case.case.study_key for case in reading.cases]
+    _, pins = board.pin((), reading, gr.EventData(None, {"pin": keys[1]}))
     assert pins[0].case == reading.cases[1]
-    assert board.pin(pins, reading, gr.EventData(None, {"pin": 2})) == (gr.skip(), gr.skip())
-    for rank in range(3, 9):
-        html, pins = board.pin(pins, reading, gr.EventData(None, {"pin": rank}))
+    assert board.pin(pins, reading, gr.EventData(None, {"pin": keys[1]})) == (gr.skip(), gr.skip())
+    for key in keys[2:]:
+        html, pins = board.pin(pins, reading, gr.EventData(None, {"pin": key}))
     assert len(pins) == MOST_PINNED == html.count("data-unpin") and pins[-1].case == reading.cases[7]
     assert board.unpin(pins, gr.EventData(None, {"unpin": 0}))[1] == pins[1:]
 
 
-@pytest.mark.parametrize("rank", [None, 0, 9, "2", 99])
-def test_what_is_no_card_is_not_pinned(reader: Reader, reading: Reading, rank: object) -> None:
+@pytest.mark.parametrize("key", [None, 0, 2, "2", ""])
+def test_what_is_no_card_is_not_pinned(reader: Reader, reading: Reading, key: object) -> None:
     with gr.Blocks():
         board = Board(reader)
-    assert board.pin((), reading, gr.EventData(None, {"pin": rank})) == (gr.skip(), gr.skip())
+    assert board.pin((), reading, gr.EventData(None, {"pin": key})) == (gr.skip(), gr.skip())

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from medsd.apps.web.card import card_html, facts
+from medsd.apps.web.card import card_html, facts, summary
 from medsd.bundle.layout import Bundle
+from medsd.inference.words import percent
+from medsd.results.result import SYNTHETIC
 from tests.apps.reading_room import copy_bundle
+
+MODELS = Path(__file__).parents[2] / "models"
 
 
 def test_facts_name_model_version_provider_and_hash(bundle: Bundle) -> None:
     html = facts(bundle, "CPUExecutionProvider")
     for word in (bundle.description.name, bundle.description.version, "CPUExecutionProvider", bundle.model_sha256):
         assert f"<dd>{word}</dd>" in html
+
+
+def test_half_a_page_says_what_the_model_reads_says_and_learned_from(bundle: Bundle) -> None:
+    html, about = summary(bundle, 1400), bundle.description
+    assert "chest radiographs and clinical notes" in html and "1,400 earlier cases" in html
+    assert about.provenance.data in html and f"each of {len(bundle.findings)} findings" in html
+    for finding in bundle.findings.findings:
+        point = about.operating_points[finding.name]
+        row = html.split(f'<th scope="row">{finding.title}</th>')[1].split("</tr>")[0]
+        assert (percent(point.threshold) if point.threshold is not None else "no call") in row
+    assert "AUROC" not in html  # nothing was measured of this bundle
+
+
+def test_a_bundle_that_was_measured_says_how_well_it_did() -> None:
+    phantom = Bundle.open(MODELS / "phantom", verify=False)
+    report = json.loads((MODELS / "phantom" / "evaluation.json").read_text(encoding="utf-8"))
+    html = summary(phantom, 0)
+    assert SYNTHETIC in html and "earlier cases" not in html
+    for finding in report["findings"]:
+        assert f"{finding['auroc']['value']:.2f}" in html.split(finding["title"])[1].split("</tr>")[0]
 
 
 def test_pictures_beside_the_card_are_put_into_it(bundle: Bundle) -> None:

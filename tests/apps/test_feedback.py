@@ -71,6 +71,24 @@ def test_the_latest_opinion_of_a_reader_counts_and_two_who_differ_leave_it_open(
     assert labelled(folder.root / OPINIONS, FINDINGS)[0]["Mass"] == -1
 
 
+def test_an_opinion_is_taken_back_and_with_the_last_of_them_the_image_goes(folder: FeedbackFolder) -> None:
+    for name in ("Mass", "Edema"):
+        folder.add(_prediction(), name, "present", reader="anna")
+    folder.add(_prediction(), "Mass", "absent", reader="ben")
+    folder.add(_prediction(), "Mass", None, reader="anna")
+    [row] = _rows(folder.root / STUDIES)
+    assert (row["Mass"], row["Edema"]) == ("0", "1") and (folder.root / row["image"]).is_file()
+    assert [(each["finding"], each["opinion"]) for each in folder.opinions_on(_prediction())] == [
+        ("Edema", "present"),
+        ("Mass", "absent"),
+    ]
+    folder.add(_prediction(), "Mass", None, reader="ben")
+    folder.add(_prediction(), "Edema", None, reader="anna")
+    assert _rows(folder.root / STUDIES) == [] and not list((folder.root / IMAGES).iterdir())
+    folder.add(_prediction(), "Edema", "absent", reader="anna")
+    assert [row["Edema"] for row in _rows(folder.root / STUDIES)] == ["0"] and list((folder.root / IMAGES).iterdir())
+
+
 def test_nobody_is_named_and_a_patients_key_is_hashed_again(folder: FeedbackFolder) -> None:
     folder.add(_prediction(patient="0123456789abcdef"), "Mass", "present", reader="Carla Canary")
     text = "".join(path.read_text() for path in folder.root.iterdir() if path.is_file())

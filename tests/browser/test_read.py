@@ -11,6 +11,7 @@ import pytest
 
 from medsd.bundle.layout import Bundle
 from tests.browser.conftest import Visit
+from tests.browser.test_tabs import _serious
 
 pytestmark = pytest.mark.browser
 Open = Callable[..., Visit]
@@ -103,6 +104,18 @@ def test_an_example_is_one_click_away(visit: Open) -> None:
     here.page.click("#examples button >> nth=0")
     here.page.wait_for_selector("table.findings tbody tr")
     assert here.page.locator("#stage canvas").is_visible() and here.errors == []
+
+
+def test_the_first_screen_says_what_the_page_does_and_offers_examples(visit: Open, image: Path, shots: Path) -> None:
+    here = visit((1440, 900))
+    here.page.screenshot(path=shots / "first.png")
+    assert "Drop a chest radiograph" in here.page.inner_text("#stage") and _serious(here) == []
+    with here.page.expect_file_chooser():
+        here.page.click("[data-choose]")
+    if here.page.locator("[data-example]").count():
+        here.page.click("[data-example] >> nth=0")
+        here.whole()
+    assert here.errors == []
 
 
 def test_the_note_is_read_with_the_image(visit: Open, image: Path, room: Bundle) -> None:

@@ -107,7 +107,10 @@ def test_an_opinion_is_kept_and_shown(visit: Open, image: Path) -> None:
     here.read(image)
     here.page.click("button[data-opinion] >> nth=1")
     here.page.wait_for_selector('button[data-opinion][aria-pressed="true"]')
-    assert here.page.locator('button[data-opinion][aria-pressed="true"]').count() == 1 and here.errors == []
+    assert here.page.locator('button[data-opinion][aria-pressed="true"]').count() == 1
+    here.page.click(".kept >> text=undo")
+    here.page.wait_for_selector(".kept", state="detached")
+    assert here.page.locator('button[data-opinion][aria-pressed="true"]').count() == 0 and here.errors == []
 
 
 def test_a_reading_is_saved_as_pdf_and_json(visit: Open, image: Path, tmp_path: Path) -> None:

@@ -81,9 +81,9 @@ def test_the_parts_of_boxes_that_tile_the_image_add_up_to_the_cosine(reader, ima
 
 
 @pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
-@pytest.mark.parametrize("shape", [(90, 60), (60, 90)])
+@pytest.mark.parametrize("shape", [(180, 120), (120, 180)])
 def test_boxes_share_the_cells_that_the_image_fills(fit, shape):
-    spec, grid = PixelSpec(size=48, fit=fit), (6, 8)
+    spec, grid = PixelSpec(size=96, fit=fit), (6, 8)
     whole = box_weights((0, 0, 1, 1), shape, grid, spec)
     np.testing.assert_allclose(sum(box_weights(box, shape, grid, spec) for box in TILES), whole, atol=1e-6)
     assert whole.sum() == pytest.approx(grid[0] * grid[1] * (2 / 3 if fit == "pad" else 1), abs=1e-4)

@@ -37,6 +37,7 @@ def build_page(reader: Reader, uploads: Uploads | None = None) -> gr.Blocks:
                 with gr.Tab("Batch"):
                     read.open_from(BatchTab(reader, uploads), tabs)
             with gr.Tab("Model"):
+                scripts.html(card.summary(bundle, 0 if reader.index is None else len(reader.index)), "summary")
                 scripts.html(card.facts(bundle, reader.provider, reader.precision), "facts")
                 gr.HTML(card.card_html(bundle), elem_id="card", js_on_load=None)
         board.show()

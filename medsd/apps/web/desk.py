@@ -16,6 +16,7 @@ import gradio as gr
 from medsd.apps.web import case_cards, markup, scripts
 from medsd.apps.web.batch import BatchRun
 from medsd.apps.web.export import Kind, export, link, read_look
+from medsd.apps.web.feedback import WITHDRAWN, Opinion
 from medsd.apps.web.filters import to_filter
 from medsd.apps.web.near import read_box
 from medsd.apps.web.reading import Reader, Reading, Wish
@@ -81,6 +82,12 @@ class Desk:
         example = self.reader.examples[position]
         note = example.note if self.reader.takes_notes else ""
         return self._take(example.path.read_bytes(), note, seat)
+
+    def take_offer(self, seat: Seat, event: gr.EventData) -> Scene:
+        """The same for an example of the first screen."""
+        position = scripts.sent(event).get("example")
+        known = isinstance(position, int) and 0 <= position < len(self.reader.examples)
+        return self.take_example(position, seat) if known else Scene()
 
     def take_note(self, note: str | None, seat: Seat) -> Scene:
         """Want the image at hand read once more, or the note alone where there is none."""
@@ -169,6 +176,13 @@ class Desk:
             keep=gr.update(visible=True),
         )
 
+    def anew(self, seat: Seat) -> Scene:
+        """All of the study at hand, for a page on which a late answer for an earlier study covers a part of it."""
+        reading = seat.reading
+        if reading is None or reading.stage != "whole":
+            return Scene()
+        return self._drawn(seat, reading, None)._replace(note=seat.asked.note if seat.asked else gr.skip())
+
     def again(self, seat: Seat, shown: str | None, *wish: Any) -> tuple[Update, ...]:
         """State, evidence, table and cases of the same study with other calls, or with other cases beside it.
 
@@ -186,11 +200,12 @@ class Desk:
         return taken, evidence, self._findings(taken, shown), case_cards.cases(taken)
 
     def opine(self, seat: Seat, shown: str | None, event: gr.EventData, request: gr.Request) -> tuple[Update, ...]:
-        """State and table after a person agreed or disagreed with a call; said again, it stays as it is."""
-        finding, opinion = (scripts.sent(event).get(key) for key in ("finding", "opinion"))
+        """State and table after a person agreed or disagreed with a call, or took it back."""
+        finding, said = (scripts.sent(event).get(key) for key in ("finding", "opinion"))
         asked, reading = seat.asked, seat.reading
-        if reading is None or finding not in reading.ranked or opinion not in ("present", "absent"):
+        if reading is None or finding not in reading.ranked or said not in ("present", "absent", WITHDRAWN):
             return _SAME * 2
+        opinion: Opinion | None = None if said == WITHDRAWN else said
         try:
             self.reader.opine(reading, finding, opinion, getattr(request, "username", None) or "")
         except MedsdError as error:
@@ -199,9 +214,10 @@ class Desk:
         taken = seat.agree(asked, finding, opinion)
         return _SAME * 2 if taken is None else (taken, self._findings(taken, shown))
 
-    def export(self, kind: Kind, reading: Reading | None, shown: str | None, look: Any) -> Update:
+    def export(self, kind: Kind, seat: Seat, shown: str | None, look: Any) -> Update:
         """The reading as a download; `look` is what the browser says of the image."""
-        if reading is None:
+        reading = seat.reading
+        if reading is None or reading.stage != "whole":
             gr.Warning("There is nothing to save yet: read an image first.")
             return gr.skip()
         window, opacity = read_look(look)

@@ -4,10 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medsd.errors import BundleError
+from medsd.bundle.layout import Bundle
+from medsd.cases.pictures import PictureFolder, encode_thumbnail
+from medsd.dicom.read import read_radiograph
+from medsd.errors import BundleError, MedsdError
 from medsd.strict import read_json
 
 EXAMPLES = "examples"
+THUMBNAIL_SIDE = 150
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,19 @@ class Example:
     title: str
     path: Path
     note: str = ""
+
+    def thumbnail(self) -> bytes | None:
+        """A small picture of it; None where it cannot be read."""
+        try:
+            return encode_thumbnail(read_radiograph(self.path).pixels, THUMBNAIL_SIDE)
+        except (OSError, MedsdError):
+            return None
+
+
+def offered(bundle: Bundle, pictures: PictureFolder | None) -> tuple[Example, ...]:
+    """The examples of a bundle, and an image of the folder that a person gives; errors as `shipped_examples`."""
+    own = pictures.first() if pictures and bundle.description.image else None
+    return (*shipped_examples(bundle.folder), *([Example("From your images", own)] if own else []))
 
 
 def shipped_examples(folder: Path) -> tuple[Example, ...]:

@@ -29,6 +29,7 @@ from medsd.privacy import KeyedHasher
 from medsd.scoring.table import write_table
 
 Opinion = Literal["present", "absent"]
+WITHDRAWN = "withdrawn"  # stands in the place of an opinion that was taken back
 
 OPINIONS, STUDIES, IMAGES, CONFIG = "opinions.csv", "studies.csv", "images", "train.yaml"
 _FIELDS = ("time", "reader", "image", "patient", "finding", "opinion", "call", "probability", "model_sha256")
@@ -51,11 +52,12 @@ class FeedbackFolder:
         except OSError as error:
             raise DataError(f"{self.root}: feedback cannot be kept here ({error.strerror}); give another") from None
 
-    def add(self, prediction: Prediction, finding: str, opinion: Opinion, *, reader: str = "") -> None:
+    def add(self, prediction: Prediction, finding: str, opinion: Opinion | None, *, reader: str = "") -> None:
         """Keep one opinion; a later one of the same reader on the same finding of the same image takes its place.
 
-        The prediction's image is kept, too, without anything of its header; of the reader only a keyed hash. Raises
-        DataError: there is no image, no such finding, or the folder cannot be written.
+        None takes it back; an image of which nobody says anything any more is deleted. The prediction's image is kept
+        without anything of its header; of the reader only a keyed hash. Raises DataError: there is no image, no such
+        finding, or the folder cannot be written.
         """
         if finding not in prediction.findings.names:
             raise DataError(f"feedback: '{finding}' is not a finding of {prediction.findings.key}")
@@ -70,7 +72,7 @@ class FeedbackFolder:
             # Hashed again: a folder that is handed on cannot be joined with the tables of `medsd score`.
             "patient": self._key("feedback patient", prediction.patient_key or image),
             "finding": finding,
-            "opinion": opinion,
+            "opinion": opinion or WITHDRAWN,
             "call": prediction.said(finding),
             "probability": "" if probability is None else f"{probability:.6f}",
             "model_sha256": prediction.model_sha256,
@@ -81,6 +83,8 @@ class FeedbackFolder:
                 self._append(line)
                 rows = labelled(self.root / OPINIONS, prediction.findings)
                 write_table(self.root / STUDIES, rows, ["image", "patient", *prediction.findings])
+                if all(row["image"] != line["image"] for row in rows):
+                    (self.root / line["image"]).unlink(missing_ok=True)
                 if not (self.root / CONFIG).exists():
                     (self.root / CONFIG).write_text(_configuration(self.root, prediction.findings), encoding="utf-8")
         except OSError as error:
@@ -96,7 +100,7 @@ class FeedbackFolder:
             for line in _lines(self.root / OPINIONS)
             if line["image"] == image and line["model_sha256"] == prediction.model_sha256
         }
-        return list(found.values())
+        return [line for line in found.values() if line["opinion"] != WITHDRAWN]
 
     def _image_key(self, image: npt.NDArray[np.float32]) -> str:
         # A study may have several images, and a plain picture names no study: the pixels name themselves.
@@ -132,25 +136,30 @@ def _lines(opinions: Path) -> list[dict[str, str]]:
     try:
         with opinions.open(newline="", encoding="utf-8") as file:
             # the last line of a process that was killed may be short
-            return [line for line in csv.DictReader(file) if line["opinion"] in _LABELS]
+            return [line for line in csv.DictReader(file) if line["opinion"] in (*_LABELS, WITHDRAWN)]
     except (OSError, KeyError) as error:
         raise DataError(f"{opinions}: cannot be read as opinions ({type(error).__name__})") from None
 
 
 def labelled(opinions: Path, findings: FindingSet) -> list[dict[str, object]]:
-    """A row an image from the opinions: 1 present, 0 absent, −1 where readers contradict each other, else empty."""
+    """A row an image with an opinion: 1 present, 0 absent, −1 where readers contradict each other, else empty."""
     said: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     patients: dict[str, str] = {}
     for line in _lines(opinions):
+        about = said[line["image"], line["finding"]]
         patients[line["image"]] = line["patient"]
-        said[line["image"], line["finding"]][line["reader"]] = _LABELS[line["opinion"]]
+        if line["opinion"] == WITHDRAWN:
+            about.pop(line["reader"], None)
+        else:
+            about[line["reader"]] = _LABELS[line["opinion"]]
     rows = []
     for image, patient in patients.items():
         row: dict[str, object] = {"image": image, "patient": patient}
         for name in findings:
             labels = set(said.get((image, name), {}).values())
             row[name] = "" if not labels else labels.pop() if len(labels) == 1 else _CONTRADICTED
-        rows.append(row)
+        if any(row[name] != "" for name in findings):
+            rows.append(row)
     return rows
 
 

@@ -6,8 +6,11 @@ Pictures come as data URIs from `medsd.results.render`. Styles are in the CSS fi
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+from medsd.apps.web.examples import Example
+from medsd.apps.web.feedback import WITHDRAWN
 from medsd.apps.web.greys import pack
 from medsd.apps.web.html import fill
 from medsd.apps.web.reading import Reading
@@ -16,7 +19,7 @@ from medsd.calibration.types import OperatingPoint
 from medsd.cases.case import SimilarCase
 from medsd.inference.prediction import NOT_TRAINED, Prediction
 from medsd.inference.words import GROUPS, LEGEND, grouped, impression, percent, reason
-from medsd.results.render import PRESETS, GreyImage, evidence_uri, preset_window
+from medsd.results.render import PRESETS, GreyImage, evidence_uri, preset_window, thumbnail_uri
 from medsd.results.result import DISCLAIMER, SYNTHETIC
 
 _OPPOSITE = {"present": "absent", "absent": "present"}
@@ -52,17 +55,19 @@ def header(bundle: Bundle, provider: str, precision: str = "") -> str:
     )
 
 
-def image(reading: Reading | None, *, examples: bool = False, boxes: bool = False) -> str:
+def first_screen(bundle: Bundle, examples: Sequence[Example]) -> str:
+    """What the page does and what to do, in the place of the first image, with the examples that can be taken."""
+    offers = [(example.title, thumbnail_uri(example.thumbnail())) for example in examples]
+    return fill("first", findings=len(bundle.findings), examples=offers)
+
+
+def image(reading: Reading, *, boxes: bool = False) -> str:
     """The grey values for ``scripts/viewer.js``, or a sentence in their place.
 
     Args:
-        reading: None before the first.
-        examples: whether there are some to take.
+        reading: of the image.
         boxes: whether cases can be compared in a box of the image.
     """
-    if reading is None:
-        example = ", or take an example" if examples else ""
-        return _empty("No image yet", f"Drop a DICOM, PNG or JPEG file anywhere on this page{example}.")
     if reading.display is None:
         why = "The file was not read." if reading.prediction.refused else "This reading is of the note alone."
         return _empty("No image to show", why, of=reading.key)
@@ -184,6 +189,7 @@ def findings(reading: Reading | None, about: Description | None, shown: str | No
         legend=LEGEND,
         calibration=about.calibration_words(),
         feedback=feedback,
+        withdrawn=WITHDRAWN,
     )
 
 

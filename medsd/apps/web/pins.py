@@ -30,11 +30,12 @@ class Board:
 
     def pin(self, pins: Pins, shown: Any, event: gr.EventData) -> tuple[Any, Any]:
         """Keep the case of a card; the oldest goes where there are too many."""
-        rank = scripts.sent(event).get("pin")
         shown = getattr(shown, "near", None) or shown  # other cases may stand beside a study than the nearest
-        if shown is None or not isinstance(rank, int) or not 1 <= rank <= len(shown.cases):
+        beside = zip(shown.cases, shown.pictures, strict=True) if shown is not None else ()
+        found = {case.case.study_key: Pinned(case, picture) for case, picture in beside}
+        pin = found.get(scripts.sent(event).get("pin"))
+        if pin is None:
             return gr.skip(), gr.skip()
-        pin = Pinned(shown.cases[rank - 1], shown.pictures[rank - 1])
         if any(kept.case.case.study_key == pin.case.case.study_key for kept in pins):
             return gr.skip(), gr.skip()
         return self._drawn((*pins, pin)[-MOST_PINNED:])

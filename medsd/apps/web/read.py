@@ -50,9 +50,11 @@ class ReadTab:
     def _viewer(self) -> None:
         self.tools = scripts.html(markup.tools(), "tools", scripts.VIEWER)
         with gr.Column(elem_id="stage", min_width=0):
-            scripts.html(fill("plane"), "plane", scripts.DROP)
+            self.plane = scripts.html(fill("plane"), "plane", scripts.DROP)
             self.evidence = scripts.html("", "evidence")
-            self.image = scripts.html(markup.image(None, examples=bool(self.desk.reader.examples)), "radiograph")
+            reader = self.desk.reader
+            first = markup.first_screen(reader.bundle, reader.examples)
+            self.image = scripts.html(first, "radiograph", scripts.BUTTONS)
             self.detail = scripts.html("", "detail")
         self.look = gr.JSON(None, visible=False)  # what `scripts.LOOK` fills in
 
@@ -118,6 +120,7 @@ class ReadTab:
         takes = [
             self.upload.upload(desk.take_upload, [self.upload, self.note, self.seat], **taking),
             self.again.click(desk.take_note, [self.note, self.seat], **taking),
+            self.image.select(desk.take_offer, [self.seat], **taking),
             *(
                 button.click(partial(desk.take_example, position), [self.seat], **taking)
                 for position, button in enumerate(self.examples)
@@ -138,6 +141,7 @@ class ReadTab:
 
     def _wire_viewer(self) -> None:
         desk = self.desk
+        self.plane.clear(desk.anew, [self.seat], self._scene, **scripts.QUICK)
         self.tools.select(desk.detail, [self.seat], self.detail, **scripts.EACH)
         self.tools.submit(desk.near, [self.seat], [self.reading, self.cases], **scripts.EACH)
         self.cases.edit(desk.near, [self.seat], [self.reading, self.cases], **scripts.EACH)
@@ -156,5 +160,5 @@ class ReadTab:
         self.findings.like(desk.opine, [self.seat, self.shown], [self.reading, self.findings], **scripts.EACH)
         kinds: tuple[tuple[Any, Kind], ...] = ((self.save_pdf, "PDF"), (self.save_json, "JSON"))
         for button, kind in kinds:
-            values = [self.reading, self.shown, self.look]
+            values = [self.seat, self.shown, self.look]
             button.click(partial(desk.export, kind), values, self.saved, js=scripts.LOOK, **scripts.QUICK)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
-from medsd.apps.web.examples import shipped_examples
+from medsd.apps.web.examples import offered
 from medsd.apps.web.near import Near, Wanted, in_box, like_case
 from medsd.bundle.layout import Bundle
 from medsd.cases.case import CaseFilter
@@ -151,7 +151,7 @@ class Reader:
     ) -> None:
         self.bundle, self.index, self.score, self.feedback = bundle, index, score, feedback
         self.provider, self.precision = provider, precision
-        self.examples = shipped_examples(bundle.folder)
+        self.examples = offered(bundle, pictures)
         self._predict, self._pictures, self._decode = predict, pictures, decode
         self._read_case = lru_cache(maxsize=CASES_KEPT)(self._read_case_image)
 
@@ -258,8 +258,8 @@ class Reader:
         with _searching():
             return self._cases().matches(answer.query, filters=answer.filters)
 
-    def opine(self, reading: Reading, finding: str, opinion: Opinion, user: str = "") -> None:
-        """Keep what a person says of a finding; a `DataError` where no feedback is kept, or it cannot be."""
+    def opine(self, reading: Reading, finding: str, opinion: Opinion | None, user: str = "") -> None:
+        """Keep what a person says of a finding, None to take it back; a `DataError` where it cannot be kept."""
         if self.feedback is None:
             raise DataError("no feedback is kept here; start the app with --feedback FOLDER")
         self.feedback.add(reading.prediction, finding, opinion, reader=user)

@@ -69,10 +69,12 @@ class Seat:
             self.reading = reading if self.reading is None else replace(reading, opinions=self.reading.opinions)
             return self.reading
 
-    def agree(self, asked: Asked | None, finding: str, opinion: "Opinion") -> Reading | None:
-        """The reading with what the person said of a finding; None where another study was asked for meanwhile."""
+    def agree(self, asked: Asked | None, finding: str, opinion: "Opinion | None") -> Reading | None:
+        """The reading with what the person said of a finding, or took back; None where another study was asked for."""
         with self._lock:
             if self.asked is not asked or self.reading is None:
                 return None
-            self.reading = replace(self.reading, opinions={**self.reading.opinions, finding: opinion})
+            others = {name: said for name, said in self.reading.opinions.items() if name != finding}
+            opinions = others if opinion is None else {**others, finding: opinion}
+            self.reading = replace(self.reading, opinions=opinions)
             return self.reading

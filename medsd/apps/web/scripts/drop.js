@@ -6,6 +6,7 @@ const give = (taker, files) => {
   taker.files = files;
   taker.dispatchEvent(new Event('change', {bubbles: true}));
 };
+document.addEventListener('click', (event) => { if (event.target.closest('[data-choose]')) input('#upload')?.click(); });
 let waiting = null;
 const hand = () => {
   if (!waiting || !input('#upload')) return;

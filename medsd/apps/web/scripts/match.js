@@ -1,9 +1,13 @@
-// In whatever order answers come, nothing of another study than the one in sight is seen.
-const match = () => {
+// In whatever order answers come, nothing of another study than the one in sight is seen. Where an answer was overtaken
+// for good, the page asks for the study at hand once more.
+let overtaken = 0;
+const others = () => {
   const key = document.querySelector('#radiograph [data-of]')?.dataset.of;
-  for (const part of document.querySelectorAll(':is(#findings, #cases, #evidence) [data-of]')) {
-    const other = part.dataset.of !== key;
-    if (part.hidden !== other) part.hidden = other;
-  }
+  const parts = [...document.querySelectorAll(':is(#findings, #cases, #evidence) [data-of]')];
+  for (const part of parts) if (part.hidden !== (part.dataset.of !== key)) part.hidden = !part.hidden;
+  return parts.some((part) => part.hidden);
 };
-new MutationObserver(match).observe(document.body, {childList: true, subtree: true, attributeFilter: ['data-of']});
+new MutationObserver(() => {
+  if (!others() || overtaken) return;
+  overtaken = setTimeout(() => { overtaken = 0; if (others()) trigger('clear', {}); }, 1500);
+}).observe(document.body, {childList: true, subtree: true, attributeFilter: ['data-of']});
