@@ -1,18 +1,15 @@
 """The tab Model: half a page on what the model is, its facts, and its card as it ships with the bundle."""
 
 import re
-from typing import TYPE_CHECKING
 
 from medsd.apps.web.html import fill
 from medsd.bundle.layout import Bundle
-from medsd.errors import DataError
 from medsd.markdown import to_html
+from medsd.metrics.intervals import Interval
 from medsd.results.result import DISCLAIMER, SYNTHETIC
+from medsd.strict import read_json
 
-if TYPE_CHECKING:
-    from medsd.evaluation.report import FindingReport
-
-CARD = "README.md"
+CARD, EVALUATION = "README.md", "evaluation.json"
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 
 
@@ -25,7 +22,7 @@ def summary(bundle: Bundle, cases: int) -> str:
             "title": titles[name],
             "point": about.operating_points.get(name),
             "not_trained": about.not_trained.get(name, ""),
-            "auroc": str(measured[name].auroc) if name in measured else "",
+            "auroc": measured.get(name, ""),
         }
         for name in bundle.findings
     ]
@@ -44,15 +41,16 @@ def summary(bundle: Bundle, cases: int) -> str:
     )
 
 
-def _measured(bundle: Bundle) -> "dict[str, FindingReport]":
-    """What was measured of each finding on images that the model did not learn from; empty where nothing was."""
-    from medsd.evaluation.report import EVALUATION, EvaluationReport
+def _measured(bundle: Bundle) -> dict[str, str]:
+    """The AUROC of each finding on images that the model did not learn from; empty where nothing was measured.
 
+    `medsd.evaluation.report` writes the file, with libraries that serving does without.
+    """
     try:
-        report = EvaluationReport.read(bundle.folder / EVALUATION)
-    except DataError:
+        found = read_json((bundle.folder / EVALUATION).read_text(encoding="utf-8"))["findings"]
+        return {each["name"]: str(Interval.model_validate(each["auroc"])) for each in found}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return {finding.name: finding for finding in report.findings if finding.trained}
 
 
 def facts(bundle: Bundle, provider: str, precision: str = "") -> str:

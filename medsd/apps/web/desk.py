@@ -86,8 +86,9 @@ class Desk:
     def take_offer(self, seat: Seat, event: gr.EventData) -> Scene:
         """The same for an example of the first screen."""
         position = scripts.sent(event).get("example")
-        known = isinstance(position, int) and 0 <= position < len(self.reader.examples)
-        return self.take_example(position, seat) if known else Scene()
+        if not isinstance(position, int) or not 0 <= position < len(self.reader.examples):
+            return Scene()
+        return self.take_example(position, seat)
 
     def take_note(self, note: str | None, seat: Seat) -> Scene:
         """Want the image at hand read once more, or the note alone where there is none."""

@@ -71,7 +71,7 @@ class SearchDesk:
             return ""
         names = list(self.reader.bundle.findings)
         table = table.drop(columns=list(_NOT_SAVED)).round({"fit": 4}).astype(dict.fromkeys(names, "Int64"))
-        rows = table.astype(object).where(table.notna(), "").to_dict("records")
+        rows: list[Any] = table.astype(object).where(table.notna(), "").to_dict("records")
         text = io.StringIO()
         write_csv(text, rows, list(table.columns), defuse=True)
         return link(text.getvalue().encode(), "CSV", "medsd-cases.csv")

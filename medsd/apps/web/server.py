@@ -156,7 +156,7 @@ def _scorer(predictor: Predictor, decoder: Decoder) -> Callable[[Path, str], Pre
         image = decode()(path, name)
         said = read_safely(predictor, [Study(image)])[0]
         # What the model sees is picture enough for a row.
-        return said if image.pixels is None else replace(said, image=image.pixels / np.float32(255))
+        return said if image.pixels is None else replace(said, image=(image.pixels / 255).astype(np.float32))
 
     return score
 
