@@ -1,5 +1,6 @@
 // A case beside the image: both under the window of the reading area, with one zoom and one place. The image is the one that
 // the reading area holds; the case is its small picture until every pixel of it has come (#beside), if the server has it.
+const run = () => {
 const area = document.querySelector('#stage'), pixels = document.querySelector('#beside');
 const at = {times: 1, x: 0, y: 0}; // x and y in widths of a pane
 let dialog = null, key = '', pictures = [], painted = [], frame = 0, stepping = false;
@@ -130,3 +131,10 @@ window.addEventListener('keydown', (event) => {
   redraw();
 });
 window.addEventListener('resize', redraw);
+};
+// The reading area may be drawn after the cases.
+const wait = () => {
+  if (document.querySelector('#stage')?.viewer && document.querySelector('#beside')) run();
+  else requestAnimationFrame(wait);
+};
+wait();
