@@ -37,7 +37,7 @@ def test_a_bundle_that_was_measured_says_how_well_it_did() -> None:
     html = summary(phantom, 0)
     assert SYNTHETIC in html and "earlier cases" not in html
     for finding in report["findings"]:
-        assert f"{finding['auroc']['value']:.2f}" in html.split(finding["title"])[1].split("</tr>")[0]
+        assert f"{finding['auroc']['value']:.3f} (" in html.split(finding["title"])[1].split("</tr>")[0]
 
 
 def test_pictures_beside_the_card_are_put_into_it(bundle: Bundle) -> None:

@@ -32,7 +32,7 @@ class Example:
 
 def offered(bundle: Bundle, pictures: PictureFolder | None) -> tuple[Example, ...]:
     """The examples of a bundle, and an image of the folder that a person gives; errors as `shipped_examples`."""
-    own = pictures.first() if pictures and bundle.description.image else None
+    own = pictures.first() if pictures is not None and bundle.description.image else None
     return (*shipped_examples(bundle.folder), *([Example("From your images", own)] if own else []))
 
 
