@@ -28,6 +28,8 @@ gr = pytest.importorskip("gradio")
 from medsd.apps.web import batch  # noqa: E402
 from medsd.apps.web.batch import BatchDesk, BatchRun, By  # noqa: E402
 from medsd.apps.web.batch_rows import DROPPED, STATUS  # noqa: E402
+from medsd.apps.web.desk import Desk, Scene  # noqa: E402
+from medsd.apps.web.seat import Seat  # noqa: E402
 
 
 @pytest.fixture
@@ -79,6 +81,28 @@ def test_a_row_can_be_opened_until_the_next_batch_begins(reader: Reader, dropped
     assert [run.after(place) for place in range(3)] == [1, 2, None]
     next(BatchDesk(reader).run([str(tmp_path / "none")], run))
     assert run.content(1) is None
+
+
+def test_a_row_is_read_in_the_reading_view_and_the_next_one_follows(
+    reader: Reader, dropped: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(gr, "Warning", said.append)
+    contents = [Path(path).read_bytes() for path in dropped]
+    _, _, run = _scored(reader, dropped)
+    desk, seat = Desk(reader), Seat()
+    *scene, tab = desk.take_row(run, seat, gr.EventData(None, {"open": 1}))
+    assert tab == gr.update(selected="read") and Scene(*scene).onward == gr.update(visible=True)
+    assert seat.asked is not None and seat.asked.content == contents[1]
+    assert desk.take_note("short of breath", seat).onward == gr.skip() and seat.asked.place == 1
+    *scene, tab = desk.take_next(run, seat)
+    assert seat.asked.content == contents[2] and Scene(*scene).onward == gr.update(visible=False)
+    nothing = (*Scene(), gr.skip())
+    assert desk.take_next(run, seat) == nothing and said == []
+    for wrong in (3, -1, "1", None):
+        assert desk.take_row(run, seat, gr.EventData(None, {"open": wrong})) == nothing
+    run.close()
+    assert desk.take_row(run, seat, gr.EventData(None, {"open": 0})) == nothing and "Drop them again" in said[0]
 
 
 def test_images_are_kept_for_a_while(

@@ -81,7 +81,12 @@ class Desk:
         """Want an image that ships with the bundle read, with its note."""
         example = self.reader.examples[position]
         note = example.note if self.reader.takes_notes else ""
-        return self._take(example.path.read_bytes(), note, seat)
+        try:
+            content = example.path.read_bytes()
+        except OSError:
+            gr.Warning("This example cannot be read any more. Take another.")
+            return Scene()
+        return self._take(content, note, seat)
 
     def take_offer(self, seat: Seat, event: gr.EventData) -> Scene:
         """The same for an example of the first screen."""
@@ -92,11 +97,11 @@ class Desk:
 
     def take_note(self, note: str | None, seat: Seat) -> Scene:
         """Want the image at hand read once more, or the note alone where there is none."""
-        content = seat.asked.content if seat.asked else None
+        content, place = (seat.asked.content, seat.asked.place) if seat.asked else (None, None)
         if content is None and not (note or "").strip():
             gr.Warning("There is nothing to read yet: drop an image, or write a note.")
             return Scene()
-        return self._take(content, note, seat)
+        return self._take(content, note, seat, place)._replace(onward=gr.skip())
 
     def take_row(self, run: BatchRun | None, seat: Seat, event: gr.EventData) -> tuple[Update, ...]:
         """Want the image of a row of a batch read; the last value is the tab to show."""

@@ -199,7 +199,7 @@ class Reader:
             reading = Reading(prediction, display, read=_now())
         else:
             reading = replace(seen, prediction=prediction, read=_now())
-        if not prediction.refused:
+        if not prediction.refused and self.index is not None:
             yield replace(reading, stage="findings")
         yield self._with_cases(replace(reading, stage="whole"), wish.filters)
 
