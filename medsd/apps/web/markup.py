@@ -32,6 +32,7 @@ KEYS = {
     "E": "evidence on or off",
     "B": "draw a box, to find cases alike there; Esc takes it away",
     "F": "full screen",
+    "C": "to the first case; Enter opens it",
     "N": "the next image of a batch",
     "?": "this list",
     "Left button": "the tool that is chosen; Window: width across, level up and down",

@@ -165,10 +165,11 @@ const acts = {
   },
   box: () => { if (base.boxes) view.tool = 'box'; show(); },
   unbox: () => unbox(),
+  cases: () => document.querySelector('#cases button.open')?.focus(),
   onward: () => document.querySelector('#onward')?.click(),
   keys: () => element.querySelector('#keys').togglePopover(),
 };
-const KEYS = {b: 'box', escape: 'unbox', r: 'rotate', i: 'invert', 0: 'reset', e: 'evidence', f: 'full', n: 'onward', '?': 'keys'};
+const KEYS = {b: 'box', c: 'cases', escape: 'unbox', r: 'rotate', i: 'invert', 0: 'reset', e: 'evidence', f: 'full', n: 'onward', '?': 'keys'};
 
 // --- ruler: in millimetres where the header says how far apart pixels are, else in pixels of the file
 const drawRuler = () => {
@@ -283,7 +284,7 @@ window.addEventListener('keydown', (event) => {
     event.preventDefault(); // else the page scrolls
   }
   const key = event.key.toLowerCase(), name = KEYS[key];
-  if (name === 'keys' || name === 'onward') acts[name]();
+  if (['keys', 'onward', 'cases'].includes(name)) acts[name]();
   else if (base && name) acts[name]();
   else if (base && /^[1-4]$/.test(key)) choose(Number(key));
 });
