@@ -39,6 +39,13 @@ def test_cases_that_were_searched_for_are_compared_with_what_was_asked(bundle: B
     assert any(case.missing for case in reading.cases) and "acks " in html
 
 
+def test_dialogs_follow_each_other_by_rank_whatever_the_groups(reading: Reading) -> None:
+    html = case_cards.cases(reading)
+    numbers = [str(rank) for rank in range(1, len(reading.cases) + 1)]
+    assert re.findall(r'class="pair" id="case-(\d)"', html) == numbers
+    assert sorted(re.findall(r'class="rank">(\d)', html)) == numbers
+
+
 def test_cases_without_a_relation_have_no_badge(bundle: Bundle, reading: Reading) -> None:
     html = case_cards.gallery(Gallery("x-", "Cases", related=False), reading.cases, reading.pictures, bundle.findings)
     assert 'class="badge' not in html and "<h3" not in html and "hares" not in html

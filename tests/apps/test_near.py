@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,9 @@ def test_the_page_shows_those_cases_with_a_way_back(reader: Reader, reading: Rea
     assert boxed is seat.reading and boxed.near.of == BOX
     assert "Alike in the box" in html and "data-back" in html and f"{boxed.near.shares[0]:.2f} in the box" in html
     first = boxed.near.cases[0].case.study_key
+    # In the order of the parts, whatever the relations; the nearest cases stand in groups.
+    assert re.findall(r'class="rank">(\d)', html) == [str(rank) for rank in range(1, 9)] and "<h3" not in html
+    assert "<h3" in case_cards.cases(reading)
     like, html = desk.near(seat, _event(like=first))
     assert like.near.title == "Like case 1" and first not in _keys(like.near.cases)
     back, html = desk.near(seat, _event(back=1))

@@ -124,25 +124,28 @@ def gallery(
         pictures: of each, or None.
         vocabulary: gives the titles of findings.
     """
-    cards: dict[str, list[dict[str, Any]]] = {}
-    for rank, (case, picture) in enumerate(zip(similar, pictures, strict=True), 1):
-        cards.setdefault(case.relation if about.related else "", []).append(
-            {
-                "rank": rank,
-                "number": about.before + rank,
-                "case": case,
-                "uri": thumbnail_uri(picture),
-                "likeness": about.likeness[rank - 1] if rank <= len(about.likeness) else None,
-                "case_likeness": about.case_likeness[rank - 1] if rank <= len(about.case_likeness) else None,
-                "findings": titles(case.case.findings, vocabulary),
-                "sentence": _sentence(about, case, vocabulary),
-                "alike": f"{about.shares[rank - 1]:.2f} in the box" if about.shares else likeness(case),
-                "percentile": percentile_words(case),
-                "meta": _meta(case),
-            }
-        )
-    groups = [(relation, cards[relation]) for relation in (*RELATION_TITLES, "") if relation in cards]
-    return fill("gallery", about=about, groups=groups, relations=_RELATIONS)
+    cards: list[dict[str, Any]] = [
+        {
+            "rank": rank,
+            "number": about.before + rank,
+            "relation": case.relation if about.related else "",
+            "case": case,
+            "uri": thumbnail_uri(picture),
+            "likeness": about.likeness[rank - 1] if rank <= len(about.likeness) else None,
+            "case_likeness": about.case_likeness[rank - 1] if rank <= len(about.case_likeness) else None,
+            "findings": titles(case.case.findings, vocabulary),
+            "sentence": _sentence(about, case, vocabulary),
+            "alike": f"{about.shares[rank - 1]:.2f} in the box" if about.shares else likeness(case),
+            "percentile": percentile_words(case),
+            "meta": _meta(case),
+        }
+        for rank, (case, picture) in enumerate(zip(similar, pictures, strict=True), 1)
+    ]
+    # Where another order counts, cards do not stand in groups.
+    relations = [*RELATION_TITLES, ""] if not about.shares else []
+    groups = [(relation, [card for card in cards if card["relation"] == relation]) for relation in relations]
+    shown = [group for group in groups if group[1]] or [("", cards)]
+    return fill("gallery", about=about, cards=cards, groups=shown, relations=_RELATIONS)
 
 
 def _sentence(about: Gallery, case: SimilarCase, vocabulary: FindingSet) -> str:
