@@ -63,6 +63,14 @@ def test_the_whole_image_is_seen_on_a_phone(visit: Open, image: Path, shots: Pat
     assert table["x"] + table["width"] <= 390 >= here.page.evaluate("document.documentElement.scrollWidth")
 
 
+@pytest.mark.parametrize("size", [(390, 844), (820, 1180), (1024, 768), (1440, 900)])
+def test_nothing_of_the_first_screen_is_cut(visit: Open, shots: Path, size: tuple[int, int]) -> None:
+    here = visit(size)
+    here.page.screenshot(path=shots / f"first-{size[0]}.png")
+    assert here.page.evaluate("(first => first.scrollHeight <= first.clientHeight)(document.querySelector('.first'))")
+    assert here.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
 @pytest.mark.parametrize("size", [(390, 844), (1280, 720)])
 def test_the_wheel_over_the_image_scrolls_the_page(visit: Open, image: Path, size: tuple[int, int]) -> None:
     here = visit(size)
