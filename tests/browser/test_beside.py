@@ -112,9 +112,10 @@ def test_a_case_is_pinned_and_taken_for_the_query_inside(beside: Visit, shots: P
     page.click(".pair:popover-open [data-like]")
     page.wait_for_selector("#cases h2 >> text=Like case 1")
     assert page.locator(".pair:popover-open").count() == 0
-    page.click("li.case >> nth=1 >> button.open")
-    page.wait_for_function(f"{PANES}[1]?.width === {SIDE}")
-    page.keyboard.press("Escape")
+    for _ in range(2):  # the second time, too
+        page.click("li.case >> nth=1 >> button.open")
+        page.wait_for_function(f"{PANES}[1]?.width === {SIDE}")
+        page.keyboard.press("Escape")
     page.click("#cases [data-back]")
     page.wait_for_selector("#cases h2 >> text=Nearest earlier cases")
     assert beside.errors == []

@@ -4,6 +4,7 @@ const run = () => {
 const area = document.querySelector('#stage'), pixels = document.querySelector('#beside');
 const at = {times: 1, x: 0, y: 0}; // x and y in widths of a pane
 let dialog = null, key = '', pictures = [], painted = [], frame = 0, stepping = false;
+let last = null; // every pixel of the last case that had some: the page takes the same answer only once
 
 const small = async (image) => {
   await image.decode();
@@ -43,11 +44,12 @@ const open = async (opened) => {
   stepping = false;
   painted = [];
   pictures = panes().map((pane) => pane.hasAttribute('data-own') ? area.viewer.picture() : null);
-  trigger('play', {beside: key});
+  const place = panes().length - 1;
+  if (last?.key === key) pictures[place] = last;
+  else trigger('play', {beside: key});
   redraw();
   const image = opened.querySelector('.pane:not([data-own]) img.small');
   const picture = image && await small(image);
-  const place = panes().length - 1;
   if (dialog === opened && picture && !pictures[place]) { pictures[place] = picture; redraw(); }
 };
 const close = (closed) => {
@@ -63,8 +65,8 @@ element.addEventListener('toggle', (event) => {
 new MutationObserver(async () => {
   const source = pixels.querySelector('[data-greys]');
   if (!source) return;
-  const picture = await take(source);
-  if (dialog && picture.key === key) { pictures[panes().length - 1] = picture; redraw(); }
+  last = await take(source);
+  if (dialog && last.key === key) { pictures[panes().length - 1] = last; redraw(); }
 }).observe(pixels, {childList: true, subtree: true, attributeFilter: ['data-greys']});
 // Gradio patches what is drawn anew: a dialog that is open may become that of another case.
 new MutationObserver(() => { if (dialog && (!dialog.isConnected || dialog.dataset.case !== key)) dialog.hidePopover(); })

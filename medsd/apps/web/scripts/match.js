@@ -10,4 +10,4 @@ const others = () => {
 new MutationObserver(() => {
   if (!others() || overtaken) return;
   overtaken = setTimeout(() => { overtaken = 0; if (others()) trigger('clear', {}); }, 1500);
-}).observe(document.body, {childList: true, subtree: true, attributeFilter: ['data-of']});
+}).observe(document.body, {childList: true, subtree: true, attributeFilter: ['data-of', 'hidden']});
