@@ -69,8 +69,10 @@ new MutationObserver(async () => {
   if (dialog && last.key === key) { pictures[panes().length - 1] = last; redraw(); }
 }).observe(pixels, {childList: true, subtree: true, attributeFilter: ['data-greys']});
 // Gradio patches what is drawn anew: a dialog that is open may become that of another case.
-new MutationObserver(() => { if (dialog && (!dialog.isConnected || dialog.dataset.case !== key)) dialog.hidePopover(); })
-  .observe(element, {childList: true, subtree: true, attributeFilter: ['data-case']});
+new MutationObserver(() => {
+  if (dialog && !dialog.isConnected) close(dialog);
+  else if (dialog && dialog.dataset.case !== key) dialog.hidePopover();
+}).observe(element, {childList: true, subtree: true, attributeFilter: ['data-case']});
 
 const step = (by) => {
   const dialogs = [...element.querySelectorAll('.pair')], next = dialogs[dialogs.indexOf(dialog) + by];
