@@ -37,7 +37,8 @@ SHORTER = {  # what only takes long, made small
     "pretrain: {epochs: 8,": "pretrain: {epochs: 1,",
     "finetune: {epochs: 10,": "finetune: {epochs: 2,",
 }
-GATED = ("score", "similar", "app", "suggest", "report", "receive")
+GATED = ("score", "similar", "app", "suggest", "report", "receive", "serve")
+SERVERS = {"medsd app": "", "medsd serve": "v2"}  # and what they are asked for
 
 
 class Block(NamedTuple):
@@ -103,7 +104,7 @@ def test_the_examples_of_a_page_run_as_they_stand(page: Path, desk: Path) -> Non
             steps.append(("python", block.text))
         elif block.runs and block.language == "sh":
             for command in commands(block):
-                (visits if command.startswith("medsd app") else steps).append(("sh", command))
+                (visits if command.startswith(tuple(SERVERS)) else steps).append(("sh", command))
     for long, short in SHORTER.items():
         steps = [(kind, text.replace(long, short)) for kind, text in steps]
     result = subprocess.run(
@@ -137,12 +138,13 @@ def play(steps: list[tuple[str, str]]) -> None:
 
 
 def visit(command: str, desk: Path) -> None:
-    """Start the app, and ask for its page."""
+    """Start a server, and ask for its page."""
     port = free_port()
     arguments = [sys.executable, "-m", "medsd.cli", *shlex.split(command)[1:], "--port", str(port)]
     with subprocess.Popen(arguments, cwd=desk, env=environment(desk), stdout=subprocess.DEVNULL) as process:
         try:
-            assert "medsd" in answer(f"http://127.0.0.1:{port}/", process)
+            page = SERVERS[" ".join(command.split()[:2])]
+            assert "medsd" in answer(f"http://127.0.0.1:{port}/{page}", process)
         finally:
             process.terminate()
 

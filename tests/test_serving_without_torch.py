@@ -24,7 +24,7 @@ sys.meta_path.insert(0, Block())
 """
 SERVE = """
 import medsd.cases.ask, medsd.cases.manage, medsd.cases.qdrant
-import medsd.doctor, medsd.apps.web.server, medsd.apps.web.app, medsd.scoring.verify
+import medsd.doctor, medsd.apps.web.server, medsd.apps.web.app, medsd.scoring.verify, medsd.rest.serve
 from medsd.cli import main
 sys.argv = ["medsd", "score", *sys.argv[1:]]
 main()

@@ -1,4 +1,4 @@
-"""The verbs for a hospital: one image into the forms of its result, and a node that does so with all it is sent."""
+"""The verbs for a hospital: the forms of one image's result, a DICOM node that makes them of all, a server."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from medsd.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from medsd.pacs.deliver import Destination, WebDestination
     from medsd.pacs.mllp import Hl7Destination
     from medsd.pacs.receive import Listening
@@ -241,8 +243,60 @@ def assessed(
             print_summary(assessments.take_in(reporter, paths, assessments.folder_of(into)), as_json)
 
 
+_Token = Annotated[Path | None, typer.Option("--token-file", help="tokens of who may ask, one on each line")]
+_ClientAuthority = Annotated[
+    Path | None, typer.Option("--tls-client-ca", help="authority whose certificates clients must show")
+]
+
+
+def serve(
+    bundle: BundleFolder,
+    host: Annotated[str, typer.Option(help="address; any but a loopback one needs tokens or client certificates")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="to listen on; 0 takes any free port")] = 8000,
+    token_file: _Token = None,
+    certificate: Annotated[Path | None, typer.Option("--tls-cert", help="certificate: the port is HTTPS")] = None,
+    key: Annotated[Path | None, typer.Option("--tls-key", help="private key of --tls-cert")] = None,
+    authority: _ClientAuthority = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = 2,
+    batch_size: Annotated[int, typer.Option(min=1, help="images in one run of the model")] = 8,
+    requests: Annotated[int, typer.Option("--max-requests", min=1, help="at once; one more gets 503")] = 32,
+    image_mb: Annotated[int, typer.Option("--max-image-mb", min=1, help="MB (2^20 bytes) of one image")] = 128,
+    audit_log: Annotated[Path | None, typer.Option("--audit", help="an audit log that gets a line an answer")] = None,
+    provider: Where = "auto",
+    precision: Digits = "auto",
+    gate: Gate = None,
+    set_: GateSet = None,
+) -> None:
+    """The model over HTTP: predictions of files as JSON, and tensors by the Open Inference Protocol (KServe v2).
+
+    SIGTERM or Ctrl+C ends it when what is under way is done.
+
+    Example: medsd serve models/nih14 --port 8000
+    """
+    from medsd.rest.bodies import Limits
+    from medsd.rest.engine import Engine
+    from medsd.rest.serve import Listening, read_tokens
+    from medsd.rest.serve import serve as serve_engine
+
+    tokens = read_tokens(token_file) if token_file else ()
+    listening = Listening(host, port, tokens, _tls(certificate, key, authority, "--tls-client-ca"))
+    listening.check()  # before the model is loaded
+    engine = Engine(
+        bundle,
+        workers=workers,
+        batch_size=batch_size,
+        audit=audit_log,
+        provider=provider,
+        precision=precision,
+        policy=read_gate(gate, set_),
+    )
+    serve_engine(engine, listening, Limits(image_mb << 20, requests))
+
+
 def audit(
-    log: Annotated[Path, typer.Argument(help="an audit log that report or receive wrote")],
+    log: Annotated[Path, typer.Argument(help="an audit log that report, receive or serve wrote")],
     as_json: Json = False,
 ) -> None:
     """Check that an audit log is as it was written: one line for each result, none changed or taken out.
@@ -269,25 +323,31 @@ def _listening(
     key: Path | None,
     authority: Path | None,
 ) -> Listening:
-    from medsd.pacs.receive import Listening, server_context
+    from medsd.pacs.receive import Listening
+
+    listening = Listening(title, host, port, tuple(allow or ()), _tls(certificate, key, authority, "--tls-ca"))
+    listening.check()  # before the model is loaded
+    return listening
+
+
+def _tls(certificate: Path | None, key: Path | None, authority: Path | None, option: str) -> SSLContext | None:
+    """What a port shows and asks for; `option` names the authority. None without a certificate."""
+    from medsd.listening import server_context
 
     if (certificate is None) != (key is None):
         raise typer.BadParameter("--tls-cert and --tls-key belong together")
     if authority is not None and certificate is None:
-        raise typer.BadParameter("--tls-ca needs --tls-cert and --tls-key")
-    tls = None
-    if certificate is not None and key is not None:
-        tls = server_context(str(certificate), str(key), str(authority) if authority else None)
-    listening = Listening(title, host, port, tuple(allow or ()), tls)
-    listening.check()  # before the model is loaded
-    return listening
+        raise typer.BadParameter(f"{option} needs --tls-cert and --tls-key")
+    if certificate is None or key is None:
+        return None
+    return server_context(str(certificate), str(key), str(authority) if authority else None)
 
 
 def _destination(
     forward: str, by_tls: bool, certificate: Path | None, key: Path | None, authority: Path | None
 ) -> Destination | WebDestination:
+    from medsd.listening import client_context
     from medsd.pacs.deliver import Destination, WebDestination
-    from medsd.pacs.receive import client_context
 
     if "://" in forward:
         return WebDestination.of(forward, authority, _shown(by_tls, certificate, key))
@@ -298,8 +358,8 @@ def _destination(
 def _messages(
     hl7: str, by_tls: bool, certificate: Path | None, key: Path | None, authority: Path | None
 ) -> Hl7Destination:
+    from medsd.listening import client_context
     from medsd.pacs.mllp import Hl7Destination
-    from medsd.pacs.receive import client_context
 
     files = [str(path) if path else None for path in (certificate, key, authority)]
     return Hl7Destination.of(hl7, client_context(*files) if by_tls else None)
@@ -320,4 +380,4 @@ def _shown(by_tls: bool, certificate: Path | None, key: Path | None) -> tuple[Pa
     return (certificate, key) if by_tls and certificate and key else None
 
 
-VERBS = (report, assessed, receive, fetch, audit)
+VERBS = (report, assessed, receive, fetch, serve, audit)

@@ -5,7 +5,6 @@ services of this machine alone. Who must show a token names it in the environmen
 an address. Begin at `Address.of` and `DicomWeb`.
 """
 
-import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from pydicom import Dataset
 from medsd.dicom.policy import GatePolicy
 from medsd.dicom.quiet import quiet
 from medsd.errors import DataError, DependencyError
+from medsd.listening import is_loopback
 
 TOKEN, TOKEN_FILE = "MEDSD_DICOMWEB_TOKEN", "MEDSD_DICOMWEB_TOKEN_FILE"
 RADIOGRAPHS = GatePolicy().modalities
@@ -88,7 +88,7 @@ class Address:
             )
         if "@" in parts.netloc:
             raise DataError(f"a name or password does not belong into an address of DICOMweb; give a token in {TOKEN}")
-        if scheme == "http" and not _is_loopback(host):
+        if scheme == "http" and not is_loopback(host):
             raise DataError(f"plain HTTP is for services of this machine; {host} needs HTTPS, dicomweb://")
         _, study, series, instance = (part or "" for part in found.groups())
         filters = tuple(parse_qsl(parts.query))
@@ -116,13 +116,6 @@ def _by_name(filters: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     for name, value in filters:
         found.setdefault(name, []).append(value)
     return found
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class DicomWeb:

@@ -57,8 +57,8 @@ class Outputs:
 class ModelSession:
     """The model of a bundle, ready to run; arguments are those of `medsd.inference.predict.Predictor`.
 
-    `asked` is the provider as it was asked for, `provider` the one in use by its name in ONNX Runtime, and `precision`
-    that of the graph in use.
+    `asked` is the provider as it was asked for, `provider` the one in use by its name in ONNX Runtime, `precision`
+    that of the graph in use, and `outputs` the names of all that it says.
 
     Raises:
         BundleError: the graph is missing or cannot be loaded, its inputs and outputs are not those of the bundle, or
@@ -84,7 +84,7 @@ class ModelSession:
         _report_fall(provider, wanted, self.provider, require_gpu)
         _check_graph(self._session, bundle, bundle.graph_path(self.precision))
         said = {entry.name for entry in self._session.get_outputs()}
-        self._names = [*bundle.description.outputs, *(name for name in layout.OPTIONAL_OUTPUTS if name in said)]
+        self.outputs = (*bundle.description.outputs, *(name for name in layout.OPTIONAL_OUTPUTS if name in said))
         self._host = _page_locked(runtime, self._session) if self.provider in GPUS else None
         self._warm_up()
 
@@ -92,7 +92,7 @@ class ModelSession:
         """Compute `feeds` (see `medsd.bundle.layout`), by device buffers where a GPU computes."""
         if self.provider in GPUS:
             return self.run_bound(feeds, "cuda")
-        return Outputs(**dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True)))
+        return Outputs(**dict(zip(self.outputs, self._session.run(list(self.outputs), dict(feeds)), strict=True)))
 
     def run_bound(self, feeds: Feeds, device: Literal["cuda", "cpu"]) -> Outputs:
         """Compute with inputs and outputs bound to `device`: one copy there, one copy back.
@@ -104,12 +104,12 @@ class ModelSession:
         binding = self._session.io_binding()
         for name, value in feeds.items():
             binding.bind_ortvalue_input(name, self._lent(runtime, value, device))
-        for name in self._names:
+        for name in self.outputs:
             binding.bind_output(name, device)
         binding.synchronize_inputs()
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        return Outputs(**dict(zip(self._names, binding.copy_outputs_to_cpu(), strict=True)))
+        return Outputs(**dict(zip(self.outputs, binding.copy_outputs_to_cpu(), strict=True)))
 
     def _lent(self, runtime: Any, value: npt.NDArray[Any], device: str) -> Any:
         """An input as ONNX Runtime's own value, in page-locked memory or on `device`."""
@@ -122,7 +122,7 @@ class ModelSession:
     def _warm_up(self) -> None:
         """Run one empty study: the first run allocates and picks kernels, and its shapes are checked."""
         outputs = self.run(_empty_study(self.bundle))
-        for name in self._names:
+        for name in self.outputs:
             found, shape = getattr(outputs, name).shape, (1, *self.bundle.description.shape_of(name))
             if found != shape:
                 path = self.bundle.graph_path(self.precision)

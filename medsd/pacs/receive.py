@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +34,7 @@ from pynetdicom.sop_class import Verification
 from medsd.dicom import decoders
 from medsd.dicom.identity import read_identity
 from medsd.errors import DataError
+from medsd.listening import is_loopback
 from medsd.privacy import KeyedHasher
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,6 @@ _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLit
 # Status of C-STORE, PS3.4 table B.2-1.
 SUCCESS, OUT_OF_RESOURCES, NOT_THE_CLASS, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
 _FLUSH_S = 10.0  # what associations get to end by themselves at a shutdown
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Listening:
             if not re.fullmatch(r"[ -\[\]-~]{1,16}", title) or not title.strip():  # PS3.5 section 6.2
                 raise DataError(f"'{title}' is no AE title; it has 1 to 16 letters of ASCII without a backslash")
         known = self.allowed or (self.tls is not None and self.tls.verify_mode == ssl.CERT_REQUIRED)
-        if self.host not in _LOOPBACK and not known:
+        if not is_loopback(self.host) and not known:
             raise DataError(
                 f"{self.host} can be reached from the network: name the AE titles that may send with --allow, or ask "
                 "for client certificates with --tls-ca"
@@ -272,37 +272,3 @@ class Receiver:
 
 def _peer(event: Any) -> str:
     return str(event.assoc.requestor.address)
-
-
-def server_context(certificate: str, key: str, authority: str | None) -> ssl.SSLContext:
-    """TLS 1.2 or newer for a port; with `authority`, clients must show a certificate of it.
-
-    Raises:
-        DataError: a file cannot be read.
-    """
-    return _loaded(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), (certificate, key), authority)
-
-
-def client_context(certificate: str | None, key: str | None, authority: str | None) -> ssl.SSLContext:
-    """TLS 1.2 or newer for a delivery: the archive must be of `authority`, by default of the system's.
-
-    Raises:
-        DataError: a file cannot be read.
-    """
-    shown = (certificate, key) if certificate and key else ()
-    return _loaded(ssl.create_default_context(ssl.Purpose.SERVER_AUTH), shown, authority)
-
-
-def _loaded(context: ssl.SSLContext, shown: Sequence[str], authority: str | None) -> ssl.SSLContext:
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        if shown:
-            context.load_cert_chain(*shown)
-        if authority:
-            context.load_verify_locations(authority)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:  # ssl.SSLError is one
-        raise DataError(
-            f"the certificates for TLS cannot be loaded: {error.strerror or type(error).__name__}"
-        ) from None
-    return context

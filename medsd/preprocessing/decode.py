@@ -6,7 +6,7 @@ An image that brings its process down, or takes it longer than the policy's `max
 import logging
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -129,18 +129,24 @@ def decode_all(paths: Iterable[Path], decoder: Decoder, *, workers: int, ahead: 
         yield from images
 
 
-def _decode_in(helpers: list[Helper], paths: Iterator[Path], window: int) -> Decoded:
+def taking_turns(helpers: Iterable[Helper]) -> Callable[[Path | bytes], DecodedImage]:
+    """What reads an image in whichever of `helpers` is idle; threads may share it, and wait where none is."""
     idle: SimpleQueue[Helper] = SimpleQueue()
     for helper in helpers:
         idle.put(helper)
 
-    def decode(path: Path) -> DecodedImage:
+    def decode(source: Path | bytes) -> DecodedImage:
         helper = idle.get()
         try:
-            return helper(path)
+            return helper(source)
         finally:
             idle.put(helper)
 
+    return decode
+
+
+def _decode_in(helpers: list[Helper], paths: Iterator[Path], window: int) -> Decoded:
+    decode = taking_turns(helpers)
     pending: deque[tuple[Path, Future[DecodedImage]]] = deque()
     # One thread waits for each process.
     with ThreadPoolExecutor(len(helpers), thread_name_prefix="decode") as threads:

@@ -19,6 +19,7 @@ from medsd.studies.notes.lexicon import Pattern, compile_phrases
 from medsd.studies.notes.sections import PLACEHOLDER
 from medsd.text import normalise_text
 
+MAX_NOTE = 20_000  # characters that a server takes; a long discharge letter has a quarter of it
 # No note of 512 tokens is longer; cutting first keeps a pasted megabyte from costing seconds.
 _CHARACTERS_A_TOKEN = 48
 

@@ -7,11 +7,17 @@ this site's secret.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
+from typing_extensions import TypedDict  # pydantic describes no other before Python 3.12
+
+from medsd.calibration.conformal import ConformalSet
+from medsd.calibration.types import Call
+from medsd.cases.described import RelationWord
 from medsd.cases.explain import as_records
 from medsd.cases.vote import vote_records
-from medsd.inference.words import group, impression, reason
+from medsd.inference.prediction import Said, Status
+from medsd.inference.words import Group, group, impression, reason
 from medsd.results.result import DECIMALS, DISCLAIMER, SYNTHETIC, Result
 
 if TYPE_CHECKING:
@@ -21,6 +27,75 @@ if TYPE_CHECKING:
     from medsd.inference.prediction import Prediction
 
 
+class FindingRecord(TypedDict):
+    """What the model says of one finding."""
+
+    name: str
+    title: str
+    probability: float | None
+    call: Said
+    group: Group
+    reason: str
+    conformal_set: ConformalSet | None
+    operating_point: float | None
+    calibration: str | None
+
+
+class VoteRecord(TypedDict):
+    """One finding, as the nearest cases and the model see it."""
+
+    finding: str
+    share: float | None
+    probability: float | None
+    share_call: Call
+    call: Said
+    disagrees: bool
+
+
+class CaseRecord(TypedDict):
+    """One similar case, and how it relates to the reading."""
+
+    rank: int
+    study_key: str
+    similarity: float
+    likeness: str
+    relation: RelationWord
+    sentence: str
+    findings: list[str]
+    shared: list[str]
+    extra: list[str]
+    missing: list[str]
+    k_s: float
+    k_d: float
+    percentile: float | None
+    chances: dict[RelationWord, float]
+    view: str
+    sex: str
+    age_band: str
+    source: str
+    split: str
+
+
+class ReadingRecord(TypedDict):
+    """One reading."""
+
+    disclaimer: str
+    read: str
+    model: str
+    model_sha256: str
+    provider: str
+    study_key: str
+    status: Status
+    reason: str
+    message: str
+    out_of_distribution: float | None
+    coverage: float | None
+    impression: str
+    findings: list[FindingRecord]
+    votes: list[VoteRecord]
+    cases: list[CaseRecord]
+
+
 def reading_record(
     prediction: Prediction,
     bundle: Bundle,
@@ -28,7 +103,7 @@ def reading_record(
     votes: Sequence[FindingVote] = (),
     *,
     when: str = "",
-) -> dict[str, Any]:
+) -> ReadingRecord:
     """One reading as plain values; arguments as for `medsd.results.pdf.reading_pdf`.
 
     ``findings`` stand in the order of falling probability, those that were not trained last, without a probability;
@@ -50,14 +125,15 @@ def reading_record(
         "coverage": prediction.coverage,
         "impression": impression(prediction, sum(vote.disagrees for vote in votes)),
         "findings": _findings(prediction, bundle),
-        "votes": vote_records(votes),
+        "votes": cast(list[VoteRecord], vote_records(votes)),
         "cases": [
-            {k: v for k, v in case.items() if k != "note_excerpt"} for case in as_records(cases, prediction.findings)
+            cast(CaseRecord, {k: v for k, v in case.items() if k != "note_excerpt"})
+            for case in as_records(cases, prediction.findings)
         ],
     }
 
 
-def _findings(prediction: Prediction, bundle: Bundle) -> list[dict[str, Any]]:
+def _findings(prediction: Prediction, bundle: Bundle) -> list[FindingRecord]:
     points, choices = bundle.description.operating_points, bundle.description.calibration_choices
     return [
         {

@@ -35,6 +35,7 @@ from medsd.bundle.layout import Bundle
 from medsd.cli import app
 from medsd.errors import MedsdError
 from medsd.results import sr
+from tests.certificates import self_signed
 from tests.conftest import file_bytes
 from tests.pacs.peers import free_port, send, wait_until
 from tests.results.varied import radiograph
@@ -128,17 +129,12 @@ def test_dcmtk_sends_the_image_and_stores_its_results(
 def test_images_and_results_travel_by_tls_from_those_who_may_send(
     run: Any, tmp_path: Path, image_bundle: Bundle, chest: npt.NDArray[np.float64]
 ) -> None:
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost", "-addext",
-         "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    accepting = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificate))
+    certificate, key = self_signed(tmp_path)
+    accepting = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificate)
     accepting.load_cert_chain(certificate, key)
     accepting.verify_mode = ssl.CERT_REQUIRED
-    calling = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(certificate))
-    unknown = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=str(certificate))
+    calling = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=certificate)
+    unknown = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=certificate)
     calling.load_cert_chain(certificate, key)
     image = radiograph(chest)
     with archive(accepting) as (port, stored):

@@ -14,9 +14,10 @@ from medsd.apps.web.export import Kind
 from medsd.apps.web.filters import FilterBoxes
 from medsd.apps.web.html import fill
 from medsd.apps.web.pins import Board
-from medsd.apps.web.reading import MAX_NOTE, Reader
+from medsd.apps.web.reading import Reader
 from medsd.apps.web.seat import Seat
 from medsd.inference.coverage import offered
+from medsd.preprocessing.notes import MAX_NOTE
 
 
 class ReadTab:

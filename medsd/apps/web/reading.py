@@ -26,6 +26,7 @@ from medsd.cases.case import CaseFilter
 from medsd.errors import DataError, MedsdError
 from medsd.inference.coverage import recalled
 from medsd.inference.prediction import Prediction
+from medsd.preprocessing.notes import MAX_NOTE
 from medsd.results.render import (
     DETAIL_SIDE,
     DISPLAY_SIDE,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_NOTE = 20_000  # characters; a long discharge letter has a quarter of it
 NEAREST = 8
 ALIKE_S = 0.8  # images of cases are read for so long, nearest first; the rest are the next time that they are near
 CASES_KEPT = 256  # images of cases, some 40 KB each, whose regions are remembered

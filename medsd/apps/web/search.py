@@ -12,11 +12,12 @@ from medsd.apps.web.case_cards import Gallery
 from medsd.apps.web.export import link
 from medsd.apps.web.filters import FilterBoxes, finding_boxes, to_filter
 from medsd.apps.web.pins import Board
-from medsd.apps.web.reading import MAX_NOTE, Reader
+from medsd.apps.web.reading import Reader
 from medsd.cases.ask import Answer, Question
 from medsd.cases.case import SimilarCase
 from medsd.cases.query import FindingQuery
 from medsd.errors import MedsdError
+from medsd.preprocessing.notes import MAX_NOTE
 from medsd.scoring.table import write_csv
 
 FOUND = 12  # cases on a page

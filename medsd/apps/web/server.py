@@ -10,11 +10,9 @@ import asyncio
 import contextlib
 import ctypes
 import gc
-import ipaddress
 import logging
 import os
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -33,6 +31,7 @@ from medsd.apps.web.reading import Reader
 from medsd.bundle.layout import Bundle
 from medsd.dicom.policy import GatePolicy
 from medsd.errors import SettingsError
+from medsd.listening import address_of, free_port, is_loopback, port_in_use
 from medsd.privacy import install_log_filter
 from medsd.telemetry import use_own_caches, work_offline
 
@@ -216,10 +215,10 @@ def launch(
         # Another site's name that resolves to this machine (DNS rebinding) is turned away.
         app = TrustedHostMiddleware(app, allowed_hosts=["localhost", "127.0.0.1", host, f"[{host}]", "[::1]", "::1"])
     config = uvicorn.Config(app, host, port, log_level="warning", timeout_graceful_shutdown=2)
-    served = Served(uvicorn.Server(config), f"http://{f'[{host}]' if ':' in host else host}:{port}/", stop)
+    served = Served(uvicorn.Server(config), address_of(host, port), stop)
     if not served.running:
         uploads.close()
-        raise _port_in_use(host, port)
+        raise port_in_use(host, port)
     return served
 
 
@@ -308,37 +307,6 @@ def prepare_environment() -> None:
 
 
 _uploads: tempfile.TemporaryDirectory[str] | None = None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def free_port(host: str, port: int) -> int:
-    """`port` if it can be listened on, or any free one for 0; SettingsError if it is in use, or `host` is not here."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    except OSError:
-        raise SettingsError(f"host {host}: no such address; use 127.0.0.1, or an address of this machine") from None
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            raise _port_in_use(host, port) from None
-        return int(probe.getsockname()[1])
-
-
-def _port_in_use(host: str, port: int) -> SettingsError:
-    return SettingsError(
-        f"port {port} on {host} is in use or not allowed; choose another with --port (0: any free one)"
-    )
 
 
 def read_logins(path: Path | None, environment: Mapping[str, str] = os.environ) -> dict[str, str]:

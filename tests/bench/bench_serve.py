@@ -1,0 +1,124 @@
+"""How many requests `medsd serve` answers in a second, as a share of the rows that `medsd score` writes.
+
+Run `python -m tests.bench.bench_serve`; it ends with status 1 where an answer is not the row of its image, or the
+share is below 0.9. In every round, one after another: `score` goes from the files to the table (its rate without the
+start, as in `tests.bench.bench_score`), and 20 clients on connections of their own send the same files to a server in a
+process of its own until each of 1,000 requests is answered. Clients and server share the processors; both ways decode
+in as many processes and read in batches of the same size. The median of the rounds' ratios counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from medsd.inference.session import processors
+from medsd.scoring.table import read_table
+from tests.bench.bench_score import ENCODINGS, ROOT, run_scorer, write_films
+
+LEAST = 0.9
+_HEAD = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+_HEADERS = {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+@contextmanager
+def server(bundle: Path, workers: int, size: int) -> Iterator[tuple[str, int]]:
+    """`medsd serve` in a process of its own; host and port."""
+    words = ["serve", bundle, "--port", 0, "--workers", workers, "--batch-size", size, "--set", "gate.max_seconds=60"]
+    command = [sys.executable, "-m", "medsd.cli", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            assert process.stdout is not None
+            [(host, port)] = re.findall(r"http://([\d.]+):(\d+)/", process.stdout.readline())
+            yield host, int(port)
+        finally:
+            process.terminate()
+
+
+def ask_all(address: tuple[str, int], paths: Sequence[Path], requests: int, clients: int) -> tuple[float, list[Any]]:
+    """Seconds until all requests are answered, and the answers."""
+    idle: SimpleQueue[HTTPConnection] = SimpleQueue()
+    for _ in range(clients):
+        idle.put(HTTPConnection(*address, timeout=600))
+
+    def ask(number: int) -> Any:
+        connection = idle.get()
+        try:
+            body = _HEAD + paths[number % len(paths)].read_bytes() + b"\r\n--x--\r\n"
+            connection.request("POST", "/v1/predictions", body, _HEADERS)
+            answer = connection.getresponse()
+            content = answer.read()
+            assert answer.status == 200, content
+            return json.loads(content)
+        finally:
+            idle.put(connection)
+
+    with ThreadPoolExecutor(clients) as threads:
+        list(threads.map(ask, range(clients)))
+        begun = time.perf_counter()
+        answers = list(threads.map(ask, range(requests)))
+        return time.perf_counter() - begun, answers
+
+
+def wrong(answers: Sequence[Any], paths: Sequence[Path], rows: dict[str, Any]) -> int:
+    """How many answers are not the row of their image."""
+    count = 0
+    for number, answer in enumerate(answers):
+        row = rows[str(paths[number % len(paths)])]
+        said = {f"probability_{each['name']}": each["probability"] for each in answer["findings"]}
+        said |= {f"call_{each['name']}": each["call"] for each in answer["findings"]}
+        count += {name: row[name] for name in said} != said or row["study_key"] != answer["study_key"]
+    return count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "nih14")
+    parser.add_argument("--images", type=int, default=200, help="files that are sent, in turn")
+    parser.add_argument("--side", type=int, default=2000, help="their rows and columns")
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=processors())
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--encoding", choices=ENCODINGS, default=ENCODINGS[0])
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("MEDSD_KEY", "a key for benches alone")
+    ratios, mistakes = [], 0
+    with tempfile.TemporaryDirectory() as place:
+        paths = write_films(Path(place), options.encoding, options.images, options.side)
+        table = Path(place) / "table.jsonl"
+        command = [sys.executable, "-m", "medsd.cli", "score", options.bundle, paths[0].parent, "--out", table]
+        command += ["--batch-size", str(options.batch_size), "--set", "gate.max_seconds=60"]
+        subprocess.run(list(map(str, command)), check=True, cwd=ROOT)
+        rows = {str(row["path"]): row for row in read_table(table)}
+        for _ in range(options.rounds):
+            scored = run_scorer(paths[0].parent, options.bundle, options.workers, options.batch_size).rate
+            with server(options.bundle, options.workers, options.batch_size) as address:
+                seconds, answers = ask_all(address, paths, options.requests, options.clients)
+            ratios.append(options.requests / seconds / scored)
+            mistakes += wrong(answers, paths, rows)
+            print(f"{options.requests / seconds:.1f} requests a second, {scored:.1f} rows a second: {ratios[-1]:.2f}")
+    ratio = statistics.median(ratios)
+    print(f"serve / score {ratio:.2f}, {mistakes} of {options.rounds * options.requests} answers wrong")
+    sys.exit(mistakes > 0 or ratio < LEAST)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""When a run of the model begins: full, or nobody else is on the way, or the first has waited long enough."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from medsd.findings import finding_set
+from medsd.inference.predict import Study
+from medsd.inference.prediction import Prediction
+from medsd.rest import batcher
+from medsd.rest.batcher import Batcher
+
+
+class Model:
+    """Says each study's note again, and remembers its runs; a note "fail" fails the run."""
+
+    def __init__(self) -> None:
+        self.runs: list[list[str]] = []
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+
+    def __call__(self, studies: Sequence[Study]) -> list[Prediction]:
+        self.runs.append([study.note for study in studies])
+        assert self.may_go_on.wait(30)
+        if any(study.note == "fail" for study in studies):
+            raise ValueError("no model")
+        return [Prediction(finding_set("nih14"), "scored", message=study.note) for study in studies]
+
+
+async def _study(note: str, after: float = 0.0) -> Study:
+    await asyncio.sleep(after)
+    return Study(None, note)
+
+
+def _together(model: Model, *asked: tuple[str, float], size: int = 4, ways: int = 1) -> list[Any]:
+    async def ask() -> list[Any]:
+        with ThreadPoolExecutor(ways) as threads:
+            read = Batcher(model, size=size, ways=ways, threads=threads)
+            return await asyncio.gather(*(read(_study(*each)) for each in asked), return_exceptions=True)
+
+    return [each if isinstance(each, Exception) else each.message for each in asyncio.run(ask())]
+
+
+def test_each_gets_its_own_answer_in_full_runs() -> None:
+    model = Model()
+    names = [str(number) for number in range(11)]
+    assert _together(model, *((name, 0.0) for name in names)) == names
+    assert [len(run) for run in model.runs] == [4, 4, 3]
+
+
+def test_a_study_waits_for_one_that_is_being_decoded_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher, "LONGEST_S", 60.0)
+    model = Model()
+    assert _together(model, ("first", 0.0), ("second", 0.1)) == ["first", "second"]
+    assert model.runs == [["first", "second"]]
+
+
+def test_nobody_waits_longer_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher, "LONGEST_S", 0.05)
+    model = Model()
+    assert _together(model, ("first", 0.0), ("late", 1.0)) == ["first", "late"]
+    assert model.runs == [["first"], ["late"]]
+
+
+def test_no_more_runs_than_ways_at_a_time() -> None:
+    model = Model()
+    model.may_go_on.clear()
+    threading.Timer(0.3, model.may_go_on.set).start()
+    asked = [(str(number), 0.02 * number) for number in range(6)]
+    assert _together(model, *asked, size=2) == [name for name, _ in asked]
+    assert [len(run) for run in model.runs] == [2, 2, 2]  # what came meanwhile filled the runs that followed
+
+
+def test_what_fails_costs_its_own_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken() -> Study:
+        raise KeyError("no study")
+
+    async def ask() -> list[Any]:
+        with ThreadPoolExecutor(1) as threads:
+            read = Batcher(Model(), size=2, ways=1, threads=threads)
+            asked = [read(_study("fail")), read(_study("fail")), read(broken()), read(_study("last"))]
+            return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 30)
+
+    *failed, last = asyncio.run(ask())
+    assert [type(each) for each in failed] == [ValueError, ValueError, KeyError] and last.message == "last"
