@@ -84,21 +84,23 @@ def test_a_gradient_of_the_gradient_through_blocks_is_the_plain_one(name: str) -
 
 
 @pytest.mark.parametrize("blocked", [False, True])
-def test_second_derivatives_agree_with_differences_of_gradients(blocked: bool) -> None:
+@pytest.mark.parametrize("name", LOSSES)
+def test_second_derivatives_agree_with_differences_of_gradients(name: str, blocked: bool) -> None:
     embeddings, labels = batch(7, samples=5, unknown=0.2)
-    loss = build_loss("sd", blocked=blocked)
+    loss = build_loss(name, blocked=blocked).double()
     assert torch.autograd.gradgradcheck(lambda z: loss(z, labels), embeddings)
 
 
 @pytest.mark.parametrize("blocked", [False, True])
 @pytest.mark.parametrize("order", [1, 2])
-def test_a_backward_pass_inside_autocast_loses_nothing(blocked: bool, order: int) -> None:
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_backward_pass_inside_autocast_loses_nothing(name: str, blocked: bool, order: int) -> None:
     gradients = []
     for inside in (False, True):
         embeddings, labels = batch(8, samples=50)
         embeddings = embeddings.detach().float().requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside):
-            value = build_loss("sd", blocked=blocked)(embeddings, labels)
+            value = build_loss(name, blocked=blocked)(embeddings, labels)
             if order == 2:
                 value = torch.autograd.grad(value, embeddings, create_graph=True)[0].square().sum()
             gradients.append(torch.autograd.grad(value, embeddings)[0])

@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from medsd.errors import DataError, SettingsError
@@ -17,7 +20,7 @@ from medsd.sd.losses import SDLoss
 from medsd.sd.rivals import LOSSES, family_table, loss_by_name
 from tests.sd import loops
 from tests.sd.loops import build_loss
-from tests.sd.test_losses import batch
+from tests.sd.test_losses import batch, quick
 
 Loop = Callable[[Tensor, Tensor], Tensor]
 NAN = float("nan")
@@ -28,7 +31,7 @@ def exactly(found: Tensor, expected: Tensor) -> None:
 
 
 def batches() -> dict[str, tuple[Tensor, Tensor]]:
-    """Random, mostly empty, one label each, all labels, no label."""
+    """Random, mostly empty, one label each, all labels, no label; some, nearly all or all labels unknown."""
     embeddings, labels = batch(0, samples=14)
     return {
         "random": (embeddings, labels),
@@ -37,21 +40,14 @@ def batches() -> dict[str, tuple[Tensor, Tensor]]:
         "one label each": (embeddings, torch.eye(4, dtype=torch.float64)[torch.arange(14) % 4]),
         "all labels": (embeddings, torch.ones_like(labels)),
         "no labels": (embeddings, torch.zeros_like(labels)),
+        "some unknown": batch(10, samples=14, unknown=0.3),
+        "nearly all unknown": batch(11, samples=14, density=0.6, unknown=0.8),
+        "nothing known": (embeddings, torch.full_like(labels, NAN)),
     }
 
 
-def with_jaccard_alone(embeddings: Tensor, labels: Tensor) -> Tensor:
-    unit = torch.nn.functional.normalize(embeddings)
-    return loops.jscl_loop(unit @ unit.T / 0.1, labels)
-
-
-def of_logits(embeddings: Tensor, labels: Tensor) -> Tensor:
-    return loops.jscl_loop(embeddings @ embeddings.T / 0.1, labels)
-
-
-def by_anchor(embeddings: Tensor, labels: Tensor) -> Tensor:
-    normal = (labels.sum(1, keepdim=True) == 0).double()  # "none" is a finding
-    return loops.mulsupcon_by_anchor_loop(embeddings, torch.cat([labels, normal], 1))
+def weighed(weigh: loops.Weigh) -> Loop:
+    return lambda embeddings, labels: loops.weighted_loop(embeddings, labels, weigh)
 
 
 def reaching(threshold: float) -> Loop:
@@ -59,13 +55,20 @@ def reaching(threshold: float) -> Loop:
 
 
 LOOPS: dict[str, tuple[str, dict[str, Any], Loop]] = {
-    "mulsupcon by anchor": ("mulsupcon", {"normalise": "anchor"}, by_anchor),
+    "sd": ("sd", {}, weighed(loops.sd_weight)),
+    "any": ("any", {}, weighed(loops.any_weight)),
+    "all": ("all", {}, weighed(loops.all_weight)),
+    "supcon": ("supcon", {}, weighed(loops.all_weight)),
+    "jaccard": ("jaccard", {}, weighed(loops.jaccard_weight)),
+    "probmcl": ("probmcl", {}, weighed(loops.overlap_weight)),
+    "mulsupcon": ("mulsupcon", {}, loops.mulsupcon_loop),
+    "mulsupcon by anchor": ("mulsupcon", {"normalise": "anchor"}, partial(loops.mulsupcon_loop, by_anchor=True)),
     "multisupcon": ("multisupcon", {}, reaching(0.5)),
     "multisupcon from 0": ("multisupcon", {"threshold": 0.0}, reaching(0.0)),
     "multisupcon at a third": ("multisupcon", {"threshold": 1 / 3}, reaching(1 / 3)),
     "slcl": ("slcl", {}, loops.slcl_loop),
-    "jscl": ("jscl", {}, with_jaccard_alone),
-    "jspcl": ("jspcl", {}, of_logits),
+    "jscl": ("jscl", {}, lambda embeddings, labels: loops.jscl_loop(loops.cosines(embeddings), labels)),
+    "jspcl": ("jspcl", {}, lambda embeddings, labels: loops.jscl_loop(embeddings @ embeddings.T / 0.1, labels)),
 }
 
 
@@ -73,6 +76,15 @@ LOOPS: dict[str, tuple[str, dict[str, Any], Loop]] = {
 @pytest.mark.parametrize("case", LOOPS)
 def test_a_loss_is_the_loop_of_its_authors(case: str, kind: str) -> None:
     (name, options, loop), (embeddings, labels) = LOOPS[case], batches()[kind]
+    exactly(loss_by_name(name, **options)(embeddings, labels), loop(embeddings, labels))
+
+
+@quick
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 0.7]))
+@example(6603, 0.0)  # no anchor has a positive
+@pytest.mark.parametrize("case", LOOPS)
+def test_a_loss_is_the_loop_of_its_authors_whatever_the_batch(case: str, seed: int, unknown: float) -> None:
+    (name, options, loop), (embeddings, labels) = LOOPS[case], batch(seed, unknown=unknown)
     exactly(loss_by_name(name, **options)(embeddings, labels), loop(embeddings, labels))
 
 
@@ -120,13 +132,6 @@ def test_icl_is_the_loop_of_its_authors() -> None:
     exactly(IntraLabelLoss()(embeddings, labels), loops.icl_loop(embeddings, labels))
     with pytest.raises(DataError, match="no form for soft labels"):
         IntraLabelLoss()(embeddings, labels / 2)
-
-
-def test_slcl_leaves_an_unknown_finding_out_of_its_step() -> None:
-    embeddings, labels = batch(4, samples=10)
-    labels[2, 1] = labels[5, 3] = NAN
-    labels[:, 0] = 1  # every pair stays determined, as the loop takes it
-    exactly(loss_by_name("slcl")(embeddings, labels), loops.slcl_loop(embeddings, labels))
 
 
 FACTORS: dict[str, Callable[[set[int], set[int]], float]] = {
