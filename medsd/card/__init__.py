@@ -53,6 +53,7 @@ _CAPTIONS = {
     "precision_recall.png": "Precision-recall curves",
     "calibration.png": "Calibration",
     "map.png": "Map of the learned space",
+    "space.png": "The learned space by relation",
     "prevalence.png": "How often each finding occurs",
 }
 _SPLITS = ("train", "validation", "test")

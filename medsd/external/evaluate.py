@@ -22,10 +22,11 @@ from medsd.cases.index import CaseIndex
 from medsd.errors import DataError
 from medsd.evaluation.against import AGAINST, AgainstReport, compare_models
 from medsd.evaluation.distribution import DISTRIBUTION, DistributionReport
-from medsd.evaluation.plots import project, write_plots
+from medsd.evaluation.plots import project, save_png, write_plots
 from medsd.evaluation.report import EVALUATION, EvaluationReport, beside_of, evaluate
 from medsd.evaluation.saved import options_of
 from medsd.evaluation.shift import SHIFT, ShiftReport, Side, measure_shift
+from medsd.evaluation.space import SPACE, draw_space
 from medsd.evaluation.studies_report import STUDIES, compare_with_card
 from medsd.evaluation.subgroups import groups_of
 from medsd.external.studies import ScoredStudies, read_studies
@@ -177,16 +178,19 @@ def draw(reading: ScoredStudies, folder: Path, cases: CaseIndex | None = None) -
     bundle, rows = reading.bundle, ~reading.apart
     labels, logits, embeddings = reading.manifest.labels[rows], reading.logits[rows], reading.embeddings[rows]
     splits = {} if cases is None else {"cases": _labels(cases)}
+    coordinates = project(embeddings, "pca") if len(labels) > 2 else None
     write_plots(
         folder,
         bundle.findings,
         labels,
         calibrated(logits, bundle.description.calibration, bundle.findings.names),
         before=expit(logits),
-        coordinates=project(embeddings, "pca") if len(labels) > 2 else None,
+        coordinates=coordinates,
         splits={**splits, reading.name: labels},
         minimum_positives=reading.evaluation.minimum_positives,
     )
+    if coordinates is not None:
+        save_png(draw_space(embeddings, labels, coordinates=coordinates), folder / SPACE)
 
 
 def _cases(bundle: Bundle) -> CaseIndex | None:

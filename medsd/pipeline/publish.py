@@ -21,7 +21,8 @@ from medsd.bundle import layout
 from medsd.calibration.fit import calibrated
 from medsd.card import write_card
 from medsd.errors import DataError
-from medsd.evaluation.plots import project, write_plots
+from medsd.evaluation.plots import project, save_png, write_plots
+from medsd.evaluation.space import SPACE, draw_space
 from medsd.export.onnx import ServingModel, export_onnx, input_names
 from medsd.export.parity import check_parity, check_variant, torch_outputs
 from medsd.export.quantise import write_float16, write_int8
@@ -230,16 +231,19 @@ def _fit_distribution(
 
 def _draw(run: Run, folder: Path, manifest: Manifest, outputs: dict[str, npt.NDArray[np.float32]]) -> None:
     names, test = manifest.findings.names, manifest.rows("test")
+    embeddings, labels = outputs["embeddings"][test], manifest.labels[test]
+    coordinates = project(embeddings, seed=run.settings.seed)
     write_plots(
         folder,
         manifest.findings,
-        manifest.labels[test],
+        labels,
         calibrated(outputs["logits"][test], run.read_calls().calibration, names),
         before=expit(outputs["logits"][test].astype(np.float64)),
-        coordinates=project(outputs["embeddings"][test], seed=run.settings.seed),
+        coordinates=coordinates,
         splits={split: manifest.labels[manifest.rows(split)] for split in SPLITS},
         minimum_positives=run.settings.evaluation.minimum_positives,
     )
+    save_png(draw_space(embeddings, labels, coordinates=coordinates), folder / SPACE)
 
 
 def _write_examples(folder: Path, manifest: Manifest) -> None:

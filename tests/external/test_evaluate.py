@@ -74,6 +74,7 @@ def test_the_report_is_a_page_whose_numbers_stand_in_its_files(report: Path) -> 
     count, missing = unexplained_numbers(text, report)
     assert count > 100 and missing == []
     page = (report / "report.html").read_text(encoding="utf-8")
+    assert "![The learned space by relation](plots/space.png)" in text and (report / "plots" / "space.png").is_file()
     assert "data:image/png;base64," in page and 'id="review"' in page and "http" not in page.split("</style>")[1]
 
 
