@@ -96,7 +96,14 @@ def write_report(template: str, path: Path, figures: Mapping[str, Any], **more: 
     environment = Environment(
         loader=PackageLoader("medsd.experiments"), trim_blocks=True, undefined=StrictUndefined, autoescape=False
     )
-    environment.filters |= {"number": _number, "interval": _interval, "test": _test, "yaml": as_yaml, "short": _short}
+    environment.filters |= {
+        "number": _number,
+        "interval": _interval,
+        "test": _test,
+        "p": _p,
+        "yaml": as_yaml,
+        "short": _short,
+    }
     page = path.with_name(f"{path.name}.md")
     page.write_text(environment.get_template(template).render(**plain, **more).rstrip() + "\n", encoding="utf-8")
     return page
@@ -138,9 +145,14 @@ def _interval(found: Mapping[str, Any], sign: str = "") -> str:
 def _test(test: Mapping[str, Any]) -> str:
     if test["difference"]["mean"] is None:
         return "too few"
-    p = "p < 0.001" if test["p_holm"] < 0.001 else f"p = {test['p_holm']:.3f}"
-    text = f"{test['difference']['mean']:+.3f} ({p})"
+    text = f"{test['difference']['mean']:+.3f} ({_p(test)})"
     return text if test["verdict"] == "ties" else f"**{text}**"
+
+
+def _p(test: Mapping[str, Any]) -> str:
+    if test["p_holm"] is None:
+        return "no test"
+    return "p < 0.001" if test["p_holm"] < 0.001 else f"p = {test['p_holm']:.3f}"
 
 
 def _short(value: bool | int | float | str | None) -> str:

@@ -31,7 +31,7 @@ class Comparison:
 
     difference: SeedMean  # reference minus rival, with its t interval
     p: float  # two-sided, of the paired t test
-    p_holm: float  # the same after Holm's correction over the rivals
+    p_holm: float  # the same after Holm's correction over all comparisons of the family
 
     def verdict(self, level: float) -> str:
         """How the reference does: "wins", "loses" or "ties"."""
@@ -52,7 +52,12 @@ def seed_mean(values: npt.ArrayLike, confidence: float) -> SeedMean:
 
 def compare_paired(reference: npt.ArrayLike, rivals: Sequence[npt.ArrayLike], confidence: float) -> list[Comparison]:
     """Test `reference` (seeds,) against each of `rivals`, of the same seeds in the same order."""
-    differences = [np.asarray(reference, dtype=np.float64) - np.asarray(rival, dtype=np.float64) for rival in rivals]
+    return compare_pairs([(reference, rival) for rival in rivals], confidence)
+
+
+def compare_pairs(pairs: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], confidence: float) -> list[Comparison]:
+    """Test the first of each pair (seeds,) against the second; all pairs are one family for Holm's correction."""
+    differences = [np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64) for one, other in pairs]
     raw = [_paired_p(difference) for difference in differences]
     return [
         Comparison(seed_mean(difference, confidence), p, corrected)

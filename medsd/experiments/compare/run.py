@@ -116,8 +116,10 @@ _here: list[Worker] = []  # of a worker process: the set and the settings are se
 
 def _start(data: LabelledSet, settings: CompareSettings) -> None:
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(1)  # sums in another order would change the figures with the number of cores
+    threadpool_limits(1)  # the same of NumPy and scikit-learn
     _here.append(Worker(data, settings))
 
 

@@ -11,7 +11,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from medsd.experiments.compare.measured import ALL_METRICS
 from medsd.settings import NAME
+from medsd.settings.data import Nih14Part
 from medsd.strict import Strict
 
 SetName = Literal["yeast", "emotions", "scene", "medical", "enron", "openi", "cmc2007", "radiographs"]
@@ -32,7 +34,7 @@ class LossVariant(Strict):
 
     loss: str = Field(description="Name of the loss in medsd.sd.")
     options: dict[str, bool | int | float | str] = Field({}, description="Arguments of the loss, as in loss.options.")
-    temperature: float | None = Field(None, gt=0, description="Temperature instead of the grid's, which must have one.")
+    temperature: float | None = Field(None, gt=0, description="Temperature instead of the grid's.")
     title: str | None = Field(None, description="Name in the report.")
 
 
@@ -54,13 +56,14 @@ class BudgetSettings(Strict):
 class GridSettings(Strict):
     """What is tried for each loss: every learning rate with every temperature.
 
-    Cross-entropy tries as many values of weight decay, so that each loss has the same number of trials.
+    Cross-entropy, and a variant with a temperature of its own, try as many values of weight decay, so that each loss
+    has the same number of trials.
     """
 
     learning_rate: tuple[float, ...] = Field((0.001, 0.003), min_length=1, description="Learning rates.")
     temperature: tuple[float, ...] = Field((0.1, 0.2, 0.4), min_length=1, description="Temperatures.")
     weight_decay: tuple[float, ...] = Field(
-        (0.01, 0.1, 0.5), min_length=1, description="Values of weight decay, for cross-entropy alone."
+        (0.01, 0.1, 0.5), min_length=1, description="Weight decay of the losses that try no temperature."
     )
     probe_penalty: tuple[float, ...] = Field(
         (0.0001, 0.001, 0.01), min_length=1, description="Penalties of the linear probe, which cost no training."
@@ -84,6 +87,23 @@ class FrozenImageSettings(Strict):
 
     size: int = Field(160, ge=32, le=512, multiple_of=32, description="Side of the network's input, in pixels.")
     views: int = Field(4, ge=1, le=32, description="The plain image and so many less one changed copies, made once.")
+    parts: tuple[Nih14Part, ...] = Field((), description="Folders below root, as data.parts of a training.")
+
+
+class Question(Strict):
+    """A question that the report answers by paired tests, corrected over all its arms and sets."""
+
+    ask: str = Field(description="The question in words.")
+    reference: str = Field(description="The loss that the arms are compared with.")
+    arms: tuple[str, ...] = Field(min_length=1, description="Losses that differ from it in one thing.")
+    metrics: tuple[str, ...] = Field(("ndcg",), min_length=1, description="Metrics that answer, as in results.json.")
+
+    @model_validator(mode="after")
+    def _known_metrics(self) -> Self:
+        for metric in self.metrics:
+            if metric not in ALL_METRICS:
+                raise ValueError(f"metrics: there is no metric '{metric}'; there are {', '.join(ALL_METRICS)}")
+        return self
 
 
 class CompareSettings(Strict):
@@ -104,6 +124,7 @@ class CompareSettings(Strict):
     budget: BudgetSettings = Field(BudgetSettings(), description="The encoder and its training.")
     grid: GridSettings = Field(GridSettings(), description="What is tried for each loss.")
     images: FrozenImageSettings = Field(FrozenImageSettings(), description="How radiographs become features.")
+    questions: tuple[Question, ...] = Field((), description="What the report answers, beside the table of all losses.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -119,12 +140,10 @@ class CompareSettings(Strict):
                 raise ValueError(f"losses: there is no loss '{loss}'; there are {', '.join(sorted(known))}")
         if self.reference not in self.losses:
             raise ValueError(f"reference '{self.reference}' is not among the losses")
-        fixed = [name for name, variant in self.variants.items() if variant.temperature is not None]
-        if fixed and len(self.grid.temperature) > 1:
-            raise ValueError(
-                f"variants: '{fixed[0]}' has a temperature of its own, so grid.temperature needs one value, or the "
-                "losses would not have equal trials"
-            )
+        for question in self.questions:
+            for loss in (question.reference, *question.arms):
+                if loss not in self.losses:
+                    raise ValueError(f"questions: '{loss}' of '{question.ask}' is not among the losses")
         return self
 
     @property
@@ -159,8 +178,7 @@ def trials(loss: str, settings: CompareSettings) -> Iterator[Trial]:
     """The points of the grid for `loss`: as many for each loss."""
     grid, fixed = settings.grid, settings.variant(loss).temperature
     for rate in grid.learning_rate:
-        if loss == "bce":
-            yield from (Trial(rate, decay, None) for decay in grid.weight_decay)
+        if loss == "bce" or fixed is not None:
+            yield from (Trial(rate, decay, fixed) for decay in grid.weight_decay)
         else:
-            temperatures = grid.temperature if fixed is None else (fixed,)
-            yield from (Trial(rate, settings.budget.weight_decay, temperature) for temperature in temperatures)
+            yield from (Trial(rate, settings.budget.weight_decay, temperature) for temperature in grid.temperature)

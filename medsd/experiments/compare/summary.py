@@ -1,33 +1,19 @@
 """The figures of a comparison of losses: what results.json holds, and all that the report and its plots show."""
 
 import platform
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
-from medsd.experiments.compare.cells import GROUPS, Outcome, finding_groups
+from medsd.experiments.compare.cells import Outcome, finding_groups
 from medsd.experiments.compare.labelled_set import LabelledSet
+from medsd.experiments.compare.measured import ALL_METRICS
 from medsd.experiments.compare.settings import CompareSettings, Trial
 from medsd.experiments.statistics import SeedMean, compare_paired, patient_intervals, seed_mean
+from medsd.metrics.metrics import FloatArray
 
-MAIN: Mapping[str, str] = {
-    "ndcg": "nDCG@{k}",
-    "recall": "recall@{k}",
-    "map": "mAP",
-    "micro_f1": "micro-F1",
-    "macro_f1": "macro-F1",
-    "auroc": "macro AUROC",
-}
-BY_FREQUENCY: Mapping[str, str] = {
-    f"{metric}_{group}": f"{title}, {group}"
-    for metric, title in (("map", "mAP"), ("macro_f1", "macro-F1"), ("auroc", "AUROC"))
-    for group in GROUPS
-}
-BEFORE_PROJECTION = {"ndcg_embedding": "nDCG@{k}, embedding"}
-ALL_METRICS: Mapping[str, str] = {**MAIN, **BY_FREQUENCY, **BEFORE_PROJECTION}
 _PACKAGES = ("medsd", "torch", "numpy", "scipy", "scikit-learn")
 
 Summary = dict[str, Any]
@@ -54,6 +40,10 @@ class SetResult:
     def values(self, loss: str, metric: str) -> list[float]:
         """The metric of each seed; NaN where there was too little to tell."""
         return [float("nan") if (v := cell["metrics"][metric]) is None else v for cell in self.cells[loss]]
+
+    def query_ndcg(self, loss: str) -> FloatArray:
+        """nDCG of each test sample, mean over the seeds; NaN where nothing is relevant to it."""
+        return np.mean([np.array(cell["query_ndcg"], dtype=np.float64) for cell in self.cells[loss]], axis=0)
 
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Names of the head, middle and tail findings."""
@@ -131,10 +121,7 @@ def _tests(result: SetResult, metric: str, settings: CompareSettings) -> dict[st
 
 def _over_test_samples(result: SetResult, settings: CompareSettings) -> Summary:
     """nDCG of the mean over seeds, and the reference's lead, with intervals over the test patients."""
-    by_loss: dict[str, Any] = {
-        loss: np.mean([np.array(cell["query_ndcg"], dtype=np.float64) for cell in result.cells[loss]], axis=0)
-        for loss in settings.losses
-    }
+    by_loss = {loss: result.query_ndcg(loss) for loss in settings.losses}
     columns = np.column_stack(
         [*by_loss.values(), *(by_loss[settings.reference] - by_loss[rival] for rival in settings.rivals)]
     )
