@@ -1,6 +1,6 @@
-"""Time and memory of the SD loss: blocked beside plain on a large batch, and beside pytorch-metric-learning's SupCon.
+"""Time and memory of the SD loss: blocked beside plain on a large batch, and beside pytorch-metric-learning's losses.
 
-Run `python tests/bench/bench_sd.py`; it prints a Markdown table. The sides of a time are measured in turns within one
+Run `python -m tests.bench.bench_sd`; it prints a Markdown table. The sides of a time are measured in turns within one
 run and compared pair by pair, since machines are shared; each peak is the growth of the resident set of a process
 of its own (Linux), over one forward and backward pass.
 """
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,20 +25,41 @@ FINDINGS, SIZE = 14, 128
 Step = Callable[[], Tensor]
 
 
-def make_batch(samples: int) -> tuple[Tensor, Tensor]:
+def make_batch(samples: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Random embeddings (B, 128) and labels (B, 14), about as sparse as those of chest radiographs."""
     generator = torch.Generator().manual_seed(0)
-    embeddings = torch.randn(samples, SIZE, generator=generator, requires_grad=True)
-    return embeddings, (torch.rand(samples, FINDINGS, generator=generator) < 0.1).float()
+    embeddings = torch.randn(samples, SIZE, generator=generator).to(device).requires_grad_()
+    return embeddings, (torch.rand(samples, FINDINGS, generator=generator) < 0.1).float().to(device)
 
 
-def seconds_in_turns(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Seconds of one forward and backward pass, for each step in each round, after one round to warm up."""
+def contenders(samples: int, device: str = "cpu") -> dict[str, Step]:
+    """SDLoss and the peers of pytorch-metric-learning on one batch; MultiSupConLoss from its version 3.0 on."""
+    from pytorch_metric_learning import losses
+
+    embeddings, labels = make_batch(samples, device)
+    classes = torch.unique(labels, dim=0, return_inverse=True)[1]
+    found: dict[str, Step] = {
+        "SDLoss": partial(SDLoss(), embeddings, labels),
+        "SupConLoss": partial(losses.SupConLoss(temperature=0.1), embeddings, classes),
+    }
+    if hasattr(losses, "MultiSupConLoss"):
+        found["MultiSupConLoss"] = partial(losses.MultiSupConLoss(temperature=0.1), embeddings, labels.bool())
+    return found
+
+
+def seconds_in_turns(
+    steps: dict[str, Step], rounds: int, wait: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
+    """Seconds of one forward and backward pass, for each step in each round, after one round to warm up.
+
+    `wait` returns when the device has done its work.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 1):
         for name, step in steps.items():
             start = time.perf_counter()
             step().backward()
+            wait()
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
@@ -71,17 +93,6 @@ def resident_mb(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
-def against_peer(samples: int, rounds: int) -> tuple[float, float, float]:
-    """SupConLoss and SDLoss, in ms, and how many times as fast the latter is."""
-    from pytorch_metric_learning.losses import SupConLoss
-
-    embeddings, labels = make_batch(samples)
-    classes = torch.unique(labels, dim=0, return_inverse=True)[1]
-    ours, peer = SDLoss(), SupConLoss(temperature=0.1)
-    steps = {"peer": lambda: peer(embeddings, classes), "ours": lambda: ours(embeddings, labels)}
-    return compare_times("peer", "ours", steps, rounds)
-
-
 def blocked_against_plain(samples: int, rounds: int) -> tuple[float, float, float]:
     """Blocked and plain, in ms, and the ratio of the first to the second."""
     embeddings, labels = make_batch(samples)
@@ -94,6 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=8192, help="the large batch")
     parser.add_argument("--rounds", type=int, default=5, help="rounds at the large batch")
+    parser.add_argument("--huge", type=int, default=65536, help="a batch that is only tried in blocks")
     parser.add_argument("--peak", choices=["blocked", "plain"], help="only print the peak of one pass, in MB")
     arguments = parser.parse_args()
     if arguments.peak:
@@ -102,15 +114,18 @@ def main() -> None:
 
     print(f"forward and backward, {SIZE} dimensions, {FINDINGS} findings, {torch.get_num_threads()} threads\n")
     print("| batch | measured | A | B | ratio | wanted |\n|---|---|---|---|---|---|")
-    large = arguments.batch
+    large, huge = arguments.batch, arguments.huge
+    print(f"| {huge} | peak, in blocks | {peak_growth_mb(True, huge):.0f} MB | – | – | < 2,000 MB |", flush=True)
     blocked_mb, plain_mb = peak_growth_mb(True, large), peak_growth_mb(False, large)
     ratio = blocked_mb / plain_mb
     print(f"| {large} | peak, blocked / plain | {blocked_mb:.0f} MB | {plain_mb:.0f} MB | {ratio:.3f} | < 0.25 |")
     a, b, ratio = blocked_against_plain(large, arguments.rounds)
     print(f"| {large} | time, blocked / plain | {a:.0f} ms | {b:.0f} ms | {ratio:.2f} | ≤ 1.3 |")
     for samples, wanted in ((128, "–"), (256, "–"), (1024, "≥ 1.5")):
-        a, b, ratio = against_peer(samples, rounds=20)
-        print(f"| {samples} | time, SupConLoss / SDLoss | {a:.1f} ms | {b:.1f} ms | {ratio:.2f} | {wanted} |")
+        steps = contenders(samples)
+        for peer in steps.keys() - {"SDLoss"}:
+            a, b, ratio = compare_times(peer, "SDLoss", {name: steps[name] for name in (peer, "SDLoss")}, rounds=20)
+            print(f"| {samples} | time, {peer} / SDLoss | {a:.1f} ms | {b:.1f} ms | {ratio:.2f} | {wanted} |")
 
 
 if __name__ == "__main__":
