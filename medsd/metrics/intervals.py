@@ -13,7 +13,6 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm, t
 
 from medsd.errors import DataError
 from medsd.metrics.metrics import FloatArray, checked, checked_patients, enough, ratio, weighted_metrics
@@ -143,6 +142,8 @@ def expanded(confidence: float, cases: int) -> float:
     >>> round(expanded(0.95, 10), 3), round(expanded(0.95, 1000), 3)
     (0.983, 0.95)
     """
+    from scipy.stats import norm, t  # of the extra train; what was measured is read without it
+
     n = max(cases, 2)
     return float(2 * norm.cdf(np.sqrt(n / (n - 1)) * t.ppf((1 + confidence) / 2, n - 1)) - 1)
 
@@ -172,6 +173,8 @@ def p_value(difference: Interval, confidence: float, cases: int) -> float | None
     """
     if difference.value is None or difference.low is None or difference.high is None:
         return None
+    from scipy.stats import t
+
     n = max(cases, 2)
     half = (difference.high - difference.low) / 2
     if half == 0:
