@@ -139,12 +139,11 @@ class DicomWeb:
         except ModuleNotFoundError as error:
             raise DependencyError(f"DICOMweb needs {error.name}; install it with: pip install 'medsd[pacs]'") from None
         self._session = session = requests.Session()
-        self._adapter = _bounded_adapter()
+        self._adapter = _bounded_adapter(authority)
         session.adapters.clear()  # no redirection leads from HTTPS to plain HTTP
         session.mount(f"{service.partition('://')[0]}://", self._adapter)
         session.trust_env = service.startswith("https:")  # no proxy stands between us and this machine
         session.auth = _authorise
-        session.verify = str(authority) if authority else True
         session.cert = (str(certificate[0]), str(certificate[1])) if certificate else None
         self._service = service
         self._client = DICOMwebClient(service, session, timeout=_TIMEOUT_S, permissive_uid=True)
@@ -262,8 +261,11 @@ def _authorise(request: Any) -> Any:
     return request
 
 
-def _bounded_adapter() -> Any:
-    """An adapter of requests that gives up on an answer with more than `most` bytes, however it is packed."""
+def _bounded_adapter(authority: Path | None) -> Any:
+    """An adapter of requests that gives up on an answer with more than `most` bytes, however it is packed.
+
+    It also holds to `authority`: to a session, the environment counts for more than what it is told.
+    """
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
 
@@ -283,11 +285,13 @@ def _bounded_adapter() -> Any:
                     raise TooLargeError(f"more than {self._most} bytes")
                 yield piece
 
+    trusted = {"verify": str(authority)} if authority else {}
+
     class Adapter(HTTPAdapter):
         most = _MOST_BYTES
 
         def send(self, request: Any, *args: Any, **how: Any) -> Any:
-            answer = super().send(request, *args, **how)
+            answer = super().send(request, *args, **(how | trusted))
             answer.raw = Bounded(answer.raw, self.most)
             return answer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -20,12 +21,15 @@ KEYS = {"studies": "0020000D", "series": "0020000E", "instances": "00080018"}
 class Service:
     """A DICOMweb service that holds studies of one series and one image each; what it does wrong is set by a test."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.uids, self.modality, self.page, self.knows_offset = [f"1.2.{n}" for n in range(5)], "DX", 1000, True
         self.image, self.instance, self.stored, self.status = IMAGE, "", b"", "200 OK"
         self.asked: list[dict[str, Any]] = []
         self._server = make_server("127.0.0.1", 0, self._answer, handler_class=_Silent)
-        self.address = f"http://127.0.0.1:{self._server.server_port}/dicom-web"
+        self.moved_to = ""
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.address = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_port}/dicom-web"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
@@ -46,7 +50,8 @@ class Service:
         else:
             kind = 'multipart/related; type="application/dicom"; boundary=edge'
             body = b"--edge\r\nContent-Type: application/dicom\r\n\r\n" + self.image + b"\r\n--edge--\r\n"
-        start(self.status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
+        moved = [("Location", self.moved_to)] if self.moved_to else []
+        start(self.status, [("Content-Type", kind), ("Content-Length", str(len(body))), *moved])
         return [body]
 
     def _found(self, parts: list[str], how: dict[str, list[str]]) -> list[dict[str, Any]]:

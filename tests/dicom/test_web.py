@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs
 
+import certifi
 import numpy as np
 import pytest
 from pydicom import Dataset
@@ -16,6 +18,7 @@ pytest.importorskip("dicomweb_client", reason="medsd[pacs]")
 from medsd.dicom import web
 from medsd.dicom.web import Address, DicomWeb, DicomWebError, TooLargeError, UnansweredError
 from medsd.errors import DataError
+from tests.certificates import self_signed
 from tests.conftest import dx_dataset
 from tests.dicom.service import IMAGE, Service
 
@@ -114,13 +117,39 @@ def test_the_token_comes_from_the_environment_or_a_file_and_is_told_nobody(
         assert secret not in caplog.text + str(error.value)
 
 
-def test_a_busy_service_is_asked_again_and_a_dead_one_is_named(service: Service) -> None:
+def test_a_service_shows_a_certificate_that_is_trusted_and_leads_to_no_plain_http(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(web.TOKEN, TOKEN)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())  # which counts for less than what a command says
+    certificate, key = self_signed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    secure = Service(context)
+    try:
+        address = Address.of(f"{secure.address}/studies")
+        with pytest.raises(UnansweredError, match="SSLError"):
+            list(DicomWeb(address.service).find(address))
+        client = DicomWeb(address.service, Path(certificate))
+        assert [each.study for each in client.find(address)] == secure.uids
+        secure.status, secure.moved_to = "302 Found", f"{service.address}/studies"
+        with pytest.raises(DicomWebError, match="does not answer as DICOMweb does"):
+            list(client.find(address))
+    finally:
+        secure.close()
+    assert not service.asked
+
+
+def test_a_busy_service_is_asked_again_and_a_dead_one_is_named(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
     service.status = "503 Service Unavailable"
     with pytest.raises(UnansweredError, match="503"):
         found(service)
     assert len(service.asked) == 1 + web._TRIES
     with pytest.raises(UnansweredError, match="cannot be reached"):
         list(DicomWeb("http://127.0.0.1:1").find(Address("http://127.0.0.1:1")))
+    assert not caplog.text
 
 
 def test_a_result_is_stored_when_the_service_says_so(service: Service) -> None:

@@ -6,10 +6,12 @@ Run as a program it is a node whose predictions cost nothing:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -109,10 +111,10 @@ class Archive:
 class Engine:
     """An integration engine that answers as it is told: b"" says nothing at all."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.taken: list[bytes] = []
         self.answer: Callable[[bytes], bytes] = lambda control: b"MSH|^~\\&|\rMSA|AA|" + control + b"\r"
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket, self._tls = socket.create_server(("127.0.0.1", 0)), tls
         self.port = self._socket.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -122,14 +124,20 @@ class Engine:
                 peer, _ = self._socket.accept()
             except OSError:  # closed
                 return
-            with peer:
-                framed = b""
-                while not framed.endswith(b"\x1c\r"):
-                    framed += peer.recv(4096)
-                message = framed.removeprefix(b"\x0b").removesuffix(b"\x1c\r")
-                self.taken.append(message)
-                if answer := self.answer(message.split(b"|")[9]):
-                    peer.sendall(b"\x0b" + answer + b"\x1c\r")
+            with contextlib.suppress(OSError), peer:  # who does not trust it hangs up
+                self._take(self._tls.wrap_socket(peer, server_side=True) if self._tls else peer)
+
+    def _take(self, peer: socket.socket) -> None:
+        framed = b""
+        while not framed.endswith(b"\x1c\r"):
+            if not (piece := peer.recv(4096)):
+                return
+            framed += piece
+        message = framed.removeprefix(b"\x0b").removesuffix(b"\x1c\r")
+        self.taken.append(message)
+        if answer := self.answer(message.split(b"|")[9]):
+            peer.sendall(b"\x0b" + answer + b"\x1c\r")
+        peer.close()
 
     def __enter__(self) -> Engine:
         return self

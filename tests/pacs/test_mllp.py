@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from medsd.pacs import queue as queue_module
 from medsd.pacs.deliver import Destination, UnreachableError
 from medsd.pacs.mllp import Hl7Destination
 from medsd.pacs.node import Node
-from medsd.pacs.receive import Listening
+from medsd.pacs.receive import Listening, client_context
 from medsd.privacy import KeyedHasher
+from tests.certificates import self_signed
 from tests.pacs.peers import KEY, Archive, Engine, nothing_said, one_result, send, small_image, wait_until
 
 MESSAGE = b"MSH|^~\\&|MEDSD||||20260504||ORU^R01^ORU_R01|control-7|P|2.5.1\rPID|||PH-0042\r"
@@ -47,6 +49,18 @@ def test_a_message_is_framed_and_its_acknowledgement_is_checked(engine: Engine, 
     engine.answer = lambda control: bytes(200_000)
     with pytest.raises(UnreachableError):
         destination.send(MESSAGE)
+
+
+def test_a_message_goes_by_tls_to_an_engine_that_is_trusted(tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    with Engine(context) as engine:
+        address = f"127.0.0.1:{engine.port}"
+        assert Hl7Destination.of(address, client_context(None, None, str(certificate))).send(MESSAGE) == ""
+        with pytest.raises(UnreachableError):
+            Hl7Destination.of(address, client_context(None, None, None)).send(MESSAGE)
+    assert engine.taken == [MESSAGE]
 
 
 @pytest.mark.parametrize("text", ["host", "host:0", "host:99999", "http://host:1/x", "AE@host:104"])
