@@ -11,12 +11,13 @@ import pytest
 pytest.importorskip("pynetdicom", reason="medsd[pacs]")
 
 from medsd.errors import DataError
+from medsd.listening import client_context
 from medsd.pacs import mllp
 from medsd.pacs import queue as queue_module
 from medsd.pacs.deliver import Destination, UnreachableError
 from medsd.pacs.mllp import Hl7Destination
 from medsd.pacs.node import Node
-from medsd.pacs.receive import Listening, client_context
+from medsd.pacs.receive import Listening
 from medsd.privacy import KeyedHasher
 from tests.certificates import self_signed
 from tests.pacs.peers import KEY, Archive, Engine, nothing_said, one_result, send, small_image, wait_until
