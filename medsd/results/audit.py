@@ -6,6 +6,7 @@ no result without one. The seals are keyed by the secret of this site (`KeyedHas
 a line nor take one out unseen. Lines that are cut from the end alone leave no trace here; keep copies elsewhere.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -107,7 +108,9 @@ class AuditLog:
                 tail = os.read(handle, _TAIL)
                 line = json.dumps({**told, "seal": self._seal(_last_seal(tail), told)}) + "\n"
                 whole = tail.endswith(b"\n") or not tail
-                os.write(handle, (line if whole else f"\n{line}").encode())
+                written = (line if whole else f"\n{line}").encode()
+                if os.write(handle, written) < len(written):  # a disk that is nearly full takes a part of it
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(handle)
             finally:
                 os.close(handle)

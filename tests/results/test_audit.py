@@ -1,6 +1,7 @@
 """The audit log: a line for each result, whatever is changed in it is found, and nobody stands in it."""
 
 import json
+import resource
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -61,6 +62,18 @@ def test_who_has_another_key_cannot_add_a_line(log: AuditLog) -> None:
 def test_after_a_crash_in_the_middle_of_a_line_the_log_goes_on(log: AuditLog) -> None:
     with log.path.open("a") as file:
         file.write('{"time": "2026')
+    log.append(b"", PREDICTION, (), WHEN)
+    assert (log.check().lines, log.check().cut_off, log.check().broken) == (5, 1, None)
+
+
+def test_a_line_for_which_the_disk_has_no_room_is_an_error(log: AuditLog) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size + 10, limits[1]))
+        with pytest.raises(OSError, match="No space left"):
+            log.append(b"", PREDICTION, (), WHEN)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     log.append(b"", PREDICTION, (), WHEN)
     assert (log.check().lines, log.check().cut_off, log.check().broken) == (5, 1, None)
 
