@@ -10,6 +10,7 @@ from pathlib import Path
 
 import uvicorn
 
+from medsd.connection import Connection
 from medsd.errors import SettingsError
 from medsd.listening import address_of, bound_socket, is_loopback
 from medsd.privacy import install_log_filter
@@ -77,6 +78,7 @@ def server_of(engine: Engine, listening: Listening, limits: Limits) -> uvicorn.S
     context = listening.tls
     config = uvicorn.Config(
         guard,
+        http=Connection,
         log_config=None,
         log_level="warning",
         access_log=False,

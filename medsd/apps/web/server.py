@@ -206,6 +206,7 @@ def launch(
     from medsd.apps.web.guard import Guard
     from medsd.apps.web.uploads import Uploads
     from medsd.apps.web.visitors import Logins, Visitors
+    from medsd.connection import Connection
 
     uploads = Uploads(Path(os.environ["GRADIO_TEMP_DIR"]), quota=int(quota_gb * 1e9))
     page, app, stop = _gradio_app(reader, uploads, bool(logins))
@@ -214,7 +215,7 @@ def launch(
     if is_loopback(host):
         # Another site's name that resolves to this machine (DNS rebinding) is turned away.
         app = TrustedHostMiddleware(app, allowed_hosts=["localhost", "127.0.0.1", host, f"[{host}]", "[::1]", "::1"])
-    config = uvicorn.Config(app, host, port, log_level="warning", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(app, host, port, http=Connection, log_level="warning", timeout_graceful_shutdown=2)
     served = Served(uvicorn.Server(config), address_of(host, port), stop)
     if not served.running:
         uploads.close()
