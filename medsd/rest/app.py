@@ -37,7 +37,13 @@ class Failure(Strict):
 def build_app(engine: Engine, limits: Limits, *, tokens: bool) -> FastAPI:
     """The routes of a bundle; `tokens`: whether the description says that one is asked for."""
     asked_for = [Depends(HTTPBearer(auto_error=False))] if tokens else []
-    app = FastAPI(docs_url=None, redoc_url=None, dependencies=asked_for, responses=_failures(401, 403, 404, 405, 421))
+    app = FastAPI(
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # behind a proxy, it would lead from HTTPS to plain HTTP
+        dependencies=asked_for,
+        responses=_failures(401, 403, 404, 405, 421),
+    )
     app.add_exception_handler(RefusedError, _refuse)
     app.add_exception_handler(HTTPException, _refuse)
     app.add_exception_handler(Exception, _refuse)

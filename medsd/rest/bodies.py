@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -50,8 +51,11 @@ async def read_form(request: Request, limits: Limits) -> tuple[bytes | None, Ask
     Raises:
         RefusedError: no form, one of other fields, or more than the limits.
     """
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data":
         raise RefusedError(415, _FORM)
+    if options.get(b"charset", b"utf-8").lower() != b"utf-8":  # some of Python's codecs take hours for a megabyte
+        raise RefusedError(415, "The words of a form are UTF-8.")
     form = await _parsed(request, limits)
     fields: dict[str, Any] = dict(form)
     file = fields.pop("file", None)

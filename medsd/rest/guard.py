@@ -64,7 +64,8 @@ class Guard:
             raise RefusedError(421, "This server answers for 127.0.0.1 and localhost alone.")
         if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             raise RefusedError(403, "This request comes from a page of another site.")
-        if self._tokens and request.url.path not in OPEN and not self._knows(request.headers.get("authorization", "")):
+        path = request.scope["path"]  # as it is routed; that of request.url may come from the header Host
+        if self._tokens and path not in OPEN and not self._knows(request.headers.get("authorization", "")):
             raise RefusedError(
                 401, "Show a token of this server: Authorization: Bearer TOKEN.", {"www-authenticate": "Bearer"}
             )

@@ -22,9 +22,9 @@ from medsd.rest.refused import RefusedError
 EXTENSIONS = ["binary_tensor_data"]
 HEADER_LENGTH = "inference-header-content-length"
 MOST = 32  # studies in one request, as in the configuration for Triton
-_KINDS: dict[bool, tuple[str, np.dtype[Any], str]] = {
-    True: ("INT64", np.dtype("<i8"), "iu"),
-    False: ("FP32", np.dtype("<f4"), "iuf"),
+_KINDS: dict[bool, tuple[str, np.dtype[Any], set[type]]] = {
+    True: ("INT64", np.dtype("<i8"), {int}),
+    False: ("FP32", np.dtype("<f4"), {int, float}),
 }  # by being whole numbers
 _USAGE = "This is no inference request of the Open Inference Protocol"
 
@@ -108,7 +108,7 @@ def _feeds(inputs: list[InputTensor], binary: bytes, about: Description) -> dict
     return feeds
 
 
-def _kind(name: str) -> tuple[str, np.dtype[Any], str]:
+def _kind(name: str) -> tuple[str, np.dtype[Any], set[type]]:
     return _KINDS[name in INTEGERS]
 
 
@@ -123,12 +123,19 @@ def _tensor(each: InputTensor, binary: bytes) -> tuple[npt.NDArray[Any], bytes]:
             raise RefusedError(400, f"{each.name}: its shape has {count * dtype.itemsize} bytes; others were sent.")
         return np.frombuffer(binary, dtype, count).reshape(each.shape), binary[size:]
     try:
-        given = np.asarray(each.data)
+        given = np.asarray(each.data, object)  # else one long text makes every other as long
     except ValueError:  # rows of different lengths
         given = np.empty(0)
-    if given.size != count or given.dtype.kind not in kinds:
+    if given.size != count or not set(map(type, given.flat)) <= kinds:
         raise RefusedError(400, f"{each.name}: data is to hold the {count} numbers of its shape.")
-    return given.astype(dtype).reshape(each.shape), binary
+    try:
+        with np.errstate(over="ignore"):
+            numbers = given.astype(dtype)
+    except OverflowError:  # a whole number; others become infinite
+        numbers = np.full(1, np.nan)
+    if not np.isfinite(numbers).all():  # NaN is not JSON, though parsers take it
+        raise RefusedError(400, f"{each.name}: a number of data is too large for {datatype}, or none.")
+    return numbers.reshape(each.shape), binary
 
 
 def answer(request: InferRequest, outputs: Mapping[str, npt.NDArray[Any]], about: Description) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from medsd.bundle import layout
 from medsd.inference.session import ModelSession
-from medsd.rest.protocol import HEADER_LENGTH
+from medsd.rest.protocol import HEADER_LENGTH, read_request
+from medsd.rest.refused import RefusedError
 from tests.bundles import TOKENS
 from tests.rest.conftest import Running
 from tests.rest.test_refusals import said
@@ -121,6 +123,10 @@ def _changed(feeds: dict[str, npt.NDArray[Any]], name: str, changes: dict[str, A
         ("has_note", {"data": [[0, 1], [1]]}, "has_note: data is to hold the 3 numbers of its shape."),
         ("has_note", {"data": ["0", "1", "1"]}, "has_note: data is to hold the 3 numbers"),
         ("note_ids", {"data": [0.5] * 3 * TOKENS}, "note_ids: data is to hold the 48 numbers"),
+        ("has_note", {"data": [True, 1, 1]}, "has_note: data is to hold the 3 numbers"),
+        ("has_note", {"data": [1e300, 1, 1]}, "has_note: a number of data is too large for FP32, or none."),
+        ("has_note", {"data": [float("nan"), 1, 1]}, "has_note: a number of data is too large for FP32, or none."),
+        ("note_ids", {"data": [2**64 - 1] * 3 * TOKENS}, "note_ids: a number of data is too large for INT64, or none."),
         ("note_ids", {"datatype": "FP32"}, "note_ids: it is INT64, in JSON or as binary data."),
         ("note_ids", {"data": [10**6] * 3 * TOKENS}, "The graph cannot compute these inputs."),
         ("has_note", {"parameters": {"binary_data_size": 12}}, "has_note: its shape has 12 bytes; others were sent."),
@@ -134,6 +140,19 @@ def test_wrong_tensors_are_400_with_a_sentence(
 ) -> None:
     told = _ask(server, json.dumps(_changed(feeds, name, changes)).encode())
     assert told[0] == 400 and sentence in told[1] and "CANARYSON" not in told[1]
+
+
+def test_one_long_text_among_the_numbers_takes_no_more_memory_than_its_own(
+    bundle: layout.Bundle, feeds: dict[str, npt.NDArray[Any]]
+) -> None:
+    body = json.dumps(_changed(feeds, "note_ids", {"data": ["x" * (1 << 20), *"y" * 47]}))
+    tracemalloc.start()
+    try:
+        with pytest.raises(RefusedError, match="note_ids: data is to hold the 48 numbers"):
+            read_request(body.encode(), None, bundle.description, ())
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def _ask(server: Running, body: bytes, **headers: str) -> tuple[int, str]:

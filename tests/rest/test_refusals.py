@@ -52,7 +52,12 @@ def test_a_form_has_one_image(server: Running) -> None:
 
 def test_what_is_no_form_is_415(server: Running) -> None:
     with server.client() as client:
-        for answer in (client.post(FORM, json={"file": "a.dcm"}), client.post(FORM, content=b"DICM")):
+        punycode = {"content-type": "multipart/form-data; boundary=x; charset=Punycode"}
+        for answer in (
+            client.post(FORM, json={"file": "a.dcm"}),
+            client.post(FORM, content=b"DICM"),
+            client.post(FORM, content=b"--x--\r\n", headers=punycode),  # a note in it would take hours
+        ):
             assert said(answer)[0] == 415
 
 
@@ -60,6 +65,7 @@ def test_what_is_not_there_is_404_and_what_cannot_be_asked_so_is_405(server: Run
     with server.client() as client:
         assert said(client.get("/docs"))[0] == 404
         assert said(client.get("/v2/models/another"))[0] == 404
+        assert said(client.post(f"{FORM}/", files=form(b"x")))[0] == 404  # led nowhere, least of all to plain HTTP
         answer = client.get(FORM)
         assert said(answer)[0] == 405 and answer.headers["allow"] == "POST"
 
@@ -132,6 +138,7 @@ def test_a_token_is_asked_for_everywhere_but_by_the_checks_of_health(engine: Eng
             for path in ("/v2", "/metrics", "/openapi.json", "/nowhere"):
                 answer = client.get(path, headers=[(b"authorization", shown.encode())])
                 assert said(answer)[0] == 401 and answer.headers["www-authenticate"] == "Bearer"
+                assert client.get(path, headers={"host": "localhost/v2/health/live?"}).status_code == 401
         right = {"authorization": f"bearer {TOKEN}"}
         assert client.get("/v2", headers=right).status_code == 200
         described = client.get("/openapi.json", headers=right).json()
