@@ -25,10 +25,10 @@ from medsd.listening import is_loopback
 TOKEN, TOKEN_FILE = "MEDSD_DICOMWEB_TOKEN", "MEDSD_DICOMWEB_TOKEN_FILE"
 RADIOGRAPHS = GatePolicy().modalities
 _SCHEMES = {"dicomweb": "https", "https": "https", "dicomweb+http": "http", "http": "http"}
-_UID = r"[0-9][0-9.]{0,63}"
-_PATH = re.compile(rf"(.*?)/studies(?:/({_UID})(?:/series/({_UID})(?:/instances/({_UID}))?)?)?/?")
+UID = r"[0-9][0-9.]{0,63}"  # what is believed to be one
+_PATH = re.compile(rf"(.*?)/studies(?:/({UID})(?:/series/({UID})(?:/instances/({UID}))?)?)?/?")
 _STUDY, _SERIES, _INSTANCE, _MODALITY = "0020000D", "0020000E", "00080018", "00080060"
-_PAGE = 100  # results of one search
+_PAGE, _MOST_FOUND = 100, 100_000  # results of one request, and of all of a search
 _MOST_BYTES = 64 << 20  # of an answer that is no image
 _OVERHEAD = 64 << 10  # of the multipart message around an image
 _TIMEOUT_S = (10.0, 60.0)  # to connect, and without a byte
@@ -140,8 +140,8 @@ class DicomWeb:
             raise DependencyError(f"DICOMweb needs {error.name}; install it with: pip install 'medsd[pacs]'") from None
         self._session = session = requests.Session()
         self._adapter = _bounded_adapter(authority)
-        session.adapters.clear()  # no redirection leads from HTTPS to plain HTTP
-        session.mount(f"{service.partition('://')[0]}://", self._adapter)
+        session.adapters.clear()
+        session.mount("http", self._adapter)  # and https
         session.trust_env = service.startswith("https:")  # no proxy stands between us and this machine
         session.auth = _authorise
         session.cert = (str(certificate[0]), str(certificate[1])) if certificate else None
@@ -181,10 +181,12 @@ class DicomWeb:
                 page = ask(*within, limit=_PAGE, offset=len(found), **how)
                 rows = [{tag: str((row.get(tag, {}).get("Value") or [""])[0]) for tag in (key, _MODALITY)}
                         for row in page]  # fmt: skip
-            fresh = {row[key]: row for row in rows if re.fullmatch(_UID, row[key]) and row[key] not in found}
+            fresh = {row[key]: row for row in rows if re.fullmatch(UID, row[key]) and row[key] not in found}
             if not fresh:
                 return list(found.values())
             found |= fresh
+            if len(found) > _MOST_FOUND:
+                raise DicomWebError(f"the service answers with more than {_MOST_FOUND} to a search; ask for less")
 
     def fetch(self, address: Address, most: int) -> bytes:
         """The file of an instance, as the service keeps it.
@@ -216,9 +218,10 @@ class DicomWeb:
         with self._asking(_MOST_BYTES):
             answer = self._client.store_instances(objects)
             stored = {str(each.ReferencedSOPInstanceUID) for each in answer.get("ReferencedSOPSequence", [])}
-            failed = [each.get("FailureReason", 0) for each in answer.get("FailedSOPSequence", [])]
+            failed = [f"it answered 0x{int(each.get('FailureReason') or 0):04X}"
+                      for each in answer.get("FailedSOPSequence", [])]  # fmt: skip
         if failed:
-            return f"it answered 0x{failed[0]:04X}"
+            return failed[0]
         named = all(str(each.SOPInstanceUID) in stored for each in objects)
         return "" if named else "it does not say that it stored them"
 
@@ -264,7 +267,8 @@ def _authorise(request: Any) -> Any:
 def _bounded_adapter(authority: Path | None) -> Any:
     """An adapter of requests that gives up on an answer with more than `most` bytes, however it is packed.
 
-    It also holds to `authority`: to a session, the environment counts for more than what it is told.
+    It also holds to `authority`: to a session, the environment counts for more than what it is told. And no redirection
+    leads it from the host of its first request, or from HTTPS: images and our certificate would go along.
     """
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
@@ -289,8 +293,13 @@ def _bounded_adapter(authority: Path | None) -> Any:
 
     class Adapter(HTTPAdapter):
         most = _MOST_BYTES
+        host: tuple[str, str] | None = None
 
         def send(self, request: Any, *args: Any, **how: Any) -> Any:
+            host = urlsplit(request.url)[:2]
+            self.host = self.host or host
+            if host != self.host:
+                raise DicomWebError("the service leads to another host; if it is right, name that one")
             answer = super().send(request, *args, **(how | trusted))
             answer.raw = Bounded(answer.raw, self.most)
             return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import ssl
 from collections.abc import Iterator
@@ -133,11 +134,34 @@ def test_a_service_shows_a_certificate_that_is_trusted_and_leads_to_no_plain_htt
         client = DicomWeb(address.service, Path(certificate))
         assert [each.study for each in client.find(address)] == secure.uids
         secure.status, secure.moved_to = "302 Found", f"{service.address}/studies"
-        with pytest.raises(DicomWebError, match="does not answer as DICOMweb does"):
+        with pytest.raises(DicomWebError, match="leads to another host"):
             list(client.find(address))
     finally:
         secure.close()
     assert not service.asked
+
+
+def test_results_and_searches_are_led_to_no_other_host(service: Service) -> None:
+    other = Service()
+    service.status, service.moved_to = "307 Temporary Redirect", f"{other.address}/studies"
+    try:
+        for ask in (lambda: found(service), lambda: DicomWeb(service.address).store([dx_dataset(np.zeros((4, 4)))])):
+            with pytest.raises(DicomWebError, match="leads to another host"):
+                ask()
+    finally:
+        other.close()
+    assert not other.asked
+    service.moved_to = f"{service.address}/studies/moved"
+    with pytest.raises(DicomWebError, match="TooManyRedirects"):
+        found(service)
+
+
+def test_a_search_without_end_ends(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "_MOST_FOUND", 20)
+    service.uids, service.page = [f"1.2.{n}" for n in range(1000)], 8
+    with pytest.raises(DicomWebError, match="more than 20 to a search"):
+        found(service)
+    assert len(service.asked) == 3
 
 
 def test_a_busy_service_is_asked_again_and_a_dead_one_is_named(
@@ -171,6 +195,9 @@ def test_a_result_is_stored_when_the_service_says_so(service: Service) -> None:
     assert result.SOPInstanceUID.encode() in service.asked[-1]["content"]
     answer(FailedSOPSequence=result.SOPInstanceUID)
     assert client.store([result]) == "it answered 0xA700"
+    failure = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US"}}]}}  # without a reason
+    service.stored = json.dumps(failure).encode()
+    assert client.store([result]) == "it answered 0x0000"
     answer(ReferencedSOPSequence="1.2.3")
     assert client.store([result]) == "it does not say that it stored them"
     service.status = "409 Conflict"
