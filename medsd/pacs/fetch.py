@@ -22,7 +22,7 @@ from pynetdicom.sop_class import (
 )
 
 from medsd.dicom.quiet import quiet
-from medsd.dicom.web import DicomWeb, DicomWebError, UnansweredError
+from medsd.dicom.web import UID, DicomWeb, DicomWebError, UnansweredError
 from medsd.errors import DataError
 from medsd.files import write_whole
 from medsd.pacs.deliver import Destination, WebDestination
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 _PENDING, _UNKNOWN_DESTINATION = (0xFF00, 0xFF01), 0xA801  # PS3.4 tables C.4-1 and C.4-2
 _PATIENCE_S = 300.0  # an archive may have to fetch what it sends from a tape
+_MOST_FOUND = 100_000  # answers to one search
 _GOOD = ("accepted", "again", "moved")
 
 
@@ -230,19 +231,24 @@ def _found(association: Any, query: Query) -> set[tuple[str, str]]:
     studies = {
         study for keys in query.searches() for study, _ in _find(association, "STUDY", StudyInstanceUID="", **keys)
     }
-    return {
+    found = {
         (study, str(row.get("SeriesInstanceUID", "")))
         for study in studies
+        if re.fullmatch(UID, study)  # to C-MOVE, none or a * would mean all
         for _, row in _find(association, "SERIES", StudyInstanceUID=study, SeriesInstanceUID="", Modality="")
         if row.get("Modality") in query.modalities
     }
+    return {(study, series) for study, series in found if re.fullmatch(UID, series)}
 
 
 def _find(association: Any, level: str, **keys: str) -> Iterator[tuple[str, Dataset]]:
     """What matches: the UID of its study, and the answer."""
+    found = 0
     for status, row in _asked(association.send_c_find, level, keys, StudyRootQueryRetrieveInformationModelFind):
         if status.Status in _PENDING and row is not None:
             yield str(row.get("StudyInstanceUID", "")), row
+            if (found := found + 1) > _MOST_FOUND:
+                raise DataError(f"the archive answers with more than {_MOST_FOUND} to a search; name a shorter --date")
         elif status.Status:
             raise DataError(f"the archive answered 0x{status.Status:04X} to C-FIND")
 

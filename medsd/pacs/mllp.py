@@ -3,6 +3,7 @@
 import re
 import socket
 import ssl
+import time
 from dataclasses import dataclass
 from typing import Self
 
@@ -53,8 +54,9 @@ class Hl7Destination:
 
 
 def _answer(line: socket.socket) -> bytes:
-    answer = b""
+    answer, until = b"", time.monotonic() + _TIMEOUT_S
     while not answer.endswith(_END):
+        line.settimeout(max(until - time.monotonic(), 0.001))  # of the whole, however it trickles
         piece = line.recv(4096)
         if not piece or len(answer) > _MOST:
             raise ConnectionAbortedError

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import socket
 import sqlite3
 import ssl
 import time
@@ -46,7 +47,7 @@ IMAGES = (
 )
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
 # Status of C-STORE, PS3.4 table B.2-1.
-SUCCESS, OUT_OF_RESOURCES, NOT_THE_CLASS, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
+SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 _FLUSH_S = 10.0  # what associations get to end by themselves at a shutdown
 
 
@@ -162,6 +163,19 @@ def _decodes(uid: UID) -> bool:
     return decoders.decodes(uid)
 
 
+class _Unhurried:
+    """A context of TLS whose handshake comes with the first read, in the thread of the association.
+
+    pynetdicom's would come in the one thread that accepts: a peer that connects and says nothing kept all others out.
+    """
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+
+    def wrap_socket(self, sock: socket.socket, server_side: bool) -> ssl.SSLSocket:
+        return self._context.wrap_socket(sock, server_side, do_handshake_on_connect=False)
+
+
 class Receiver:
     """Listens, and puts what it takes into the queue.
 
@@ -202,10 +216,13 @@ class Receiver:
             (evt.EVT_CONN_OPEN, self._bound),
             (evt.EVT_REJECTED, self._rejected),
         ]
-        where = (self._listening.host, self._listening.port)
+        where, tls = (self._listening.host, self._listening.port), self._listening.tls
         try:
             self._server = self._ae.start_server(
-                where, block=False, ssl_context=self._listening.tls, evt_handlers=handlers
+                where,
+                block=False,
+                ssl_context=tls and _Unhurried(tls),
+                evt_handlers=handlers,
             )
         except OSError as error:
             raise DataError(f"port {where[1]} of {where[0]}: {error.strerror}; choose another --port") from None

@@ -114,6 +114,7 @@ class Engine:
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.taken: list[bytes] = []
         self.answer: Callable[[bytes], bytes] = lambda control: b"MSH|^~\\&|\rMSA|AA|" + control + b"\r"
+        self.slow_s = 0.0  # after each byte
         self._socket, self._tls = socket.create_server(("127.0.0.1", 0)), tls
         self.port = self._socket.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -136,7 +137,10 @@ class Engine:
         message = framed.removeprefix(b"\x0b").removesuffix(b"\x1c\r")
         self.taken.append(message)
         if answer := self.answer(message.split(b"|")[9]):
-            peer.sendall(b"\x0b" + answer + b"\x1c\r")
+            framed = b"\x0b" + answer + b"\x1c\r"
+            for piece in [framed] if not self.slow_s else [framed[n : n + 1] for n in range(len(framed))]:
+                peer.sendall(piece)
+                time.sleep(self.slow_s)
         peer.close()
 
     def __enter__(self) -> Engine:

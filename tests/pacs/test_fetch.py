@@ -103,14 +103,24 @@ def test_a_node_gets_what_is_pulled_and_its_results_go_back(
 
 
 def test_an_archive_that_fails_is_told_in_one_line_without_identity(tmp_path: Path) -> None:
-    fails = True
+    fails, moved = True, []
 
     def find(event: Any) -> Iterator[tuple[int, Dataset | None]]:
         found = Dataset()
         found.StudyInstanceUID, found.SeriesInstanceUID, found.Modality = "1.2.3", "1.2.4", "DX"
-        yield (0xC001, None) if fails else (0xFF00, found)
+        if fails:
+            yield 0xC001, None
+            return
+        yield 0xFF00, found
+        level = event.identifier.QueryRetrieveLevel
+        for uid in ("", "*", ["1.2.5", "1.2.6"]):  # to C-MOVE, it would be all or many
+            found.SeriesInstanceUID = uid
+            if level == "STUDY":
+                found.StudyInstanceUID = uid
+            yield 0xFF00, found
 
     def move(event: Any) -> Iterator[tuple[None, None]]:
+        moved.append((event.identifier.StudyInstanceUID, event.identifier.SeriesInstanceUID))
         yield None, None  # the destination is unknown
 
     ae = AE("ARCHIVE")
@@ -132,6 +142,7 @@ def test_an_archive_that_fails_is_told_in_one_line_without_identity(tmp_path: Pa
         told, ("0xC001", "does not know the AE title MEDSD", "no association", "cannot be reached"), strict=True
     ):
         assert code == 2 and expected in words and "Ph" not in words
+    assert moved == [("1.2.3", "1.2.4")]
 
 
 def test_a_canary_is_in_her_images_and_in_the_addresses_of_a_table_alone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,12 @@ def test_a_message_is_framed_and_its_acknowledgement_is_checked(engine: Engine, 
     engine.answer = lambda control: b""
     with pytest.raises(UnreachableError):
         destination.send(MESSAGE)
+    engine.answer, engine.slow_s = lambda control: bytes(50), 0.2  # each byte in time, the whole of it never
+    begun = time.monotonic()
+    with pytest.raises(UnreachableError):
+        destination.send(MESSAGE)
+    assert time.monotonic() - begun < 4
+    engine.slow_s = 0.0
     engine.answer = lambda control: bytes(200_000)
     with pytest.raises(UnreachableError):
         destination.send(MESSAGE)

@@ -20,6 +20,7 @@ pytest.importorskip("pynetdicom", reason="medsd[pacs]")
 
 from medsd.errors import DataError
 from medsd.inference.predict import Predictor
+from medsd.listening import client_context, server_context
 from medsd.pacs import queue as queue_module
 from medsd.pacs import receive
 from medsd.pacs.deliver import Destination
@@ -27,6 +28,7 @@ from medsd.pacs.node import Node
 from medsd.pacs.queue import ImageQueue
 from medsd.pacs.receive import Listening, NodeLimits
 from medsd.privacy import KeyedHasher
+from tests.certificates import self_signed
 from tests.conftest import dx_dataset
 from tests.pacs.peers import (
     ARCHIVE,
@@ -221,6 +223,23 @@ def test_a_message_without_end_is_cut_off_and_a_truncated_one_forgotten(start: S
     association.dul.socket.socket.close()
     assert send(node.port, [small_image(4)]) == [0]
     assert sum(node.queue.counts().images.values()) == 1
+
+
+def test_who_connects_by_tls_and_says_nothing_keeps_nobody_out(tmp_path: Path):
+    certificate, key = self_signed(tmp_path)
+    listening = Listening(port=0, tls=server_context(certificate, key, None))
+    receiver = receive.Receiver(
+        ImageQueue(tmp_path / "queue"), KeyedHasher(KEY), listening, NodeLimits(silence_s=2.0), lambda _: None
+    )
+    port = receiver.start()
+    try:
+        with socket.create_connection(("127.0.0.1", port), 10) as silent:
+            trusting = client_context(None, None, certificate)
+            assert send(port, [small_image(1)], tls_args=(trusting, "127.0.0.1")) == [0]
+            assert send(port, [small_image(2)]) == [None]
+            assert not silent.recv(1)  # cut off in the end
+    finally:
+        receiver.stop()
 
 
 def test_what_a_peer_declares_and_does_not_send_counts_for_nobody_else(tmp_path: Path):
