@@ -93,6 +93,7 @@ class Tab:
             self.show(Scene._fields, take())
         for scene in self.desk.read(self.seat, self._coverage, *NO_FILTER):
             self.show(Scene._fields, scene)
+        self.show(Scene._fields, scene)  # as Gradio does at the end
 
     def upload(self, content: bytes) -> None:
         path = self._folder / f"{self.chance.random()}.png"

@@ -136,6 +136,10 @@ class Desk:
 
         What comes too late, because another study was asked for meanwhile, is dropped.
         """
+        yield from self._stages(seat, wish)
+        yield Scene()  # Gradio sends the last value once more at the end, when another image may stand on the page
+
+    def _stages(self, seat: Seat, wish: tuple[Any, ...]) -> Iterator[Scene]:
         asked = seat.claim()
         if asked is None:
             return
