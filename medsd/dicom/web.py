@@ -7,6 +7,7 @@ an address. Begin at `Address.of` and `DicomWeb`.
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ _PAGE, _MOST_FOUND = 100, 100_000  # results of one request, and of all of a sea
 _MOST_BYTES = 64 << 20  # of an answer that is no image
 _OVERHEAD = 64 << 10  # of the multipart message around an image
 _TIMEOUT_S = (10.0, 60.0)  # to connect, and without a byte
+_LONGEST_S = 600.0  # of a whole answer, however it trickles
 _TRIES, _PAUSE_S = 3, 1.0
 _BUSY = (429, 502, 503, 504)
 
@@ -265,7 +267,7 @@ def _authorise(request: Any) -> Any:
 
 
 def _bounded_adapter(authority: Path | None) -> Any:
-    """An adapter of requests that gives up on an answer with more than `most` bytes, however it is packed.
+    """An adapter of requests that gives up on an answer of more than `most` bytes, however packed, or `_LONGEST_S`.
 
     It also holds to `authority`: to a session, the environment counts for more than what it is told. And no redirection
     leads it from the host of its first request, or from HTTPS: images and our certificate would go along.
@@ -281,9 +283,12 @@ def _bounded_adapter(authority: Path | None) -> Any:
             return getattr(self._raw, name)
 
         def stream(self, size: int, decode_content: bool | None = None) -> Iterator[bytes]:
-            left = self._most
-            for piece in self._raw.stream(size, decode_content=decode_content):
+            left, until = self._most, time.monotonic() + _LONGEST_S
+            while piece := self._raw.read1(size, decode_content=decode_content):  # what is there; read waits for all
                 left -= len(piece)
+                if time.monotonic() > until:
+                    self._raw.close()
+                    raise UnansweredError(f"an answer took longer than {_LONGEST_S:g} s")
                 if left < 0:
                     self._raw.close()
                     raise TooLargeError(f"more than {self._most} bytes")

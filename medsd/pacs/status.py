@@ -7,8 +7,9 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from socketserver import ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -41,7 +42,7 @@ class NodeStatus(Collector):
         self.port = port
         if port is not None:
             try:
-                self._server = make_server("127.0.0.1", port, self._answer, handler_class=_Silent)
+                self._server = make_server("127.0.0.1", port, self._answer, _Server, _Silent)
             except OSError as error:
                 raise DataError(f"port {port} for the status page: {error.strerror}; choose another") from None
             self.port = self._server.server_port
@@ -98,6 +99,13 @@ class NodeStatus(Collector):
             body, status = b"not found", "404 Not Found"
         start(status, [("Content-Type", kind), ("Content-Length", str(len(body))), ("Cache-Control", "no-store")])
         return [body]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True  # a visitor that says nothing keeps no other waiting
+
+    def handle_error(self, *_: object) -> None:
+        """Nothing: a visitor that goes away is no news."""
 
 
 class _Silent(WSGIRequestHandler):

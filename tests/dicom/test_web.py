@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import socket
 import ssl
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -139,6 +143,26 @@ def test_a_service_shows_a_certificate_that_is_trusted_and_leads_to_no_plain_htt
     finally:
         secure.close()
     assert not service.asked
+
+
+def test_an_answer_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "_LONGEST_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def trickle() -> None:
+            with contextlib.suppress(OSError), listening.accept()[0] as peer:
+                peer.recv(4096)
+                peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/dicom+json\r\nContent-Length: 400\r\n\r\n")
+                for _ in range(400):
+                    peer.sendall(b" ")
+                    time.sleep(0.05)
+
+        threading.Thread(target=trickle, daemon=True).start()
+        address = Address.of(f"http://127.0.0.1:{listening.getsockname()[1]}/studies")
+        begun = time.monotonic()
+        with pytest.raises(UnansweredError, match="longer than 1 s"):
+            list(DicomWeb(address.service).find(address))
+    assert time.monotonic() - begun < 10
 
 
 def test_results_and_searches_are_led_to_no_other_host(service: Service) -> None:

@@ -22,7 +22,7 @@ from medsd.errors import DataError
 from medsd.inference.predict import Predictor
 from medsd.listening import client_context, server_context
 from medsd.pacs import queue as queue_module
-from medsd.pacs import receive
+from medsd.pacs import receive, status
 from medsd.pacs.deliver import Destination
 from medsd.pacs.node import Node
 from medsd.pacs.queue import ImageQueue
@@ -314,6 +314,16 @@ def test_the_status_page_counts_and_names_nobody(start: StartNode):
     assert 'medsd_node_received_total{outcome="accepted"} 1.0' in metrics
     assert 'medsd_node_images{state="done"} 1.0' in metrics
     assert "Phantom" not in metrics + _page(node, "")
+
+
+def test_visitors_of_the_status_page_that_say_nothing_keep_no_other_waiting(start: StartNode, monkeypatch, capfd):
+    monkeypatch.setattr(status._Silent, "timeout", 1.0)
+    node = start()
+    visitors = [socket.create_connection(("127.0.0.1", node.status.port)) for _ in range(9)]
+    begun = time.monotonic()
+    assert _page(node, "metrics") and time.monotonic() - begun < 5
+    assert not any(visitor.recv(1) for visitor in visitors)
+    assert not capfd.readouterr().err
 
 
 def _page(node: Node, path: str) -> str:
