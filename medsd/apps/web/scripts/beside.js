@@ -37,8 +37,15 @@ const draw = () => {
   });
 };
 const redraw = () => { frame = frame || requestAnimationFrame(draw); };
+const wheel = (event) => {
+  if (!event.target.closest('.pane')) return;
+  event.preventDefault();
+  zoom(at.times * Math.exp(-event.deltaY / 400), from(event));
+};
 const open = async (opened) => {
   dialog = opened;
+  // At the dialog itself: Chromium drops the wheel over a popover that only an element around it listens to.
+  opened.addEventListener('wheel', wheel, {passive: false});
   key = opened.dataset.case;
   if (!stepping) Object.assign(at, {times: 1, x: 0, y: 0});
   stepping = false;
@@ -111,11 +118,6 @@ element.addEventListener('pointerdown', (down) => {
 });
 element.addEventListener('contextmenu', (event) => { if (event.target.closest('.pane')) event.preventDefault(); });
 element.addEventListener('dblclick', (event) => { if (event.target.closest('.pane')) zoom(1); });
-element.addEventListener('wheel', (event) => {
-  if (!dialog || !event.target.closest('.pane')) return;
-  event.preventDefault();
-  zoom(at.times * Math.exp(-event.deltaY / 400), from(event));
-}, {passive: false});
 element.addEventListener('click', (event) => {
   const by = event.target.closest('button[data-step]')?.dataset.step;
   if (by && dialog) step(Number(by));
