@@ -67,8 +67,7 @@ def test_image_and_case_have_one_zoom_one_place_and_one_window(beside: Visit) ->
     lefts = f"{PANES}.map(canvas => canvas.getBoundingClientRect().left)"
     shades = f"{PANES}.map(canvas => canvas.toDataURL())"
     before, seen = page.evaluate(widths), page.evaluate(shades)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    hand = Hand(beside)
     box = page.locator(".pair:popover-open .pane").nth(1).bounding_box()
     x, y = round(box["x"] + box["width"] / 2), round(box["y"] + box["height"] / 2)
     page.mouse.move(x, y)
@@ -83,7 +82,7 @@ def test_image_and_case_have_one_zoom_one_place_and_one_window(beside: Visit) ->
     page.mouse.move(x - 60, y, steps=3)
     page.mouse.up()
     page.wait_for_function(f"seen => {shades}.every((shade, i) => shade !== seen[i])", arg=seen)
-    assert Hand(beside).look["width"] < 1 and asked == []
+    assert hand.look["width"] < 1 and hand.asked == []
     page.mouse.dblclick(x, y)
     page.wait_for_function(f"before => {widths}.every((width, i) => Math.abs(width - before[i]) < 1)", arg=before)
     assert beside.errors == []

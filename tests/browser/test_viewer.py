@@ -20,7 +20,8 @@ class Hand:
     def __init__(self, here: Visit) -> None:
         self.page = here.page
         self.asked: list[str] = []
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        # Pieces of Gradio's program, which come when they are first needed, say nothing of the image.
+        self.page.on("request", lambda sent: self.asked.append(sent.url) if "/assets/" not in sent.url else None)
         box = self.page.locator("#stage").bounding_box()
         # Whole numbers, as a mouse has: the browser would cut off the rest of others.
         self.x, self.y = round(box["x"] + box["width"] / 2), round(box["y"] + box["height"] / 2)
