@@ -187,6 +187,7 @@ def test_a_batch_is_scored_and_its_table_downloaded(visit: Open, room: Bundle, i
     here.page.click("[data-open='1']")
     here.page.wait_for_selector("table.findings tbody tr")
     assert here.page.locator("#stage canvas").is_visible() and here.page.locator("td.thumb img").count() == 2
+    here.page.wait_for_selector("#onward")  # Gradio draws what was hidden a moment later
     here.page.keyboard.press("n")  # the last, which was refused
     here.page.wait_for_selector(".notice.refused")
     assert not here.page.locator("#onward").is_visible() and "Canary" not in here.page.content()
