@@ -271,3 +271,13 @@ def test_the_image_fills_the_screen_and_eight_cases_are_in_sight_beside_it(
     assert len(boxes) == 8 and here.page.evaluate("window.scrollY") == 0
     stage = here.page.locator("#stage").bounding_box()
     assert all(box["x"] >= stage["x"] + stage["width"] and box["y"] + box["height"] <= 900 for box in boxes)
+
+
+def test_the_findings_stay_in_their_column_where_opinions_are_asked_for(visit: Open, image: Path, shots: Path) -> None:
+    here = visit((1440, 900))
+    here.read(image)
+    here.page.click("button.opinion >> nth=0")
+    here.page.wait_for_selector("#findings .kept")
+    table, column = (here.page.locator(part).bounding_box() for part in ("table.findings", "#results"))
+    assert table["x"] + table["width"] <= column["x"] + column["width"] + 1
+    here.page.screenshot(path=shots / "opinion.png")
