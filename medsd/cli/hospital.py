@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from medsd.pacs.deliver import Destination, WebDestination
     from medsd.pacs.mllp import Hl7Destination
-    from medsd.pacs.receive import Listening
+    from medsd.pacs.receive import Listening, NodeLimits
 
 _OBJECTS = (
     "separated by commas: sr (Comprehensive SR), sr3d, text (Basic Text SR), key-image (secondary capture), gsps "
@@ -92,12 +92,15 @@ _ForwardAuthority = Annotated[
     Path | None, typer.Option(help="authority of the archive's certificate; the system's by default")
 ]
 
+_Forward = Annotated[
+    str, typer.Option(help="the archive that the results go to: AE@host:port, or https://host/path/studies")
+]
+_Hl7 = Annotated[str | None, typer.Option(help="where an HL7 message of each result goes, by MLLP: host:port")]
+
 
 def receive(
     bundle: BundleFolder,
-    forward: Annotated[
-        str, typer.Option(help="the archive that the results go to: AE@host:port, or https://host/path/studies")
-    ],
+    forward: _Forward,
     port: Annotated[int, typer.Option(min=0, max=65535, help="to listen on; 0 takes any free port")] = 11112,
     host: _Host = "127.0.0.1",
     title: Annotated[str, typer.Option(help="AE title of this node")] = "MEDSD",
@@ -112,9 +115,7 @@ def receive(
     authority: _Authority = None,
     forward_tls: Annotated[bool, typer.Option("--forward-tls", help="deliver by TLS, showing --tls-cert")] = False,
     forward_ca: _ForwardAuthority = None,
-    hl7: Annotated[
-        str | None, typer.Option(help="where an HL7 message of each result goes, by MLLP: host:port")
-    ] = None,
+    hl7: _Hl7 = None,
     hl7_tls: Annotated[bool, typer.Option("--hl7-tls", help="by TLS, with --forward-ca and --tls-cert")] = False,
     associations: Annotated[int, typer.Option("--max-associations", min=1, help="senders at once")] = 16,
     object_mb: Annotated[int, typer.Option("--max-image-mb", min=1, help="MB (2^20 bytes) of one image")] = 128,
@@ -135,22 +136,17 @@ def receive(
     Example: medsd receive models/nih14 --port 11112 --allow CR1 --forward ORTHANC@127.0.0.1:4242
     """
     with requiring("pacs", "medsd receive"):
-        from medsd.pacs.receive import NodeLimits
         from medsd.pacs.serve import serve
         from medsd.results.objects import kinds_of
         from medsd.results.reporter import Reporter
 
-    limits = NodeLimits(
-        object_mb << 20, associations, memory_mb << 20, int(queue_gb * 2**30), int(free_gb * 2**30)
-    )  # fmt: skip
-    wanted = kinds_of(kinds)
+    limits = _limits(object_mb, associations, memory_mb, queue_gb, free_gb)
     listening = _listening(title, host, port, allow, certificate, key, authority)
-    if forward_ca is not None and not (forward_tls or hl7_tls or "://" in forward):
-        raise typer.BadParameter("--forward-ca needs --forward-tls")
     destination = _destination(forward, forward_tls, certificate, key, forward_ca)
-    messages = _messages(hl7, hl7_tls, certificate, key, forward_ca) if hl7 else None
+    messages = _messages(hl7, hl7_tls, certificate, key, forward_ca)
+    _is_used(forward_ca, forward_tls or hl7_tls or "://" in forward)
     how = {"provider": provider, "precision": precision, "policy": read_gate(gate, set_), "coverage": coverage, "k": k}
-    with Reporter(bundle, (*wanted, "hl7") if messages else wanted, **how) as reporter:  # type: ignore[arg-type]
+    with Reporter(bundle, kinds_of(kinds) + (("hl7",) if hl7 else ()), **how) as reporter:  # type: ignore[arg-type]
         serve(
             reporter,
             destination,
@@ -343,6 +339,18 @@ def _tls(certificate: Path | None, key: Path | None, authority: Path | None, opt
     return server_context(str(certificate), str(key), str(authority) if authority else None)
 
 
+def _is_used(authority: Path | None, used: bool) -> None:
+    if authority is not None and not used:
+        raise typer.BadParameter("--forward-ca needs --forward-tls")
+
+
+def _limits(object_mb: int, associations: int, memory_mb: int, queue_gb: float, free_gb: float) -> NodeLimits:
+    from medsd.pacs.receive import NodeLimits
+
+    sizes = (object_mb << 20, associations, memory_mb << 20, int(queue_gb * 2**30), int(free_gb * 2**30))
+    return NodeLimits(*sizes)
+
+
 def _destination(
     forward: str, by_tls: bool, certificate: Path | None, key: Path | None, authority: Path | None
 ) -> Destination | WebDestination:
@@ -356,11 +364,13 @@ def _destination(
 
 
 def _messages(
-    hl7: str, by_tls: bool, certificate: Path | None, key: Path | None, authority: Path | None
-) -> Hl7Destination:
+    hl7: str | None, by_tls: bool, certificate: Path | None, key: Path | None, authority: Path | None
+) -> Hl7Destination | None:
     from medsd.listening import client_context
     from medsd.pacs.mllp import Hl7Destination
 
+    if hl7 is None:
+        return None
     files = [str(path) if path else None for path in (certificate, key, authority)]
     return Hl7Destination.of(hl7, client_context(*files) if by_tls else None)
 
