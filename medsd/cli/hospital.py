@@ -271,13 +271,13 @@ def serve(
 
     Example: medsd serve models/nih14 --port 8000
     """
-    from medsd.rest.bodies import Limits
+    from medsd.rest.bodies import RequestLimits
     from medsd.rest.engine import Engine
-    from medsd.rest.serve import Listening, read_tokens
+    from medsd.rest.serve import HttpListening, read_tokens
     from medsd.rest.serve import serve as serve_engine
 
     tokens = read_tokens(token_file) if token_file else ()
-    listening = Listening(host, port, tokens, _tls(certificate, key, authority, "--tls-client-ca"))
+    listening = HttpListening(host, port, tokens, _tls(certificate, key, authority, "--tls-client-ca"))
     listening.check()  # before the model is loaded
     engine = Engine(
         bundle,
@@ -288,7 +288,7 @@ def serve(
         precision=precision,
         policy=read_gate(gate, set_),
     )
-    serve_engine(engine, listening, Limits(image_mb << 20, requests))
+    serve_engine(engine, listening, RequestLimits(image_mb << 20, requests))
 
 
 def audit(

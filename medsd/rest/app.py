@@ -1,4 +1,4 @@
-"""The routes of the server and their description (OpenAPI); what stands before them is `medsd.rest.guard.Guard`."""
+"""The routes of the server and their description (OpenAPI); what stands before them is `medsd.rest.guard.RestGuard`."""
 
 import asyncio
 from typing import Any
@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from medsd import __version__
 from medsd.rest import protocol
-from medsd.rest.bodies import Asked, Limits, read_bytes, read_form
+from medsd.rest.bodies import FormFields, RequestLimits, read_bytes, read_form
 from medsd.rest.engine import Engine
 from medsd.rest.guard import answer_of
 from medsd.rest.refused import RefusedError
@@ -34,7 +34,7 @@ class Failure(Strict):
     error: str
 
 
-def build_app(engine: Engine, limits: Limits, *, tokens: bool) -> FastAPI:
+def build_app(engine: Engine, limits: RequestLimits, *, tokens: bool) -> FastAPI:
     """The routes of a bundle; `tokens`: whether the description says that one is asked for."""
     asked_for = [Depends(HTTPBearer(auto_error=False))] if tokens else []
     app = FastAPI(
@@ -58,7 +58,7 @@ def build_app(engine: Engine, limits: Limits, *, tokens: bool) -> FastAPI:
     return app
 
 
-def _add_predictions(app: FastAPI, engine: Engine, limits: Limits) -> None:
+def _add_predictions(app: FastAPI, engine: Engine, limits: RequestLimits) -> None:
     about: dict[int | str, dict[str, Any]] = {200: {"model": ReadingRecord, "description": "Scored, warned or refused"}}
 
     @app.post(
@@ -72,7 +72,7 @@ def _add_predictions(app: FastAPI, engine: Engine, limits: Limits) -> None:
         return JSONResponse(await engine.read(*await read_form(request, limits)))
 
 
-def _add_protocol(app: FastAPI, engine: Engine, limits: Limits) -> None:
+def _add_protocol(app: FastAPI, engine: Engine, limits: RequestLimits) -> None:
     about, said = engine.bundle.description, engine.session.outputs
     model = f"/v2/models/{about.name}"
     version = f"{model}/versions/{about.version}"
@@ -130,7 +130,7 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 
 def _form() -> dict[str, Any]:
-    schema = Asked.model_json_schema()
+    schema = FormFields.model_json_schema()
     file = {"type": "string", "format": "binary", "description": "DICOM, PNG or JPEG; none where a note is read alone"}
     return schema | {"properties": {"file": file, **schema["properties"]}}
 

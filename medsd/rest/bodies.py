@@ -21,7 +21,7 @@ _FORM = "Send a form (multipart/form-data) with an image as its file, and note, 
 
 
 @dataclass(frozen=True)
-class Limits:
+class RequestLimits:
     """What the server takes in.
 
     Attributes:
@@ -35,7 +35,7 @@ class Limits:
     body_s: float = 60.0
 
 
-class Asked(Strict):
+class FormFields(Strict):
     """The fields of the form beside its file."""
 
     note: str = Field("", max_length=MAX_NOTE, description="the clinical note, without names")
@@ -45,7 +45,7 @@ class Asked(Strict):
     )
 
 
-async def read_form(request: Request, limits: Limits) -> tuple[bytes | None, Asked]:
+async def read_form(request: Request, limits: RequestLimits) -> tuple[bytes | None, FormFields]:
     """The image, None where there is none, and what is asked of it.
 
     Raises:
@@ -63,7 +63,7 @@ async def read_form(request: Request, limits: Limits) -> tuple[bytes | None, Ask
     if not named_once or isinstance(file, str) or any(isinstance(value, UploadFile) for value in fields.values()):
         raise RefusedError(422, _FORM)
     try:
-        asked = Asked.model_validate(fields)
+        asked = FormFields.model_validate(fields)
     except ValidationError as error:
         raise RefusedError(422, sentence_of(error, _FORM)) from None
     content = None if file is None else await file.read()
@@ -72,7 +72,7 @@ async def read_form(request: Request, limits: Limits) -> tuple[bytes | None, Ask
     return content, asked
 
 
-async def read_bytes(request: Request, limits: Limits) -> bytes:
+async def read_bytes(request: Request, limits: RequestLimits) -> bytes:
     """The body as it is; errors as `read_form`."""
     async with _in_time(limits):
         return b"".join([chunk async for chunk in _bounded(request, limits)])
@@ -91,7 +91,7 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = 0  # never to disk
 
 
-async def _parsed(request: Request, limits: Limits) -> FormData:
+async def _parsed(request: Request, limits: RequestLimits) -> FormData:
     parser = _InMemoryParser(
         request.headers, _bounded(request, limits), max_files=1, max_fields=3, max_part_size=_BESIDE
     )
@@ -103,7 +103,7 @@ async def _parsed(request: Request, limits: Limits) -> FormData:
 
 
 @asynccontextmanager
-async def _in_time(limits: Limits) -> AsyncGenerator[None, None]:
+async def _in_time(limits: RequestLimits) -> AsyncGenerator[None, None]:
     """Refuse a body that takes longer to arrive than it may, or never does."""
     try:
         async with asyncio.timeout(limits.body_s):
@@ -114,7 +114,7 @@ async def _in_time(limits: Limits) -> AsyncGenerator[None, None]:
         raise RefusedError(400, "The request ended before it was whole.") from None
 
 
-async def _bounded(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
+async def _bounded(request: Request, limits: RequestLimits) -> AsyncGenerator[bytes, None]:
     most, declared, size = limits.image_bytes + _BESIDE, request.headers.get("content-length", ""), 0
     if declared.isdigit() and int(declared) > most:
         raise _too_large(limits)
@@ -125,5 +125,5 @@ async def _bounded(request: Request, limits: Limits) -> AsyncGenerator[bytes, No
         yield chunk
 
 
-def _too_large(limits: Limits) -> RefusedError:
+def _too_large(limits: RequestLimits) -> RefusedError:
     return RefusedError(413, f"This has more than {limits.image_bytes / 2**20:g} MB, the most that is taken.")

@@ -25,7 +25,7 @@ from medsd.inference.providers import CPU
 from medsd.inference.session import processors
 from medsd.preprocessing.decode import Decoder, taking_turns
 from medsd.rest.batcher import Batcher
-from medsd.rest.bodies import Asked
+from medsd.rest.bodies import FormFields
 from medsd.rest.refused import RefusedError
 from medsd.rest.status import RestStatus
 from medsd.results.audit import AuditLog
@@ -106,7 +106,7 @@ class Engine:
         for threads in (self._decoding, self._running):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    async def read(self, content: bytes | None, asked: Asked) -> ReadingRecord:
+    async def read(self, content: bytes | None, asked: FormFields) -> ReadingRecord:
         """Read one study: the content of a file, or None for the note alone.
 
         Raises:
@@ -137,7 +137,7 @@ class Engine:
         await asyncio.to_thread(self._log, body, about, "tensors", datetime.now(UTC))
         return {name: getattr(outputs, name) for name in self.session.outputs}
 
-    def _check(self, asked: Asked) -> None:
+    def _check(self, asked: FormFields) -> None:
         if asked.k and self._cases is None:
             raise RefusedError(422, f"k: {self.bundle.label} has no cases; leave it out.")
         if asked.coverage is not None:
@@ -160,7 +160,7 @@ class Engine:
         self.status.read(predictions)
         return predictions
 
-    def _record(self, content: bytes | None, asked: Asked, prediction: Prediction) -> ReadingRecord:
+    def _record(self, content: bytes | None, asked: FormFields, prediction: Prediction) -> ReadingRecord:
         prediction, when = recalled(prediction, self.bundle, asked.coverage), datetime.now(UTC)
         index = self._cases if asked.k and not prediction.refused else None
         cases, votes = (index.similar(prediction, asked.k), index.vote(prediction)) if index is not None else ((), ())

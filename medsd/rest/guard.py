@@ -22,7 +22,7 @@ OPEN = ("/v2/health/live", "/v2/health/ready")  # what supervisors ask for, with
 _HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 
 
-class Guard:
+class RestGuard:
     """The layer around `app`.
 
     Args:

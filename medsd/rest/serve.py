@@ -15,9 +15,9 @@ from medsd.errors import SettingsError
 from medsd.listening import address_of, bound_socket, is_loopback
 from medsd.privacy import install_log_filter
 from medsd.rest.app import build_app
-from medsd.rest.bodies import Limits
+from medsd.rest.bodies import RequestLimits
 from medsd.rest.engine import Engine
-from medsd.rest.guard import Guard
+from medsd.rest.guard import RestGuard
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _FLUSH_S = 30  # what requests get to end by themselves at a shutdown
 
 
 @dataclass(frozen=True)
-class Listening:
+class HttpListening:
     """Where the server listens, and to whom.
 
     Attributes:
@@ -70,11 +70,11 @@ def read_tokens(path: Path) -> tuple[str, ...]:
     return tokens
 
 
-def server_of(engine: Engine, listening: Listening, limits: Limits) -> uvicorn.Server:
+def server_of(engine: Engine, listening: HttpListening, limits: RequestLimits) -> uvicorn.Server:
     """A server that is not started."""
     app = build_app(engine, limits, tokens=bool(listening.tokens))
     loopback = is_loopback(listening.host)
-    guard = Guard(app, tokens=listening.tokens, loopback=loopback, most=limits.requests, status=engine.status)
+    guard = RestGuard(app, tokens=listening.tokens, loopback=loopback, most=limits.requests, status=engine.status)
     context = listening.tls
     config = uvicorn.Config(
         guard,
@@ -92,7 +92,7 @@ def server_of(engine: Engine, listening: Listening, limits: Limits) -> uvicorn.S
     return uvicorn.Server(config)
 
 
-def serve(engine: Engine, listening: Listening, limits: Limits) -> None:
+def serve(engine: Engine, listening: HttpListening, limits: RequestLimits) -> None:
     """Serve until SIGTERM or Ctrl+C; then finish what is under way and return. Prints the address.
 
     Raises:

@@ -13,7 +13,7 @@ from scipy import stats
 
 from medsd.experiments import engine
 from medsd.experiments.compare.answers import answer, best_three, whole_network
-from medsd.experiments.compare.settings import CompareSettings, LossVariant, Question, Trial
+from medsd.experiments.compare.settings import CompareSettings, LossQuestion, LossVariant, Trial
 from medsd.experiments.compare.summary import Choice, SetResult
 from medsd.experiments.recipes import settings_of
 from medsd.experiments.settings import RecipesSettings
@@ -48,7 +48,7 @@ def result(name: str, **lead: float) -> SetResult:
 
 
 def ask(*arms: str, results: list[SetResult]) -> dict[str, Any]:
-    return answer(Question(ask="Well?", reference="sd", arms=arms), results, SETTINGS)["answers"]["ndcg"]
+    return answer(LossQuestion(ask="Well?", reference="sd", arms=arms), results, SETTINGS)["answers"]["ndcg"]
 
 
 def test_what_is_higher_lower_or_not_told_apart_is_said() -> None:

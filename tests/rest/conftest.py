@@ -15,9 +15,9 @@ import pytest
 from medsd.bundle.layout import Bundle
 from medsd.listening import address_of, bound_socket
 from medsd.privacy import KEY_VARIABLE
-from medsd.rest.bodies import Limits
+from medsd.rest.bodies import RequestLimits
 from medsd.rest.engine import Engine
-from medsd.rest.serve import Listening, server_of
+from medsd.rest.serve import HttpListening, server_of
 from medsd.studies.phantom import generate_study, write_dicom
 from tests.apps.reading_room import furnish
 
@@ -48,11 +48,11 @@ def form(content: bytes | None = None, **fields: object) -> list[tuple[str, Any]
 
 
 @contextmanager
-def running(engine: Engine, limits: Limits | None = None, **listening: Any) -> Iterator[Running]:
-    where = Listening(port=0, **listening)
+def running(engine: Engine, limits: RequestLimits | None = None, **listening: Any) -> Iterator[Running]:
+    where = HttpListening(port=0, **listening)
     with bound_socket("127.0.0.1", 0) as listener:
         listener.listen()
-        server = server_of(engine, where, limits or Limits())
+        server = server_of(engine, where, limits or RequestLimits())
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:

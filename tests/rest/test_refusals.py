@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from medsd.rest.bodies import Limits
+from medsd.rest.bodies import RequestLimits
 from medsd.rest.engine import Engine
 from tests.rest.conftest import FORM, Running, form, running
 
@@ -92,7 +92,7 @@ SLOW = {"content-type": "multipart/form-data; boundary=x"}
 
 def test_one_request_too_many_is_503_until_another_has_ended(engine: Engine) -> None:
     begun, go_on, answers = threading.Event(), threading.Event(), []
-    with running(engine, Limits(requests=1)) as server, server.client() as client:
+    with running(engine, RequestLimits(requests=1)) as server, server.client() as client:
         first = threading.Thread(
             target=lambda: answers.append(
                 httpx.post(server.address + FORM[1:], content=_slow(begun, go_on), headers=SLOW)
@@ -115,7 +115,7 @@ def test_what_is_too_large_is_413_and_what_comes_too_slowly_is_408(engine: Engin
         yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
         yield from (bytes(1 << 16) for _ in range(64))
 
-    with running(engine, Limits(image_bytes=1 << 20, body_s=0.5)) as server, server.client() as client:
+    with running(engine, RequestLimits(image_bytes=1 << 20, body_s=0.5)) as server, server.client() as client:
         for content in (bytes((1 << 20) + 1), bytes(3 << 20)):
             assert said(client.post(FORM, files=form(content))) == (
                 413,

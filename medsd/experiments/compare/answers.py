@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from medsd.experiments.compare.measured import ALL_METRICS
-from medsd.experiments.compare.settings import CompareSettings, Question
+from medsd.experiments.compare.settings import CompareSettings, LossQuestion
 from medsd.experiments.compare.summary import SetResult, Summary
 from medsd.experiments.statistics import SeedMean, compare_pairs, patient_intervals
 from medsd.strict import as_yaml
@@ -22,7 +22,7 @@ _WORDS = {"wins": "is higher", "loses": "is lower"}
 WHOLE = "configs/recipes/nih14.yaml"  # trains whole networks
 
 
-def answer(question: Question, results: list[SetResult], settings: CompareSettings) -> Summary:
+def answer(question: LossQuestion, results: list[SetResult], settings: CompareSettings) -> Summary:
     """The question with, for each metric, the paired tests of each arm on each set, and the sentences they lead to."""
     return {
         "ask": question.ask,
@@ -31,7 +31,7 @@ def answer(question: Question, results: list[SetResult], settings: CompareSettin
     }
 
 
-def _of_metric(question: Question, metric: str, results: list[SetResult], settings: CompareSettings) -> Summary:
+def _of_metric(question: LossQuestion, metric: str, results: list[SetResult], settings: CompareSettings) -> Summary:
     places = [(arm, result) for arm in question.arms for result in results]
     compared = compare_pairs(
         [(result.values(arm, metric), result.values(question.reference, metric)) for arm, result in places],

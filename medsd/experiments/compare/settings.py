@@ -90,7 +90,7 @@ class FrozenImageSettings(Strict):
     parts: tuple[Nih14Part, ...] = Field((), description="Folders below root, as data.parts of a training.")
 
 
-class Question(Strict):
+class LossQuestion(Strict):
     """A question that the report answers by paired tests, corrected over all its arms and sets."""
 
     ask: str = Field(description="The question in words.")
@@ -124,7 +124,9 @@ class CompareSettings(Strict):
     budget: BudgetSettings = Field(BudgetSettings(), description="The encoder and its training.")
     grid: GridSettings = Field(GridSettings(), description="What is tried for each loss.")
     images: FrozenImageSettings = Field(FrozenImageSettings(), description="How radiographs become features.")
-    questions: tuple[Question, ...] = Field((), description="What the report answers, beside the table of all losses.")
+    questions: tuple[LossQuestion, ...] = Field(
+        (), description="What the report answers, beside the table of all losses."
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
