@@ -21,6 +21,7 @@ from medsd.rest.refused import RefusedError
 
 EXTENSIONS = ["binary_tensor_data"]
 HEADER_LENGTH = "inference-header-content-length"
+JSON_MB = 32  # of a request; what is read of it takes up to forty times its size
 MOST = 32  # studies in one request, as in the configuration for Triton
 _KINDS: dict[bool, tuple[str, np.dtype[Any], set[type]]] = {
     True: ("INT64", np.dtype("<i8"), {int}),
@@ -83,6 +84,8 @@ def read_request(
         if not re.fullmatch(r"[0-9]{1,12}", header_length) or int(header_length) > end:
             raise RefusedError(400, f"{HEADER_LENGTH} is to be the length of the JSON in bytes.")
         end = int(header_length)
+    if end > JSON_MB << 20:
+        raise RefusedError(413, f"JSON has at most {JSON_MB} MB; send larger tensors as binary data.")
     try:
         request = InferRequest.model_validate_json(body[:end])
     except ValidationError as error:

@@ -162,6 +162,17 @@ def _ask(server: Running, body: bytes, **headers: str) -> tuple[int, str]:
         )
 
 
+def test_json_has_a_bound_and_binary_data_beside_it_has_not(
+    bundle: layout.Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medsd.rest.protocol.JSON_MB", 1)
+    with pytest.raises(RefusedError, match="JSON has at most 1 MB") as caught:
+        read_request(b"[" * (1 << 20) + b"[", None, bundle.description, ("logits",))
+    assert caught.value.status == 413
+    with pytest.raises(RefusedError, match="inputs of this model"):  # not its size
+        read_request(b'{"inputs": []}' + b"0" * (1 << 20), "14", bundle.description, ("logits",))
+
+
 def test_wrong_requests_are_400_or_415_with_a_sentence(server: Running, feeds: dict[str, npt.NDArray[Any]]) -> None:
     right = _changed(feeds, "", {})
     for body in (b"", b"{", b"\xff", b"[" * 100_000, b'{"inputs": 3}', json.dumps([right]).encode()):
