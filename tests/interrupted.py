@@ -40,15 +40,17 @@ def kill_often(words: Sequence[object], out: Path, times: int, total: int, rng: 
         words: of the command line, without --out and --resume.
         out: the table.
         times: kills.
-        total: inputs; each kill falls at a random row of its share of them, and a random moment later.
+        total: inputs; each kill falls at a random row of its share of the first three quarters, and a random moment
+            later: the rest takes longer than that.
         rng: chooses.
 
     Returns:
         rows that were finished after each kill.
     """
     kept: list[int] = []
+    early = total * 3 // 4
     for kill in range(times):
-        wanted = rng.randrange(total * kill // times, max(total * (kill + 1) // times, 1))
+        wanted = rng.randrange(early * kill // times, max(early * (kill + 1) // times, 1))
         run = start(*words, "--out", out, *(["--resume"] if kill else []))
         while finished_rows(out) < wanted and run.poll() is None:
             time.sleep(0.002)
