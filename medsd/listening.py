@@ -1,6 +1,7 @@
 """Where a server listens: its address, its port, and TLS."""
 
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Sequence
@@ -16,6 +17,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def host_and_port(text: str) -> tuple[str, int] | None:
+    """``host:port`` as two values, brackets of an IPv6 address taken off; None where it is none."""
+    found = re.fullmatch(r"\[?([^\[\]@/]+?)\]?:(\d{1,5})", text)
+    return (found[1], int(found[2])) if found and 0 < int(found[2]) < 65536 else None
 
 
 def bound_socket(host: str, port: int) -> socket.socket:

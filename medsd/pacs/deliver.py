@@ -15,6 +15,7 @@ from pynetdicom import AE, build_context
 
 from medsd.dicom.web import Address, DicomWeb, DicomWebError, UnansweredError
 from medsd.errors import DataError
+from medsd.listening import host_and_port
 
 log = logging.getLogger(__name__)
 _SUCCESS, _WARNINGS = 0x0000, range(0xB000, 0xC000)  # PS3.4 table B.2-1: coerced, discarded, no match: stored
@@ -42,10 +43,11 @@ class Destination:
         Raises:
             DataError: it is none.
         """
-        found = re.fullmatch(r"([^@\\]{1,16})@\[?([^\[\]@]+?)\]?:(\d{1,5})", text.strip())
-        if found is None or not 0 < int(found[3]) < 65536:
+        title, _, address = text.strip().partition("@")
+        found = host_and_port(address)
+        if found is None or not re.fullmatch(r"[^@\\]{1,16}", title):
             raise DataError(f"'{text}' is no destination; write AE@host:port, for instance ORTHANC@127.0.0.1:4242")
-        return cls(found[1].strip(), found[2], int(found[3]), tls)
+        return cls(title.strip(), *found, tls)
 
     def __str__(self) -> str:
         """As it is written."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from medsd.errors import DataError
+from medsd.listening import host_and_port
 from medsd.pacs.deliver import UnreachableError
 
 _BEGIN, _END = b"\x0b", b"\x1c\r"
@@ -31,10 +32,10 @@ class Hl7Destination:
         Raises:
             DataError: it is none.
         """
-        found = re.fullmatch(r"\[?([^\[\]@/]+?)\]?:(\d{1,5})", text.strip())
-        if found is None or not 0 < int(found[2]) < 65536:
+        found = host_and_port(text.strip())
+        if found is None:
             raise DataError(f"'{text}' is no address for HL7; write host:port, for instance engine:2575")
-        return cls(found[1], int(found[2]), tls)
+        return cls(*found, tls)
 
     def send(self, message: bytes) -> str:
         """Send one message; why it was not taken, "" where it was.
