@@ -91,19 +91,17 @@ class OutOfDistribution(Described):
     """Scales and limits of `medsd.inference.out_of_distribution`; the arrays are in the safetensors file.
 
     A limit is what a share `false_alarm_rate` of suitable images exceeds by all checks together ("all"), or by those
-    that look at the image itself ("film").
+    that look at the image itself ("image").
     """
 
-    neighbours: int = Field(0, ge=0, description="not used")
     false_alarm_rate: float = Field(gt=0, lt=1)
     limits: dict[str, float]
     checks: dict[str, OutOfDistributionCheck]
-    trimmed: bool = Field(False, description="shutters and borders of an image are taken off before it is looked at")
 
     @model_validator(mode="after")
     def _limits_are_there(self) -> Self:
-        if not ({"all", "film"} <= set(self.limits) and {"greys", "edges"} <= set(self.checks)):
-            raise ValueError("the limits 'all' and 'film' and the checks 'greys' and 'edges' are needed")
+        if not ({"all", "image"} <= set(self.limits) and {"greys", "edges"} <= set(self.checks)):
+            raise ValueError("the limits 'all' and 'image' and the checks 'greys' and 'edges' are needed")
         return self
 
 
@@ -166,9 +164,7 @@ class Description(Described):
         default_factory=dict,
         description="findings without an example to learn from, and why: they have no probability and no calibration",
     )
-    calibration_choices: dict[str, CalibrationChoice] = Field(
-        default_factory=dict, description="empty in bundles of before there was a choice: Platt, or pooled with too few"
-    )
+    calibration_choices: dict[str, CalibrationChoice] = Field(default_factory=dict)
     operating_points: dict[str, OperatingPoint]
     out_of_distribution: OutOfDistribution | None = None
     provenance: Provenance

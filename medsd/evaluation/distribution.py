@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AliasChoices, Field
 
 from medsd.calibration.conformal_fit import clopper_pearson
 from medsd.evaluation.saved import Measured
@@ -29,7 +28,7 @@ class GroupBeyond(Described):
     """
 
     name: str
-    images: int = Field(validation_alias=AliasChoices("images", "films"))
+    images: int
     beyond: Interval
     auroc: Interval | None
 
@@ -44,7 +43,7 @@ class DistributionReport(Measured):
     WAY_OUT: ClassVar[str] = "export the bundle again"
 
     split: str = "test"
-    images: int = Field(validation_alias=AliasChoices("images", "films"))
+    images: int
     patients: int
     groups: tuple[GroupBeyond, ...]
     told_apart: Interval | None

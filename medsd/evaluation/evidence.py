@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import AliasChoices, Field
 
 from medsd.errors import DataError
 from medsd.evaluation.saved import Measured
@@ -31,7 +30,7 @@ class FindingEvidence(Described):
     """One finding: images with a box of it, and the share whose map points into it."""
 
     name: str
-    images: int = Field(validation_alias=AliasChoices("images", "films"))
+    images: int
     pointing: Interval
 
 
@@ -58,10 +57,10 @@ class EvidenceReport(Measured):
     """
 
     split: str = "test"
-    images: int = Field(validation_alias=AliasChoices("images", "films"))
+    images: int
     patients: int
     over: int
-    minimum_positives: int = Field(validation_alias=AliasChoices("minimum_positives", "few"))
+    minimum_positives: int
     methods: tuple[MethodReport, ...]
     randomised: dict[str, float]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AliasChoices, Field
+from pydantic import Field
 from scipy.special import expit
 
 from medsd.calibration.conformal import ConformalScores
@@ -87,7 +87,7 @@ class EvaluationReport(Measured):
     split: str
     images: int
     patients: int
-    minimum_positives: int = Field(validation_alias=AliasChoices("minimum_positives", "few"))
+    minimum_positives: int
     seed: int
     findings: tuple[FindingReport, ...]
     too_few: tuple[str, ...] = Field(description="findings with too few positives or negatives to tell")

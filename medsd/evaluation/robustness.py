@@ -13,7 +13,6 @@ from io import BytesIO
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
-from pydantic import AliasChoices, Field
 
 from medsd.evaluation.saved import Measured
 from medsd.findings import FindingSet
@@ -45,7 +44,7 @@ class RobustnessReport(Measured):
     """The whole of evaluation_robustness.json."""
 
     split: str = "test"
-    images: int = Field(validation_alias=AliasChoices("images", "films"))
+    images: int
     patients: int
     over: int
     changes: tuple[ChangeReport, ...]

@@ -27,7 +27,7 @@ WORDS: Mapping[str, str] = {
 """Check → what it means for a person when it exceeds its limit."""
 _PICTURE = ("greys", "edges")
 # Limits in bundle.json: of all checks together, and of those that look at the image itself.
-_ALL, _IMAGE = "all", "film"
+_ALL, _IMAGE = "all", "image"
 MAX_IMAGES = 20_000
 FOLDS = 5
 # Where the policy only warns, images above this are refused all the same.
@@ -64,8 +64,8 @@ class _Images:
     embeddings: npt.NDArray[np.floating] | None
 
     @classmethod
-    def of(cls, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None, *, trimmed: bool = True) -> Self:
-        pixels = without_borders(pixels) if trimmed else pixels
+    def of(cls, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> Self:
+        pixels = without_borders(pixels)
         return cls(thumbnails(pixels), orientation_histograms(pixels), embeddings)
 
     def __getitem__(self, rows: npt.NDArray[Any]) -> Self:
@@ -128,7 +128,7 @@ class Reference:
 
     def strangeness(self, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> dict[str, Floats]:
         """How strange each image is by each check, (N,): 0 as the median suitable image, in its deviations above."""
-        return self._standardised(self._images(pixels, embeddings))
+        return self._standardised(_Images.of(pixels, embeddings))
 
     def values(self, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> Floats:
         """All checks together as a share of the limit, (N,)."""
@@ -136,16 +136,13 @@ class Reference:
 
     def judge(self, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> list[Verdict]:
         """A verdict for each of N images: pixels (N, S, S) uint8 and embeddings (N, D)."""
-        images = self._images(pixels, embeddings)
+        images = _Images.of(pixels, embeddings)
         strange = self._standardised(images)
         values = self._value(strange)
         return [
             self._verdict(pixels[row], float(values[row]), {name: float(z[row]) for name, z in strange.items()})
             for row in range(len(pixels))
         ]
-
-    def _images(self, pixels: Pixels, embeddings: npt.NDArray[np.floating] | None) -> _Images:
-        return _Images.of(pixels, embeddings, trimmed=self.description.trimmed)
 
     def _standardised(self, images: _Images) -> dict[str, Floats]:
         scales = self.description.checks
@@ -164,7 +161,7 @@ class Reference:
         speaking = " and ".join(WORDS[name] for name in strange if strange[name] >= 0.7 * most)
         # What it would be like if it were its own negative, or turned.
         others = np.stack([255 - image, *(np.rot90(image, turn) for turn in _TURNS)])
-        negative, *turned = self._value(self._standardised(self._images(others, None))) <= 1
+        negative, *turned = self._value(self._standardised(_Images.of(others, None))) <= 1
         if negative and strange["edges"] > _NEGATIVE_EDGES and strange.get("network", 0) < _NEGATIVE_NETWORK:
             return Verdict(value, "inverted_look")
         said = [words for words, fits in zip(_TURNS.values(), turned, strict=True) if fits]
@@ -228,9 +225,7 @@ def fit(
         which: max(tail_quantile(combined(strange), 1 - false_alarm_rate), _NARROWEST)
         for which, strange in ((_ALL, together), (_IMAGE, image))
     }
-    description = layout.OutOfDistribution(
-        false_alarm_rate=false_alarm_rate, limits=limits, checks=scales, trimmed=True
-    )
+    description = layout.OutOfDistribution(false_alarm_rate=false_alarm_rate, limits=limits, checks=scales)
     arrays: Arrays = {"template": models.template, **models.edges.arrays("edges")}
     return description, arrays | ({} if models.network is None else models.network.arrays("network"))
 

@@ -29,7 +29,7 @@ _LITE0_BLOCKS = [
 _DENSENETS = {  # growth, layers of each block, features of the stem (Huang et al., CVPR 2017)
     "densenet121": (32, (6, 12, 24, 16), 64),
     "densenet169": (32, (6, 12, 32, 32), 64),
-    "densenet-small": (12, (4, 8, 12, 8), 24),
+    "densenet-small": (12, (2, 4, 6, 4), 24),
 }
 _RESNETS = {"resnet18": (resnet18, 512), "resnet50": (resnet50, 2048)}
 _VITS = {"vit-tiny": (192, 3), "vit-small": (384, 6), "vit-base": (768, 12)}  # width, heads (Touvron et al., ICML 2021)

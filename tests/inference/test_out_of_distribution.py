@@ -181,13 +181,13 @@ def test_real_chests_of_new_patients_pass_and_none_is_far(real: Reference, nih):
 
 
 @pytest.mark.parametrize("grey", [0, 250])
-def test_a_small_field_is_no_stranger_than_a_large_one(real: Reference, nih, grey: int):
+def test_a_small_field_is_no_stranger_than_a_large_one(real: Reference, nih, grey: int, monkeypatch):
     test = nih[0][nih[1] > 7]
     framed = np.full_like(test, grey)
     framed[:, 8:56, 12:52] = [np.asarray(Image.fromarray(film).resize((40, 48))) for film in test]
-    as_they_are = Reference(real.description.model_copy(update={"trimmed": False}), real.models)
     assert np.mean(real.values(framed, None) > 1) < 0.1
-    assert np.mean(as_they_are.values(framed, None) > 1) > 0.5
+    monkeypatch.setattr("medsd.inference.out_of_distribution.without_borders", lambda pixels: pixels)
+    assert np.mean(real.values(framed, None) > 1) > 0.5
 
 
 @pytest.mark.parametrize(("name", "least"), [("negative", 0.9), ("turned", 0.85), ("upside down", 0.95)])
