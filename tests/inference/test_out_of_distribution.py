@@ -154,7 +154,7 @@ def test_embeddings_of_another_size_are_an_error(image_bundle: Bundle, films: Fi
 
 def test_limits_without_their_checks_are_no_description(films: Films):
     tree = fit(films[:60], None, films[60:], None)[0].model_dump() | {"limits": {"all": 1.0}}
-    with pytest.raises(ValueError, match="'film'"):
+    with pytest.raises(ValueError, match="'image'"):
         layout.OutOfDistribution.model_validate(tree)
 
 
