@@ -95,7 +95,9 @@ def visit(chromium: Any, address: str) -> Iterator[Callable[..., Visit]]:
 
     def open_page(size: tuple[int, int] = (1280, 900), scheme: str = "dark") -> Visit:
         viewport = {"width": size[0], "height": size[1]}
-        contexts.append(chromium.new_context(viewport=viewport, color_scheme=scheme, accept_downloads=True))
+        contexts.append(chromium.new_context(viewport=viewport, accept_downloads=True))
+        if scheme == "light":
+            contexts[-1].add_init_script("localStorage.setItem('look', 'light')")
         here = Visit(contexts[-1].new_page())
         here.page.on("console", lambda said: here.errors.append(said.text) if said.type == "error" else None)
         here.page.on("pageerror", lambda error: here.errors.append(str(error)))

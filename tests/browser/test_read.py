@@ -99,9 +99,9 @@ def test_a_case_opens_beside_the_image_and_closes_by_keyboard(visit: Open, image
 
 def test_an_example_is_one_click_away(visit: Open) -> None:
     here = visit()
-    if not here.page.locator("#examples").count():
+    if not here.page.locator("[data-example]").count():
         pytest.skip("this bundle ships no examples")
-    here.page.click("#examples button >> nth=0")
+    here.page.click("[data-example] >> nth=0")
     here.page.wait_for_selector("table.findings tbody tr")
     assert here.page.locator("#stage canvas").is_visible() and here.errors == []
 
@@ -116,6 +116,17 @@ def test_the_first_screen_says_what_the_page_does_and_offers_examples(visit: Ope
         here.page.click("[data-example] >> nth=0")
         here.whole()
     assert here.errors == []
+
+
+def test_the_page_is_dark_until_the_reader_chooses_light_which_stays(visit: Open) -> None:
+    page = visit().page  # in a browser that prefers light
+    page.wait_for_selector("body.dark")
+    page.click("[aria-label='Switch between light and dark']")
+    page.wait_for_selector("body:not(.dark)")
+    page.reload()
+    page.wait_for_selector("#stage .first")
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.body.className").split().count("dark") == 0
 
 
 def test_the_note_is_read_with_the_image(visit: Open, image: Path, room: Bundle) -> None:

@@ -23,7 +23,7 @@ def build_page(reader: Reader, uploads: Uploads | None = None) -> gr.Blocks:
     """The whole app, ready to launch; `uploads` are the files that the page is sent, None where no server runs."""
     bundle = reader.bundle
     with gr.Blocks(title=f"medsd · {bundle.label}", fill_width=True) as page:
-        scripts.html(markup.header(bundle, reader.provider, reader.precision), "header")
+        scripts.html(markup.header(bundle, reader.provider, reader.precision), "header", scripts.HEADER)
         board = Board(reader)
         with gr.Tabs() as tabs:
             with gr.Tab("Read", id="read"):

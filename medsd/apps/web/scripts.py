@@ -17,6 +17,7 @@ def _read(name: str) -> str:
     return (Path(__file__).with_name("scripts") / f"{name}.js").read_text(encoding="utf-8")
 
 
+HEADER = _read("header")
 DROP = _read("drop") + _read("match")
 VIEWER = _read("greys") + _read("viewer")
 FINDINGS = _read("findings")
