@@ -27,6 +27,7 @@ from medsd.evaluation.shift import SHIFT, ShiftReport
 from medsd.evaluation.sources import SOURCES, SourcesReport
 from medsd.evaluation.studies_report import RECALIBRATION, STUDIES, RecalibrationReport, StudiesReport
 from medsd.markdown import to_html
+from medsd.metrics.metrics import FEWEST_POSITIVES
 from medsd.metrics.retrieval import FIGURES
 from medsd.strict import read_json, to_yaml
 
@@ -253,6 +254,10 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
 
 
+def _number_of(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 _TEMPLATES = PackageLoader("medsd.card")
 _PAGE = Environment(loader=_TEMPLATES, keep_trailing_newline=True).get_template("page.html")
 _ENVIRONMENT = Environment(
@@ -265,5 +270,6 @@ _ENVIRONMENT.filters |= {
     "p": _p,
     "moved": _moved,
     "counted": _counted,
+    "number_of": _number_of,
 }
-_ENVIRONMENT.globals["rankings"] = rankings
+_ENVIRONMENT.globals |= {"rankings": rankings, "FEWEST_POSITIVES": FEWEST_POSITIVES}

@@ -16,6 +16,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
+FEWEST_POSITIVES = 5  # below, figures and calls say nothing, and the settings allow them for rehearsals alone
 BINS = 10  # of the calibration error and the reliability curves
 THRESHOLD_FREE = ("auroc", "average_precision", "brier", "calibration_error")
 AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv", "f1")

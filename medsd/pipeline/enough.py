@@ -5,7 +5,7 @@ import logging
 import numpy as np
 
 from medsd.errors import DataError
-from medsd.metrics.metrics import class_counts
+from medsd.metrics.metrics import FEWEST_POSITIVES, class_counts
 from medsd.studies.manifest import SPLITS, Manifest
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,9 @@ def check_enough(manifest: Manifest, minimum_positives: int) -> None:
     for reason in sorted(set(silent.values())):
         names = ", ".join(manifest.findings.title(name) for name, why in silent.items() if why == reason)
         log.warning("no probability, as %s: %s", reason, names)
+    if minimum_positives < FEWEST_POSITIVES:
+        log.warning("evaluation.minimum_positives is %d: figures and calls from fewer than %d positives say nothing, "
+                    "however narrow their intervals", minimum_positives, FEWEST_POSITIVES)  # fmt: skip
     for split, of_split in counts.items():
         short = (known > 0) & taught & (np.minimum(*of_split) < minimum_positives)
         if names := ", ".join(np.array(titles)[short]):

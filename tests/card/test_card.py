@@ -246,7 +246,7 @@ def test_data_splits_and_provenance_are_named(card: str) -> None:
         assert words in card
     assert row(card, "## Data", "test") == ["test", "50", "100"]
     assert card.index("| train |") < card.index("| validation |") < card.index("| test |")
-    assert "medsd train configs/real.yaml" in card
+    assert "medsd train real.yaml" in card
     assert "torch 2.13.0" in card
     assert "30 minutes" in card
 

@@ -106,3 +106,9 @@ def test_the_cards_that_ship_are_what_their_files_make(name: str) -> None:
     assert different_pages(layout.Bundle.open(folder)) == []
     count, missing = unexplained_numbers((folder / CARD).read_text(encoding="utf-8"), folder)
     assert count > 200 and missing == []
+
+
+@pytest.mark.parametrize("name", ["phantom", "nih14"])
+def test_every_table_is_shown_as_a_table(name: str) -> None:
+    page = (MODELS / name / PAGE).read_text(encoding="utf-8")
+    assert "<p>|" not in page and page.count("<table>") > 10

@@ -37,6 +37,13 @@ def test_positives_are_counted_and_too_few_are_warned_of_by_split(caplog: pytest
     ]
 
 
+def test_a_bound_that_asks_for_next_to_nothing_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    splits = ["train"] * 40 + ["validation"] * 8 + ["test"] * 30
+    for bound in (4, 5):
+        check_enough(_manifest(splits, [float(n % 2) for n in range(78)]), minimum_positives=bound)
+    assert caplog.text.count("figures and calls from fewer than 5 positives say nothing") == 1
+
+
 @pytest.mark.parametrize("missing", ["train", "validation", "test"])
 def test_a_split_without_studies_is_refused_with_what_the_table_says(missing: str) -> None:
     others = [split for split in ("train", "validation", "test") if split != missing]

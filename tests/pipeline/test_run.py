@@ -163,7 +163,9 @@ def test_films_that_cannot_be_used_are_listed_with_a_reason(tmp_path: Path) -> N
     victim = tmp_path / "film_5.png"
     victim.write_bytes(victim.read_bytes()[:700])
     config = Path(__file__).parents[2] / "configs" / "own.yaml"
-    settings = load_settings(config, [f"data.root={tmp_path}", f"output={tmp_path / 'runs'}"])
+    settings = load_settings(
+        config, [f"data.root={tmp_path}", "data.finding_list=findings", f"output={tmp_path / 'runs'}"]
+    )
     run = run_steps(settings, "prepare")
     table = Manifest.read(run.manifest).table
     assert len(table) == 11 == len(np.load(run.pixels)) and victim.name not in set(table["path"])

@@ -56,6 +56,12 @@ def test_findings_in_columns_of_their_own_may_be_unknown_or_uncertain(tmp_path: 
     assert np.isnan(named_alike[:, 1]).all() and named_alike[1, 3] == 0
 
 
+def test_columns_that_are_not_read_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    _read(_replica(tmp_path), finding_columns={})  # "heart" is no finding's name
+    assert "studies.csv: columns that are not read: heart, all" in caplog.text
+
+
 def test_findings_in_one_column_are_split_and_translated(tmp_path: Path) -> None:
     names = {"finding_columns": {}, "finding_list": "all", "separator": ";", "finding_names": {"wet": "Edema"}}
     manifest = _read(_replica(tmp_path, last=",p99,pa,61,f,,,,\n"), **names)

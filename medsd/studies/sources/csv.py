@@ -131,6 +131,8 @@ class _TableReader:
                 "data.finding_columns, or the one column in data.finding_list; "
                 f"{missing_columns({'data.finding_list': 'findings'}, present)}"
             )
+        if unread := [name for name in present if name not in wanted.values()]:
+            log.info("%s: columns that are not read: %s", path, ", ".join(unread[:30]))
         return list(wanted.values())
 
     def studies(self, portion: tables.Portion, rejected: Rejections) -> pd.DataFrame:
