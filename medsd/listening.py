@@ -5,8 +5,11 @@ import re
 import socket
 import ssl
 from collections.abc import Sequence
+from pathlib import Path
 
 from medsd.errors import DataError, SettingsError
+
+File = Path | str
 
 
 def is_loopback(host: str) -> bool:
@@ -63,7 +66,7 @@ def address_of(host: str, port: int, *, tls: bool = False) -> str:
     return f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
-def server_context(certificate: str, key: str, authority: str | None) -> ssl.SSLContext:
+def server_context(certificate: File, key: File, authority: File | None) -> ssl.SSLContext:
     """TLS 1.2 or newer for a port; with `authority`, clients must show a certificate of it.
 
     Raises:
@@ -72,7 +75,7 @@ def server_context(certificate: str, key: str, authority: str | None) -> ssl.SSL
     return _loaded(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), (certificate, key), authority)
 
 
-def client_context(certificate: str | None, key: str | None, authority: str | None) -> ssl.SSLContext:
+def client_context(certificate: File | None, key: File | None, authority: File | None) -> ssl.SSLContext:
     """TLS 1.2 or newer for a call: the other side must be of `authority`, by default of the system's.
 
     Raises:
@@ -82,11 +85,11 @@ def client_context(certificate: str | None, key: str | None, authority: str | No
     return _loaded(ssl.create_default_context(ssl.Purpose.SERVER_AUTH), shown, authority)
 
 
-def _loaded(context: ssl.SSLContext, shown: Sequence[str], authority: str | None) -> ssl.SSLContext:
+def _loaded(context: ssl.SSLContext, shown: Sequence[File], authority: File | None) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         if shown:
-            context.load_cert_chain(*shown)
+            context.load_cert_chain(shown[0], shown[1])
         if authority:
             context.load_verify_locations(authority)
             context.verify_mode = ssl.CERT_REQUIRED

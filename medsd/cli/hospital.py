@@ -1,7 +1,5 @@
 """The verbs for a hospital: the forms of one image's result, a DICOM node that makes them of all, a server."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from medsd.pacs.deliver import Destination, WebDestination
-    from medsd.pacs.mllp import Hl7Destination
-    from medsd.pacs.receive import Listening, NodeLimits
 
 _OBJECTS = (
     "separated by commas: sr (Comprehensive SR), sr3d, text (Basic Text SR), key-image (secondary capture), gsps "
@@ -136,28 +132,23 @@ def receive(
     Example: medsd receive models/nih14 --port 11112 --allow CR1 --forward ORTHANC@127.0.0.1:4242
     """
     with requiring("pacs", "medsd receive"):
+        from medsd.pacs.mllp import Hl7Destination
+        from medsd.pacs.receive import Listening, NodeLimits
         from medsd.pacs.serve import serve
-        from medsd.results.objects import kinds_of
+        from medsd.results.objects import KINDS, forms_of
         from medsd.results.reporter import Reporter
 
-    limits = _limits(object_mb, associations, memory_mb, queue_gb, free_gb)
-    listening = _listening(title, host, port, allow, certificate, key, authority)
-    destination = _destination(forward, forward_tls, certificate, key, forward_ca)
-    messages = _messages(hl7, hl7_tls, certificate, key, forward_ca)
-    _is_used(forward_ca, forward_tls or hl7_tls or "://" in forward)
+    sizes = (object_mb << 20, associations, memory_mb << 20, int(queue_gb * 2**30), int(free_gb * 2**30))
+    listening = Listening(title, host, port, tuple(allow or ()), _port_tls(certificate, key, authority, "--tls-ca"))
+    destination = _archive(forward, forward_tls, certificate, key, forward_ca, stores=True)
+    messages = Hl7Destination.of(hl7, _call_tls(hl7_tls, certificate, key, forward_ca)) if hl7 else None
+    if forward_ca is not None and not (forward_tls or hl7_tls or "://" in forward):
+        raise typer.BadParameter("--forward-ca needs --forward-tls")
     how = {"provider": provider, "precision": precision, "policy": read_gate(gate, set_), "coverage": coverage, "k": k}
-    with Reporter(bundle, kinds_of(kinds) + (("hl7",) if hl7 else ()), **how) as reporter:  # type: ignore[arg-type]
-        serve(
-            reporter,
-            destination,
-            queue,
-            messages=messages,
-            listening=listening,
-            limits=limits,
-            quiet_s=complete_s,
-            status_port=status_port,
-            audit=audit_log,
-        )
+    node = {"listening": listening, "limits": NodeLimits(*sizes), "quiet_s": complete_s, "status_port": status_port}
+    forms = forms_of(kinds, KINDS) + (("hl7",) if hl7 else ())
+    with Reporter(bundle, forms, **how) as reporter:  # type: ignore[arg-type]
+        serve(reporter, destination, queue, messages=messages, audit=audit_log, **node)  # type: ignore[arg-type]
 
 
 _Source = Annotated[str, typer.Argument(help="AE@host:port, or https://host/path/studies (or a study of it)")]
@@ -196,7 +187,7 @@ def fetch(
     """
     with requiring("pacs", "medsd fetch"):
         from medsd.pacs.fetch import Query, fetch_images
-        from medsd.pacs.receive import NodeLimits
+        from medsd.pacs.receive import Listening, NodeLimits
 
     if sum(place is not None for place in (out, queue, move_to)) != 1:
         raise typer.BadParameter("give one of --out, --queue and --move-to")
@@ -204,8 +195,8 @@ def fetch(
         raise typer.BadParameter("--match wants KEYWORD=VALUE")
     matching = tuple((name, value) for name, _, value in (each.partition("=") for each in match or ()))
     archive = _archive(source, by_tls, certificate, key, authority)
-    sender = getattr(archive, "title", None)
-    ours = _listening(title, host, port, [sender] if sender else None, certificate, key, certificate and authority)
+    sender, tls = getattr(archive, "title", None), _port_tls(certificate, key, certificate and authority, "--tls-ca")
+    ours = Listening(title, host, port, (sender,) if sender else (), tls)
     fetched = fetch_images(
         archive,
         Query(dates, tuple(modality), matching),
@@ -277,7 +268,7 @@ def serve(
     from medsd.rest.serve import serve as serve_engine
 
     tokens = read_tokens(token_file) if token_file else ()
-    listening = HttpListening(host, port, tokens, _tls(certificate, key, authority, "--tls-client-ca"))
+    listening = HttpListening(host, port, tokens, _port_tls(certificate, key, authority, "--tls-client-ca"))
     listening.check()  # before the model is loaded
     engine = Engine(
         bundle,
@@ -310,23 +301,7 @@ def audit(
         raise typer.Exit(1)
 
 
-def _listening(
-    title: str,
-    host: str,
-    port: int,
-    allow: list[str] | None,
-    certificate: Path | None,
-    key: Path | None,
-    authority: Path | None,
-) -> Listening:
-    from medsd.pacs.receive import Listening
-
-    listening = Listening(title, host, port, tuple(allow or ()), _tls(certificate, key, authority, "--tls-ca"))
-    listening.check()  # before the model is loaded
-    return listening
-
-
-def _tls(certificate: Path | None, key: Path | None, authority: Path | None, option: str) -> SSLContext | None:
+def _port_tls(certificate: Path | None, key: Path | None, authority: Path | None, option: str) -> "SSLContext | None":
     """What a port shows and asks for; `option` names the authority. None without a certificate."""
     from medsd.listening import server_context
 
@@ -336,58 +311,27 @@ def _tls(certificate: Path | None, key: Path | None, authority: Path | None, opt
         raise typer.BadParameter(f"{option} needs --tls-cert and --tls-key")
     if certificate is None or key is None:
         return None
-    return server_context(str(certificate), str(key), str(authority) if authority else None)
+    return server_context(certificate, key, authority)
 
 
-def _is_used(authority: Path | None, used: bool) -> None:
-    if authority is not None and not used:
-        raise typer.BadParameter("--forward-ca needs --forward-tls")
-
-
-def _limits(object_mb: int, associations: int, memory_mb: int, queue_gb: float, free_gb: float) -> NodeLimits:
-    from medsd.pacs.receive import NodeLimits
-
-    sizes = (object_mb << 20, associations, memory_mb << 20, int(queue_gb * 2**30), int(free_gb * 2**30))
-    return NodeLimits(*sizes)
-
-
-def _destination(
-    forward: str, by_tls: bool, certificate: Path | None, key: Path | None, authority: Path | None
-) -> Destination | WebDestination:
+def _call_tls(by_tls: bool, certificate: Path | None, key: Path | None, authority: Path | None) -> "SSLContext | None":
+    """What a call shows and trusts; None for one in the clear."""
     from medsd.listening import client_context
-    from medsd.pacs.deliver import Destination, WebDestination
 
-    if "://" in forward:
-        return WebDestination.of(forward, authority, _shown(by_tls, certificate, key))
-    files = [str(path) if path else None for path in (certificate, key, authority)]
-    return Destination.of(forward, client_context(*files) if by_tls else None)
-
-
-def _messages(
-    hl7: str | None, by_tls: bool, certificate: Path | None, key: Path | None, authority: Path | None
-) -> Hl7Destination | None:
-    from medsd.listening import client_context
-    from medsd.pacs.mllp import Hl7Destination
-
-    if hl7 is None:
-        return None
-    files = [str(path) if path else None for path in (certificate, key, authority)]
-    return Hl7Destination.of(hl7, client_context(*files) if by_tls else None)
+    return client_context(certificate, key, authority) if by_tls else None
 
 
 def _archive(
-    source: str, by_tls: bool, certificate: Path | None, key: Path | None, authority: Path | None
-) -> Destination | WebDestination:
+    text: str, by_tls: bool, certificate: Path | None, key: Path | None, authority: Path | None, *, stores: bool = False
+) -> "Destination | WebDestination":
+    """An archive that is asked for images, or one that `stores` results."""
     from medsd.dicom.web import Address
-    from medsd.pacs.deliver import WebDestination
+    from medsd.pacs.deliver import Destination, WebDestination
 
-    if "://" in source:
-        return WebDestination(Address.of(source), authority, _shown(by_tls, certificate, key))
-    return _destination(source, by_tls, certificate, key, authority)
-
-
-def _shown(by_tls: bool, certificate: Path | None, key: Path | None) -> tuple[Path, Path] | None:
-    return (certificate, key) if by_tls and certificate and key else None
+    if "://" not in text:
+        return Destination.of(text, _call_tls(by_tls, certificate, key, authority))
+    shown = (certificate, key) if by_tls and certificate and key else None
+    return WebDestination.of(text, authority, shown) if stores else WebDestination(Address.of(text), authority, shown)
 
 
 VERBS = (report, assessed, receive, fetch, serve, audit)

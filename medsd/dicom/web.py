@@ -8,7 +8,7 @@ an address. Begin at `Address.of` and `DicomWeb`.
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from email.message import Message
@@ -55,27 +55,20 @@ class UnansweredError(DicomWebError):
 
 @dataclass(frozen=True)
 class Address:
-    """A resource of a service: its studies, one of them, a series or an instance of it.
+    """A resource of a service: its studies, one of them, a series or an instance of it."""
 
-    Attributes:
-        service: URL of HTTP or HTTPS, without what follows ``/studies``.
-        study, series, instance: UIDs; empty where the resource is not in one.
-        filters: of a search for studies.
-    """
-
-    service: str
-    study: str = field(default="", repr=False)
+    service: str  # URL of HTTP or HTTPS, without what follows ``/studies``
+    study: str = field(default="", repr=False)  # a UID, as the next two; empty where the resource is not in one
     series: str = field(default="", repr=False)
     instance: str = field(default="", repr=False)
-    filters: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    filters: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # of a search for studies
 
     @classmethod
     def of(cls, text: str) -> Self:
         """Read an address.
 
-        Raises:
-            DataError: it is none, names a password, or would send images over a network in the clear. The message does
-                not quote it, as a search may name a patient.
+        Raises DataError: it is none, names a password, or would send images over a network in the clear. The message
+        does not quote it, as a search may name a patient.
         """
         try:
             parts = urlsplit(text)
@@ -113,23 +106,12 @@ def is_dicomweb(url: str) -> bool:
     return url.lower().startswith(("dicomweb://", "dicomweb+http://"))
 
 
-def _by_name(filters: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, value in filters:
-        found.setdefault(name, []).append(value)
-    return found
-
-
 class DicomWeb:
-    """One service.
+    """One service, named as in `Address`.
 
-    Args:
-        service: as in `Address`.
-        authority: a file with the authority of its certificate; by default those that ``requests`` trusts.
-        certificate: files with our certificate and its key, where the service wants one.
-
-    Raises:
-        DependencyError: dicomweb-client is not installed.
+    `authority` is a file with the authority of its certificate, by default those that ``requests`` trusts;
+    `certificate` has our certificate and its key, where the service wants one. Raises DependencyError: dicomweb-client
+    is not installed.
     """
 
     def __init__(
@@ -156,22 +138,19 @@ class DicomWeb:
         self._session.close()
 
     def find(self, address: Address, modalities: Sequence[str] = RADIOGRAPHS) -> Iterator[Address]:
-        """The images of a resource, an address each, of series of these modalities.
-
-        Raises:
-            DicomWebError: the service does not answer as it should.
-        """
+        """The images of a resource, an address each, of series of these modalities; raises DicomWebError."""
         if address.instance:
             yield address
             return
         client = self._client
-        studies = [{_STUDY: address.study}] if address.study else self._search(
-            client.search_for_studies, _STUDY, search_filters=_by_name(address.filters)
-        )  # fmt: skip
+        filters = {name: [value for key, value in address.filters if key == name] for name, _ in address.filters}
+        studies = [{_STUDY: address.study}]
+        if not address.study:
+            studies = self._search(client.search_for_studies, _STUDY, search_filters=filters)
         for study in studies:
             series = self._search(client.search_for_series, _SERIES, study[_STUDY])
-            wanted = [each for each in series if each[_MODALITY] in modalities]
-            for uid in [each[_SERIES] for each in wanted if address.series in ("", each[_SERIES])]:
+            wanted = [each[_SERIES] for each in series if each[_MODALITY] in modalities]
+            for uid in (each for each in wanted if address.series in ("", each)):
                 for found in self._search(client.search_for_instances, _INSTANCE, study[_STUDY], uid):
                     yield replace(address, study=study[_STUDY], series=uid, instance=found[_INSTANCE], filters=())
 
@@ -193,11 +172,8 @@ class DicomWeb:
     def fetch(self, address: Address, most: int) -> bytes:
         """The file of an instance, as the service keeps it.
 
-        dicomweb-client would parse it, and so inflate it without a bound; here the gate gets the bytes.
-
-        Raises:
-            TooLargeError: it has more than `most` bytes.
-            DicomWebError: the service does not answer as it should.
+        dicomweb-client would parse it, and so inflate it without a bound; here the gate gets the bytes. Raises
+        TooLargeError: it has more than `most` bytes; DicomWebError: the service does not answer as it should.
         """
         if not address.instance:
             raise DicomWebError("the address is that of no instance")
@@ -213,9 +189,7 @@ class DicomWeb:
     def store(self, objects: Sequence[Dataset]) -> str:
         """Store objects in one request; why not all of them are stored, "" where they are.
 
-        Raises:
-            UnansweredError: the service cannot be reached.
-            DicomWebError: it refuses the request.
+        Raises UnansweredError: the service cannot be reached; DicomWebError: it refuses the request.
         """
         with self._asking(_MOST_BYTES):
             answer = self._client.store_instances(objects)

@@ -75,9 +75,7 @@ def reason(prediction: Prediction, name: str, threshold: float | None) -> str:
 def impression(prediction: Prediction, against: int = 0) -> str:
     """What a reading comes to, in one line; "" where it was refused.
 
-    Args:
-        prediction: the reading.
-        against: on how many findings the similar cases contradict it.
+    `against` is on how many findings the similar cases contradict it.
 
     ``2 of 14 findings called present: mass, nodule; 4 cannot be called (too little training data)``
     """

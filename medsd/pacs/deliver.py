@@ -38,11 +38,7 @@ class Destination:
 
     @classmethod
     def of(cls, text: str, tls: ssl.SSLContext | None = None) -> Self:
-        """Read ``AE@host:port``.
-
-        Raises:
-            DataError: it is none.
-        """
+        """Read ``AE@host:port``; raises DataError where it is none."""
         title, _, address = text.strip().partition("@")
         found = host_and_port(address)
         if found is None or not re.fullmatch(r"[^@\\]{1,16}", title):
@@ -50,21 +46,13 @@ class Destination:
         return cls(title.strip(), *found, tls)
 
     def __str__(self) -> str:
-        """As it is written."""
         return f"{self.title}@{self.host}:{self.port}"
 
     def deliver(self, title: str, batch: Iterable[Batched]) -> dict[str, str]:
-        """Send the results of some images in one association.
+        """Send the results of some images in one association; `title` is our AE title.
 
-        Args:
-            title: our AE title.
-            batch: keys of images, and the results of each.
-
-        Returns:
-            by key "" where the archive has every result of the image, else why not.
-
-        Raises:
-            UnreachableError: no association came about, or it broke before anything was sent.
+        Returns by key "" where the archive has every result of the image, else why not. Raises UnreachableError: no
+        association came about, or it broke before anything was sent.
         """
         batch = list(batch)
         kinds = sorted({(r.SOPClassUID, r.file_meta.TransferSyntaxUID) for _, results in batch for r in results})
@@ -95,24 +83,17 @@ class Destination:
 
 @dataclass(frozen=True)
 class WebDestination:
-    """An archive, as ``https://host/path/studies``, to which results go by STOW-RS (PS3.18 section 10.5).
+    """An archive, as ``https://host/path/studies``, to which results go by STOW-RS (PS3.18 section 10.5)."""
 
-    Attributes:
-        address: of its studies.
-        authority, certificate: as for `DicomWeb`.
-    """
-
-    address: Address
-    authority: Path | None = None
+    address: Address  # of its studies
+    authority: Path | None = None  # as for `DicomWeb`, like the certificate
     certificate: tuple[Path, Path] | None = None
 
     @classmethod
     def of(cls, text: str, authority: Path | None = None, certificate: tuple[Path, Path] | None = None) -> Self:
         """Read the address of an archive's studies.
 
-        Raises:
-            DataError: it is none, or one of a study or a search.
-            DependencyError: dicomweb-client is not installed.
+        Raises DataError: it is none, or one of a study or a search; DependencyError: dicomweb-client is not installed.
         """
         address = Address.of(text)
         if address.study or address.filters:
@@ -121,7 +102,6 @@ class WebDestination:
         return cls(address, authority, certificate)
 
     def __str__(self) -> str:
-        """As it is written."""
         return str(self.address)
 
     def deliver(self, title: str, batch: Iterable[Batched]) -> dict[str, str]:

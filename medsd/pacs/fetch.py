@@ -41,17 +41,11 @@ _GOOD = ("accepted", "again", "moved")
 
 @dataclass(frozen=True)
 class Query:
-    """Which studies are wanted.
+    """Which studies are wanted."""
 
-    Attributes:
-        dates: a day or a range of Study Date, ``20260101-20260131``; empty for any.
-        modalities: of the series that are brought.
-        matching: further keywords of DICOM, and what they must be.
-    """
-
-    dates: str = ""
-    modalities: tuple[str, ...] = ("CR", "DX")
-    matching: tuple[tuple[str, str], ...] = ()
+    dates: str = ""  # a day or a range of Study Date, ``20260101-20260131``; empty for any
+    modalities: tuple[str, ...] = ("CR", "DX")  # of the series that are brought
+    matching: tuple[tuple[str, str], ...] = ()  # further keywords of DICOM, and what they must be
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"(\d{8}(-(\d{8})?)?|-\d{8})?", self.dates):
@@ -124,14 +118,9 @@ def fetch_images(
     """Bring the images that match into the folder `out`, or into the `queue` of a node that does not run now; or have
     them sent to the AE title `move_to`.
 
-    Args:
-        source: an archive; the address of a DICOMweb one may be of a study or a search.
-        query: what is wanted.
-        listening: our AE title, and where the archive finds us and who may send, for C-MOVE.
-        limits: as of a node.
-
-    Raises:
-        DataError: the archive cannot be reached or does not do what it is asked, or the queue is in use.
+    The address of a DICOMweb `source` may be of a study or a search; `listening` has our AE title and, for C-MOVE,
+    where the archive finds us and who may send. Raises DataError: the archive cannot be reached or does not do what it
+    is asked, or the queue is in use.
     """
     if isinstance(source, Destination) and move_to:
         return Fetched(dict(_move_all(source, query, listening.title, move_to)))

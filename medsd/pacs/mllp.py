@@ -27,11 +27,7 @@ class Hl7Destination:
 
     @classmethod
     def of(cls, text: str, tls: ssl.SSLContext | None = None) -> Self:
-        """Read ``host:port``.
-
-        Raises:
-            DataError: it is none.
-        """
+        """Read ``host:port``; raises DataError where it is none."""
         found = host_and_port(text.strip())
         if found is None:
             raise DataError(f"'{text}' is no address for HL7; write host:port, for instance engine:2575")
@@ -40,8 +36,7 @@ class Hl7Destination:
     def send(self, message: bytes) -> str:
         """Send one message; why it was not taken, "" where it was.
 
-        Raises:
-            UnreachableError: nobody listens, or no acknowledgement came.
+        Raises UnreachableError: nobody listens, or no acknowledgement came.
         """
         try:
             with socket.create_connection((self.host, self.port), _TIMEOUT_S) as plain:

@@ -4,14 +4,13 @@ A result is made once, written to disk, and only then sent, with the same UIDs h
 that got it twice holds it once (PS3.4 section B.3.4). An image that is sent again gets no second result.
 """
 
-from __future__ import annotations
-
 import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 from pydicom import Dataset
 
@@ -36,38 +35,26 @@ _LOOK_S = 0.25
 class Node:
     """A DICOM node that reads what it is sent; a context manager that runs it.
 
-    Args:
-        folder: of the queue, see `medsd.pacs.queue.ImageQueue`.
-        predict: reads the content of a DICOM file, and refuses rather than raises.
-        results_of: makes the results of one image.
-        hasher: makes the keys under which images are known.
-        destination: where the objects go.
-        messages: where the HL7 messages go, if some are made.
-        quiet_s: a study is complete when no new image of it came for so long.
-        status_port: of the status page on 127.0.0.1; None for no page, 0 for any free port.
-
-    Raises:
-        DataError: the queue is in use, or a port cannot be had.
+    Raises DataError: the queue is in use, or a port cannot be had.
     """
 
     def __init__(
         self,
-        folder: Path,
-        predict: Callable[[bytes], Prediction],
+        folder: Path,  # of the queue, see `medsd.pacs.queue.ImageQueue`
+        predict: Callable[[bytes], Prediction],  # reads the content of a DICOM file, and refuses rather than raises
         results_of: ResultsOf,
         *,
-        hasher: KeyedHasher,
-        destination: Destination | WebDestination,
-        messages: Hl7Destination | None = None,
+        hasher: KeyedHasher,  # makes the keys under which images are known
+        destination: Destination | WebDestination,  # of the objects
+        messages: Hl7Destination | None = None,  # where the HL7 messages go, if some are made
         listening: Listening | None = None,
         limits: NodeLimits | None = None,
-        quiet_s: float = 30.0,
-        status_port: int | None = None,
+        quiet_s: float = 30.0,  # a study is complete when no new image of it came for so long
+        status_port: int | None = None,  # of the status page on 127.0.0.1; None for no page, 0 for any free port
     ) -> None:
         self._predict, self._results_of, self._quiet_s = predict, results_of, quiet_s
         self._destination, self._messages = destination, messages
         self._listening = listening or Listening()
-        self._listening.check()
         self._ending, self._unreachable = threading.Event(), 0
         self._threads = [
             threading.Thread(target=self._repeat, args=(step,), name=step.__name__.strip("_"))
@@ -86,7 +73,7 @@ class Node:
                 thread.start()
             self._opened = opened.pop_all()
 
-    def __enter__(self) -> Node:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

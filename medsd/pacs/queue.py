@@ -7,8 +7,6 @@ patient in them, so the folder is its owner's alone, and each is deleted when it
     waiting --read--> read --delivered--> done          failed: given up on, or sent again and waiting again
 """
 
-from __future__ import annotations
-
 import random
 import sqlite3
 import threading
@@ -16,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from filelock import FileLock, Timeout
 from pydicom import Dataset, dcmread, dcmwrite
@@ -59,11 +57,8 @@ def pause(tries: int) -> float:
 class ImageQueue:
     """The queue of one node; threads may share it. A context manager that closes it.
 
-    Args:
-        folder: made where it is absent, readable by its owner only.
-
-    Raises:
-        DataError: another node uses the folder, or its database cannot be used.
+    `folder` is made where it is absent, readable by its owner only. Raises DataError: another node uses it, or its
+    database cannot be used.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -86,7 +81,7 @@ class ImageQueue:
             (folder / part).mkdir(exist_ok=True, mode=0o700)
         self._sweep()
 
-    def __enter__(self) -> ImageQueue:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -121,18 +116,10 @@ class ImageQueue:
         return bool(self._ask("SELECT 1 FROM images WHERE key = ? AND state != 'failed'", key))
 
     def add(self, key: str, study: str, content: bytes) -> bool:
-        """Keep an image; when this returns, it survives a power cut.
+        """Keep an image; when this returns, it survives a power cut. `key` and `study` are keyed hashes.
 
-        Args:
-            key, study: keyed hashes of the instance and its study.
-            content: of a DICOM file.
-
-        Returns:
-            False where this image is known already: it has or will have its one result. An image that was given up on
-            waits again.
-
-        Raises:
-            OSError, sqlite3.Error: the disk is full, or cannot be written. Nothing was kept.
+        False where this image is known already: it has or will have its one result. An image that was given up on waits
+        again. Raises OSError, sqlite3.Error: the disk is full, or cannot be written; nothing was kept.
         """
         with self._adding:  # several associations may bring one image at once, and a draft has one name
             if self.knows(key):
@@ -178,9 +165,8 @@ class ImageQueue:
     def keep_results(self, key: str, results: Sequence[Dataset | bytes], outcome: str) -> None:
         """Keep what shall be delivered for an image. From now on these objects, with these UIDs, are its one result.
 
-        Args:
-            results: DICOM objects, and HL7 messages as bytes.
-            outcome: of the reading, for instance "scored"; an image without results is done.
+        `results` are DICOM objects, and HL7 messages as bytes; an image without results is done. `outcome` is that of
+        the reading, for instance "scored".
         """
         for number, result in enumerate(results):
             if isinstance(result, bytes):

@@ -3,8 +3,6 @@
 An image is acknowledged when it is safe on disk. What is refused is counted and logged without anything of its content.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import shutil
@@ -53,47 +51,32 @@ _FLUSH_S = 10.0  # what associations get to end by themselves at a shutdown
 
 @dataclass(frozen=True)
 class NodeLimits:
-    """What the node takes in.
+    """What the node takes in."""
 
-    Attributes:
-        object_bytes: of one image, and of one message on the wire.
-        associations: at once; one more is rejected with "local limit exceeded".
-        memory_bytes: of the messages that all associations have under way; who exceeds it is cut off, to send again.
-        queue_bytes: of images that wait.
-        free_bytes: what must stay free on the disk of the queue.
-        silence_s: a peer that says nothing for so long is cut off.
-    """
-
-    object_bytes: int = 128 << 20
-    associations: int = 16
+    object_bytes: int = 128 << 20  # of one image, and of one message on the wire
+    associations: int = 16  # at once; one more is rejected with "local limit exceeded"
+    # Of the messages that all associations have under way; who exceeds it is cut off, to send again.
     memory_bytes: int = 1 << 30
-    queue_bytes: int = 50 << 30
-    free_bytes: int = 1 << 30
-    silence_s: float = 60.0
+    queue_bytes: int = 50 << 30  # of images that wait
+    free_bytes: int = 1 << 30  # what must stay free on the disk of the queue
+    silence_s: float = 60.0  # a peer that says nothing for so long is cut off
 
 
 @dataclass(frozen=True)
 class Listening:
     """Where the node listens and to whom.
 
-    Attributes:
-        title: its AE title; an association that calls another is rejected.
-        allowed: AE titles that may call; empty for any, on a loopback address or behind client certificates alone.
-        tls: makes it a TLS port (PS3.15 annex B), with client certificates where the context asks for them.
+    Raises DataError: not a loopback address, and nothing says who may call; or an AE title is none.
     """
 
-    title: str = "MEDSD"
+    title: str = "MEDSD"  # its AE title; an association that calls another is rejected
     host: str = "127.0.0.1"
     port: int = 11112
+    # AE titles that may call; empty for any, on a loopback address or behind client certificates alone.
     allowed: tuple[str, ...] = ()
-    tls: ssl.SSLContext | None = None
+    tls: ssl.SSLContext | None = None  # makes it a TLS port (PS3.15 annex B); it may ask for client certificates
 
-    def check(self) -> None:
-        """Refuse a port that anybody in the network could fill.
-
-        Raises:
-            DataError: another address than a loopback one, and nothing says who may call; or an AE title is none.
-        """
+    def __post_init__(self) -> None:
         for title in (self.title, *self.allowed):
             if not re.fullmatch(r"[ -\[\]-~]{1,16}", title) or not title.strip():  # PS3.5 section 6.2
                 raise DataError(f"'{title}' is no AE title; it has 1 to 16 letters of ASCII without a backslash")
@@ -124,14 +107,9 @@ class ImageStore(Protocol):
 
 
 def take(content: bytes, instance: str, store: ImageStore, hasher: KeyedHasher, limits: NodeLimits) -> tuple[str, int]:
-    """Put an image into a store, within the limits.
+    """Put an image, the content of a DICOM file that must have the UID `instance`, into a store, within the limits.
 
-    Args:
-        content: of a DICOM file.
-        instance: the UID that it must have.
-
-    Returns:
-        "accepted", "again" or why it was refused, and the status of C-STORE.
+    Returns "accepted", "again" or why it was refused, and the status of C-STORE.
     """
     if len(content) > limits.object_bytes:
         return "too large", OUT_OF_RESOURCES
@@ -179,10 +157,8 @@ class _Unhurried:
 class Receiver:
     """Listens, and puts what it takes into the queue.
 
-    Args:
-        store: of the node, or what else images go to.
-        count: called with an outcome for each image and each association that was turned away: "accepted", "again"
-            (the image is known), or why it was refused.
+    `count` is called with an outcome for each image and each association that was turned away: "accepted", "again" (the
+    image is known), or why it was refused.
     """
 
     def __init__(
@@ -193,7 +169,6 @@ class Receiver:
         limits: NodeLimits,
         count: Callable[[str], None],
     ) -> None:
-        listening.check()
         self._images, self._hasher, self._listening, self._limits, self._count = store, hasher, listening, limits, count
         self._ae = AE(listening.title)
         self._ae.require_called_aet = True
@@ -206,23 +181,13 @@ class Receiver:
         self._server: Any = None
 
     def start(self) -> int:
-        """Listen; the port is returned, which matters where 0 was asked for.
-
-        Raises:
-            DataError: the port cannot be had.
-        """
-        handlers = [
-            (evt.EVT_C_STORE, self._store),
-            (evt.EVT_CONN_OPEN, self._bound),
-            (evt.EVT_REJECTED, self._rejected),
-        ]
+        """Listen; the port is returned, which matters where 0 was asked for. Raises DataError: it cannot be had."""
+        stored, opened, rejected = evt.EVT_C_STORE, evt.EVT_CONN_OPEN, evt.EVT_REJECTED
+        handlers = [(stored, self._store), (opened, self._bound), (rejected, self._rejected)]
         where, tls = (self._listening.host, self._listening.port), self._listening.tls
         try:
             self._server = self._ae.start_server(
-                where,
-                block=False,
-                ssl_context=tls and _Unhurried(tls),
-                evt_handlers=handlers,
+                where, block=False, ssl_context=tls and _Unhurried(tls), evt_handlers=handlers
             )
         except OSError as error:
             raise DataError(f"port {where[1]} of {where[0]}: {error.strerror}; choose another --port") from None

@@ -1,7 +1,5 @@
 """A node with a bundle behind it, until it is told to end: what `medsd receive` runs."""
 
-from __future__ import annotations
-
 import logging
 import signal
 import threading
@@ -36,16 +34,9 @@ def serve(
 ) -> None:
     """Receive, read and deliver until SIGTERM or Ctrl+C; then finish what is under way and return.
 
-    Args:
-        reporter: reads the images; its process that decodes is within the limits of its policy.
-        destination: where the results go.
-        folder: of the queue.
-        messages: where HL7 messages go, if the reporter makes them.
-        listening, limits, quiet_s, status_port: as for `Node`.
-        audit: the audit log; ``audit.jsonl`` in `folder` by default.
-
-    Raises:
-        DataError: the queue is in use, a port cannot be had, or the audit log cannot be written.
+    The `reporter` reads the images; its process that decodes is within the limits of its policy. `folder` is that of
+    the queue, in which ``audit.jsonl`` is the audit log unless `audit` names another; the others are as for `Node`.
+    Raises DataError: the queue is in use, a port cannot be had, or the audit log cannot be written.
     """
     kept = AuditLog(audit or folder / "audit.jsonl", reporter.hasher)
     kept.prepare()

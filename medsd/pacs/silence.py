@@ -1,7 +1,5 @@
 """pynetdicom's log, silenced while a node runs."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The node's own page, for people and for Prometheus: counts and times, nothing of any patient."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import threading

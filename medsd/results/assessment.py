@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, cast, get_args
 import highdicom as hd
 from highdicom.sr import sop
 from pydicom import Dataset
+from pydicom.sr.coding import Code
 
 from medsd.dicom.quiet import quiet
 from medsd.errors import DataError
@@ -30,19 +31,12 @@ _CONTAINS = hd.sr.RelationshipTypeValues.CONTAINS
 
 
 class Opinion(NamedTuple):
-    """What one reader says of one finding.
+    """What one reader says of one finding."""
 
-    Attributes:
-        finding: its name.
-        call: what the model said.
-        answer: what the reader says.
-        reader: a keyed hash; empty where nobody was logged in.
-    """
-
-    finding: str
-    call: Said
+    finding: str  # its name
+    call: Said  # what the model said
     answer: Answer
-    reader: str = ""
+    reader: str = ""  # a keyed hash; empty where nobody was logged in
 
     @property
     def verdict(self) -> Verdict:
@@ -53,13 +47,9 @@ class Opinion(NamedTuple):
 
 
 def assessment(result: Result, source: Source, opinions: Sequence[Opinion], of: Dataset) -> Dataset:
-    """The record, in the study of the image.
+    """The record of `opinions`, one at least, on a result, in the study of its image; `of` is its structured report.
 
-    Args:
-        result: that was assessed; its time is that of the record.
-        source: its image.
-        opinions: one at least.
-        of: the structured report of the result.
+    The time of the result is that of the record.
     """
     with quiet():
         content = hd.sr.MeasurementReport(
@@ -102,28 +92,19 @@ def _group(opinion: Opinion, result: Result, source: Source) -> hd.sr.Measuremen
 
 
 def read_assessment(document: Dataset, findings: FindingSet) -> tuple[str, list[Opinion]]:
-    """Read a record back.
+    """Read a record back: the SOP Instance UID of the image, and the opinions.
 
-    Args:
-        document: a structured report.
-        findings: a finding that is none of these is passed over.
-
-    Returns:
-        the SOP Instance UID of the image, and the opinions.
-
-    Raises:
-        DataError: it is no such record.
+    A finding that is none of `findings` is passed over. Raises DataError: the document is no such record.
     """
-    names = {(code.scheme_designator, code.value): each.name
-             for each in findings.findings for code in [finding_code(each)]}  # fmt: skip
-    calls = {(code.scheme_designator, code.value): call for call, code in CALLS.items()}
+    names = {_key(finding_code(finding)): finding.name for finding in findings.findings}
+    calls = {_key(code): call for call, code in CALLS.items()}
     images, opinions = set(), []
     try:
         with quiet():
             content = sop.ComprehensiveSR.from_dataset(document).content
             for group in content.get_image_measurement_groups():
                 call, answer = (_value(group, name) for name in (REPORT["call"], _CODES["answer"]))
-                finding = names.get((group.finding_type.scheme_designator, group.finding_type.value))
+                finding = names.get(_key(group.finding_type))
                 if finding is None or calls.get(answer) not in get_args(Answer):
                     continue
                 items = group[0].ContentSequence
@@ -142,4 +123,8 @@ def read_assessment(document: Dataset, findings: FindingSet) -> tuple[str, list[
 
 def _value(group: hd.sr.MeasurementsAndQualitativeEvaluations, name: object) -> tuple[str, str]:
     found = group.get_qualitative_evaluations(name=name)
-    return (found[0].value.scheme_designator, found[0].value.value) if found else ("", "")
+    return _key(found[0].value) if found else ("", "")
+
+
+def _key(code: Code) -> tuple[str, str]:
+    return code.scheme_designator, code.value

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Checked:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"path": str(self.path), "lines": self.lines, "cut_off": self.cut_off, "broken": self.broken}
+        return asdict(self) | {"path": str(self.path)}
 
     def line(self) -> str:
         """For a person."""
@@ -50,11 +50,9 @@ class Checked:
 
 
 class AuditLog:
-    """A file of JSON lines that grows alone; processes may share it.
+    """A file of JSON lines that grows alone; processes may share it. `hasher` has the secret of the seals.
 
-    Args:
-        path: made where it is absent, readable by its owner only.
-        hasher: has the secret of the seals.
+    It is made where it is absent, readable by its owner only.
     """
 
     def __init__(self, path: Path, hasher: KeyedHasher) -> None:
@@ -62,11 +60,7 @@ class AuditLog:
         self._lock = FileLock(path.with_name(f"{path.name}.lock"))
 
     def prepare(self) -> None:
-        """See to it that lines can be written, before there is one to write.
-
-        Raises:
-            DataError: they cannot.
-        """
+        """See to it that lines can be written, before there is one to write; raises DataError: they cannot."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             os.close(self._open())
@@ -79,14 +73,8 @@ class AuditLog:
     def append(self, content: bytes, prediction: Prediction, forms: Sequence[str], when: datetime) -> None:
         """Write the line of one result in a folder that exists; when this returns, it survives a power cut.
 
-        Args:
-            content: of the input.
-            prediction: what was said of it.
-            forms: of the result that leave.
-            when: the time of the reading.
-
-        Raises:
-            OSError: it cannot be written.
+        `content` is that of the input, `forms` are those of the result that leave, `when` is the time of the reading.
+        Raises OSError: it cannot be written.
         """
         told = {
             "time": when.isoformat(timespec="milliseconds"),
@@ -116,11 +104,7 @@ class AuditLog:
                 os.close(handle)
 
     def check(self) -> Checked:
-        """Whether the lines are those that were written.
-
-        Raises:
-            DataError: the log cannot be read.
-        """
+        """Whether the lines are those that were written; raises DataError: the log cannot be read."""
         before, lines, cut_off = "", 0, 0
         try:
             with self.path.open("rb") as file:

@@ -12,17 +12,11 @@ _CASES = CODES["cases"]
 
 
 class Item(NamedTuple):
-    """One coded value.
+    """One coded value."""
 
-    Attributes:
-        name: what is said.
-        value: a number, or a code.
-        unit: of a number, in UCUM.
-    """
-
-    name: Code
+    name: Code  # what is said
     value: float | Code
-    unit: Code = REPORT["ratio"]
+    unit: Code = REPORT["ratio"]  # of a number, in UCUM
 
 
 def call_of(finding: FindingResult) -> Item:

@@ -4,8 +4,6 @@ A code is a pydicom `Code`: value, scheme as PS3.16 section 8 designates it, mea
 else that of RadLex, else one of this software's own scheme.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import unicodedata
@@ -19,6 +17,7 @@ from medsd.findings import Finding
 PRIVATE = "99MEDSD"
 PRIVATE_NAME = "medsd, codes of its own"
 _SHORT, _LONG = 16, 64  # characters of SH and LO
+_USUAL = str.maketrans({"–": "-", "—": "-", "−": "-", "×": "x", "…": "...", "“": '"', "”": '"', "’": "'", "ß": "ss"})
 
 CODES: Mapping[str, Mapping[str, Code]] = {
     group: {name: Code(*told) for name, told in entries.items()}
@@ -49,17 +48,6 @@ def private(name: str, meaning: str = "") -> Code:
 
 def plain(text: str) -> str:
     """`text` in ASCII, which every specific character set of DICOM has: letters without accents, ``?`` for others."""
-    for odd, usual in (
-        ("–", "-"),
-        ("—", "-"),
-        ("−", "-"),
-        ("×", "x"),
-        ("…", "..."),
-        ("“", '"'),
-        ("”", '"'),
-        ("’", "'"),
-        ("ß", "ss"),
-    ):
-        text = text.replace(odd, usual)
-    letters = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    usual = unicodedata.normalize("NFKD", text.translate(_USUAL))
+    letters = "".join(letter for letter in usual if not unicodedata.combining(letter))
     return letters.encode("ascii", "replace").decode()

@@ -47,16 +47,12 @@ def transaction(result: Result, source: Source) -> Bundle:
     """The resources of a result, each made only where the receiver lacks it.
 
     The same reading of the same image has the same identifiers, so a transaction that is sent twice is stored once.
-
-    Raises:
-        DataError: the header holds something that FHIR cannot carry.
+    Raises DataError: the header holds something that FHIR cannot carry.
     """
-    device = _device(result)
-    observations = [
-        _observation(observed, f"{number}", result, source) for number, observed in enumerate(_observed(result), 1)
-    ]
+    told = enumerate(_observed(result), 1)
+    observations = [_observation(observed, f"{number}", result, source) for number, observed in told]
     report = _report(observations, result, source)
-    entries = [_entry(resource) for resource in (device, *observations, report)]
+    entries = [_entry(resource) for resource in (_device(result), *observations, report)]
     try:
         return Bundle.model_validate({"type": "transaction", "entry": entries})
     except ValidationError as error:  # its words quote a header

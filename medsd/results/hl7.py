@@ -41,10 +41,8 @@ class _Observation(NamedTuple):
 def message(result: Result, source: Source) -> bytes | None:
     """The message in UTF-8, its segments ended by carriage returns; None where the image names no patient.
 
-    The same reading of the same image has the same message control identifier.
-
-    Raises:
-        DataError: the header holds something that HL7 cannot carry.
+    The same reading of the same image has the same message control identifier. Raises DataError: the header holds
+    something that HL7 cannot carry.
     """
     if not _told(source, "PatientID"):
         return None

@@ -1,7 +1,5 @@
 """A result as key image: the radiograph with the evidence over it and the findings below, as secondary capture."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from functools import lru_cache

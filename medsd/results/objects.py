@@ -1,10 +1,9 @@
 """The forms of one result: DICOM objects by `objects`, messages of HL7 and FHIR by `messages`. Begin here."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from functools import partial
+from typing import Literal, cast, get_args
 
 import highdicom as hd
 from highdicom.base import SOPClass
@@ -12,6 +11,8 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
+from medsd.bundle.layout import Bundle
+from medsd.cases.case import SimilarCase
 from medsd.dicom.quiet import quiet
 from medsd.errors import DataError
 from medsd.results import sr
@@ -23,10 +24,6 @@ from medsd.results.render import Window, image_jpeg
 from medsd.results.result import Result
 from medsd.results.source import Source, moment
 
-if TYPE_CHECKING:
-    from medsd.bundle.layout import Bundle
-    from medsd.cases.case import SimilarCase
-
 Kind = Literal["sr", "sr3d", "text", "key-image", "gsps", "pdf", "kos"]
 Message = Literal["hl7", "fhir"]
 Form = Kind | Message
@@ -35,28 +32,15 @@ QUALITY = CODES["quality"]
 FORMS: tuple[Form, ...] = (*KINDS, *get_args(Message))
 
 
-def kinds_of(text: str) -> tuple[Kind, ...]:
-    """The kinds of DICOM objects in a list such as ``sr,key-image``.
-
-    Raises:
-        DataError: one is unknown, or there is none.
-    """
-    return tuple(cast(Kind, word) for word in _listed(text, KINDS))
-
-
-def forms_of(text: str) -> tuple[Form, ...]:
-    """As `kinds_of`, with messages, too: ``sr,hl7``."""
-    return tuple(cast(Form, word) for word in _listed(text, FORMS))
-
-
-def _listed(text: str, known: Sequence[str]) -> list[str]:
+def forms_of(text: str, known: Sequence[Form] = FORMS) -> tuple[Form, ...]:
+    """The forms in a list such as ``sr,hl7``, each once; raises DataError: one is none of `known`, or none is named."""
     named = list(dict.fromkeys(word for word in (part.strip().lower() for part in text.split(",")) if word))
     unknown = [word for word in named if word not in known]
     if any(word in FORMS for word in unknown):
         raise DataError(f"{', '.join(unknown)} does not go by C-STORE; there are {', '.join(known)}")
     if unknown or not named:
         raise DataError(f"'{', '.join(unknown) or text}' is no kind of result; there are {', '.join(known)}")
-    return named
+    return cast(tuple[Form, ...], tuple(named))
 
 
 def objects(
@@ -69,41 +53,27 @@ def objects(
 ) -> dict[Kind, Dataset]:
     """The result of an image as objects of its own study.
 
-    Args:
-        result: of a prediction made of the content of a file: a message that names a file would be told.
-        bundle: that made the prediction, for the PDF.
-        source: the image.
-        kinds: what is wanted. An image that was refused has no key image and no presentation state, and only such a one
-            has a key object selection; a presentation state needs a region.
-        cases: those of the result, for the PDF; nothing that names them is told.
-        previous: earlier structured reports on the image.
+    The prediction was made of the content of a file: a message that names a file would be told. `bundle`, which made
+    it, and `cases` are for the PDF; nothing that names a case is told. `previous` are earlier structured reports on the
+    image. An image that was refused has no key image and no presentation state, and only such a one has a key object
+    selection; a presentation state needs a region.
     """
-    made: dict[Kind, Dataset] = {}
+    makers: dict[str, Callable[[Result, Source], Dataset | None]] = {
+        "key-image": key_image,
+        "gsps": presentation_state,
+        "kos": key_object,
+        "pdf": lambda result, source: encapsulated_pdf(result, source, _pdf(result, bundle, cases)),
+        **{kind: partial(sr.report, kind=kind, previous=previous) for kind in get_args(sr.Kind)},
+    }
     with quiet():
-        for kind in kinds:
-            one: Dataset | None
-            if kind == "key-image":
-                one = key_image(result, source)
-            elif kind == "gsps":
-                one = presentation_state(result, source)
-            elif kind == "kos":
-                one = key_object(result, source)
-            elif kind == "pdf":
-                one = encapsulated_pdf(result, source, _pdf(result, bundle, cases))
-            else:
-                one = sr.report(result, source, kind, previous)
-            if one is not None:
-                made[kind] = one
-    return made
+        made = {kind: makers[kind](result, source) for kind in kinds}
+    return {kind: one for kind, one in made.items() if one is not None}
 
 
 def messages(result: Result, source: Source, forms: Sequence[Form]) -> dict[Message, bytes]:
     """The result of an image for systems that take no DICOM, in the codes and numbers of its structured report.
 
-    Args:
-        result: to tell.
-        source: the image.
-        forms: what is wanted. An image that names no patient has no HL7 message.
+    An image that names no patient has no HL7 message.
     """
     made: dict[Message, bytes] = {}
     with quiet():

@@ -5,25 +5,21 @@ Nothing in it says who was examined: no note, file name, header or patient's key
 which Matplotlib brings, so that a title in any European script prints.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.sax.saxutils import escape
 
+from medsd.bundle.layout import Bundle, Description
+from medsd.cases.case import SimilarCase
 from medsd.cases.explain import likeness, percentile_words, relation_line
+from medsd.cases.vote import FindingVote
+from medsd.inference.prediction import Prediction
 from medsd.inference.words import GROUPS, LEGEND, grouped, impression, percent, reason
 from medsd.results.result import DISCLAIMER, SYNTHETIC
-
-if TYPE_CHECKING:
-    from medsd.bundle.layout import Bundle, Description
-    from medsd.cases.case import SimilarCase
-    from medsd.cases.vote import FindingVote
-    from medsd.inference.prediction import Prediction
 
 _MARGIN, _FOOT = 40.0, 54.0  # points
 _IMAGE_HEIGHT, _CASE_SIDE = 300.0, 54.0
@@ -32,15 +28,10 @@ _INK, _SOFT, _LINE, _ALERT = "#17212b", "#52606d", "#d5dde5", "#a11d2f"
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture for the document.
+    """A picture for the document."""
 
-    Attributes:
-        content: an encoded PNG, JPEG or WebP.
-        caption: the line below it.
-    """
-
-    content: bytes = field(repr=False)
-    caption: str = ""
+    content: bytes = field(repr=False)  # an encoded PNG, JPEG or WebP
+    caption: str = ""  # the line below it
 
 
 def reading_pdf(
@@ -53,17 +44,11 @@ def reading_pdf(
     pictures: Sequence[bytes | None] = (),
     when: str = "",
 ) -> bytes:
-    """One reading as a PDF document of A4 pages.
+    """One reading, by `bundle`'s model, as a PDF document of A4 pages; a refused one gives the reason, not findings.
 
-    Args:
-        prediction: of `bundle`'s model; a refused one gives the reason in the place of the findings.
-        bundle: gives operating points, name and hash of the model.
-        cases: the nearest earlier cases.
-        votes: what they say of each finding.
-        figures: one or two pictures of the image, side by side.
-        pictures: of each case, or None; as many as `cases`, or none at all.
-        when: the time of the reading, ISO 8601; without it the document has no time in it, and the same reading gives
-            the same bytes.
+    `cases` are the nearest earlier cases and `votes` what they say of each finding; `figures` one or two pictures of
+    the image, side by side; `pictures` one of each case, or None, or none at all. `when` is the time of the reading,
+    ISO 8601; without it the document has no time in it, and the same reading gives the same bytes.
     """
     from reportlab.lib.pagesizes import A4
     from reportlab.platypus import SimpleDocTemplate

@@ -1,7 +1,5 @@
 """A result as presentation state: the outline of each finding over the image, which a viewer switches on and off."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -4,27 +4,21 @@ The note, the name of the file and the patient's key are left out; the study's k
 this site's secret.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from typing_extensions import TypedDict  # pydantic describes no other before Python 3.12
 
+from medsd.bundle.layout import Bundle
 from medsd.calibration.conformal import ConformalSet
 from medsd.calibration.types import Call
+from medsd.cases.case import SimilarCase
 from medsd.cases.described import RelationWord
 from medsd.cases.explain import as_records
-from medsd.cases.vote import vote_records
-from medsd.inference.prediction import Said, Status
+from medsd.cases.vote import FindingVote, vote_records
+from medsd.inference.prediction import Prediction, Said, Status
 from medsd.inference.words import Group, group, impression, reason
 from medsd.results.result import DECIMALS, DISCLAIMER, SYNTHETIC, Result
-
-if TYPE_CHECKING:
-    from medsd.bundle.layout import Bundle
-    from medsd.cases.case import SimilarCase
-    from medsd.cases.vote import FindingVote
-    from medsd.inference.prediction import Prediction
 
 
 class FindingRecord(TypedDict):

@@ -4,20 +4,19 @@ Everything here takes and returns arrays or encoded bytes and knows neither Grad
 page as data URIs, so no image is ever a file that another user of the app could ask for.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-if TYPE_CHECKING:
-    from medsd.inference.prediction import Prediction
+from medsd.cases.explain import region_shares
+from medsd.inference.prediction import Prediction
+from medsd.preprocessing.pixels import evidence_to_image
 
 GreyImage = npt.NDArray[np.float32]
 Preset = Literal["As stored", "Contrast", "Lungs", "Mediastinum"]
@@ -40,17 +39,11 @@ _PICTURE_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpe
 
 @dataclass(frozen=True)
 class Window:
-    """A linear window over grey values in 0…1.
+    """A linear window over grey values in 0…1."""
 
-    Attributes:
-        level: the grey value shown as mid-grey.
-        width: the range of grey values between black and white, above 0.
-        inverted: show bright as dark.
-    """
-
-    level: float = 0.5
-    width: float = 1.0
-    inverted: bool = False
+    level: float = 0.5  # the grey value shown as mid-grey
+    width: float = 1.0  # the range of grey values between black and white, above 0
+    inverted: bool = False  # show bright as dark
 
 
 def preset_window(preset: Preset, image: GreyImage, *, inverted: bool = False) -> Window:
@@ -63,14 +56,9 @@ def preset_window(preset: Preset, image: GreyImage, *, inverted: bool = False) -
 
 
 def apply_window(image: GreyImage, window: Window) -> npt.NDArray[np.uint8]:
-    """Map grey values to what is shown, by the LINEAR_EXACT function of DICOM PS3.3 C.11.2.1.3.2.
+    """Map grey values (H, W) in 0…1 to what is shown, uint8, by the LINEAR_EXACT function of PS3.3 C.11.2.1.3.2.
 
-    Args:
-        image: float32 (H, W) in 0…1.
-        window: level and width in the same units.
-
-    Returns:
-        uint8 (H, W); values below ``level - width / 2`` are black, above ``level + width / 2`` white.
+    Values below ``level - width / 2`` are black, above ``level + width / 2`` white.
 
     >>> apply_window(np.array([[0.2, 0.5, 0.8]], np.float32), Window(level=0.5, width=0.4)).tolist()
     [[0, 128, 255]]
@@ -92,13 +80,10 @@ def fit_side(image: GreyImage, side: int) -> GreyImage:
 
 
 def scale_evidence(evidence: GreyImage) -> GreyImage | None:
-    """Evidence on its own scale: 0 at the map's median, 1 at its maximum.
+    """Evidence on its own scale: 0 at the map's median, 1 at its maximum; None where it is flat, no region stands out.
 
     The median stands for "nothing here": a class activation has no zero of its own, because the bias of the classifier
     lies outside the map. The scale belongs to one finding on one image; colours do not compare between findings.
-
-    Returns:
-        float32 of the same shape in 0…1, or None where the map is flat and no region stands out.
     """
     middle, top = float(np.median(evidence)), float(np.max(evidence))
     if not np.isfinite(top - middle) or top - middle < 1e-4:
@@ -107,13 +92,9 @@ def scale_evidence(evidence: GreyImage) -> GreyImage | None:
 
 
 def evidence_layer(evidence: GreyImage) -> npt.NDArray[np.uint8] | None:
-    """The coloured, transparent layer that lies over an image.
+    """The coloured, transparent layer that lies over an image, of evidence (H, W) in logits.
 
-    Args:
-        evidence: float32 (H, W) in logits, over the image.
-
-    Returns:
-        uint8 RGBA (h, w, 4), at most `EVIDENCE_SIDE` px; clear where nothing speaks for the finding. None when flat.
+    It is uint8 RGBA (h, w, 4), at most `EVIDENCE_SIDE` px; clear where nothing speaks for the finding. None when flat.
     """
     scaled = scale_evidence(fit_side(evidence, EVIDENCE_SIDE))
     if scaled is None:
@@ -127,17 +108,9 @@ def evidence_layer(evidence: GreyImage) -> npt.NDArray[np.uint8] | None:
 def likeness_share(prediction: Prediction, embedding: GreyImage, shape: tuple[int, ...]) -> GreyImage:
     """What each place of an image adds to its likeness with another study, as `evidence_layer` takes it.
 
-    Args:
-        prediction: of the image.
-        embedding: (D,) of the other study.
-        shape: (H, W) of the image as it is shown.
-
-    Raises:
-        DataError: the bundle does not say what each place adds.
+    `embedding` (D,) is the other study's, `shape` (H, W) that of the image as it is shown. Raises DataError: the bundle
+    does not say what each place adds.
     """
-    from medsd.cases.explain import region_shares
-    from medsd.preprocessing.pixels import evidence_to_image
-
     shares = region_shares(prediction, embedding)
     assert prediction.pixel_spec is not None
     scale = min(1.0, EVIDENCE_SIDE / max(shape))

@@ -1,16 +1,15 @@
 """`Reporter`: the content of a DICOM file in, the forms of its result out; what `report` and `receive` stand on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 from pydicom import Dataset, dcmread, dcmwrite
 
 from medsd.bundle.layout import Bundle
+from medsd.cases.case import SimilarCase
 from medsd.cases.index import CaseIndex
 from medsd.cases.manage import hasher_of
 from medsd.dicom.content import read_content
@@ -19,31 +18,22 @@ from medsd.errors import DataError
 from medsd.files import replacing, write_whole
 from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction
+from medsd.inference.providers import PrecisionChoice, ProviderChoice
 from medsd.inference.words import impression
 from medsd.preprocessing.decode import Decoder
+from medsd.results.assessment import Opinion
 from medsd.results.audit import AuditLog
 from medsd.results.objects import KINDS, Form, Kind, Message, messages, objects
 from medsd.results.result import Result
 from medsd.results.source import Source
 
-if TYPE_CHECKING:
-    from medsd.cases.case import SimilarCase
-    from medsd.inference.providers import PrecisionChoice, ProviderChoice
-    from medsd.results.assessment import Opinion
-
 
 class Reporter:
     """A bundle that reads images into results; a context manager that ends its helper process.
 
-    Args:
-        folder: of the bundle.
-        forms: of the results.
-        k: how many similar cases are told of.
-        provider, precision, policy, coverage: as for `Predictor`.
-
-    Raises:
-        BundleError: no bundle, an altered one, or no cases although `k` asks for some.
-        DataError: the model reads no images.
+    `k` is how many similar cases are told of; `provider`, `precision`, `policy` and `coverage` are as for `Predictor`.
+    Raises BundleError: no bundle, an altered one, or no cases although `k` asks for some; DataError: the model reads no
+    images.
     """
 
     def __init__(
@@ -75,7 +65,7 @@ class Reporter:
             decode=self._helper,
         )
 
-    def __enter__(self) -> Reporter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,21 +144,12 @@ def write_report(
     audit: Path | None = None,
     opinions_on: Callable[[Prediction], Sequence[Opinion]] | None = None,
 ) -> Written:
-    """Read one file and write the forms of its result, each by its `file_name`.
+    """Read one DICOM file and write the forms of its result into the folder `out`, each by its `file_name`.
 
-    Args:
-        reporter: reads it.
-        path: a DICOM file.
-        out: a folder, made where it is absent.
-        note: the clinical note.
-        previous: earlier structured reports of the image, which the new one follows.
-        audit: an audit log that gets a line; none by default.
-        opinions_on: what readers said of a prediction; where there is something, a record of it is written, too.
-
-    Raises:
-        ImageError: the file cannot be read.
-        DataError: it is no DICOM file, or lacks an identifier; an earlier report is of another study; or there are
-            opinions, and no structured report that they are on.
+    The new structured report follows those that are `previous`. `audit` is a log that gets a line. Where readers said
+    something of the prediction (`opinions_on`), a record of it is written, too. Raises ImageError: the file cannot be
+    read; DataError: it is no DICOM file, or lacks an identifier; an earlier report is of another study; or there are
+    opinions, and no structured report that they are on.
     """
     content = read_content(path, reporter.policy, path.name)
     source = Source.read(content)  # before the model is asked

@@ -1,27 +1,23 @@
 """`Result`: one prediction in the words and numbers that every form of it has. Start at `Result.of`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, cast
+from typing import Self, cast
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.sr.coding import Code
 
+from medsd.bundle.layout import Bundle
 from medsd.calibration.conformal import ConformalSet
+from medsd.cases.case import SimilarCase
 from medsd.cases.described import RelationWord
 from medsd.cases.explain import relation_line
 from medsd.errors import DataError
 from medsd.inference.prediction import Prediction, Said
 from medsd.results.codes import finding_code
 from medsd.results.render import EVIDENCE_SIDE, fit_side, scale_evidence
-
-if TYPE_CHECKING:
-    from medsd.bundle.layout import Bundle
-    from medsd.cases.case import SimilarCase
 
 DISCLAIMER = "Research software, no medical device. Not for diagnosis or treatment."
 SYNTHETIC = "Trained on synthetic phantoms; not a medical result."
@@ -32,26 +28,18 @@ REGION_FROM = 0.5  # of the range of an evidence map; from here on a place belon
 
 @dataclass(frozen=True)
 class FindingResult:
-    """What the model says of one finding.
-
-    Attributes:
-        name, title: of the finding.
-        code: SNOMED CT, RadLex or private.
-        probability: to six decimals; None where the finding was not trained.
-        call: present, absent, undecided or "not trained".
-        operating_point: the probability from which it is called present, to six decimals; None for a conformal call.
-        conformal_set: of a conformal call.
-        region: (N, 2) column and row of a closed outline around the evidence in the image, in pixels from the upper
-            left corner; only of a finding that is called present.
-    """
+    """What the model says of one finding."""
 
     name: str
     title: str
-    code: Code
-    probability: float | None
+    code: Code  # SNOMED CT, RadLex or private
+    probability: float | None  # to six decimals; None where the finding was not trained
     call: Said
+    # The probability from which it is called present, to six decimals; None for a conformal call.
     operating_point: float | None = None
-    conformal_set: ConformalSet | None = None
+    conformal_set: ConformalSet | None = None  # of a conformal call
+    # (N, 2) column and row of a closed outline around the evidence in the image, in pixels from the upper left corner;
+    # only of a finding that is called present.
     region: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     def sentence(self) -> str:
@@ -79,32 +67,19 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Result:
-    """One prediction for other systems.
+    """One prediction for other systems."""
 
-    Attributes:
-        prediction: what it was made of.
-        model, version: of the bundle.
-        model_sha256: of its model.onnx.
-        findings: most probable first, those that were not trained last; none where the image was refused.
-        coverage: what conformal calls promise, else None.
-        cases: the similar cases.
-        disclaimer: that this is no diagnosis.
-        message: why the image was refused, or is to be read with care; names no file.
-        when: when it was read, with a time zone.
-        calls: where the calls come from, in a sentence.
-    """
-
-    prediction: Prediction = field(repr=False)
-    model: str
+    prediction: Prediction = field(repr=False)  # what it was made of
+    model: str  # name of the bundle
     version: str
     model_sha256: str
-    findings: tuple[FindingResult, ...]
-    coverage: float | None
+    findings: tuple[FindingResult, ...]  # most probable first, the untrained last; none where the image was refused
+    coverage: float | None  # what conformal calls promise
     cases: tuple[CaseResult, ...]
-    disclaimer: str
-    message: str
-    when: datetime
-    calls: str
+    disclaimer: str  # that this is no diagnosis
+    message: str  # why the image was refused, or is to be read with care; names no file
+    when: datetime  # when it was read, with a time zone
+    calls: str  # where the calls come from, in a sentence
 
     @classmethod
     def of(
@@ -114,15 +89,8 @@ class Result:
         cases: Sequence[SimilarCase] = (),
         *,
         when: datetime | None = None,
-    ) -> Result:
-        """The result of a prediction.
-
-        Args:
-            prediction: of `bundle`'s model.
-            bundle: gives operating points, name and hash.
-            cases: the similar cases to tell of.
-            when: the time of the reading; now by default.
-        """
+    ) -> Self:
+        """The result of a prediction by `bundle`'s model, with the similar `cases` to tell of, read now by default."""
         about = bundle.description
         if prediction.model_sha256 not in ("", bundle.model_sha256):
             raise DataError("the prediction is of another model than the bundle")

@@ -4,8 +4,6 @@ Patient and study modules (PS3.3 C.7.1 and C.7.2) are copied as they stand, with
 our own is ASCII, which every character set has.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import unicodedata
@@ -13,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from highdicom.base import SOPClass
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
@@ -43,22 +41,16 @@ SERIES = {"sr": 9101, "sr3d": 9102, "text": 9103, "key-image": 9104, "gsps": 910
 
 @dataclass(frozen=True)
 class Source:
-    """The header of the image.
+    """The header of the image; a traceback must not show a patient."""
 
-    Attributes:
-        header: without pixels, as it stands in the file.
-        bare: the same image without anything of a patient, for highdicom to refer to.
-    """
-
-    header: Dataset = field(repr=False)  # a traceback must not show a patient
-    bare: Dataset = field(repr=False)
+    header: Dataset = field(repr=False)  # without pixels, as it stands in the file
+    bare: Dataset = field(repr=False)  # the same image without anything of a patient, for highdicom to refer to
 
     @classmethod
-    def read(cls, file: Path | bytes) -> Source:
+    def read(cls, file: Path | bytes) -> Self:
         """Of a DICOM file, or the content of one.
 
-        Raises:
-            DataError: it is none, or lacks an identifier that results refer to.
+        Raises DataError: it is none, or lacks an identifier that results refer to.
         """
         content = file if isinstance(file, bytes) else file.read_bytes()
         if not looks_like_dicom(content):
@@ -75,7 +67,7 @@ class Source:
             raise DataError(f"the header of the image cannot be read ({type(error).__name__})") from None
 
     @classmethod
-    def of(cls, header: Dataset) -> Source:
+    def of(cls, header: Dataset) -> Self:
         """Of a header that was read."""
         missing = [keyword for keyword in _NEEDED if not header.get(keyword)]
         if missing:

@@ -2,10 +2,8 @@
 
 Each finding is a measurement group (TID 1410 with an outlined region, else TID 1501): the finding's code, the
 probability, the call, the operating point or the conformal set, and the algorithm (TID 4019) with the hash of the
-model. Similar cases stand in a container of their own. Start at `report`, and at `findings_of` to read one back.
+model. Similar cases stand in a container of their own. Start at `report`.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -16,7 +14,7 @@ from highdicom.sr.templates import _MeasurementsAndQualitativeEvaluations as Gro
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import BasicTextSRStorage, Comprehensive3DSRStorage, generate_uid
+from pydicom.uid import BasicTextSRStorage, generate_uid
 
 from medsd.results import coded
 from medsd.results.codes import CODES, REPORT, plain
@@ -33,11 +31,8 @@ _TEXT = 1024  # characters of an UT value that every viewer shows
 def report(result: Result, source: Source, kind: Kind = "sr", previous: Sequence[Dataset] = ()) -> Dataset:
     """The structured report of a result, unverified, in the study of its image.
 
-    Args:
-        result: to tell.
-        source: its image.
-        kind: "sr" Comprehensive SR, which nearly all archives take; "sr3d" Comprehensive 3D SR; "text" Basic Text SR.
-        previous: earlier reports on the same image; they become predecessor documents.
+    It is a Comprehensive SR ("sr"), which nearly all archives take, a Comprehensive 3D SR or a Basic Text SR. Earlier
+    reports on the same image (`previous`) become predecessor documents.
     """
     cls = sop.Comprehensive3DSR if kind == "sr3d" else sop.ComprehensiveSR
     content = _text_content(result, source) if kind == "text" else _measurements(result, source)
@@ -173,19 +168,3 @@ def _text_content(result: Result, source: Source) -> Dataset:
     parts += [text_item(codes.DCM.AlgorithmName, of_model), text_item(REPORT["comment"], result.disclaimer)]
     root.ContentSequence = hd.sr.ContentSequence(parts)
     return root
-
-
-def findings_of(document: Dataset) -> dict[tuple[str, str], tuple[float | None, str]]:
-    """What a measurement report says: scheme and value of each finding's code → probability and meaning of the call."""
-    three = document.SOPClassUID == Comprehensive3DSRStorage
-    content: Any = (sop.Comprehensive3DSR if three else sop.ComprehensiveSR).from_dataset(document).content
-    groups = [*content.get_image_measurement_groups(), *content.get_planar_roi_measurement_groups()]
-    said = {}
-    for group in groups:
-        if group.finding_type is None:
-            continue
-        number = group.get_measurements(name=REPORT["probability"])
-        call = group.get_qualitative_evaluations(name=REPORT["call"])[0]
-        key = (group.finding_type.scheme_designator, group.finding_type.value)
-        said[key] = (number[0].value if number else None, call.value.meaning)
-    return said

@@ -39,10 +39,9 @@ _REFUSED_A_BATCH = 8  # a batch closes with so many times its size of inputs, ho
 def score(request: ScoringRequest) -> Summary:
     """Score the inputs of `request` on this machine, by default with one process that decodes: this one.
 
-    `each` is called with every prediction once it is a row; what it raises as a `MedsdError` is logged. Raises
-    DataError: an input does not exist or is empty, the notes or the output cannot be used, the disk is full, another
-    run writes the same output, or `resume` meets rows that were made with something else; BundleError: no bundle, or an
-    altered one; DependencyError: `require_gpu` and no GPU computes.
+    Raises DataError: an input does not exist or is empty, the notes or the output cannot be used, the disk is full,
+    another run writes the same output, or `resume` meets rows that were made with something else; BundleError: no
+    bundle, or an altered one; DependencyError: `require_gpu` and no GPU computes.
     """
     job = prepare(request)
     precision = planned_precision(job.bundle, request.provider, request.precision)

@@ -40,24 +40,13 @@ Facts = Mapping[str, Any]
 
 
 class FinishedRows:
-    """The finished rows of one output; a context manager that holds the lock, where the output can be locked.
+    """The finished rows of one output, a path or a URL; a context manager that holds its lock, where it can be locked.
 
-    Args:
-        out, embeddings_out: what is being made, paths or URLs.
-        made_with: what decides the rows, by the words in which a person knows it: ``{"model": …, "gate policy": …}``.
-            JSON values; rows that were made with others are not mixed in.
-        names: of all inputs, in order.
-        batch_size: of the model; blocks hold whole batches.
-        resume: keep the rows of an earlier, killed or finished run.
+    `made_with` is what decides the rows, by the words in which a person knows it: ``{"model": …, "gate policy": …}``.
+    It has JSON values; rows that were made with others are not mixed in.
 
-    Attributes:
-        done: paths of the rows that an earlier run finished.
-        waiting: blocks of the inputs without a row.
-        counts, reasons: rows by status and by reason, once `join` has seen them.
-
-    Raises:
-        DataError: another run holds the lock, the folder cannot be written, there are unfinished rows and `resume` is
-            not set, or they were made with something else.
+    Raises DataError: another run holds the lock, the folder cannot be written, there are unfinished rows and `resume`
+    is not set, or they were made with something else.
     """
 
     def __init__(
@@ -65,19 +54,19 @@ class FinishedRows:
         out: Path | str,
         columns: Sequence[str],
         made_with: Facts,
-        names: Sequence[str],
+        names: Sequence[str],  # of all inputs, in order
         *,
-        batch_size: int,
-        resume: bool,
+        batch_size: int,  # of the model; blocks hold whole batches
+        resume: bool,  # keep the rows of an earlier, killed or finished run
         embeddings_out: Path | str | None = None,
         dimensions: int = 0,
         defuse: bool = False,
     ) -> None:
         self.out, self.columns, self._names = out, list(columns), names
         self.store = Store(_beside(out, SUFFIX))
-        self.done: set[str] = set()
-        self.counts: Counter[str] = Counter()
-        self.reasons: Counter[str] = Counter()
+        self.done: set[str] = set()  # paths of the rows that an earlier run finished
+        self.counts: Counter[str] = Counter()  # rows by status, once `join` has seen them
+        self.reasons: Counter[str] = Counter()  # likewise by reason
         self._record = _beside(out, RECORD)
         self._facts = {"columns": self.columns, **made_with}
         self._embeddings_out, self._dimensions, self._defuse = embeddings_out, dimensions, defuse
@@ -99,7 +88,7 @@ class FinishedRows:
             self.close()
             raise
         left = ([name for name in block.names if printable(name) not in self.done] for block in blocks)
-        self.waiting = [Block(names) for names in left if names]
+        self.waiting = [Block(names) for names in left if names]  # the inputs without a row
 
     def __enter__(self) -> Self:
         return self

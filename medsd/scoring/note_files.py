@@ -19,15 +19,10 @@ _MOST_SIDE_BYTES = 2**20  # a note of 200 pages
 
 
 class Notes:
-    """Clinical notes by image.
+    """Clinical notes `by_path`, or by the file name, that the table has, in its order.
 
-    Args:
-        by_path: note by the path, or the file name, that the table has.
-        beside: take the note of an image without one from the text beside it: ``image.txt``, or ``image.dcm.txt``, of
-            ``image.dcm``; in an archive too.
-
-    Attributes:
-        by_path: as it was given, in the order of the table.
+    With `beside`, the note of an image without one is the text beside it: ``image.txt``, or ``image.dcm.txt``, of
+    ``image.dcm``; in an archive too.
     """
 
     def __init__(self, by_path: Mapping[str, str] | None = None, *, beside: bool = False) -> None:

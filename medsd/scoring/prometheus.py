@@ -19,17 +19,10 @@ _LOOPBACK = "127.0.0.1"
 
 
 class ScoringGauges:
-    """The gauges of one run; a context manager that closes the port.
+    """The gauges of one run of `total` inputs, of which `done` were finished before; a context manager.
 
-    Args:
-        total: inputs.
-        done: rows that an earlier run had finished.
-        model, provider: told as labels.
-        file: where the metrics are written to, every few seconds and at the end; None for nowhere.
-        port: of an HTTP server on the loopback address, 0 for any that is free; None for none.
-
-    Raises:
-        DataError: the file cannot be written, or the port is taken.
+    They are written to `file` every few seconds and at the end, and served on `port` of the loopback address, 0 for any
+    that is free, until the run ends. Raises DataError: the file cannot be written, or the port is taken.
     """
 
     def __init__(

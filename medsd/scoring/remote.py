@@ -73,8 +73,7 @@ def names_at(url: str) -> list[str]:
     """The images that a URL means: one, those of a folder and below (sorted, without hidden ones, tables and texts),
     those of a pattern, or the radiographs that a search of DICOMweb finds.
 
-    Raises:
-        DataError: there are none, or the store does not answer.
+    Raises DataError: there are none, or the store does not answer.
     """
     if is_dicomweb(url):
         return _found_at(Address.of(url))

@@ -351,8 +351,8 @@ def test_two_nodes_do_not_share_a_queue(tmp_path: Path):
 
 def test_an_open_port_names_who_may_send():
     with pytest.raises(DataError, match="name the AE titles"):
-        Listening(host="0.0.0.0").check()
-    Listening(host="0.0.0.0", allowed=("CR1",)).check()
+        Listening(host="0.0.0.0")
+    assert Listening(host="0.0.0.0", allowed=("CR1",)).allowed
 
 
 @pytest.mark.parametrize("text", ["host:104", "AE@host", "AE@host:0", "A" * 17 + "@h:1"])

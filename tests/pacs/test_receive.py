@@ -34,10 +34,10 @@ from typer.testing import CliRunner
 from medsd.bundle.layout import Bundle
 from medsd.cli import app
 from medsd.errors import MedsdError
-from medsd.results import sr
 from tests.certificates import self_signed
 from tests.conftest import file_bytes
 from tests.pacs.peers import free_port, send, wait_until
+from tests.results.read_back import findings_of
 from tests.results.varied import radiograph
 
 RESULTS = (
@@ -90,7 +90,7 @@ def test_results_come_into_the_patients_study_once_and_the_node_ends_clean(
     assert kinds.count("Comprehensive SR Storage") == 2 and kinds.count("Key Object Selection Document Storage") == 1
     for document in stored:
         assert (document.PatientName, document.StudyInstanceUID) == (image.PatientName, image.StudyInstanceUID)
-    assert sum(bool(sr.findings_of(each)) for each in stored if each.SOPClassUID == ComprehensiveSRStorage) == 1
+    assert sum(bool(findings_of(each)) for each in stored if each.SOPClassUID == ComprehensiveSRStorage) == 1
     audit = (queue / "audit.jsonl").read_text()
     assert sorted(json.loads(line)["status"] for line in audit.splitlines()) == ["refused", "scored"]
     for secret in ("Phantom", "PH-0042", str(image.SOPInstanceUID), "1.2.3.4"):
@@ -121,7 +121,7 @@ def test_dcmtk_sends_the_image_and_stores_its_results(
             assert node.end() == 0
         finally:
             server.terminate()
-    said = [sr.findings_of(each) for each in map(pydicom.dcmread, stored.iterdir()) if each.Modality == "SR"
+    said = [findings_of(each) for each in map(pydicom.dcmread, stored.iterdir()) if each.Modality == "SR"
             and each.SOPClassUID == ComprehensiveSRStorage]  # fmt: skip
     assert len(said) == 1 and len(said[0]) == len(image_bundle.findings)
 

@@ -16,7 +16,7 @@ from pydicom import Dataset
 from medsd.errors import DataError
 from medsd.inference.predict import Predictor
 from medsd.results.key_image import drawn
-from medsd.results.objects import KINDS, Kind, kinds_of, objects
+from medsd.results.objects import KINDS, Kind, forms_of, objects
 from medsd.results.result import Result
 from medsd.results.source import SERIES, Source, moment
 from tests.conftest import file_bytes
@@ -163,5 +163,5 @@ def test_times_are_in_the_time_zone_that_the_object_names(fifty: list[Reading], 
 @pytest.mark.parametrize("text", ["", "sr,png", ","])
 def test_kinds_are_checked(text: str) -> None:
     with pytest.raises(DataError, match="there are sr, sr3d"):
-        kinds_of(text)
-    assert kinds_of(" SR, kos,sr") == ("sr", "kos")
+        forms_of(text)
+    assert forms_of(" SR, kos,sr") == ("sr", "kos")

@@ -16,6 +16,7 @@ from medsd.results import sr
 from medsd.results.codes import CALLS, finding_code, plain, private
 from medsd.results.source import Source
 from tests.results.conftest import Check
+from tests.results.read_back import findings_of
 from tests.results.varied import Reading, radiograph
 
 COPIED = (
@@ -53,7 +54,7 @@ def test_highdicom_reads_every_finding_back_to_the_last_digit(fifty: list[Readin
             (finding.code.scheme_designator, finding.code.value): (finding.probability, CALLS[finding.call].meaning)
             for finding in reading.result.findings
         }
-        assert sr.findings_of(reread(reading.report(kind))) == wanted
+        assert findings_of(reread(reading.report(kind))) == wanted
 
 
 def test_dcmtk_shows_every_finding_to_the_last_digit(fifty: list[Reading], dsr2html: Callable[[Dataset], str]) -> None:
@@ -117,7 +118,7 @@ def test_a_refused_image_has_a_reason_and_no_findings(fifty: list[Reading]) -> N
     refused = [reading for reading in fifty if reading.result.refused]
     assert refused
     for reading in refused:
-        assert sr.findings_of(reread(reading.report())) == {}
+        assert findings_of(reread(reading.report())) == {}
         assert plain(reading.result.message)[:40] in reread(reading.report()).to_json()
 
 
