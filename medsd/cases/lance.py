@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import lancedb
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from medsd.cases import approximate, lance_files
@@ -244,11 +245,9 @@ class LanceIndex(CaseIndex):
         """The cases at `positions`, in that order; only what memory does not hold is read from the table."""
         if not len(positions):
             return []
-        row_ids = snapshot.row_ids[positions].tolist()
-        rows = pinned.take_row_ids(row_ids).select(list(MEDIA)).with_row_id().to_arrow().to_pylist()
-        media = {row.pop("_rowid"): row for row in rows}
         text = snapshot.attributes.take(positions).to_pylist()
-        fields = [fields | media[row_id] for fields, row_id in zip(text, row_ids, strict=True)]
+        media = _taken(pinned, snapshot.row_ids[positions], MEDIA).to_pylist()
+        fields = [each | beside for each, beside in zip(text, media, strict=True)]
         return cases_of(fields, snapshot.labels[positions], self.findings)
 
     def _cases_in(self, rows: pa.Table) -> list[Case]:
@@ -262,13 +261,9 @@ class LanceIndex(CaseIndex):
         """The embeddings (M, D) at `positions`, from memory or from the table."""
         if snapshot.embeddings is not None:
             return snapshot.embeddings[positions]
-        row_ids = snapshot.row_ids[positions]
-        if not len(row_ids):
+        if not len(positions):
             return np.zeros((0, self.description.embedding_size), np.float32)
-        rows = pinned.take_row_ids(row_ids.tolist()).select(["embedding"]).with_row_id().to_arrow()
-        order = np.argsort(rows["_rowid"].to_numpy())  # LanceDB returns the rows in an order of its own
-        places = order[np.searchsorted(rows["_rowid"].to_numpy(), row_ids, sorter=order)]
-        return self._vectors_in(rows)[places]
+        return self._vectors_in(_taken(pinned, snapshot.row_ids[positions], ["embedding"]))
 
     def _scan(self, pinned: Any, embedding: FloatArray, k: int, where: str, *, exact: bool) -> list[Hit]:
         """LanceDB's own search, exact or through its index, for more cases than memory holds."""
@@ -284,6 +279,13 @@ class LanceIndex(CaseIndex):
         rows = rows.take(kept)
         vectors = self._vectors_in(rows)
         return list(map(Hit, self._cases_in(rows), (vectors @ embedding).clip(-1, 1).tolist(), vectors))
+
+
+def _taken(pinned: Any, row_ids: npt.NDArray[np.uint64], columns: Sequence[str]) -> pa.Table:
+    """Columns of the rows of these numbers, one at least, in their order; LanceDB returns them in one of its own."""
+    rows = pinned.take_row_ids(row_ids.tolist()).select(list(columns)).with_row_id().to_arrow()
+    order = np.argsort(rows["_rowid"].to_numpy())
+    return rows.take(order[np.searchsorted(rows["_rowid"].to_numpy(), row_ids, sorter=order)]).select(list(columns))
 
 
 def _connect(uri: str) -> Any:

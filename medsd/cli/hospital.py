@@ -63,8 +63,8 @@ def report(
 
         said = partial(assessments.opinions_on, assessments.folder_of(opinions)) if opinions else None
         wanted, policy = forms_of(forms), read_gate(gate, set_)
-        how = {"provider": provider, "precision": precision, "policy": policy, "coverage": coverage, "k": k}
-        with Reporter(bundle, wanted, **how) as reporter:  # type: ignore[arg-type]
+        how = {"provider": provider, "precision": precision, "coverage": coverage}
+        with Reporter(bundle, wanted, k=k, policy=policy, **how) as reporter:
             told = {"note": note, "previous": previous or (), "audit": audit_log, "opinions_on": said}
             print_summary(write_report(reporter, file, out, **told), as_json)  # type: ignore[arg-type]
 
@@ -144,10 +144,10 @@ def receive(
     messages = Hl7Destination.of(hl7, _call_tls(hl7_tls, certificate, key, forward_ca)) if hl7 else None
     if forward_ca is not None and not (forward_tls or hl7_tls or "://" in forward):
         raise typer.BadParameter("--forward-ca needs --forward-tls")
-    how = {"provider": provider, "precision": precision, "policy": read_gate(gate, set_), "coverage": coverage, "k": k}
+    how = {"provider": provider, "precision": precision, "coverage": coverage}
     node = {"listening": listening, "limits": NodeLimits(*sizes), "quiet_s": complete_s, "status_port": status_port}
     forms = forms_of(kinds, KINDS) + (("hl7",) if hl7 else ())
-    with Reporter(bundle, forms, **how) as reporter:  # type: ignore[arg-type]
+    with Reporter(bundle, forms, k=k, policy=read_gate(gate, set_), **how) as reporter:
         serve(reporter, destination, queue, messages=messages, audit=audit_log, **node)  # type: ignore[arg-type]
 
 

@@ -12,7 +12,7 @@ _lock = threading.Lock()
 _inside = 0
 _held: "warnings.catch_warnings[None] | None" = None  # no class to subscript while it runs
 _nowhere = logging.NullHandler()
-_LOGGERS = ("pydicom", "highdicom", "dicomweb_client", "retrying", "urllib3")
+_LOGGERS = ("pydicom", "pynetdicom", "highdicom", "dicomweb_client", "retrying", "urllib3")
 _handlers: dict[str, list[logging.Handler]] = {}  # of these loggers, while they are held back
 _validation: list[int] = []  # pydicom's mode, while it is off
 

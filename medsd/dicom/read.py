@@ -5,8 +5,9 @@ What a file is, is recognised by its content. The header is judged by the policy
 
 import io
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 class Radiograph:
     """One radiograph, ready for the eye and for `medsd.preprocessing.pixels.to_pixels`."""
 
-    pixels: npt.NDArray[np.float32] = field(repr=False)  # (H, W) in 0…1, dark air and bright bone
+    shown: npt.NDArray[np.float32] | None = field(default=None, repr=False)  # `pixels`, where there are no `greys`
     modality: str = ""  # DICOM modality ("CR", "DX", …), "" for a plain image
     body_part: str = ""  # words of PS3.16 annex L, upper case; "" if the header is silent
     view: str = ""  # "PA", "AP", "FRONTAL" (one of them), "LATERAL", "OTHER" (oblique, decubitus); "" if unknown
@@ -66,18 +67,13 @@ class Radiograph:
     # Of a DICOM file: `to_pixels` makes the model's pixels of these, without the full picture.
     greys: StoredGreys | None = field(default=None, repr=False)
 
-    @classmethod
-    def of_stored(cls, greys: StoredGreys, **facts: Any) -> Self:
-        """A radiograph whose `pixels` are looked up when somebody asks for them."""
-        radiograph = cls(cast(npt.NDArray[np.float32], None), greys=greys, **facts)
-        del radiograph.__dict__["pixels"]
-        return radiograph
-
-    def __getattr__(self, attribute: str) -> npt.NDArray[np.float32]:
-        greys = self.__dict__.get("greys")
-        if attribute != "pixels" or greys is None:
-            raise AttributeError(attribute)
-        return cast(npt.NDArray[np.float32], self.__dict__.setdefault("pixels", greys.picture()))
+    @cached_property
+    def pixels(self) -> npt.NDArray[np.float32]:
+        """(H, W) in 0…1, dark air and bright bone; of a DICOM file, they are made when somebody asks for them."""
+        if self.shown is not None:
+            return self.shown
+        assert self.greys is not None
+        return self.greys.picture()
 
 
 ImageSource = Path | bytes | npt.NDArray[np.floating] | Radiograph
@@ -135,7 +131,7 @@ def _from_array(array: npt.NDArray[np.floating], policy: GatePolicy, name: str) 
 def _from_plain(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
     plain = read_plain(content, policy, name)
     concerns = _admitted(plain.concerns + _look(plain.pixels, policy), policy, name)
-    return Radiograph(pixels=plain.pixels, photometric=plain.mode, kind="image", concerns=concerns)
+    return Radiograph(plain.pixels, photometric=plain.mode, kind="image", concerns=concerns)
 
 
 def _look(pixels: npt.NDArray[np.float32], policy: GatePolicy) -> list[Concern]:
@@ -165,8 +161,8 @@ def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
         found.append(concern("odd_header", detail="; ".join([*notes, *greys.notes])))
     concerns += _admitted(found, policy, name)
     facts = ("modality", "body_part", "view", "sex", "age_years", "spacing_mm", "spacing_from", "photometric")
-    return Radiograph.of_stored(
-        greys,
+    return Radiograph(
+        greys=greys,
         **{fact: getattr(header, fact) for fact in facts},
         kind="dicom",
         concerns=concerns,

@@ -28,7 +28,6 @@ from medsd.files import write_whole
 from medsd.pacs.deliver import Destination, WebDestination
 from medsd.pacs.queue import ImageQueue
 from medsd.pacs.receive import ImageStore, Listening, NodeLimits, Receiver, take
-from medsd.pacs.silence import silence
 from medsd.privacy import KeyedHasher
 
 log = logging.getLogger(__name__)
@@ -176,7 +175,7 @@ def _from_archive(
     """The archive sends to us."""
     outcomes = Counter[str]()
     receiver = Receiver(store, hasher, listening, limits, lambda outcome: outcomes.update([outcome]))
-    with silence():
+    with quiet():
         receiver.start()
         try:
             told = _move_all(archive, query, listening.title, listening.title)
@@ -193,7 +192,7 @@ def _move_all(archive: Destination, query: Query, title: str, target: str) -> Co
     ae.dimse_timeout = ae.network_timeout = _PATIENCE_S
     ae.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
     ae.add_requested_context(StudyRootQueryRetrieveInformationModelMove)
-    with silence(), quiet():
+    with quiet():
         association = ae.associate(
             archive.host,
             archive.port,

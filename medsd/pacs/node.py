@@ -20,7 +20,6 @@ from medsd.pacs.deliver import Destination, UnreachableError, WebDestination
 from medsd.pacs.mllp import Hl7Destination
 from medsd.pacs.queue import ImageQueue, pause
 from medsd.pacs.receive import Listening, NodeLimits, Receiver
-from medsd.pacs.silence import silence
 from medsd.pacs.status import NodeStatus
 from medsd.privacy import KeyedHasher
 
@@ -61,7 +60,7 @@ class Node:
             for step in (self._read_next, self._deliver_next)
         ]
         with ExitStack() as opened:
-            opened.enter_context(silence())
+            opened.enter_context(quiet())  # pynetdicom's lines hold UIDs and AE titles; ours say what matters
             self.queue = opened.enter_context(ImageQueue(folder))
             self.status = NodeStatus(self.queue, status_port)
             opened.callback(self.status.close)

@@ -18,7 +18,8 @@ from medsd.cases.explain import as_records
 from medsd.cases.vote import FindingVote, vote_records
 from medsd.inference.prediction import Prediction, Said, Status
 from medsd.inference.words import Group, group, impression, reason
-from medsd.results.result import DECIMALS, DISCLAIMER, SYNTHETIC, Result
+from medsd.results.result import DISCLAIMER, SYNTHETIC, Result
+from medsd.scoring.table import rounded
 
 
 class FindingRecord(TypedDict):
@@ -115,7 +116,7 @@ def reading_record(
         "status": prediction.status,
         "reason": prediction.reason,
         "message": prediction.message,
-        "out_of_distribution": _rounded(prediction.out_of_distribution),
+        "out_of_distribution": rounded(prediction.out_of_distribution),
         "coverage": prediction.coverage,
         "impression": impression(prediction, sum(vote.disagrees for vote in votes)),
         "findings": _findings(prediction, bundle),
@@ -145,7 +146,3 @@ def _findings(prediction: Prediction, bundle: Bundle) -> list[FindingRecord]:
         }
         for finding in Result.of(prediction, bundle).findings
     ]
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(float(value), DECIMALS)

@@ -18,7 +18,6 @@ from medsd.errors import DataError
 from medsd.files import replacing, write_whole
 from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction
-from medsd.inference.providers import PrecisionChoice, ProviderChoice
 from medsd.inference.words import impression
 from medsd.preprocessing.decode import Decoder
 from medsd.results.assessment import Opinion
@@ -31,21 +30,13 @@ from medsd.results.source import Source
 class Reporter:
     """A bundle that reads images into results; a context manager that ends its helper process.
 
-    `k` is how many similar cases are told of; `provider`, `precision`, `policy` and `coverage` are as for `Predictor`.
-    Raises BundleError: no bundle, an altered one, or no cases although `k` asks for some; DataError: the model reads no
-    images.
+    `k` is how many similar cases are told of; `policy` and `how` (provider, precision, coverage) are as for
+    `Predictor`. Raises BundleError: no bundle, an altered one, or no cases although `k` asks for some; DataError: the
+    model reads no images.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        forms: Sequence[Form] = ("sr",),
-        *,
-        k: int = 0,
-        provider: ProviderChoice = "auto",
-        precision: PrecisionChoice = "auto",
-        policy: GatePolicy | None = None,
-        coverage: float | None = None,
+        self, folder: Path, forms: Sequence[Form] = ("sr",), *, k: int = 0, policy: GatePolicy | None = None, **how: Any
     ) -> None:
         self.bundle = bundle = Bundle.open(folder)
         if not bundle.description.image:
@@ -55,15 +46,7 @@ class Reporter:
         self.hasher = hasher_of(bundle)
         # A process of its own decodes: what others send can be stopped, and may go down, without this one.
         self._helper = Decoder(bundle.description.pixels, self.policy, self.hasher, keep_image=True).helper()
-        self._predictor = Predictor(
-            bundle,
-            provider=provider,
-            precision=precision,
-            policy=self.policy,
-            coverage=coverage,
-            hasher=self.hasher,
-            decode=self._helper,
-        )
+        self._predictor = Predictor(bundle, policy=self.policy, hasher=self.hasher, decode=self._helper, **how)
 
     def __enter__(self) -> Self:
         return self

@@ -48,16 +48,9 @@ def score(request: ScoringRequest) -> Summary:
     with job.finished(precision) as rows:
         waiting = [name for block in rows.waiting for name in block.names]
         with Decoders(job.decoder, request.workers or 1, images=len(waiting) if job.images else 0) as decoders:
-            predictor = Predictor(
-                job.bundle,
-                provider=request.provider,
-                precision=precision,
-                require_gpu=request.require_gpu,
-                policy=request.policy,
-                coverage=request.coverage,
-                # Threads of one batch wait for each other, those of several batches do not.
-                threads=max(1, processors() // _ways()),
-            )
+            # Threads of one batch wait for each other, those of several batches do not.
+            threads = max(1, processors() // _ways())
+            predictor = Predictor(job.bundle, threads=threads, **job.reading(request.provider, precision))
             if job.notes and not predictor.takes_notes:
                 log.warning("%s reads no notes; they are ignored", job.bundle.label)
             with closing(_score_all(job, rows, predictor, waiting, decoders)) as outcomes:

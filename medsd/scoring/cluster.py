@@ -63,17 +63,8 @@ def score(request: ScoringRequest, *, address: str = LOCAL) -> Summary:
         precision = choose_precision(request.precision, job.bundle, CUDA if plan.gpu else CPU)
         with job.finished(precision) as rows:
             decoder = FetchingDecoder(job.bundle.description.pixels, request.policy, job.hasher) if job.images else None
-            work = ScoreBlock(
-                ray.put(_files(job.bundle)),
-                rows.store,
-                job.size,
-                job.width,
-                plan.provider,
-                precision,
-                request.require_gpu,
-                request.policy,
-                request.coverage,
-            )
+            files, reading = ray.put(_files(job.bundle)), job.reading(plan.provider, precision)
+            work = ScoreBlock(files, rows.store, job.size, job.width, reading)
             blocks = with_notes(rows.waiting, job.notes)
             outcomes = _run(ray, blocks, DecodeBlock(decoder, request.side_notes), work, plan)
             rows.take(blocks)

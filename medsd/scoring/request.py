@@ -121,6 +121,17 @@ class ScoringJob:
         kind = FetchingDecoder if _names_dicomweb(self.names) else Decoder
         return kind(self.bundle.description.pixels, self.request.policy, self.hasher)
 
+    def reading(self, provider: ProviderChoice, precision: Precision) -> dict[str, Any]:
+        """How a `Predictor` reads for this request."""
+        request = self.request
+        return {
+            "provider": provider,
+            "precision": precision,
+            "require_gpu": request.require_gpu,
+            "policy": request.policy,
+            "coverage": request.coverage,
+        }
+
     def finished(self, precision: Precision) -> FinishedRows:
         """The store of the finished rows, locked; errors as `FinishedRows`."""
         request, bundle = self.request, self.bundle

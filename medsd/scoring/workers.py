@@ -15,11 +15,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from medsd.bundle.layout import Bundle, Precision
-from medsd.dicom.gate import GatePolicy
+from medsd.bundle.layout import Bundle
 from medsd.errors import DataError, MedsdError
 from medsd.inference.predict import Predictor, Study
-from medsd.inference.providers import ProviderChoice
 from medsd.preprocessing.decode import Decoder
 from medsd.preprocessing.image import DecodedImage
 from medsd.scoring import table
@@ -59,11 +57,7 @@ class ScoreBlock:
     store: Store
     size: int  # of a batch
     width: int  # of an embedding that is kept, else 0
-    provider: ProviderChoice  # and what follows: as for `Predictor`
-    precision: Precision
-    require_gpu: bool
-    policy: GatePolicy
-    coverage: float | None
+    reading: dict[str, Any]  # see `medsd.scoring.request.ScoringJob.reading`
 
     def begin(self) -> Self:
         """Load the model, from a copy of the bundle that is not needed afterwards."""
@@ -74,15 +68,8 @@ class ScoreBlock:
                 path = Path(place) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            self._predictor = Predictor(
-                Bundle.open(place, verify=False),
-                provider=self.provider,
-                precision=self.precision,
-                require_gpu=self.require_gpu,
-                policy=self.policy,
-                coverage=self.coverage,
-                threads=1,  # as the local engine on a CPU
-            )
+            bundle = Bundle.open(place, verify=False)
+            self._predictor = Predictor(bundle, threads=1, **self.reading)  # as the local engine on a CPU
         return self
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

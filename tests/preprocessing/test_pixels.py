@@ -38,7 +38,7 @@ def test_any_shape_becomes_the_square(height: int, width: int, fit: str, contras
 def test_a_radiograph_and_its_array_are_the_same_pixels() -> None:
     image = np.random.default_rng(0).random((70, 90)).astype(np.float32)
     spec = PixelSpec(size=64)
-    np.testing.assert_array_equal(to_pixels(Radiograph(pixels=image), spec), to_pixels(image, spec))
+    np.testing.assert_array_equal(to_pixels(Radiograph(image), spec), to_pixels(image, spec))
 
 
 def whole(image: np.ndarray, size: int) -> np.ndarray:

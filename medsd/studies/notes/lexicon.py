@@ -29,11 +29,10 @@ _MASKED_BY = "nih14"  # the vocabulary that has phrase lists
 
 @dataclass(frozen=True)
 class FindingPhrases:
-    """The three lists of one finding, each as one expression."""
+    """What names a finding, and what only seems to, each list as one expression."""
 
     present: Pattern
     not_this: Pattern
-    mask: Pattern
 
 
 Lexicon = Mapping[str, FindingPhrases]
@@ -170,12 +169,7 @@ def _finding_phrases(lists: Mapping[str, list[str]], where: str) -> FindingPhras
     unknown = set(lists) - {"present", "not_this", "mask"}
     if unknown or not lists.get("present"):
         raise DataError(f"{where}: needs a list `present`; may have `not_this` and `mask`; found {', '.join(lists)}")
-    present, hint = lists["present"], lists.get("mask", [])
-    return FindingPhrases(
-        compile_phrases(present, where),
-        compile_phrases(lists.get("not_this", []), where),
-        compile_phrases([*present, *hint], where),
-    )
+    return FindingPhrases(compile_phrases(lists["present"], where), compile_phrases(lists.get("not_this", []), where))
 
 
 def _translate(phrase: str, where: str) -> str:
