@@ -36,9 +36,7 @@ def read(settings: CheXpertSource, splits: SplitSettings) -> Manifest:
     parts = [_read_part(settings, path, findings) for path in _tables(root)]
     table = pd.concat(parts, ignore_index=True)
     if settings.frontal_only:
-        frontal = table["view"] != "LATERAL"
-        tables.left_out_views(table["view"], frontal, _OWNER)
-        table = table[frontal]
+        table = tables.of_views(table, table["view"] != "LATERAL", table["view"], _OWNER)
     return tables.manifest_of_present(table, findings, settings, splits, "valid")
 
 

@@ -58,8 +58,7 @@ def read(settings: CheXpertPlusSource, splits: SplitSettings) -> Manifest:
     )
     table[list(findings)] = _labels(settings, findings).reindex(entries["path_to_image"]).to_numpy()
     if settings.frontal_only:
-        tables.left_out_views(entries["frontal_lateral"], ~lateral, _OWNER)
-        table = table[~lateral]
+        table = tables.of_views(table, ~lateral, entries["frontal_lateral"], _OWNER)
     return tables.manifest_of_present(table.drop_duplicates("path"), findings, settings, splits, "valid")
 
 

@@ -37,9 +37,7 @@ def read(settings: CovidSource, splits: SplitSettings) -> Manifest:
     entries = tables.read_table(tables.find_table(settings.root, ("metadata.csv",), _OWNER), _NEEDED, _OWNER)
     entries["row"] = np.arange(1, len(entries) + 1)
     entries = entries[(entries["modality"] == "X-ray") & (entries["folder"] == "images")]
-    frontal = tables.words(entries["view"], tables.VIEWS) != ""
-    tables.left_out_views(entries["view"], frontal, _OWNER)
-    entries = entries[frontal]
+    entries = tables.of_views(entries, tables.words(entries["view"], tables.VIEWS) != "", entries["view"], _OWNER)
     table = pd.DataFrame(
         {
             "row": entries["row"],
@@ -53,8 +51,9 @@ def read(settings: CovidSource, splits: SplitSettings) -> Manifest:
             "source": "covid",
         }
     )
-    labels = np.array([_labels(text, findings) for text in entries["finding"]])
-    table[list(findings)] = labels.reshape(-1, len(findings))
+    table[list(findings)] = np.array([_labels(text, findings) for text in entries["finding"]]).reshape(
+        -1, len(findings)
+    )
     return tables.manifest_of_present(table, findings, settings, splits)
 
 

@@ -38,9 +38,7 @@ def read(settings: MimicSource, splits: SplitSettings) -> Manifest:
     images = _read(root, "metadata", ["dicom_id", "subject_id", "study_id", "ViewPosition"])
     images["view"] = tables.words(images["ViewPosition"], tables.VIEWS | _LATERAL)
     if settings.frontal_only:
-        frontal = images["view"].isin(["PA", "AP"])
-        tables.left_out_views(images["ViewPosition"], frontal, _OWNER)
-        images = images[frontal]
+        images = tables.of_views(images, images["view"].isin(["PA", "AP"]), images["ViewPosition"], _OWNER)
     images = images.merge(_labels(settings), on="study_id", how="left")
     if settings.official_split:
         split = _read(root, "split", ["dicom_id", "split"])

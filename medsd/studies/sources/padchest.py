@@ -60,9 +60,8 @@ def read(settings: PadChestSource, splits: SplitSettings) -> Manifest:
     )
     table[list(findings)] = np.array([_encode(labels, findings) for labels in listed]).reshape(-1, len(findings))
     shown = (view != "") & ((view != "LATERAL") | (not settings.frontal_only))
-    tables.left_out_views(entries["Projection"], shown, _OWNER)
-    table = table[kept & shown.to_numpy()]
-    return tables.manifest_of_present(table, findings, settings, splits)
+    table = tables.of_views(table, shown, entries["Projection"], _OWNER)
+    return tables.manifest_of_present(table[kept[shown.to_numpy()]], findings, settings, splits)
 
 
 def _lists(column: pd.Series, path: Path) -> list[set[str]]:

@@ -223,12 +223,13 @@ def _loosely(identifier: str) -> tuple[str, ...] | str:
     return tuple(part.lstrip("0") for part in re.findall(r"[^\W\d_]+|\d+", text)) or identifier
 
 
-def left_out_views(views: pd.Series, kept: pd.Series, owner: str) -> None:
-    """Log how many images of which view are left out; `views` (N,) as the table has them, `kept` (N,) bool."""
+def of_views(table: pd.DataFrame, kept: pd.Series, views: pd.Series, owner: str) -> pd.DataFrame:
+    """The rows that are `kept` (N,); logs how many of which view are not, `views` (N,) as the table has them."""
     if not kept.all():
         counts = views[~kept].str.strip().replace("", "unknown").value_counts()
         said = ", ".join(f"{view} {count}" for view, count in counts.items())
         log.info("%s: %d of %d images are left out by their view: %s", owner, (~kept).sum(), len(kept), said)
+    return table[kept]
 
 
 def limited(table: pd.DataFrame, limit: int | None) -> pd.DataFrame:
