@@ -7,8 +7,6 @@ itself: the environment variables of `medsd.telemetry.REPORTING_OFF`. Some libra
 they are imported, and others import them (MONAI imports MLflow), so any later place would be too late.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """What works on this machine: `medsd doctor`."""
 
-from __future__ import annotations
-
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
@@ -73,9 +71,7 @@ def _onnxruntime() -> dict[str, Any]:
 
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
     driver = cuda_driver_present()
-    available: list[str] = []
-    if installed:
-        available = import_onnxruntime().get_available_providers()
+    available = import_onnxruntime().get_available_providers() if installed else []
     use = choose_providers("auto", available, lambda: driver) if available else ["nothing"]
     return {
         "distributions": [f"{name} {_version(name)}" for name in installed],

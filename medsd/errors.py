@@ -11,8 +11,6 @@ Every message names the file or the field, says what is wrong, and what to do. A
 birth never stands in one: file names that a caller hands in are shown, header values that identify are not.
 """
 
-from __future__ import annotations
-
 
 class MedsdError(Exception):
     """Base of the errors that a person can act on."""
@@ -29,9 +27,8 @@ class DataError(MedsdError):
 class ImageError(MedsdError):
     """One image that cannot be read or must not be scored.
 
-    Args:
-        reason: a stable code in snake case, one of `medsd.dicom.gate.REASONS`, for instance ``"not_dicom"``.
-        message: the sentence for the person who meets it.
+    `reason` is a stable code in snake case, one of `medsd.dicom.gate.REASONS`, for instance ``"not_dicom"``; `message`
+    is the sentence for the person who meets it.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -1,7 +1,5 @@
 """Files that a reader finds complete, the old one or the new one; and the YAML files that the package ships."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -18,12 +16,8 @@ import yaml
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a draft beside `path`; what is written to it replaces `path` when the block ends without an error.
 
-    Args:
-        path: in a folder that exists.
-        durable: wait until the disk has it, so that it survives a power cut.
-
-    Raises:
-        OSError: it cannot be written. `path` is as it was, and the draft is gone.
+    With `durable`, it waits until the disk has it, so that it survives a power cut. Raises OSError: it cannot be
+    written; `path` is as it was, and the draft is gone.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes may write the same file
     try:

@@ -31,8 +31,7 @@ def host_and_port(text: str) -> tuple[str, int] | None:
 def bound_socket(host: str, port: int) -> socket.socket:
     """A socket on an address of this machine that does not listen yet; port 0 takes any free one.
 
-    Raises:
-        SettingsError: the port is in use, or `host` is not here.
+    Raises SettingsError: the port is in use, or `host` is not here.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -69,8 +68,7 @@ def address_of(host: str, port: int, *, tls: bool = False) -> str:
 def server_context(certificate: File, key: File, authority: File | None) -> ssl.SSLContext:
     """TLS 1.2 or newer for a port; with `authority`, clients must show a certificate of it.
 
-    Raises:
-        DataError: a file cannot be read.
+    Raises DataError: a file cannot be read.
     """
     return _loaded(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), (certificate, key), authority)
 
@@ -78,8 +76,7 @@ def server_context(certificate: File, key: File, authority: File | None) -> ssl.
 def client_context(certificate: File | None, key: File | None, authority: File | None) -> ssl.SSLContext:
     """TLS 1.2 or newer for a call: the other side must be of `authority`, by default of the system's.
 
-    Raises:
-        DataError: a file cannot be read.
+    Raises DataError: a file cannot be read.
     """
     shown = (certificate, key) if certificate and key else ()
     return _loaded(ssl.create_default_context(ssl.Purpose.SERVER_AUTH), shown, authority)

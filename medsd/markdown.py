@@ -1,7 +1,5 @@
 """Markdown as HTML that fetches nothing and runs nothing, whoever wrote it."""
 
-from __future__ import annotations
-
 import base64
 import re
 from itertools import pairwise
@@ -17,11 +15,10 @@ _END_OF_DETAILS = "<p>&lt;/details&gt;</p>"
 
 
 def to_html(markdown: str, folder: Path) -> str:
-    """The page as HTML, without a document around it.
+    """A page of CommonMark with tables as HTML, without a document around it.
 
-    Args:
-        markdown: the page (CommonMark with tables); HTML in it is shown as text, but for `<details>` with a summary.
-        folder: where its pictures are; those below it are put into the page, others are left out.
+    HTML in it is shown as text, but for `<details>` with a summary. Pictures below `folder` are put into the page,
+    others are left out.
     """
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(markdown)

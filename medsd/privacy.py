@@ -1,8 +1,6 @@
 """Keyed hashes in place of identifiers (`KeyedHasher`); names taken out of logs (`install_log_filter`) and notes
 (`scrub_note`)."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import hmac
@@ -18,6 +16,7 @@ import warnings
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import Self
 
 from medsd.errors import SettingsError
 from medsd.text import fold, normalise_text
@@ -67,13 +66,9 @@ class KeyedHasher:
     All machines with the same secret give the same key; without the secret nobody can try identifiers out. 64 bits
     keep a million studies apart with a chance of error of 3 in 10⁸.
 
-    Args:
-        key: the secret, at least 16 bytes.
-        public: the name of a bundle whose cases have public keys (`public_hasher`); `study_keys` and `patient_keys`
-            then give these, too.
-
-    Raises:
-        SettingsError: the secret is too short to protect anything.
+    `key` is the secret, at least 16 bytes; `public` the name of a bundle whose cases have public keys
+    (`public_hasher`), which `study_keys` and `patient_keys` then give, too. Raises SettingsError: the secret is too
+    short to protect anything.
     """
 
     def __init__(self, key: bytes, public: str = "") -> None:
@@ -89,7 +84,7 @@ class KeyedHasher:
         return "KeyedHasher(…)"
 
     @classmethod
-    def from_environment(cls, folder: Path | None = None, *, public: str = "") -> KeyedHasher:
+    def from_environment(cls, folder: Path | None = None, *, public: str = "") -> Self:
         """The hasher of this user: its secret is in the variable MEDSD_KEY, else in the file ``key`` of `folder`.
 
         The folder is by default `config_folder`. An absent file is made at random, readable by its owner only; raises

@@ -1,9 +1,8 @@
 """Progress of long work on stderr: a bar on a terminal, a plain line now and then elsewhere."""
 
-from __future__ import annotations
-
 import sys
 import time
+from typing import Self
 
 from tqdm import tqdm
 
@@ -13,12 +12,8 @@ PLAIN_S = 5.0  # between two plain lines
 class Progress:
     """A bar on a terminal, a plain line every few seconds elsewhere, nothing where it is not wanted.
 
-    Args:
-        total: units of work.
-        done: units that were done before.
-        name: of the work, before the figures.
-        unit: what is counted, in the singular.
-        wanted: False is silent.
+    `done` of `total` units were done before; `name` is that of the work, `unit` that of what is counted, in the
+    singular.
     """
 
     def __init__(self, total: int, done: int = 0, *, name: str = "", unit: str = "image", wanted: bool = True) -> None:
@@ -28,7 +23,7 @@ class Progress:
         self._begun = self._spoke = time.monotonic()
         self._done_before = done
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

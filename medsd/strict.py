@@ -62,8 +62,7 @@ def load_as(model: type[AnySettings], path: Path | str | None, overrides: Sequen
 def top_level_keys(path: Path | str) -> tuple[str, ...]:
     """The first-level keys of a configuration, to tell what kind it is.
 
-    Raises:
-        SettingsError: the file is missing or no YAML.
+    Raises SettingsError: the file is missing or no YAML.
     """
     return tuple(map(str, _read_yaml(Path(path))[0]))
 
@@ -109,8 +108,7 @@ class YamlError(ValueError):
 def _parse_yaml(text: str) -> tuple[Any, Lines]:
     """Plain data, and the line of each key path.
 
-    Raises:
-        YamlError: no YAML, a key that comes twice, or more values or levels than any configuration has.
+    Raises YamlError: no YAML, a key that comes twice, or more values or levels than any configuration has.
     """
     try:
         loader = _Loader(text)  # a child of the safe loader
@@ -158,8 +156,7 @@ def _is_word(key: yaml.Node) -> bool:
 def read_json(text: str | bytes) -> Any:
     """JSON from outside as plain data; stricter than `json.loads`.
 
-    Raises:
-        ValueError: no JSON, a key that comes twice in an object, or values that are nested too deeply.
+    Raises ValueError: no JSON, a key that comes twice in an object, or values that are nested too deeply.
     """
     try:
         return json.loads(text, object_pairs_hook=_once)

@@ -4,8 +4,6 @@ Importing medsd calls `stop_reports`; the programs (`medsd`, the app) call `use_
 All of medsd imports ONNX Runtime by `import_onnxruntime`.
 """
 
-from __future__ import annotations
-
 import os
 from functools import cache
 from importlib import import_module
@@ -24,11 +22,7 @@ REPORTING_OFF = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray; what it asks in spite of this is stopped in `medsd.scoring.cluster`
     "DO_NOT_TRACK": "1",  # the common name, for whatever else honours it
 }
-_OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "GRADIO_SHARE": "False",
-    "GRADIO_MCP_SERVER": "False",
-}
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "GRADIO_SHARE": "False", "GRADIO_MCP_SERVER": "False"}
 _CACHES = {
     "MPLCONFIGDIR": "matplotlib",  # the list of fonts
     "TORCHINDUCTOR_CACHE_DIR": "torchinductor",  # made by the export, else in the temporary folder
@@ -60,10 +54,8 @@ def cache_folder() -> Path:
 def import_onnxruntime(part: str = "") -> Any:
     """ONNX Runtime, or a module in it such as ``quantization``, with its reports switched off.
 
-    The variable alone is not enough on Windows, nor where a program imported ONNX Runtime before medsd.
-
-    Raises:
-        DependencyError: it cannot be imported.
+    The variable alone is not enough on Windows, nor where a program imported ONNX Runtime before medsd. Raises
+    DependencyError: it cannot be imported.
     """
     try:
         runtime = _silenced()
