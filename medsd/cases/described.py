@@ -1,7 +1,7 @@
 """What an index says of itself: its model and vocabulary, and what was measured when it was made."""
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import Field
@@ -13,14 +13,7 @@ from medsd.strict import Described
 
 SCHEMA_VERSION = 2
 RelationWord = Literal["equal", "overlap", "superset", "subset", "disjoint", "undetermined"]
-RELATION_WORDS: dict[int, RelationWord] = {
-    Relation.EQUAL: "equal",
-    Relation.OVERLAP: "overlap",
-    Relation.SUPERSET: "superset",
-    Relation.SUBSET: "subset",
-    Relation.DISJOINT: "disjoint",
-    Relation.UNDETERMINED: "undetermined",
-}
+RELATION_WORDS: dict[int, RelationWord] = {Relation[word.upper()]: word for word in get_args(RelationWord)}
 # `medsd.cases.exact` holds this many cases in memory; below that an approximate index is not faster.
 APPROXIMATE_ABOVE = 4_000_000
 

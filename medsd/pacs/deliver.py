@@ -11,7 +11,8 @@ from typing import Self
 
 from pydicom import Dataset
 from pydicom.uid import UID
-from pynetdicom import AE, build_context
+from pynetdicom import AE, Association, build_context
+from pynetdicom.presentation import PresentationContext
 
 from medsd.dicom.web import Address, DicomWeb, DicomWebError, UnansweredError
 from medsd.errors import DataError
@@ -48,6 +49,15 @@ class Destination:
     def __str__(self) -> str:
         return f"{self.title}@{self.host}:{self.port}"
 
+    def associate(self, title: str, contexts: list[PresentationContext], wait_s: float | None = None) -> Association:
+        """Ask for an association, which may not come about; `wait_s` is how long an answer may take."""
+        ae = AE(title)
+        ae.connection_timeout = ae.acse_timeout = 15
+        if wait_s is not None:
+            ae.dimse_timeout = ae.network_timeout = wait_s
+        tls = (self.tls, self.host) if self.tls else None
+        return ae.associate(self.host, self.port, contexts=contexts, ae_title=self.title, tls_args=tls)
+
     def deliver(self, title: str, batch: Iterable[Batched]) -> dict[str, str]:
         """Send the results of some images in one association; `title` is our AE title.
 
@@ -56,15 +66,7 @@ class Destination:
         """
         batch = list(batch)
         kinds = sorted({(r.SOPClassUID, r.file_meta.TransferSyntaxUID) for _, results in batch for r in results})
-        ae = AE(title)
-        ae.connection_timeout = ae.acse_timeout = 15
-        association = ae.associate(
-            self.host,
-            self.port,
-            contexts=[build_context(*kind) for kind in kinds[:_MOST_CONTEXTS]],
-            ae_title=self.title,
-            tls_args=(self.tls, self.host) if self.tls else None,
-        )
+        association = self.associate(title, [build_context(*kind) for kind in kinds[:_MOST_CONTEXTS]])
         if not association.is_established:
             raise UnreachableError("rejected" if association.is_rejected else "no association")
         said: dict[str, str] = {}
@@ -120,7 +122,7 @@ class WebDestination:
         return said
 
 
-def _send(association, result: Dataset) -> str:  # type: ignore[no-untyped-def]
+def _send(association: Association, result: Dataset) -> str:
     """Why the archive did not take this result, "" where it did."""
     what = UID(result.SOPClassUID).name
     try:

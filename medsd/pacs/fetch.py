@@ -15,7 +15,7 @@ from typing import Any
 
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pynetdicom import AE
+from pynetdicom import build_context
 from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelMove,
@@ -187,18 +187,9 @@ def _from_archive(
 
 def _move_all(archive: Destination, query: Query, title: str, target: str) -> Counter[str]:
     """Have an archive send to `target`, whose address it knows: how many are "moved" and "not sent"."""
-    ae = AE(title)
-    ae.connection_timeout = ae.acse_timeout = 15
-    ae.dimse_timeout = ae.network_timeout = _PATIENCE_S
-    ae.add_requested_context(StudyRootQueryRetrieveInformationModelFind)
-    ae.add_requested_context(StudyRootQueryRetrieveInformationModelMove)
+    models = (StudyRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelMove)
     with quiet():
-        association = ae.associate(
-            archive.host,
-            archive.port,
-            ae_title=archive.title,
-            tls_args=(archive.tls, archive.host) if archive.tls else None,
-        )
+        association = archive.associate(title, list(map(build_context, models)), _PATIENCE_S)
         if not association.is_established:
             why = "it rejects us" if association.is_rejected else "no association"
             raise DataError(f"{archive} cannot be searched ({why}); does it know the AE title {title}?")

@@ -22,7 +22,7 @@ from medsd.inference.prediction import Said
 from medsd.results import sr
 from medsd.results.codes import CALLS, CODES, REPORT, finding_code
 from medsd.results.result import Result
-from medsd.results.source import Source, moment, own_scheme
+from medsd.results.source import Source
 
 Answer = Literal["present", "absent"]
 Verdict = Literal["accepted", "rejected", "amended"]
@@ -62,17 +62,7 @@ def assessment(result: Result, source: Source, opinions: Sequence[Opinion], of: 
             hd.sr.CompositeContentItem(_CODES["result"], of.SOPClassUID, of.SOPInstanceUID, _CONTAINS)
         )
         root.ContentSequence.append(sr.text_item(REPORT["comment"], result.disclaimer))
-        document = sop.ComprehensiveSR(
-            evidence=[source.bare, of],
-            content=content,
-            is_complete=True,
-            is_final=False,
-            is_verified=False,
-            coding_schemes=own_scheme(),
-            **source.arguments(result, "assessment"),
-            **moment(result, source),
-        )
-        return cast(Dataset, source.identify(document))
+        return sr.unverified("assessment", content, [source.bare, of], result, source)
 
 
 def _group(opinion: Opinion, result: Result, source: Source) -> hd.sr.MeasurementsAndQualitativeEvaluations:

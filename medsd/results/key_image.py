@@ -15,7 +15,7 @@ from pydicom.sr.codedict import codes
 
 from medsd.results.render import DISPLAY_SIDE, Window, overlay
 from medsd.results.result import Result
-from medsd.results.source import BODY_PART, Source, moment
+from medsd.results.source import BODY_PART, Source
 
 _LEAST_WIDTH, _MARGIN = 720, 16  # px
 _LETTER, _LINE = 18, 26  # px
@@ -39,7 +39,6 @@ def key_image(result: Result, source: Source) -> Dataset | None:
         patient_orientation=("L", "F"),  # replaced below
         study_instance_uid=source.bare.StudyInstanceUID,
         **source.arguments(result, "key-image"),
-        **moment(result, source),
     )
     capture.PatientOrientation = source.header.get("PatientOrientation") or None
     capture.BodyPartExamined = BODY_PART

@@ -22,7 +22,7 @@ from medsd.results.pdf import Figure, reading_pdf
 from medsd.results.presentation import presentation_state
 from medsd.results.render import Window, image_jpeg
 from medsd.results.result import Result
-from medsd.results.source import Source, moment
+from medsd.results.source import Source
 
 Kind = Literal["sr", "sr3d", "text", "key-image", "gsps", "pdf", "kos"]
 Message = Literal["hl7", "fhir"]
@@ -105,10 +105,7 @@ def key_object(result: Result, source: Source) -> Dataset | None:
         kind = hd.sr.RelationshipTypeValues.HAS_CONCEPT_MOD
         modifier = hd.sr.CodeContentItem(codes.DCM.DocumentTitleModifier, why, relationship_type=kind)
         content[0].ContentSequence.insert(0, modifier)
-    document = hd.ko.KeyObjectSelectionDocument(
-        [source.bare], content, **source.arguments(result, "kos"), **moment(result, source)
-    )
-    return source.identify(document)
+    return source.identify(hd.ko.KeyObjectSelectionDocument([source.bare], content, **source.arguments(result, "kos")))
 
 
 def encapsulated_pdf(result: Result, source: Source, document: bytes) -> Dataset:
@@ -119,7 +116,6 @@ def encapsulated_pdf(result: Result, source: Source, document: bytes) -> Dataset
         modality="DOC",
         transfer_syntax_uid=ExplicitVRLittleEndian,
         **source.arguments(result, "pdf"),
-        **moment(result, source),
     )
     wrapped.ConversionType = "WSD"
     wrapped.AcquisitionDateTime = None

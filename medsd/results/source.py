@@ -7,7 +7,6 @@ our own is ASCII, which every character set has.
 import io
 import re
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, timezone
 from pathlib import Path
@@ -121,12 +120,16 @@ class Source:
         return real_day(self.text("PatientBirthDate"))
 
     def arguments(self, result: Result, kind: str) -> dict[str, Any]:
-        """What every class of highdicom takes: identifiers of series and instance, and who made it.
+        """What every class of highdicom takes: identifiers of series and instance, who made it, and when.
 
         The same reading of the same image gives the same identifiers, so an object that is sent twice is stored once.
+        Times are in the time zone that the object names, or else here.
         """
         seeds = [self.bare.SOPInstanceUID, result.model_sha256, result.when.isoformat(), kind]
+        when = result.when.astimezone(self.zone)
+        dated = {"content_date": when.date(), "content_time": when.time().replace(tzinfo=None)}
         return {
+            **({} if kind == "gsps" else dated),  # a presentation state has no content to date
             "series_instance_uid": generate_uid(entropy_srcs=[*seeds, "series"]),
             "series_number": SERIES[kind],
             "sop_instance_uid": generate_uid(entropy_srcs=[*seeds, "instance"]),
@@ -175,9 +178,3 @@ def own_scheme() -> list[CodingSchemeIdentificationItem]:
 def device_uid(result: Result) -> UID:
     """The unique identifier of the device that observes: a bundle."""
     return UID(generate_uid(entropy_srcs=["medsd model", result.model_sha256]))
-
-
-def moment(result: Result, source: Source) -> Mapping[str, Any]:
-    """Date and time of the content, as highdicom takes them, in the time zone that the object names or else here."""
-    when = result.when.astimezone(source.zone)
-    return {"content_date": when.date(), "content_time": when.time().replace(tzinfo=None)}

@@ -19,7 +19,7 @@ from pydicom.uid import BasicTextSRStorage, generate_uid
 from medsd.results import coded
 from medsd.results.codes import CODES, REPORT, plain
 from medsd.results.result import CaseResult, FindingResult, Result
-from medsd.results.source import MAKER, Source, device_uid, moment, own_scheme
+from medsd.results.source import MAKER, Source, device_uid, own_scheme
 
 Kind = Literal["sr", "sr3d", "text"]
 CASES = CODES["cases"]
@@ -34,10 +34,24 @@ def report(result: Result, source: Source, kind: Kind = "sr", previous: Sequence
     It is a Comprehensive SR ("sr"), which nearly all archives take, a Comprehensive 3D SR or a Basic Text SR. Earlier
     reports on the same image (`previous`) become predecessor documents.
     """
-    cls = sop.Comprehensive3DSR if kind == "sr3d" else sop.ComprehensiveSR
     content = _text_content(result, source) if kind == "text" else _measurements(result, source)
-    document = cls(
-        evidence=[source.bare],
+    document = unverified(kind, content, [source.bare], result, source, previous)
+    if kind == "text":  # highdicom has no class for it; it is a Comprehensive SR with fewer kinds of items
+        document.SOPClassUID = document.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
+    return document
+
+
+def unverified(
+    kind: str,
+    content: Any,
+    evidence: Sequence[Dataset],
+    result: Result,
+    source: Source,
+    previous: Sequence[Dataset] = (),
+) -> Dataset:
+    """A complete document that nobody has verified, in the study of the image."""
+    document = (sop.Comprehensive3DSR if kind == "sr3d" else sop.ComprehensiveSR)(
+        evidence=evidence,
         content=content,
         is_complete=True,
         is_final=False,
@@ -45,10 +59,7 @@ def report(result: Result, source: Source, kind: Kind = "sr", previous: Sequence
         previous_versions=list(previous) or None,
         coding_schemes=own_scheme(),
         **source.arguments(result, kind),
-        **moment(result, source),
     )
-    if kind == "text":  # highdicom has no class for it; it is a Comprehensive SR with fewer kinds of items
-        document.SOPClassUID = document.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
     return source.identify(document)
 
 

@@ -134,13 +134,10 @@ class Studies:
         names = self._bundle.findings.names
         found: Row = {}
         if len(used) <= 1:  # its own words, which the rounding of the table cannot change
-            row = used[0] if used else {}
             for name in names:
-                found |= {
-                    f"probability_{name}": row.get(f"probability_{name}"),
-                    f"call_{name}": row.get(f"call_{name}", ""),
-                }
-            return found | {"out_of_distribution": row.get("out_of_distribution")}
+                found |= {f"probability_{name}": None, f"call_{name}": ""}
+            found |= {"out_of_distribution": None}
+            return {column: used[0][column] for column in found} if used else found
         values = np.array([[row[f"probability_{name}"] for name in names] for row in used], np.float64).mean(0)  # (F,)
         calls = called(self._bundle, values, self._coverage, self._limits)["calls"]
         for name, value in zip(names, values.tolist(), strict=True):

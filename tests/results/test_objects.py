@@ -18,7 +18,7 @@ from medsd.inference.predict import Predictor
 from medsd.results.key_image import drawn
 from medsd.results.objects import KINDS, Kind, forms_of, objects
 from medsd.results.result import Result
-from medsd.results.source import SERIES, Source, moment
+from medsd.results.source import SERIES, Source
 from tests.conftest import file_bytes
 from tests.results.conftest import Check
 from tests.results.test_sr import COPIED, reread
@@ -156,7 +156,7 @@ def test_no_object_names_a_case_and_no_log_names_an_image(fifty, predictor, capl
 def test_times_are_in_the_time_zone_that_the_object_names(fifty: list[Reading], chest) -> None:  # type: ignore[no-untyped-def]
     late = replace(fifty[0].result, when=datetime(2026, 5, 4, 22, 30, tzinfo=UTC))
     source = Source.of(radiograph(chest, TimezoneOffsetFromUTC="+0530"))
-    told = moment(late, source)
+    told = source.arguments(late, "sr")
     assert f"{told['content_date']} {told['content_time']}" == "2026-05-05 04:00:00"
 
 
