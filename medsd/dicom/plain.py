@@ -1,7 +1,6 @@
 """Radiographs that come as PNG or JPEG, 8 or 16 bits deep, read with Pillow."""
 
 import io
-from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +15,6 @@ _FOREIGN = {b"GIF8": "GIF", b"BM": "BMP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF"
 _ORIENTATION = 0x0112  # of EXIF 2.32, 1 upright to 8
 
 
-@dataclass(frozen=True)
-class PlainImage:
-    """Grey values (H, W) in 0…1, Pillow's mode of the file, and what speaks against it."""
-
-    pixels: npt.NDArray[np.float32]
-    mode: str
-    concerns: list[Concern] = field(default_factory=list)
-
-
 def is_plain_image(content: bytes) -> bool:
     """Whether `content` begins as a PNG or JPEG does."""
     return any(content.startswith(signature) for signature in _SIGNATURES)
@@ -35,8 +25,8 @@ def plain_format(content: bytes) -> str:
     return next((name for signature, name in _FOREIGN.items() if content.startswith(signature)), "")
 
 
-def read_plain(content: bytes, policy: GatePolicy, name: str) -> PlainImage:
-    """Decode a PNG or JPEG.
+def read_plain(content: bytes, policy: GatePolicy, name: str) -> tuple[npt.NDArray[np.float32], str, list[Concern]]:
+    """Decode a PNG or JPEG: grey values (H, W) in 0…1, Pillow's mode of the file, and what speaks against it.
 
     8-bit values are taken as they are; 16-bit ones are shown between their percentiles 0.5 and 99.5, as a DICOM file
     without a window is. Colour images whose channels are equal are grey. What EXIF data say of the orientation is done,
@@ -61,7 +51,7 @@ def read_plain(content: bytes, policy: GatePolicy, name: str) -> PlainImage:
         concerns.append(concern("frames", value=frames, accepted=policy.max_frames))
     if turned:
         concerns.append(concern("turned"))
-    return PlainImage(pixels, mode, concerns)
+    return pixels, mode, concerns
 
 
 def _grey(image: Image.Image) -> tuple[npt.NDArray[np.float32], bool]:

@@ -129,9 +129,9 @@ def _from_array(array: npt.NDArray[np.floating], policy: GatePolicy, name: str) 
 
 
 def _from_plain(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
-    plain = read_plain(content, policy, name)
-    concerns = _admitted(plain.concerns + _look(plain.pixels, policy), policy, name)
-    return Radiograph(plain.pixels, photometric=plain.mode, kind="image", concerns=concerns)
+    pixels, mode, concerns = read_plain(content, policy, name)
+    admitted = _admitted(concerns + _look(pixels, policy), policy, name)
+    return Radiograph(pixels, photometric=mode, kind="image", concerns=admitted)
 
 
 def _look(pixels: npt.NDArray[np.float32], policy: GatePolicy) -> list[Concern]:

@@ -8,7 +8,7 @@ is preliminary, as nobody has verified it. Start at `transaction`.
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 from fhir.resources.R4B.bundle import Bundle
@@ -35,14 +35,6 @@ _PRELIMINARY = "preliminary"
 Json = dict[str, Any]
 
 
-class _Observed(NamedTuple):
-    """What one Observation says: its code and value, what stands below it, and a sentence of its own."""
-
-    item: coded.Item
-    below: Sequence[coded.Item] = ()
-    words: str = ""
-
-
 def transaction(result: Result, source: Source) -> Bundle:
     """The resources of a result, each made only where the receiver lacks it.
 
@@ -50,7 +42,7 @@ def transaction(result: Result, source: Source) -> Bundle:
     Raises DataError: the header holds something that FHIR cannot carry.
     """
     told = enumerate(_observed(result), 1)
-    observations = [_observation(observed, f"{number}", result, source) for number, observed in told]
+    observations = [_observation(*observed, f"observation {number}", result, source) for number, observed in told]
     report = _report(observations, result, source)
     entries = [_entry(resource) for resource in (_device(result), *observations, report)]
     try:
@@ -65,15 +57,16 @@ def document(result: Result, source: Source) -> bytes:
     return str(transaction(result, source).model_dump_json(indent=1)).encode() + b"\n"
 
 
-def _observed(result: Result) -> Iterator[_Observed]:
+def _observed(result: Result) -> Iterator[tuple[coded.Item, list[coded.Item], str]]:
+    """What each Observation says: its code and value, what stands below it, and a sentence of its own."""
     if result.refused:
-        yield _Observed(coded.refusal(result), words=result.lines()[0])
+        yield coded.refusal(result), [], result.lines()[0]
     for finding in result.findings:
         below = [*coded.measurements(finding, result), *coded.conformal_set(finding)]
-        yield _Observed(coded.call_of(finding)._replace(name=finding.code), below, result.calls)
+        yield coded.call_of(finding)._replace(name=finding.code), below, result.calls
     for case in result.cases:
-        similarity, *below = coded.case_items(case)
-        yield _Observed(similarity._replace(name=CODES["cases"]["case"]), [similarity, *below], case.sentence)
+        items = coded.case_items(case)
+        yield items[0]._replace(name=CODES["cases"]["case"]), items, case.sentence
 
 
 def _device(result: Result) -> Json:
@@ -91,21 +84,23 @@ def _device(result: Result) -> Json:
     }
 
 
-def _observation(observed: _Observed, number: str, result: Result, source: Source) -> Json:
+def _observation(
+    item: coded.Item, below: Sequence[coded.Item], words: str, part: str, result: Result, source: Source
+) -> Json:
     studied = [_study(source), {"type": "Media", "identifier": _uid(source.bare.SOPInstanceUID)}]
-    notes = [words for words in (observed.words, result.disclaimer) if words]
+    notes = list(filter(None, (words, result.disclaimer)))
     return {
         "resourceType": "Observation",
-        "identifier": [_own(f"observation {number}", result, source)],
+        "identifier": [_own(part, result, source)],
         "status": _PRELIMINARY,
         "category": [_term("observation-category", "imaging")],
-        "code": _concept(observed.item.name),
+        "code": _concept(item.name),
         **_context(result, source),
-        **_value(observed.item),
-        "component": [{"code": _concept(item.name), **_value(item)} for item in observed.below] or None,
+        **_value(item),
+        "component": [{"code": _concept(each.name), **_value(each)} for each in below] or None,
         "derivedFrom": studied,
         "device": {"reference": _full_url(_uid(device_uid(result)))},
-        "note": [{"text": words} for words in notes],
+        "note": [{"text": note} for note in notes],
     }
 
 

@@ -7,7 +7,6 @@ import gzip
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -25,19 +24,11 @@ _NO_TEXT = "no text, so no table; save it as CSV (UTF-8) or Parquet"
 _DATA = re.compile(r"[\d.,/:+-]+|.*\^.*|.*\.(dcm|dicom|png|jpe?g|tiff?)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Form:
-    """How a table is written."""
+def form_of(path: Path, delimiter: str | None = None) -> tuple[str, str, list[str]]:
+    """How a CSV table, plain or gzipped, is written: encoding, delimiter, and the columns of its first filled line.
 
-    encoding: str  # a codec of Python
-    delimiter: str
-    columns: tuple[str, ...]  # as they stand in the first line that is not empty
-
-
-def form_of(path: Path, delimiter: str | None = None) -> Form:
-    """The form of a CSV table, plain or gzipped; an unknown delimiter is the one that makes most columns.
-
-    Raises DataError if it is empty, a workbook, or no text; OSError if it cannot be read.
+    An unknown delimiter is the one that makes most columns. Raises DataError if the table is empty, a workbook, or no
+    text; OSError if it cannot be read.
     """
     encoding = encoding_of(path)
     opened = gzip.open if path.suffix.lower() == ".gz" else open
@@ -51,7 +42,7 @@ def form_of(path: Path, delimiter: str | None = None) -> Form:
         raise DataError(f"{path}: {_NO_TEXT}")
     split = {each: next(csv.reader([first], delimiter=each), []) for each in delimiter or DELIMITERS}
     chosen = max(split, key=lambda each: len(split[each]))
-    return Form(encoding, chosen, tuple(split[chosen]))
+    return encoding, chosen, split[chosen]
 
 
 def encoding_of(path: Path) -> str:

@@ -103,19 +103,17 @@ def _csv_portions(delimiter: str | None, path: Path, choose: Callable[[list[str]
         skipped.append(row.number - 1)  # the header is Arrow's row 1
         return "skip"
 
-    form = form_of(path, delimiter)
-    raw = {name.strip(): name for name in reversed(form.columns)}  # " patient" is a column "patient"
-    wanted = choose([name.strip() for name in form.columns])
+    encoding, delimiter, columns = form_of(path, delimiter)
+    encoding = encoding.removesuffix("-sig")  # Arrow passes over the mark of UTF-8 itself
+    raw = {name.strip(): name for name in reversed(columns)}  # " patient" is a column "patient"
+    wanted = choose([name.strip() for name in columns])
     stand = [raw[name] for name in wanted]
-    encoding = form.encoding.removesuffix("-sig")  # Arrow passes over the mark of UTF-8 itself
     types = dict.fromkeys(stand, pa.string())
     with arrow_csv.open_csv(
         path,
         # Rows are numbered by one thread alone.
         read_options=arrow_csv.ReadOptions(use_threads=False, block_size=BLOCK, encoding=encoding),
-        parse_options=arrow_csv.ParseOptions(
-            delimiter=form.delimiter, newlines_in_values=True, invalid_row_handler=skip
-        ),
+        parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
         convert_options=arrow_csv.ConvertOptions(include_columns=stand, column_types=types, strings_can_be_null=False),
     ) as batches:
         seen = told = 0
