@@ -5,7 +5,6 @@ Begin at `fetch_images`. They go into the queue of a node, or into a folder, and
 
 import logging
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
@@ -24,10 +23,9 @@ from pynetdicom.sop_class import (
 from medsd.dicom.quiet import quiet
 from medsd.dicom.web import UID, DicomWeb, DicomWebError, UnansweredError
 from medsd.errors import DataError
-from medsd.files import write_whole
 from medsd.pacs.deliver import Destination, WebDestination
-from medsd.pacs.queue import ImageQueue
-from medsd.pacs.receive import ImageStore, Listening, NodeLimits, Receiver, take
+from medsd.pacs.queue import ImageFolder, ImageQueue, ImageStore
+from medsd.pacs.receive import Listening, NodeLimits, Receiver, take
 from medsd.privacy import KeyedHasher
 
 log = logging.getLogger(__name__)
@@ -78,30 +76,6 @@ class Fetched:
     def line(self) -> str:
         """For a person."""
         return ", ".join(f"{outcome} {count}" for outcome, count in self.outcomes.items()) or "no images were found"
-
-
-class ImageFolder:
-    """A folder of images named by keyed hashes of their UIDs."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._turn = folder, threading.Lock()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-
-    def waiting_bytes(self) -> int:
-        """Nothing waits here; the disk alone is the bound."""
-        return 0
-
-    def knows(self, key: str) -> bool:
-        """Whether the image is there."""
-        return (self.folder / f"{key}.dcm").exists()
-
-    def add(self, key: str, study: str, content: bytes) -> bool:
-        """Write an image; False where it is there."""
-        with self._turn:
-            new = not self.knows(key)
-            if new:
-                write_whole(self.folder / f"{key}.dcm", content)
-        return new
 
 
 def fetch_images(

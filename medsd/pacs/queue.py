@@ -240,3 +240,30 @@ class ImageQueue:
         self._image(key).unlink(missing_ok=True)
         for path in (self.folder / "results").glob(f"{key}.*"):
             path.unlink(missing_ok=True)
+
+
+class ImageFolder:
+    """A folder of images named by keyed hashes of their UIDs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._turn = folder, threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def waiting_bytes(self) -> int:
+        """Nothing waits here; the disk alone is the bound."""
+        return 0
+
+    def knows(self, key: str) -> bool:
+        """Whether the image is there."""
+        return (self.folder / f"{key}.dcm").exists()
+
+    def add(self, key: str, study: str, content: bytes) -> bool:
+        """Write an image; False where it is there."""
+        with self._turn:
+            new = not self.knows(key)
+            if new:
+                write_whole(self.folder / f"{key}.dcm", content)
+        return new
+
+
+ImageStore = ImageQueue | ImageFolder  # what images are put into

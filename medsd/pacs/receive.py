@@ -12,8 +12,7 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
@@ -34,6 +33,7 @@ from medsd.dicom import decoders
 from medsd.dicom.identity import read_identity
 from medsd.errors import DataError
 from medsd.listening import is_loopback
+from medsd.pacs.queue import ImageStore
 from medsd.privacy import KeyedHasher
 
 log = logging.getLogger(__name__)
@@ -86,24 +86,6 @@ class Listening:
                 f"{self.host} can be reached from the network: name the AE titles that may send with --allow, or ask "
                 "for client certificates with --tls-ca"
             )
-
-
-class ImageStore(Protocol):
-    """What images are put into: the queue of a node, or a folder (`medsd.pacs.fetch`)."""
-
-    folder: Path
-
-    def waiting_bytes(self) -> int:
-        """How much waits in it."""
-        ...
-
-    def knows(self, key: str) -> bool:
-        """Whether an image need not come again."""
-        ...
-
-    def add(self, key: str, study: str, content: bytes) -> bool:
-        """As `medsd.pacs.queue.ImageQueue.add`."""
-        ...
 
 
 def take(content: bytes, instance: str, store: ImageStore, hasher: KeyedHasher, limits: NodeLimits) -> tuple[str, int]:

@@ -135,11 +135,10 @@ def _mentions(sentence: str, offset: int, lexicon: Lexicon, scope: Scope) -> Ite
 
 
 def _places(sentence: str, lexicon: Lexicon) -> Iterator[tuple[int, int, str]]:
-    for finding, phrases in lexicon.items():
-        if not phrases.present.search(sentence):
-            continue
-        cleared = _without(phrases.not_this, sentence)
-        yield from ((match.start(), match.end(), finding) for match in phrases.present.finditer(cleared))
+    for finding, (present, not_this) in lexicon.items():
+        if present.search(sentence):
+            cleared = _without(not_this, sentence)
+            yield from ((match.start(), match.end(), finding) for match in present.finditer(cleared))
 
 
 def _without(pattern: Pattern, text: str) -> str:

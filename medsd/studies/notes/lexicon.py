@@ -27,15 +27,8 @@ NOTHING: Pattern = re.compile(r"(?!)")
 _MASKED_BY = "nih14"  # the vocabulary that has phrase lists
 
 
-@dataclass(frozen=True)
-class FindingPhrases:
-    """What names a finding, and what only seems to, each list as one expression."""
-
-    present: Pattern
-    not_this: Pattern
-
-
-Lexicon = Mapping[str, FindingPhrases]
+# Of each finding, what names it and what only seems to, each list as one expression.
+Lexicon = Mapping[str, tuple[Pattern, Pattern]]
 
 
 @dataclass(frozen=True)
@@ -165,11 +158,11 @@ def _numbers(words: str) -> tuple[str, str]:
     return one, f"{one[:-1]}ies" if one.endswith("y") else f"{one}s"
 
 
-def _finding_phrases(lists: Mapping[str, list[str]], where: str) -> FindingPhrases:
+def _finding_phrases(lists: Mapping[str, list[str]], where: str) -> tuple[Pattern, Pattern]:
     unknown = set(lists) - {"present", "not_this", "mask"}
     if unknown or not lists.get("present"):
         raise DataError(f"{where}: needs a list `present`; may have `not_this` and `mask`; found {', '.join(lists)}")
-    return FindingPhrases(compile_phrases(lists["present"], where), compile_phrases(lists.get("not_this", []), where))
+    return compile_phrases(lists["present"], where), compile_phrases(lists.get("not_this", []), where)
 
 
 def _translate(phrase: str, where: str) -> str:
