@@ -34,8 +34,11 @@ def checked_blocks(
 
     Raises DataError where embeddings or labels have the wrong shape, values or number.
     """
-    embeddings = np.asarray(embeddings, dtype=np.float32)
-    _check_embeddings(embeddings, description.embedding_size)
+    embeddings, size = np.asarray(embeddings, dtype=np.float32), description.embedding_size
+    if embeddings.ndim != 2 or embeddings.shape[1] != size:
+        raise DataError(f"case index: embeddings have shape {embeddings.shape}; this index takes (N, {size})")
+    if not np.all(np.abs(np.linalg.norm(embeddings, axis=1) - 1) < 1e-3):  # NaN fails too
+        raise DataError("case index: embeddings must be finite and of unit length; divide each by its norm")
     rest, start = iter(cases), 0
     while block := list(islice(rest, BLOCK)):
         vectors = embeddings[start : start + len(block)]
@@ -48,14 +51,6 @@ def checked_blocks(
             yield [block[row] for row in kept], labels[kept], vectors[kept]
     if start < len(embeddings):
         raise DataError(f"case index: {start} cases for {len(embeddings)} embeddings")
-
-
-def _check_embeddings(embeddings: FloatArray, size: int) -> None:
-    if embeddings.ndim != 2 or embeddings.shape[1] != size:
-        raise DataError(f"case index: embeddings have shape {embeddings.shape}; this index takes (N, {size})")
-    lengths = np.linalg.norm(embeddings, axis=1)
-    if not np.all(np.abs(lengths - 1) < 1e-3):  # NaN fails too
-        raise DataError("case index: embeddings must be finite and of unit length; divide each by its norm")
 
 
 def _checked_labels(case: Case, count: int) -> FloatArray:

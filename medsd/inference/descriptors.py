@@ -66,7 +66,9 @@ def orientation_histograms(pixels: Pixels) -> Floats:
 
 
 def _histograms(pixels: Pixels) -> Floats:
-    images = np.stack([_reduced(image) for image in pixels])  # (N, 96, 96)
+    filtering = Image.Resampling.BOX if pixels.shape[1] >= _SIDE else Image.Resampling.BILINEAR
+    floats = (Image.fromarray(image.astype(np.float32)) for image in pixels)
+    images = np.stack([np.asarray(image.resize((_SIDE, _SIDE), filtering)) for image in floats])  # (N, 96, 96)
     count, cell = len(images), _SIDE // CELLS
     down, across = np.zeros_like(images), np.zeros_like(images)
     down[:, 1:-1] = images[:, 2:] - images[:, :-2]
@@ -82,8 +84,3 @@ def _histograms(pixels: Pixels) -> Floats:
         found[..., number] = (strength * weight).reshape(count, CELLS, cell, CELLS, cell).sum(axis=(2, 4))
     flat = found.reshape(count, -1)
     return np.sqrt(flat / (flat.sum(axis=1, keepdims=True) + np.float32(_FAINT * _SIDE**2)))
-
-
-def _reduced(image: Pixels) -> Floats:
-    filtering = Image.Resampling.BOX if image.shape[0] >= _SIDE else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(image.astype(np.float32)).resize((_SIDE, _SIDE), filtering))

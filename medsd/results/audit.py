@@ -94,7 +94,8 @@ class AuditLog:
                 size = os.fstat(handle).st_size
                 os.lseek(handle, max(0, size - _TAIL), os.SEEK_SET)
                 tail = os.read(handle, _TAIL)
-                line = json.dumps({**told, "seal": self._seal(_last_seal(tail), told)}) + "\n"
+                before = next(filter(None, map(_parsed, reversed(tail.splitlines()))), {"seal": ""})
+                line = json.dumps({**told, "seal": self._seal(before["seal"], told)}) + "\n"
                 whole = tail.endswith(b"\n") or not tail
                 written = (line if whole else f"\n{line}").encode()
                 if os.write(handle, written) < len(written):  # a disk that is nearly full takes a part of it
@@ -131,10 +132,3 @@ def _parsed(raw: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return told if isinstance(told, dict) and isinstance(told.get("seal"), str) else None
-
-
-def _last_seal(tail: bytes) -> str:
-    for raw in reversed(tail.splitlines()):
-        if (told := _parsed(raw)) is not None:
-            return str(told["seal"])
-    return ""

@@ -206,7 +206,11 @@ def _run(
     """Outcomes (status and reason) of each block that is finished, in no order, and the provider that computed."""
     if not blocks:
         return
-    _quieten(ray)
+    # One bar is ours; what Ray logs stands in the files of its session.
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.execution_options.verbose_progress = False
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     pool = ray.data.ActorPoolStrategy
     rows = ray.data.from_items([{"block": block.to_json()} for block in blocks], override_num_blocks=len(blocks))
     decoded = rows.map(Actor, fn_constructor_args=(decode,), compute=pool(size=plan.decoding), num_cpus=plan.share)
@@ -227,12 +231,3 @@ def _run(
             f"the cluster gave up a block ({type(error).__name__}), as its workers died again and again or cannot "
             f"import medsd; {KEPT}"
         ) from None
-
-
-def _quieten(ray: Any) -> None:
-    """One bar is ours; what Ray logs stands in the files of its session."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.verbose_progress = False
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -255,14 +255,11 @@ class FinishedRows:
         if self._table is not None:
             yield from self._adopted(self._table)
         for key in segments:
-            yield from self._rows_of(key)
-
-    def _rows_of(self, key: str) -> list[Row]:
-        rows = self._read(key)
-        if rows is None:
-            self.store.remove([rows_name(key)])
-            raise DataError(f"{self.out}: a segment of its rows is damaged, and was removed")
-        return rows
+            rows = self._read(key)
+            if rows is None:
+                self.store.remove([rows_name(key)])
+                raise DataError(f"{self.out}: a segment of its rows is damaged, and was removed")
+            yield from rows
 
     def _read(self, key: str) -> list[Row] | None:
         """The rows of a segment; None where it is damaged."""

@@ -112,17 +112,13 @@ def label_report(report: str | Note, findings: FindingSet | None = None) -> Repo
 def _sentences(text: str, scope: Scope) -> Iterator[tuple[int, int]]:
     start, shouted = 0, text.isupper()
     for stop in _SENTENCE_END.finditer(text):
-        if stop["line"] and not _begins_anew(text[start : stop.start()], text[stop.end() :][:40], shouted, scope):
+        before, after = text[start : stop.start()][-40:], text[stop.end() :][:40]
+        opens = (after[:1].isupper() and not shouted) or scope.opener.match(after)  # in a shouted report all do
+        if stop["line"] and (not opens or scope.unfinished.search(before)):
             continue
         yield start, stop.start()
         start = stop.end()
     yield start, len(text)
-
-
-def _begins_anew(before: str, after: str, shouted: bool, scope: Scope) -> bool:
-    """Whether a line is a sentence of its own; `shouted`: the report is in capitals, which then say nothing."""
-    capital = after[:1].isupper() and not shouted
-    return (capital or scope.opener.match(after) is not None) and not scope.unfinished.search(before[-40:])
 
 
 def _mentions(sentence: str, offset: int, lexicon: Lexicon, scope: Scope) -> Iterator[Mention]:
@@ -179,9 +175,8 @@ class _Surroundings:
 
 def _status(around: _Surroundings, scope: Scope) -> tuple[Status, str]:
     """The status of a mention and the cue that decided it."""
-    answers = ((scope.denied, Status.ABSENT), (scope.affirmed, Status.PRESENT), (scope.open, Status.UNCERTAIN))
-    for answer, status in answers:
-        if match := answer.match(around.answer):
+    for answer, status in (("no", Status.ABSENT), ("yes", Status.PRESENT), ("open", Status.UNCERTAIN)):
+        if match := scope.answers[answer].match(around.answer):
             return status, match.group().strip()
     if scope.alone.fullmatch(around.before) and not re.search(r"\w", around.after):
         return Status.NOT_MENTIONED, around.before

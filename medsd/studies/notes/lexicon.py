@@ -44,9 +44,7 @@ class Scope:
     """The lists of scope.yaml, which explains each of them."""
 
     pseudo: Pattern
-    denied: Pattern
-    affirmed: Pattern
-    open: Pattern
+    answers: Mapping[str, Pattern]  # "no", "yes" and "open", as forms have them
     negation: Cues
     uncertainty: Cues
     history: Cues
@@ -96,9 +94,7 @@ def load_scope() -> Scope:
     }
     plain: dict[str, Any] = {kind: pattern(kind) for kind in ("pseudo", "alone", "alternative", "boundary", "verbs")}
     return Scope(
-        denied=_answer(lists, "no"),
-        affirmed=_answer(lists, "yes"),
-        open=_answer(lists, "open"),
+        answers={kind: _answer(lists, kind) for kind in ("no", "yes", "open")},
         **cues,
         **plain,
         new_item=compile_phrases(
@@ -189,11 +185,10 @@ def _translate(phrase: str, where: str) -> str:
 
 
 def _words(text: str) -> str:
-    return _GLUE.join(_word(word) for word in text.split())
-
-
-def _word(word: str) -> str:
-    if not re.search(r"\w", word):
-        return re.escape(word)
-    stem = word.rstrip("*")
-    return rf"\b{re.escape(stem)}" + (r"\w*" if stem != word else r"\b")
+    """Words of a phrase; a star stands for any ending."""
+    found = []
+    for word in text.split():
+        stem = word.rstrip("*")
+        whole = rf"\b{re.escape(stem)}" + (r"\w*" if stem != word else r"\b")
+        found.append(whole if re.search(r"\w", word) else re.escape(word))
+    return _GLUE.join(found)

@@ -109,7 +109,10 @@ def _lesions(findings: list[str], setting: str, bedside: bool, rng: np.random.Ge
 def _place(lesion: Lesion, setting: str, bedside: bool, findings: list[str], rng: np.random.Generator) -> list[Lesion]:
     finding, side = lesion.finding, lesion.side
     if finding == "Effusion":
-        return _effusions(lesion, setting, "veil" if bedside else "meniscus", rng)
+        first = replace(lesion, kind="veil" if bedside else "meniscus")
+        if rng.random() < (0.6 if setting in ("heart failure", "intensive care") else 0.1):
+            return [first, replace(first, side=-side, severity=float(first.severity * rng.uniform(0.4, 1.0)))]
+        return [first]
     if finding == "Consolidation":
         kind = "lobar" if rng.random() < 0.5 else "patch"
         where = (lesion.where[0] * 0.8 + 0.1, float(rng.choice([0.25, 0.55, 0.8, 0.85])))
@@ -127,13 +130,6 @@ def _place(lesion: Lesion, setting: str, bedside: bool, findings: list[str], rng
     if finding == "Support Devices":
         return _devices(lesion, setting, findings, rng)
     return [replace(lesion, kind={"Mass": "sphere", "Edema": "wet", "Cardiomegaly": "large"}[finding])]
-
-
-def _effusions(lesion: Lesion, setting: str, kind: str, rng: np.random.Generator) -> list[Lesion]:
-    first = replace(lesion, kind=kind)
-    if rng.random() < (0.6 if setting in ("heart failure", "intensive care") else 0.1):
-        return [first, replace(first, side=-first.side, severity=float(first.severity * rng.uniform(0.4, 1.0)))]
-    return [first]
 
 
 def _devices(lesion: Lesion, setting: str, findings: list[str], rng: np.random.Generator) -> list[Lesion]:

@@ -214,7 +214,8 @@ def develop(scene: PhantomScene, total: Array, exposure: Exposure, rng: np.rando
     image = (1 + np.tanh(np.float32(exposure.contrast / 2) * shown)) / 2  # a sigmoid that cannot overflow
     floor = (1 - math.tanh(exposure.contrast * 1.1 / 2)) / 2
     image = np.clip((image - floor) / (1 - 1.4 * floor), 0, 1).astype(np.float32)
-    _collimate(image, projection, exposure)
+    left, top, right, bottom = (round(border / projection.pixel) for border in exposure.collimation)
+    image[:top], image[size - bottom :], image[:, :left], image[:, size - right :] = 0.02, 0.02, 0.02, 0.02
     _mark(image, projection, exposure.marker)
     return image
 
@@ -229,12 +230,6 @@ def _levels(scene: PhantomScene, density: Array) -> tuple[float, float]:
     middle = density[size // 5 : -size // 6 : 3, size // 5 : -size // 5 : 3]
     low, high = np.quantile(middle, [0.04, 0.97])
     return float(low), float(high)
-
-
-def _collimate(image: Array, projection: Projection, exposure: Exposure) -> None:
-    left, top, right, bottom = (round(border / projection.pixel) for border in exposure.collimation)
-    size = projection.size
-    image[:top], image[size - bottom :], image[:, :left], image[:, size - right :] = 0.02, 0.02, 0.02, 0.02
 
 
 _LETTERS = {  # x0, y0, x1, y1 of each stroke
