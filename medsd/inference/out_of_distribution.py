@@ -191,12 +191,10 @@ def fit(
     other patients, in five folds. The network has seen the training images, so the centre of the embeddings' distances
     is that of the validation images alone.
 
-    Args:
-        pixels: uint8 (N, S, S), the training images as the network sees them, without augmentation.
-        embeddings: (N, D) of unit length, in the same order; None leaves the check of the network out.
-        validation_pixels, validation_embeddings: images of other patients.
-        patients: whose each training image is; by default each is another's.
-        false_alarm_rate: share of suitable images that all checks together may put above the limit.
+    `pixels` are uint8 (N, S, S), the training images as the network sees them, without augmentation, and `embeddings`
+    (N, D) of unit length, without which the check of the network is left out; the validation images are of other
+    patients. `patients` says whose each training image is, by default another's. `false_alarm_rate` is the share of
+    suitable images that all checks together may put above the limit.
 
     Returns the description for bundle.json, and the arrays for `save`; raises DataError where there are fewer than two
     training images or no validation image.

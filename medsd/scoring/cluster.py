@@ -47,15 +47,11 @@ def score(request: ScoringRequest, *, address: str = LOCAL) -> Summary:
     archives and notes beside images are read from file systems, not behind URLs. Behind a URL nothing is locked: two
     runs on one output do the work twice.
 
-    Args:
-        request: what is to be scored; `workers` are those that decode, in the whole cluster, by default the processors
-            that the reading leaves.
-        address: of the cluster, as ``ray.init`` takes it; "local" starts Ray on this machine alone, for this run.
-
-    Raises:
-        DataError: as for `medsd.scoring.batch.score`, or a worker cannot write its rows.
-        BundleError: no bundle, or an altered one.
-        DependencyError: Ray is not installed, no cluster answers, or `require_gpu` and it has no GPU.
+    The `workers` of the request are those that decode, in the whole cluster, by default the processors that the reading
+    leaves. `address` is that of the cluster, as ``ray.init`` takes it; "local" starts Ray on this machine alone, for
+    this run. Raises DataError: as for `medsd.scoring.batch.score`, or a worker cannot write its rows; BundleError: no
+    bundle, or an altered one; DependencyError: Ray is not installed, no cluster answers, or `require_gpu` and it has no
+    GPU.
     """
     job = prepare(request, urls=True)
     with connected(address, request.workers) as ray:

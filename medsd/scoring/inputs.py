@@ -66,8 +66,7 @@ def name_inputs(
         archives: read ZIP archives; else they are files like others.
         stdin: what ``-`` reads; the standard input by default.
 
-    Raises:
-        DataError: a path does not exist, a folder or a list is empty, a pattern matches nothing.
+    Raises DataError: a path does not exist, a folder or a list is empty, a pattern matches nothing.
     """
     reader = _Reader(archives, stdin)
     others = {path.name: os.path.realpath(path) for path in leave_out}
