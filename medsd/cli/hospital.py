@@ -283,8 +283,7 @@ def serve(
 
 
 def audit(
-    log: Annotated[Path, typer.Argument(help="an audit log that report, receive or serve wrote")],
-    as_json: Json = False,
+    log: Annotated[Path, typer.Argument(help="an audit log that report, receive or serve wrote")], as_json: Json = False
 ) -> None:
     """Check that an audit log is as it was written: one line for each result, none changed or taken out.
 

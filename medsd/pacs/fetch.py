@@ -15,10 +15,7 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pynetdicom import build_context
-from pynetdicom.sop_class import (
-    StudyRootQueryRetrieveInformationModelFind,
-    StudyRootQueryRetrieveInformationModelMove,
-)
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelMove
 
 from medsd.dicom.quiet import quiet
 from medsd.dicom.web import UID, DicomWeb, DicomWebError, UnansweredError
@@ -139,12 +136,7 @@ def _from_web(
 
 
 def _from_archive(
-    archive: Destination,
-    query: Query,
-    store: ImageStore,
-    hasher: KeyedHasher,
-    listening: Listening,
-    limits: NodeLimits,
+    archive: Destination, query: Query, store: ImageStore, hasher: KeyedHasher, listening: Listening, limits: NodeLimits
 ) -> Fetched:
     """The archive sends to us."""
     outcomes = Counter[str]()

@@ -59,12 +59,7 @@ class Reporter:
         return self._predictor(content, note)
 
     def results(
-        self,
-        prediction: Prediction,
-        source: Source,
-        previous: Sequence[Dataset] = (),
-        *,
-        when: datetime | None = None,
+        self, prediction: Prediction, source: Source, previous: Sequence[Dataset] = (), *, when: datetime | None = None
     ) -> tuple[dict[Kind, Dataset], dict[Message, bytes]]:
         """The DICOM objects and the messages of a prediction, as `medsd.results.objects` makes them."""
         cases = self._similar(prediction)

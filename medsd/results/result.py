@@ -83,12 +83,7 @@ class Result:
 
     @classmethod
     def of(
-        cls,
-        prediction: Prediction,
-        bundle: Bundle,
-        cases: Sequence[SimilarCase] = (),
-        *,
-        when: datetime | None = None,
+        cls, prediction: Prediction, bundle: Bundle, cases: Sequence[SimilarCase] = (), *, when: datetime | None = None
     ) -> Self:
         """The result of a prediction by `bundle`'s model, with the similar `cases` to tell of, read now by default."""
         about = bundle.description

@@ -58,11 +58,7 @@ def score(request: ScoringRequest) -> Summary:
 
 
 def _score_all(
-    job: ScoringJob,
-    rows: FinishedRows,
-    predictor: Predictor,
-    waiting: list[str],
-    decoders: Decoders,
+    job: ScoringJob, rows: FinishedRows, predictor: Predictor, waiting: list[str], decoders: Decoders
 ) -> Generator[tuple[Outcomes, str], None, None]:
     """Read `waiting` in order, and keep the rows; what `carry_out` wants to know of each batch."""
     with closing(_images(waiting, decoders if job.images else None, ahead=(_ways() + 1) * job.size)) as images:
