@@ -27,8 +27,8 @@ class DataError(MedsdError):
 class ImageError(MedsdError):
     """One image that cannot be read or must not be scored.
 
-    `reason` is a stable code in snake case, one of `medsd.dicom.gate.REASONS`, for instance ``"not_dicom"``; `message`
-    is the sentence for the person who meets it.
+    `reason` is a stable code in snake case, one of `medsd.dicom.policy.REASONS`, such as ``"not_dicom"``; `message` is
+    the sentence for the person who meets it.
     """
 
     def __init__(self, reason: str, message: str) -> None:

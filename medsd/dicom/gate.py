@@ -4,11 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from medsd.dicom.policy import REASONS, Action, Concern, GatePolicy
+from medsd.dicom.policy import GatePolicy
 from medsd.dicom.read import ImageSource, Radiograph, read_radiograph
 from medsd.errors import ImageError
-
-__all__ = ["REASONS", "Action", "Admission", "Concern", "GatePolicy", "admit"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +14,7 @@ class Admission:
     """What the gate decided."""
 
     status: Literal["accepted", "warned", "refused"]  # "warned" is scored, with a sentence that the reader must see
-    reason: str = ""  # a code of `REASONS`, "" when accepted
+    reason: str = ""  # a code of `medsd.dicom.policy.REASONS`, "" when accepted
     message: str = ""  # the sentence for the person, "" when accepted
     radiograph: Radiograph | None = field(default=None, repr=False)  # None when refused
 

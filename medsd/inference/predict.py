@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.bundle.layout import Bundle
-from medsd.dicom.gate import REASONS, GatePolicy
-from medsd.dicom.policy import concern
+from medsd.dicom.policy import REASONS, GatePolicy, concern
 from medsd.errors import BundleError
 from medsd.inference import out_of_distribution
 from medsd.inference.coverage import called, conformal_limits

@@ -27,7 +27,7 @@ class Prediction:
     Attributes:
         findings: the model's vocabulary, in the order of every array here.
         status: scored; warned (scored, but read `message`); refused (no numbers of the findings are filled).
-        reason: a code of `medsd.dicom.gate.REASONS`, empty when scored; "no_image" where an image is missing.
+        reason: a code of `medsd.dicom.policy.REASONS`, empty when scored; "no_image" where an image is missing.
         message: the sentence for a person, empty when scored.
         model: name and version of the bundle.
         model_sha256: of its model.onnx.

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from medsd.dicom.appearance import Appearance
-from medsd.dicom.gate import REASONS, GatePolicy, admit
+from medsd.dicom.gate import admit
+from medsd.dicom.policy import REASONS, GatePolicy
 from medsd.dicom.quiet import quiet
 from medsd.preprocessing.pixels import to_pixels
 from medsd.settings import PixelSpec

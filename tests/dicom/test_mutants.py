@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from medsd.dicom.gate import REASONS, GatePolicy, admit
+from medsd.dicom.gate import admit
+from medsd.dicom.policy import REASONS, GatePolicy
 from medsd.preprocessing.image import read_image
 from medsd.settings import PixelSpec
 from tests.mutants import MUTATIONS, Mutants, generated_films

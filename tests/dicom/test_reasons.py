@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd.dicom.gate import REASONS, GatePolicy, admit
+from medsd.dicom.gate import admit
+from medsd.dicom.policy import REASONS, GatePolicy
 from medsd.settings import load_gate
 from tests.dicom.drawings import lateral_image, noise_image
 

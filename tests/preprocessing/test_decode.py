@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medsd.dicom.gate import REASONS, GatePolicy
+from medsd.dicom.policy import REASONS, GatePolicy
 from medsd.errors import DependencyError
 from medsd.preprocessing import decode
 from medsd.preprocessing import helper as helper_module

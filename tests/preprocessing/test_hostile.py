@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from medsd.bundle.layout import Bundle
-from medsd.dicom.gate import REASONS, GatePolicy, admit
+from medsd.dicom.gate import admit
+from medsd.dicom.policy import REASONS, GatePolicy
 from medsd.privacy import KeyedHasher
 from medsd.scoring.batch import score
 from medsd.scoring.request import ScoringRequest
