@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -64,7 +65,8 @@ class Node:
             self.queue = opened.enter_context(ImageQueue(folder))
             self.status = NodeStatus(self.queue, status_port)
             opened.callback(self.status.close)
-            receiver = Receiver(self.queue, hasher, self._listening, limits or NodeLimits(), self.status.received)
+            count = partial(self.status.count, "received")
+            receiver = Receiver(self.queue, hasher, self._listening, limits or NodeLimits(), count)
             self.port = receiver.start()
             opened.callback(self._end_threads)
             opened.callback(receiver.stop)
@@ -118,7 +120,7 @@ class Node:
         except Exception as error:  # one image must not stop the others; the queue tries it again later
             log.error("image %s: %s while it was read", key, type(error).__name__)
             return 0.0
-        self.status.read(prediction.status)
+        self.status.count("read", prediction.status)
         log.info("image %s: %s%s", key, prediction.status, f" ({prediction.reason})" if prediction.reason else "")
         return 0.0
 
@@ -132,7 +134,7 @@ class Node:
             with quiet():
                 said |= self._destination.deliver(self._listening.title, objects.items()) if objects else {}
         except UnreachableError:
-            self.status.sent("unreachable")
+            self.status.count("sent", "unreachable")
             self._unreachable += 1
             wait_s = pause(self._unreachable)
             log.warning("the archive cannot be reached; next try in %.0f s", wait_s)
@@ -147,7 +149,7 @@ class Node:
                 log.warning("image %s: its result waits: %s", key, why)
             else:
                 self.queue.delivered(key)
-            self.status.sent("refused" if why else "delivered")
+            self.status.count("sent", "refused" if why else "delivered")
         return 0.0
 
     def _tell(self, waiting: dict[str, list[bytes]]) -> dict[str, str]:

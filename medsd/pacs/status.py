@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, Literal
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
@@ -29,12 +29,14 @@ class NodeStatus(Collector):
     def __init__(self, queue: ImageQueue, port: int | None) -> None:
         self._queue = queue
         self._registry = CollectorRegistry()
-        self._received = Counter(
-            "medsd_node_received", "Images and associations by what became of them.", ["outcome"],
-            registry=self._registry,
-        )  # fmt: skip
-        self._read = Counter("medsd_node_read", "Images read, by status.", ["status"], registry=self._registry)
-        self._sent = Counter("medsd_node_sent", "Deliveries, by outcome.", ["outcome"], registry=self._registry)
+        self._counters = {
+            name: Counter(f"medsd_node_{name}", text, [label], registry=self._registry)
+            for name, text, label in (
+                ("received", "Images and associations by what became of them.", "outcome"),
+                ("read", "Images read, by status.", "status"),
+                ("sent", "Deliveries, by outcome.", "outcome"),
+            )
+        }
         self._registry.register(self)
         self._server: Any = None
         self.port = port
@@ -52,17 +54,9 @@ class NodeStatus(Collector):
             self._server.shutdown()
             self._server.server_close()
 
-    def received(self, outcome: str) -> None:
-        """Count an image or association that came."""
-        self._received.labels(outcome).inc()
-
-    def read(self, status: str) -> None:
-        """Count an image that was read."""
-        self._read.labels(status).inc()
-
-    def sent(self, outcome: str) -> None:
-        """Count a delivery: "delivered", "refused" or "unreachable"."""
-        self._sent.labels(outcome).inc()
+    def count(self, what: Literal["received", "read", "sent"], outcome: str) -> None:
+        """Count what came, an image that was read, or a delivery ("delivered", "refused" or "unreachable")."""
+        self._counters[what].labels(outcome).inc()
 
     def summary(self) -> dict[str, float]:
         """What the page says, as plain values."""

@@ -4,6 +4,7 @@ Row n belongs to row n of the table; a refused study has no embedding, its row i
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from medsd.errors import DataError
 from medsd.files import replacing
+from medsd.scoring import table
 
 SUFFIXES = (".npy", ".parquet")
 _CHUNK = 1000
@@ -19,12 +21,7 @@ _CHUNK = 1000
 Vectors = npt.NDArray[np.float32]
 
 
-def check_format(path: Path) -> None:
-    """Refuse an output whose suffix names no format; raises DataError."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(
-            f"{path}: embeddings are written as {', '.join(SUFFIXES)}; give the output one of these endings"
-        )
+check_format = partial(table.check_format, suffixes=SUFFIXES, what="embeddings are")
 
 
 def write(path: Path, chunks: Iterable[Vectors], paths: Iterable[str], rows: int, dimensions: int) -> None:

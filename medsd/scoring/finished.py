@@ -63,11 +63,12 @@ class FinishedRows:
         defuse: bool = False,
     ) -> None:
         self.out, self.columns, self._names = out, list(columns), names
-        self.store = Store(_beside(out, SUFFIX))
+        self.store = Store(out.with_name(out.name + SUFFIX) if isinstance(out, Path) else out + SUFFIX)
         self.done: set[str] = set()  # paths of the rows that an earlier run finished
         self.counts: Counter[str] = Counter()  # rows by status, once `join` has seen them
         self.reasons: Counter[str] = Counter()  # likewise by reason
-        self._record = _beside(out, RECORD)
+        self._home = Store(out.parent if isinstance(out, Path) else out.rpartition("/")[0])
+        self._record = _name(out) + RECORD  # in it
         self._facts = {"columns": self.columns, **made_with}
         self._embeddings_out, self._dimensions, self._defuse = embeddings_out, dimensions, defuse
         self._segments: dict[str, tuple[str, int]] = {}  # path of the first row, and rows, by key
@@ -113,7 +114,7 @@ class FinishedRows:
             self._clear()
             goes_on = resume and self._fetch(self.out) is not None
             if goes_on:
-                record = self._json(Store(_folder(self._record)), _name(self._record)) or {}
+                record = self._json(self._home, self._record) or {}
                 if isinstance(record.get("made_with"), dict):
                     self._compare(record["made_with"], "its rows")
             self._write(self.store, MADE_WITH, {**self._facts, _GOES_ON: goes_on})
@@ -222,7 +223,7 @@ class FinishedRows:
 
     def finish(self, summary: Facts) -> None:
         """Write the record beside the joined table, and remove the segments."""
-        self._write(Store(_folder(self._record)), _name(self._record), {"made_with": self._facts, **summary})
+        self._write(self._home, self._record, {"made_with": self._facts, **summary})
         self._remove()
 
     def _in_order(self) -> list[str]:
@@ -325,14 +326,6 @@ class FinishedRows:
 
 def _is_rows(name: str) -> bool:
     return name.startswith("block-") and name.endswith(".jsonl")
-
-
-def _beside(place: Path | str, suffix: str) -> Path | str:
-    return place.with_name(place.name + suffix) if isinstance(place, Path) else place + suffix
-
-
-def _folder(place: Path | str) -> Path | str:
-    return place.parent if isinstance(place, Path) else place.rpartition("/")[0]
 
 
 def _name(place: Path | str) -> str:

@@ -85,12 +85,10 @@ def rounded(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else round(float(value), _DECIMALS)
 
 
-def check_format(path: Path) -> None:
+def check_format(path: Path, suffixes: Sequence[str] = SUFFIXES, what: str = "the results are") -> None:
     """Refuse an output whose suffix names no format; raises DataError."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(
-            f"{path}: the results are written as {', '.join(SUFFIXES)}; give the output one of these endings"
-        )
+    if path.suffix.lower() not in suffixes:
+        raise DataError(f"{path}: {what} written as {', '.join(suffixes)}; give the output one of these endings")
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[str], defuse: bool = False) -> None:
