@@ -5,8 +5,7 @@ made on its own, in any order, and follow-up images share the anatomy of their p
 """
 
 import zlib
-from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -98,15 +97,11 @@ def _patient_of(seed: int, index: int) -> tuple[int, int]:
         first += visits
 
 
-def render_plan(plan: PhantomPlan, *, size: int = 512, without: Collection[str] = ()) -> PhantomStudy:
-    """Make the image, `size` pixels wide and high, and the note of `plan`.
-
-    Findings in `without` are left undrawn in the same image, for judging evidence maps.
-    """
+def render_plan(plan: PhantomPlan, *, size: int = 512) -> PhantomStudy:
+    """Make the image, `size` pixels wide and high, and the note of `plan`."""
     if size < 64:
         raise DataError(f"phantom: size {size} is too small to show a chest; take 64 pixels or more")
-    lesions = tuple(lesion for lesion in plan.condition.lesions if lesion.finding not in without)
-    condition = replace(plan.condition, lesions=lesions)
+    condition = plan.condition
     body = build_body(plan.habitus, distortion_of(condition, plan.stream("posture")))
     projection = sample_projection(plan.stream("projection"), body, bedside=condition.bedside, size=size)
     exposure = sample_exposure(plan.stream("exposure"), bedside=condition.bedside)
