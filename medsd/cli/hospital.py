@@ -133,8 +133,8 @@ def receive(
     """
     with requiring("pacs", "medsd receive"):
         from medsd.pacs.mllp import Hl7Destination
+        from medsd.pacs.node import serve
         from medsd.pacs.receive import Listening, NodeLimits
-        from medsd.pacs.serve import serve
         from medsd.results.objects import KINDS, forms_of
         from medsd.results.reporter import Reporter
 

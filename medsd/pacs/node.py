@@ -1,17 +1,21 @@
 """`Node`: images in by C-STORE, one result each out by C-STORE or STOW-RS, and a queue on disk between. Begin here.
 
+`serve` runs one with a bundle behind it, as `medsd receive` does.
+
 A result is made once, written to disk, and only then sent, with the same UIDs however often that takes: an archive
 that got it twice holds it once (PS3.4 section B.3.4). An image that is sent again gets no second result.
 """
 
 import logging
+import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydicom import Dataset
 
@@ -23,6 +27,9 @@ from medsd.pacs.queue import ImageQueue, pause
 from medsd.pacs.receive import Listening, NodeLimits, Receiver
 from medsd.pacs.status import NodeStatus
 from medsd.privacy import KeyedHasher
+from medsd.results.audit import AuditLog
+from medsd.results.reporter import Reporter
+from medsd.results.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -173,3 +180,40 @@ class Node:
             log.error("image %s: its kept result cannot be read: %s", key, type(error).__name__)
             self.queue.give_up(key, "result lost")
             return []
+
+
+def serve(
+    reporter: Reporter,
+    destination: Destination | WebDestination,
+    folder: Path,
+    *,
+    listening: Listening,
+    audit: Path | None = None,
+    **how: Any,
+) -> None:
+    """Receive, read and deliver until SIGTERM or Ctrl+C; then finish what is under way and return.
+
+    The `reporter` reads the images; its process that decodes is within the limits of its policy. `folder` is that of
+    the queue, in which ``audit.jsonl`` is the audit log unless `audit` names another; `how` is as for `Node`. Raises
+    DataError: the queue is in use, a port cannot be had, or the audit log cannot be written.
+    """
+    kept = AuditLog(audit or folder / "audit.jsonl", reporter.hasher)
+    kept.prepare()
+
+    def results_of(prediction: Prediction, content: bytes) -> list[Dataset | bytes]:
+        when = datetime.now(UTC)
+        made, told = reporter.results(prediction, Source.read(content), when=when)
+        kept.append(content, prediction, [*made, *told], when)
+        return [*made.values(), *told.values()]
+
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    how |= {"hasher": reporter.hasher, "destination": destination, "listening": listening}
+    with Node(folder, reporter.predict, results_of, **how) as node:
+        log.info("%s listens as %s on %s:%d; results go to %s",
+                 reporter.bundle.label, listening.title, listening.host, node.port, destination)  # fmt: skip
+        if node.status.port is not None:
+            log.info("status page: http://127.0.0.1:%d", node.status.port)
+        ending.wait()
+        log.info("ending: what is under way is finished, what waits is kept in %s", folder)
