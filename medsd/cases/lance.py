@@ -160,7 +160,8 @@ class LanceIndex(CaseIndex):
             if theirs:
                 kept = table.search().where(f"NOT ({where})").limit(None).to_batches(batch_size=BLOCK)
                 lancedb.connect(self.uri).create_table(TABLE, kept, mode="overwrite")
-                self._keep_up(table, self.description.approximate_above, wanted=indexed)
+                about = self.description
+                approximate.keep_up(table, about.embedding_size, about.approximate_above, wanted=indexed)
             _finish(self._files, table, seal.removals.with_patient(patient_key, theirs), seal)
         return len(theirs)
 
@@ -175,12 +176,9 @@ class LanceIndex(CaseIndex):
         with self._writing() as (table, seal):
             wanted = approximate_above is None and approximate.is_approximate(table)
             lance_files.merge(table)
-            recall = self._keep_up(table, above, wanted=wanted)
+            recall = approximate.keep_up(table, self.description.embedding_size, above, wanted=wanted)
             _finish(self._files, table, seal.removals, seal)
         return recall
-
-    def _keep_up(self, table: Any, above: int, *, wanted: bool) -> float | None:
-        return approximate.keep_up(table, self.description.embedding_size, above, wanted=wanted)
 
     @contextmanager
     def _writing(self, *, rewrites: bool = True) -> Iterator[tuple[Any, Seal]]:
