@@ -8,12 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
 from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter, Excluded, FloatArray, Hit, SimilarCase
-from medsd.cases.described import APPROXIMATE_ABOVE, IndexDescription, SimilarityScale, VoteRule, describe
+from medsd.cases.described import IndexDescription, describe
 from medsd.cases.explain import explain, explain_query
 from medsd.cases.query import FindingQuery
 from medsd.cases.vote import NEAREST, FindingVote, ballot
@@ -323,12 +323,8 @@ def create_index(
     *,
     model_sha256: str,
     findings: FindingSet,
-    model: str = "",
-    public: bool = False,
     replace: bool = False,
-    scale: SimilarityScale | None = None,
-    vote: VoteRule | None = None,
-    approximate_above: int = APPROXIMATE_ABOVE,
+    **about: Any,
 ) -> CaseIndex:
     """Write a new index; a reader sees all of it or nothing.
 
@@ -338,22 +334,13 @@ def create_index(
         embeddings: float32 (N, D) of unit length, by the model.onnx of `model_sha256`.
         replace: put the new cases in the place of an index that is there; readers follow. Patients who were removed
             from it stay out.
-        model, public, scale, vote, approximate_above: as in `IndexDescription`.
+        about: what else is known: model, public, scale, vote, approximate_above, as in `IndexDescription`.
 
     Raises:
         BundleError: something is there already and `replace` is not set, or what is there is no index.
         DataError: embeddings or labels of the wrong shape, or not of unit length.
     """
-    description = describe(
-        model_sha256,
-        findings,
-        int(np.shape(embeddings)[-1]),
-        model=model,
-        public=public,
-        scale=scale,
-        vote=vote,
-        approximate_above=approximate_above,
-    )
+    description = describe(model_sha256, findings, int(np.shape(embeddings)[-1]), **about)
     return _kind(path)._create(path, NewCases(cases, embeddings, description), replace=replace)
 
 
