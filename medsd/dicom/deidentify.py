@@ -146,9 +146,21 @@ def deidentify_file(
             place = _place(ds, content_key, profile)
             if places.setdefault(place, content_key) != content_key:
                 raise ImageError("same_uid", REASONS["same_uid"])
-            return _deidentify(ds, out, place, profile, burned_in, look)
+            target = out / place
+            if target.exists():
+                return Outcome("exists", output=str(place))
+            seen = look(ds) if "PixelData" in ds else None
+            text = f"burned_in_{seen.answer}" if seen and seen.answer != "none_seen" else ""
+            if text and burned_in == "refuse":
+                return Outcome("refused", text, REASONS[text], burned_in=seen)
+            content = _cleaned(ds, profile, seen or BurnedIn("unknown", ""))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(target, content, durable=False)
         except ImageError as error:
             return Outcome("refused", error.reason, str(error))
+    if seen and text and burned_in == "warn":
+        return Outcome("warned", text, seen.message, str(place), seen)
+    return Outcome("written", output=str(place), burned_in=seen)
 
 
 def _read(path: Path) -> tuple[Dataset, str]:
@@ -182,24 +194,6 @@ def _refuse_free_content(ds: Dataset) -> None:
 
 def _has_free_element(ds: Dataset) -> bool:
     return any(keyword in ds for keyword in _FREE_ELEMENTS)
-
-
-def _deidentify(
-    ds: Dataset, out: Path, place: Path, profile: Confidentiality, action: BurnedInAction, look: Look
-) -> Outcome:
-    target = out / place
-    if target.exists():
-        return Outcome("exists", output=str(place))
-    seen = look(ds) if "PixelData" in ds else None
-    if seen and seen.answer != "none_seen" and action == "refuse":
-        reason = f"burned_in_{seen.answer}"
-        return Outcome("refused", reason, REASONS[reason], burned_in=seen)
-    content = _cleaned(ds, profile, seen or BurnedIn("unknown", ""))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, content, durable=False)
-    if seen and seen.answer != "none_seen" and action == "warn":
-        return Outcome("warned", f"burned_in_{seen.answer}", seen.message, str(place), seen)
-    return Outcome("written", output=str(place), burned_in=seen)
 
 
 def _place(ds: Dataset, content_key: str, profile: Confidentiality) -> Path:

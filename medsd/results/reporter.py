@@ -9,7 +9,6 @@ from typing import Any, Self
 from pydicom import Dataset, dcmread, dcmwrite
 
 from medsd.bundle.layout import Bundle
-from medsd.cases.case import SimilarCase
 from medsd.cases.index import CaseIndex
 from medsd.cases.manage import hasher_of
 from medsd.dicom.content import read_content
@@ -20,7 +19,7 @@ from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction
 from medsd.inference.words import impression
 from medsd.preprocessing.decode import Decoder
-from medsd.results.assessment import Opinion
+from medsd.results.assessment import Opinion, assessment
 from medsd.results.audit import AuditLog
 from medsd.results.objects import KINDS, Form, Kind, Message, messages, objects
 from medsd.results.result import Result
@@ -62,21 +61,10 @@ class Reporter:
         self, prediction: Prediction, source: Source, previous: Sequence[Dataset] = (), *, when: datetime | None = None
     ) -> tuple[dict[Kind, Dataset], dict[Message, bytes]]:
         """The DICOM objects and the messages of a prediction, as `medsd.results.objects` makes them."""
-        cases = self._similar(prediction)
+        cases = [] if self._cases is None else self._cases.similar(prediction, self._k)
         result = Result.of(prediction, self.bundle, cases, when=when)
         kinds = [form for form in KINDS if form in self.forms]
         return objects(result, self.bundle, source, kinds, cases, previous), messages(result, source, self.forms)
-
-    def assessment(
-        self, prediction: Prediction, source: Source, opinions: Sequence[Opinion], of: Dataset, when: datetime
-    ) -> Dataset:
-        """What readers said of a prediction, as a report on its structured report `of`."""
-        from medsd.results.assessment import assessment
-
-        return assessment(Result.of(prediction, self.bundle, when=when), source, opinions, of)
-
-    def _similar(self, prediction: Prediction) -> list[SimilarCase]:
-        return [] if self._cases is None or prediction.refused else self._cases.similar(prediction, self._k)
 
 
 @dataclass(frozen=True)
@@ -142,7 +130,8 @@ def write_report(
         report = documents.get("sr") or next(iter(earlier[::-1]), None)
         if report is None:
             raise DataError("an assessment refers to a structured report; ask for --as sr, or name one with --previous")
-        written["assessment"] = reporter.assessment(prediction, source, said, report, when)
+        result = Result.of(prediction, reporter.bundle, when=when)
+        written["assessment"] = assessment(result, source, said, report)
     made = tuple(form for form in (*reporter.forms, "assessment") if form in written or form in told)
     if log is not None:
         log.append(content, prediction, made, when)
