@@ -34,7 +34,11 @@ class Solid:
 
     def outline(self, u: Array, v: Array) -> Array:
         """ρ² at image coordinates `u` (1, W) and `v` (H, 1) in cm → (H, W); 1 on the outline, less inside."""
-        p, q = self._own_axes(u, v)
+        du, dv = u - np.float32(self.centre[0]), v - np.float32(self.centre[1])
+        if self.roll:
+            cosine, sine = np.float32(np.cos(self.roll)), np.float32(np.sin(self.roll))
+            du, dv = cosine * du + sine * dv, cosine * dv - sine * du
+        p, q = du / np.float32(self.radii[0]), dv / np.float32(self.radii[1])
         p2, q2 = p * p, q * q
         ellipse = p2 + q2
         if not self.squareness:
@@ -63,13 +67,6 @@ class Solid:
         near, far = self.centre[2] - half, self.centre[2] + half
         near[missed], far[missed] = np.inf, -np.inf
         return near, far
-
-    def _own_axes(self, u: Array, v: Array) -> tuple[Array, Array]:
-        du, dv = u - np.float32(self.centre[0]), v - np.float32(self.centre[1])
-        if self.roll:
-            cosine, sine = np.float32(np.cos(self.roll)), np.float32(np.sin(self.roll))
-            du, dv = cosine * du + sine * dv, cosine * dv - sine * du
-        return du / np.float32(self.radii[0]), dv / np.float32(self.radii[1])
 
 
 def overlap(*intervals: tuple[Array, Array]) -> Array:
@@ -132,20 +129,15 @@ class Projection:
         centre, radii = (float(u), float(v), solid.centre[2]), (a * factor, b * factor, c)
         return replace(solid, centre=centre, radii=radii, roll=solid.roll + self.roll)
 
-    def window(self, solid: Solid) -> tuple[slice, slice]:
-        """Rows and columns that a solid already on the image can touch."""
-        a, b = solid.radii[0], solid.radii[1]
-        cosine, sine = np.cos(solid.roll), np.sin(solid.roll)
-        # A squared outline reaches past the ellipse only towards its corners.
-        corner = 2 ** (0.25 * solid.squareness)
-        half_u = np.hypot(a * cosine, b * sine) * corner
-        half_v = np.hypot(a * sine, b * cosine) * corner
-        return self._span(solid.centre[1], half_v), self._span(solid.centre[0], half_u)
-
     def place(self, solid: Solid) -> tuple[Solid, tuple[slice, slice], Array, Array]:
-        """`solid` on the image, its `window`, and that window's u (1, w) and v (h, 1)."""
+        """`solid` on the image, the rows and columns that it can touch, and the u (1, w) and v (h, 1) of these."""
         placed = self.solid(solid)
-        rows, columns = self.window(placed)
+        (u, v, _), (a, b, _) = placed.centre, placed.radii
+        cosine, sine = np.cos(placed.roll), np.sin(placed.roll)
+        # A squared outline reaches past the ellipse only towards its corners.
+        corner = 2 ** (0.25 * placed.squareness)
+        rows = self._span(v, np.hypot(a * sine, b * cosine) * corner)
+        columns = self._span(u, np.hypot(a * cosine, b * sine) * corner)
         return placed, (rows, columns), self.u[:, columns], self.v[rows]
 
     def _span(self, middle: float, half: float) -> slice:
