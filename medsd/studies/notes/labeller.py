@@ -112,7 +112,7 @@ def label_report(report: str | Note, findings: FindingSet | None = None) -> Repo
 def _sentences(text: str, scope: Scope) -> Iterator[tuple[int, int]]:
     start, shouted = 0, text.isupper()
     for stop in _SENTENCE_END.finditer(text):
-        before, after = text[start : stop.start()][-40:], text[stop.end() :][:40]
+        before, after = text[max(start, stop.start() - 40) : stop.start()], text[stop.end() : stop.end() + 40]
         opens = (after[:1].isupper() and not shouted) or scope.opener.match(after)  # in a shouted report all do
         if stop["line"] and (not opens or scope.unfinished.search(before)):
             continue

@@ -14,11 +14,6 @@ from medsd.studies.phantom.solids import Tubes
 METAL, PLASTIC, STRIPE = 9.0, 0.45, 3.2  # attenuation in 1/cm, of metal in a form thin enough to let some light through
 
 
-def draw_device(scene: PhantomScene, lesion: Lesion) -> None:
-    """Draw the device `lesion.kind` and note where it lies."""
-    _DEVICES[lesion.kind](scene, lesion, np.random.default_rng([lesion.seed, 13]))
-
-
 def _curve(knots: Sequence[Sequence[float]], steps: int = 40) -> Points:
     """A smooth curve (steps, 3) through `knots` in cm (Catmull-Rom)."""
     k = np.asarray(knots, dtype=np.float64)
@@ -131,7 +126,7 @@ def _wires(scene: PhantomScene, lesion: Lesion, rng: np.random.Generator) -> Non
         _lay(scene, np.array([[x, y + 0.4, 8.5], [x + rng.normal(0, 0.2), y + 1.0, 8.5]]), 0.1, METAL)
 
 
-_DEVICES: dict[str, Callable[[PhantomScene, Lesion, np.random.Generator], None]] = {
+DEVICES: dict[str, Callable[[PhantomScene, Lesion, np.random.Generator], None]] = {
     "line": _line,
     "port": _port,
     "pacemaker": _pacemaker,

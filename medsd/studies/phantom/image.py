@@ -68,9 +68,9 @@ def draw_scene(body: Body, projection: Projection, condition: Condition) -> Phan
     scene = PhantomScene(projection, body, view_lungs(body, projection), open_sides=free_air)
     for lesion in condition.lesions:
         if lesion.finding == "Support Devices":
-            devices.draw_device(scene, lesion)
+            devices.DEVICES[lesion.kind](scene, lesion, np.random.default_rng([lesion.seed, 13]))
         else:
-            signs.draw_lesion(scene, lesion)
+            signs.SIGNS[lesion.finding](scene, lesion, np.random.default_rng([lesion.seed, 11]))
     return scene
 
 

@@ -1,7 +1,8 @@
 """How each finding shows on the image: the signs a radiologist looks for, drawn where they are looked for.
 
-`draw_lesion` replaces air by water or by free gas in the lung views of a `PhantomScene`, lays thin lines of water over
-the lungs, and records the box of the sign. Signs follow Hansell et al., Fleischner Society glossary of terms for
+`SIGNS` has what draws each finding but support devices, which are drawn by `medsd.studies.phantom.devices`. It replaces
+air by water or by free gas in the lung views of a `PhantomScene`, lays thin lines of water over the lungs, and records
+the box of the sign. Signs follow Hansell et al., Fleischner Society glossary of terms for
 thoracic imaging, Radiology 246 (2008): meniscus, silhouette, air bronchogram, septal lines.
 """
 
@@ -54,11 +55,6 @@ class PhantomScene:
         """Note the box around image points (N, 2)."""
         low, high = points.min(axis=0) - 0.6, points.max(axis=0) + 0.6
         self.note(finding, (float(low[0]), float(low[1]), float(high[0]), float(high[1])))
-
-
-def draw_lesion(scene: PhantomScene, lesion: Lesion) -> None:
-    """Draw one lesion; support devices are drawn by `medsd.studies.phantom.devices`."""
-    _SIGNS[lesion.finding](scene, lesion, np.random.default_rng([lesion.seed, 11]))
 
 
 def _soft_step(x: Array) -> Array:
@@ -260,7 +256,7 @@ def _pneumothorax(scene: PhantomScene, lesion: Lesion, rng: np.random.Generator)
             scene.water.append(Tubes.along(scene.projection, run, 0.07, 5.5))
 
 
-_SIGNS: dict[str, Callable[[PhantomScene, Lesion, np.random.Generator], None]] = {
+SIGNS: dict[str, Callable[[PhantomScene, Lesion, np.random.Generator], None]] = {
     "Atelectasis": _atelectasis,
     "Cardiomegaly": _cardiomegaly,
     "Consolidation": _consolidation,
