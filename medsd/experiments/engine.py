@@ -92,7 +92,7 @@ def write_report(template: str, path: Path, figures: Mapping[str, Any], **more: 
     """Write figures as <path>.results.json, and as the page <path>.md that `template` makes; returns the page."""
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = as_plain(figures)
-    write_json(path.with_name(f"{path.name}.results.json"), plain, indent=1)
+    write_json(path.with_name(f"{path.name}.results.json"), plain, indent=None)
     environment = Environment(
         loader=PackageLoader("medsd.experiments"), trim_blocks=True, undefined=StrictUndefined, autoescape=False
     )
