@@ -30,6 +30,8 @@ RELATION_TITLES: dict[RelationWord, str] = {
 }
 # From which percentile of the training pairs with its relation a case is said to be how alike.
 _LIKENESS = ((99, "very alike"), (90, "alike"), (50, "somewhat alike"), (0, "hardly alike"))
+_VIEWS = {"LATERAL": "lateral", "LL": "lateral"}
+_SEXES = {"F": "female", "M": "male"}
 _SAME_IMAGE = 0.9999  # a cosine that only the image itself, or a copy of it, has
 
 
@@ -145,18 +147,39 @@ def relation_line(case: SimilarCase, findings: FindingSet | None = None) -> str:
     return f"{RELATION_TITLES[case.relation]}: {said[0].lower()}{said[1:]}"
 
 
+def who(case: SimilarCase) -> str:
+    """View, sex, decade and source of a case, as far as they are known: ``PA · female · 40-49 years · phantom``."""
+    about = case.case
+    view, sex = _VIEWS.get(about.view, about.view), _SEXES.get(about.sex, "")
+    return " · ".join(filter(None, (view, sex, about.age_band and f"{about.age_band} years", about.source)))
+
+
 def likeness(case: SimilarCase) -> str:
     """How alike image and case are, in a word: by the percentile among pairs with this relation where it is known."""
     if case.similarity >= _SAME_IMAGE:
         return "the same image"
     if case.percentile is None:
-        return f"similarity {case.similarity:.2f}"
+        return similarity_words(case)
     return next(word for least, word in _LIKENESS if case.percentile >= least)
+
+
+def signed(value: float) -> str:
+    """A cosine, or a part of one, with two decimals and a true minus sign; never a negative zero.
+
+    >>> signed(-0.034), signed(-0.001)
+    ('−0.03', '0.00')
+    """
+    return f"{value:z.2f}".replace("-", "−")
+
+
+def similarity_words(case: SimilarCase) -> str:
+    """The cosine of image and case."""
+    return f"similarity {signed(case.similarity)}"
 
 
 def percentile_words(case: SimilarCase) -> str:
     """The numbers behind `likeness`."""
-    said = f"similarity {case.similarity:.2f}"
+    said = similarity_words(case)
     if case.percentile is None:
         return said
     return f"{said}, more alike than {case.percentile:.0f} % of training pairs with this relation"

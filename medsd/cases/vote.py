@@ -80,6 +80,11 @@ def ballot(
     return tuple(votes)
 
 
+def share_words(share: float) -> str:
+    """A share of the nearest cases as a person reads it; a dash for NaN, where no case knows the finding."""
+    return "–" if np.isnan(share) else f"{share * 100:.0f} %"
+
+
 def vote_records(votes: Sequence[FindingVote]) -> list[dict[str, Any]]:
     """The votes for JSON."""
     records = [asdict(each) for each in votes]

@@ -22,6 +22,21 @@ _NO_CALL = {
 }
 
 
+def called_by(coverage: float | None) -> str:
+    """Where the calls of a reading come from."""
+    if coverage is None:
+        return "Calls at the operating points of the model."
+    return f"Conformal calls with a coverage of {coverage * 100:g} %."
+
+
+def notice_words(prediction: Prediction) -> tuple[str, str]:
+    """Heading and sentences of what must be read before the findings, or instead of them; "" twice for nothing."""
+    if not prediction.refused:
+        return ("Read with care", prediction.message) if prediction.message else ("", "")
+    title = "Findings withheld" if prediction.reason == "out_of_distribution" else "Not read"
+    return title, f"{prediction.message} No findings are given for this image."
+
+
 def percent(probability: float) -> str:
     """A probability as a person reads it: whole percents, and never 0 % or 100 %."""
     if probability < 0.01:

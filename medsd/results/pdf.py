@@ -15,10 +15,10 @@ from xml.sax.saxutils import escape
 
 from medsd.bundle.layout import Bundle, Description
 from medsd.cases.case import SimilarCase
-from medsd.cases.explain import likeness, percentile_words, relation_line
-from medsd.cases.vote import FindingVote
+from medsd.cases.explain import likeness, percentile_words, relation_line, who
+from medsd.cases.vote import FindingVote, share_words
 from medsd.inference.prediction import Prediction
-from medsd.inference.words import GROUPS, LEGEND, grouped, impression, percent, reason
+from medsd.inference.words import GROUPS, LEGEND, called_by, grouped, impression, notice_words, percent, reason
 from medsd.results.result import DISCLAIMER, SYNTHETIC
 
 _MARGIN, _FOOT = 40.0, 54.0  # points
@@ -108,12 +108,12 @@ def _head(prediction: Prediction, bundle: Bundle, when: str) -> list[Any]:
         when and f"Read {when}",
         prediction.study_key and f"Study key {prediction.study_key}",
     ]
-    title = "Findings withheld" if prediction.refused else "Read with care"
+    notice = ": ".join(filter(None, notice_words(prediction)))
     return [
         _text("Reading of a chest radiograph", 16, bold=True, after=6),
         *(_text(line, 8, colour=_SOFT, after=1) for line in lines if line),
         _text("", 4),
-        *([_text(f"{title}: {prediction.message}", 10, colour=_ALERT, after=8)] if prediction.message else []),
+        *([_text(notice, 10, colour=_ALERT, after=8)] if notice else []),
     ]
 
 
@@ -151,10 +151,8 @@ def _findings(prediction: Prediction, bundle: Bundle, votes: Sequence[FindingVot
     for key, names in grouped(prediction).items():
         rows += [[f"{GROUPS[key]} ({len(names)})", "", "", "", ""]]
         rows += [_finding(prediction, name, about, said.get(name)) for name in names]
-    calls = "Calls at the operating points of the model."
-    if prediction.coverage is not None:
-        calls = f"Conformal calls with a coverage of {prediction.coverage * 100:g} %."
-    lines = [_text(line, 8, colour=_SOFT) for line in (calls, about.calibration_words(), LEGEND) if line]
+    calls = called_by(prediction.coverage)
+    lines = [_text(line, 8, colour=_SOFT) for line in (calls, LEGEND, about.calibration_words()) if line]
     shown = rows if said else [row[:-1] for row in rows]
     against = sum(vote.disagrees for vote in votes)
     return [
@@ -179,9 +177,9 @@ def _finding(prediction: Prediction, name: str, about: Description, vote: Findin
 
 
 def _vote(vote: FindingVote | None) -> str:
-    if vote is None or vote.share != vote.share:  # NaN: no case knows the finding
+    if vote is None:
         return "–"
-    return f"{vote.share * 100:.0f} %{f' ⚑ {vote.share_call}' if vote.disagrees else ''}"
+    return share_words(vote.share) + (f" ⚑ {vote.share_call}" if vote.disagrees else "")
 
 
 def _table(rows: list[list[Any]], widths: Sequence[float]) -> Any:
@@ -206,8 +204,7 @@ def _cases(
         return []
     rows: list[list[Any]] = [["", "Case", "Likeness", "Relation to the findings called present"]]
     for rank, (case, content) in enumerate(zip(cases, pictures, strict=True), 1):
-        about = case.case
-        meta = " · ".join(filter(None, (about.view, about.sex, about.age_band, about.source, about.study_key)))
+        meta = " · ".join(filter(None, (who(case), case.case.study_key)))
         picture = _picture(content, _CASE_SIDE, _CASE_SIDE) if content else ""
         rows.append(
             [

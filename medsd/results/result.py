@@ -16,6 +16,7 @@ from medsd.cases.described import RelationWord
 from medsd.cases.explain import relation_line
 from medsd.errors import DataError
 from medsd.inference.prediction import Prediction, Said
+from medsd.inference.words import called_by, notice_words
 from medsd.results.codes import finding_code
 from medsd.results.render import EVIDENCE_SIDE, fit_side, scale_evidence
 
@@ -90,7 +91,6 @@ class Result:
         if prediction.model_sha256 not in ("", bundle.model_sha256):
             raise DataError("the prediction is of another model than the bundle")
         codes = {finding.name: finding_code(finding) for finding in prediction.findings.findings}
-        covered = prediction.coverage is not None
         return cls(
             prediction,
             about.name,
@@ -102,9 +102,8 @@ class Result:
             f"{SYNTHETIC} {DISCLAIMER}" if about.synthetic else DISCLAIMER,
             prediction.message,
             when or datetime.now(UTC),
-            f"Conformal calls with a coverage of {prediction.coverage * 100:g} %." if covered and prediction.coverage
-            else "Calls at the operating points of the model.",
-        )  # fmt: skip
+            called_by(prediction.coverage),
+        )
 
     @property
     def refused(self) -> bool:
@@ -118,9 +117,10 @@ class Result:
 
     def lines(self) -> list[str]:
         """The result in plain lines: notice, findings, where the calls come from."""
+        title, message = notice_words(self.prediction)
+        notice = [f"{title}: {message}"] if message else []
         if self.refused:
-            return [f"Not read: {self.message} No findings are given for this image."]
-        notice = [f"Read with care: {self.message}"] if self.message else []
+            return notice
         return [*notice, *(finding.sentence() for finding in self.findings), self.calls]
 
 

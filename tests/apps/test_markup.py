@@ -183,7 +183,7 @@ def test_what_the_nearest_cases_say_stands_beside_and_disagreement_is_flagged(bu
 def test_under_a_coverage_a_call_says_why_it_is_undecided(bundle: Bundle, reader: Reader, reading: Reading) -> None:
     covered = reader.again(reading, Wish(coverage=0.95))
     table = markup.findings(covered, bundle.description, None)
-    assert "Calls cover 95 % of patients." in table and "its threshold</small>" not in table
+    assert "Conformal calls with a coverage of 95 %." in table and "its threshold</small>" not in table
     undecided = [name for name in bundle.findings if covered.prediction.calls[name] == "undecided"]
     assert undecided and table.count("<small>both calls conform at 95 %</small>") == len(undecided)
 

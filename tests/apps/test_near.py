@@ -14,7 +14,7 @@ from medsd.apps.web.near import read_box
 from medsd.apps.web.reading import Reader, Reading, Wish
 from medsd.apps.web.server import prepare_environment
 from medsd.cases.case import CaseFilter
-from medsd.cases.explain import box_embedding
+from medsd.cases.explain import box_embedding, signed
 from medsd.cases.pictures import PictureFolder
 from medsd.errors import DataError
 from medsd.privacy import KeyedHasher
@@ -76,7 +76,7 @@ def test_the_page_shows_those_cases_with_a_way_back(reader: Reader, reading: Rea
     desk, seat = Desk(reader), Seat(reading)
     boxed, html = desk.near(seat, _event(box=[BOX[2], BOX[3], BOX[0], BOX[1]], key=reading.key))
     assert boxed is seat.reading and boxed.near.of == BOX
-    assert "Alike in the box" in html and "data-back" in html and f"{boxed.near.shares[0]:.2f} in the box" in html
+    assert "Alike in the box" in html and "data-back" in html and f"{signed(boxed.near.shares[0])} in the box" in html
     first = boxed.near.cases[0].case.study_key
     # In the order of the parts, whatever the relations; the nearest cases stand in groups.
     assert re.findall(r'class="rank">(\d)', html) == [str(rank) for rank in range(1, 9)] and "<h3" not in html
@@ -85,6 +85,14 @@ def test_the_page_shows_those_cases_with_a_way_back(reader: Reader, reading: Rea
     assert like.near.title == "Like case 1" and first not in _keys(like.near.cases)
     back, html = desk.near(seat, _event(back=1))
     assert back.near is None and html == case_cards.cases(reading)
+
+
+def test_a_part_that_speaks_against_a_case_has_a_true_minus(reader: Reader, reading: Reading) -> None:
+    boxed = reader.near(reading, BOX, CaseFilter())
+    assert boxed.near is not None
+    shares = (-0.034, -0.001, *boxed.near.shares[2:])
+    html = case_cards.cases(replace(boxed, near=replace(boxed.near, shares=shares)))
+    assert ">−0.03 in the box<" in html and ">0.00 in the box<" in html and "-0.0" not in html
 
 
 def test_a_pin_is_of_the_case_that_is_seen(reader: Reader, reading: Reading) -> None:

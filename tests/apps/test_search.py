@@ -6,11 +6,14 @@ import base64
 import csv
 import io
 import re
+from pathlib import Path
 
 import pytest
 
 from medsd.apps.web.reading import Reader
 from medsd.apps.web.server import prepare_environment
+from medsd.bundle.layout import Bundle
+from medsd.cases.index import CaseIndex
 
 prepare_environment()
 pytest.importorskip("gradio")
@@ -45,6 +48,13 @@ def test_words_of_which_nothing_is_understood_are_not_answered(desk: SearchDesk,
     assert found.cases == () and "sked for" not in html and "<li" not in html
     said = {"possible mass": "open", "left": "not in the cases", "???": "no finding"}.get(words, "not understood")
     assert said in html
+
+
+@pytest.mark.parametrize("name", ["phantom", "nih14"])
+def test_xyz_is_not_understood_on_the_bundles_that_ship(name: str) -> None:
+    bundle = Bundle.open(Path(__file__).parents[2] / "models" / name)
+    html, found = SearchDesk(Reader(bundle, pytest.fail, CaseIndex.open(bundle.cases_path))).find([], [], "xyz")
+    assert found == Found() and "not understood" in html and "xyz" in html and "<li" not in html
 
 
 def test_what_was_not_understood_is_said_beside_what_was(desk: SearchDesk) -> None:

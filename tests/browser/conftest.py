@@ -54,7 +54,11 @@ class Visit:
         self.page.wait_for_function("!document.querySelector('#cases').innerText.includes('Searching')")
 
     def open_tab(self, name: str) -> None:
-        self.page.get_by_role("tab", name=name, exact=True).click()
+        tab = self.page.get_by_role("tab", name=name, exact=True)
+        if not tab.is_visible():  # on a narrow screen
+            self.page.get_by_label("More tabs").click()
+            tab = self.page.get_by_role("button", name=name, exact=True)
+        tab.click()
 
     def picture(self, selector: str) -> str:
         return str(self.page.get_attribute(selector, "src"))

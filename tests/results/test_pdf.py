@@ -126,7 +126,7 @@ def test_the_vote_is_told_where_it_disagrees(bundle: Bundle, prediction: Predict
 def test_a_refused_study_is_said_in_the_place_of_findings(bundle: Bundle) -> None:
     refused = Predictor(bundle)(np.zeros((4, 4), np.float32))
     whole = " ".join(_words(reading_pdf(refused, bundle)))
-    assert "withheld" in whole and "Probability" not in whole
+    assert "Not read: the image has 4 × 4 pixels" in whole and "Probability" not in whole
 
 
 def test_what_looks_like_mark_up_is_printed_as_it_stands(bundle: Bundle, prediction: Prediction) -> None:

@@ -14,15 +14,13 @@ import numpy as np
 from medsd.apps.web.html import fill
 from medsd.apps.web.reading import Reading
 from medsd.cases.case import SimilarCase
-from medsd.cases.explain import RELATION_TITLES, likeness, percentile_words, sentence
+from medsd.cases.explain import RELATION_TITLES, likeness, percentile_words, sentence, signed, who
 from medsd.errors import DataError
 from medsd.findings import FindingSet
 from medsd.results.render import evidence_uri, likeness_share, thumbnail_uri
 
 MOST_PINNED = 4
 _CASES = "Nearest earlier cases"
-_VIEWS = {"LATERAL": "lateral", "LL": "lateral"}
-_SEXES = {"F": "female", "M": "male"}
 
 # What the relations of a case to the study mean; their titles are those of every document.
 _MEANINGS = {
@@ -135,9 +133,9 @@ def gallery(
             "case_likeness": about.case_likeness[rank - 1] if rank <= len(about.case_likeness) else None,
             "findings": titles(case.case.findings, vocabulary),
             "sentence": _sentence(about, case, vocabulary),
-            "alike": f"{about.shares[rank - 1]:.2f} in the box" if about.shares else likeness(case),
+            "alike": f"{signed(about.shares[rank - 1])} in the box" if about.shares else likeness(case),
             "percentile": percentile_words(case),
-            "meta": _meta(case),
+            "meta": who(case),
         }
         for rank, (case, picture) in enumerate(zip(similar, pictures, strict=True), 1)
     ]
@@ -172,19 +170,13 @@ def _likeness_uri(reading: Reading, case: SimilarCase) -> str | None:
         return None
 
 
-def _meta(case: SimilarCase) -> str:
-    about = case.case
-    view, sex = _VIEWS.get(about.view, about.view), _SEXES.get(about.sex, "")
-    return " · ".join(filter(None, (view, sex, about.age_band and f"{about.age_band} years", about.source)))
-
-
 def pinned(pins: Sequence[Pinned], vocabulary: FindingSet) -> str:
     """The pinned cases side by side; empty where there are none."""
     shown: list[dict[str, Any]] = [
         {
             "uri": thumbnail_uri(pin.picture),
             "findings": titles(pin.case.case.findings, vocabulary),
-            "meta": _meta(pin.case),
+            "meta": who(pin.case),
         }
         for pin in pins
     ]

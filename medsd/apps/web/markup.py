@@ -17,8 +17,9 @@ from medsd.apps.web.reading import Reading
 from medsd.bundle.layout import Bundle, Description
 from medsd.calibration.types import OperatingPoint
 from medsd.cases.case import SimilarCase
+from medsd.cases.vote import share_words
 from medsd.inference.prediction import NOT_TRAINED, Prediction
-from medsd.inference.words import GROUPS, LEGEND, grouped, impression, percent, reason
+from medsd.inference.words import GROUPS, LEGEND, called_by, grouped, impression, notice_words, percent, reason
 from medsd.results.render import PRESETS, GreyImage, evidence_uri, preset_window, thumbnail_uri
 from medsd.results.result import DISCLAIMER, SYNTHETIC
 
@@ -32,8 +33,9 @@ KEYS = {
     "E": "evidence on or off",
     "B": "draw a box, to find cases alike there; Esc takes it away",
     "F": "full screen",
-    "C": "to the first case; Enter opens it",
+    "C": "under every tab: to the first case, or the first row of a batch; Enter opens it",
     "N": "the next image of a batch",
+    "W": "write a note; Esc leaves a box of words",
     "?": "this list",
     "Left button": "the tool that is chosen; Window: width across, level up and down",
     "Middle button, or Space": "pan",
@@ -151,14 +153,11 @@ def evidence_words(prediction: Prediction, name: str) -> str:
 
 def notice(reading: Reading | None) -> str:
     """What must be read before the findings, or instead of them; empty when there is nothing to say."""
-    if reading is None or not reading.prediction.message:
+    title, message = ("", "") if reading is None else notice_words(reading.prediction)
+    if reading is None or not message:
         return ""
-    prediction = reading.prediction
-    message = prediction.message[:1].upper() + prediction.message[1:]
-    if not prediction.refused:
-        return fill("notice", kind="warned", title="Read with care", message=message)
-    title = "Findings withheld" if prediction.reason == "out_of_distribution" else "Not read"
-    return fill("notice", kind="refused", title=title, message=f"{message} No findings are given for this image.")
+    kind = "refused" if reading.prediction.refused else "warned"
+    return fill("notice", kind=kind, title=title, message=message[:1].upper() + message[1:])
 
 
 def findings(reading: Reading | None, about: Description | None, shown: str | None, *, feedback: bool = False) -> str:
@@ -185,7 +184,7 @@ def findings(reading: Reading | None, about: Description | None, shown: str | No
         impression=impression(prediction, sum(vote.disagrees for vote in reading.votes)),
         groups=groups,
         hint="Choose a finding to see where its evidence lies." if prediction.evidence_maps is not None else "",
-        coverage=prediction.coverage,
+        calls=called_by(prediction.coverage),
         voted=bool(reading.votes),
         legend=LEGEND,
         calibration=about.calibration_words(),
@@ -212,6 +211,7 @@ def _row(reading: Reading, name: str, about: Description, shown: str | None) -> 
         "shown": name == shown,
         "vote": vote,
         "share": -1 if vote is None or vote.share != vote.share else round(vote.share, 4),  # NaN: no case knows it
+        "cases": "–" if vote is None else share_words(vote.share),
         "said": reading.opinions.get(name),
         # Agree or disagree with a call; where there is none, say present or absent.
         "opinions": ((call, "agree", "✓"), (_OPPOSITE[call], "disagree", "✗"))

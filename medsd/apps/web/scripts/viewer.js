@@ -141,6 +141,11 @@ const choose = (preset) => {
   Object.assign(view, {level, width, preset});
   show();
 };
+// Under the tab that is open: the first case by its number, which may stand below a group of others; or the first row.
+const first = () => {
+  const buttons = [...document.querySelectorAll('button.open[popovertarget$="case-1"], button[data-open]')];
+  buttons.find((button) => button.checkVisibility())?.focus();
+};
 const acts = {
   fit: () => { view.times = 1; move(0, 0); },
   // A pixel of the file is a pixel of the screen.
@@ -165,11 +170,11 @@ const acts = {
   },
   box: () => { if (base.boxes) view.tool = 'box'; show(); },
   unbox: () => unbox(),
-  cases: () => document.querySelector('#cases button.open')?.focus(),
   onward: () => document.querySelector('#onward')?.click(),
+  write: () => document.querySelector('#note textarea')?.focus(),
   keys: () => element.querySelector('#keys').togglePopover(),
 };
-const KEYS = {b: 'box', c: 'cases', escape: 'unbox', r: 'rotate', i: 'invert', 0: 'reset', e: 'evidence', f: 'full', n: 'onward', '?': 'keys'};
+const KEYS = {b: 'box', escape: 'unbox', r: 'rotate', i: 'invert', 0: 'reset', e: 'evidence', f: 'full', n: 'onward', w: 'write', '?': 'keys'};
 
 // --- ruler: in millimetres where the header says how far apart pixels are, else in pixels of the file
 const drawRuler = () => {
@@ -276,15 +281,21 @@ stage.addEventListener('wheel', (event) => {
 
 // --- keys and buttons
 window.addEventListener('keydown', (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || !stage.offsetParent) return;
-  if (event.target.closest('input:not([type=range]), textarea, select, [contenteditable]')) return;
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.closest('input:not([type=range], [type=radio], [type=checkbox]), textarea, select, [contenteditable]')) {
+    if (event.key === 'Escape') event.target.blur(); // the keys below count again
+    return;
+  }
   if (document.querySelector('.pair:popover-open')) return;
-  if (event.key === ' ' && stage.matches(':hover') && !event.target.closest('button, summary')) {
+  if (event.key.toLowerCase() === 'c') first();
+  if (!stage.offsetParent) return;
+  if (event.key === ' ' && stage.matches(':hover') && !event.target.closest('button, summary, input')) {
     space = true;
     event.preventDefault(); // else the page scrolls
   }
   const key = event.key.toLowerCase(), name = KEYS[key];
-  if (['keys', 'onward', 'cases'].includes(name)) acts[name]();
+  if (name === 'write') event.preventDefault(); // else its letter is written
+  if (['keys', 'onward', 'write'].includes(name)) acts[name]();
   else if (base && name) acts[name]();
   else if (base && /^[1-4]$/.test(key)) choose(Number(key));
 });
