@@ -6,7 +6,6 @@ half of its maximum overlaps with the boxes (intersection over union), and which
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -65,39 +64,33 @@ class EvidenceReport(Measured):
     randomised: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Boxed:
-    """Images with boxes, one entry an image and finding: names (N,), patient keys (N,), and the boxes of each."""
-
-    findings: npt.NDArray[np.str_]
-    patients: npt.NDArray[np.str_]
-    boxes: Sequence[Sequence[Box]]
-
-
 def judge(
     maps: Mapping[str, Maps],
-    boxed: Boxed,
+    findings: npt.NDArray[np.str_],
+    patients: npt.NDArray[np.str_],
+    boxes: Sequence[Sequence[Box]],
     options: IntervalOptions,
     *,
     randomised: Mapping[str, float] | None = None,
 ) -> EvidenceReport:
     """Judge ways of making maps, by name (N, h, w) each, on the same images; the first is the one that leads.
 
-    A finding with fewer images than `minimum_positives` does not count in the means; `randomised` is for the record. A
-    DataError is raised if no finding has enough images.
+    The N entries are pairs of image and finding: the finding, the patient's key, and the boxes. A finding with fewer
+    images than `minimum_positives` does not count in the means; `randomised` is for the record. A DataError is raised
+    if no finding has enough images.
     """
-    names, counts = np.unique(boxed.findings, return_counts=True)
+    names, counts = np.unique(findings, return_counts=True)
     told = names[counts >= options.minimum_positives]
     if not len(told):
         raise DataError(f"boxes: no finding has {options.minimum_positives} images with a box in the test split")
-    masks = np.stack([box_mask(boxes) for boxes in boxed.boxes])
+    masks = np.stack([box_mask(of_image) for of_image in boxes])
     scores = {name: np.stack(_scores(each, masks), axis=1) for name, each in maps.items()}  # (N, 3)
-    drawn = options.draw(boxed.patients)
+    drawn = options.draw(patients)
     own = next(iter(scores.values()))[:, 0]
 
     def intervals(values: FloatArray, over: npt.NDArray[np.str_], lowest: int = 0) -> tuple[Interval, ...]:
         def statistic(weights: FloatArray) -> FloatArray:
-            return np.stack([_by_finding(column, weights, boxed.findings, over) for column in values.T], axis=1)
+            return np.stack([_by_finding(column, weights, findings, over) for column in values.T], axis=1)
 
         return bootstrap(statistic, drawn, options.confidence, (lowest, 1))
 
@@ -115,7 +108,7 @@ def judge(
     return EvidenceReport.of(
         options,
         images=len(masks),
-        patients=len(set(boxed.patients)),
+        patients=len(set(patients)),
         over=len(told),
         methods=tuple(methods),
         randomised=dict(randomised or {}),

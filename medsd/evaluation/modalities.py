@@ -6,8 +6,6 @@ is lost when one is withheld, and what is lost when it is another patient's (per
 Start at `measure_reliance`; `score_sentences` measures whether a sentence finds images.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
@@ -96,34 +94,27 @@ class ModalityReport(Measured):
         )
 
 
-@dataclass(frozen=True)
-class Readings:
-    """Studies with both: logits (N, F) of image and note alone, target (N, F) 1, 0 or NaN, and patient keys (N,)."""
-
-    image: npt.NDArray[np.floating]
-    note: npt.NDArray[np.floating]
-    target: npt.NDArray[np.floating]
-    patients: npt.NDArray[np.str_]
-
-
 def measure_reliance(
-    readings: Readings,
+    image: npt.NDArray[np.floating],
+    note: npt.NDArray[np.floating],
+    target: npt.NDArray[np.floating],
+    patients: npt.NDArray[np.str_],
     options: IntervalOptions,
     note_to_image: RetrievalReport | None = None,
     sentences: SentencesReport | None = None,
 ) -> ModalityReport:
-    """How much each modality contributes; the seed of `options` is that of the permutations, too.
+    """How much each modality contributes to N studies with both; the seed of `options` is also the permutations'.
 
+    `image` and `note` (N, F) are the logits of each alone, `target` (N, F) is 1, 0 or NaN, `patients` (N,) are keys;
     `note_to_image` and `sentences` are for the record. A DataError is raised for too few positives, negatives or
     patients.
     """
-    target = np.asarray(readings.target, dtype=np.float64)
     told = np.flatnonzero(enough(target, options.minimum_positives))
-    if not told.size or len(np.unique(readings.patients)) < 2:
+    if not told.size or len(np.unique(patients)) < 2:
         raise DataError("too few studies with image and note to measure what each contributes")
-    target = target[:, told]
-    image, note = (np.asarray(each, dtype=np.float64)[:, told] / 2 for each in (readings.image, readings.note))
-    donors = _donors(readings.patients, options.seed)
+    target = target[:, told].astype(np.float64)
+    image, note = (each[:, told].astype(np.float64) / 2 for each in (image, note))
+    donors = _donors(patients, options.seed)
 
     def statistic(weights: FloatArray) -> FloatArray:
         def area(scores: FloatArray) -> FloatArray:
@@ -136,12 +127,12 @@ def measure_reliance(
         lost = [both - each for each in (*alone[::-1], *shuffled)]
         return np.column_stack([both, *alone, 1 - share, share, *lost])
 
-    both, *rest = bootstrap(statistic, options.draw(readings.patients), options.confidence)
+    both, *rest = bootstrap(statistic, options.draw(patients), options.confidence)
     by_image, by_note = (Reliance(**dict(zip(Reliance.model_fields, rest[first::2], strict=True))) for first in (0, 1))
     return ModalityReport.of(
         options,
         studies=len(target),
-        patients=len(np.unique(readings.patients)),
+        patients=len(np.unique(patients)),
         over=len(told),
         both=both,
         image=by_image,

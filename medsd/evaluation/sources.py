@@ -4,9 +4,8 @@ Sources differ in sharpness, noise and how their images were picked. A network t
 findings that are more common there. Start at `measure_sources`; the report is `evaluation_sources.json` of a bundle.
 """
 
-from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -111,67 +110,59 @@ def measure_sources(
     pairs = []
     for first, second in combinations(largest, 2):
         over: Over = "held-out images"
-        pair = _Pair.of(images[images["held"]], first, second)
-        if min(pair.count("patient")) < ENOUGH:
-            over, pair = "all images", _Pair.of(images, first, second)
-        if min(pair.count("patient")) >= _FEW:
-            rows = pair.images.index.to_numpy()
+        pair = _pair(images[images["held"]], first, second)
+        if min(_count(pair, "patient")) < ENOUGH:
+            over, pair = "all images", _pair(images, first, second)
+        if min(_count(pair, "patient")) >= _FEW:
+            rows = pair.index.to_numpy()
             pairs.append(
                 SourcePair(
                     sources=(first, second),
                     over=over,
-                    images=pair.count("row"),
-                    patients=pair.count("patient"),
-                    groups=pair.images["group"].nunique(),
-                    told=pair.tell(embeddings[rows], options),
-                    told_coarsely=pair.tell(_blocks(pixels[rows]), options),
+                    images=_count(pair, "row"),
+                    patients=_count(pair, "patient"),
+                    groups=pair["group"].nunique(),
+                    told=_tell(pair, embeddings[rows], options),
+                    told_coarsely=_tell(pair, _blocks(pixels[rows]), options),
                 )
             )
     return SourcesReport.of(options, limit=LIMIT, pairs=tuple(pairs)) if pairs else None
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """Images of two sources, in groups that have `_FEW` patients of both.
+def _pair(images: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """Images of two sources, `second` where it is the second, in groups that have `_FEW` patients of both."""
+    parts = [images[images["source"] == name].iloc[_spread(images["source"] == name)] for name in (first, second)]
+    both = pd.concat(parts).assign(second=lambda part: part["source"] == second)
+    patients = both.groupby(["group", "second"])["patient"].nunique().unstack(fill_value=0)
+    fewer = patients.reindex(columns=[False, True], fill_value=0).min(axis=1)
+    return both[both["group"].isin(fewer.index[fewer >= _FEW])]
 
-    Attributes:
-        images: group, patient, and whether the image is of the second source; the index says which image it is.
-    """
 
-    images: pd.DataFrame
+def _count(pair: pd.DataFrame, what: Literal["row", "patient"]) -> tuple[int, int]:
+    """Images or patients of each source."""
+    parts = [pair[pair["second"] == one] for one in (False, True)]
+    first, second = (len(part) if what == "row" else part["patient"].nunique() for part in parts)
+    return first, second
 
-    @classmethod
-    def of(cls, images: pd.DataFrame, first: str, second: str) -> Self:
-        parts = [images[images["source"] == name].iloc[_spread(images["source"] == name)] for name in (first, second)]
-        both = pd.concat(parts).assign(second=lambda part: part["source"] == second)
-        patients = both.groupby(["group", "second"])["patient"].nunique().unstack(fill_value=0)
-        fewer = patients.reindex(columns=[False, True], fill_value=0).min(axis=1)
-        return cls(both[both["group"].isin(fewer.index[fewer >= _FEW])])
 
-    def count(self, what: Literal["row", "patient"]) -> tuple[int, int]:
-        """Images or patients of each source."""
-        parts = [self.images[self.images["second"] == one] for one in (False, True)]
-        first, second = (len(part) if what == "row" else part["patient"].nunique() for part in parts)
-        return first, second
+def _tell(pair: pd.DataFrame, features: npt.NDArray[np.floating], options: IntervalOptions) -> Interval:
+    """AUROC within groups of telling the second source by features (n, D)."""
+    second, (_, group) = pair["second"].to_numpy(), np.unique(pair["group"], return_inverse=True)
+    cells = np.bincount(2 * group + second, minlength=2 * (group.max() + 1)).reshape(-1, 2)
+    smaller = cells.min(axis=1)  # what a group weighs
+    truth, patients = second.astype(np.float64), pair["patient"].to_numpy(dtype=str)
+    weights = (smaller[:, None] / cells)[group, second.astype(int)]
+    scores = cross_validated_scores(features, truth, patients=patients, weights=weights)
+    members = [np.flatnonzero(group == one) for one in range(len(cells))]
 
-    def tell(self, features: npt.NDArray[np.floating], options: IntervalOptions) -> Interval:
-        """AUROC within groups of telling the second source by features (n, D)."""
-        second, (_, group) = self.images["second"].to_numpy(), np.unique(self.images["group"], return_inverse=True)
-        cells = np.bincount(2 * group + second, minlength=2 * (group.max() + 1)).reshape(-1, 2)
-        smaller = cells.min(axis=1)  # what a group weighs
-        truth, patients = second.astype(np.float64), self.images["patient"].to_numpy(dtype=str)
-        weights = (smaller[:, None] / cells)[group, second.astype(int)]
-        scores = cross_validated_scores(features, truth, patients=patients, weights=weights)
-        members = [np.flatnonzero(group == one) for one in range(len(cells))]
+    def within(weights: FloatArray) -> FloatArray:
+        areas = np.stack([weighted_auroc(truth[m], scores[m], weights[:, m]) for m in members], axis=1)
+        drawn_at_all = ~np.isnan(areas)
+        return ratio(np.where(drawn_at_all, areas, 0) @ smaller, drawn_at_all @ smaller)[:, None]
 
-        def within(weights: FloatArray) -> FloatArray:
-            areas = np.stack([weighted_auroc(truth[m], scores[m], weights[:, m]) for m in members], axis=1)
-            drawn_at_all = ~np.isnan(areas)
-            return ratio(np.where(drawn_at_all, areas, 0) @ smaller, drawn_at_all @ smaller)[:, None]
-
-        drawn, cases = options.draw(patients), min(self.count("patient"))
-        (area,) = bootstrap(within, drawn, options.confidence, (0, 1), cases)
-        return area
+    drawn, cases = options.draw(patients), min(_count(pair, "patient"))
+    (area,) = bootstrap(within, drawn, options.confidence, (0, 1), cases)
+    return area
 
 
 def _spread(chosen: pd.Series) -> npt.NDArray[np.int64]:

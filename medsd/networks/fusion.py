@@ -22,7 +22,7 @@ from medsd.settings import NetworkSettings
 
 @dataclass(frozen=True)
 class StudyInputs:
-    """A batch for the model. An image-only model needs pixels alone, a note-only model ids and mask alone."""
+    """A batch for the model. Pixels alone are read as images without notes, ids and mask alone as notes."""
 
     pixels: Tensor | None  # float32 (B, 1, S, S) in [0, 1]; any values where `has_image` is 0
     has_image: Tensor | None = None  # float32 (B,), 1 given, 0 missing
@@ -83,7 +83,9 @@ class StudyModel(nn.Module):
 
     def forward(self, inputs: StudyInputs) -> StudyOutputs:
         """Read a batch; see `StudyInputs` and `StudyOutputs` for the shapes."""
-        note = None if self.note is None else self.note_to_space(self.note(inputs.note_ids, inputs.note_mask))  # (B, D)
+        note = None
+        if self.note is not None and inputs.note_ids is not None:
+            note = self.note_to_space(self.note(inputs.note_ids, inputs.note_mask))  # (B, D)
         if self.image is None:
             assert note is not None
             return StudyOutputs(self.classifier(self.dropout(note)), note, note_features=note)

@@ -39,9 +39,9 @@ RULE = (
 )
 
 
-def index_cases(run: Run, manifest: Manifest) -> None:
-    """Write the training studies as cases into the bundle's index."""
-    settings, outputs = run.settings, load_file(run.outputs)
+def index_cases(run: Run) -> None:
+    """Write the training studies as cases into the bundle's index, with the bundle's embeddings of them."""
+    settings, manifest, outputs = run.settings, Manifest.read(run.manifest), load_file(run.outputs)
     check_protected(settings, manifest)
     bundle, embeddings, rows = layout.Bundle.open(run.bundle), outputs["embeddings"], manifest.rows("train")
     create_index(

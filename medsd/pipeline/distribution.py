@@ -4,23 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors.numpy import load_file
 
 from medsd.bundle import layout
 from medsd.evaluation.distribution import AS_THEY_ARE, DISTRIBUTION, measure_distribution, unsuitable
 from medsd.evaluation.saved import options_of
-from medsd.export.onnx import ServingModel, input_names
 from medsd.inference.out_of_distribution import Reference
 from medsd.metrics.intervals import one_a_patient
 from medsd.metrics.two_samples import tell_apart
+from medsd.networks.fusion import StudyModel
 from medsd.pipeline.folder import Run
-from medsd.preprocessing.pixels import to_batch
 from medsd.studies.manifest import Manifest
-from medsd.training.loaders import StudyArrays, plain_batches, spread
+from medsd.training.loaders import StudyArrays, spread
+from medsd.training.stages import read_images
 
 MOST_IMAGES = 150  # each is read four times more
-_EMBEDDING = layout.OUTPUTS.index("embedding")
 
 Outputs = dict[str, npt.NDArray[np.float32]]
 
@@ -39,7 +37,7 @@ def judge_distribution(
     description: layout.OutOfDistribution,
     manifest: Manifest,
     arrays: StudyArrays,
-    serving: ServingModel,
+    model: StudyModel,
     outputs: Outputs,
 ) -> None:
     """Write evaluation_distribution.json into the bundle that is made in `folder`; nothing without test images."""
@@ -60,21 +58,6 @@ def judge_distribution(
     images = np.asarray(arrays.pixels[rows])
     values = {AS_THEY_ARE: reference.values(images, embeddings[rows])}
     for name, changed in unsuitable(images).items():
-        values[name] = reference.values(changed, _embeddings(serving, arrays, rows, changed))
+        values[name] = reference.values(changed, read_images(model, changed)[1])
     report = measure_distribution(values, manifest.patients[rows], options, told_apart=apart)
     report.write(folder / DISTRIBUTION)
-
-
-def _embeddings(
-    serving: ServingModel, arrays: StudyArrays, rows: npt.NDArray[np.int64], images: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.float32]:
-    """(N, D) of changed images, read without notes."""
-    names, found, start = input_names(serving.model), [], 0
-    for inputs in plain_batches(arrays, rows, use_image=True, use_note=False):
-        feed = {name: getattr(inputs, name) for name in names}
-        count = len(feed["pixels"])
-        feed["pixels"] = torch.from_numpy(to_batch(list(images[start : start + count])))
-        start += count
-        with torch.inference_mode():
-            found.append(serving(**feed)[_EMBEDDING].numpy())
-    return np.concatenate(found)

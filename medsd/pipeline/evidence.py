@@ -14,9 +14,9 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from medsd.errors import DataError
-from medsd.evaluation.evidence import Boxed, EvidenceReport, Maps, centre_prior, judge, usual_place
+from medsd.evaluation.evidence import EvidenceReport, Maps, centre_prior, judge, usual_place
 from medsd.evaluation.saved import options_of
-from medsd.networks.fusion import EvidenceHead, StudyModel
+from medsd.networks.fusion import EvidenceHead, StudyInputs, StudyModel
 from medsd.pipeline import evidence_head as fitting
 from medsd.pipeline.enough import not_trained
 from medsd.settings import Settings
@@ -33,7 +33,7 @@ class _ImageLogits(nn.Module):
         self.model = model
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.model(fitting.image_alone(pixels)).logits
+        return self.model(StudyInputs(pixels)).logits
 
 
 def judge_evidence(
@@ -74,9 +74,9 @@ def judge_evidence(
         other = _randomised(model, whole=whole)
         drawn = _random_head(head, fitting.average_evidence(other, arrays, manifest.rows("train")))
         randomised[name] = _likeness(own, evidence_maps(other, pixels, columns, drawn))
-    boxed = Boxed(names, manifest.patients[rows], list(grouped.values()))
+    boxed = names, manifest.patients[rows], list(grouped.values())
     try:
-        return judge(maps, boxed, options_of(settings.evaluation, settings.seed), randomised=randomised)
+        return judge(maps, *boxed, options_of(settings.evaluation, settings.seed), randomised=randomised)
     except DataError:  # too few
         return None
 

@@ -161,15 +161,8 @@ def image_outputs(model: StudyModel, pixels: Tensor) -> Iterator[StudyOutputs]:
     model.eval()
     for part in pixels.split(BATCH):
         with torch.inference_mode():
-            outputs: StudyOutputs = model(image_alone(part))
+            outputs: StudyOutputs = model(StudyInputs(part))
         yield outputs
-
-
-def image_alone(pixels: Tensor) -> StudyInputs:
-    """StudyInputs of studies without a note; the model's note encoder, if there is one, sees padding."""
-    ones, zeros = torch.ones(len(pixels)), torch.zeros(len(pixels))
-    tokens = torch.ones(len(pixels), 4, dtype=torch.int64)
-    return StudyInputs(pixels, ones, tokens, tokens, zeros)
 
 
 def pixels_of(arrays: StudyArrays, rows: npt.NDArray[np.int64]) -> Tensor:

@@ -1,7 +1,7 @@
 """Every image of a manifest as model pixels in one file, decoded in parallel, within a fixed amount of memory.
 
 Pixels are appended to the file, and a journal beside it records the progress after every portion, so that a killed run
-resumes there. The journal stays beside the finished file: while no image and no setting changes, none is decoded again.
+resumes there. While no image and no setting changes, none is decoded again.
 """
 
 import hashlib
@@ -36,18 +36,17 @@ MOST_WORKERS = 16
 
 
 class ImageFile:
-    """The pixels of the images that can be used: uint8 (K, S, S) as .npy, unfinished until `finish`.
+    """The pixels of the images that can be used: uint8 (K, S, S) as .npy, whose header counts none until `finish`.
 
     Attributes:
-        record, journal: of the finished and the unfinished file: what it is made of, then a line per portion.
-        count, done: rows of the manifest, and those that have been read.
+        journal: what the file is made of, then a line per portion.
+        done: rows of the manifest that have been read.
         refused, warned: rows that have no place in the file, and those that the gate admits with a warning.
     """
 
-    def __init__(self, path: Path, spec: PixelSpec, count: int) -> None:
-        self.path, self.part = path, path.with_name(f".{path.name}.part")
-        self.record, self.journal = path.with_suffix(".journal"), path.with_name(f".{path.name}.journal")
-        self.spec, self.count, self.done, self.finished = spec, count, 0, False
+    def __init__(self, path: Path, spec: PixelSpec) -> None:
+        self.path, self.journal = path, path.with_suffix(".journal")
+        self.spec, self.done = spec, 0
         self.refused: list[Told] = []
         self.warned: list[Told] = []
 
@@ -57,32 +56,27 @@ class ImageFile:
         return self.done - len(self.refused)
 
     def begin(self, made_of: str) -> None:
-        """Take the finished file, or resume an earlier run, if of the same fingerprint `made_of`; else start again."""
-        if self.path.exists() and self._recall(self._journalled(self.record, made_of), self.path):
-            self.finished = self.done == self.count
-            if self.finished:
-                return
-        entries = self._journalled(self.journal, made_of)
-        size = self._size() if self._recall(entries, self.part) else 0
-        if not size:
-            self.done, self.refused, self.warned = 0, [], []
-            self.part.write_bytes(self._header(0))
-            self.journal.write_text(json.dumps({"made_of": made_of}) + "\n", encoding="utf-8")
-            return
-        os.truncate(self.part, size)
+        """Go on with the file of an earlier run, if of the same fingerprint `made_of`; else start again."""
+        entries = self._journalled(made_of)
+        if self._recall(entries):
+            os.truncate(self.path, self._size())
+        else:
+            entries, self.done, self.refused, self.warned = [], 0, [], []
+            self.path.unlink(missing_ok=True)  # another run may share it
+            self.path.write_bytes(self._header(0))
         lines = [{"made_of": made_of}, *entries]  # without a line that a kill cut in the middle
         self.journal.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
-    def _recall(self, entries: list[dict[str, Any]], file: Path) -> bool:
-        """Take over what a journal says; returns whether the file has as much."""
-        if not entries or not file.exists():
+    def _recall(self, entries: list[dict[str, Any]]) -> bool:
+        """Take over what the journal says; returns whether the file has as much."""
+        if not entries or not self.path.exists():
             return False
         self.done = entries[-1]["done"]
         self.refused, self.warned = (
             [(row, reason, message) for entry in entries for row, reason, message in entry[kind]]
             for kind in ("refused", "warned")
         )
-        return file.stat().st_size >= self._size()
+        return self.path.stat().st_size >= self._size()
 
     def _size(self) -> int:
         """Bytes of the file so far."""
@@ -91,7 +85,7 @@ class ImageFile:
     def append(self, pixels: Sequence[npt.NDArray[np.uint8]], refused: list[Told], warned: list[Told]) -> None:
         """Add the next rows: the `pixels` (S, S) of some, why the others have none, and the warnings."""
         # Plain writes: pages of a memory-mapped file would count as memory of this process.
-        with self.part.open("ab") as file:
+        with self.path.open("ab") as file:
             for one in pixels:
                 file.write(np.ascontiguousarray(one).tobytes())
             _save(file)
@@ -103,17 +97,12 @@ class ImageFile:
             _save(file)
 
     def finish(self) -> None:
-        """Put the finished file in its place, with its journal."""
-        if self.finished:
-            return
+        """Say in the header how many images there are."""
         header = self._header(self.kept)
         assert len(header) == len(self._header(0))
-        with self.part.open("r+b") as file:
+        with self.path.open("r+b") as file:
             file.write(header)
             _save(file)
-        self.record.unlink(missing_ok=True)  # it is that of another file
-        self.part.replace(self.path)
-        self.journal.replace(self.record)
 
     def _header(self, count: int) -> bytes:
         """The head of a .npy file, of the same length whatever the count."""
@@ -123,10 +112,9 @@ class ImageFile:
         np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
         return head.getvalue()
 
-    @staticmethod
-    def _journalled(journal: Path, made_of: str) -> list[dict[str, Any]]:
+    def _journalled(self, made_of: str) -> list[dict[str, Any]]:
         try:
-            first, *lines = journal.read_text(encoding="utf-8").splitlines()
+            first, *lines = self.journal.read_text(encoding="utf-8").splitlines()
             if json.loads(first) != {"made_of": made_of}:
                 return []
         except (OSError, ValueError):
@@ -147,10 +135,10 @@ def decode_images(manifest: Manifest, spec: PixelSpec, path: Path, policy: GateP
     bad, these counted.
     """
     policy, total = policy or GatePolicy(), len(manifest) + len(manifest.rejected)
-    images = ImageFile(path, spec, len(manifest))
+    images = ImageFile(path, spec)
     images.begin(_fingerprint(manifest, spec, policy))
     list_images(manifest, images.refused, manifest.rejected)
-    if images.finished:
+    if images.done == len(manifest):
         log.info("the images are as they were: none is decoded again")
         return images
     names = manifest.table["path"].iloc[images.done :]

@@ -16,6 +16,7 @@ from medsd.errors import DataError
 from medsd.files import write_json
 from medsd.findings import FindingSet
 from medsd.pipeline.enough import check_enough
+from medsd.pipeline.folder import Run
 from medsd.pipeline.images import ImageFile, decode_images, list_images
 from medsd.pipeline.near_duplicates import find_near_duplicates, keep_together, write_report
 from medsd.preprocessing.notes import NoteMask, NoteTokenizer, clean_note
@@ -34,36 +35,37 @@ PAD = "[PAD]"  # BERT's, and that of every tokenizer derived from it
 NOTES = 4096  # that are tokenised at a time
 
 
-def prepare(settings: Settings, manifest_path: Path, pixels_path: Path, rejected_path: Path) -> None:
+def prepare(run: Run) -> None:
     """Write the manifest, the pixels (uint8 (N, S, S), .npy) and the rows that were left out, with their reasons.
 
-    warned.csv (images with a warning of the gate) and near_duplicates.csv are written beside the last. A killed run
-    resumes at the image where it stopped. Memory: about 0.4 kB per row, and 1 kB per image for near duplicates.
+    warned.csv (images with a warning of the gate) and near_duplicates.csv are written, too. A killed run resumes at the
+    image where it stopped. Memory: about 0.4 kB per row, and 1 kB per image for near duplicates.
 
     Raises:
         DataError: the source cannot be read, more than half of its rows cannot be used, or the rest cannot be trained.
     """
+    settings = run.settings
     try:
         manifest = readable(read_source(settings), settings)
         images = None
         if settings.network.image is not None:
-            images = decode_images(manifest, settings.pixels, pixels_path, settings.gate)
+            images = decode_images(manifest, settings.pixels, run.pixels, settings.gate)
     except TooManyRejected as error:
-        error.rejections.write(rejected_path)
-        raise TooManyRejected(f"{error}; all of them are in {rejected_path}", error.rejections) from None
+        error.rejections.write(run.rejected)
+        raise TooManyRejected(f"{error}; all of them are in {run.rejected}", error.rejections) from None
     kept = manifest
     if images is not None:
         images.finish()
-        _write_warned(manifest, images, rejected_path.with_name("warned.csv"))
+        _write_warned(manifest, images, run.folder / "warned.csv")
         kept = manifest.without([row for row, _, _ in images.refused])
         if settings.splits.near_duplicates:
-            kept = _without_leaks(kept, images, settings, rejected_path.with_name("near_duplicates.csv"))
-    manifest.rejected.write(rejected_path)
+            kept = _without_leaks(kept, images, settings, run.folder / "near_duplicates.csv")
+    manifest.rejected.write(run.rejected)
     check_enough(kept, settings.evaluation.minimum_positives)
     if not settings.bundle.public:
         kept = protect(kept, KeyedHasher.from_environment())
-    _without_findings(kept, settings).write(manifest_path)
-    log.info("%d studies kept, %d rejected (%s)", len(kept), len(manifest.rejected), rejected_path.name)
+    _without_findings(kept, settings).write(run.manifest)
+    log.info("%d studies kept, %d rejected (%s)", len(kept), len(manifest.rejected), run.rejected.name)
 
 
 def _without_findings(manifest: Manifest, settings: Settings) -> Manifest:
@@ -117,21 +119,21 @@ def readable(manifest: Manifest, settings: Settings) -> Manifest:
     return replace(alone, table=alone.table.assign(path=None))
 
 
-def load_arrays(settings: Settings, manifest: Manifest, pixels_path: Path, tokenizer_path: Path) -> StudyArrays:
+def load_arrays(run: Run, manifest: Manifest) -> StudyArrays:
     """The prepared studies; pixels stay on disk until they are used."""
-    pixels = None
-    if settings.network.image is not None:
-        pixels = np.load(pixels_path, mmap_mode="r", allow_pickle=False)
+    network, pixels = run.settings.network, None
+    if network.image is not None:
+        pixels = np.load(run.pixels, mmap_mode="r", allow_pickle=False)
     if pixels is not None and len(pixels) != len(manifest):
         raise DataError(
-            f"{pixels_path}: holds {len(pixels)} images, the manifest {len(manifest)}; run `medsd prepare` again"
+            f"{run.pixels}: holds {len(pixels)} images, the manifest {len(manifest)}; run `medsd prepare` again"
         )
     has_image = manifest.table["path"].notna().to_numpy()
     has_note = np.zeros(len(manifest), dtype=bool)
-    if settings.network.note is None:
+    if network.note is None:
         return StudyArrays(pixels, manifest.labels, has_image, has_note)
-    spec = note_input(settings.network.note, tokenizer_path, manifest.findings)
-    tokenize, notes = NoteTokenizer(tokenizer_path, spec), manifest.table["note"]
+    spec = note_input(network.note, run.tokenizer, manifest.findings)
+    tokenize, notes = NoteTokenizer(run.tokenizer, spec), manifest.table["note"]
     # A million notes of 96 tokens are 1.5 GB as int64; batches widen what they take.
     ids = np.empty((len(notes), spec.max_tokens), dtype=np.int32)
     mask = np.empty((len(notes), spec.max_tokens), dtype=np.int8)
@@ -140,7 +142,7 @@ def load_arrays(settings: Settings, manifest: Manifest, pixels_path: Path, token
         batch = tokenize([None if pd.isna(note) else str(note) for note in notes.iloc[part]])
         ids[part], mask[part], has_note[part] = batch.ids, batch.mask, batch.given > 0
     sentences = None
-    if _spoken(settings):
+    if _spoken(run.settings):
         tokens = [tokenize(spoken) for spoken in sentences_of(manifest.findings)]
         sentences = Sentences(tuple(each.ids for each in tokens), tuple(each.mask for each in tokens))
     return StudyArrays(pixels, manifest.labels, has_image, has_note, ids, mask, sentences)
@@ -167,7 +169,7 @@ def note_input(settings: NoteSettings, tokenizer_path: Path, findings: FindingSe
     )
 
 
-def write_tokenizer(settings: Settings, manifest: Manifest, path: Path) -> None:
+def write_tokenizer(run: Run, manifest: Manifest) -> None:
     """Write the tokenizer of the settings' note encoder; one that is trained sees the masked training notes alone.
 
     Raises:
@@ -175,19 +177,19 @@ def write_tokenizer(settings: Settings, manifest: Manifest, path: Path) -> None:
     """
     from medsd.networks.note import MIN_PATIENTS, note_tokenizer
 
-    assert settings.network.note is not None
+    note = run.settings.network.note
+    assert note is not None
     rows = manifest.table.iloc[manifest.rows("train")]
     notes = rows["note"].dropna()
     if notes.empty:
         raise DataError("network.note is set, but no training study has a note; remove network.note or add notes")
-    mask = NoteMask(_masked(settings.network.note, manifest.findings))
-    masked, patients = [mask(clean_note(str(note))) for note in notes], rows.loc[notes.index, "patient"].tolist()
-    if _spoken(settings):  # the words of these sentences identify nobody
+    mask = NoteMask(_masked(note, manifest.findings))
+    masked, patients = [mask(clean_note(str(text))) for text in notes], rows.loc[notes.index, "patient"].tolist()
+    if _spoken(run.settings):  # the words of these sentences identify nobody
         spoken = [text for texts in sentences_of(manifest.findings) for text in texts]
         masked += [text for text in spoken for _ in range(MIN_PATIENTS)]
         patients += [f"finding {number}" for _ in spoken for number in range(MIN_PATIENTS)]
-    text = note_tokenizer(settings.network.note, masked, patients).to_str(pretty=True)
-    write_json(path, json.loads(text), indent=None)
+    write_json(run.tokenizer, json.loads(note_tokenizer(note, masked, patients).to_str()), indent=None)
 
 
 def _masked(settings: NoteSettings, findings: FindingSet) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
     outputs, distribution = load_file(run.outputs), None
     if model.image is not None:
         distribution = _fit_distribution(folder, manifest, arrays, outputs)
-        judge_distribution(run, folder, distribution, manifest, arrays, serving, outputs)
+        judge_distribution(run, folder, distribution, manifest, arrays, model, outputs)
     _write_parts(run, folder, manifest, model, outputs)
     description = _describe(
         run,

@@ -1,7 +1,6 @@
 """The model on test images as they are and changed; `medsd.evaluation.robustness` has the changes and the figures."""
 
 import logging
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ from medsd.preprocessing.pixels import ModelPixels, to_pixels
 from medsd.settings import Settings
 from medsd.studies.manifest import Manifest
 from medsd.training.loaders import StudyArrays, spread
-from medsd.training.stages import read_studies
+from medsd.training.stages import read_images
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +53,7 @@ def judge_robustness(
             views[change].append(to_pixels(apply(pixels), settings.pixels))
 
     def said(images: list[ModelPixels]) -> Said:
-        seen = StudyArrays(np.stack(images), arrays.labels[rows], np.ones(len(rows), bool), np.zeros(len(rows), bool))
-        if arrays.note_ids is not None and arrays.note_mask is not None:
-            seen = replace(seen, note_ids=arrays.note_ids[rows], note_mask=arrays.note_mask[rows])
-        logits, embeddings = read_studies(model, seen, np.arange(len(rows)), use_note=False)
+        logits, embeddings = read_images(model, np.stack(images))
         return Said(calibrated(logits, calibration, manifest.findings.names), embeddings)
 
     return measure_changes(

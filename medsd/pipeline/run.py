@@ -21,7 +21,9 @@ from medsd.errors import DataError
 from medsd.files import write_json
 from medsd.pipeline import state
 from medsd.pipeline import steps as work
+from medsd.pipeline.case_index import index_cases
 from medsd.pipeline.folder import Run
+from medsd.pipeline.prepare import prepare
 from medsd.pipeline.tracking import tracked
 from medsd.settings import Settings, save_settings
 from medsd.training.distributed import as_the_first, is_first, joined, wait_for_all
@@ -47,7 +49,7 @@ STEPS = (
     Step(
         PREPARE,
         ("data", "findings", "splits", "gate", "pixels", "reads"),
-        work.prepare,
+        prepare,
         ("studies.parquet",),  # the images' own journal tells whether they are still right
         reads=state.sources,
     ),
@@ -74,7 +76,7 @@ STEPS = (
     ),
     Step("evaluate", ("evaluation",), work.evaluate, reads=state.radiologists),
     Step("export", ("name", "bundle"), work.export),
-    Step("index", (), work.index),
+    Step("index", (), index_cases),
 )
 
 

@@ -26,13 +26,12 @@ from medsd.files import replacing, write_json
 from medsd.findings import finding_set
 from medsd.metrics.retrieval import Cases, measure_retrieval
 from medsd.networks.fusion import StudyModel
-from medsd.pipeline import prepare as preparing
-from medsd.pipeline import publish as publishing
-from medsd.pipeline.case_index import index_cases
 from medsd.pipeline.enough import not_trained
 from medsd.pipeline.evidence import judge_evidence
 from medsd.pipeline.evidence_head import fit_evidence_head, read_evidence_head, write_evidence_head
 from medsd.pipeline.folder import FittedCalls, Run
+from medsd.pipeline.prepare import load_arrays, write_tokenizer
+from medsd.pipeline.publish import publish
 from medsd.pipeline.robustness import judge_robustness
 from medsd.settings import Settings
 from medsd.studies.manifest import SELECTED, Manifest
@@ -51,15 +50,10 @@ Outputs = dict[str, npt.NDArray[np.float32]]
 READINGS = {"": (True, True), "_image": (True, False), "_note": (False, True)}
 
 
-def prepare(run: Run) -> None:
-    """Read the source, split it by patient, decode every image."""
-    preparing.prepare(run.settings, run.manifest, run.pixels, run.rejected)
-
-
 def pretrain(run: Run) -> None:
     """SD pretraining from the settings' initial weights; before it, the tokenizer of the notes."""
     if run.settings.network.note is not None and is_first():
-        preparing.write_tokenizer(run.settings, Manifest.read(run.manifest), run.tokenizer)
+        write_tokenizer(run, Manifest.read(run.manifest))
     wait_for_all()
     manifest, arrays = _data(run)
     model = _model(run.settings)
@@ -120,6 +114,8 @@ def _choose_calls(run: Run) -> None:
 
 def evaluate(run: Run) -> None:
     """Everything that is reported of the test patients, once."""
+    for old in run.folder.glob("evaluation*.json"):
+        old.unlink()
     manifest, outputs = Manifest.read(run.manifest), load_file(run.outputs)
     report = _measure(run, manifest, outputs, "")
     report.write(run.evaluation)
@@ -127,8 +123,9 @@ def evaluate(run: Run) -> None:
         for reading in ("_image", "_note"):
             _measure(run, manifest, outputs, reading).write(run.evaluation.with_stem(f"evaluation{reading}"))
         _measure_modalities(run, manifest, outputs)
-    _judge_images(run)
-    _judge_sources(run, manifest, outputs)
+    if run.settings.network.image is not None:
+        _judge_images(run)
+        _judge_sources(run, manifest, outputs)
     for line in report.lines():
         log.info("test: %s", line)
     log.info("test: nDCG@10 %s", report.retrieval.ndcg if report.retrieval else None)
@@ -137,12 +134,7 @@ def evaluate(run: Run) -> None:
 def export(run: Run) -> None:
     """The bundle: graph, parity, statistics, card; moved into place when all of it holds."""
     manifest, arrays = _data(run)
-    publishing.publish(run, manifest, arrays, _trained(run))
-
-
-def index(run: Run) -> None:
-    """The training cases, with the bundle's embeddings of them."""
-    index_cases(run, Manifest.read(run.manifest))
+    publish(run, manifest, arrays, _trained(run))
 
 
 def _measure(run: Run, manifest: Manifest, outputs: Outputs, reading: str) -> EvaluationReport:
@@ -176,8 +168,6 @@ def _measure_modalities(run: Run, manifest: Manifest, outputs: Outputs) -> None:
     seen, told = table["path"].notna().to_numpy(), table["note"].notna().to_numpy()
     both, images = test[seen[test] & told[test]], manifest.rows("train")[seen[manifest.rows("train")]]
     target, patients = manifest.labels, manifest.patients
-    path = run.folder / modalities.MODALITIES
-    path.unlink(missing_ok=True)
     options = options_of(run.settings.evaluation, run.settings.seed)
     try:
         found, sentences = None, None
@@ -197,53 +187,43 @@ def _measure_modalities(run: Run, manifest: Manifest, outputs: Outputs) -> None:
                 patients[looked],
                 options,
             )
-        readings = modalities.Readings(
-            outputs["logits_image"][both], outputs["logits_note"][both], target[both], patients[both]
-        )
-        report = modalities.measure_reliance(readings, options, note_to_image=found, sentences=sentences)
+        logits = (outputs[f"logits_{part}"][both] for part in ("image", "note"))
+        report = modalities.measure_reliance(*logits, target[both], patients[both], options, found, sentences)
     except DataError as error:
         log.warning("image and note: %s", error)
         return
-    report.write(path)
+    report.write(run.folder / modalities.MODALITIES)
     if warning := report.warning:
         log.warning("%s", warning)
 
 
 def _judge_images(run: Run) -> None:
     """Evidence maps against boxes, if the data set has any; and calls of images that are only handled differently."""
-    evidence, robustness = run.folder / EVIDENCE, run.folder / ROBUSTNESS
-    for path in (evidence, robustness):
-        path.unlink(missing_ok=True)
-    if run.settings.network.image is None:
-        return
     manifest, arrays = _data(run)
     model, (head, _) = _trained(run), read_evidence_head(run.evidence_head)
     calls = run.read_calls()
     thresholds = thresholds_of(calls.operating_points, manifest.findings.names)
     if maps := judge_evidence(run.settings, manifest, arrays, model, head):
-        maps.write(evidence)
+        maps.write(run.folder / EVIDENCE)
     if changes := judge_robustness(run.settings, manifest, arrays, model, calls.calibration, thresholds):
-        changes.write(robustness)
+        changes.write(run.folder / ROBUSTNESS)
 
 
 def _judge_sources(run: Run, manifest: Manifest, outputs: Outputs) -> None:
     """Whether embeddings show which source an image comes from; one source makes no report."""
-    path = run.folder / SOURCES
-    path.unlink(missing_ok=True)
-    settings = run.settings
-    if settings.network.image is None or manifest.table["source"].nunique() < 2:
+    if manifest.table["source"].nunique() < 2:
         return
     report = measure_sources(
         manifest.table,
         manifest.labels,
         outputs.get("embeddings_image", outputs["embeddings"]),
         np.load(run.pixels, mmap_mode="r", allow_pickle=False),
-        options_of(settings.evaluation, settings.seed),
+        options_of(run.settings.evaluation, run.settings.seed),
     )
     if report is None:
         log.warning("sources: too few images with the same labels and view to see whether embeddings tell them apart")
         return
-    report.write(path)
+    report.write(run.folder / SOURCES)
     for pair in report.pairs:
         log.log(logging.WARNING if pair.above else logging.INFO, "%s", pair.sentence)
 
@@ -253,7 +233,7 @@ def _data(run: Run) -> tuple[Manifest, StudyArrays]:
     if run.settings.training.threads:
         torch.set_num_threads(run.settings.training.threads)
     manifest = Manifest.read(run.manifest)
-    return manifest, preparing.load_arrays(run.settings, manifest, run.pixels, run.tokenizer)
+    return manifest, load_arrays(run, manifest)
 
 
 def _trained(run: Run) -> StudyModel:

@@ -43,13 +43,14 @@ log = logging.getLogger(__name__)
 
 # Attributes of a stage that its checkpoint keeps beside the tensors.
 _KEPT = ("history", "best_epoch", "seconds", "seed", "done", "loss_sum")
+KEY, FALLBACK = "validation_auroc", "validation_loss"  # what chooses the epoch; where the first is NaN, the second
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 # Called with a stage after each of its epochs; see `watched`.
 Watch = Callable[["Stage"], None]
 _watches: ContextVar[tuple[Watch, ...]] = ContextVar("watches", default=())
 Record = Callable[[str, float, int], None]  # a figure by name, its value, and the step or epoch
-# Measures the weights that would be published: figures by name, of which a higher `key` is better.
+# Measures the weights that would be published: figures by name, `KEY` and `FALLBACK` among them.
 Validate = Callable[[StudyModel], dict[str, float]]
 
 
@@ -67,9 +68,7 @@ class Stage:
 
     Args:
         model: trained in place.
-        validate: measured after each epoch.
-        key: the figure of `validate` that is to be highest; None keeps the last epoch.
-        fallback: the figure that is to be lowest where `key` cannot be computed (NaN).
+        validate: measured after each epoch, of which the best is kept; None keeps the last.
         learned: the part of the loss whose parameters are learned too, if there is one.
     """
 
@@ -85,12 +84,10 @@ class Stage:
         *,
         seed: int,
         validate: Validate | None = None,
-        key: str | None = None,
-        fallback: str = "loss",
         learned: nn.Module | None = None,
     ) -> None:
         self.name, self.batches, self.settings, self.training, self.seed = name, batches, settings, training, seed
-        self.validate, self.key, self.fallback, self.folder = validate, key, fallback, folder
+        self.validate, self.folder = validate, folder
         self.path = folder / f"{name}.safetensors"
         device = pick_device(training.device)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -175,12 +172,11 @@ class Stage:
             figures |= as_the_first(self.validate(self._published()))
         self.history.append(figures)
         self.done, self.loss_sum = 0, 0.0
-        if self.key and math.isnan(figures[self.key]) and epoch == 0:
+        if self.validate is not None and math.isnan(figures[KEY]) and epoch == 0:
             log.warning(
-                "%s: %s cannot be computed, for want of positives and negatives; the epoch with the lowest %s is kept",
+                "%s: validation auroc cannot be computed, for want of positives and negatives; the epoch with the "
+                "lowest validation loss is kept",
                 self.name,
-                self.key.replace("_", " "),
-                self.fallback.replace("_", " "),
             )
         if self._is_best():
             self.best_epoch = epoch
@@ -201,10 +197,9 @@ class Stage:
         return model
 
     def _is_best(self) -> bool:
-        if self.key is None or self.best_epoch < 0:
+        if self.validate is None or self.best_epoch < 0:
             return True
-        now, best = (merit(self.history[epoch], self.key, self.fallback) for epoch in (-1, self.best_epoch))
-        return now > best
+        return merit(self.history[-1]) > merit(self.history[self.best_epoch])
 
     def _save(self) -> None:
         now = time.monotonic()
@@ -236,11 +231,11 @@ class Stage:
         return {name: module for name, module in modules.items() if module is not None}
 
 
-def merit(figures: Mapping[str, float], key: str, fallback: str) -> tuple[int, float]:
-    """The merit of an epoch with these figures: the highest `key`; where it is NaN, the lowest `fallback`."""
-    if not math.isnan(figures[key]):
-        return 2, figures[key]
-    return (0, 0.0) if math.isnan(figures[fallback]) else (1, -figures[fallback])
+def merit(figures: Mapping[str, float]) -> tuple[int, float]:
+    """The merit of an epoch with these figures: the highest `KEY`; where it is NaN, the lowest `FALLBACK`."""
+    if not math.isnan(figures[KEY]):
+        return 2, figures[KEY]
+    return (0, 0.0) if math.isnan(figures[FALLBACK]) else (1, -figures[FALLBACK])
 
 
 class EndedEarly(Exception):

@@ -3,7 +3,6 @@
 Each loss is a mean over the known labels of a batch, so that its scale does not depend on how many are known.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -101,35 +100,26 @@ def build_objective(settings: ObjectiveSettings, labels: Tensor, smoothing: floa
     return Objective(settings, smoothing, positive, findings)
 
 
-def classify_and_keep(objective: Objective, sd_weight: float, keep: Loss) -> Loss:
-    """The classification term plus `sd_weight` times the contrast `keep`."""
+def finetuning_loss(objective: Objective, sd_weight: float, contrast: Loss, modality_weight: float = 0.0) -> Loss:
+    """The classification term, `sd_weight` times the contrast, and image and note each read alone.
 
-    def loss(model: StudyModel, outputs: StudyOutputs, batch: Batch) -> Tensor:
-        logits = outputs.logits.float()
-        total = objective(logits, batch.labels.to(logits.device))
-        return total + sd_weight * keep(model, outputs, batch) if sd_weight else total
-
-    return loss
-
-
-def with_each_modality(whole: Loss, objective: Callable[[Tensor, Tensor], Tensor], weight: float) -> Loss:
-    """`whole` plus `weight` times the mean of `objective` over image and note, each read alone.
-
-    Without effect for a model of one modality. No further pass is needed, because the classifier is linear.
+    The last is `modality_weight` times the mean of the objective over the two, of a model of both. No further pass is
+    needed, because the classifier is linear.
     """
-    if not weight:
-        return whole
 
     def loss(model: StudyModel, outputs: StudyOutputs, batch: Batch) -> Tensor:
-        total, given = whole(model, outputs, batch), batch.inputs
-        if outputs.image_features is None or outputs.note_features is None:
+        logits, given = outputs.logits.float(), batch.inputs
+        labels = batch.labels.to(logits.device)
+        total = objective(logits, labels)
+        if sd_weight:
+            total = total + sd_weight * contrast(model, outputs, batch)
+        if not modality_weight or outputs.image_features is None or outputs.note_features is None:
             return total
         parts = ((outputs.image_features, given.has_image), (outputs.note_features, given.has_note))
         for features, present in parts:
             assert present is not None, "a model with both modalities is told which are there"
-            labels = batch.labels.to(features.device)
-            known = labels.masked_fill(present.to(features.device)[:, None] == 0, torch.nan)
-            total = total + weight / 2 * objective(model.classifier(model.dropout(features)).float(), known)
+            known = labels.masked_fill(present.to(labels.device)[:, None] == 0, torch.nan)
+            total = total + modality_weight / 2 * objective(model.classifier(model.dropout(features)).float(), known)
         return total
 
     return loss

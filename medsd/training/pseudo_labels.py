@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.errors import DataError
-from medsd.metrics.metrics import class_counts, enough, ratio
+from medsd.metrics.metrics import enough
 
 Labels = npt.NDArray[np.float32]
 
@@ -42,44 +42,20 @@ def pseudo_labelled(
         >>> pseudo_labelled(probs, labels, positive=0.5)[:, 0]
         array([ 1.,  0.,  1., nan,  0.,  0.], dtype=float32)
     """
-    known, said = _table(labels, "labels").astype(np.float32), _table(probs, "probs")
+    known, said = _table(labels, "labels"), _table(probs, "probs")
     if known.shape != said.shape:
         raise DataError(f"probs have shape {said.shape} and labels {known.shape}; both need (studies, findings)")
-    asked = np.where(np.isnan(known), said, np.nan)
-    present, absent = choose_thresholds(
-        asked, class_shares(known, minimum_positives=minimum_positives), positive=positive, negative=negative
-    )
-    found = known.copy()
-    found[asked >= present] = 1
-    found[asked <= absent] = 0
-    return found
-
-
-def class_shares(labels: npt.ArrayLike, *, minimum_positives: int = 1) -> npt.NDArray[np.float64]:
-    """The rate (F,) of each finding among the studies (N, F) in which it is known; NaN where too few are known."""
-    positives, negatives = class_counts(table := _table(labels, "labels"))
-    return ratio(positives, positives + negatives, enough(table, minimum_positives))
-
-
-def choose_thresholds(
-    probs: npt.ArrayLike, shares: npt.ArrayLike, *, positive: float = 1.0, negative: float = 1.0
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """CAP's thresholds: (F,) from which probability on a finding is present, or ∞; (F,) up to which it is absent or −∞.
-
-    `probs` (N, F) are of the studies to label, `shares` (F,) the expected rates; a finding with NaN is not labelled.
-    """
-    table, rates = _table(probs, "probs"), np.asarray(shares, dtype=np.float64)
-    if rates.shape != table.shape[1:]:
-        raise DataError(f"shares have shape {rates.shape}; one is needed for each of {table.shape[1]} findings")
     for name, value in (("positive", positive), ("negative", negative)):
         if not 0 <= value <= 1:
             raise DataError(f"{name} is {value}; it is the part of the expected labels that is given, 0 to 1")
-    present, absent = np.full(rates.shape, np.inf), np.full(rates.shape, -np.inf)
-    for f in np.flatnonzero(~np.isnan(rates)):
-        ordered = np.sort(table[~np.isnan(table[:, f]), f])  # ascending
-        present[f] = -_cut(-ordered[::-1], positive * rates[f] * ordered.size)
-        absent[f] = _cut(ordered, negative * (1 - rates[f]) * ordered.size)
-    return present, absent
+    found = known.astype(np.float32)
+    for f in np.flatnonzero(enough(known, minimum_positives)):
+        rate = float(np.nanmean(known[:, f]))
+        asked = np.where(np.isnan(known[:, f]), said[:, f], np.nan)
+        ordered = np.sort(asked[~np.isnan(asked)])  # ascending
+        found[asked >= -_cut(-ordered[::-1], positive * rate * ordered.size), f] = 1
+        found[asked <= _cut(ordered, negative * (1 - rate) * ordered.size), f] = 0
+    return found
 
 
 def is_labelled(labels: npt.ArrayLike) -> npt.NDArray[np.bool_]:

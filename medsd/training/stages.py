@@ -9,7 +9,6 @@ import copy
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +22,15 @@ from medsd.settings import Settings, StageSettings
 from medsd.training.augment import sample_seed
 from medsd.training.contrast import Contrast
 from medsd.training.distributed import this_share
-from medsd.training.engine import Stage, StageResult, merit
+from medsd.training.engine import FALLBACK, KEY, Stage, StageResult, Validate, merit
 from medsd.training.layers import freeze
 from medsd.training.loaders import Rows, StudyArrays, TrainingBatches, plain_batches
-from medsd.training.objectives import build_objective, classify_and_keep, masked_cross_entropy, with_each_modality
+from medsd.training.objectives import build_objective, finetuning_loss, masked_cross_entropy
 from medsd.training.pseudo_labels import is_labelled, pseudo_labelled
 from medsd.training.step import Loss
 
 log = logging.getLogger(__name__)
 
-KEY, FALLBACK = "validation_auroc", "validation_loss"  # what chooses the epoch; where the first is NaN, the second
 MINIMUM_POSITIVES = 4  # a finding with fewer in the validation studies does not help to choose the epoch
 ROUNDS = "rounds"  # folder of the checkpoints of the rounds
 _PRETRAIN, _FINETUNE, _ROUNDS = 1, 2, 3  # parts of the stages' seeds
@@ -85,10 +83,10 @@ def finetune(
 
     torch.manual_seed(seed)
     contrast = Contrast(settings.loss, arrays.labels[rows], arrays.sentences, settings.network.projection)
-    loss = with_each_modality(classify_and_keep(objective, stage.sd_weight, contrast), objective, stage.modality_weight)
-    choice = {"validate": validate, "key": KEY, "fallback": FALLBACK}
+    loss = finetuning_loss(objective, stage.sd_weight, contrast, stage.modality_weight)
+    views = stage.views
     return _train(
-        "finetune", settings, model, arrays, rows, folder, loss, contrast, views=stage.views, seed=seed, **choice
+        "finetune", settings, model, arrays, rows, folder, loss, contrast, views=views, seed=seed, validate=validate
     )
 
 
@@ -104,12 +102,14 @@ def _train(
     *,
     views: int,
     seed: int,
-    **choice: Any,
+    validate: Validate | None = None,
 ) -> StageResult:
     stage, training = getattr(settings.training, name), settings.training
     freeze(model, stage, name)
     batches = stage_batches(settings, stage, arrays, rows, views=views, seed=seed)
-    return Stage(name, model, loss, batches, stage, training, folder, seed=seed, learned=contrast, **choice).run()
+    return Stage(
+        name, model, loss, batches, stage, training, folder, seed=seed, validate=validate, learned=contrast
+    ).run()
 
 
 def read_studies(
@@ -122,6 +122,15 @@ def read_studies(
         parts = [(each.logits.float().cpu().numpy(), each.embedding.float().cpu().numpy()) for each in outputs]
     logits, embeddings = (np.concatenate(column) for column in zip(*parts, strict=True))
     return logits, embeddings
+
+
+def read_images(
+    model: StudyModel, pixels: npt.NDArray[np.uint8]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Logits (N, F) and unit embeddings (N, D) of images uint8 (N, S, S) without notes."""
+    there = np.ones(len(pixels), dtype=bool)
+    arrays = StudyArrays(pixels, np.empty((len(pixels), 0), np.float32), there, ~there)
+    return read_studies(model, arrays, np.arange(len(pixels)))
 
 
 def labelled_rows(labels: npt.NDArray[np.float32], rows: Rows) -> Rows:
@@ -183,4 +192,4 @@ def _pseudo_labelled(settings: Settings, model: StudyModel, arrays: StudyArrays,
 
 def _reached(result: StageResult) -> tuple[int, float]:
     """The merit of the best epoch of a stage."""
-    return merit(result.history[result.best_epoch], KEY, FALLBACK) if result.history else (0, 0.0)
+    return merit(result.history[result.best_epoch]) if result.history else (0, 0.0)

@@ -1,15 +1,23 @@
 """Evidence maps against boxes: the three figures by hand, differences on the same images, what is too few."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 
 from medsd.errors import DataError
-from medsd.evaluation.evidence import Boxed, box_mask, centre_prior, judge, usual_place
+from medsd.evaluation.evidence import box_mask, centre_prior, judge, usual_place
 from medsd.metrics.intervals import IntervalOptions
 from medsd.studies.boxes import Box
 
 SETTINGS = IntervalOptions(resamples=100, minimum_positives=5)
 SIDE = 16
+
+
+class Boxed(NamedTuple):
+    findings: np.ndarray
+    patients: np.ndarray
+    boxes: list[list[Box]]
 
 
 def boxed(count: int = 40, seed: int = 0) -> Boxed:
@@ -27,7 +35,7 @@ def right_maps(images: Boxed) -> np.ndarray:
 def test_maps_of_the_boxes_themselves_point_into_them_and_their_opposite_never() -> None:
     images = boxed()
     maps = right_maps(images)
-    report = judge({"right": maps, "wrong": -maps, "centre": centre_prior(len(maps))}, images, SETTINGS)
+    report = judge({"right": maps, "wrong": -maps, "centre": centre_prior(len(maps))}, *images, SETTINGS)
     right, wrong, centre = report.methods
     assert right.pointing.value == 1 and right.inside.value > 0.8 and right.overlap.value > 0.6
     assert wrong.pointing.value == 0 and wrong.lead is not None and wrong.lead.value == 1
@@ -39,7 +47,7 @@ def test_the_mean_is_over_findings_not_images() -> None:
     names = np.array(["Mass"] * 15 + ["Nodule"] * 5)
     maps = right_maps(images)
     maps[:15] *= -1  # Mass is never found, Nodule always
-    report = judge({"one": maps}, Boxed(names, images.patients, images.boxes), SETTINGS)
+    report = judge({"one": maps}, names, *images[1:], SETTINGS)
     assert report.methods[0].pointing.value == pytest.approx(0.5)
     assert {each.name: each.images for each in report.methods[0].findings} == {"Mass": 15, "Nodule": 5}
 
@@ -47,15 +55,15 @@ def test_the_mean_is_over_findings_not_images() -> None:
 def test_a_finding_with_too_few_images_is_shown_but_not_in_the_mean() -> None:
     images = boxed(20)
     names = np.array(["Mass"] * 17 + ["Nodule"] * 3)
-    report = judge({"one": right_maps(images)}, Boxed(names, images.patients, images.boxes), SETTINGS)
+    report = judge({"one": right_maps(images)}, names, *images[1:], SETTINGS)
     assert report.over == 1 and len(report.methods[0].findings) == 2
     with pytest.raises(DataError, match="no finding has 30 images with a box"):
-        judge({"one": right_maps(images)}, images, IntervalOptions(resamples=100, minimum_positives=30))
+        judge({"one": right_maps(images)}, *images, IntervalOptions(resamples=100, minimum_positives=30))
 
 
 def test_a_flat_map_points_by_chance_and_has_no_mass() -> None:
     images = boxed()
-    flat = judge({"flat": np.zeros((40, 4, 4))}, images, SETTINGS).methods[0]
+    flat = judge({"flat": np.zeros((40, 4, 4))}, *images, SETTINGS).methods[0]
     area = np.mean([box_mask(boxes).mean() for boxes in images.boxes])
     assert flat.pointing.value == pytest.approx(area, abs=1e-9) and flat.inside.value == flat.overlap.value == 0
 

@@ -1,17 +1,26 @@
 """How much image and note contribute: shares add up, a telling note is noticed, and sentences find images."""
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from medsd.errors import DataError
-from medsd.evaluation.modalities import ModalityReport, Readings, measure_reliance, score_sentences
+from medsd.evaluation.modalities import ModalityReport, measure_reliance, score_sentences
 from medsd.findings import Finding, FindingSet
 from medsd.metrics.intervals import IntervalOptions
 
 FINDINGS = FindingSet("two", (Finding("Mass", "Mass"), Finding("Effusion", "Pleural effusion")))
 SETTINGS = IntervalOptions(resamples=200, minimum_positives=5)
 COUNT = 300
+
+
+class Readings(NamedTuple):
+    image: npt.NDArray[np.float64]
+    note: npt.NDArray[np.float64]
+    target: npt.NDArray[np.float32]
+    patients: npt.NDArray[np.str_]
 
 
 def readings(image: float, note: float, seed: int = 0) -> Readings:
@@ -27,7 +36,7 @@ def readings(image: float, note: float, seed: int = 0) -> Readings:
 
 
 def report(image: float, note: float) -> ModalityReport:
-    return measure_reliance(readings(image, note), SETTINGS)
+    return measure_reliance(*readings(image, note), SETTINGS)
 
 
 def test_shares_of_the_variance_add_up_to_one_and_follow_the_logits() -> None:
@@ -35,7 +44,7 @@ def test_shares_of_the_variance_add_up_to_one_and_follow_the_logits() -> None:
     assert equal.image.variance_share.value + equal.note.variance_share.value == pytest.approx(1)
     assert 0.45 < equal.image.variance_share.value < 0.55
     large = readings(0.8, 0.8)
-    one_sided = measure_reliance(Readings(4 * large.image, large.note, large.target, large.patients), SETTINGS)
+    one_sided = measure_reliance(4 * large.image, *large[1:], SETTINGS)
     assert one_sided.image.variance_share.low > 0.8
 
 
@@ -62,7 +71,7 @@ def test_no_study_lends_to_one_of_its_own_patient() -> None:
 def test_too_few_studies_tell_nothing() -> None:
     few = readings(1, 1)
     with pytest.raises(DataError, match="too few studies"):
-        measure_reliance(Readings(few.image[:6], few.note[:6], few.target[:6], few.patients[:6]), SETTINGS)
+        measure_reliance(*(each[:6] for each in few), SETTINGS)
 
 
 def test_sentences_that_point_to_their_images_find_them_and_others_do_not() -> None:

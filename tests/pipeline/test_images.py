@@ -84,7 +84,7 @@ def test_images_read_otherwise_or_others_are_begun_anew(manifest: Manifest, tmp_
 
 def test_a_file_that_lost_its_end_is_begun_anew(manifest: Manifest, tmp_path: Path) -> None:
     killed = decode_images(manifest, SPEC, tmp_path / "pixels.npy")
-    killed.part.write_bytes(killed.part.read_bytes()[:-1])
+    killed.path.write_bytes(killed.path.read_bytes()[:-1])
     decode_images(manifest, SPEC, tmp_path / "pixels.npy").finish()
     assert np.load(tmp_path / "pixels.npy").shape == (10, 32, 32)
 

@@ -16,9 +16,9 @@ from medsd.networks.note import note_tokenizer
 from medsd.pipeline.run import run_steps
 from medsd.sd import SDLoss
 from medsd.sd.crossmodal import CrossModalLoss
-from medsd.settings import NetworkSettings, NoteSettings
+from medsd.settings import NetworkSettings, NoteSettings, ObjectiveSettings
 from medsd.training.loaders import SENTENCE_FORMS, Batch, sentences_of
-from medsd.training.objectives import masked_cross_entropy, with_each_modality
+from medsd.training.objectives import Objective, finetuning_loss
 from tests.runs import small_settings
 
 NOTE = NoteSettings(layers=1, hidden=16, max_tokens=12, vocabulary_size=100)
@@ -74,13 +74,14 @@ def test_each_modality_read_alone_is_trained_where_it_is_there() -> None:
     labels, has_image = torch.ones(4, 3), torch.tensor([1.0, 1.0, 0.0, 0.0])
     outputs = StudyOutputs(torch.zeros(4, 3), image, None, image, note)
     batch = Batch(StudyInputs(None, has_image=has_image, has_note=torch.ones(4)), labels, torch.arange(4))
-    whole = lambda model, outputs, batch: torch.tensor(0.0)  # noqa: E731
-    loss = with_each_modality(whole, masked_cross_entropy, 2.0)(model, outputs, batch)
-    expected = masked_cross_entropy(model.classifier(image[:2]), labels[:2]) + masked_cross_entropy(
-        model.classifier(note), labels
-    )
-    torch.testing.assert_close(loss, expected)
-    assert with_each_modality(whole, masked_cross_entropy, 0.0) is whole
+    objective = Objective(ObjectiveSettings())
+
+    def loss(weight: float) -> torch.Tensor:
+        return finetuning_loss(objective, 0.0, lambda *_: torch.tensor(torch.nan), weight)(model, outputs, batch)
+
+    parts = objective(model.classifier(image[:2]), labels[:2]) + objective(model.classifier(note), labels)
+    torch.testing.assert_close(loss(2.0), objective(outputs.logits, labels) + parts)
+    torch.testing.assert_close(loss(0.0), objective(outputs.logits, labels))
 
 
 def test_it_needs_both_modalities(tmp_path: Path) -> None:

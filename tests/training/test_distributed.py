@@ -31,7 +31,7 @@ from medsd.training.contrast import Contrast
 from medsd.training.distributed import JointBatchNorm, as_the_first, average_gradients, joint_mean, this_share
 from medsd.training.engine import Stage
 from medsd.training.loaders import Batch, StudyArrays, TrainingBatches
-from medsd.training.objectives import Objective, classify_and_keep
+from medsd.training.objectives import Objective, finetuning_loss
 from tests.runs import small_settings
 
 STUDIES, SIZE, BATCH, EPOCHS = 40, 32, 10, 2  # 8 steps
@@ -78,7 +78,7 @@ def train(folder: Path, accumulate: int) -> dict[str, torch.Tensor]:
         seed=3,
         share=this_share(),
     )
-    loss = classify_and_keep(Objective(ObjectiveSettings()), settings.sd_weight, Contrast(LossSettings(), labels))
+    loss = finetuning_loss(Objective(ObjectiveSettings()), settings.sd_weight, Contrast(LossSettings(), labels))
     stage = Recorded("finetune", model, loss, batches, settings, TrainingSettings(device="cpu"), folder, seed=3)
     stage.run()
     return {"losses": torch.tensor(stage.losses), **stage.model.state_dict()}

@@ -49,20 +49,26 @@ class Scripted(Stage):
             folder,
             seed=1,
             validate=self.told if aurocs else None,
-            key="auroc" if aurocs else None,
-            fallback="validation_loss",
         )
 
     def told(self, model: StudyModel) -> dict[str, float]:
         self.seen.append({name: value.clone() for name, value in model.state_dict().items()})
         told = len(self.seen) - 1
-        return {"auroc": self.aurocs[told], "validation_loss": self.losses[told] if self.losses else float("nan")}
+        return {
+            "validation_auroc": self.aurocs[told],
+            "validation_loss": self.losses[told] if self.losses else float("nan"),
+        }
 
 
 def test_training_stops_when_patience_is_over_and_keeps_the_best_epoch(tmp_path: Path) -> None:
     stage = Scripted(tmp_path, [0.5, 0.7, 0.6, 0.7, 0.9], epochs=5, patience=2)
     result = stage.run()
-    assert [figures["auroc"] for figures in result.history] == [0.5, 0.7, 0.6, 0.7] and result.best_epoch == 1
+    assert [figures["validation_auroc"] for figures in result.history] == [
+        0.5,
+        0.7,
+        0.6,
+        0.7,
+    ] and result.best_epoch == 1
     for name, value in stage.model.state_dict().items():
         assert torch.equal(value, stage.seen[1][name]), name
     again = Scripted(tmp_path, [], epochs=5, patience=2)  # would have no figure to tell if it trained on
@@ -86,7 +92,7 @@ def test_where_the_auroc_cannot_be_computed_the_lowest_loss_is_kept_and_that_is_
 def test_an_auroc_that_can_be_computed_is_better_than_one_that_cannot() -> None:
     nan = float("nan")
     ranked = [(0.9, nan), (0.2, 0.1), (nan, 0.3), (nan, 0.8), (nan, nan)]
-    merits = [merit({"auroc": auroc, "loss": loss}, "auroc", "loss") for auroc, loss in ranked]
+    merits = [merit({"validation_auroc": auroc, "validation_loss": loss}) for auroc, loss in ranked]
     assert merits == sorted(merits, reverse=True) and len(set(merits)) == 5
 
 

@@ -14,31 +14,38 @@ from hypothesis.extra import numpy as arrays
 from medsd.errors import DataError
 from medsd.sd import SDLoss
 from medsd.sd.relations import LabelPairs
-from medsd.training.pseudo_labels import choose_thresholds, class_shares, is_labelled, pseudo_labelled
+from medsd.training.pseudo_labels import is_labelled, pseudo_labelled
 
 NAN = np.nan
 
 
-def test_shares_are_of_the_known_labels_and_too_few_have_none() -> None:
-    labels = np.array([[1, 1, NAN], [0, 1, NAN], [0, 1, NAN], [NAN, 1, 1]])
-    np.testing.assert_allclose(class_shares(labels), [1 / 3, NAN, NAN])
-    assert np.isnan(class_shares(labels, minimum_positives=2)).all()
+def test_a_finding_with_too_few_known_labels_of_either_class_is_not_labelled() -> None:
+    labels = np.array([[1, 1, NAN], [0, 1, NAN], [0, 1, NAN], [NAN, NAN, 1]])
+    probs = np.full((4, 3), 0.9)
+    found = pseudo_labelled(np.concatenate([probs, probs / 9]), np.concatenate([labels, np.full((4, 3), NAN)]))
+    assert found[3, 0] == 1 and np.isnan(found[4:, 1:]).all()
+    again = pseudo_labelled(probs, labels, minimum_positives=2)
+    np.testing.assert_array_equal(again, labels.astype(np.float32))
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     arrays.arrays(np.float64, (40, 3), elements=st.integers(0, 20).map(lambda n: n / 20)),
-    st.tuples(*[st.floats(0, 1)] * 3),
+    st.tuples(*[st.integers(1, 19)] * 3),
     st.floats(0, 1),
     st.floats(0, 1),
 )
-def test_no_more_is_labelled_than_is_expected_and_nothing_twice(
-    probs: np.ndarray, shares: tuple[float, ...], positive: float, negative: float
+def test_no_more_is_labelled_than_is_expected_and_nothing_present_below_what_is_absent(
+    probs: np.ndarray, known: tuple[int, ...], positive: float, negative: float
 ) -> None:
-    present, absent = choose_thresholds(probs, shares, positive=positive, negative=negative)
-    assert (absent < present).all()
-    assert ((probs >= present).sum(0) <= np.array(shares) * positive * 40 + 1e-6).all()
-    assert ((probs <= absent).sum(0) <= (1 - np.array(shares)) * negative * 40 + 1e-6).all()
+    labels = np.concatenate([np.arange(20)[:, None] < known, np.full((40, 3), NAN)])
+    said = np.concatenate([np.full((20, 3), 0.5), probs])
+    found = pseudo_labelled(said, labels, positive=positive, negative=negative)[20:]
+    shares = np.array(known) / 20
+    assert ((found == 1).sum(0) <= shares * positive * 40 + 1e-6).all()
+    assert ((found == 0).sum(0) <= (1 - shares) * negative * 40 + 1e-6).all()
+    lowest, highest = np.where(found == 1, probs, 2).min(0), np.where(found == 0, probs, -1).max(0)
+    assert (lowest > highest).all()
 
 
 def test_pseudo_labels_follow_the_class_distribution_however_timid_the_model_is() -> None:
@@ -69,7 +76,7 @@ def test_probabilities_outside_their_range_are_refused() -> None:
     with pytest.raises(DataError, match="probs must lie in 0…1"):
         pseudo_labelled(np.array([[1.5]]), np.array([[NAN]]))
     with pytest.raises(DataError, match="positive is 2"):
-        choose_thresholds(np.array([[0.5]]), [0.5], positive=2)
+        pseudo_labelled(np.array([[0.5]]), np.array([[NAN]]), positive=2)
 
 
 def test_a_study_is_labelled_when_one_finding_is_known() -> None:
