@@ -12,6 +12,11 @@ birth never stands in one: file names that a caller hands in are shown, header v
 """
 
 
+def first_line(error: Exception) -> str:
+    """What an error of another package says, in one line; its kind where it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 class MedsdError(Exception):
     """Base of the errors that a person can act on."""
 

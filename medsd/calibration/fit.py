@@ -65,21 +65,22 @@ def choose_calibration(
         raise DataError(f"calibration method '{method}' is unknown; use by_size or platt")
     target, logits = checked(target, logits, findings, probabilities=False)
     pooled = _fit_pooled(logits, target, minimum_positives)
-    platt = fit_platt(logits, target, findings, minimum_positives=minimum_positives)
-    calibration: dict[str, Calibration] = dict(platt)
+    calibration: dict[str, Calibration] = {}
     choices = {}
     for finding, column, logit_of, positives, negatives in zip(
         findings, target.T, logits.T, *class_counts(target), strict=True
     ):
         cases, rarer = int(positives + negatives), int(min(positives, negatives))
         chosen, reason = _method(method, cases, rarer, minimum_positives)
+        known, calibration[finding] = ~np.isnan(column), pooled
         if chosen == "pooled" and pooled == UNCALIBRATED:
             chosen, reason = "none", f"fewer than {minimum_positives} cases of a class over all findings together"
-        known = ~np.isnan(column)
-        if chosen == "temperature":
+        elif chosen == "temperature":
             calibration[finding] = _fit_temperature(logit_of[known], column[known], pooled)
-        elif chosen == "isotonic":
-            calibration[finding] = fit_isotonic(logit_of[known], column[known], platt[finding])
+        elif chosen != "pooled":
+            platt = _fit(logit_of[known], column[known], pooled.slope, _FINDING_SPREAD)
+            isotonic = chosen == "isotonic"
+            calibration[finding] = fit_isotonic(logit_of[known], column[known], platt) if isotonic else platt
         choices[finding] = CalibrationChoice(
             method=chosen, positives=int(positives), negatives=int(negatives), reason=reason
         )
@@ -97,25 +98,6 @@ def _method(wanted: str, cases: int, rarer: int, minimum_positives: int) -> tupl
     if cases < ISOTONIC_STUDIES or rarer < ISOTONIC_CASES:
         return "platt", f"{cases} studies, {rarer} of the rarer class: enough for two parameters, not for a curve"
     return "isotonic", f"{cases} studies, {rarer} of the rarer class: enough for a curve"
-
-
-def fit_platt(
-    logits: npt.ArrayLike, target: npt.ArrayLike, findings: Sequence[str], *, minimum_positives: int = 10
-) -> dict[str, PlattCalibration]:
-    """Slope and intercept of each finding, for probability = sigmoid(slope · logit + intercept).
-
-    Maximum a posteriori (Platt 1999 with a prior instead of smoothed targets): log(slope) has a normal prior, so that
-    every slope is above 0. First one pooled fit of all findings, drawn towards slope 1; then each finding, drawn
-    towards the pooled slope. A finding with too few cases takes the pooled fit; arguments and errors as
-    `choose_calibration`.
-    """
-    target, logits = checked(target, logits, findings, probabilities=False)
-    pooled = _fit_pooled(logits, target, minimum_positives)
-    fits = dict.fromkeys(findings, pooled)
-    for f in np.flatnonzero(enough(target, minimum_positives)).tolist():
-        known = ~np.isnan(target[:, f])
-        fits[findings[f]] = _fit(logits[known, f], target[known, f], pooled.slope, _FINDING_SPREAD)
-    return fits
 
 
 def fit_isotonic(logits: FloatArray, truth: FloatArray, platt: PlattCalibration) -> IsotonicCalibration:
@@ -264,7 +246,11 @@ def _fit_temperature(logits: FloatArray, truth: FloatArray, pooled: PlattCalibra
 
 
 def _fit(logits: FloatArray, truth: FloatArray, towards: float, spread: float) -> PlattCalibration:
-    """One slope and intercept; the slope is drawn towards another."""
+    """Slope and intercept, for probability = sigmoid(slope · logit + intercept); the slope is drawn towards another.
+
+    Maximum a posteriori (Platt 1999 with a prior instead of smoothed targets): log(slope) has a normal prior, so that
+    every slope is above 0. The pooled fit of all findings is drawn towards slope 1, each finding towards the pool's.
+    """
 
     def loss(at: FloatArray) -> tuple[float, FloatArray]:
         slope = np.exp(at[0])

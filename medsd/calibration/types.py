@@ -1,9 +1,12 @@
 """Calibrations and operating points, as a bundle carries them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from medsd.strict import Described
@@ -60,6 +63,23 @@ def as_hinges(calibration: Calibration) -> Hinges:
     slopes = [calibration.slope, *between, calibration.slope]
     intercept = calibration.log_odds[0] - calibration.slope * calibration.knots[0]
     return Hinges(calibration.slope, intercept, calibration.knots, tuple(b - a for a, b in pairwise(slopes)))
+
+
+def hinge_arrays(calibrations: Sequence[Calibration | None]) -> dict[str, npt.NDArray[Any]]:
+    """The hinges of F findings as the graph's constants, float32: slope and intercept (F,), knots and bends (F, K).
+
+    A finding with fewer knots has bends of 0; knots and bends are left out where every finding has Platt's calibration.
+    `trained` (F,), 1, or NaN for None, is there where a finding was not trained.
+    """
+    hinges = [as_hinges(each or UNCALIBRATED) for each in calibrations]
+    arrays = {name: np.array([getattr(each, name) for each in hinges], np.float32) for name in ("slope", "intercept")}
+    if most := max(len(each.knots) for each in hinges):
+        arrays |= {name: np.zeros((len(hinges), most), np.float32) for name in ("knots", "bends")}
+        for f, each in enumerate(hinges):
+            arrays["knots"][f, : len(each.knots)], arrays["bends"][f, : len(each.bends)] = each.knots, each.bends
+    if None in calibrations:
+        arrays["trained"] = np.array([np.nan if each is None else 1 for each in calibrations], np.float32)
+    return arrays
 
 
 # The last two are a recalibration's (`medsd.external.recalibrate`).

@@ -40,8 +40,6 @@ from medsd.strict import read_json
 
 log = logging.getLogger(__name__)
 
-# The schema that MONAI's model zoo names; `verify_metadata` fetches it, or takes the file at --filepath.
-SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 WEIGHTS, NETWORK, METADATA, INFERENCE = (
     "models/model.safetensors",
     "configs/network.json",
@@ -71,8 +69,7 @@ def write_monai_bundle(bundle: Bundle, folder: Path) -> Path:
         shutil.copyfile(bundle.tokenizer_path, folder / "models" / layout.TOKENIZER)
     write_json(folder / NETWORK, _network_facts(bundle))
     write_json(folder / METADATA, _metadata(bundle))
-    inference = files("medsd.export").joinpath("templates", "monai_inference.json")
-    (folder / INFERENCE).write_bytes(inference.read_bytes())
+    (folder / INFERENCE).write_text(_template("monai_inference.json"), encoding="utf-8")
     page = TEMPLATES.get_template("monai_readme.md.jinja").render(bundle=bundle)
     (folder / "docs" / "README.md").write_text(page, encoding="utf-8")
     licence = f"Software: Apache-2.0.\nData: {description.provenance.licence or 'not stated'}\n"
@@ -84,24 +81,14 @@ def write_monai_bundle(bundle: Bundle, folder: Path) -> Path:
 class ImageProbabilities(nn.Module):
     """The calibrated model as MONAI calls it: pixels in, probabilities out; of a fused model, without a note."""
 
-    def __init__(self, serving: ServingModel, tokens: int, pad_id: int) -> None:
+    def __init__(self, serving: ServingModel) -> None:
         super().__init__()
         self.serving = serving
-        note = torch.full((1, max(tokens, 1)), pad_id, dtype=torch.int64)
-        mask = torch.zeros_like(note)
-        mask[:, 0] = 1  # attention over nothing at all is not a number
-        self.register_buffer("note", note)
-        self.register_buffer("mask", mask)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 1, S, S) in 0…1 → (B, F)."""
-        pixels = torch.as_tensor(pixels).as_subclass(Tensor)  # MONAI's tensors carry metadata that is not needed here
-        rest: tuple[Tensor, ...] = ()
-        if self.serving.model.note is not None:
-            one = pixels.new_ones(len(pixels))
-            note, mask = (self.get_buffer(name).expand(len(pixels), -1) for name in ("note", "mask"))
-            rest = (one, note, mask, torch.zeros_like(one))
-        probabilities: Tensor = self.serving(pixels, *rest)[0]
+        # MONAI's tensors carry metadata that is not needed here.
+        probabilities: Tensor = self.serving(torch.as_tensor(pixels).as_subclass(Tensor))[0]
         return probabilities
 
 
@@ -110,8 +97,7 @@ def load_network(bundle_root: str) -> ImageProbabilities:
     root = Path(bundle_root)
     facts = _read_facts(root)
     settings = NetworkSettings.model_validate_json(json.dumps(facts["network"]))
-    note = None if facts["note"] is None else layout.NoteInput.model_validate(facts["note"])
-    tokenizer = None if note is None else Tokenizer.from_file(str(root / "models" / layout.TOKENIZER))
+    tokenizer = None if settings.note is None else Tokenizer.from_file(str(root / "models" / layout.TOKENIZER))
     findings = FindingSet("bundle", tuple(Finding(name, name) for name in facts["findings"]))
     model = StudyModel(settings, len(findings), int(facts["pixels"]["size"]), tokenizer)
     try:
@@ -120,8 +106,7 @@ def load_network(bundle_root: str) -> ImageProbabilities:
         missing, unexpected = [], ["shapes"]
     if unexpected or any(not name.startswith("projection.") for name in missing):  # that head is of the training alone
         raise BundleError(f"{root / WEIGHTS}: not the weights of {NETWORK}; write the bundle again")
-    serving = ServingModel(model, findings, _CALIBRATION.validate_python(facts["calibration"]))
-    return ImageProbabilities(serving, *((note.max_tokens, note.pad_id) if note else (0, 0))).eval()
+    return ImageProbabilities(ServingModel(model, findings, _CALIBRATION.validate_python(facts["calibration"]))).eval()
 
 
 def image_list(dataset_dir: str) -> list[dict[str, str]]:
@@ -169,67 +154,36 @@ def _network_facts(bundle: Bundle) -> dict[str, Any]:
         "model_sha256": bundle.model_sha256,
         "network": network,
         "pixels": description.pixels.model_dump(mode="json"),
-        "note": description.note.model_dump(mode="json") if description.note else None,
         "findings": list(bundle.findings),
         "calibration": {name: each.model_dump(mode="json") for name, each in description.calibration.items()},
     }
 
 
 def _metadata(bundle: Bundle) -> dict[str, Any]:
+    """What is the same of every bundle, from the template, and what this one is."""
     d = bundle.description
-    packages = {name: _version(name) for name in ("medsd", "safetensors", "pydicom", "pydantic", "tokenizers")}
+    metadata: dict[str, Any] = json.loads(_template("monai_metadata.json"))
+    network = metadata["network_data_format"]
+    network["inputs"]["image"]["spatial_shape"] = [d.pixels.size, d.pixels.size]
     channels = {str(number): name for number, name in enumerate(bundle.findings)}
-    return {
-        "schema": SCHEMA,
+    network["outputs"]["pred"] |= {"num_channels": len(channels), "channel_def": channels}
+    packages = ("medsd", "safetensors", "pydicom", "pydantic", "tokenizers")
+    return metadata | {
         "version": d.version,
         "changelog": {d.version: "written by medsd export --monai-bundle"},
         "monai_version": _version("monai"),
         "pytorch_version": _version("torch").split("+")[0],
         "numpy_version": _version("numpy"),
-        "required_packages_version": packages,
+        "required_packages_version": {name: _version(name) for name in packages},
         "optional_packages_version": {"onnxruntime": _version("onnxruntime") or _version("onnxruntime-gpu")},
         "name": d.name,
-        "task": "Findings on frontal chest radiographs",
         "description": d.description.strip() or f"{len(channels)} findings on frontal chest radiographs",
-        "authors": "The medsd maintainers",
-        "copyright": "The medsd maintainers; Apache-2.0",
         "data_source": d.provenance.citation or d.provenance.data,
-        "data_type": "dicom, png, jpeg",
-        "image_classes": "single channel, grey values in 0…1, dark air and bright bone",
-        "label_classes": "several findings a study, each present or absent",
-        "pred_classes": "a calibrated probability for each finding",
-        "intended_use": "Research software, no medical device; not to be used to diagnose, treat or triage",
-        "references": [
-            "Similarity-Dissimilarity loss for multi-label supervised contrastive learning, arXiv 2410.13439"
-        ],
-        "network_data_format": {
-            "inputs": {
-                "image": {
-                    "type": "image",
-                    "format": "magnitude",
-                    "modality": "CR, DX",
-                    "num_channels": 1,
-                    "spatial_shape": [d.pixels.size, d.pixels.size],
-                    "dtype": "float32",
-                    "value_range": [0, 1],
-                    "is_patch_data": False,
-                    "channel_def": {"0": "image"},
-                }
-            },
-            "outputs": {
-                "pred": {
-                    "type": "probabilities",
-                    "format": "classes",
-                    "num_channels": len(channels),
-                    "spatial_shape": [],
-                    "dtype": "float32",
-                    "value_range": [0, 1],
-                    "is_patch_data": False,
-                    "channel_def": channels,
-                }
-            },
-        },
     }
+
+
+def _template(name: str) -> str:
+    return files("medsd.export").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _version(name: str) -> str:

@@ -5,7 +5,6 @@ The graph carries its own description in the ONNX metadata, so that it can be re
 
 import json
 import logging
-import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from medsd.bundle import layout
-from medsd.calibration.types import UNCALIBRATED, Calibration, as_hinges
-from medsd.errors import BundleError
+from medsd.calibration.types import Calibration, hinge_arrays
+from medsd.errors import BundleError, first_line
 from medsd.findings import FindingSet
 from medsd.networks.fusion import EvidenceHead, StudyInputs, StudyModel, logit_parts
 
@@ -48,21 +47,9 @@ class ServingModel(nn.Module):
         super().__init__()
         self.model = model
         self.head = head
-        hinges = [as_hinges(calibration.get(name, UNCALIBRATED)) for name in findings]
-        self.register_buffer("slope", torch.tensor([each.slope for each in hinges]))
-        self.register_buffer("intercept", torch.tensor([each.intercept for each in hinges]))
-        # (F, K) with a bend of 0 where a finding has fewer knots; none at all where every finding has Platt's.
-        count = max(len(each.knots) for each in hinges)
-        knots, bends = torch.zeros(2, len(hinges), count)
-        for f, each in enumerate(hinges):
-            knots[f, : len(each.knots)] = torch.tensor(each.knots)
-            bends[f, : len(each.bends)] = torch.tensor(each.bends)
-        self.register_buffer("knots", knots if count else None)
-        self.register_buffer("bends", bends if count else None)
-        # A finding that was not trained has no probability. NaN comes after the sigmoid, whose kernels may lose one.
-        # It is a factor, not a summand, because quantisers look for the range of sums.
-        trained = torch.tensor([1.0 if name in calibration else math.nan for name in findings])
-        self.register_buffer("trained", trained if trained.isnan().any() else None)
+        arrays = hinge_arrays([calibration.get(name) for name in findings])
+        for name in ("slope", "intercept", "knots", "bends", "trained"):
+            self.register_buffer(name, torch.from_numpy(arrays[name]) if name in arrays else None)
 
     def forward(
         self,
@@ -80,6 +67,8 @@ class ServingModel(nn.Module):
         if self.knots is not None and self.bends is not None:
             log_odds = log_odds + (torch.relu(outputs.logits[:, :, None] - self.knots) * self.bends).sum(2)
         probabilities = torch.sigmoid(log_odds)
+        # A finding that was not trained has no probability. NaN comes after the sigmoid, whose kernels may lose one.
+        # It is a factor, not a summand, because quantisers look for the range of sums.
         if self.trained is not None:
             probabilities = probabilities * self.trained
         said = (probabilities, outputs.logits, outputs.embedding)
@@ -143,7 +132,7 @@ def export_onnx(
                 verbose=False,
             )
     except Exception as error:  # the exporter raises many kinds
-        raise BundleError(f"{path}: PyTorch could not export the model: {str(error).splitlines()[0]}") from error
+        raise BundleError(f"{path}: PyTorch could not export the model: {first_line(error)}") from error
     graph = onnx.load(path)
     _name_outputs(graph)
     _forget_origin(graph)

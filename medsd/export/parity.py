@@ -74,8 +74,7 @@ def check_variant(
     outputs = by_size[BATCH_SIZES[-1]]
     batched = max(largest_gap(each[name], outputs[name]) for each in by_size.values() for name in each)
     cosines = (outputs["embedding"] * expected["embedding"]).sum(1)
-    aurocs = _pair(_metrics(labels, expected), _metrics(labels, outputs), "macro_auroc")
-    difference = _difference(aurocs)
+    pytorch, runtime = _metrics(labels, expected), _metrics(labels, outputs)
     report: dict[str, Any] = {
         "provider": CPU,
         "readings": len(labels),
@@ -83,8 +82,8 @@ def check_variant(
         "mean_difference": {name: float(np.nanmean(np.abs(outputs[name] - expected[name]))) for name in outputs},
         "largest_difference_between_batch_sizes": batched,
         "embedding_cosine": {"mean": float(cosines.mean()), "smallest": float(cosines.min())},
-        "macro_auroc": aurocs,
-        "auroc_difference": difference,
+        "macro_auroc": {"pytorch": pytorch["macro_auroc"], "onnxruntime": runtime["macro_auroc"]},
+        "auroc_difference": _difference(pytorch, runtime),
         "auroc_tolerance": VARIANT_AUROC[precision],
         "cosine_tolerance": VARIANT_COSINE[precision],
     }
@@ -128,9 +127,9 @@ def _compare(
     scale = {name: max(1.0, float(np.abs(np.nan_to_num(value)).max())) for name, value in expected.items()}
     worst = max(largest[name] / scale[name] for name in expected)
     # Of all batch sizes, the one whose AUROC is furthest from PyTorch's.
-    torch_metrics = _metrics(labels, expected)
+    pytorch = _metrics(labels, expected)
     by_size = [_metrics(labels, outputs) for outputs in said.values()]
-    furthest = max(by_size, key=lambda each: abs(_difference(_pair(torch_metrics, each, "macro_auroc")) or 0))
+    furthest = max(by_size, key=lambda each: abs(_difference(pytorch, each) or 0))
     report = {
         "provider": provider,
         "readings": len(labels),
@@ -138,7 +137,7 @@ def _compare(
         "scale": {name: round(value, 3) for name, value in scale.items()},
         "output_tolerance": OUTPUT_TOLERANCE,
         "within_tolerance_unscaled": {name: value <= OUTPUT_TOLERANCE for name, value in largest.items()},
-        **{name: _pair(torch_metrics, furthest, name) for name in torch_metrics},
+        **{name: {"pytorch": value, "onnxruntime": furthest[name]} for name, value in pytorch.items()},
         "auroc_tolerance": AUROC_TOLERANCE,
     }
     where = "" if provider == CPU else f" on {provider}"
@@ -147,7 +146,7 @@ def _compare(
             f"{onnx_path.name}: an output differs from PyTorch's by {worst:.2g} of its scale{where}, "
             f"more than {OUTPUT_TOLERANCE:g}"
         )
-    difference = _difference(_pair(torch_metrics, furthest, "macro_auroc"))
+    difference = _difference(pytorch, furthest)
     if difference is not None and abs(difference) > AUROC_TOLERANCE:
         raise BundleError(f"{onnx_path.name}: macro AUROC differs from PyTorch's by {difference:+.4f}{where}")
     return report
@@ -165,16 +164,10 @@ def _metrics(labels: npt.NDArray[np.float32], outputs: Arrays) -> dict[str, floa
     }
 
 
-def _pair(
-    pytorch: Mapping[str, float | None], runtime: Mapping[str, float | None], name: str
-) -> dict[str, float | None]:
-    return {"pytorch": pytorch[name], "onnxruntime": runtime[name]}
-
-
-def _difference(pair: Mapping[str, float | None]) -> float | None:
-    """ONNX Runtime's value less PyTorch's; None where either is unknown."""
-    pytorch, runtime = pair["pytorch"], pair["onnxruntime"]
-    return None if pytorch is None or runtime is None else round(runtime - pytorch, 6)
+def _difference(pytorch: Mapping[str, float | None], runtime: Mapping[str, float | None]) -> float | None:
+    """ONNX Runtime's macro AUROC less PyTorch's; None where either is unknown."""
+    first, second = pytorch["macro_auroc"], runtime["macro_auroc"]
+    return None if first is None or second is None else round(second - first, 6)
 
 
 def _at_hand() -> list[str]:

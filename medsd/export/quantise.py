@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx.utils import Extractor
 
-from medsd.errors import BundleError
+from medsd.errors import BundleError, first_line
 from medsd.telemetry import import_onnxruntime
 
 Feeds = Mapping[str, npt.NDArray[Any]]
@@ -48,7 +49,7 @@ def write_float16(graph: Path, out: Path) -> None:
         blocked = [*float16.DEFAULT_OP_BLOCK_LIST, *_FRAGILE]
         half = float16.convert_float_to_float16(encoders, keep_io_types=True, op_block_list=blocked)
     except Exception as error:  # the converter raises many kinds
-        raise BundleError(f"{graph}: cannot be made float16: {_first_line(error)}") from error
+        raise BundleError(f"{graph}: cannot be made float16: {first_line(error)}") from error
     head = [node for node in model.graph.node if node.name not in body]
     used = {name for node in head for name in node.input}
     initializers = [each for each in model.graph.initializer if each.name in used]
@@ -99,7 +100,7 @@ def write_int8(graph: Path, out: Path, studies: Feeds) -> None:
     except BundleError:
         raise
     except Exception as error:  # the quantiser raises many kinds
-        raise BundleError(f"{graph}: cannot be made int8: {_first_line(error)}") from error
+        raise BundleError(f"{graph}: cannot be made int8: {first_line(error)}") from error
     _save(onnx.load(out), model, out)
 
 
@@ -149,16 +150,11 @@ def _encoders(model: onnx.ModelProto, body: set[str]) -> onnx.ModelProto:
     outer = [node for node in model.graph.node if node.name not in body]
     taken = {name for node in outer for name in node.input} | {value.name for value in model.graph.output}
     used = {name for node in inner for name in node.input}
-    types = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
-    encoders = onnx.ModelProto()
-    encoders.CopyFrom(model)
-    graph = encoders.graph
-    for part in (graph.node, graph.output, graph.value_info, graph.initializer, graph.input):
-        del part[:]
-    graph.node.extend(inner)
-    graph.output.extend(types[name] for node in inner for name in node.output if name in taken)
-    graph.initializer.extend(each for each in model.graph.initializer if each.name in used)
-    graph.input.extend(each for each in model.graph.input if each.name in used)
+    encoders = Extractor(onnx.shape_inference.infer_shapes(model)).extract_model(
+        [each.name for each in model.graph.input if each.name in used],
+        [name for node in inner for name in node.output if name in taken],
+    )
+    del encoders.graph.value_info[:]
     return encoders
 
 
@@ -190,7 +186,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(disabled)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from medsd.bundle.layout import Bundle, Precision
 from medsd.calibration.fit import calibrated
-from medsd.calibration.types import UNCALIBRATED, Calibration, as_hinges
-from medsd.errors import BundleError, DependencyError
+from medsd.calibration.types import Calibration, hinge_arrays
+from medsd.errors import BundleError, DependencyError, first_line
 from medsd.telemetry import import_onnxruntime
 
 TOLERANCE = 1e-5  # of the outputs that must not change, by their scale; graphs may be optimised differently
@@ -38,6 +38,7 @@ def exchange_tail(
     """
     try:
         import onnx
+        from onnx.utils import Extractor
     except ImportError:
         raise DependencyError("recalibrating needs onnx; install it with: pip install 'medsd[train]'") from None
     old = bundle.graph_path(precision)
@@ -54,13 +55,17 @@ def exchange_tail(
     del graph.node[:]
     graph.node.extend([*kept, *nodes])
     graph.initializer.extend(constants)
-    _prune(graph)
+    # Without nodes and constants that lead to no output, among them an earlier calibration's.
+    ends = ([value.name for value in values] for values in (graph.input, graph.output))
+    name, pruned = graph.name, Extractor(model).extract_model(*ends).graph
+    graph.CopyFrom(pruned)
+    graph.name = name
     properties = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, properties | {"medsd.version": json.dumps(version)})
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        raise BundleError(f"{path.name}: the changed graph is not valid ONNX: {str(error).splitlines()[0]}") from None
+        raise BundleError(f"{path.name}: the changed graph is not valid ONNX: {first_line(error)}") from None
     onnx.save(model, path)
 
 
@@ -107,22 +112,14 @@ def _tail(onnx: Any, calibration: list[Calibration | None], own: str) -> tuple[l
 
     Names of values begin with `own`. None stands for a finding that was not trained.
     """
-    hinges = [as_hinges(each or UNCALIBRATED) for each in calibration]
-    values: dict[str, npt.NDArray[Any]] = {
-        "slope": np.array([each.slope for each in hinges], np.float32),
-        "intercept": np.array([each.intercept for each in hinges], np.float32),
-    }
-    node = onnx.helper.make_node
+    values, node = hinge_arrays(calibration), onnx.helper.make_node
     nodes = [
         node("Mul", ["logits", own + "slope"], [own + "scaled"]),
         node("Add", [own + "scaled", own + "intercept"], [own + "straight"]),
     ]
-    last, most = own + "straight", max(len(each.knots) for each in hinges)
-    if most:
-        values |= {name: np.zeros((len(hinges), most), np.float32) for name in ("knots", "bends")}
+    last = own + "straight"
+    if "knots" in values:
         values["axis"] = np.array([2], np.int64)
-        for f, each in enumerate(hinges):
-            values["knots"][f, : len(each.knots)], values["bends"][f, : len(each.bends)] = each.knots, each.bends
         nodes += [
             node("Unsqueeze", ["logits", own + "axis"], [own + "column"]),
             node("Sub", [own + "column", own + "knots"], [own + "beyond"]),
@@ -132,31 +129,12 @@ def _tail(onnx: Any, calibration: list[Calibration | None], own: str) -> tuple[l
             node("Add", [last, own + "sum"], [own + "log_odds"]),
         ]
         last = own + "log_odds"
-    if None in calibration:
-        values["trained"] = np.array([np.nan if each is None else 1 for each in calibration], np.float32)
+    if "trained" in values:
         nodes.append(node("Sigmoid", [last], [own + "all"]))
         nodes.append(node("Mul", [own + "all", own + "trained"], ["probabilities"]))
     else:
         nodes.append(node("Sigmoid", [last], ["probabilities"]))
     return nodes, [onnx.numpy_helper.from_array(value, own + name) for name, value in values.items()]
-
-
-def _prune(graph: Any) -> None:
-    """Take out nodes, constants and shapes that lead to no output, among them an earlier calibration's."""
-    needed = {output.name for output in graph.output}
-    kept = []
-    for node in reversed(graph.node):  # in the order of computation, so one pass is enough
-        if needed & set(node.output):
-            kept.append(node)
-            needed |= set(node.input)
-    values = {name for node in kept for name in node.output}
-    constants = [constant for constant in graph.initializer if constant.name in needed]
-    shapes = [value for value in graph.value_info if value.name in values]
-    copies = [[*reversed(kept)], constants, shapes]
-    for field, content in zip((graph.node, graph.initializer, graph.value_info), copies, strict=True):
-        fresh = [type(item).FromString(item.SerializeToString()) for item in content]
-        del field[:]
-        field.extend(fresh)
 
 
 def _studies(bundle: Bundle) -> dict[str, npt.NDArray[Any]]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from medsd.bundle import layout
 from medsd.bundle.layout import Bundle, Precision
-from medsd.errors import BundleError, DependencyError
+from medsd.errors import BundleError, DependencyError, first_line
 from medsd.inference.providers import (
     CPU,
     GPUS,
@@ -172,7 +172,7 @@ def _open(
     try:
         return _start(runtime, path, options, [CPU]), precision
     except Exception as error:
-        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        detail = first_line(error)
         raise BundleError(f"{path}: ONNX Runtime cannot load it ({detail}); export the bundle again") from None
 
 

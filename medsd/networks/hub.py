@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from medsd.errors import DependencyError, SettingsError
+from medsd.errors import DependencyError, SettingsError, first_line
 
 PREFIX = "hub:"
 _ANSWER_S = 5.0
@@ -53,8 +53,7 @@ def from_cache_or_hub(setting: str, load: Callable[[bool], T]) -> T:
     try:
         return load(False)
     except (OSError, ValueError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise SettingsError(f"{setting}: the hub does not give it: {lines[0]}") from None
+        raise SettingsError(f"{setting}: the hub does not give it: {first_line(error)}") from None
 
 
 def _must_answer(setting: str) -> None:

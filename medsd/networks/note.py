@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTra
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from medsd.errors import DependencyError, SettingsError
+from medsd.errors import DependencyError, SettingsError, first_line
 from medsd.networks import hub
 from medsd.networks.freezing import Blocks, FreezableEncoder
 from medsd.settings import NoteSettings
@@ -167,8 +167,7 @@ def _from_pretrained(kind: Any, settings: NoteSettings, **options: Any) -> Any:
             "one with model.safetensors"
         ) from None
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise SettingsError(f"network.note.model: {name}: transformers cannot read it: {lines[0]}") from None
+        raise SettingsError(f"network.note.model: {name}: transformers cannot read it: {first_line(error)}") from None
 
 
 @contextmanager
