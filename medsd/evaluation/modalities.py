@@ -112,13 +112,13 @@ def measure_reliance(
     told = np.flatnonzero(enough(target, options.minimum_positives))
     if not told.size or len(np.unique(patients)) < 2:
         raise DataError("too few studies with image and note to measure what each contributes")
-    target = target[:, told].astype(np.float64)
+    truth = target[:, told].astype(np.float64)
     image, note = (each[:, told].astype(np.float64) / 2 for each in (image, note))
     donors = _donors(patients, options.seed)
 
     def statistic(weights: FloatArray) -> FloatArray:
         def area(scores: FloatArray) -> FloatArray:
-            return weighted_aurocs(target, scores, weights).mean(axis=1)
+            return weighted_aurocs(truth, scores, weights).mean(axis=1)
 
         both, alone = area(image + note), (area(image), area(note))
         pairs = [(area(image[d] + note), area(image + note[d])) for d in donors]

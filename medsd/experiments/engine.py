@@ -109,24 +109,17 @@ def write_report(template: str, path: Path, figures: Mapping[str, Any], **more: 
     return page
 
 
-def as_plain(tree: Any) -> Any:
-    """Plain data of a tree of mappings, lists and arrays; None for NaN."""
+def as_plain(tree: Any, digits: int | None = None) -> Any:
+    """Plain data of a tree of mappings, lists and arrays, None for NaN; all significant digits, or so many."""
     if isinstance(tree, Mapping):
-        return {key: as_plain(value) for key, value in tree.items()}
+        return {key: as_plain(value, digits) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [as_plain(value) for value in tree]
+        return [as_plain(value, digits) for value in tree]
     if isinstance(tree, np.ndarray | np.generic):
-        return as_plain(tree.tolist())
-    return None if isinstance(tree, float) and np.isnan(tree) else tree
-
-
-def rounded(tree: Any) -> Any:
-    """Plain data with `DIGITS` significant digits."""
-    if isinstance(tree, dict):
-        return {key: rounded(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [rounded(value) for value in tree]
-    return float(f"{tree:.{DIGITS}g}") if isinstance(tree, float) else tree
+        return as_plain(tree.tolist(), digits)
+    if not isinstance(tree, float):
+        return tree
+    return None if np.isnan(tree) else float(f"{tree:.{digits}g}") if digits else tree
 
 
 def _number(value: float | None, form: str = ".3f") -> str:

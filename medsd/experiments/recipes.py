@@ -20,7 +20,7 @@ from scipy.special import expit
 from medsd.errors import DataError, SettingsError
 from medsd.experiments import engine
 from medsd.experiments.settings import RecipesSettings
-from medsd.experiments.statistics import compare_paired, patient_intervals, seed_mean
+from medsd.experiments.statistics import compare_pairs, patient_intervals, seed_mean
 from medsd.metrics import metrics
 from medsd.metrics.intervals import Resamples, bootstrap
 from medsd.metrics.metrics import FloatArray, enough, macro
@@ -209,7 +209,8 @@ def write_report(
     values = {arm: {name: [each[name] for each in figures[arm]] for name in TITLES} for arm in settings.arms}
     over_seeds = {}
     for name in TITLES:
-        found = compare_paired(values[reference][name], [values[arm][name] for arm in rivals], settings.confidence)
+        pairs = [(values[reference][name], values[arm][name]) for arm in rivals]
+        found = compare_pairs(pairs, settings.confidence)
         over_seeds[name] = {
             arm: {**asdict(each.difference), "p": each.p, "p_holm": each.p_holm}
             for arm, each in zip(rivals, found, strict=True)

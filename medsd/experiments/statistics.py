@@ -50,13 +50,11 @@ def seed_mean(values: npt.ArrayLike, confidence: float) -> SeedMean:
     return SeedMean(mean, mean - half, mean + half)
 
 
-def compare_paired(reference: npt.ArrayLike, rivals: Sequence[npt.ArrayLike], confidence: float) -> list[Comparison]:
-    """Test `reference` (seeds,) against each of `rivals`, of the same seeds in the same order."""
-    return compare_pairs([(reference, rival) for rival in rivals], confidence)
-
-
 def compare_pairs(pairs: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], confidence: float) -> list[Comparison]:
-    """Test the first of each pair (seeds,) against the second; all pairs are one family for Holm's correction."""
+    """Test the first of each pair against the second, (seeds,) each, of the same seeds in the same order.
+
+    All pairs are one family for Holm's correction.
+    """
     differences = [np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64) for one, other in pairs]
     raw = [_paired_p(difference) for difference in differences]
     return [

@@ -187,8 +187,8 @@ def _measure_modalities(run: Run, manifest: Manifest, outputs: Outputs) -> None:
                 patients[looked],
                 options,
             )
-        logits = (outputs[f"logits_{part}"][both] for part in ("image", "note"))
-        report = modalities.measure_reliance(*logits, target[both], patients[both], options, found, sentences)
+        image, note = (outputs[f"logits_{part}"][both] for part in ("image", "note"))
+        report = modalities.measure_reliance(image, note, target[both], patients[both], options, found, sentences)
     except DataError as error:
         log.warning("image and note: %s", error)
         return

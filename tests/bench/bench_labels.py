@@ -26,7 +26,7 @@ from medsd.experiments.compare import training
 from medsd.experiments.compare.labelled_set import LabelledSet
 from medsd.experiments.compare.radiographs import read_radiographs
 from medsd.experiments.compare.settings import BudgetSettings, CompareSettings, LossVariant, Trial
-from medsd.experiments.statistics import Comparison, compare_paired, seed_mean
+from medsd.experiments.statistics import Comparison, compare_pairs, seed_mean
 from medsd.labelling.suggest import Pool, Weights, suggest
 from medsd.metrics.intervals import Interval, Resamples, bootstrap
 from medsd.metrics.metrics import auroc, enough, macro, weighted_auroc
@@ -292,7 +292,7 @@ def comparisons(bench: Bench, arms: Mapping[str, Sequence[Probs]], chosen: Chose
     families += [(f"{chosen.choice} @{budget:.2f}", [f"random @{budget:.2f}"]) for budget in BUDGETS[1:]]
     found = {}
     for arm, rivals in families:
-        tests = compare_paired(figures[arm], [figures[rival] for rival in rivals], CONFIDENCE)
+        tests = compare_pairs([(figures[arm], figures[rival]) for rival in rivals], CONFIDENCE)
         for rival, test in zip(rivals, tests, strict=True):
             found[f"{arm} − {rival}"] = {"seeds": test, "patients": over_patients(bench, arms[arm], arms[rival])}
     return found

@@ -9,7 +9,7 @@ from scipy import stats
 from medsd.experiments.statistics import (
     Comparison,
     SeedMean,
-    compare_paired,
+    compare_pairs,
     patient_intervals,
     seed_mean,
 )
@@ -30,14 +30,14 @@ def test_one_seed_has_no_interval() -> None:
 def test_the_paired_test_is_scipys() -> None:
     rng = np.random.default_rng(0)
     sd, any_, jaccard = rng.normal(0.5, 0.01, (3, 6))
-    found = compare_paired(sd, [any_, jaccard], 0.95)
+    found = compare_pairs([(sd, any_), (sd, jaccard)], 0.95)
     assert [each.p for each in found] == pytest.approx([stats.ttest_rel(sd, other).pvalue for other in (any_, jaccard)])
     assert found[0].difference.mean == pytest.approx(np.mean(sd - any_))
     assert all(each.p_holm >= each.p for each in found)
 
 
 def test_equal_figures_are_never_told_apart() -> None:
-    found = compare_paired([0.5, 0.6], [[0.5, 0.6]], 0.95)[0]
+    found = compare_pairs([([0.5, 0.6], [0.5, 0.6])], 0.95)[0]
     assert found.p == 1.0 and found.verdict(0.05) == "ties"
 
 

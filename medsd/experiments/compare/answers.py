@@ -41,10 +41,7 @@ def _of_metric(question: LossQuestion, metric: str, results: list[SetResult], se
     for (arm, result), found in zip(places, compared, strict=True):
         over_samples = _over_samples(result, arm, question.reference, settings) if metric == "ndcg" else None
         is_sure = over_samples is None or (over_samples.low or 0) > 0 or (over_samples.high or 0) < 0
-        tests[arm][result.data.name] = {
-            "difference": asdict(found.difference),
-            "p": found.p,
-            "p_holm": found.p_holm,
+        tests[arm][result.data.name] = asdict(found) | {
             "over_samples": None if over_samples is None else asdict(over_samples),
             "verdict": found.verdict(1 - settings.confidence) if is_sure else "ties",
         }
@@ -84,20 +81,21 @@ def _sentence(arm: str, of_sets: Mapping[str, Any], confidence: float) -> str:
         where = [f"{name} ({test['difference']['mean']:+.3f})" for name, test in of_sets.items()
                  if test["verdict"] == verdict]  # fmt: skip
         if where:
-            parts.append(f"{words} on {_listed(where)}")
+            parts.append(f"{words} on {listed(where)}")
     tied = {name: test["difference"] for name, test in of_sets.items() if test["verdict"] == "ties"}
     told = {name: each for name, each in tied.items() if each["mean"] == each["mean"]}  # not NaN
     if told:
         low, high = min(each["low"] for each in told.values()), max(each["high"] for each in told.values())
         parts.append(
-            f"no effect seen on {_listed(told)} ({100 * confidence:g} % intervals within {low:+.3f} to {high:+.3f})"
+            f"no effect seen on {listed(told)} ({100 * confidence:g} % intervals within {low:+.3f} to {high:+.3f})"
         )
     if len(told) < len(tied):
-        parts.append(f"too few test samples on {_listed(name for name in tied if name not in told)}")
+        parts.append(f"too few test samples on {listed(name for name in tied if name not in told)}")
     return f"**{arm}**: {'; '.join(parts)}."
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """The names in words, "a, b and c"; none of them is an error."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
 

@@ -22,7 +22,7 @@ from medsd.experiments.compare.labelled_set import IntArray, LabelledSet
 from medsd.experiments.compare.measured import GROUPS, RANKINGS
 from medsd.experiments.compare.neighbours import relation_table
 from medsd.experiments.compare.settings import CompareSettings, Trial
-from medsd.experiments.engine import as_plain, rounded
+from medsd.experiments.engine import DIGITS, as_plain
 from medsd.metrics import metrics
 from medsd.metrics.retrieval import FIGURES, Cases, score_queries, score_rankings
 
@@ -91,7 +91,7 @@ class Worker:
         network = training.train(variant, task.trial, part.inputs[part.fit], labels, budget, task.seed)
         measure = _measure_trial if task.kind == "trial" else _measure_cell
         outcome = measure(task, network, part, self._settings)
-        return rounded(as_plain(outcome)) | {"seconds": round(time.perf_counter() - start, 1)}
+        return as_plain(outcome, DIGITS) | {"seconds": round(time.perf_counter() - start, 1)}
 
     @cached_property
     def _trial_part(self) -> HeldOut:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medsd.experiments import engine
-from medsd.experiments.compare.answers import answer, best_three, whole_network
+from medsd.experiments.compare.answers import answer, best_three, listed, whole_network
 from medsd.experiments.compare.measured import BY_FREQUENCY, MAIN
 from medsd.experiments.compare.plots import RELATION_TITLES, write_plots
 from medsd.experiments.compare.settings import CompareSettings
@@ -17,7 +17,7 @@ def write_report(results: list[SetResult], settings: CompareSettings, command: s
     settings.folder.mkdir(parents=True, exist_ok=True)
     questions = [answer(question, results, settings) for question in settings.questions]
     figures = {**summarise(results, settings, command), "questions": questions}
-    summary = engine.rounded(engine.as_plain(figures))
+    summary = engine.as_plain(figures, engine.DIGITS)
     by_name = {result.data.name: result for result in results}
     return engine.write_report(
         "losses.md.j2",
@@ -45,12 +45,11 @@ def verdicts(summary: Summary, of_set: Summary) -> list[str]:
     titles, reference = summary["titles"], summary["settings"]["reference"]
     own, losses, tests = titles[reference], of_set["losses"], of_set["tests"]
 
-    def listed(rivals: Mapping[str, Any], holds: Callable[[Any], bool]) -> str:
-        names = [titles[rival] for rival, each in rivals.items() if holds(each)]
-        return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or "none"
+    def those(rivals: Mapping[str, Any], holds: Callable[[Any], bool]) -> str:
+        return listed([titles[rival] for rival, each in rivals.items() if holds(each)] or ["none"])
 
     def told(metric: str, verdict: str) -> str:
-        return listed(tests[metric], lambda test: test["verdict"] == verdict)
+        return those(tests[metric], lambda test: test["verdict"] == verdict)
 
     def of_metric(metric: str) -> str:
         means = {loss: found["means"][metric]["mean"] for loss, found in losses.items()}
@@ -71,15 +70,15 @@ def verdicts(summary: Summary, of_set: Summary) -> list[str]:
     ]
     mine, ndcg = losses[reference]["means"]["ndcg"], {loss: losses[loss]["means"]["ndcg"] for loss in tests["ndcg"]}
     above, below = (lambda each: mine["low"] > each["high"]), (lambda each: mine["high"] < each["low"])
-    neither = listed(ndcg, lambda each: not above(each) and not below(each))
+    neither = those(ndcg, lambda each: not above(each) and not below(each))
     leads = of_set["over_test_samples"]["lead"]
-    ahead = listed(leads, lambda lead: lead["low"] is not None and lead["low"] > 0)
-    behind = listed(leads, lambda lead: lead["high"] is not None and lead["high"] < 0)
+    ahead = those(leads, lambda lead: lead["low"] is not None and lead["low"] > 0)
+    behind = those(leads, lambda lead: lead["high"] is not None and lead["high"] < 0)
     return [
         *map(of_metric, MAIN),
         f"**mAP by frequency of the finding**: {'; '.join(groups)}.",
-        f"**Intervals over the seeds** (nDCG): {own}'s lies wholly above that of {listed(ndcg, above)}, wholly below "
-        f"that of {listed(ndcg, below)}, and meets that of {neither}.",
+        f"**Intervals over the seeds** (nDCG): {own}'s lies wholly above that of {those(ndcg, above)}, wholly below "
+        f"that of {those(ndcg, below)}, and meets that of {neither}.",
         f"**Intervals over the test samples** (nDCG, bootstrap): the difference excludes 0 in favour of {own} against "
         f"{ahead}, and against it for {behind}.",
     ]

@@ -11,7 +11,7 @@ from medsd.experiments.compare.cells import Outcome, finding_groups
 from medsd.experiments.compare.labelled_set import LabelledSet
 from medsd.experiments.compare.measured import ALL_METRICS
 from medsd.experiments.compare.settings import CompareSettings, Trial
-from medsd.experiments.statistics import SeedMean, compare_paired, patient_intervals, seed_mean
+from medsd.experiments.statistics import SeedMean, compare_pairs, patient_intervals, seed_mean
 from medsd.metrics.metrics import FloatArray
 
 _PACKAGES = ("medsd", "torch", "numpy", "scipy", "scikit-learn")
@@ -103,18 +103,10 @@ def _of_loss(result: SetResult, loss: str, settings: CompareSettings) -> Summary
 
 
 def _tests(result: SetResult, metric: str, settings: CompareSettings) -> dict[str, Summary]:
-    compared = compare_paired(
-        result.values(settings.reference, metric),
-        [result.values(rival, metric) for rival in settings.rivals],
-        settings.confidence,
-    )
+    own = result.values(settings.reference, metric)
+    compared = compare_pairs([(own, result.values(rival, metric)) for rival in settings.rivals], settings.confidence)
     return {
-        rival: {
-            "difference": asdict(found.difference),
-            "p": found.p,
-            "p_holm": found.p_holm,
-            "verdict": found.verdict(1 - settings.confidence),
-        }
+        rival: asdict(found) | {"verdict": found.verdict(1 - settings.confidence)}
         for rival, found in zip(settings.rivals, compared, strict=True)
     }
 
