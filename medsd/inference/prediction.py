@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -89,7 +90,7 @@ class Prediction:
         """True when the study must not be read by this model; `reason` and `message` say why."""
         return self.status == "refused"
 
-    @property
+    @cached_property
     def probabilities(self) -> dict[str, float]:
         """Calibrated probability by finding that was trained; empty when refused."""
         if self.values is None:
@@ -97,14 +98,14 @@ class Prediction:
         found = zip(self.findings, self.values, strict=True)
         return {name: float(value) for name, value in found if not np.isnan(value)}
 
-    @property
+    @cached_property
     def not_trained(self) -> tuple[str, ...]:
         """The findings of which the model can say nothing; empty when refused."""
         if self.values is None:
             return ()
         return tuple(name for name, value in zip(self.findings, self.values, strict=True) if np.isnan(value))
 
-    @property
+    @cached_property
     def ranked(self) -> tuple[str, ...]:
         """The findings, most probable first, those that were not trained last; empty when refused."""
         probabilities = self.probabilities

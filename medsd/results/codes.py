@@ -8,6 +8,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping
+from functools import cache
 
 from pydicom.sr.coding import Code
 
@@ -28,6 +29,7 @@ CODES: Mapping[str, Mapping[str, Code]] = {
 REPORT, CALLS, SETS = CODES["report"], CODES["calls"], CODES["conformal sets"]
 
 
+@cache
 def finding_code(finding: Finding) -> Code:
     """The code of a finding: SNOMED CT, else RadLex, else private."""
     meaning = plain(finding.title)[:_LONG]
