@@ -20,6 +20,7 @@ from medsd.errors import ImageError
 from medsd.preprocessing.archives import is_archive, read_member, refuse_archive, split_member
 from medsd.preprocessing.helper import Helper, out_of_memory, refused
 from medsd.preprocessing.image import DecodedImage, identified, read_image
+from medsd.preprocessing.memory_file import MemoryFile
 from medsd.privacy import KeyedHasher
 from medsd.settings import PixelSpec
 
@@ -129,13 +130,13 @@ def decode_all(paths: Iterable[Path], decoder: Decoder, *, workers: int, ahead: 
         yield from images
 
 
-def taking_turns(helpers: Iterable[Helper]) -> Callable[[Path | bytes], DecodedImage]:
+def taking_turns(helpers: Iterable[Helper]) -> Callable[[Path | bytes | MemoryFile], DecodedImage]:
     """What reads an image in whichever of `helpers` is idle; threads may share it, and wait where none is."""
     idle: SimpleQueue[Helper] = SimpleQueue()
     for helper in helpers:
         idle.put(helper)
 
-    def decode(source: Path | bytes) -> DecodedImage:
+    def decode(source: Path | bytes | MemoryFile) -> DecodedImage:
         helper = idle.get()
         try:
             return helper(source)

@@ -19,6 +19,7 @@ from typing import Protocol, Self
 from medsd.dicom.policy import concern
 from medsd.errors import DependencyError
 from medsd.preprocessing.image import DecodedImage, named
+from medsd.preprocessing.memory_file import MemoryFile
 
 try:
     import resource
@@ -66,7 +67,7 @@ class Helper:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __call__(self, source: Path | bytes, name: str = "") -> DecodedImage:
+    def __call__(self, source: Path | bytes | MemoryFile, name: str = "") -> DecodedImage:
         """Read one image; one that takes too long or brings the process down is refused.
 
         Raises DependencyError: no process starts here.
@@ -120,7 +121,7 @@ class Helper:
         self._end()
         return False
 
-    def _ask(self, source: Path | bytes, name: str) -> DecodedImage:
+    def _ask(self, source: Path | bytes | MemoryFile, name: str) -> DecodedImage:
         image, too_slow = self._exchange(source, name, None)
         if image is not None:
             return image
@@ -132,7 +133,7 @@ class Helper:
         return (self._exchange(source, name, image)[0] if self._begin() else None) or image
 
     def _exchange(
-        self, source: Path | bytes, name: str, refusal: DecodedImage | None
+        self, source: Path | bytes | MemoryFile, name: str, refusal: DecodedImage | None
     ) -> tuple[DecodedImage | None, bool]:
         """What the process makes of an image, or of the header of a refused one; None, and whether it took too long."""
         assert self._pipe is not None

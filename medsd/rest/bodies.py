@@ -1,23 +1,27 @@
 """What a request carries, within limits: a form with an image, or bytes. All of it stays in memory."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from medsd.preprocessing.memory_file import MemoryFile
 from medsd.preprocessing.notes import MAX_NOTE
 from medsd.rest.refused import RefusedError
 from medsd.strict import Strict
 
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
 _BESIDE = 1 << 20  # bytes of a form beside its image; the longest note has up to 80,000
 _FORM = "Send a form (multipart/form-data) with an image as its file, and note, k and coverage as fields."
+_WORDS = "The words of a form are UTF-8."
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class FormFields(Strict):
     )
 
 
-async def read_form(request: Request, limits: RequestLimits) -> tuple[bytes | None, FormFields]:
+async def read_form(request: Request, limits: RequestLimits) -> tuple[MemoryFile | None, FormFields]:
     """The image, None where there is none, and what is asked of it.
 
     Raises:
@@ -55,27 +59,23 @@ async def read_form(request: Request, limits: RequestLimits) -> tuple[bytes | No
     if kind != b"multipart/form-data":
         raise RefusedError(415, _FORM)
     if options.get(b"charset", b"utf-8").lower() != b"utf-8":  # some of Python's codecs take hours for a megabyte
-        raise RefusedError(415, "The words of a form are UTF-8.")
-    form = await _parsed(request, limits)
-    fields: dict[str, Any] = dict(form)
-    file = fields.pop("file", None)
-    named_once = len(form.multi_items()) == len(form)
-    if not named_once or isinstance(file, str) or any(isinstance(value, UploadFile) for value in fields.values()):
+        raise RefusedError(415, _WORDS)
+    if b"boundary" not in options:
         raise RefusedError(422, _FORM)
+    form = _Form(limits)
     try:
-        asked = FormFields.model_validate(fields)
-    except ValidationError as error:
-        raise RefusedError(422, sentence_of(error, _FORM)) from None
-    content = None if file is None else await file.read()
-    if content is not None and len(content) > limits.image_bytes:
-        raise _too_large(limits)
-    return content, asked
+        parser = MultipartParser(options[b"boundary"], form.callbacks())
+        await _take_in(request, limits, parser.write)
+    except FormParserError:  # its message may quote what was sent
+        raise RefusedError(422, _FORM) from None
+    return form.file, form.fields()
 
 
 async def read_bytes(request: Request, limits: RequestLimits) -> bytes:
     """The body as it is; errors as `read_form`."""
-    async with _in_time(limits):
-        return b"".join([chunk async for chunk in _bounded(request, limits)])
+    pieces: list[bytes] = []
+    await _take_in(request, limits, lambda piece: pieces.append(bytes(piece)))
+    return b"".join(pieces)
 
 
 def sentence_of(error: ValidationError, usage: str) -> str:
@@ -87,19 +87,99 @@ def sentence_of(error: ValidationError, usage: str) -> str:
     return f"{place}: {said[0].lower()}{said[1:]}." if place else f"{said}."
 
 
-class _InMemoryParser(MultiPartParser):
-    spool_max_size = 0  # never to disk
+class _Form:
+    """A form as it arrives: words, and at most one file."""
+
+    def __init__(self, limits: RequestLimits) -> None:
+        self.file: MemoryFile | None = None
+        self._words: dict[str, bytearray] = {}
+        self._limits, self._ended = limits, False
+        self._into: bytearray | MemoryFile = bytearray()  # what the data of the part go to
+        self._name, self._value, self._disposition = bytearray(), bytearray(), b""
+
+    def callbacks(self) -> "MultipartCallbacks":
+        """What the parser calls."""
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._end_headers,
+            "on_part_data": self._add,
+            "on_end": self._end,
+        }
+
+    def fields(self) -> FormFields:
+        """The fields beside the file."""
+        if not self._ended:
+            raise RefusedError(422, _FORM)
+        try:
+            return FormFields.model_validate({name: word.decode() for name, word in self._words.items()})
+        except UnicodeDecodeError:
+            raise RefusedError(415, _WORDS) from None
+        except ValidationError as error:
+            raise RefusedError(422, sentence_of(error, _FORM)) from None
+
+    def _begin(self) -> None:
+        self._disposition = b""
+
+    def _end_header(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            self._disposition = bytes(self._value)
+        self._name, self._value = bytearray(), bytearray()
+
+    def _end_headers(self) -> None:
+        """Begin a part that has a known name, for the first time, and is a file where it should be one."""
+        options = parse_options_header(self._disposition)[1]
+        name, is_file = options.get(b"name", b"").decode("latin-1"), b"filename" in options
+        if name == "file" and is_file and self.file is None:
+            self.file = self._into = MemoryFile()
+        elif name in FormFields.model_fields and not is_file and name not in self._words:
+            self._into = self._words[name] = bytearray()
+        else:
+            raise RefusedError(422, _FORM)
+
+    def _add(self, data: bytes, start: int, end: int) -> None:
+        if isinstance(self._into, bytearray):
+            self._into += data[start:end]
+            if len(self._into) > _BESIDE:
+                raise RefusedError(422, _FORM)
+        else:
+            self._into.write(memoryview(data)[start:end])
+            if self._into.size > self._limits.image_bytes:
+                raise _too_large(self._limits)
+
+    def _end(self) -> None:
+        self._ended = True
 
 
-async def _parsed(request: Request, limits: RequestLimits) -> FormData:
-    parser = _InMemoryParser(
-        request.headers, _bounded(request, limits), max_files=1, max_fields=3, max_part_size=_BESIDE
-    )
+async def _take_in(request: Request, limits: RequestLimits, write: Callable[[bytes], object]) -> None:
+    """Hand the body to `write` as it arrives, within the limits."""
+    most, declared, size = limits.image_bytes + _BESIDE, request.headers.get("content-length", ""), 0
+    if declared.isdigit() and int(declared) > most:
+        raise _too_large(limits)
+    refusal: Exception | None = None
+
+    def take(piece: bytes) -> None:
+        nonlocal size, refusal
+        if refusal is not None:  # it was raised to `Connection` before
+            raise refusal
+        try:
+            size += len(piece)
+            if size > most:
+                raise _too_large(limits)
+            write(piece)
+        except Exception as error:
+            refusal = error
+            raise
+
     try:
         async with _in_time(limits):
-            return await parser.parse()
-    except MultiPartException:  # its message may quote what was sent
-        raise RefusedError(422, _FORM) from None
+            async for piece in request.stream():
+                take(piece)
+                request.state.take = take  # `Connection` need not wake this task for each further piece
+    finally:
+        request.state.take = refusal = None  # an error that its own frames know would keep the body in memory
 
 
 @asynccontextmanager
@@ -112,17 +192,6 @@ async def _in_time(limits: RequestLimits) -> AsyncGenerator[None, None]:
         raise RefusedError(408, f"The request did not arrive within {limits.body_s:g} seconds.") from None
     except ClientDisconnect:
         raise RefusedError(400, "The request ended before it was whole.") from None
-
-
-async def _bounded(request: Request, limits: RequestLimits) -> AsyncGenerator[bytes, None]:
-    most, declared, size = limits.image_bytes + _BESIDE, request.headers.get("content-length", ""), 0
-    if declared.isdigit() and int(declared) > most:
-        raise _too_large(limits)
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > most:
-            raise _too_large(limits)
-        yield chunk
 
 
 def _too_large(limits: RequestLimits) -> RefusedError:

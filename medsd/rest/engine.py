@@ -24,6 +24,7 @@ from medsd.inference.prediction import Prediction
 from medsd.inference.providers import CPU
 from medsd.inference.session import processors
 from medsd.preprocessing.decode import Decoder, taking_turns
+from medsd.preprocessing.memory_file import MemoryFile
 from medsd.rest.batcher import Batcher
 from medsd.rest.bodies import FormFields
 from medsd.rest.refused import RefusedError
@@ -106,13 +107,13 @@ class Engine:
         for threads in (self._decoding, self._running):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    async def read(self, content: bytes | None, asked: FormFields) -> ReadingRecord:
+    async def read(self, content: MemoryFile | None, asked: FormFields) -> ReadingRecord:
         """Read one study: the content of a file, or None for the note alone.
 
         Raises:
             RefusedError: this bundle cannot give what is asked for, or the audit log cannot be written.
         """
-        await asyncio.to_thread(self._check, asked)
+        await self._check(asked)
         prediction = await self._batcher(self._decoded(content, asked.note))
         return await asyncio.to_thread(self._record, content, asked, prediction)
 
@@ -137,16 +138,16 @@ class Engine:
         await asyncio.to_thread(self._log, body, about, "tensors", datetime.now(UTC))
         return {name: getattr(outputs, name) for name in self.session.outputs}
 
-    def _check(self, asked: FormFields) -> None:
+    async def _check(self, asked: FormFields) -> None:
         if asked.k and self._cases is None:
             raise RefusedError(422, f"k: {self.bundle.label} has no cases; leave it out.")
         if asked.coverage is not None:
             try:
-                conformal_limits(self.bundle, asked.coverage)
+                await asyncio.to_thread(conformal_limits, self.bundle, asked.coverage)
             except MedsdError as error:
                 raise RefusedError(422, f"coverage: {error}.") from None
 
-    async def _decoded(self, content: bytes | None, note: str) -> Study:
+    async def _decoded(self, content: MemoryFile | None, note: str) -> Study:
         if content is None or not self._helpers:
             return Study(None, note)
         image = await asyncio.get_running_loop().run_in_executor(self._decoding, self._decode, content)
@@ -160,19 +161,19 @@ class Engine:
         self.status.read(predictions)
         return predictions
 
-    def _record(self, content: bytes | None, asked: FormFields, prediction: Prediction) -> ReadingRecord:
+    def _record(self, content: MemoryFile | None, asked: FormFields, prediction: Prediction) -> ReadingRecord:
         prediction, when = recalled(prediction, self.bundle, asked.coverage), datetime.now(UTC)
         index = self._cases if asked.k and not prediction.refused else None
         cases, votes = (index.similar(prediction, asked.k), index.vote(prediction)) if index is not None else ((), ())
         record = reading_record(prediction, self.bundle, cases, votes, when=when.isoformat(timespec="seconds"))
-        self._log(asked.note.encode() if content is None else content, prediction, "json", when)
+        self._log(content or asked.note.encode(), prediction, "json", when)
         return record
 
-    def _log(self, content: bytes, prediction: Prediction, form: str, when: datetime) -> None:
+    def _log(self, content: MemoryFile | bytes, prediction: Prediction, form: str, when: datetime) -> None:
         if self._audit is None:
             return
         try:
-            self._audit.append(content, prediction, [form], when)
+            self._audit.append(content if isinstance(content, bytes) else content.content(), prediction, [form], when)
         except OSError as error:
             log.error("the audit log cannot be written: %s", error.strerror)
             raise RefusedError(503, "The audit log cannot be written, so that no result is given.") from None
