@@ -61,11 +61,8 @@ def fold(text: str) -> tuple[str, list[int]]:
     """`text` as it is compared with a name: case, accents, invisible characters, hyphens and line breaks do not count.
 
     Umlauts equal their vowel with an e and without one ("Müller", "Mueller", "Muller"); so in every word an e after
-    a, o or u, and an a after an a, are left out.
-
-    Returns:
-        The folded text, and for each of its characters the place in `text` that it comes from, then the length of
-        `text`.
+    a, o or u, and an a after an a, are left out. With the folded text comes, for each of its characters, the place in
+    `text` that it comes from, then the length of `text`.
 
     >>> fold("Mu\\u0308l\\u00adler-Lüdenscheidt")[0] == fold("MUELLER LUDENSCHEIDT")[0]
     True

@@ -91,13 +91,12 @@ def deidentify_files(
     """De-identify `files` into ``out/PATIENT_KEY/STUDY_KEY/NEW_UID.dcm``; originals are only read.
 
     Files from an earlier run with the same secret stay as they are, whatever its options. A file that cannot be handled
-    is counted, and the rest goes on.
+    is counted, and the rest goes on. `burned_in` is what text in the pixels, or not knowing of it (`look` tells), leads
+    to.
 
-    Args:
-        burned_in: what text in the pixels, or not knowing of it (`look` tells), leads to.
-        folders: where the files were found; `out` may not lie in one, or the next run would take it for originals.
-        report: a CSV with a row a file. It holds the paths of the originals, which may name patients, so it may not
-            lie in `out`, which is passed on.
+    `out` may not lie in one of the `folders` where the files were found, or the next run would take it for originals.
+    `report` is a CSV with a row a file. It holds the paths of the originals, which may name patients, so it may not lie
+    in `out`, which is passed on.
 
     Raises DataError: `out` and the originals overlap, or the report cannot be written; DependencyError: the extra
     ``deid`` is not installed.

@@ -58,13 +58,10 @@ class ModelSession:
     """The model of a bundle, ready to run; arguments are those of `medsd.inference.predict.Predictor`.
 
     `asked` is the provider as it was asked for, `provider` the one in use by its name in ONNX Runtime, `precision`
-    that of the graph in use, and `outputs` the names of all that it says.
-
-    Raises:
-        BundleError: the graph is missing or cannot be loaded, its inputs and outputs are not those of the bundle, or
-            the bundle has none of this precision.
-        DependencyError: ONNX Runtime is missing, or `require_gpu` and no GPU computes.
-        SettingsError: an unknown `provider` or `precision`.
+    that of the graph in use, and `outputs` the names of all that it says. Raises BundleError: the graph is missing or
+    cannot be loaded, its inputs and outputs are not those of the bundle, or the bundle has none of this precision;
+    DependencyError: ONNX Runtime is missing, or `require_gpu` and no GPU computes; SettingsError: an unknown `provider`
+    or `precision`.
     """
 
     def __init__(

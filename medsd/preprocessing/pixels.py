@@ -92,17 +92,12 @@ def to_pixels(radiograph: Radiograph | npt.ArrayLike, spec: PixelSpec) -> ModelP
     by one level in single pixels, fewer than one of ten thousand, where float32 rounds the other way; all other images
     are the same bytes.
 
-    Args:
-        radiograph: a `Radiograph`, or its pixels (H, W), float in 0…1, dark air and bright bone.
-        spec: the preprocessing of the bundle. ``fit="stretch"`` ignores the aspect ratio (NIH published ChestX-ray14
-            stretched to 1024 × 1024), ``"pad"`` adds black borders, ``"crop"`` keeps the central square.
-            ``contrast="percentile"`` maps the low percentile of the visible pixels to 0 and the high one to 1.
+    A `spec` with ``fit="stretch"`` ignores the aspect ratio (NIH published ChestX-ray14 stretched to 1024 × 1024),
+    ``"pad"`` adds black borders, ``"crop"`` keeps the central square. ``contrast="percentile"`` maps the low percentile
+    of the visible pixels to 0 and the high one to 1.
 
-    Returns:
-        uint8 array (S, S), 0…255.
-
-    Raises:
-        ValueError: the array is not two-dimensional, or empty.
+    Of a `Radiograph`, or of its pixels (H, W), float in 0…1 with dark air and bright bone, the result is uint8 (S, S).
+    Raises ValueError: the array is not two-dimensional, or empty.
 
     >>> to_pixels(np.full((40, 30), 0.5), PixelSpec(size=32)).tolist()[0][:3]
     [128, 128, 128]
