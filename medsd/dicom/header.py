@@ -31,17 +31,17 @@ _AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25, "": 1.0}
 
 @dataclass(frozen=True)
 class Header:
-    """The facts of one DICOM header; see `medsd.dicom.read.Radiograph` for the meaning of the fields.
+    """The facts of one DICOM header; a word is "" if the header is silent.
 
     `view` may be "FRONTAL" too, if the header says no more; `animal` is the element that says that the patient is an
     animal, "" if none does.
     """
 
-    modality: str
-    body_part: str
-    view: str
-    sex: str
-    age_years: float | None
+    modality: str  # "CR", "DX", …
+    body_part: str  # words of PS3.16 annex L, upper case
+    view: str  # as in `medsd.dicom.read.Radiograph`, like the spacing
+    sex: str  # "F", "M", "O"
+    age_years: float | None  # at the study
     spacing_mm: tuple[float, float] | None
     spacing_from: str
     photometric: str

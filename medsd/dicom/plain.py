@@ -25,8 +25,8 @@ def plain_format(content: bytes) -> str:
     return next((name for signature, name in _FOREIGN.items() if content.startswith(signature)), "")
 
 
-def read_plain(content: bytes, policy: GatePolicy, name: str) -> tuple[npt.NDArray[np.float32], str, list[Concern]]:
-    """Decode a PNG or JPEG: grey values (H, W) in 0…1, Pillow's mode of the file, and what speaks against it.
+def read_plain(content: bytes, policy: GatePolicy, name: str) -> tuple[npt.NDArray[np.float32], list[Concern]]:
+    """Decode a PNG or JPEG: grey values (H, W) in 0…1, and what speaks against it.
 
     8-bit values are taken as they are; 16-bit ones are shown between their percentiles 0.5 and 99.5, as a DICOM file
     without a window is. Colour images whose channels are equal are grey. What EXIF data say of the orientation is done,
@@ -42,7 +42,6 @@ def read_plain(content: bytes, policy: GatePolicy, name: str) -> tuple[npt.NDArr
             image.load()
             turned = image.getexif().get(_ORIENTATION) in range(2, 9)
             pixels, coloured = _grey(ImageOps.exif_transpose(image) if turned else image)
-            mode = image.mode
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         detail = "it ends too early" if "truncated" in str(error) else type(error).__name__
         raise concern("cannot_decode", detail=detail).error(name) from None
@@ -51,7 +50,7 @@ def read_plain(content: bytes, policy: GatePolicy, name: str) -> tuple[npt.NDArr
         concerns.append(concern("frames", value=frames, accepted=policy.max_frames))
     if turned:
         concerns.append(concern("turned"))
-    return pixels, mode, concerns
+    return pixels, concerns
 
 
 def _grey(image: Image.Image) -> tuple[npt.NDArray[np.float32], bool]:

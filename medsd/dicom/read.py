@@ -51,15 +51,9 @@ class Radiograph:
     """One radiograph, ready for the eye and for `medsd.preprocessing.pixels.to_pixels`."""
 
     shown: npt.NDArray[np.float32] | None = field(default=None, repr=False)  # `pixels`, where there are no `greys`
-    modality: str = ""  # DICOM modality ("CR", "DX", …), "" for a plain image
-    body_part: str = ""  # words of PS3.16 annex L, upper case; "" if the header is silent
     view: str = ""  # "PA", "AP", "FRONTAL" (one of them), "LATERAL", "OTHER" (oblique, decubitus); "" if unknown
-    sex: str = ""  # "F", "M", "O"; "" if unknown
-    age_years: float | None = None  # at the study
     spacing_mm: tuple[float, float] | None = None  # distance of rows and of columns
     spacing_from: str = ""  # the attribute that says so: "Pixel Spacing" or "Imager Pixel Spacing"
-    photometric: str = ""  # photometric interpretation ("MONOCHROME1", …), or Pillow's mode of a plain image
-    kind: str = "image"  # or "dicom"
     concerns: tuple[Concern, ...] = ()  # what the policy wants warned about
     study_uid: str = field(default="", repr=False)  # the identities are for `medsd.privacy.KeyedHasher`, never shown
     patient_id: str = field(default="", repr=False)
@@ -129,9 +123,8 @@ def _from_array(array: npt.NDArray[np.floating], policy: GatePolicy, name: str) 
 
 
 def _from_plain(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
-    pixels, mode, concerns = read_plain(content, policy, name)
-    admitted = _admitted(concerns + _look(pixels, policy), policy, name)
-    return Radiograph(pixels, photometric=mode, kind="image", concerns=admitted)
+    pixels, concerns = read_plain(content, policy, name)
+    return Radiograph(pixels, concerns=_admitted(concerns + _look(pixels, policy), policy, name))
 
 
 def _look(pixels: npt.NDArray[np.float32], policy: GatePolicy) -> list[Concern]:
@@ -160,11 +153,11 @@ def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
     if notes or greys.notes:
         found.append(concern("odd_header", detail="; ".join([*notes, *greys.notes])))
     concerns += _admitted(found, policy, name)
-    facts = ("modality", "body_part", "view", "sex", "age_years", "spacing_mm", "spacing_from", "photometric")
     return Radiograph(
         greys=greys,
-        **{fact: getattr(header, fact) for fact in facts},
-        kind="dicom",
+        view=header.view,
+        spacing_mm=header.spacing_mm,
+        spacing_from=header.spacing_from,
         concerns=concerns,
         study_uid=identifier(ds, "StudyInstanceUID"),
         patient_id=identifier(ds, "PatientID"),
