@@ -9,7 +9,7 @@ import contextlib
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -164,13 +164,8 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(self.folder / name, content)
             return
-        files, path = file_system(f"{self.folder}/{name}")
-        _make_parent(files, path)
-        if _is_whole(files):
+        with _written(f"{self.folder}/{name}") as (files, path):
             files.pipe_file(path, content)
-        else:
-            files.pipe_file(_draft(path), content)
-            files.mv(_draft(path), path)
 
     def read(self, name: str) -> bytes:
         """The content of one file."""
@@ -212,12 +207,8 @@ class Store:
 
 def upload(here: Path, url: str) -> None:
     """Copy a file to a URL, where it appears as a whole; raises OSError."""
-    files, path = file_system(url)
-    _make_parent(files, path)
-    target = path if _is_whole(files) else _draft(path)
-    files.put_file(str(here), target)
-    if target != path:
-        files.mv(target, path)
+    with _written(url) as (files, path):
+        files.put_file(str(here), path)
 
 
 def download(url: str, here: Path) -> bool:
@@ -229,16 +220,16 @@ def download(url: str, here: Path) -> bool:
     return True
 
 
-def _is_whole(files: Any) -> bool:
+@contextlib.contextmanager
+def _written(url: str) -> Iterator[tuple[Any, str]]:
+    """The file system of a URL, and where in it a file is written so that it appears at the URL as a whole."""
+    files, path = file_system(url)
     protocols = (files.protocol,) if isinstance(files.protocol, str) else files.protocol
-    return bool(_WHOLE.intersection(protocols))
-
-
-def _make_parent(files: Any, path: str) -> None:
-    if not _is_whole(files):
-        files.makedirs(path.rpartition("/")[0], exist_ok=True)
-
-
-def _draft(path: str) -> str:
+    if _WHOLE.intersection(protocols):
+        yield files, path
+        return
     folder, _, name = path.rpartition("/")
-    return f"{folder}/.{name}.{os.getpid()}.draft"
+    files.makedirs(folder, exist_ok=True)
+    draft = f"{folder}/.{name}.{os.getpid()}.draft"
+    yield files, draft
+    files.mv(draft, path)

@@ -71,7 +71,7 @@ def test_a_film_and_its_full_picture_differ_by_a_rounding_at_most(fit: str, bits
         stored, dx_dataset(stored, bits, WindowCenter=2 ** (bits - 1), WindowWidth=2**bits - 300 * (bits > 8))
     )
     spec = PixelSpec(size=96, fit=fit, contrast=contrast)  # type: ignore[arg-type]
-    film = Radiograph.of_stored(greys)
+    film = Radiograph(greys=greys)
     reduced = to_pixels(film, spec)
     assert "pixels" not in vars(film)
     difference = np.abs(reduced.astype(int) - to_pixels(film.pixels, spec))
@@ -83,8 +83,8 @@ def test_a_film_and_its_full_picture_differ_by_a_rounding_at_most(fit: str, bits
 @pytest.mark.parametrize("elements", [{"VOILUTFunction": "SIGMOID"}, {"PixelPaddingValue": 1800}])
 def test_a_film_of_another_curve_and_its_full_picture_are_the_same_bytes(elements: dict[str, object]) -> None:
     stored = np.random.default_rng(9).integers(0, 4096, (700, 813)).astype(np.uint16)
-    film = Radiograph.of_stored(
-        stored_greys(stored, dx_dataset(stored, 12, WindowCenter=2048, WindowWidth=3000, **elements))
+    film = Radiograph(
+        greys=stored_greys(stored, dx_dataset(stored, 12, WindowCenter=2048, WindowWidth=3000, **elements))
     )
     for fit in FITS:
         spec = PixelSpec(size=96, fit=fit)  # type: ignore[arg-type]
