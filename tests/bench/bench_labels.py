@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -389,7 +389,7 @@ def _signed(value: Any) -> str:
 
 
 def _plain(test: Comparison, patients: Interval) -> dict[str, Any]:
-    return {"seeds": {**test.difference.as_dict(), "p_holm": test.p_holm}, "patients": patients.model_dump()}
+    return {"seeds": {**asdict(test.difference), "p_holm": test.p_holm}, "patients": patients.model_dump()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
