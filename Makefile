@@ -5,10 +5,12 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PORT   ?= 7860
 BUNDLE ?= models/phantom
-# What trains a network runs once more with the instructions of another processor: sums are then added in another order.
+# What trains a network runs once more with the instructions of another processor: sums are then added in another order,
+# but for what is alike on every processor.
 OTHER    := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
 TRAINING := tests/sd/test_losses.py tests/experiments/test_compare_training.py \
 	tests/pipeline/test_evidence_head.py $(addprefix tests/training/test_,objectives.py engine.py pseudo_labels.py)
+ALIKE    := tests/training/test_engine.py::test_what_a_stage_freed_is_given_back_to_the_system
 
 .PHONY: help app test check docs bench lock programs clean
 
@@ -19,8 +21,9 @@ app: $(VENV)/.core ## set up what serving needs and open the web app (PORT=7860 
 	$(BIN)/medsd app $(BUNDLE) --port $(PORT) --open
 
 test: $(VENV)/.dev programs check ## set up everything and run the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile  # one thread each: two would wait for each other
-	$(OTHER) $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile $(TRAINING)
+	# One thread each: two would wait for each other. A third process works while others wait for browsers and servers.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(OTHER) $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile $(TRAINING) --deselect $(ALIKE)
 
 check: $(VENV)/.dev ## formatting, types, and which room may import which
 	$(BIN)/ruff format --check medsd tests docs

@@ -12,6 +12,7 @@ import hypothesis
 import numpy as np
 import numpy.typing as npt
 import pytest
+from filelock import FileLock
 from PIL import Image
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
@@ -32,6 +33,22 @@ hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("untimed")
 
 BuildDx = Callable[..., bytes]
+
+# Rooms with files that take a minute or so: they train, or start browsers and servers.
+LONG = {"browser", "experiments", "export", "networks", "pacs", "pipeline", "scoring", "training"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long go first, mixed: then no worker is left alone at the end, nor are browsers among themselves.
+
+    pytest-xdist keeps this order with --no-loadscope-reorder.
+    """
+
+    def place(item: pytest.Item) -> tuple[bool, str, Path]:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        return room not in LONG and not room.startswith("test_"), item.path.name, item.path
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
@@ -147,11 +164,16 @@ def films(tmp_path: Path, chest: npt.NDArray[np.float64]) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, monkeypatch_session: pytest.MonkeyPatch) -> Run:
-    """A run with every step done."""
+    """A run with every step done, which is trained once for all workers of pytest-xdist: nobody may change it."""
+    from medsd.pipeline.folder import Run
     from medsd.pipeline.run import run_steps  # which imports torch
 
     monkeypatch_session.setenv("MEDSD_KEY", "a key for the tests of medsd")
-    return run_steps(small_settings(tmp_path_factory.mktemp("phantom")))
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "phantom"
+    run = Run(small_settings(folder))
+    with FileLock(f"{folder}.lock"):
+        return run if (run.folder / "done" / "index.json").is_file() else run_steps(run.settings)
 
 
 @pytest.fixture(scope="session")
