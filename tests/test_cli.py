@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from typer.testing import CliRunner
 from medsd.cases.case import Case
 from medsd.cases.index import create_index
 from medsd.cli import app
+from medsd.scoring import batch
 from tests.bundles import WIDTH, tiny_bundle
+from tests.command import medsd
 from tests.dicom.drawings import noise_image
 
 VERBS = sorted(command.name or command.callback.__name__ for command in app.registered_commands)
@@ -43,12 +46,6 @@ def film(tmp_path: Path) -> Path:
     return path
 
 
-def _medsd(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "medsd.cli", *map(str, arguments)], capture_output=True, text=True, timeout=120
-    )
-
-
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(verb: str) -> None:
     result = CliRunner().invoke(app, [verb, "--help"])
@@ -65,25 +62,25 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_2(arguments: tuple[str, ...], message: str) -> None:
-    result = _medsd(*arguments)
+    result = medsd(*arguments)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1 and not result.stdout
 
 
 def test_an_empty_folder_a_truncated_file_and_a_wrong_suffix_are_said_in_one_line(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    result = _medsd("score", bundle, tmp_path / "empty", "--out", tmp_path / "x.csv")
+    result = medsd("score", bundle, tmp_path / "empty", "--out", tmp_path / "x.csv")
     assert result.returncode == 2 and "Traceback" not in result.stderr and "empty" in result.stderr
-    result = _medsd("score", bundle, tmp_path, "--out", tmp_path / "x.docx")
+    result = medsd("score", bundle, tmp_path, "--out", tmp_path / "x.docx")
     assert result.returncode == 2 and ".csv" in result.stderr
     (tmp_path / "cut.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\x02\x00\x00\x00UL")
-    result = _medsd("similar", bundle, tmp_path / "cut.dcm")
+    result = medsd("similar", bundle, tmp_path / "cut.dcm")
     assert result.returncode == 2 and "Traceback" not in result.stderr and "cut.dcm" in result.stderr
 
 
 def test_score_writes_a_row_for_each_input_and_says_so_as_json(bundle: Path, film: Path, tmp_path: Path) -> None:
     (film.parent / "other.dcm").write_text("no film")
-    result = _medsd("score", bundle, film.parent, "--out", tmp_path / "out.csv", "--json")
+    result = medsd("score", bundle, film.parent, "--out", tmp_path / "out.csv", "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["inputs"] == 2
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
@@ -101,18 +98,18 @@ def test_the_gates_policy_is_read_from_a_file_and_overridden(bundle: Path, tmp_p
 
 def test_a_wrong_key_of_the_gate_is_named_with_the_nearest(bundle: Path, film: Path, tmp_path: Path) -> None:
     for verb in (("score", bundle, film, "--out", tmp_path / "out.csv"), ("similar", bundle, film), ("app", bundle)):
-        result = _medsd(*verb, "--set", "gate.veiw=warn")
+        result = medsd(*verb, "--set", "gate.veiw=warn")
         assert (result.returncode, result.stdout) == (2, "")
         assert "--set: unknown key 'gate.veiw'; did you mean 'view'?" in result.stderr
 
 
 def test_similar_prints_cases_with_relation_and_differences_none_twice(bundle: Path, film: Path) -> None:
-    result = _medsd("similar", bundle, film, "-k", 8, "--json")
+    result = medsd("similar", bundle, film, "-k", 8, "--json")
     assert result.returncode == 0, result.stderr
     cases = json.loads(result.stdout)["cases"]
     assert len(cases) == len({case["study_key"] for case in cases}) == 8
     assert all(case["relation"] and {"shared", "extra", "missing"} <= set(case) for case in cases)
-    assert len(_medsd("similar", bundle, film, "-k", 8).stdout.splitlines()) >= 9
+    assert len(medsd("similar", bundle, film, "-k", 8).stdout.splitlines()) >= 9
 
 
 def test_similar_says_how_many_findings_cannot_be_called(bundle: Path, film: Path, tmp_path: Path) -> None:
@@ -128,30 +125,33 @@ def test_similar_says_how_many_findings_cannot_be_called(bundle: Path, film: Pat
         for name, point in tree["operating_points"].items():
             point["threshold"] = thresholds[name == "Hernia"]
         path.write_text(json.dumps(tree), encoding="utf-8")
-        assert said in _medsd("similar", folder, film).stdout.splitlines()
+        assert said in medsd("similar", folder, film).stdout.splitlines()
 
 
-def test_wrong_usage_and_a_full_disk_are_exit_status_2(bundle: Path, film: Path) -> None:
-    assert [_medsd(*words).returncode for words in (("score",), ("score", "--nope"), ("nope",))] == [2, 2, 2]
-    code = "import sys, errno, medsd.cli as cli, medsd.scoring.batch as batch\n"
-    code += "def full(*_, **__): raise OSError(errno.ENOSPC, 'full')\n"
-    code += "batch.score = full; sys.argv = ['medsd', 'score', *sys.argv[1:]]; cli.main()"
-    command = [sys.executable, "-c", code, str(bundle), str(film), "--out", "x.csv"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+def test_wrong_usage_and_a_full_disk_are_exit_status_2(
+    bundle: Path, film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [medsd(*words).returncode for words in (("score",), ("score", "--nope"), ("nope",))] == [2, 2, 2]
+    monkeypatch.setattr(batch, "score", _raising(OSError(errno.ENOSPC, "full")))
+    result = medsd("score", bundle, film, "--out", "x.csv")
     assert result.returncode == 2 and result.stderr.startswith("medsd: No space left on device")
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_ctrl_c_is_one_line_and_exit_status_130(bundle: Path, film: Path) -> None:
-    code = "import sys, medsd.cli as cli, medsd.scoring.batch as batch\n"
-    code += "def stop(*_, **__): raise KeyboardInterrupt\n"
-    code += "batch.score = stop; sys.argv = ['medsd', 'score', *sys.argv[1:]]; cli.main()"
-    command = [sys.executable, "-c", code, str(bundle), str(film), "--out", "x.csv"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+def test_ctrl_c_is_one_line_and_exit_status_130(bundle: Path, film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "score", _raising(KeyboardInterrupt()))
+    result = medsd("score", bundle, film, "--out", "x.csv")
     assert result.returncode == 130 and result.stderr.strip() == "medsd: interrupted; what was finished is kept"
 
 
+def _raising(error: BaseException) -> Callable[..., NoReturn]:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    return fail
+
+
 def test_the_doctor_names_versions_and_decoders() -> None:
-    report = json.loads(_medsd("doctor", "--json").stdout)
+    report = json.loads(medsd("doctor", "--json").stdout)
     assert report["packages"]["pydicom"] and report["decoders"]["JPEG 2000"]
-    assert "decoders:" in _medsd("doctor").stdout
+    assert "decoders:" in medsd("doctor").stdout

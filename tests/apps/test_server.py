@@ -127,13 +127,6 @@ def test_nothing_heavy_is_imported_before_the_request_is_checked() -> None:
     assert out.stdout.strip() == "[]"
 
 
-def test_the_command_ends_with_status_2_and_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "medsd.cli", "app", str(tmp_path / "nowhere"), "--port", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    out = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert out.returncode == 2 and out.stderr.startswith("medsd: ") and out.stderr.count("\n") == 1
-
-
 def test_the_command_serves_and_cleans_up_when_it_is_ended(bundle: Bundle, tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     command = [sys.executable, "-m", "medsd.cli", "app", str(bundle.folder), "--port", "0"]

@@ -21,6 +21,7 @@ from medsd.errors import DataError
 from medsd.scoring import finished as finished_module
 from medsd.scoring.batch import score
 from medsd.scoring.request import ScoringRequest
+from tests.command import medsd
 from tests.interrupted import KEY, ROOT, finish, kill_often
 
 FILMS = 120
@@ -52,7 +53,7 @@ def test_a_batch_that_is_killed_again_and_again_ends_as_one_that_is_not(
     whole, killed = tmp_path / "whole.csv", tmp_path / "killed.csv"
     score(ScoringRequest(image_bundle, [many], whole, batch_size=4))
     kept = kill_often(words, killed, times=3, total=FILMS, rng=random.Random(7))
-    run = finish(words, killed, "--resume", "--json")
+    run = medsd("score", *words, "--out", killed, "--resume", "--json")
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["reused"] == kept[-1] > 0
     assert killed.read_bytes() == whole.read_bytes()
@@ -64,7 +65,7 @@ def test_embeddings_stay_in_line_with_the_rows_of_a_killed_run(image_bundle: Bun
     words = (image_bundle.folder, many, "--batch-size", 4, "--workers", 1, "--embeddings", vectors)
     kill_often(words, killed, times=1, total=FILMS, rng=random.Random(3))
     (tmp_path / "killed.csv.parts" / f"block-{'0' * 24}.npy").write_bytes(b"embeddings whose rows were not written")
-    run = finish(words, killed, "--resume")
+    run = medsd("score", *words, "--out", killed, "--resume")
     assert run.returncode == 0, run.stderr
     np.testing.assert_array_equal(np.load(vectors), np.load(tmp_path / "whole.npy"))
     assert killed.read_bytes() == (tmp_path / "whole.csv").read_bytes()
@@ -107,7 +108,7 @@ def test_a_disk_that_fills_up_loses_no_finished_row(image_bundle: Bundle, many: 
     assert run.returncode == 2
     assert "cannot be written (File too large)" in complaint and "make room, then go on with --resume" in complaint
     assert not out.exists()
-    again = finish(words, out, "--resume", "--json")
+    again = medsd("score", *words, "--out", out, "--resume", "--json")
     score(ScoringRequest(image_bundle, [many], tmp_path / "whole.csv", batch_size=4))
     assert json.loads(again.stdout)["reused"] > 8
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()

@@ -24,7 +24,8 @@ from medsd.scoring.batch import score
 from medsd.scoring.inputs import name_inputs
 from medsd.scoring.lock import open_locked
 from medsd.scoring.request import ScoringRequest
-from tests.interrupted import KEY, ROOT, finish, start
+from tests.command import medsd
+from tests.interrupted import KEY, ROOT, start
 
 SOON = 60  # seconds, on a machine that is busy
 
@@ -234,7 +235,7 @@ def _children(process: int) -> list[str]:
 
 
 def test_every_way_of_the_command_line_ends_with_a_line(image_bundle: Bundle, films: Path):
-    run = finish((image_bundle.folder, films), Path("/proc/x.csv"))
+    run = medsd("score", image_bundle.folder, films, "--out", "/proc/x.csv")
     assert (run.returncode, run.stderr.count("\n")) == (2, 1) and "cannot be written" in run.stderr
 
 
