@@ -53,13 +53,6 @@ def _assert_quiet(seen: Record, root: Path) -> None:
 
 
 @recorded
-def test_scoring_is_quiet(root: Path) -> None:
-    seen = record(_medsd("score", BUNDLE, *IMAGES, "--out", root / "work" / "out.csv", "--workers", "2"), root)
-    _assert_quiet(seen, root)
-    assert (root / "work" / "out.csv").stat().st_size > 0
-
-
-@recorded
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
 def test_scoring_on_ray_is_quiet(root: Path) -> None:
     """Twice in one process: the second Ray is another."""
@@ -85,19 +78,21 @@ def test_a_training_and_its_index_are_quiet(root: Path) -> None:
     assert (work / "runs" / "phantom" / "bundle" / "cases").is_dir()
 
 
-SMALLER = ("training.workers=1",)
+SMALLER = ("training.workers=1", "training.pretrain.epochs=1", "training.finetune.epochs=1")
 
 
 @recorded
-def test_the_verbs_of_cases_are_quiet(root: Path) -> None:
+def test_scoring_and_the_verbs_of_cases_are_quiet(root: Path) -> None:
     """They run in one process, in a folder of their own copy."""
-    bundle = root / "work" / "bundle"
+    bundle, out = root / "work" / "bundle", root / "work" / "out.csv"
     shutil.copytree(BUNDLE, bundle)
-    verbs = [["similar", bundle, IMAGES[0], "-k", "3"], ["cases", "info", bundle], ["cases", "compact", bundle]]
+    verbs = [["score", bundle, *IMAGES, "--out", out, "--workers", "2"]]
+    verbs += [["similar", bundle, IMAGES[0], "-k", "3"], ["cases", "info", bundle], ["cases", "compact", bundle]]
     verbs += [["cases", "export", bundle, "--out", root / "work" / "cases.parquet"], ["doctor"]]
     if find_spec("rapidocr") is not None:
         verbs.append(["deidentify", IMAGES[0], "--out", root / "work" / "clean"])
     _assert_quiet(record(_one_after_another(verbs), root), root)
+    assert out.stat().st_size > 0
 
 
 _ONE_AFTER_ANOTHER = """
