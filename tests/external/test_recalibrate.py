@@ -61,6 +61,14 @@ def reading(bundle: Bundle) -> ScoredStudies:
     return ScoredStudies(bundle, manifest, 2 * truth, vectors, np.zeros(200), report, settings, 0)
 
 
+@pytest.fixture(scope="module")
+def recalibrated(bundle: Bundle, reading: ScoredStudies, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the new bundle, which nobody may change."""
+    folder = tmp_path_factory.mktemp("recalibrated") / "new"
+    recalibrate(bundle, reading, folder)
+    return folder
+
+
 def test_halves_share_no_patient_and_hold_as_many_of_each_kind(reading: ScoredStudies) -> None:
     first, second = halves_of(reading)
     patients, labels = reading.manifest.patients, reading.manifest.labels
@@ -125,10 +133,8 @@ def test_a_finding_with_too_few_for_a_new_threshold_keeps_its_calls(bundle: Bund
     assert [call(p, points[0]) for p in old] == [call(p, points[1]) for p in new]
 
 
-def test_the_error_on_held_back_patients_falls_and_the_interval_is_paired(
-    bundle: Bundle, reading: ScoredStudies, tmp_path: Path
-) -> None:
-    report = recalibrate(bundle, reading, tmp_path / "new")
+def test_the_error_on_held_back_patients_falls_and_the_interval_is_paired(recalibrated: Path) -> None:
+    report = RecalibrationReport.read(recalibrated / "recalibration.json")
     assert report.fitted_patients == report.measured_patients == 100 and not report.crossed
     for figure in report.figures.values():
         assert figure.after.value < figure.before.value
@@ -146,19 +152,16 @@ def test_figures_of_one_finding_are_those_of_the_metrics(reading: ScoredStudies)
         assert found[name].gain.value == pytest.approx(other[name].macro.value, abs=1e-5)
 
 
-def test_the_new_bundle_is_whole_and_the_old_one_untouched(
-    bundle: Bundle, reading: ScoredStudies, tmp_path: Path
-) -> None:
-    recalibrate(bundle, reading, tmp_path / "new")
+def test_the_new_bundle_is_whole_and_the_old_one_untouched(bundle: Bundle, recalibrated: Path) -> None:
     Bundle.open(bundle.folder)
-    new = Bundle.open(tmp_path / "new")
+    new = Bundle.open(recalibrated)
     assert new.description.version == "1.1" and new.description.recalibrated.model_sha256 == bundle.model_sha256
     assert new.model_sha256 != bundle.model_sha256
     cases, old = CaseIndex.open(new.cases_path, model_sha256=new.model_sha256), CaseIndex.open(bundle.cases_path)
     np.testing.assert_array_equal(cases.embeddings(), old.embeddings())
     assert cases.table().equals(old.table()) and cases.description.vote is None
     assert set(read_conformal(new.folder / "conformal.json")) == set(new.findings)
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in recalibrated.parent.iterdir()] == ["new"]
 
 
 def test_the_new_bundle_serves_the_new_probabilities(
@@ -185,14 +188,11 @@ def test_every_graph_of_the_bundle_is_recalibrated(reading: ScoredStudies, tmp_p
     assert np.abs(said[0] - outputs(old.model_path)["probabilities"]).max() > 0.01
 
 
-def test_the_card_of_the_new_bundle_says_what_was_done_and_invents_nothing(
-    bundle: Bundle, reading: ScoredStudies, tmp_path: Path
-) -> None:
-    recalibrate(bundle, reading, tmp_path / "new")
-    text = (tmp_path / "new" / CARD).read_text(encoding="utf-8")
+def test_the_card_of_the_new_bundle_says_what_was_done_and_invents_nothing(recalibrated: Path) -> None:
+    text = (recalibrated / CARD).read_text(encoding="utf-8")
     assert "## Recalibration" in text and "the half that was held back" in text
-    assert unexplained_numbers(text, tmp_path / "new")[1] == []
-    assert different_pages(Bundle.open(tmp_path / "new")) == []
+    assert unexplained_numbers(text, recalibrated)[1] == []
+    assert different_pages(Bundle.open(recalibrated)) == []
 
 
 def test_with_everyone_fitted_each_half_is_measured_with_the_fit_of_the_other(

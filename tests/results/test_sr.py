@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from copy import deepcopy
 
 import pydicom
 import pytest
@@ -31,17 +32,21 @@ def reread(document: Dataset) -> Dataset:
     return pydicom.dcmread(io.BytesIO(stream.getvalue()))
 
 
-@pytest.mark.parametrize("kind", ["sr", "sr3d", "text"])
+# Every third of the fifty has each kind of reading and each header; sr3d has but other coordinates than sr.
+STEP = {"sr": 1, "sr3d": 3, "text": 1}
+
+
+@pytest.mark.parametrize("kind", STEP)
 def test_fifty_reports_have_no_errors(fifty: list[Reading], dciodvfy: Check, kind: sr.Kind) -> None:
-    found = [dciodvfy(reading.report(kind)) for reading in fifty]
-    assert found == [[]] * 50
+    found = [dciodvfy(reading.report(kind)) for reading in fifty[:: STEP[kind]]]
+    assert found == [[]] * len(found)
 
 
 def test_a_planted_fault_is_caught(fifty: list[Reading], dciodvfy: Check) -> None:
-    document = fifty[0].report()
+    document = deepcopy(fifty[0].report())
     del document.CompletionFlag
     assert dciodvfy(document)
-    document = fifty[0].report()
+    document = deepcopy(fifty[0].report())
     document.ContentSequence[-1].RelationshipType = "INFERRED FROM"
     document.VerificationFlag = "PERHAPS"
     assert dciodvfy(document)
@@ -49,7 +54,7 @@ def test_a_planted_fault_is_caught(fifty: list[Reading], dciodvfy: Check) -> Non
 
 @pytest.mark.parametrize("kind", ["sr", "sr3d"])
 def test_highdicom_reads_every_finding_back_to_the_last_digit(fifty: list[Reading], kind: sr.Kind) -> None:
-    for reading in fifty:
+    for reading in fifty[:: STEP[kind]]:
         wanted = {
             (finding.code.scheme_designator, finding.code.value): (finding.probability, CALLS[finding.call].meaning)
             for finding in reading.result.findings

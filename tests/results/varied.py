@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -44,8 +43,8 @@ class Reading:
     content: bytes = field(repr=False)
 
     def report(self, kind: sr.Kind = "sr") -> Dataset:
-        """The structured report; made once, as highdicom takes a third of a second."""
-        return deepcopy(_report(self.result, self.source, kind))
+        """The structured report; made once, as highdicom takes a third of a second, so nobody may change it."""
+        return _report(self.result, self.source, kind)
 
 
 _MADE: dict[tuple[int, str], Dataset] = {}
