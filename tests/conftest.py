@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,17 @@ BuildDx = Callable[..., bytes]
 
 # Rooms with files that take a minute or so: they train, or start browsers and servers.
 LONG = {"browser", "experiments", "export", "networks", "pacs", "pipeline", "scoring", "training"}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported for the tests stays, so the collector of garbage need not go through it again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

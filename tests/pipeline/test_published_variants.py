@@ -41,6 +41,7 @@ def exported(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Export:
     shutil.copytree(finished.folder, copy / finished.folder.name)
 
     def take(serving: ServingModel, path: Path, **_: object) -> None:
+        serving.eval()
         shutil.copyfile(finished.bundle / layout.MODEL, path)
 
     def export(*more: str, until: str = "index") -> Run:
