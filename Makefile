@@ -10,7 +10,8 @@ BUNDLE ?= models/phantom
 OTHER    := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
 TRAINING := tests/sd/test_losses.py tests/experiments/test_compare_training.py \
 	tests/pipeline/test_evidence_head.py $(addprefix tests/training/test_,objectives.py engine.py pseudo_labels.py)
-ALIKE    := tests/training/test_engine.py::test_what_a_stage_freed_is_given_back_to_the_system
+ALIKE    := $(addprefix --deselect=tests/,training/test_engine.py::test_what_a_stage_freed_is_given_back_to_the_system \
+	sd/test_losses.py::test_the_compiled_loss_is_the_eager_one_in_one_graph)
 
 .PHONY: help app test check docs bench lock programs clean
 
@@ -20,10 +21,10 @@ help: ## this list
 app: $(VENV)/.core ## set up what serving needs and open the web app (PORT=7860 BUNDLE=models/phantom)
 	$(BIN)/medsd app $(BUNDLE) --port $(PORT) --open
 
+# One thread each: two would wait for each other. A third process works while others wait for browsers and servers.
 test: $(VENV)/.dev programs check ## set up everything and run the whole test suite
-	# One thread each: two would wait for each other. A third process works while others wait for browsers and servers.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
-	$(OTHER) $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile $(TRAINING) --deselect $(ALIKE)
+	$(OTHER) $(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile $(TRAINING) $(ALIKE)
 
 check: $(VENV)/.dev ## formatting, types, and which room may import which
 	$(BIN)/ruff format --check medsd tests docs
