@@ -4,7 +4,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,10 +44,10 @@ def train_all(
 
     An interruption lets the tasks that have begun finish and drops the others.
     """
-    # spawn: forking a process that holds threads of torch may hang
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(start, arguments)
-    ) as pool:
+    # Forking a process that holds threads of torch may hang; one that has but imported it, once for all, does not.
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    context.set_forkserver_preload([work.__module__])
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(start, arguments)) as pool:
         futures = {pool.submit(work, task): task for task in tasks}
         try:
             for future in as_completed(futures):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
@@ -100,7 +101,8 @@ def run_process(rank: int, folder: str) -> None:
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Outcome]]:
     """What each of two processes finds in every case."""
     folder = tmp_path_factory.mktemp("gloo")
-    mp.spawn(run_process, (str(folder),), nprocs=2)
+    multiprocessing.set_forkserver_preload([__name__])  # PyTorch is imported once for both
+    mp.start_processes(run_process, (str(folder),), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -118,7 +119,8 @@ def small_sums(rank: int) -> dict[str, torch.Tensor]:
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
     """What each of two processes ends with."""
     folder = tmp_path_factory.mktemp("gloo")
-    mp.spawn(run_process, (str(folder),), nprocs=2)
+    multiprocessing.set_forkserver_preload([__name__])  # PyTorch is imported once for both
+    mp.start_processes(run_process, (str(folder),), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
