@@ -39,9 +39,10 @@ from medsd.training import stages
 from medsd.training.checkpoints import load_checkpoint, restore_model, save_checkpoint
 from medsd.training.contrast import read_sentences
 from medsd.training.distributed import is_first, wait_for_all
-from medsd.training.engine import StageResult, keep_freed_memory
+from medsd.training.engine import StageResult
 from medsd.training.hide_sources import hide_sources
 from medsd.training.loaders import StudyArrays
+from medsd.training.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 

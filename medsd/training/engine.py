@@ -5,13 +5,12 @@ of the step, so a run that was killed anywhere ends with the same numbers. The l
 of ignite or MONAI has counters of its own, which a resume in the middle of an epoch would have to keep in line.
 """
 
-import ctypes
 import logging
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from medsd.training.checkpoints import (
 from medsd.training.distributed import as_the_first, is_first, join_batch_norm, wait_for_all
 from medsd.training.layers import parameter_groups
 from medsd.training.loaders import Batch, TrainingBatches
+from medsd.training.memory import give_back_freed_memory
 from medsd.training.schedule import warm_cosine
 from medsd.training.step import Loss, TrainingStep, recomputed_activations
 
@@ -44,7 +44,6 @@ log = logging.getLogger(__name__)
 # Attributes of a stage that its checkpoint keeps beside the tensors.
 _KEPT = ("history", "best_epoch", "seconds", "seed", "done", "loss_sum")
 KEY, FALLBACK = "validation_auroc", "validation_loss"  # what chooses the epoch; where the first is NaN, the second
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 # Called with a stage after each of its epochs; see `watched`.
 Watch = Callable[["Stage"], None]
@@ -260,21 +259,6 @@ def _recorder(folder: Path, start: int) -> Iterator[Record]:
         return
     with SummaryWriter(str(folder), purge_step=start) as writer:
         yield writer.add_scalar
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep the memory that tensors free. By default it returns large blocks to the system at once, and
-    the page faults of getting them again take about half of the time of training on a CPU."""
-    with suppress(OSError, AttributeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, -1)
-
-
-def give_back_freed_memory() -> None:
-    """Return to the system what an earlier stage freed, before loader processes fork and hold on to it."""
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -26,8 +26,9 @@ from torch.optim import AdamW
 from medsd.networks.fusion import StudyModel
 from medsd.settings import Settings, load_settings
 from medsd.training.contrast import Contrast
-from medsd.training.engine import Stage, keep_freed_memory
+from medsd.training.engine import Stage
 from medsd.training.loaders import Batch, StudyArrays
+from medsd.training.memory import keep_freed_memory
 from medsd.training.stages import stage_batches
 from medsd.training.step import Loss
 

@@ -148,7 +148,7 @@ def test_what_a_stage_freed_is_given_back_to_the_system() -> None:
         pytest.skip("only glibc keeps freed memory and gives it back when asked")
     code = (
         "import torch\nfrom pathlib import Path\n"
-        "from medsd.training.engine import give_back_freed_memory, keep_freed_memory\n"
+        "from medsd.training.memory import give_back_freed_memory, keep_freed_memory\n"
         "held = lambda: int(Path('/proc/self/statm').read_text().split()[1])\n"
         "keep_freed_memory()\ntensors = [torch.ones(500, 500) for _ in range(300)]\ndel tensors\nkept = held()\n"
         "give_back_freed_memory()\nprint((kept - held()) * 4096 > 150e6)"
