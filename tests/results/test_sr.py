@@ -32,13 +32,13 @@ def reread(document: Dataset) -> Dataset:
     return pydicom.dcmread(io.BytesIO(stream.getvalue()))
 
 
-# Every third of the fifty has each kind of reading and each header; sr3d has but other coordinates than sr.
-STEP = {"sr": 1, "sr3d": 3, "text": 1}
+THIRD = slice(None, None, 3)  # of the fifty: it has each kind of reading and each header
 
 
-@pytest.mark.parametrize("kind", STEP)
+@pytest.mark.parametrize("kind", ["sr", "sr3d", "text"])
 def test_fifty_reports_have_no_errors(fifty: list[Reading], dciodvfy: Check, kind: sr.Kind) -> None:
-    found = [dciodvfy(reading.report(kind)) for reading in fifty[:: STEP[kind]]]
+    some = fifty[THIRD] if kind == "sr3d" else fifty  # sr3d has but other coordinates than sr
+    found = [dciodvfy(reading.report(kind)) for reading in some]
     assert found == [[]] * len(found)
 
 
@@ -54,7 +54,7 @@ def test_a_planted_fault_is_caught(fifty: list[Reading], dciodvfy: Check) -> Non
 
 @pytest.mark.parametrize("kind", ["sr", "sr3d"])
 def test_highdicom_reads_every_finding_back_to_the_last_digit(fifty: list[Reading], kind: sr.Kind) -> None:
-    for reading in fifty[:: STEP[kind]]:
+    for reading in fifty[THIRD]:
         wanted = {
             (finding.code.scheme_designator, finding.code.value): (finding.probability, CALLS[finding.call].meaning)
             for finding in reading.result.findings
