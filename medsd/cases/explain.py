@@ -4,6 +4,7 @@ Relations are those of `medsd.sd.relations`, so the loss and the words beside a 
 predicted, T what the case has; a finding that either side does not know is left out.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -152,6 +153,13 @@ def who(case: SimilarCase) -> str:
     about = case.case
     view, sex = _VIEWS.get(about.view, about.view), _SEXES.get(about.sex, "")
     return " · ".join(filter(None, (view, sex, about.age_band and f"{about.age_band} years", about.source)))
+
+
+def who_briefly(case: SimilarCase) -> str:
+    """View, sex and decade of a case in the room of a card: ``PA · F · 40s``."""
+    about = case.case
+    decade = re.sub(r"^(\d0)-\d\d$", r"\1s", about.age_band)  # "0-9" and "90+" stay
+    return " · ".join(filter(None, (_VIEWS.get(about.view, about.view), about.sex, decade)))
 
 
 def likeness(case: SimilarCase) -> str:

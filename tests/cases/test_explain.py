@@ -19,6 +19,7 @@ from medsd.cases.explain import (
     relation_chances,
     relation_line,
     sentence,
+    who_briefly,
 )
 from tests.cases.conftest import predict
 
@@ -142,6 +143,13 @@ def test_a_case_in_one_line(findings):
     )
     told = "Shares pleural effusion, mass and pulmonary oedema; has also pulmonary oedema"
     assert sentence(several, findings) == f"{told}; has, without a call here, pneumothorax"
+
+
+@pytest.mark.parametrize(
+    ("band", "said"), [("60-69", "PA · F · 60s"), ("0-9", "PA · F · 0-9"), ("90+", "PA · F · 90+")]
+)
+def test_a_patient_in_the_room_of_a_card(band, said):
+    assert who_briefly(SimilarCase(Case("k", view="PA", sex="F", age_band=band), 1, "equal", (), (), (), 1, 1)) == said
 
 
 @pytest.mark.parametrize(

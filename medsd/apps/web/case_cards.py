@@ -14,7 +14,7 @@ import numpy as np
 from medsd.apps.web.html import fill
 from medsd.apps.web.reading import Reading
 from medsd.cases.case import SimilarCase
-from medsd.cases.explain import RELATION_TITLES, likeness, percentile_words, sentence, signed, who
+from medsd.cases.explain import RELATION_TITLES, likeness, percentile_words, sentence, signed, who, who_briefly
 from medsd.errors import DataError
 from medsd.findings import FindingSet
 from medsd.results.render import evidence_uri, likeness_share, thumbnail_uri
@@ -136,6 +136,7 @@ def gallery(
             "alike": f"{signed(about.shares[rank - 1])} in the box" if about.shares else likeness(case),
             "percentile": percentile_words(case),
             "meta": who(case),
+            "brief": who_briefly(case),
         }
         for rank, (case, picture) in enumerate(zip(similar, pictures, strict=True), 1)
     ]
