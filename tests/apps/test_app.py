@@ -218,7 +218,11 @@ def test_what_is_no_file_is_neither_read_nor_deleted(
 
 def test_the_look_that_the_browser_tells_is_that_of_the_document(desk: Desk, reading: Reading) -> None:
     looks = [LOOK, LOOK | {"level": 0.3}, LOOK | {"width": 0.4}, LOOK | {"inverted": True}]
-    assert len({desk.export("PDF", Seat(reading), None, look) for look in looks}) == len(looks)
+    saved = [desk.export("PDF", Seat(reading), None, look) for look in looks]
+    assert len({re.findall('data-content="([^"]+)"', each)[0] for each in saved}) == len(looks)
+    key = {"key": reading.key}
+    assert desk.export("JSON", Seat(reading), None, LOOK | key) != gr.skip()
+    assert desk.export("JSON", Seat(reading), None, LOOK | {"key": "of another image"}) == gr.skip()
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,8 @@ def test_a_reading_is_saved_as_pdf_and_json(visit: Open, image: Path, tmp_path: 
             here.page.click("#saved a")
         download.value.save_as(tmp_path / kind)
     assert (tmp_path / "pdf").read_bytes().startswith(b"%PDF-")
+    with here.page.expect_download():
+        here.page.click("#save-json")  # once more
     assert len(json.loads((tmp_path / "json").read_text())["cases"]) == 8 and here.errors == []
 
 

@@ -225,10 +225,13 @@ class Desk:
         return _SAME * 2 if taken is None else (taken, self._findings(taken, shown))
 
     def export(self, kind: Kind, seat: Seat, shown: str | None, look: Any) -> Update:
-        """The reading as a download; `look` is what the browser says of the image."""
+        """The reading as a download; `look` is what the browser says of the image, and which it is."""
         reading = seat.reading
         if reading is None or reading.stage != "whole":
             gr.Warning("There is nothing to save yet: read an image first.")
+            return gr.skip()
+        if isinstance(look, dict) and look.get("key", reading.key) != reading.key:
+            gr.Warning("Another image was read meanwhile. Save once more.")
             return gr.skip()
         window, opacity = read_look(look)
         content, name = export(reading, self.reader.bundle, kind, window, shown, opacity)

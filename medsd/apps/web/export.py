@@ -4,6 +4,7 @@ import base64
 import json
 import math
 from dataclasses import replace
+from secrets import token_hex
 from typing import Any, Literal
 
 from medsd.apps.web.html import fill
@@ -21,7 +22,11 @@ _TYPES: dict[str, str] = {"PDF": "application/pdf", "JSON": "application/json", 
 
 def link(content: bytes, kind: str, name: str, *, wait: bool = False) -> str:
     """A download, as HTML for a component that runs `medsd.apps.web.scripts.SAVE`; it starts at once, unless `wait`."""
-    return fill("link", content=base64.b64encode(content).decode("ascii"), kind=_TYPES[kind], name=name, wait=wait)
+    encoded, made = (
+        base64.b64encode(content).decode("ascii"),
+        token_hex(4),
+    )  # else the page takes the same answer only once
+    return fill("link", content=encoded, kind=_TYPES[kind], name=name, made=made, wait=wait)
 
 
 def read_look(look: Any) -> tuple[Window, float]:

@@ -51,5 +51,9 @@ def handling(queue: str, most: int | None, trigger: str = "always_last") -> dict
 QUICK = handling("look", 4)
 # Each click says something of its own: of two quick ones, "always_last" would repeat the first.
 EACH = handling("look", 4, "multiple")
-# The look of the image on the page, for the last input of an event; Gradio fills in the others itself.
-LOOK = "(...values) => [...values.slice(0, -1), JSON.parse(document.querySelector('#stage').dataset.look || 'null')]"
+# The look of the image on the page and its key, for the last input of an event; Gradio fills in the others itself.
+LOOK = """(...values) => {
+  const look = JSON.parse(document.querySelector('#stage').dataset.look || '{}');
+  const key = document.querySelector('#radiograph [data-of]')?.dataset.of;
+  return [...values.slice(0, -1), {...look, key}];
+}"""
