@@ -53,6 +53,15 @@ class Visit:
         self.page.wait_for_selector("table.findings tbody tr")
         self.page.wait_for_function("!document.querySelector('#cases').innerText.includes('Searching')")
 
+    def fits(self) -> None:
+        """Fails where a page that has read an image is too wide, or its image or findings have the wrong place."""
+        self.page.wait_for_timeout(300)
+        width = self.page.evaluate("window.innerWidth")
+        assert self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert "no medical device" in self.page.inner_text("header.bar")
+        image, table = (self.page.locator(part).bounding_box() for part in ("#stage", "table.findings"))
+        assert image["width"] > 0.4 * width and table["x"] + table["width"] <= width
+
     def open_tab(self, name: str) -> None:
         tab = self.page.get_by_role("tab", name=name, exact=True)
         if not tab.is_visible():  # on a narrow screen

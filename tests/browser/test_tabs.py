@@ -42,6 +42,7 @@ def test_every_tab_fits_its_screen_and_can_be_used_by_everybody(
 ) -> None:
     here = visit(SIZES[size], scheme)
     here.read(image)
+    here.fits()
     for tab, content in TABS.items():
         here.open_tab(tab)
         here.page.wait_for_selector(content)
@@ -66,7 +67,7 @@ def test_a_case_beside_the_image_is_accessible_and_shows_what_makes_them_alike(
     assert "more alike than" in dialog.inner_text() and _serious(here) == []
 
 
-def test_findings_are_sorted_by_their_heads_and_stay_so(visit: Open, image: Path) -> None:
+def test_findings_are_sorted_by_their_heads_and_stay_so_and_an_opinion_is_kept(visit: Open, image: Path) -> None:
     here = visit()
     here.read(image)
     titles = "[...document.querySelectorAll('tbody.absent tr[data-title]')].map(row => row.dataset.title)"
@@ -79,11 +80,29 @@ def test_findings_are_sorted_by_their_heads_and_stay_so(visit: Open, image: Path
     here.page.wait_for_selector('button[data-finding][aria-pressed="true"]')
     assert here.page.evaluate(titles) == sorted(before) and here.errors == []
     assert here.page.get_attribute("button[data-fold]", "aria-expanded") == "true"  # as it was before the drawing
+    here.page.click("button[data-opinion] >> nth=1")
+    here.page.wait_for_selector('button[data-opinion][aria-pressed="true"]')
+    assert here.page.locator('button[data-opinion][aria-pressed="true"]').count() == 1
+    here.page.click(".kept >> text=undo")
+    here.page.wait_for_selector(".kept", state="detached")
+    assert here.page.locator('button[data-opinion][aria-pressed="true"]').count() == 0 and here.errors == []
 
 
-def test_another_coverage_calls_anew_and_disagreement_is_seen(visit: Open, image: Path) -> None:
+def test_a_reading_is_saved_as_pdf_and_json_and_another_coverage_calls_anew(
+    visit: Open, image: Path, tmp_path: Path
+) -> None:
     here = visit()
     here.read(image)
+    for kind in ("pdf", "json"):
+        here.page.click(f"#save-{kind}")
+        here.page.wait_for_selector(f'#saved a[download="medsd-reading.{kind}"][href^="blob:"]')
+        with here.page.expect_download() as download:
+            here.page.click("#saved a")
+        download.value.save_as(tmp_path / kind)
+    assert (tmp_path / "pdf").read_bytes().startswith(b"%PDF-")
+    with here.page.expect_download():
+        here.page.click("#save-json")  # once more
+    assert len(json.loads((tmp_path / "json").read_text())["cases"]) == 8
     assert "similar cases disagree on" in here.page.inner_text(".impression")
     assert all(flag.is_visible() for flag in here.page.locator("td.against .flag").all())  # folded or not
     here.page.get_by_label("95 %", exact=True).check()
@@ -100,32 +119,6 @@ def test_filters_narrow_the_cases_of_an_image(visit: Open, image: Path) -> None:
     shown = "[...document.querySelectorAll('#cases li.case .who')].map(who => who.innerText)"
     here.page.wait_for_function(f"{shown}.every(text => text.startsWith('PA'))")
     assert here.page.evaluate(shown) and here.errors == []
-
-
-def test_an_opinion_is_kept_and_shown(visit: Open, image: Path) -> None:
-    here = visit()
-    here.read(image)
-    here.page.click("button[data-opinion] >> nth=1")
-    here.page.wait_for_selector('button[data-opinion][aria-pressed="true"]')
-    assert here.page.locator('button[data-opinion][aria-pressed="true"]').count() == 1
-    here.page.click(".kept >> text=undo")
-    here.page.wait_for_selector(".kept", state="detached")
-    assert here.page.locator('button[data-opinion][aria-pressed="true"]').count() == 0 and here.errors == []
-
-
-def test_a_reading_is_saved_as_pdf_and_json(visit: Open, image: Path, tmp_path: Path) -> None:
-    here = visit()
-    here.read(image)
-    for kind in ("pdf", "json"):
-        here.page.click(f"#save-{kind}")
-        here.page.wait_for_selector(f'#saved a[download="medsd-reading.{kind}"][href^="blob:"]')
-        with here.page.expect_download() as download:
-            here.page.click("#saved a")
-        download.value.save_as(tmp_path / kind)
-    assert (tmp_path / "pdf").read_bytes().startswith(b"%PDF-")
-    with here.page.expect_download():
-        here.page.click("#save-json")  # once more
-    assert len(json.loads((tmp_path / "json").read_text())["cases"]) == 8 and here.errors == []
 
 
 def test_cases_are_found_by_findings_and_pinned(visit: Open) -> None:
