@@ -39,7 +39,8 @@ def build_page(reader: Reader, uploads: Uploads | None = None) -> gr.Blocks:
             with gr.Tab("Model"):
                 scripts.html(card.summary(bundle, 0 if reader.index is None else len(reader.index)), "summary")
                 scripts.html(card.facts(bundle, reader.provider, reader.precision), "facts")
-                gr.HTML(card.card_html(bundle), elem_id="card", js_on_load=None)
+                whole = f'<div class="wide" role="region" aria-label="Card" tabindex="0">{card.card_html(bundle)}</div>'
+                gr.HTML(whole, elem_id="card", js_on_load=None)
         board.show()
     return page
 
