@@ -28,7 +28,7 @@ CUT = """() => [...document.querySelectorAll('body *')].filter((each) => {
   if (!each.checkVisibility({visibilityProperty: true})) return false;
   const wide = each.scrollWidth > each.clientWidth + 1 && ['hidden', 'clip'].includes(style.overflowX);
   const high = each.scrollHeight > each.clientHeight + 1 && ['hidden', 'clip'].includes(style.overflowY);
-  return (wide || high) && each.title !== each.innerText.trim();
+  return (wide || high) && !each.title;
 }).map((each) => `${each.id || each.className}: ${each.innerText.trim().slice(0, 40)}`)"""
 ACROSS = "document.documentElement.scrollWidth - window.innerWidth"  # how far the page is wider than the screen, px
 
