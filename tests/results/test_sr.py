@@ -32,13 +32,18 @@ def reread(document: Dataset) -> Dataset:
     return pydicom.dcmread(io.BytesIO(stream.getvalue()))
 
 
-THIRD = slice(None, None, 3)  # of the fifty: it has each kind of reading and each header
+@pytest.fixture(params=["some", pytest.param("all", marks=pytest.mark.bench)])
+def some(request: pytest.FixtureRequest, fifty: list[Reading]) -> list[Reading]:
+    """Every third of the fifty, which has each kind of reading and each header; `make bench` takes all."""
+    return fifty[::3] if request.param == "some" else fifty
 
 
 @pytest.mark.parametrize("kind", ["sr", "sr3d", "text"])
-def test_fifty_reports_have_no_errors(fifty: list[Reading], dciodvfy: Check, kind: sr.Kind) -> None:
-    some = fifty[THIRD] if kind == "sr3d" else fifty  # sr3d has but other coordinates than sr
-    found = [dciodvfy(reading.report(kind)) for reading in some]
+def test_fifty_reports_have_no_errors(
+    fifty: list[Reading], some: list[Reading], dciodvfy: Check, kind: sr.Kind
+) -> None:
+    readings = some if kind == "sr3d" else fifty  # sr3d has but other coordinates than sr
+    found = [dciodvfy(reading.report(kind)) for reading in readings]
     assert found == [[]] * len(found)
 
 
@@ -53,8 +58,8 @@ def test_a_planted_fault_is_caught(fifty: list[Reading], dciodvfy: Check) -> Non
 
 
 @pytest.mark.parametrize("kind", ["sr", "sr3d"])
-def test_highdicom_reads_every_finding_back_to_the_last_digit(fifty: list[Reading], kind: sr.Kind) -> None:
-    for reading in fifty[THIRD]:
+def test_highdicom_reads_every_finding_back_to_the_last_digit(some: list[Reading], kind: sr.Kind) -> None:
+    for reading in some:
         wanted = {
             (finding.code.scheme_designator, finding.code.value): (finding.probability, CALLS[finding.call].meaning)
             for finding in reading.result.findings
@@ -62,8 +67,8 @@ def test_highdicom_reads_every_finding_back_to_the_last_digit(fifty: list[Readin
         assert findings_of(reread(reading.report(kind))) == wanted
 
 
-def test_dcmtk_shows_every_finding_to_the_last_digit(fifty: list[Reading], dsr2html: Callable[[Dataset], str]) -> None:
-    for reading in fifty[::5]:
+def test_dcmtk_shows_every_finding_to_the_last_digit(some: list[Reading], dsr2html: Callable[[Dataset], str]) -> None:
+    for reading in some:
         page = dsr2html(reading.report())
         for finding in reading.result.findings:
             assert plain(finding.title) in page
