@@ -20,7 +20,7 @@ from tests.studies.images import write_png
 
 pytestmark = pytest.mark.browser
 Open = Callable[..., Visit]
-ROUNDS = 8
+ROUNDS = 40
 NOTES = ("", "short of breath", "fever and cough")
 # In every frame: a part in sight that is of another study than the image. `match.js` hides it before it is drawn.
 WATCH = """() => {
