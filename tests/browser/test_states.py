@@ -36,8 +36,15 @@ def _violations(here: Visit) -> list[str]:
     return [f"{rule['impact']} {rule['id']}: {node['html'][:120]}" for rule in found for node in rule["nodes"]]
 
 
-@pytest.mark.parametrize("size", [(1440, 900), (390, 844)])
-@pytest.mark.parametrize("scheme", ["dark", "light"])
+@pytest.mark.parametrize(
+    ("size", "scheme"),  # each takes minutes: `make bench` has all
+    [
+        ((1440, 900), "dark"),
+        pytest.param((1440, 900), "light", marks=pytest.mark.bench),
+        pytest.param((390, 844), "dark", marks=pytest.mark.bench),
+        pytest.param((390, 844), "light", marks=pytest.mark.bench),
+    ],
+)
 def test_every_state_can_be_used_by_everybody_and_nothing_is_cut(
     visit: Open, app: tuple[str, Gate], files: list[Path], size: tuple[int, int], scheme: str
 ) -> None:

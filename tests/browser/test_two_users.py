@@ -20,7 +20,6 @@ from tests.studies.images import write_png
 
 pytestmark = pytest.mark.browser
 Open = Callable[..., Visit]
-ROUNDS = 40
 NOTES = ("", "short of breath", "fever and cough")
 # In every frame: a part in sight that is of another study than the image. `match.js` hides it before it is drawn.
 WATCH = """() => {
@@ -126,8 +125,9 @@ def _check(here: Visit, images: dict[int, Path], reader: Reader, said: Said, *, 
     assert not saved, "the page never came to rest"
 
 
+@pytest.mark.parametrize("rounds", [6, pytest.param(200, marks=pytest.mark.bench)])
 def test_two_people_and_two_tabs_of_one_mix_nothing_up(
-    visit: Open, address: str, images: dict[int, Path], reader: Reader, said: Said
+    visit: Open, address: str, images: dict[int, Path], reader: Reader, said: Said, rounds: int
 ) -> None:
     one, another = visit(), visit()  # of two contexts: two cookies, two sessions
     second = Visit(one.page.context.new_page())
@@ -139,7 +139,7 @@ def test_two_people_and_two_tabs_of_one_mix_nothing_up(
         here.page.evaluate(WATCH)
         here.read(own[min(own)])
     chance = random.Random(19)
-    for number in range(ROUNDS):
+    for number in range(rounds):
         for _ in range(chance.randint(3, 6)):
             here, own = chance.choice(people)
             _act(here, chance, own)
