@@ -117,8 +117,10 @@ def cards(shown: str) -> list[Card]:
         heading = _said(_part(r"<h3[^>]*>(.*?)<span>", group))
         for card in re.findall(r'<li class="case".*?</li>', group, re.DOTALL):
             said = _said(_part(r'<p class="sentence"[^>]*>(.*?)</p>', card))
-            alike, who = (_said(_part(rf'<span class="{part}"[^>]*>(.*?)</span>', card)) for part in ("alike", "who"))
-            percentile = html.unescape(_part(r'class="alike" title="([^"]*)"', card))
+            alike = _said(_part(r'<span class="alike"[^>]*>(.*?)</span>', card))
+            percentile, who = (
+                html.unescape(_part(rf'class="{part}" title="([^"]*)"', card)) for part in ("alike", "who")
+            )
             rank = int(_part(r'class="rank">(\d+)', card))
             found[rank] = Card(relation, f"{heading}: {said[0].lower()}{said[1:]}", alike, percentile, who)
     return [found[rank] for rank in sorted(found)]

@@ -1,7 +1,7 @@
 """One radiograph in every transfer syntax that pydicom and its plugins decode: the same pixels, the same prediction.
 
-The image is an example of the phantom bundle, every third pixel of every third row. `data/` holds it as HTJ2K (by
-OpenJPH) and as 12-bit extended JPEG (by libjpeg-turbo), for which no encoder is among the dependencies.
+The image is a phantom. `data/` holds it as it is, as HTJ2K (by OpenJPH) and as 12-bit extended JPEG (by
+libjpeg-turbo), for which no encoder is among the dependencies.
 """
 
 import io
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
@@ -96,7 +96,7 @@ LOSSY: dict[str, tuple[Encode, int]] = {
 
 @pytest.fixture(scope="module")
 def stored() -> np.ndarray:
-    return np.ascontiguousarray(dcmread(BUNDLE / "examples" / "example_2.dcm").pixel_array[::3, ::3])
+    return np.asarray(Image.open(DATA / "phantom.png"), dtype=np.uint16)
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,8 @@ def test_the_key_image_shows_the_image_and_what_is_said(fifty, made, chest) -> N
     grey, shown = capture.pixel_array[:height, left : left + width].mean(axis=2), fifty[0].result.prediction.image
     assert np.corrcoef(grey.ravel(), shown.ravel())[0, 1] > 0.7
     assert (capture.pixel_array[height:] > 200).any()  # letters
-    said = drawn(replace(fifty[0].result, message="Another message."))
+    other = replace(fifty[0].result.prediction, message="Another message.")
+    said = drawn(replace(fifty[0].result, prediction=other))
     assert said is not None and (said.shape != drawn(fifty[0].result).shape or (said != drawn(fifty[0].result)).any())
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medsd import privacy
 from medsd.errors import DataError
 from medsd.findings import finding_set
 from medsd.settings import CsvColumns, CsvSource, SplitSettings
@@ -16,6 +17,12 @@ from tests.studies.images import write_image
 
 COLUMNS = CsvColumns(image="file", patient="who", view="view", age="years", sex="gender", note="indication")
 HEADER = "file,who,view,years,gender,indication,heart,Edema,all\n"
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_known() -> None:
+    """Messages redact the patients of this test, and not those of tests before it in the same process."""
+    privacy._identities._values.clear()
 
 
 def _replica(root: Path, count: int = 24, last: str = "") -> Path:
