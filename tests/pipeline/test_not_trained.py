@@ -155,8 +155,8 @@ def test_the_page_the_record_and_the_document_have_a_row_without_a_number(
     assert [(each["name"], each["probability"], each["call"]) for each in last] == [
         (name, None, "not trained") for name in WHY
     ]
-    words = " ".join(" ".join(_words(reading_pdf(prediction, bundle, (), votes))).split())
-    assert words.count("too little training data") == 4  # in the impression, too
+    words = " ".join(_words(reading_pdf(prediction, bundle, (), votes)))
+    assert words.replace(" ", "").count("toolittletrainingdata") == 4  # in the impression, too, where a line may end
 
 
 def test_similar_cases_are_related_by_what_was_trained(bundle: Bundle, prediction: Prediction) -> None:
