@@ -25,4 +25,4 @@ def pack(image: GreyImage) -> str:
     folded = ((steps << 1) ^ (steps >> 15)).astype(np.uint16)
     planes = np.concatenate([(folded & 255).astype(np.uint8), (folded >> 8).astype(np.uint8)])
     deflate = zlib.compressobj(1, strategy=zlib.Z_RLE)  # of noise as small as any, in half the time
-    return base64.b64encode(deflate.compress(planes) + deflate.flush()).decode("ascii")
+    return base64.b64encode(deflate.compress(planes.tobytes()) + deflate.flush()).decode("ascii")
