@@ -133,6 +133,7 @@ def test_h11_sees_little_of_a_large_body(port: int, monkeypatch: pytest.MonkeyPa
         ([NOTE, FILE, bytes(1 << 20), b"\r\n", FILE, END], 422),  # two files
         ([NOTE, NOTE, END], 422),
         ([NOTE[:-4], bytes(3 << 20), END], 422),  # as a word
+        ([FILE[:-2] + b"X-Long: ", b"a" * (2 << 20), b"\r\n\r\n", END], 422),  # as a header
         ([FILE, bytes((4 << 20) + 1), END], 413),
         ([NOTE.replace(b"\xc3", b""), END[2:]], 415),
     ],

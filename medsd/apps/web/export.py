@@ -22,10 +22,8 @@ _TYPES: dict[str, str] = {"PDF": "application/pdf", "JSON": "application/json", 
 
 def link(content: bytes, kind: str, name: str, *, wait: bool = False) -> str:
     """A download, as HTML for a component that runs `medsd.apps.web.scripts.SAVE`; it starts at once, unless `wait`."""
-    encoded, made = (
-        base64.b64encode(content).decode("ascii"),
-        token_hex(4),
-    )  # else the page takes the same answer only once
+    encoded = base64.b64encode(content).decode("ascii")
+    made = token_hex(4)  # without it the page takes the same answer only once
     return fill("link", content=encoded, kind=_TYPES[kind], name=name, made=made, wait=wait)
 
 
