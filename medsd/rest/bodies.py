@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
@@ -102,8 +101,8 @@ class _Form:
         """What the parser calls."""
         return {
             "on_part_begin": self._begin,
-            "on_header_field": partial(self._head, self._name),
-            "on_header_value": partial(self._head, self._value),
+            "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
             "on_header_end": self._end_header,
             "on_headers_finished": self._end_headers,
             "on_part_data": self._add,
@@ -123,11 +122,6 @@ class _Form:
 
     def _begin(self) -> None:
         self._disposition = b""
-
-    def _head(self, into: bytearray, data: bytes, start: int, end: int) -> None:
-        into += data[start:end]
-        if len(into) > _BESIDE:
-            raise RefusedError(422, _FORM)
 
     def _end_header(self) -> None:
         if self._name.lower() == b"content-disposition":

@@ -213,8 +213,8 @@ class SDLoss(ContrastiveLoss):
     Args:
         temperature: τ > 0. The paper uses 0.07. The default is 0.1, with which MulSupCon, ws-MulSupCon and
             pytorch-metric-learning publish the losses that this one is compared with. In the ablation of medsd
-            (`configs/compare/ablation.yaml`, four sets, five seeds) 0.07 is not told apart from it: nDCG@10 differs
-            by −0.009 to +0.002. 0.2 and 0.3 were better on one set, 0.03 and 0.5 worse on one each.
+            (`configs/compare/ablation.yaml`, four sets, and radiographs; five seeds) 0.07 is not told apart from it:
+            nDCG@10 differs by −0.009 to +0.002. 0.2 and 0.3 were better on one set, 0.03 and 0.5 worse on two each.
         factors: what weighs a positive: ``"both"`` K_s K_d, ``"similarity"`` K_s or ``"dissimilarity"`` K_d alone.
         direction: ``"anchor"`` counts from the anchor to the sample, as above. ``"sample"`` is the transpose, S and T
             changed: |S∩T| / |T| and 1 / (1 + |S∖T|), as the code published with ws-MulSupCon (MICCAI 2025) has it under
