@@ -20,6 +20,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
+from medsd import privacy
 from medsd.bundle.layout import Bundle
 from medsd.inference.predict import Predictor
 from medsd.privacy import KeyedHasher
@@ -61,6 +62,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return room not in LONG and not room.startswith("test_"), item.path.name, item.path
 
     items.sort(key=place)
+
+
+privacy.install_log_filter()  # as every verb does: what a test reads from the log is what a user reads
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Identities that one test registered are not redacted in the next one of its process."""
+    monkeypatch.setattr(privacy, "_identities", privacy.IdentityFilter())
 
 
 @pytest.fixture(scope="session")

@@ -192,7 +192,7 @@ def test_a_cell_says_what_people_and_programs_write(
 def test_a_cell_that_cannot_be_read_is_unknown_and_listed_and_its_row_stays(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    manifest = _read(_replica(tmp_path, last=",p98,,,,fell,Doe^Jane 7,0,\n,p99,,,,fell,1,2,\n"))
+    manifest = _read(_replica(tmp_path, last=",p98,,,,fell,Doe Jane 7,0,\n,p99,,,,fell,1,2,\n"))
     assert len(manifest) == 26 and not _rejected(manifest)
     np.testing.assert_array_equal(manifest.labels[-2:, [1, 3]], [[np.nan, 0], [1, np.nan]])
     assert [(row, reason) for row, _, reason, _ in manifest.rejected.remarks] == [
@@ -200,7 +200,7 @@ def test_a_cell_that_cannot_be_read_is_unknown_and_listed_and_its_row_stays(
         (26, "unreadable_label"),
     ]
     assert (
-        "column 'heart': 1 of 26 cells cannot be read and count as unknown: row 25 (like 'Aaa^Aaaa 9')" in caplog.text
+        "column 'heart': 1 of 26 cells cannot be read and count as unknown: row 25 (like 'Aaa Aaaa 9')" in caplog.text
     )
     assert "column 'Edema': 1 of 14 cells" in caplog.text
     manifest.rejected.write(tmp_path / "rejected.csv")
