@@ -1,14 +1,12 @@
-"""One row a study: how its images are combined, in every format and by both engines."""
+"""One row a study: how its images are combined, in every format."""
 
 from __future__ import annotations
 
 import csv
 import json
 import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -17,9 +15,8 @@ from medsd.bundle.layout import Bundle
 from medsd.calibration.types import call
 from medsd.cli import app
 from medsd.privacy import KeyedHasher
-from medsd.scoring import by_study, table
+from medsd.scoring import table
 from medsd.scoring.by_study import Studies
-from medsd.scoring.request import ScoringRequest
 
 KEY = "a key for tests alone"
 
@@ -27,34 +24,6 @@ KEY = "a key for tests alone"
 @pytest.fixture(autouse=True)
 def site_key(monkeypatch) -> None:
     monkeypatch.setenv("MEDSD_KEY", KEY)
-
-
-@pytest.fixture
-def studies(tmp_path: Path, build_dx, chest) -> Path:
-    """One study of two PA films, a copy of one, a lateral and a damaged one; one of an AP film; one of a lateral."""
-    folder = tmp_path / "studies"
-    folder.mkdir()
-
-    def write(name: str, study: str, instance: int, view: str, shade: float = 1.0, cut: float = 1.0) -> None:
-        content = build_dx(
-            (chest * shade * 4000).astype(np.uint16),
-            12,
-            StudyInstanceUID=f"1.2.{study}",
-            SOPInstanceUID=f"1.2.{study}.{instance}",
-            PatientID=f"patient {study}",
-            ViewPosition=view,
-        )
-        (folder / name).write_bytes(content[: int(len(content) * cut)])
-
-    write("a_pa.dcm", "1", 1, "PA", 0.9)
-    write("b_pa.dcm", "1", 2, "PA", 0.7)
-    write("c_ap.dcm", "2", 1, "AP")
-    write("d_copy.dcm", "1", 1, "PA", 0.9)
-    write("e_lateral.dcm", "1", 3, "LL")
-    write("f_damaged.dcm", "1", 4, "PA", cut=0.7)
-    write("g_lateral.dcm", "3", 1, "LL")
-    write("h_cut_copy.dcm", "2", 1, "AP", cut=0.7)
-    return folder
 
 
 def _score(bundle: Bundle, *words: object, out: Path) -> pd.DataFrame:
@@ -172,27 +141,3 @@ def test_images_of_two_patients_in_one_study_are_warned_about(image_bundle: Bund
 def test_inputs_without_a_study_are_studies_of_their_own(image_bundle: Bundle, films: Path, tmp_path: Path):
     frame = _score(image_bundle, films, out=tmp_path / "out.parquet")
     assert len(frame) == 8 and set(frame["images"]) == {1} and frame["paths_used"].nunique() == 8
-
-
-@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'medsd[cluster]'")
-def test_both_engines_give_the_same_studies(image_bundle: Bundle, studies: Path, tmp_path: Path, monkeypatch):
-    from medsd.scoring import batch, cluster
-
-    for name in ("=1+1.dcm", "lone\rreturn.dcm", 'a "quote", comma.dcm', "line\nfeed.dcm"):
-        (studies / name).write_bytes((studies / "c_ap.dcm").read_bytes())
-    monkeypatch.chdir(studies)
-    names = [Path("./*.dcm"), Path("=1+1.dcm")]  # names as they are given are what a spreadsheet would run
-    here, there = tmp_path / "here.csv", tmp_path / "there.csv"
-    local = by_study.score(batch.score, ScoringRequest(image_bundle, names, here, defuse_formulas=True))
-    summary = by_study.score(
-        cluster.score, ScoringRequest(image_bundle, names, f"local://{there}", workers=2, defuse_formulas=True)
-    )
-    assert summary.studies == local.studies == 3 and there.read_bytes() == here.read_bytes()
-    images = [path.with_name(f"{path.stem}.images.csv") for path in (here, there)]
-    assert images[0].read_bytes() == images[1].read_bytes()
-    with images[0].open(newline="") as file:
-        read = [row["path"] for row in csv.DictReader(file)]
-    assert read == pd.read_csv(images[0])["path"].tolist() and len(read) == 12
-    assert "'=1+1.dcm" in read and "lone\rreturn.dcm" in read
-    again = by_study.score(batch.score, ScoringRequest(image_bundle, names, here, defuse_formulas=True, resume=True))
-    assert again.reused == 12

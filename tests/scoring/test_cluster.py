@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import signal
@@ -9,15 +10,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from medsd.bundle.layout import Bundle
 from medsd.errors import DataError, DependencyError
 from medsd.privacy import KeyedHasher
-from medsd.scoring import batch, cluster, request
+from medsd.scoring import batch, by_study, cluster, request
 from medsd.scoring.cluster import Plan
 from medsd.scoring.request import ScoringRequest
 from medsd.scoring.segments import Block
@@ -28,9 +31,10 @@ needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not inst
 
 
 @pytest.fixture(scope="module")
-def ray() -> Iterator[object]:
-    """A Ray of two workers that decode and one that reads, on the loopback address."""
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """A Ray of two workers that decode and one that reads, on the loopback address; its folder is that of the tests."""
     with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(tmp_path_factory.mktemp("desk"))
         patched.setenv("RAY_worker_niceness", "0")  # its default stands back behind everything else
         with cluster.connected(cluster.LOCAL, WORKERS) as ray:
             yield ray
@@ -137,6 +141,28 @@ def test_an_interrupted_run_goes_on_and_outlives_its_killed_workers(
     assert killed and len(counts) > 2
     assert summary.reused >= 2 * kept and sum(counts) == summary.inputs - summary.reused
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+@needs_ray
+def test_both_engines_give_the_same_studies(
+    ray, image_bundle: Bundle, studies: Path, tmp_path: Path, hasher: KeyedHasher
+):
+    for name in ("=1+1.dcm", "lone\rreturn.dcm", 'a "quote", comma.dcm', "line\nfeed.dcm"):
+        (studies / name).write_bytes((studies / "c_ap.dcm").read_bytes())
+    shutil.copytree(studies, ".", dirs_exist_ok=True)
+    names = [Path("./*.dcm"), Path("=1+1.dcm")]  # names as they are given are what a spreadsheet would run
+    here, there = tmp_path / "here.csv", tmp_path / "there.csv"
+    asked = ScoringRequest(image_bundle, names, here, workers=WORKERS, hasher=hasher, defuse_formulas=True)
+    local = by_study.score(batch.score, asked)
+    summary = by_study.score(cluster.score, replace(asked, out=f"local://{there}"))
+    assert summary.studies == local.studies == 3 and there.read_bytes() == here.read_bytes()
+    images = [path.with_name(f"{path.stem}.images.csv") for path in (here, there)]
+    assert images[0].read_bytes() == images[1].read_bytes()
+    with images[0].open(newline="") as file:
+        read = [row["path"] for row in csv.DictReader(file)]
+    assert read == pd.read_csv(images[0])["path"].tolist() and len(read) == 12
+    assert "'=1+1.dcm" in read and "lone\rreturn.dcm" in read
+    assert by_study.score(batch.score, replace(asked, resume=True)).reused == 12
 
 
 @needs_ray
