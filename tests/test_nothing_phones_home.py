@@ -1,7 +1,8 @@
 """Nothing that medsd runs looks up a name, connects beyond this machine, or writes outside of what it was given.
 
-Whole runs are recorded (`tests.recorder`): scoring here and on Ray, the app, a training with its index, the verbs of
-cases. The last tests show that the recorder sees what it must: a call by hand, and ONNX Runtime's own report.
+Whole runs are recorded (`tests.recorder`): scoring here and on Ray, the app, the verbs of cases; a training with its
+index is in `tests.test_canary`. The last tests show that the recorder sees what it must: a call by hand, and ONNX
+Runtime's own report.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import pytest
 
 from medsd import telemetry
 from tests.recorder import ROOT, Record, missing, record
-from tests.runs import PHANTOM, SMALL
 
 BUNDLE = ROOT / "models" / "phantom"
 IMAGES = sorted((BUNDLE / "examples").glob("*.dcm"))[:3]
@@ -34,10 +34,6 @@ def root() -> Iterator[Path]:
     """A folder with a short name: Ray keeps sockets in it, whose paths may have 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
         yield Path(folder).resolve()
-
-
-def _medsd(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "medsd.cli", *map(str, arguments)]
 
 
 def _assert_quiet(seen: Record, root: Path) -> None:
@@ -66,19 +62,6 @@ def test_scoring_on_ray_is_quiet(root: Path) -> None:
 def test_a_visit_to_the_app_is_quiet(root: Path) -> None:
     pytest.importorskip("gradio")
     _assert_quiet(record([sys.executable, "-m", "tests.app_visit", str(BUNDLE), *map(str, IMAGES)], root), root)
-
-
-@recorded
-def test_a_training_and_its_index_are_quiet(root: Path) -> None:
-    work = root / "work"
-    changes = [f"output={work / 'runs'}", f"data.root={work / 'studies'}", *SMALL, *SMALLER]
-    changes += ["training.mlflow=true"] * (find_spec("mlflow") is not None)
-    seen = record(_medsd("train", PHANTOM, *(word for change in changes for word in ("--set", change))), root)
-    _assert_quiet(seen, root)
-    assert (work / "runs" / "phantom" / "bundle" / "cases").is_dir()
-
-
-SMALLER = ("training.workers=1", "training.pretrain.epochs=1", "training.finetune.epochs=1")
 
 
 @recorded
