@@ -1,30 +1,62 @@
 """`Connection`: how the servers over HTTP, app and REST, treat a peer that does nothing, and one that sends much."""
 
 import asyncio
+import sys
 import threading
-from typing import Any
+from collections.abc import Callable
+from socket import SO_RCVBUF, SO_RCVLOWAT, SOL_SOCKET
+from typing import Any, Protocol
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 SILENCE_S = 15.0  # a peer is cut off after once or twice this
 PIECE = 1 << 18  # bytes that are received at a time; they stay in a core's cache until they lie where they belong
+_AT_ONCE = 1 << 24  # bytes that the system may gather before it wakes this process
 
 
 class _Received(threading.local):
     def __init__(self) -> None:
-        self.piece = bytearray(PIECE)
+        self.piece: Any = bytearray(PIECE)  # read as bytes are
         self.view = memoryview(self.piece)
 
 
 _received = _Received()  # each thread has its own, and no thread more than one loop
 
 
+class Sink(Protocol):
+    """Takes in the body of a request where it belongs; h11 and ASGI would copy it five times."""
+
+    def room(self, most: int) -> memoryview:
+        """Where bytes of the body go next, `most` at most, and no other may go."""
+
+    def took(self, count: int) -> None:
+        """So many of them lie there."""
+
+
+class PieceSink:
+    """Calls `take` with each piece of a body; what it raises is for who reads the body, and it raises it again."""
+
+    def __init__(self, take: Callable[[bytes], object]) -> None:
+        self._take = take
+
+    def room(self, most: int) -> memoryview:
+        """The memory that all pieces come to."""
+        return _received.view[:most]
+
+    def took(self, count: int) -> None:
+        """Hand a piece on; it is another one as soon as `take` returns."""
+        self._take(_received.piece if count == PIECE else bytes(_received.view[:count]))
+
+
 class Connection(H11Protocol, asyncio.BufferedProtocol):
     """A connection that ends when its peer begins no request or takes nothing of an answer; uvicorn waits for ever.
 
-    For the body of a request, who reads it sets the time. What is in ``request.state.take`` is called with the pieces
-    of a body as they arrive, all but the first and the last, which come by ASGI.
+    For the body of a request, who reads it sets the time. A `Sink` in ``request.state.sink`` takes in a body of known
+    length, all but its beginning and its last byte, which come by ASGI, so that h11 alone says where a body ends.
     """
+
+    _direct = False  # what is being received goes to the sink
+    _least = 1
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -40,26 +72,46 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the transport puts what it receives."""
-        return _received.view
+        left = getattr(self._body(), "_remaining", 0) - 1
+        sink = self._sink() if left > 0 and not self.cycle.body else None
+        self._direct = sink is not None
+        return _received.view if sink is None else sink.room(left)
 
     def buffer_updated(self, nbytes: int) -> None:
         """What it has received."""
-        piece = _received.piece if nbytes == PIECE else bytes(_received.view[:nbytes])
-        if not self._taken(piece):
-            self.data_received(bytes(piece))
-
-    def _taken(self, piece: bytes | bytearray) -> bool:
-        """Whether a piece within a body of known length went to who reads it; h11 and ASGI would copy it five times.
-
-        The last piece goes the usual way, so that h11 alone says where a body ends.
-        """
-        take = self.scope["state"].get("take") if self.scope else None
-        body: Any = getattr(self.conn, "_reader", None)  # h11's, whose count has to go on
-        if take is None or self.cycle.body or len(piece) >= getattr(body, "_remaining", 0):
-            return False
+        sink = self._sink() if self._direct else None
+        if sink is None:
+            self._wake_at(1)
+            self.data_received(bytes(_received.view[:nbytes]))
+            return
         try:
-            take(piece)
-        except Exception:  # who reads meets it again, by this piece
-            return False
-        body._remaining -= len(piece)
-        return True
+            sink.took(nbytes)
+            self._body()._remaining -= nbytes
+            self._wake_at(self._body()._remaining - 1)
+        except Exception:  # who reads the body meets it again by any byte
+            self._body()._remaining -= nbytes - 1
+            self._wake_at(1)
+            self.data_received(b"\0")
+
+    def _wake_at(self, count: int) -> None:
+        """Be woken when so many bytes are there, as a waking for each few of them costs more than to copy them.
+
+        Linux makes room for them in the socket (tcp(7), SO_RCVLOWAT). By TLS, some of them were read before.
+        """
+        least = max(1, min(count, _AT_ONCE))
+        if least == self._least or self.scheme != "http" or sys.platform != "linux":
+            return
+        connection = self.transport.get_extra_info("socket")
+        for self._least in (least, 1):
+            connection.setsockopt(SOL_SOCKET, SO_RCVLOWAT, self._least)
+            taken, room = (connection.getsockopt(SOL_SOCKET, what) for what in (SO_RCVLOWAT, SO_RCVBUF))
+            if taken <= room:
+                return
+
+    def _sink(self) -> Sink | None:
+        sink: Sink | None = self.scope["state"].get("sink")
+        return sink
+
+    def _body(self) -> Any:
+        """h11's reader of a body of known length, whose count has to go on."""
+        return getattr(self.conn, "_reader", None)

@@ -1,13 +1,12 @@
 """Who and what a DICOM file is of, by its header alone, for files that are refused before or while they are decoded."""
 
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydicom import Dataset, dcmread
 
-from medsd.dicom.content import bound_inflation, inner_file, looks_like_dicom
+from medsd.dicom.content import Content, bound_inflation, inner_file, looks_like_dicom, opened
 from medsd.dicom.header import identifier, identities, read_header
 from medsd.dicom.policy import GatePolicy
 from medsd.dicom.quiet import quiet
@@ -28,14 +27,14 @@ class Identity:
 
 
 @quiet()
-def read_identity(source: Path | bytes) -> Identity:
+def read_identity(source: Path | Content) -> Identity:
     """The identity of a file, or of the content of one; empty if it is no DICOM file or cannot be read."""
     try:
-        content = source if isinstance(source, bytes) else _beginning(source)
+        content = source if isinstance(source, Content) else _beginning(source)
         if not looks_like_dicom(content):
             return Identity()
         bound_inflation(content, GatePolicy(), "")
-        ds = read_before_pixels(io.BytesIO(inner_file(content)), force=True)
+        ds = read_before_pixels(opened(inner_file(content)), force=True)
     except Exception:  # a hostile header can fail anywhere in the parser
         return Identity()
     if ds is None:
@@ -45,7 +44,7 @@ def read_identity(source: Path | bytes) -> Identity:
 
 
 @quiet()
-def read_before_pixels(file: Path | io.BytesIO, **options: Any) -> Dataset | None:
+def read_before_pixels(file: Path | BinaryIO, **options: Any) -> Dataset | None:
     """Everything before the pixels, by `pydicom.dcmread`; identities are registered. None if it cannot be read.
 
     pydicom converts a value when it is asked for, and warns with it: read the elements in `quiet`, too.

@@ -12,6 +12,7 @@ from medsd.dicom.policy import Concern, GatePolicy, concern
 
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
 _FOREIGN = {b"GIF8": "GIF", b"BM": "BMP", b"II*\x00": "TIFF", b"MM\x00*": "TIFF", b"RIFF": "WebP", b"%PDF": "PDF"}
+BEGINNING = 8  # bytes that tell what a file is
 _ORIENTATION = 0x0112  # of EXIF 2.32, 1 upright to 8
 
 

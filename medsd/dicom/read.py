@@ -3,7 +3,6 @@
 What a file is, is recognised by its content. The header is judged by the policy before any pixel is decoded.
 """
 
-import io
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +18,13 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from medsd.dicom.appearance import look_concerns, sketch_step
 from medsd.dicom.content import (
     KNOWN_BY,
+    Content,
     UnreadableError,
     bound_inflation,
     brief,
     inner_file,
     looks_like_dicom,
+    opened,
     read_content,
     syntax_without_meta,
 )
@@ -31,7 +32,7 @@ from medsd.dicom.decoders import decoder_of
 from medsd.dicom.greys import Stored, StoredGreys
 from medsd.dicom.header import clinical_concerns, colour_concern, costly_concerns, identifier, identities, read_header
 from medsd.dicom.pixels import align_bits, beyond_bits, grey_of_colours, stored_greys
-from medsd.dicom.plain import is_plain_image, plain_format, read_plain
+from medsd.dicom.plain import BEGINNING, is_plain_image, plain_format, read_plain
 from medsd.dicom.policy import Concern, GatePolicy, concern
 from medsd.dicom.quiet import quiet
 from medsd.dicom.settle import frame_stream, settle
@@ -70,7 +71,7 @@ class Radiograph:
         return self.greys.picture()
 
 
-ImageSource = Path | bytes | npt.NDArray[np.floating] | Radiograph
+ImageSource = Path | Content | npt.NDArray[np.floating] | Radiograph
 
 
 def read_radiograph(source: ImageSource, *, policy: GatePolicy | None = None, name: str = "") -> Radiograph:
@@ -89,7 +90,8 @@ def read_radiograph(source: ImageSource, *, policy: GatePolicy | None = None, na
     content = read_content(source, policy, name)
     with quiet():
         try:
-            return (_from_plain if is_plain_image(content) else _from_dicom)(content, policy, name)
+            plain = is_plain_image(content[:BEGINNING])
+            return _from_plain(content[:], policy, name) if plain else _from_dicom(content, policy, name)
         except ImageError:
             raise
         except MemoryError:
@@ -131,7 +133,7 @@ def _look(pixels: npt.NDArray[np.float32], policy: GatePolicy) -> list[Concern]:
     return [concern("flat")] if pixels.min() == pixels.max() else look_concerns(pixels, policy)
 
 
-def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
+def _from_dicom(content: Content, policy: GatePolicy, name: str) -> Radiograph:
     ds, stored = _parse(content, policy, name)
     register_identities(identities(ds))
     missing = None if stored is not None else _no_pixels(ds)
@@ -165,14 +167,14 @@ def _from_dicom(content: bytes, policy: GatePolicy, name: str) -> Radiograph:
     )
 
 
-def _parse(content: bytes, policy: GatePolicy, name: str) -> tuple[Dataset, Stored | None]:
+def _parse(content: Content, policy: GatePolicy, name: str) -> tuple[Dataset, Stored | None]:
     """The data set of a DICOM file, with a file meta that names a transfer syntax.
 
     Where the stored values (H, W) lie in the file as NumPy would lay them out, they come as a view of it and the data
     set comes without them, which saves copying them three times.
     """
     if not looks_like_dicom(content):
-        kind = plain_format(content)
+        kind = plain_format(content[:BEGINNING])
         if kind or name.lower().endswith(_IMAGE_SUFFIXES):
             raise concern("not_an_image", detail=kind or "its content is unknown").error(name)
         raise concern("not_dicom").error(name)
@@ -180,13 +182,13 @@ def _parse(content: bytes, policy: GatePolicy, name: str) -> tuple[Dataset, Stor
     content = inner_file(content)
     damaged = "the header is damaged"
     try:
-        stream = io.BytesIO(content)
+        stream = opened(content)
         ds = dcmread(stream, force=True, stop_before_pixels=True)
         stored = _view(ds, content, stream.tell())
         if content[stream.tell() : stream.tell() + 4] == _PIXEL_DATA:
             damaged = "the file ends within (7FE0,0010) Pixel Data"
         if stored is None:
-            ds = dcmread(io.BytesIO(content), force=True)
+            ds = dcmread(opened(content), force=True)
         known = any(keyword in ds for keyword in (*KNOWN_BY, "DirectoryRecordSequence"))
     except MemoryError:
         raise
@@ -200,7 +202,7 @@ def _parse(content: bytes, policy: GatePolicy, name: str) -> tuple[Dataset, Stor
     return ds, stored
 
 
-def _view(ds: Dataset, content: bytes, place: int) -> Stored | None:
+def _view(ds: Dataset, content: Content, place: int) -> Stored | None:
     """The stored values in the Pixel Data element at `place`, or None if they are not bare, whole and the last."""
     syntax = ds.file_meta.get("TransferSyntaxUID") or syntax_without_meta(ds)
     implicit, little = ds.original_encoding

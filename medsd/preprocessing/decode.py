@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Self
 
+from medsd.dicom.content import Content
 from medsd.dicom.gate import GatePolicy
 from medsd.dicom.identity import read_identity
 from medsd.errors import ImageError
@@ -40,7 +41,7 @@ class Decoder:
     hasher: KeyedHasher | None = None
     keep_image: bool = False
 
-    def __call__(self, source: Path | bytes, name: str = "") -> DecodedImage:
+    def __call__(self, source: Path | Content, name: str = "") -> DecodedImage:
         """Read one image, a file or `archive.zip!member`; whatever goes wrong is a refusal."""
         name = name or (source.name if isinstance(source, Path) else "")
         try:
@@ -56,9 +57,9 @@ class Decoder:
             image = refused("cannot_decode", name, detail=type(error).__name__)
         return self.identified(image, source)
 
-    def _content(self, source: Path | bytes, name: str) -> Path | bytes:
+    def _content(self, source: Path | Content, name: str) -> Path | Content:
         """What a path leads to: a file, or a member of an archive, read in memory."""
-        if isinstance(source, bytes):
+        if isinstance(source, Content):
             return source
         inside = split_member(str(source))
         if inside is not None:
@@ -67,7 +68,7 @@ class Decoder:
             refuse_archive(source, name)
         return source
 
-    def identified(self, image: DecodedImage, source: Path | bytes) -> DecodedImage:
+    def identified(self, image: DecodedImage, source: Path | Content) -> DecodedImage:
         """A refused image with the keys and the view of its header, which is all that is read; as it is without one."""
         if image.study_key or image.patient_key or image.instance_key:
             return image

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Protocol, Self
 
+from medsd.dicom.content import Content
 from medsd.dicom.policy import concern
 from medsd.errors import DependencyError
 from medsd.preprocessing.image import DecodedImage, named
@@ -30,10 +31,10 @@ except ImportError:  # Windows: time is bounded there, memory is not
 class ImageDecoder(Protocol):
     """What a helper does; travels to its process."""
 
-    def __call__(self, source: Path | bytes, name: str) -> DecodedImage:
+    def __call__(self, source: Path | Content, name: str) -> DecodedImage:
         """Read one image."""
 
-    def identified(self, image: DecodedImage, source: Path | bytes) -> DecodedImage:
+    def identified(self, image: DecodedImage, source: Path | Content) -> DecodedImage:
         """A refused image with its keys, by the header alone."""
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from medsd.dicom.content import Content
 from medsd.dicom.gate import GatePolicy, admit
 from medsd.dicom.identity import Identity, read_identity
 from medsd.dicom.read import ImageSource, Radiograph
@@ -63,7 +64,7 @@ def read_image(
     admission = admit(source, policy, name)
     if admission.radiograph is None:
         image = DecodedImage("refused", admission.reason, admission.message, name)
-        return identified(image, read_identity(source), hasher) if isinstance(source, (Path, bytes)) else image
+        return identified(image, read_identity(source), hasher) if isinstance(source, Path | Content) else image
     greys = admission.radiograph.greys
     image = DecodedImage(
         "warned" if admission.status == "warned" else "scored",

@@ -38,14 +38,13 @@ _idle: list[_Store] = []
 
 
 class MemoryFile:
-    """Grows by `write`; sent to a process of this machine, it arrives there as the bytes that it holds.
+    """Grows by `write`; sent to a process of this machine, it arrives there as what it holds, bytes or mapped memory.
 
-    On Linux they lie in shared memory until this object is gone; elsewhere they travel.
+    On Linux that lies in shared memory until this object is gone; elsewhere it travels. `size` bytes are expected.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 0) -> None:
         self.size = 0
-        self._bytes = bytearray()
         self._store: _Store | None = None
         if hasattr(os, "memfd_create"):
             try:
@@ -53,28 +52,37 @@ class MemoryFile:
             except IndexError:
                 self._store = _Store()
             weakref.finalize(self, self._store.end)
+            self._store.fit(size)
+        self._bytes = bytearray(0 if self._store else size)
 
-    def write(self, data: memoryview) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Put `data` at the end."""
-        start, self.size = self.size, self.size + len(data)
-        if self._store is None:
-            self._bytes += data
-        else:
-            self._store.fit(self.size)
-            self._store.bytes[start : self.size] = data
+        self.room(len(data))[:] = data
+        self.took(len(data))
+
+    def room(self, most: int) -> memoryview:
+        """Memory for so many bytes at the end. While it is held, there may be no more room than was expected."""
+        end = self.size + most
+        if self._store is not None:
+            self._store.fit(end)
+        elif end > len(self._bytes):
+            self._bytes.extend(bytes(end - len(self._bytes)))
+        return memoryview(self._bytes if self._store is None else self._store.bytes)[self.size : end]
+
+    def took(self, count: int) -> None:
+        """So many bytes of the room are filled."""
+        self.size += count
 
     def content(self) -> bytes:
         """All that was written."""
-        return bytes(self._bytes) if self._store is None else self._store.bytes[: self.size]
+        return bytes(self._bytes[: self.size]) if self._store is None else self._store.bytes[: self.size]
 
-    def __reduce__(self) -> tuple[Callable[..., bytes], tuple[Any, ...]]:
-        if self._store is None:
+    def __reduce__(self) -> tuple[Callable[..., bytes | mmap.mmap], tuple[Any, ...]]:
+        if self._store is None or not self.size:
             return bytes, (self.content(),)
-        return _content, (f"/proc/{os.getpid()}/fd/{self._store.descriptor}", self.size)
+        return _mapped, (f"/proc/{os.getpid()}/fd/{self._store.descriptor}", self.size)
 
 
-def _content(path: str, size: int) -> bytes:
-    if not size:
-        return b""
-    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
-        return content[:]
+def _mapped(path: str, size: int) -> mmap.mmap:
+    with Path(path).open("rb") as file:
+        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)

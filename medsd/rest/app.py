@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from medsd import __version__
 from medsd.rest import protocol
-from medsd.rest.bodies import FormFields, RequestLimits, read_bytes, read_form
+from medsd.rest.bodies import IMAGE_TYPES, FormFields, ImageFields, RequestLimits, read_bytes, read_study
 from medsd.rest.engine import Engine
 from medsd.rest.guard import answer_of
 from medsd.rest.refused import RefusedError
@@ -65,11 +65,11 @@ def _add_predictions(app: FastAPI, engine: Engine, limits: RequestLimits) -> Non
         "/v1/predictions",
         summary="What the model says of one image",
         responses=about | _failures(408, 413, 415, 422, 503),
-        openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _form()}}}},
+        openapi_extra=_study(),
     )
     async def predict(request: Request) -> JSONResponse:
         """An image that must not be scored is an answer, too: its status is "refused", with reason and message."""
-        return JSONResponse(await engine.read(*await read_form(request, limits)))
+        return JSONResponse(await engine.read(read_study(request, limits)))
 
 
 def _add_protocol(app: FastAPI, engine: Engine, limits: RequestLimits) -> None:
@@ -109,8 +109,6 @@ def _add_protocol(app: FastAPI, engine: Engine, limits: RequestLimits) -> None:
     )
     @app.post(f"{version}/infer", include_in_schema=False)
     async def infer(request: Request) -> Response:
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise RefusedError(415, "Compressed requests are not read.")
         body = await read_bytes(request, limits)
         length = request.headers.get(protocol.HEADER_LENGTH)
         asked, feeds = await asyncio.to_thread(protocol.read_request, body, length, about, said)
@@ -129,10 +127,18 @@ async def _refuse(_: Request, error: Exception) -> Response:
     return answer_of(error)
 
 
-def _form() -> dict[str, Any]:
-    schema = FormFields.model_json_schema()
-    file = {"type": "string", "format": "binary", "description": "DICOM, PNG or JPEG; none where a note is read alone"}
-    return schema | {"properties": {"file": file, **schema["properties"]}}
+def _study() -> dict[str, Any]:
+    binary = {"type": "string", "format": "binary"}
+    form, alone = FormFields.model_json_schema(), ImageFields.model_json_schema()["properties"]
+    file = binary | {"description": "DICOM, PNG or JPEG; none where a note is read alone"}
+    content = {"multipart/form-data": {"schema": form | {"properties": {"file": file, **form["properties"]}}}}
+    content |= {kind: {"schema": binary} for kind in IMAGE_TYPES}
+    said = "of an image that is the whole body: "
+    query = [
+        {"name": name, "in": "query", "schema": field, "description": said + field["description"]}
+        for name, field in alone.items()
+    ]
+    return {"parameters": query, "requestBody": {"required": True, "content": content}}
 
 
 def _described(app: FastAPI) -> dict[str, Any]:

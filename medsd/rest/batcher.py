@@ -2,27 +2,28 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from medsd.inference.predict import Study
 from medsd.inference.prediction import Prediction
 
-LONGEST_S = 0.5  # that a study waits for others, however many are on their way
+LONGEST_S = 0.5  # that a study waits for others, or for as long as it was decoded; and that any wait for one to arrive
 
 
 class _Waiting(NamedTuple):
     study: Study
-    since: float
+    until: float  # by the loop's clock; from then on it waits for no other
     answer: asyncio.Future[Prediction]
 
 
 class Batcher:
     """Gathers studies for `read`, which an executor runs; belongs to one event loop.
 
-    A run begins when `size` studies wait; or fewer, when no other is being decoded, or the first of them has waited
-    for `LONGEST_S`. So a single request never waits, and many fill their runs.
+    A run begins when `size` studies wait; or fewer, when no other is on its way, or one of them has waited for
+    `LONGEST_S`, and for as long as it was being decoded. So a single request never waits, and many fill their runs.
 
     Args:
         read: reads up to `size` studies, in their order.
@@ -37,17 +38,35 @@ class Batcher:
         self._read, self._size, self._ways, self._threads = read, size, ways, threads
         self._waiting: deque[_Waiting] = deque()
         self._decoding = self._running = 0
+        self._arriving: set[object] = set()
         self._runs: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """A study arrives: others wait for it, though not for one that takes longer than `LONGEST_S`."""
+        loop, study = asyncio.get_running_loop(), object()
+        self._arriving.add(study)
+        loop.call_later(LONGEST_S, self._expect_no_more, study)
+        try:
+            yield
+        finally:
+            loop.call_soon(self._expect_no_more, study)  # by then it is being decoded
+
+    def _expect_no_more(self, study: object) -> None:
+        self._arriving.discard(study)
+        self._begin_runs()
 
     async def __call__(self, decoded: Awaitable[Study]) -> Prediction:
         """Read one study as soon as it is decoded; what `decoded` or the run raises is raised here."""
         loop = asyncio.get_running_loop()
+        begun = loop.time()
         self._decoding += 1
         try:
             study = await decoded
-            waiting = _Waiting(study, loop.time(), loop.create_future())
+            patience = max(LONGEST_S, loop.time() - begun)
+            waiting = _Waiting(study, loop.time() + patience, loop.create_future())
             self._waiting.append(waiting)
-            loop.call_later(LONGEST_S, self._begin_runs)
+            loop.call_later(patience, self._begin_runs)
         finally:
             self._decoding -= 1
             self._begin_runs()
@@ -62,8 +81,8 @@ class Batcher:
             run.add_done_callback(self._runs.discard)
 
     def _worth_it(self) -> bool:
-        full, alone = len(self._waiting) >= self._size, not self._decoding
-        return full or alone or asyncio.get_running_loop().time() - self._waiting[0].since >= LONGEST_S
+        full, alone = len(self._waiting) >= self._size, not self._decoding and not self._arriving
+        return full or alone or asyncio.get_running_loop().time() >= min(each.until for each in self._waiting)
 
     async def _run(self, batch: Sequence[_Waiting]) -> None:
         studies = [each.study for each in batch]

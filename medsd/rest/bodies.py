@@ -11,6 +11,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from medsd.connection import PieceSink, Sink
 from medsd.preprocessing.memory_file import MemoryFile
 from medsd.preprocessing.notes import MAX_NOTE
 from medsd.rest.refused import RefusedError
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 _BESIDE = 1 << 20  # bytes of a form beside its image; the longest note has up to 80,000
+IMAGE_TYPES = ("application/dicom", "image/png", "image/jpeg")
 _FORM = "Send a form (multipart/form-data) with an image as its file, and note, k and coverage as fields."
+_STUDY = f"{_FORM.replace('Send', 'Send an image as it is, with k and coverage in the query, or')}"
 _WORDS = "The words of a form are UTF-8."
 
 
@@ -39,28 +42,35 @@ class RequestLimits:
     body_s: float = 60.0
 
 
-class FormFields(Strict):
-    """The fields of the form beside its file."""
+class ImageFields(Strict):
+    """What is asked of an image."""
 
-    note: str = Field("", max_length=MAX_NOTE, description="the clinical note, without names")
     k: int = Field(0, ge=0, le=100, description="how many similar cases the answer tells of")
     coverage: float | None = Field(
         None, gt=0, lt=1, description="conformal calls that hold the truth in this share; else operating points"
     )
 
 
-async def read_form(request: Request, limits: RequestLimits) -> tuple[MemoryFile | None, FormFields]:
+class FormFields(ImageFields):
+    """The fields of the form beside its file."""
+
+    note: str = Field("", max_length=MAX_NOTE, description="the clinical note, without names")
+
+
+async def read_study(request: Request, limits: RequestLimits) -> tuple[MemoryFile | None, FormFields]:
     """The image, None where there is none, and what is asked of it.
 
     Raises:
-        RefusedError: no form, one of other fields, or more than the limits.
+        RefusedError: no image and no form, other fields, or more than the limits.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind.decode("latin-1") in IMAGE_TYPES:
+        return await _read_image(request, limits)
     if kind != b"multipart/form-data":
-        raise RefusedError(415, _FORM)
+        raise RefusedError(415, _STUDY)
     if options.get(b"charset", b"utf-8").lower() != b"utf-8":  # some of Python's codecs take hours for a megabyte
         raise RefusedError(415, _WORDS)
-    if b"boundary" not in options:
+    if b"boundary" not in options or request.query_params:
         raise RefusedError(422, _FORM)
     form = _Form(limits)
     try:
@@ -71,8 +81,22 @@ async def read_form(request: Request, limits: RequestLimits) -> tuple[MemoryFile
     return form.file, form.fields()
 
 
+async def _read_image(request: Request, limits: RequestLimits) -> tuple[MemoryFile, FormFields]:
+    """A body that is the image itself."""
+    query = request.query_params
+    if len(query) < len(query.multi_items()):
+        raise RefusedError(422, _STUDY)
+    try:
+        asked = ImageFields.model_validate(dict(query))  # no note: an address is written into logs on its way
+    except ValidationError as error:
+        raise RefusedError(422, sentence_of(error, _STUDY)) from None
+    file = MemoryFile(_declared(request, limits, 0))
+    await _take_in(request, limits, file.write, file, beside=0)
+    return file, FormFields(**asked.model_dump())
+
+
 async def read_bytes(request: Request, limits: RequestLimits) -> bytes:
-    """The body as it is; errors as `read_form`."""
+    """The body as it is; errors as `read_study`."""
     pieces: list[bytes] = []
     await _take_in(request, limits, lambda piece: pieces.append(bytes(piece)))
     return b"".join(pieces)
@@ -154,11 +178,18 @@ class _Form:
         self._ended = True
 
 
-async def _take_in(request: Request, limits: RequestLimits, write: Callable[[bytes], object]) -> None:
-    """Hand the body to `write` as it arrives, within the limits."""
-    most, declared, size = limits.image_bytes + _BESIDE, request.headers.get("content-length", ""), 0
-    if declared.isdigit() and int(declared) > most:
-        raise _too_large(limits)
+async def _take_in(
+    request: Request,
+    limits: RequestLimits,
+    write: Callable[[bytes], object],
+    sink: Sink | None = None,
+    beside: int = _BESIDE,
+) -> None:
+    """Hand the body to `write` as it arrives, within the limits; what can be, goes to `sink` where one is given."""
+    most, size = limits.image_bytes + beside, 0
+    _declared(request, limits, beside)
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise RefusedError(415, "Compressed requests are not read.")
     refusal: Exception | None = None
 
     def take(piece: bytes) -> None:
@@ -174,13 +205,22 @@ async def _take_in(request: Request, limits: RequestLimits, write: Callable[[byt
             refusal = error
             raise
 
+    sink = sink or PieceSink(take)
     try:
         async with _in_time(limits):
             async for piece in request.stream():
                 take(piece)
-                request.state.take = take  # `Connection` need not wake this task for each further piece
+                request.state.sink = sink
     finally:
-        request.state.take = refusal = None  # an error that its own frames know would keep the body in memory
+        request.state.sink = refusal = None  # an error that its own frames know would keep the body in memory
+
+
+def _declared(request: Request, limits: RequestLimits, beside: int) -> int:
+    """The length that a body is said to have, 0 where it is not."""
+    length = int(request.headers.get("content-length", 0))
+    if length > limits.image_bytes + beside:
+        raise _too_large(limits)
+    return length
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,13 +107,16 @@ class Engine:
         for threads in (self._decoding, self._running):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    async def read(self, content: MemoryFile | None, asked: FormFields) -> ReadingRecord:
-        """Read one study: the content of a file, or None for the note alone.
+    async def read(self, arriving: Awaitable[tuple[MemoryFile | None, FormFields]]) -> ReadingRecord:
+        """Read one study: the content of a file, or None for the note alone, and what is asked of it.
 
         Raises:
-            RefusedError: this bundle cannot give what is asked for, or the audit log cannot be written.
+            RefusedError: this bundle cannot give what is asked for, or the audit log cannot be written; and what
+                `arriving` raises.
         """
-        await self._check(asked)
+        with self._batcher.expecting():
+            content, asked = await arriving
+            await self._check(asked)
         prediction = await self._batcher(self._decoded(content, asked.note))
         return await asyncio.to_thread(self._record, content, asked, prediction)
 

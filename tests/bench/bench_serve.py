@@ -3,10 +3,14 @@
 Run `python -m tests.bench.bench_serve`; it ends with status 1 where an answer is not the row of its image, or the
 share is below 0.9. In every round, one after another: `score` goes from the files to the table, and 20 clients on
 connections of their own send the same files to a server in a process of its own until each of 1,000 requests is
-answered. Score reads as many files as there are requests, under names of their own. Clients and server share the
-processors; both ways decode in as many processes and read in batches of the same size. No start is counted: the rate of
-score is that of the rows after the first four batches (as in `tests.bench.bench_score`; some images lie decoded by
-then, which favours score), and each client has had one answer before. The median of the rounds' ratios counts.
+answered; the image is the body, or with `--form` a form has it. Score reads as many files as there are requests, under
+names of their own. Both ways decode in as many processes and read in batches of the same size. No start is counted: the
+rate of score is that of the rows after the first four batches (as in `tests.bench.bench_score`; some images lie decoded
+by then, which favours score), and each client has had one answer before. The median of the rounds' ratios counts.
+
+Clients and server share the processors, so the share says less than a client on another machine would see. Beside it
+stands the processor time of an image: of the server (its process and those that decode), of the clients, and of score.
+Score's over the server's is what the share would be without the clients.
 """
 
 from __future__ import annotations
@@ -21,9 +25,10 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from queue import SimpleQueue
@@ -31,7 +36,7 @@ from typing import Any
 
 from medsd.inference.session import processors
 from medsd.scoring.table import read_table
-from tests.bench.bench_score import ENCODINGS, ROOT, run_scorer, write_films
+from tests.bench.bench_score import ENCODINGS, ROOT, _cost_of, _tree, run_scorer, write_films
 
 LEAST = 0.9
 _BOUNDARY = "----a-boundary-as-long-as-those-of-browsers"
@@ -39,34 +44,63 @@ _HEAD = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename
 _TAIL = f"\r\n--{_BOUNDARY}--\r\n".encode()
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What all requests took; seconds of processor time are those of one request."""
+
+    seconds: float
+    answers: list[Any]
+    server_s: float
+    clients_s: float
+
+
 @contextmanager
-def server(bundle: Path, workers: int, size: int) -> Iterator[tuple[str, int]]:
-    """`medsd serve` in a process of its own; host and port."""
+def server(bundle: Path, workers: int, size: int) -> Iterator[tuple[tuple[str, int], int]]:
+    """`medsd serve` in a process of its own; host and port, and its number."""
     words = ["serve", bundle, "--port", 0, "--workers", workers, "--batch-size", size, "--set", "gate.max_seconds=60"]
     command = [sys.executable, "-m", "medsd.cli", *map(str, words)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
             assert process.stdout is not None
             [(host, port)] = re.findall(r"http://([\d.]+):(\d+)/", process.stdout.readline())
-            yield host, int(port)
+            yield (host, int(port)), process.pid
         finally:
             process.terminate()
 
 
-def _send(connection: HTTPConnection, path: Path) -> None:
-    """A form with a file, which the system copies from its cache into the socket."""
+def send_alone(connection: HTTPConnection, path: Path) -> None:
+    """An image as it is, which the system copies from its cache into the socket."""
+    with path.open("rb") as file:
+        _begin(connection, "application/dicom", os.fstat(file.fileno()).st_size)
+        connection.endheaders()
+        connection.sock.sendfile(file)
+
+
+def send_form(connection: HTTPConnection, path: Path) -> None:
+    """A form with an image."""
     with path.open("rb") as file:
         length = len(_HEAD) + os.fstat(file.fileno()).st_size + len(_TAIL)
-        connection.putrequest("POST", "/v1/predictions", skip_accept_encoding=True)
-        connection.putheader("Content-Type", f"multipart/form-data; boundary={_BOUNDARY}")
-        connection.putheader("Content-Length", str(length))
+        _begin(connection, f"multipart/form-data; boundary={_BOUNDARY}", length)
         connection.endheaders(_HEAD)
         connection.sock.sendfile(file)
         connection.send(_TAIL)
 
 
-def ask_all(address: tuple[str, int], paths: Sequence[Path], requests: int, clients: int) -> tuple[float, list[Any]]:
-    """Seconds until all requests are answered, and the answers."""
+def _begin(connection: HTTPConnection, kind: str, length: int) -> None:
+    connection.putrequest("POST", "/v1/predictions", skip_accept_encoding=True)
+    connection.putheader("Content-Type", kind)
+    connection.putheader("Content-Length", str(length))
+
+
+def ask_all(
+    address: tuple[str, int],
+    pid: int,
+    paths: Sequence[Path],
+    requests: int,
+    clients: int,
+    send: Callable[[HTTPConnection, Path], None],
+) -> Asked:
+    """Ask a server until all requests are answered."""
     idle: SimpleQueue[HTTPConnection] = SimpleQueue()
     for _ in range(clients):
         idle.put(HTTPConnection(*address))  # without a time limit, one call of the system sends a file
@@ -74,7 +108,7 @@ def ask_all(address: tuple[str, int], paths: Sequence[Path], requests: int, clie
     def ask(number: int) -> Any:
         connection = idle.get()
         try:
-            _send(connection, paths[number % len(paths)])
+            send(connection, paths[number % len(paths)])
             answer = connection.getresponse()
             content = answer.read()
             assert answer.status == 200, content
@@ -88,10 +122,19 @@ def ask_all(address: tuple[str, int], paths: Sequence[Path], requests: int, clie
             connection = idle.get()
             connection.close()
             idle.put(connection)
-        begun = time.perf_counter()
+        before, own, begun = sum(map(_cost_of, _tree(pid))), time.process_time(), time.perf_counter()
         answers = list(threads.map(ask, range(requests)))
-        seconds = time.perf_counter() - begun
-    return seconds, list(map(json.loads, answers))
+        seconds, own, after = time.perf_counter() - begun, time.process_time() - own, sum(map(_cost_of, _tree(pid)))
+    return Asked(seconds, list(map(json.loads, answers)), (after - before) / requests, own / requests)
+
+
+def _runs(address: tuple[str, int]) -> float:
+    """Studies in one run, on average."""
+    connection = HTTPConnection(*address)
+    connection.request("GET", "/metrics")
+    page = connection.getresponse().read().decode()
+    studies, runs = (float(re.findall(rf"^medsd_rest_batch_{what} (.+)$", page, re.M)[0]) for what in ("sum", "count"))
+    return studies / runs
 
 
 def wrong(answers: Sequence[Any], paths: Sequence[Path], rows: dict[str, Any]) -> int:
@@ -116,7 +159,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=processors())
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--encoding", choices=ENCODINGS, default=ENCODINGS[0])
+    parser.add_argument("--form", action="store_true", help="send forms")
     options = parser.parse_args()
+    send = send_form if options.form else send_alone
     warnings.simplefilter("ignore")
     os.environ.setdefault("MEDSD_KEY", "a key for benches alone")
     ratios, mistakes = [], 0
@@ -132,12 +177,20 @@ def main() -> None:
         for number in range(options.requests):
             os.link(paths[number % len(paths)], many / f"{number:05d}.dcm")
         for _ in range(options.rounds):
-            scored = run_scorer(many, options.bundle, options.workers, options.batch_size).rate
-            with server(options.bundle, options.workers, options.batch_size) as address:
-                seconds, answers = ask_all(address, paths, options.requests, options.clients)
-            ratios.append(options.requests / seconds / scored)
-            mistakes += wrong(answers, paths, rows)
-            print(f"{options.requests / seconds:.1f} requests a second, {scored:.1f} rows a second: {ratios[-1]:.2f}")
+            scored = run_scorer(many, options.bundle, options.workers, options.batch_size)
+            with server(options.bundle, options.workers, options.batch_size) as (address, pid):
+                asked = ask_all(address, pid, paths, options.requests, options.clients, send)
+                runs = _runs(address)
+            rate = options.requests / asked.seconds
+            ratios.append(rate / scored.rate)
+            mistakes += wrong(asked.answers, paths, rows)
+            print(f"{rate:.1f} requests a second, {scored.rate:.1f} rows a second: {ratios[-1]:.2f}")
+            server_ms = asked.server_s * 1e3
+            print(
+                f"processor ms an image: server {server_ms:.1f}, clients {asked.clients_s * 1e3:.1f}, "
+                f"score {scored.cost_ms:.1f}; score / server {scored.cost_ms / server_ms:.2f}; "
+                f"{runs:.1f} images a run"
+            )
     ratio = statistics.median(ratios)
     print(f"serve / score {ratio:.2f}, {mistakes} of {options.rounds * options.requests} answers wrong")
     sys.exit(mistakes > 0 or ratio < LEAST)

@@ -1,9 +1,12 @@
 """Mutated files: some here, 20,000 in `tests/bench/bench_mutated.py`."""
 
+import mmap
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medsd.dicom.gate import admit
@@ -62,6 +65,17 @@ def test_mutated_real_files_give_an_image_or_a_reason(data_root: Path, capfd: py
     real = {path.name: path.read_bytes() for path in sorted((data_root / "dicom").glob("*.dcm"))}
     reasons = _read_all(Mutants(real, seed=7), 100, capfd)
     assert {"", "cannot_decode", "modality"} <= reasons
+
+
+def test_mapped_memory_is_read_as_bytes_are(images: dict[str, bytes], data_root: Path) -> None:
+    real = {path.name: path.read_bytes() for path in sorted((data_root / "dicom").glob("*.dcm"))}
+    for mutants, count in ((Mutants(images, seed=9), 100), (Mutants(real, seed=9), 60)):
+        for content in filter(None, (mutants[index].content for index in range(count))):
+            mapped = mmap.mmap(-1, len(content))
+            mapped[:] = content
+            expected, found = read_image(content, SPEC), read_image(mapped, SPEC)
+            assert np.array_equal(expected.pixels, found.pixels) and np.array_equal(expected.display, found.display)
+            assert replace(expected, pixels=None, display=None) == replace(found, pixels=None, display=None)
 
 
 def test_a_panic_of_a_decoder_in_rust_is_a_refusal(images: dict[str, bytes]) -> None:

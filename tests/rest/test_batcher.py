@@ -67,6 +67,42 @@ def test_a_study_waits_for_one_that_is_being_decoded_and_no_longer(monkeypatch: 
     assert model.runs == [["first", "second"]]
 
 
+@pytest.mark.parametrize(("longest", "runs"), [(60.0, [["here", "arriving"]]), (0.05, [["here"], ["arriving"]])])
+def test_a_study_waits_for_one_that_arrives_and_not_for_one_that_takes_long_to(
+    longest: float, runs: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher, "LONGEST_S", longest)
+    model = Model()
+
+    async def ask() -> list[Any]:
+        with ThreadPoolExecutor(1) as threads:
+            read = Batcher(model, size=4, ways=1, threads=threads)
+
+            async def slowly() -> Prediction:
+                with read.expecting():
+                    study = await _study("arriving", 1.0)
+                return await read(_itself(study))
+
+            return await asyncio.gather(slowly(), read(_study("here")))
+
+    assert [each.message for each in _run(ask())] == ["arriving", "here"]
+    assert model.runs == runs
+
+
+async def _itself(study: Study) -> Study:
+    return study
+
+
+def test_what_took_long_to_decode_may_wait_as_long_for_others_that_are_being_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batcher, "LONGEST_S", 0.05)
+    model = Model()
+    assert _together(model, ("first", 1.0), ("second", 1.5)) == ["first", "second"]
+    assert _together(model, ("first", 1.0), ("second", 1.5), ("quick", 1.3), ("late", 3.0))[0] == "first"
+    assert model.runs == [["first", "second"], ["first", "quick", "second"], ["late"]]
+
+
 def test_nobody_waits_longer_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batcher, "LONGEST_S", 0.05)
     model = Model()

@@ -1,14 +1,18 @@
-"""A form arrives whole however it is cut, and the pieces of a large one go straight to who reads them."""
+"""A body arrives whole however it is cut, and a large one goes straight to who reads it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import random
+import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from http.client import HTTPConnection, HTTPSConnection
 from itertools import pairwise
 from multiprocessing.reduction import ForkingPickler
@@ -19,12 +23,12 @@ import pytest
 import uvicorn
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from medsd.connection import PIECE, Connection
 from medsd.listening import bound_socket, server_context
 from medsd.preprocessing.memory_file import MemoryFile
-from medsd.rest.bodies import RequestLimits, read_form
+from medsd.rest.bodies import RequestLimits, read_study
 from medsd.rest.guard import answer_of
 from tests.certificates import self_signed
 
@@ -34,9 +38,9 @@ FILE = b'--a-boundary\r\nContent-Disposition: form-data; name="file"; filename="
 END = b"\r\n--a-boundary--\r\n"
 
 
-async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
+async def _echo(scope: Scope, receive: Receive, send: Send, limits: RequestLimits = LIMITS) -> None:
     try:
-        file, asked = await read_form(Request(scope, receive), LIMITS)
+        file, asked = await read_study(Request(scope, receive), limits)
         answer = JSONResponse([file and hashlib.sha256(file.content()).hexdigest(), asked.note])
     except Exception as error:
         answer = answer_of(error)
@@ -44,10 +48,10 @@ async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @contextmanager
-def _server(tls: ssl.SSLContext | None = None) -> Iterator[int]:
+def _server(tls: ssl.SSLContext | None = None, app: ASGIApp = _echo) -> Iterator[int]:
     with bound_socket("127.0.0.1", 0) as listener:
         listener.listen()
-        config = uvicorn.Config(_echo, http=Connection, ws="none", lifespan="off", log_config=None)
+        config = uvicorn.Config(app, interface="asgi3", http=Connection, ws="none", lifespan="off", log_config=None)
         config.ssl_context_factory = None if tls is None else lambda *_: tls
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -73,9 +77,12 @@ def _noise(size: int, seed: int) -> bytes:
     return bytes(noise[:size])
 
 
-def _ask(client: HTTPConnection, pieces: Sequence[bytes]) -> tuple[int, Any]:
-    client.putrequest("POST", "/")
-    client.putheader("Content-Type", "multipart/form-data; boundary=a-boundary")
+FORM_TYPE, IMAGE_TYPE = "multipart/form-data; boundary=a-boundary", "application/dicom"
+
+
+def _ask(client: HTTPConnection, pieces: Sequence[bytes], kind: str = FORM_TYPE, path: str = "/") -> tuple[int, Any]:
+    client.putrequest("POST", path)
+    client.putheader("Content-Type", kind)
     client.putheader("Content-Length", str(sum(map(len, pieces))))
     client.endheaders()
     for piece in pieces:
@@ -84,20 +91,29 @@ def _ask(client: HTTPConnection, pieces: Sequence[bytes]) -> tuple[int, Any]:
     return answer.status, json.loads(answer.read())
 
 
-def _right(content: bytes) -> tuple[int, Any]:
-    return 200, [hashlib.sha256(content).hexdigest(), "Röntgen"]
+def _right(content: bytes, note: str = "Röntgen") -> tuple[int, Any]:
+    return 200, [hashlib.sha256(content).hexdigest(), note]
+
+
+def _head(content: bytes) -> bytes:
+    fields = f"Host: localhost\r\nContent-Type: {IMAGE_TYPE}\r\nContent-Length: {len(content)}"
+    return f"POST / HTTP/1.1\r\n{fields}\r\n\r\n".encode()
+
+
+def _cut(body: bytes, rng: random.Random) -> list[bytes]:
+    places = sorted({0, len(body), *(rng.randrange(len(body)) for _ in range(rng.randrange(6)) if body)})
+    return [body[start:end] for start, end in pairwise(places)]
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_form_arrives_whole_however_it_is_cut(port: int, seed: int) -> None:
+def test_form_and_image_arrive_whole_however_they_are_cut(port: int, seed: int) -> None:
     rng = random.Random(seed)
     client = HTTPConnection("127.0.0.1", port, timeout=60)
     for size in (0, 1, PIECE - len(NOTE + FILE), PIECE, rng.randrange(3 << 20), 3 << 20):  # on one connection
         content = _noise(size, seed)
         body = NOTE + FILE + content + END if seed % 2 else FILE + content + b"\r\n" + NOTE[:-2] + END
-        places = sorted({0, len(body), *(rng.randrange(len(body)) for _ in range(rng.randrange(6)))})
-        pieces = [body[start:end] for start, end in pairwise(places)]
-        assert _ask(client, pieces) == _right(content)
+        assert _ask(client, _cut(body, rng)) == _right(content)
+        assert _ask(client, _cut(content, rng), IMAGE_TYPE) == _right(content, "")
     client.close()
 
 
@@ -107,6 +123,58 @@ def test_a_large_form_arrives_by_tls(tmp_path: Path) -> None:
     with _server(server_context(certificate, key, None)) as port:
         client = HTTPSConnection("127.0.0.1", port, timeout=60, context=ssl.create_default_context(cafile=certificate))
         assert _ask(client, [NOTE + FILE + content + END]) == _right(content)
+        assert _ask(client, [content], IMAGE_TYPE) == _right(content, "")
+        client.close()
+
+
+def test_what_follows_an_image_on_its_connection_is_the_next_request(port: int) -> None:
+    content = _noise(3 << 20, 0)
+    with socket.create_connection(("127.0.0.1", port), 60) as client:
+        client.sendall(2 * (_head(content) + content))
+        answers = b""
+        while answers.count(b"}]") + answers.count(b'""]') < 2:
+            answers += client.recv(1 << 16) or pytest.fail("the connection has ended")
+    assert answers.count(b"200 OK") == answers.count(hashlib.sha256(content).hexdigest().encode()) == 2
+
+
+def test_a_body_that_comes_too_slowly_does_not_hold_up_the_next_request() -> None:
+    content = _noise(3 << 20, 0)
+    app = partial(_echo, limits=replace(LIMITS, body_s=0.5))
+    with _server(app=app) as port, socket.create_connection(("127.0.0.1", port), 60) as client:
+        for place in (0, 1 << 19, 1 << 20):  # the rest is waited for in one piece
+            client.sendall((b"" if place else _head(content)) + content[place : place + (1 << 19)])
+            time.sleep(0.1)
+        assert b" 408 " in client.recv(1 << 16)
+        client.sendall(content[3 << 19 :] + _head(b"small") + b"small")
+        answer = b""
+        while hashlib.sha256(b"small").hexdigest().encode() not in answer:
+            answer += client.recv(1 << 16) or pytest.fail("the connection has ended")
+
+
+def test_a_large_body_wakes_the_server_seldom(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    woken: list[int] = []
+    updated = Connection.buffer_updated
+
+    def noting(self: Connection, nbytes: int) -> None:
+        woken.append(nbytes)
+        updated(self, nbytes)
+
+    monkeypatch.setattr(Connection, "buffer_updated", noting)
+    content = _noise(3 << 20, 0)
+    client = HTTPConnection("127.0.0.1", port, timeout=60)
+    assert _ask(client, [content[at : at + 30_000] for at in range(0, len(content), 30_000)], IMAGE_TYPE)[0] == 200
+    client.close()
+    assert sum(woken) > len(content) and len(woken) < 20
+
+
+def test_an_image_of_unknown_length_is_taken_within_the_limit(port: int) -> None:
+    client = HTTPConnection("127.0.0.1", port, timeout=60)
+    content = _noise(3 << 20, 1)
+    for pieces, status in (([content[: 1 << 20], content[1 << 20 :]], 200), ([content, content], 413)):
+        client.request("POST", "/", iter(pieces), {"Content-Type": IMAGE_TYPE}, encode_chunked=True)
+        answer = client.getresponse()
+        said = answer.status, json.loads(answer.read())
+        assert said == _right(content, "") if status == 200 else said[0] == status
         client.close()
 
 
@@ -122,8 +190,9 @@ def test_h11_sees_little_of_a_large_body(port: int, monkeypatch: pytest.MonkeyPa
     content = _noise(3 << 20, 0)
     client = HTTPConnection("127.0.0.1", port, timeout=60)
     assert _ask(client, [NOTE + FILE + content[: 1 << 20], content[1 << 20 :] + END]) == _right(content)
+    assert _ask(client, [content[: 1 << 20], content[1 << 20 :]], IMAGE_TYPE) == _right(content, "")
     client.close()
-    assert sum(seen) < 1 << 20
+    assert sum(seen) < 2 << 20
 
 
 @pytest.mark.parametrize(
@@ -145,13 +214,41 @@ def test_what_is_wrong_in_a_later_piece_is_refused(port: int, pieces: Sequence[b
     client.close()
 
 
+@pytest.mark.parametrize(
+    ("kind", "path", "size", "status"),
+    [
+        ("image/png; charset=binary", "/?k=3&coverage=0.9", 3 << 20, 200),
+        ("Image/JPEG", "/", 4 << 20, 200),
+        (IMAGE_TYPE, "/", (4 << 20) + 1, 413),
+        (IMAGE_TYPE, "/?note=cough", 3 << 20, 422),
+        (IMAGE_TYPE, "/?k=1&k=2", 3 << 20, 422),
+        (IMAGE_TYPE, "/?k=101", 3 << 20, 422),
+        ("application/octet-stream", "/", 3 << 20, 415),
+        ("", "/", 3 << 20, 415),
+    ],
+)
+def test_an_image_as_it_is_is_taken_or_refused(port: int, kind: str, path: str, size: int, status: int) -> None:
+    client = HTTPConnection("127.0.0.1", port, timeout=60)
+    assert _ask(client, [bytes(size)], kind, path)[0] == status
+    assert _ask(client, [NOTE + FILE + END]) == _right(b"")  # the connection goes on
+    client.close()
+
+
+def test_a_form_with_fields_in_its_address_is_refused(port: int) -> None:
+    client = HTTPConnection("127.0.0.1", port, timeout=60)
+    assert _ask(client, [NOTE + FILE + END], path="/?k=3")[0] == 422
+    client.close()
+
+
 @pytest.mark.parametrize("everywhere", [True, False])
-def test_a_memory_file_arrives_as_bytes(everywhere: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_file_arrives_as_what_it_holds(everywhere: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not everywhere:
         monkeypatch.delattr("os.memfd_create", raising=False)
-    file, content = MemoryFile(), random.Random(0).randbytes(100_000)
-    for start in range(0, len(content), 30_000):
-        file.write(memoryview(content)[start : start + 30_000])
-    assert file.size == len(content) and file.content() == content
-    sent = bytes(ForkingPickler.dumps(file))
-    assert ForkingPickler.loads(sent) == content and (len(sent) < 200 or not everywhere)
+    for size in (3 << 20, 100_000, 1, 0):
+        file, content = MemoryFile(size // 2), random.Random(0).randbytes(size)
+        for start in range(0, size, 30_000):
+            file.write(memoryview(content)[start : start + 30_000])
+        file.room(10)[:] = b"not filled"
+        assert file.size == size and file.content() == content
+        sent = bytes(ForkingPickler.dumps(file))
+        assert ForkingPickler.loads(sent)[:] == content and (len(sent) < 200 or not everywhere)

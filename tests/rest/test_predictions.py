@@ -21,6 +21,7 @@ from medsd.dicom.gate import GatePolicy
 from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction
 from medsd.preprocessing.decode import Decoder
+from medsd.rest.bodies import IMAGE_TYPES
 from medsd.results.record import reading_record
 from medsd.scoring.batch import score
 from medsd.scoring.request import ScoringRequest
@@ -90,6 +91,18 @@ def _alone(bundle: Bundle, source: Path | bytes | None) -> Prediction:
     return Predictor(bundle, provider="cpu", decode=decode)(source)
 
 
+def test_an_image_as_the_whole_body_gets_what_it_gets_in_a_form(server: Running, images: Sequence[Path]) -> None:
+    content = images[0].read_bytes()
+    with server.client() as client:
+        asked = {"content": content, "headers": {"content-type": "application/dicom"}}
+        alone = [client.post("/v1/predictions", **asked), client.post("/v1/predictions?k=2&coverage=0.9", **asked)]
+        nothing = client.post("/v1/predictions", headers={"content-type": "image/png"})
+    forms = [server.predict(content), server.predict(content, k=2, coverage=0.9)]
+    for left, right in zip(alone, forms, strict=True):
+        assert left.status_code == 200 and left.json() | {"read": ""} == right.json() | {"read": ""}
+    assert (nothing.status_code, nothing.json()["reason"]) == (200, "not_dicom")
+
+
 def test_a_coverage_makes_the_calls_conformal(server: Running, images: Sequence[Path]) -> None:
     usual = server.predict(images[0].read_bytes()).json()
     covered = server.predict(images[0].read_bytes(), coverage=0.9).json()
@@ -115,6 +128,8 @@ def test_the_answers_are_as_the_description_says(server: Running, images: Sequen
     known = _closed(described["components"]["schemas"])
     fields = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
     assert set(fields) == {"file", "note", "k", "coverage"}
+    assert {(each["in"], each["name"]) for each in operation["parameters"]} == {("query", "k"), ("query", "coverage")}
+    assert set(operation["requestBody"]["content"]) == {"multipart/form-data", *IMAGE_TYPES}
     answers = [server.predict(images[0].read_bytes(), k=2, coverage=0.9), server.predict(images[1].read_bytes())]
     for answer in (*answers, server.predict(b"nothing")):
         jsonschema.validate(answer.json(), {**schema, "components": {"schemas": known}})

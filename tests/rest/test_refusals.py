@@ -50,12 +50,16 @@ def test_a_form_has_one_image(server: Running) -> None:
         assert said(answer)[0] == 422
 
 
-def test_what_is_no_form_is_415(server: Running) -> None:
+def test_what_is_no_form_and_no_image_is_415(server: Running) -> None:
     with server.client() as client:
         punycode = {"content-type": "multipart/form-data; boundary=x; charset=Punycode"}
         for answer in (
             client.post(FORM, json={"file": "a.dcm"}),
             client.post(FORM, content=b"DICM"),
+            client.post(FORM, content=b"DICM", headers={"content-type": "application/octet-stream"}),
+            client.post(
+                FORM, content=b"DICM", headers={"content-type": "application/dicom", "content-encoding": "gzip"}
+            ),
             client.post(FORM, content=b"--x--\r\n", headers=punycode),  # a note in it would take hours
         ):
             assert said(answer)[0] == 415
