@@ -5,7 +5,7 @@ import mmap
 import stat
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, overload
 
 from pydicom import Dataset
 from pydicom.filereader import _read_file_meta_info, read_preamble
@@ -64,6 +64,10 @@ def opened(content: Content) -> BinaryIO:
     return io.BytesIO(content) if isinstance(content, bytes) else io.BufferedReader(_Mapped(content))
 
 
+@overload
+def read_content(source: Path | bytes, policy: GatePolicy, name: str) -> bytes: ...
+@overload
+def read_content(source: Path | Content, policy: GatePolicy, name: str) -> Content: ...
 def read_content(source: Path | Content, policy: GatePolicy, name: str) -> Content:
     """The content of a file of a size that the policy reads; raises ImageError: `file_error` or `too_large`."""
     try:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from medsd.dicom.content import Content
 from medsd.dicom.policy import concern
 from medsd.dicom.web import Address, DicomWeb, DicomWebError, TooLargeError, is_dicomweb
 from medsd.errors import DataError, DependencyError, ImageError
@@ -137,7 +138,7 @@ def fetch(url: str, most: int, name: str = "") -> bytes:
 class FetchingDecoder(Decoder):
     """A `Decoder` that also reads what a URL leads to, within the same limits."""
 
-    def _content(self, source: Path | bytes, name: str) -> Path | bytes:
+    def _content(self, source: Path | Content, name: str) -> Path | Content:
         url = url_of(source) if isinstance(source, Path) else None
         if url is None:
             return super()._content(source, name)
