@@ -11,7 +11,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 SILENCE_S = 15.0  # a peer is cut off after once or twice this
 PIECE = 1 << 18  # bytes that are received at a time; they stay in a core's cache until they lie where they belong
-_AT_ONCE = 1 << 24  # bytes that the system may gather before it wakes this process
+_AT_ONCE = 1 << 22  # bytes that the system may gather before it wakes this process
 
 
 class _Received(threading.local):
