@@ -72,10 +72,12 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the transport puts what it receives."""
-        left = getattr(self._body(), "_remaining", 0) - 1
-        sink = self._sink() if left > 0 and not self.cycle.body else None
-        self._direct = sink is not None
-        return _received.view if sink is None else sink.room(left)
+        sink, left = self._sink(), getattr(self._body(), "_remaining", 0) - 1
+        if sink is None or left < 1 or self.cycle.body:
+            self._direct = False
+            return _received.view
+        self._direct = True
+        return sink.room(left)
 
     def buffer_updated(self, nbytes: int) -> None:
         """What it has received."""
@@ -109,8 +111,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
                 return
 
     def _sink(self) -> Sink | None:
-        sink: Sink | None = self.scope["state"].get("sink")
-        return sink
+        return self.scope["state"].get("sink") if self.scope else None
 
     def _body(self) -> Any:
         """h11's reader of a body of known length, whose count has to go on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import ssl
@@ -114,5 +115,6 @@ def serve(engine: Engine, listening: HttpListening, limits: RequestLimits) -> No
             log.warning(
                 "images and tokens travel unencrypted: give --tls-cert and --tls-key, or keep a proxy before it"
             )
+        gc.freeze()  # a collection that walks through all that was loaded would hold up every request
         print(f"medsd serve: {engine.bundle.label} on {address_of(listening.host, port, tls=tls)}", flush=True)
         server.run(sockets=[listener])
