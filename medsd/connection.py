@@ -4,6 +4,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from socket import SO_RCVBUF, SO_RCVLOWAT, SOL_SOCKET
 from typing import Any, Protocol
 
@@ -86,14 +87,16 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
             self._wake_at(1)
             self.data_received(bytes(_received.view[:nbytes]))
             return
+        body = self._body()
         try:
             sink.took(nbytes)
-            self._body()._remaining -= nbytes
-            self._wake_at(self._body()._remaining - 1)
         except Exception:  # who reads the body meets it again by any byte
-            self._body()._remaining -= nbytes - 1
+            body._remaining -= nbytes - 1
             self._wake_at(1)
             self.data_received(b"\0")
+        else:
+            body._remaining -= nbytes
+            self._wake_at(body._remaining - 1)
 
     def _wake_at(self, count: int) -> None:
         """Be woken when so many bytes are there, as a waking for each few of them costs more than to copy them.
@@ -105,10 +108,10 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
             return
         connection = self.transport.get_extra_info("socket")
         for self._least in (least, 1):
-            connection.setsockopt(SOL_SOCKET, SO_RCVLOWAT, self._least)
-            taken, room = (connection.getsockopt(SOL_SOCKET, what) for what in (SO_RCVLOWAT, SO_RCVBUF))
-            if taken <= room:
-                return
+            with suppress(OSError):  # a sandbox that does not know it
+                connection.setsockopt(SOL_SOCKET, SO_RCVLOWAT, self._least)
+                if connection.getsockopt(SOL_SOCKET, SO_RCVLOWAT) <= connection.getsockopt(SOL_SOCKET, SO_RCVBUF):
+                    return
 
     def _sink(self) -> Sink | None:
         return self.scope["state"].get("sink") if self.scope else None
