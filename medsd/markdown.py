@@ -12,6 +12,7 @@ _LARGEST = 2_000_000  # bytes of a picture
 # The only tags that our templates write; anything else that looks like one is text.
 _DETAILS = re.compile(r"<p>&lt;details&gt;&lt;summary&gt;(.*?)&lt;/summary&gt;</p>")
 _END_OF_DETAILS = "<p>&lt;/details&gt;</p>"
+_NO_HEADER = re.compile(r"<th( [^>]*)?></th>")  # an empty cell in the head of a table heads nothing
 
 
 def to_html(markdown: str, folder: Path) -> str:
@@ -30,6 +31,7 @@ def to_html(markdown: str, folder: Path) -> str:
                 child.attrSet("src", _picture(folder, str(child.attrGet("src") or "")))
     body = str(reader.renderer.render(tokens, reader.options, {}))
     body = _DETAILS.sub(r"<details><summary>\1</summary>", body).replace(_END_OF_DETAILS, "</details>")
+    body = _NO_HEADER.sub(r"<td\1></td>", body)
     return body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
 
 

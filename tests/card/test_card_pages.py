@@ -112,3 +112,4 @@ def test_the_cards_that_ship_are_what_their_files_make(name: str) -> None:
 def test_every_table_is_shown_as_a_table(name: str) -> None:
     page = (MODELS / name / PAGE).read_text(encoding="utf-8")
     assert "<p>|" not in page and page.count("<table>") > 10
+    assert not re.search(r"<th\b[^>]*></th>", page)  # which a screen reader would read as a column without a name
