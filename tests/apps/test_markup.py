@@ -57,6 +57,13 @@ def _close(words: str) -> str:
     return "".join(words.split())
 
 
+def test_the_findings_say_which_note_was_read(bundle: Bundle, reading: Reading) -> None:
+    assert ">Read with the note: short of breath<" in markup.findings(reading, bundle.description, None)
+    assert ">Read without a note<" in markup.findings(replace(reading, note=""), bundle.description, None)
+    images_only = bundle.description.model_copy(update={"note": None})
+    assert "note" not in markup.findings(reading, images_only, None)
+
+
 def test_only_the_shown_finding_is_pressed(bundle: Bundle, reading: Reading) -> None:
     table = markup.findings(reading, bundle.description, "Mass")
     assert re.findall(r'data-finding="([^"]+)" aria-pressed="true"', table) == ["Mass"]
@@ -139,9 +146,11 @@ def test_text_from_files_never_becomes_markup(bundle: Bundle, reading: Reading) 
         prediction=replace(reading.prediction, status="warned", message=HOSTILE),
         cases=(replace(case, case=about),),
         pictures=(b"<script>alert(1)</script>",),
+        note=HOSTILE,
     )
     page = case_cards.cases(hostile) + markup.notice(hostile) + markup.header(bundle, HOSTILE)
-    assert "<img src=x" not in page and "<script>" not in page and page.count("&lt;img src=x") >= 5
+    page += markup.findings(hostile, bundle.description, None)
+    assert "<img src=x" not in page and "<script>" not in page and page.count("&lt;img src=x") >= 7
 
 
 def test_a_synthetic_bundle_says_so(bundle: Bundle) -> None:

@@ -182,6 +182,7 @@ def findings(reading: Reading | None, about: Description | None, shown: str | No
         "findings",
         of=reading.key,
         impression=impression(prediction, sum(vote.disagrees for vote in reading.votes)),
+        note=None if about.note is None else reading.note,
         groups=groups,
         hint="Choose a finding to see where its evidence lies." if prediction.evidence_maps is not None else "",
         calls=called_by(prediction.coverage),

@@ -95,7 +95,7 @@ class ReadTab:
             self.coverage = gr.Radio(
                 [("Operating points", 0), *((f"{share * 100:g} %", round(share * 100)) for share in coverages)],
                 value=0,
-                label="Calls from: operating points, or conformal sets with this coverage",
+                label="Calls by operating point, or conformal at a coverage of",
                 elem_id="coverage",
                 visible=bool(coverages),
                 min_width=240,

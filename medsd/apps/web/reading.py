@@ -84,6 +84,7 @@ class Reading:
         votes: what the nearest cases say of each finding, whatever the filters.
         near: other cases that stand in the place of the nearest ones, or None.
         opinions: what the person said of findings, by name.
+        note: what was read with the image, or alone.
         read: when, UTC, ISO 8601.
         key: tells the image of this reading from others in the browser.
         stage: how far the study was read: the image alone, the findings too, or with its cases.
@@ -98,6 +99,7 @@ class Reading:
     votes: tuple[FindingVote, ...] = ()
     near: Near | None = None
     opinions: Mapping[str, Opinion] = field(default_factory=dict)
+    note: str = field(default="", repr=False)
     read: str = ""
     key: str = field(default_factory=partial(token_hex, 8))
     stage: Literal["image", "findings", "whole"] = "whole"
@@ -196,9 +198,9 @@ class Reader:
             return
         if seen is None:
             display = None if prediction.image is None else fit_side(prediction.image, DISPLAY_SIDE)
-            reading = Reading(prediction, display, read=_now())
+            reading = Reading(prediction, display, note=note, read=_now())
         else:
-            reading = replace(seen, prediction=prediction, read=_now())
+            reading = replace(seen, prediction=prediction, note=note, read=_now())
         if not prediction.refused and self.index is not None:
             yield replace(reading, stage="findings")
         yield self._with_cases(replace(reading, stage="whole"), wish.filters)
