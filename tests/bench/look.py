@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageDraw
 
 from medsd.bundle.layout import Bundle
-from tests.browser.conftest import CHROMIUM, FLAGS, Visit
+from tests.browser.conftest import CHROMIUM, FLAGS, PATIENCE_MS, Visit
 from tests.browser.states import ACROSS, CUT, Gate, running, states, write_files
 
 SIZES = ("1920x1080", "1440x900", "1024x768", "390x844")
@@ -74,6 +74,7 @@ def _look(
     context = browser.new_context(viewport={"width": width, "height": height})
     context.add_init_script(f"localStorage.setItem('look', '{scheme}')")
     here, found = Visit(context.new_page()), []
+    here.page.set_default_timeout(PATIENCE_MS)
     here.page.goto(address)
     for number, state in enumerate(states(here, files, gate), 1):
         here.page.wait_for_timeout(300)

@@ -6,6 +6,7 @@ MEDSD_SCREENSHOTS a folder in which the pictures stay.
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,14 @@ FLAGS = (
     "--disable-sync",
 )
 
+PATIENCE_MS = 120_000  # a loaded machine is no reason to fail
+DROP = """([content, name]) => {
+  const moved = new DataTransfer();
+  moved.items.add(new File([Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0))], name));
+  document.querySelector('#stage').dispatchEvent(
+    new DragEvent('drop', {dataTransfer: moved, bubbles: true, cancelable: true}));
+}"""
+
 
 @dataclass
 class Visit:
@@ -42,6 +51,10 @@ class Visit:
 
     def drop(self, file: Path) -> None:
         self.page.set_input_files("#upload input[type=file]", str(file))
+
+    def drop_on_the_image(self, file: Path) -> None:
+        """Drop a file beside the drop zone, which may be sending another."""
+        self.page.evaluate(DROP, [base64.b64encode(file.read_bytes()).decode(), file.name])
 
     def read(self, file: Path) -> None:
         """Drop an image and wait for its findings and cases."""
@@ -103,15 +116,17 @@ def address(chromium: Any, room: Bundle, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def visit(chromium: Any, address: str) -> Iterator[Callable[..., Visit]]:
-    """Opens the app: ``visit(size=(1280, 900), scheme="dark")``."""
+    """Opens the app: ``visit(size=(1280, 900), scheme="dark")``, as another visitor, or in a tab beside another."""
     contexts: list[Any] = []
 
-    def open_page(size: tuple[int, int] = (1280, 900), scheme: str = "dark") -> Visit:
-        viewport = {"width": size[0], "height": size[1]}
-        contexts.append(chromium.new_context(viewport=viewport, accept_downloads=True))
-        if scheme == "light":
-            contexts[-1].add_init_script("localStorage.setItem('look', 'light')")
-        here = Visit(contexts[-1].new_page())
+    def open_page(size: tuple[int, int] = (1280, 900), scheme: str = "dark", beside: Visit | None = None) -> Visit:
+        if beside is None:
+            viewport = {"width": size[0], "height": size[1]}
+            contexts.append(chromium.new_context(viewport=viewport, accept_downloads=True))
+            if scheme == "light":
+                contexts[-1].add_init_script("localStorage.setItem('look', 'light')")
+        here = Visit((beside.page.context if beside else contexts[-1]).new_page())
+        here.page.set_default_timeout(PATIENCE_MS)
         here.page.on("console", lambda said: here.errors.append(said.text) if said.type == "error" else None)
         here.page.on("pageerror", lambda error: here.errors.append(str(error)))
         here.page.on("request", lambda asked: here.elsewhere.append(asked.url) if _outside(asked.url) else None)

@@ -193,7 +193,7 @@ def _batch(here: Visit, files: list[Path], gate: Gate) -> Iterator[str]:
     page.wait_for_selector(".progress >> text=1 of 3")
     yield "batch running"
     gate.release()
-    page.wait_for_selector("#batch-saved a[href^=blob]", timeout=60_000)
+    page.wait_for_selector("#batch-saved a[href^=blob]")
     yield "batch done"
     page.click("[data-open='0']")
     here.whole()

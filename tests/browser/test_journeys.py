@@ -106,7 +106,7 @@ def test_from_the_map(keyboard: Keyboard) -> None:
 def test_from_a_batch(keyboard: Keyboard, image: Path) -> None:
     keyboard.tab("Batch")
     keyboard.choose("#batch-files button", image)
-    keyboard.page.wait_for_selector("#batch-saved a[href^=blob]", timeout=60_000)
+    keyboard.page.wait_for_selector("#batch-saved a[href^=blob]")
     keyboard.press("c", "Enter")
     keyboard.here.whole()
     keyboard.first_case("#cases")

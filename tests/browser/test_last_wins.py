@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,18 +53,6 @@ def _shown(here: Visit) -> list[str]:
     return sorted(re.findall(r'data-probability="([\d.]+)"', here.page.content()))
 
 
-def _drop_on_the_image(here: Visit, path: Path) -> None:
-    here.page.evaluate(
-        """([content, name]) => {
-          const moved = new DataTransfer();
-          moved.items.add(new File([Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0))], name));
-          document.querySelector('#stage').dispatchEvent(
-            new DragEvent('drop', {dataTransfer: moved, bubbles: true, cancelable: true}));
-        }""",
-        [base64.b64encode(path.read_bytes()).decode(), path.name],
-    )
-
-
 def test_an_image_that_is_dropped_while_another_is_read_is_read(visit: Open, gates: Gates, images: list[Path]) -> None:
     first, second = (path.read_bytes() for path in images[:2])
     here = visit()
@@ -112,7 +99,7 @@ def test_findings_are_gone_while_the_next_image_is_sent_and_the_last_one_dropped
     here.page.wait_for_selector("#upload >> text=Beta.dcm")
     for part in ("table.findings", "#stage canvas", "#cases h2"):
         here.page.wait_for_selector(part, state="hidden", timeout=5000)
-    _drop_on_the_image(here, images[2])  # Gradio's drop zone takes no file now
+    here.drop_on_the_image(images[2])  # Gradio's drop zone takes no file now
     sent[0].continue_()
     expected = _probabilities(gates, images[2])
     here.page.wait_for_function(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -44,17 +43,7 @@ def test_a_dicom_file_becomes_findings_and_cases(visit: Open, image: Path, room:
 
 def test_a_file_dropped_on_the_reading_area_is_read(visit: Open, image: Path) -> None:
     here = visit()
-    content = base64.b64encode(image.read_bytes()).decode()
-    here.page.evaluate(
-        """content => {
-          const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
-          const moved = new DataTransfer();
-          moved.items.add(new File([bytes], 'image.dcm'));
-          document.querySelector('#stage').dispatchEvent(
-            new DragEvent('drop', {dataTransfer: moved, bubbles: true, cancelable: true}));
-        }""",
-        content,
-    )
+    here.drop_on_the_image(image)
     here.page.wait_for_selector("table.findings tbody tr")
     assert here.page.locator("#stage canvas").is_visible() and here.errors == []
 

@@ -168,7 +168,7 @@ def test_a_batch_is_scored_and_its_table_downloaded(visit: Open, room: Bundle, i
     here = visit()
     here.open_tab("Batch")
     here.page.set_input_files("#batch-files input[type=file]", [*map(str, named), str(tmp_path / "no.svg")])
-    here.page.wait_for_selector("#batch-saved a[href^=blob]", timeout=60_000)
+    here.page.wait_for_selector("#batch-saved a[href^=blob]")
     assert "3 of 3" in here.page.inner_text(".progress") and "Canary" not in here.page.content()
     with here.page.expect_download() as download:
         here.page.click("#batch-saved a")
