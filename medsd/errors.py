@@ -11,6 +11,9 @@ Every message names the file or the field, says what is wrong, and what to do. A
 birth never stands in one: file names that a caller hands in are shown, header values that identify are not.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 def first_line(error: Exception) -> str:
     """What an error of another package says, in one line; its kind where it says nothing."""
@@ -47,3 +50,18 @@ class BundleError(MedsdError):
 
 class DependencyError(MedsdError):
     """Something that is not installed or not present on this machine; the message names the extra that brings it."""
+
+
+@contextmanager
+def explained(
+    what: str, *kinds: type[Exception], then: str = "", raises: type[MedsdError] = DataError
+) -> Iterator[None]:
+    """Raise one of our errors for those of `kinds`: `what` is wrong, why in brackets, and `then` what to do.
+
+    Of `OSError` alone the system says why; else it is the kind of the error, as its words may quote what was read.
+    """
+    try:
+        yield
+    except kinds as error:
+        why = getattr(error, "strerror", None) if kinds == (OSError,) else None
+        raise raises(f"{what} ({why or type(error).__name__}){then}") from None

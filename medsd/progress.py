@@ -2,14 +2,14 @@
 
 import sys
 import time
-from typing import Self
+from contextlib import AbstractContextManager
 
 from tqdm import tqdm
 
 PLAIN_S = 5.0  # between two plain lines
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """A bar on a terminal, a plain line every few seconds elsewhere, nothing where it is not wanted.
 
     `done` of `total` units were done before; `name` is that of the work, `unit` that of what is counted, in the
@@ -22,9 +22,6 @@ class Progress:
         self._bar = tqdm(total=total, initial=done, desc=name or None, unit=unit, disable=not self._terminal)
         self._begun = self._spoke = time.monotonic()
         self._done_before = done
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
