@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked."""
-
     query: FindingQuery = field(default_factory=FindingQuery)  # beside a study, it filters
     words: str = ""  # a sentence; it is read as a query, and by a model with notes also as a note
     filters: CaseFilter = field(default_factory=CaseFilter)
@@ -29,8 +27,6 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found."""
-
     cases: tuple[SimilarCase, ...]
     understood: str = ""  # how findings or words were understood; empty for a study alone
     votes: tuple[FindingVote, ...] = ()  # of the nearest cases, by finding; empty for a search by findings
@@ -44,12 +40,10 @@ class Answer:
         return sum(vote.disagrees for vote in self.votes)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         said: dict[str, Any] = {"cases": as_records(self.cases), "votes": vote_records(self.votes)}
         return {"understood": self.understood, **said} if self.understood else said
 
     def text(self, index: CaseIndex) -> str:
-        """For a terminal."""
         asked = "what was predicted" if self.votes else "what was asked for"
         parts = [f"cases {self.understood}" if self.understood else "", as_text(self.cases, index.findings, asked)]
         return "\n".join(filter(None, [*parts, disagreement_text(self.votes, index.findings)]))

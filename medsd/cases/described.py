@@ -57,7 +57,6 @@ class IndexDescription(Described):
 
     @property
     def vocabulary(self) -> FindingSet:
-        """The findings as a `FindingSet`."""
         return FindingSet(self.finding_set, tuple(Finding(f.name, f.title, f.snomed, f.radlex) for f in self.findings))
 
 

@@ -88,12 +88,7 @@ class Snapshot:
         centre = embeddings[fit >= fit[0] - _SAME_FIT].mean(0)
         typical = embeddings @ (centre / max(float(np.linalg.norm(centre)), _TINY))
         order = np.lexsort((best, -typical, -fit.round(6)))
-
-        def find(count: int) -> tuple[Positions, Sequence[str], FloatArray]:
-            first = order[:count]
-            return first, self._study_keys(best[first]), embeddings[first]
-
-        chosen = nearest_distinct(find, k)
+        chosen = order[distinct(self._study_keys(best[order]), embeddings[order], k)]
         return best[chosen], typical[chosen]
 
     def take(self, positions: Positions) -> "Snapshot":

@@ -36,20 +36,15 @@ _SEXES = {"F": "female", "M": "male"}
 _SAME_IMAGE = 0.9999  # a cosine that only the image itself, or a copy of it, has
 
 
-def called_labels(prediction: Prediction) -> FloatArray:
-    """The calls as labels (F,): 1 present, 0 absent, NaN if the model is undecided."""
-    calls = prediction.calls
-    return np.array([_CALLED.get(calls.get(name, ""), np.nan) for name in prediction.findings], np.float32)
-
-
 def explain(prediction: Prediction, hits: Sequence[Hit], scale: SimilarityScale | None = None) -> list[SimilarCase]:
     """Say of each hit how its findings relate to the predicted ones; `scale` gives the percentiles.
 
     S are the calls for the relation and the differences, the probabilities for K_s, K_d and `chances`.
     """
-    called = called_labels(prediction)
+    calls = [_CALLED.get(prediction.calls.get(name, ""), np.nan) for name in prediction.findings]
+    called = np.array(calls, np.float32)  # (F,), NaN where the model is undecided
     soft = called if prediction.values is None else prediction.values
-    similar = _against(called, soft, hits, prediction.findings)
+    similar = explain_query(called, hits, prediction.findings, soft)
     return [
         replace(
             case,
@@ -60,16 +55,15 @@ def explain(prediction: Prediction, hits: Sequence[Hit], scale: SimilarityScale 
     ]
 
 
-def explain_query(wanted: FloatArray, hits: Sequence[Hit], findings: FindingSet) -> list[SimilarCase]:
-    """Say of each hit how its findings relate to a wanted set (F,) of 0 and 1; K_s and K_d are over that set."""
-    return _against(wanted, wanted, hits, findings)
-
-
-def _against(called: FloatArray, soft: FloatArray, hits: Sequence[Hit], findings: FindingSet) -> list[SimilarCase]:
+def explain_query(
+    wanted: FloatArray, hits: Sequence[Hit], findings: FindingSet, soft: FloatArray | None = None
+) -> list[SimilarCase]:
+    """Say of each hit how its findings relate to a wanted set (F,); K_s and K_d are over `soft` (F,), else that set."""
+    soft = wanted if soft is None else soft
     if not hits:
         return []
     case_labels = np.stack([hit.case.labels for hit in hits])  # (K, F)
-    relations = relation_matrix(called[None], case_labels)[0]
+    relations = relation_matrix(wanted[None], case_labels)[0]
     k_s = similarity_factor(soft[None], case_labels)[0]
     k_d = dissimilarity_factor(soft[None], case_labels)[0]
     return [
@@ -77,7 +71,7 @@ def _against(called: FloatArray, soft: FloatArray, hits: Sequence[Hit], findings
             hit.case,
             hit.similarity,
             RELATION_WORDS[int(relation)],
-            *_differences(called, hit.case.labels, findings),
+            *_differences(wanted, hit.case.labels, findings),
             k_s=float(s),
             k_d=float(d),
             embedding=hit.embedding,

@@ -44,8 +44,8 @@ class CaseIndex(ABC):
     _pauses: tuple[float, ...] = ()  # seconds before each further try of a question that met a writer
     _stale: tuple[type[Exception], ...] = (Exception,)  # what such a question raises
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    def __init__(self, uri: str | Path) -> None:
+        self.uri = str(uri)
         self._description: IndexDescription | None = None
 
     @staticmethod
@@ -62,18 +62,14 @@ class CaseIndex(ABC):
                 made it.
             DependencyError: a Qdrant collection without the extra `qdrant`.
         """
-        index = _kind(path)._open(path)
+        index = _kind(path)(path)
         if model_sha256 is not None:
             index.check_model(model_sha256)
         return index
 
     @classmethod
     @abstractmethod
-    def _open(cls, path: str | Path) -> Self: ...
-
-    @classmethod
-    @abstractmethod
-    def _create(cls, path: str | Path, new: NewCases, *, replace: bool) -> Self: ...
+    def create(cls, path: str | Path, new: NewCases, *, replace: bool) -> Self: ...
 
     @property
     def description(self) -> IndexDescription:
@@ -341,7 +337,7 @@ def create_index(
         DataError: embeddings or labels of the wrong shape, or not of unit length.
     """
     description = describe(model_sha256, findings, int(np.shape(embeddings)[-1]), **about)
-    return _kind(path)._create(path, NewCases(cases, embeddings, description), replace=replace)
+    return _kind(path).create(path, NewCases(cases, embeddings, description), replace=replace)
 
 
 def _kind(path: str | Path) -> type[CaseIndex]:

@@ -2,7 +2,7 @@
 
 Every write is one new version, visible when it is sealed (`medsd.cases.seal`); a reader follows at its next question.
 Exact search runs in memory (`medsd.cases.exact`) up to `memory_limit` bytes of embeddings, and in LanceDB's flat scan
-beyond, unless an approximate index was made (`medsd.cases.approximate`).
+beyond, unless an approximate index was made (`medsd.cases.lance_files`).
 """
 
 import threading
@@ -17,26 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from medsd.cases import approximate, lance_files
+from medsd.cases import lance_files
+from medsd.cases import rows as case_rows
 from medsd.cases.case import FILTER_COLUMNS, Case, CaseFilter, Excluded, FloatArray, Hit
 from medsd.cases.exact import Positions, Snapshot, nearest_distinct
 from medsd.cases.index import CaseIndex, NewCases
 from medsd.cases.removals import Removals
-from medsd.cases.rows import (
-    BLOCK,
-    MEDIA,
-    METADATA,
-    TEXT,
-    cases_of,
-    checked_blocks,
-    label_matrix,
-    matrix,
-    read_description,
-    record_batch,
-    schema,
-)
 from medsd.cases.seal import CHECKED_AT_OPENING, Seal, SealedFiles
-from medsd.errors import BundleError
+from medsd.errors import BundleError, first_line
 
 TABLE, TABLE_FOLDER = "cases", "cases.lance"
 MEMORY_LIMIT = 2 << 30  # bytes of embeddings: four million cases of 128 numbers
@@ -61,24 +49,20 @@ class LanceIndex(CaseIndex):
         self._memory_limit = memory_limit
         self._files = SealedFiles(self.uri, TABLE_FOLDER)
         self._lock = threading.RLock()
-        self._sealed: tuple[bytes, Seal] = (b"", Seal(0, {}, Removals()))
+        self._sealed: tuple[bytes, Seal] = (b"", Seal(version=0, files={}, removals=Removals()))
         self._snapshot: Snapshot | None = None
         self._pinned: Any = None
         self._approximate = False  # whether the pinned version has an approximate index
         self._retrying(self._pin)
 
     @classmethod
-    def _open(cls, path: str | Path) -> Self:
-        return cls(path)
-
-    @classmethod
-    def _create(cls, path: str | Path, new: NewCases, *, replace: bool) -> Self:
+    def create(cls, path: str | Path, new: NewCases, *, replace: bool) -> Self:
         folder = lance_files.local_folder(path)
         if folder is None:
             try:
                 _write(lance_files.full_uri(path), new, replace=replace)
             except ValueError as error:
-                raise BundleError(f"{path}: {lance_files.first_line(error)}") from None
+                raise BundleError(f"{path}: {first_line(error)[:120]}") from None
         elif (folder / TABLE_FOLDER).is_dir():
             if not replace:
                 raise BundleError(f"{path}: there is a case index already; remove it, or ask to replace it")
@@ -100,7 +84,7 @@ class LanceIndex(CaseIndex):
 
     @property
     def approximate(self) -> bool:
-        return approximate.is_approximate(self._retrying(self._pin))
+        return lance_files.is_approximate(self._retrying(self._pin))
 
     def _search(
         self, embedding: FloatArray, k: int, filters: CaseFilter | None, excluded: Excluded, *, exact: bool
@@ -125,7 +109,7 @@ class LanceIndex(CaseIndex):
 
     def records(self) -> Iterator[tuple[Case, FloatArray]]:
         _, pinned = self._retrying(self._current)
-        for batch in pinned.search().limit(None).to_batches(batch_size=BLOCK):
+        for batch in pinned.search().limit(None).to_batches(batch_size=case_rows.BLOCK):
             rows = pa.Table.from_batches([batch])
             yield from zip(self._cases_in(rows), self._vectors_in(rows), strict=True)
 
@@ -142,10 +126,10 @@ class LanceIndex(CaseIndex):
         return self._current()[0]
 
     def add(self, cases: Sequence[Case], embeddings: FloatArray) -> int:
-        layout = schema(self.description)
+        layout = case_rows.schema(self.description)
         with self._writing(rewrites=False) as (table, seal):
-            checked = checked_blocks(cases, embeddings, self.description, seal.removals)
-            blocks = [record_batch(block, layout) for block in checked]
+            checked = case_rows.checked_blocks(cases, embeddings, self.description, seal.removals)
+            blocks = [case_rows.record_batch(block, layout) for block in checked]
             if blocks:
                 table.add(pa.Table.from_batches(blocks))
                 self._files.seal(table.version, seal.removals, seal)
@@ -156,12 +140,12 @@ class LanceIndex(CaseIndex):
         with self._writing() as (table, seal):
             where = f"patient_key = {lance_files.quoted(patient_key)}"
             theirs = table.search().where(where).select(["study_key"]).limit(None).to_arrow()["study_key"].to_pylist()
-            indexed = approximate.is_approximate(table)
+            indexed = lance_files.is_approximate(table)
             if theirs:
-                kept = table.search().where(f"NOT ({where})").limit(None).to_batches(batch_size=BLOCK)
+                kept = table.search().where(f"NOT ({where})").limit(None).to_batches(batch_size=case_rows.BLOCK)
                 lancedb.connect(self.uri).create_table(TABLE, kept, mode="overwrite")
                 about = self.description
-                approximate.keep_up(table, about.embedding_size, about.approximate_above, wanted=indexed)
+                lance_files.keep_up(table, about.embedding_size, about.approximate_above, wanted=indexed)
             _finish(self._files, table, seal.removals.with_patient(patient_key, theirs), seal)
         return len(theirs)
 
@@ -174,9 +158,9 @@ class LanceIndex(CaseIndex):
     def compact(self, *, approximate_above: int | None = None) -> float | None:
         above = self.description.approximate_above if approximate_above is None else approximate_above
         with self._writing() as (table, seal):
-            wanted = approximate_above is None and approximate.is_approximate(table)
+            wanted = approximate_above is None and lance_files.is_approximate(table)
             lance_files.merge(table)
-            recall = approximate.keep_up(table, self.description.embedding_size, above, wanted=wanted)
+            recall = lance_files.keep_up(table, self.description.embedding_size, above, wanted=wanted)
             _finish(self._files, table, seal.removals, seal)
         return recall
 
@@ -202,11 +186,11 @@ class LanceIndex(CaseIndex):
                 self._files.check(seal, content, everything=seal.size <= CHECKED_AT_OPENING)
                 pinned = lancedb.connect(self.uri).open_table(TABLE)
                 pinned.checkout(seal.version)
-                said = (pinned.schema.metadata or {}).get(METADATA)
+                said = (pinned.schema.metadata or {}).get(case_rows.METADATA)
                 if said is None:
                     raise BundleError(f"{self.uri}: a LanceDB table, but no case index of medsd")
-                self._follow(read_description(said, self.uri))
-                self._approximate = approximate.is_approximate(pinned)
+                self._follow(case_rows.read_description(said, self.uri))
+                self._approximate = lance_files.is_approximate(pinned)
                 self._sealed, self._pinned, self._snapshot = (content, seal), pinned, None
             return self._pinned
 
@@ -223,13 +207,13 @@ class LanceIndex(CaseIndex):
     def _load(self, pinned: Any) -> Snapshot:
         size = pinned.count_rows() * self.description.embedding_size * 4  # bytes
         in_memory = size <= (0 if self._approximate else self._memory_limit)
-        columns = [*TEXT, "labels"] + ["embedding"] * in_memory
+        columns = [*case_rows.TEXT, "labels"] + ["embedding"] * in_memory
         rows = pinned.search().select(columns).with_row_id(True).limit(None).to_arrow()
         return Snapshot(
             rows["_rowid"].to_numpy(),
             self._vectors_in(rows) if in_memory else None,
-            label_matrix(rows["labels"], len(self.findings)),
-            rows.select(TEXT).combine_chunks(),
+            case_rows.label_matrix(rows["labels"], len(self.findings)),
+            rows.select(case_rows.TEXT).combine_chunks(),
         )
 
     def _forget(self) -> None:
@@ -237,23 +221,23 @@ class LanceIndex(CaseIndex):
             self._snapshot = self._pinned = None
 
     def _why(self, error: Exception) -> str:
-        return f"the case index cannot be read ({lance_files.first_line(error)})"
+        return f"the case index cannot be read ({first_line(error)[:120]})"
 
     def _cases(self, snapshot: Snapshot, pinned: Any, positions: Positions) -> list[Case]:
         """The cases at `positions`, in that order; only what memory does not hold is read from the table."""
         if not len(positions):
             return []
         text = snapshot.attributes.take(positions).to_pylist()
-        media = _taken(pinned, snapshot.row_ids[positions], MEDIA).to_pylist()
+        media = _taken(pinned, snapshot.row_ids[positions], case_rows.MEDIA).to_pylist()
         fields = [each | beside for each, beside in zip(text, media, strict=True)]
-        return cases_of(fields, snapshot.labels[positions], self.findings)
+        return case_rows.cases_of(fields, snapshot.labels[positions], self.findings)
 
     def _cases_in(self, rows: pa.Table) -> list[Case]:
-        fields = rows.select([*TEXT, *MEDIA]).to_pylist()
-        return cases_of(fields, label_matrix(rows["labels"], len(self.findings)), self.findings)
+        fields = rows.select([*case_rows.TEXT, *case_rows.MEDIA]).to_pylist()
+        return case_rows.cases_of(fields, case_rows.label_matrix(rows["labels"], len(self.findings)), self.findings)
 
     def _vectors_in(self, rows: pa.Table) -> FloatArray:
-        return matrix(rows["embedding"], self.description.embedding_size)
+        return case_rows.matrix(rows["embedding"], self.description.embedding_size)
 
     def _vectors(self, snapshot: Snapshot, pinned: Any, positions: Positions) -> FloatArray:
         """The embeddings (M, D) at `positions`, from memory or from the table."""
@@ -269,7 +253,7 @@ class LanceIndex(CaseIndex):
 
         def find(count: int) -> tuple[Positions, list[str], FloatArray]:
             nonlocal rows
-            query = approximate.question(pinned, embedding, count, exact=exact)
+            query = lance_files.question(pinned, embedding, count, exact=exact)
             rows = (query.where(where, prefilter=True) if where else query).to_arrow()
             return np.arange(len(rows)), rows["study_key"].to_pylist(), self._vectors_in(rows)
 
@@ -299,13 +283,13 @@ def _write(uri: str, new: NewCases, *, replace: bool) -> None:
     except FileNotFoundError:
         before = None
     removals = before.removals if before else Removals()
-    layout = schema(new.description)
+    layout = case_rows.schema(new.description)
     problems: list[Exception] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
-            for block in checked_blocks(*new, removals):
-                yield record_batch(block, layout)
+            for block in case_rows.checked_blocks(*new, removals):
+                yield case_rows.record_batch(block, layout)
         except Exception as error:
             problems.append(error)
             raise
@@ -317,7 +301,7 @@ def _write(uri: str, new: NewCases, *, replace: bool) -> None:
         if problems:  # LanceDB would report it in words of its own
             raise problems[0] from None
         raise
-    approximate.keep_up(table, new.description.embedding_size, new.description.approximate_above)
+    lance_files.keep_up(table, new.description.embedding_size, new.description.approximate_above)
     if before:
         _finish(files, table, removals, before)
     else:

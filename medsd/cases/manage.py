@@ -14,9 +14,9 @@ from medsd.cases.case import FILTER_COLUMNS
 from medsd.cases.index import CaseIndex, create_index
 from medsd.cases.pictures import PictureFolder, encode_thumbnail
 from medsd.cases.scale import fit_scale
-from medsd.errors import DataError
+from medsd.errors import DataError, explained
 from medsd.files import replacing
-from medsd.preprocessing.notes import NoteMask
+from medsd.preprocessing.notes import note_mask
 from medsd.privacy import KeyedHasher, scrub_note
 from medsd.studies.protect import image_identities
 
@@ -44,7 +44,6 @@ class Changes:
     barred: int = 0  # cases left out because their patient was removed from the index
 
     def line(self) -> str:
-        """As a sentence."""
         others = (
             (self.known, "known before"),
             (self.missing, "without an image dropped"),
@@ -79,10 +78,8 @@ def hasher_of(bundle: Bundle) -> KeyedHasher:
 
 def patient_keys(target: str | Path, ids: Path) -> list[tuple[str, ...]]:
     """Of each patient whose identifier stands in a file, one a line, the keys under which there may be cases."""
-    try:
+    with explained(f"{ids}: cannot be read as a list of identifiers", OSError, UnicodeDecodeError):
         lines = [line.strip() for line in ids.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{ids}: cannot be read as a list of identifiers ({type(error).__name__})") from None
     if not lines:
         raise DataError(f"{ids}: names no patient")
     hasher = hasher_of(Bundle.open(target)) if is_bundle(target) else KeyedHasher.from_environment()
@@ -111,7 +108,6 @@ def summary(index: CaseIndex) -> dict[str, Any]:
 
 
 def summary_text(said: dict[str, Any]) -> str:
-    """`summary` for a terminal."""
     rows = {
         "cases": f"{said['cases']} of {said['patients']} patients",
         "model": f"{said['model'] or 'unnamed'} ({said['model_sha256'][:12]})",
@@ -145,6 +141,7 @@ def add_images(
     keyed = [(hasher.study_keys(row.study or row.path.stem), row) for row in rows]
     new = list({keys[0]: (keys[0], row) for keys, row in keyed if before.isdisjoint(keys)}.values())
     cases, vectors, refused = [], [], 0
+    mask = note_mask(bundle.description.note.mask if bundle.description.note is not None else ())
     readings = _read(predictor, [(row.path, row.note) for _, row in new])
     for (key, row), prediction in zip(new, readings, strict=True):
         if prediction.refused or prediction.embedding is None:
@@ -153,8 +150,10 @@ def add_images(
             continue
         patient = hasher.patient_key(row.patient) or prediction.patient_key
         thumbnail = encode_thumbnail(prediction.image) if thumbnails and prediction.image is not None else None
-        excerpt = _excerpt(row, bundle).strip() if excerpts else ""
-        cases.append(row.case(key, patient, thumbnail=thumbnail, note_excerpt=excerpt or None))
+        # The beginning of the note, without identities and without what the bundle hides.
+        note = scrub_note(row.note, (row.patient, row.study, *image_identities(row.path))) if excerpts else ""
+        case = replace(row.case, study_key=key, patient_key=patient, thumbnail=thumbnail)
+        cases.append(replace(case, note_excerpt=mask(note)[:EXCERPT].strip() or None))
         vectors.append(prediction.embedding)
     added = index.add(cases, np.stack(vectors)) if cases else 0
     return Changes(len(index), added, known=len(rows) - len(new), refused=refused, barred=len(cases) - added)
@@ -244,11 +243,8 @@ def export(index: CaseIndex, out: Path) -> int:
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(flat.astype(np.float32)), size),
     }
     about = index.description.model_dump_json(include={"model", "model_sha256", "finding_set", "embedding_size"})
-    try:
-        with replacing(out) as draft:
-            pq.write_table(pa.table(columns, metadata={"medsd": about}), draft)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror or type(error).__name__})") from None
+    with explained(f"{out}: cannot be written", OSError), replacing(out) as draft:
+        pq.write_table(pa.table(columns, metadata={"medsd": about}), draft)
     return len(cases)
 
 
@@ -257,10 +253,3 @@ def _read(predictor: "Predictor", studies: Sequence[tuple[Path, str | None]]) ->
     rest = iter(studies)
     while portion := list(islice(rest, _PORTION)):
         yield from (replace(said, evidence_maps=None, regions=None) for said in predictor.batch(portion))
-
-
-def _excerpt(row: "ImageRow", bundle: Bundle) -> str:
-    """The beginning of the note, without identities and without what the bundle hides."""
-    note = scrub_note(row.note, (row.patient, row.study, *image_identities(row.path)))
-    told = bundle.description.note
-    return NoteMask(told.mask if told is not None else ())(note)[:EXCERPT]

@@ -20,14 +20,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".dcm"})
 
 
 def encode_thumbnail(image: npt.NDArray[Any], side: int = SIDE) -> bytes:
-    """A small WebP of a floating image (H, W) in 0…1, its longer side `side` pixels; a smaller image is not enlarged.
-
-    Raises DataError if the array is no such image.
-    """
-    values = np.asarray(image)
-    if values.ndim != 2 or 0 in values.shape or not np.isfinite(values).all():
-        raise DataError(f"thumbnail: needs a finite image (H, W) in 0…1; got shape {values.shape}")
-    picture = Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8))
+    """A small WebP of an image (H, W) in 0…1, its longer side `side` pixels; a smaller image is not enlarged."""
+    picture = Image.fromarray(np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8))
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=QUALITY, method=4)

@@ -7,7 +7,6 @@ collection has no lock: let one process write at a time.
 """
 
 import base64
-import json
 import os
 import uuid
 import warnings
@@ -26,7 +25,7 @@ from medsd.cases.exact import Positions, Snapshot, nearest_distinct
 from medsd.cases.index import CaseIndex, NewCases
 from medsd.cases.removals import Removals
 from medsd.cases.rows import BLOCK, MEDIA, TEXT, Block, cases_of, checked_blocks, read_description
-from medsd.errors import BundleError, DependencyError
+from medsd.errors import BundleError, DependencyError, explained
 from medsd.findings import FindingSet
 
 try:
@@ -52,22 +51,15 @@ class QdrantIndex(CaseIndex):
     _pauses = (0.05, 0.2, 0.8)  # after the collection behind the alias was exchanged
     # The client raises its own errors, httpx's and bare ValueErrors, so `_stale` stays Exception.
 
-    def __init__(self, client: Any, name: str) -> None:
+    def __init__(self, path: str | Path, client: Any = None) -> None:
+        """With a `client` that is open already, `path` is the name of the alias; in `create`, too."""
+        self._client, name = connect(str(path)) if client is None else (client, str(path))
         super().__init__(name)
-        self._client = client
-        self._follow(_metadata(client, name)[0])
+        self._follow(_metadata(self._client, name)[0])
 
     @classmethod
-    def _open(cls, path: str | Path) -> Self:
-        return cls(*connect(str(path)))
-
-    @classmethod
-    def _create(cls, path: str | Path, new: NewCases, *, replace: bool) -> Self:
-        return cls.create_with(*connect(str(path)), new, replace=replace)
-
-    @classmethod
-    def create_with(cls, client: Any, name: str, new: NewCases, *, replace: bool) -> Self:
-        """Write a new index by a client that is open already; see `medsd.cases.index.create_index`."""
+    def create(cls, path: str | Path, new: NewCases, *, replace: bool, client: Any = None) -> Self:
+        client, name = connect(str(path)) if client is None else (client, str(path))
         old = _behind(client, name)
         if old is not None and not replace:
             raise BundleError(f"{name}: there is a case index already; remove it, or ask to replace it")
@@ -75,7 +67,7 @@ class QdrantIndex(CaseIndex):
             raise BundleError(f"{name}: something else is here; give an index a name of its own")
         removals = _metadata(client, name)[1] if old else Removals()
         _exchange(client, name, new.description, removals, old, checked_blocks(*new, removals))
-        return cls(client, name)
+        return cls(name, client)
 
     def __len__(self) -> int:
         return int(self._retrying(lambda: self._client.count(self.uri, exact=True)).count)
@@ -181,7 +173,7 @@ class QdrantIndex(CaseIndex):
 
     def _remember(self, removals: Removals) -> None:
         collection = _behind(self._client, self.uri)
-        self._client.update_collection(collection, metadata={REMOVALS: json.dumps(removals.as_dict())})
+        self._client.update_collection(collection, metadata={REMOVALS: removals.model_dump_json()})
 
     def _points(
         self, condition: Any, *, only: list[str] | None = None, without: Sequence[str] = (), vectors: bool = False
@@ -287,19 +279,17 @@ def _behind(client: Any, name: str) -> str | None:
 
 def _metadata(client: Any, name: str) -> tuple[IndexDescription, Removals]:
     """What an index says of itself, and who was removed from it."""
-    try:
+    with explained(f"{name}: Qdrant does not answer", Exception, raises=BundleError):
         collection = _behind(client, name)
         metadata = None if collection is None else client.get_collection(collection).config.metadata
-    except Exception as error:
-        raise BundleError(f"{name}: Qdrant does not answer ({type(error).__name__})") from None
     if collection is None:
         raise BundleError(f"{name}: no case index here; make one with `medsd index`")
     text = (metadata or {}).get(METADATA)
     if text is None:
         raise BundleError(f"{name}: a Qdrant collection, but no case index of medsd")
     try:
-        return read_description(text, name), Removals.of(json.loads((metadata or {})[REMOVALS]))
-    except (KeyError, TypeError, ValueError):
+        return read_description(text, name), Removals.model_validate_json((metadata or {})[REMOVALS])
+    except (KeyError, ValueError):
         raise BundleError(f"{name}: the list of removed patients cannot be read; make the case index anew") from None
 
 
@@ -311,7 +301,7 @@ def _exchange(
     client.create_collection(
         new,
         vectors_config=models.VectorParams(size=description.embedding_size, distance=models.Distance.DOT),
-        metadata={METADATA: description.model_dump_json(), REMOVALS: json.dumps(removals.as_dict())},
+        metadata={METADATA: description.model_dump_json(), REMOVALS: removals.model_dump_json()},
     )
     try:
         with warnings.catch_warnings():

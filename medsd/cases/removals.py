@@ -5,24 +5,25 @@ lists of two indexes cannot be compared.
 """
 
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
+
+from pydantic import Field
 
 from medsd.cases.case import Case
 from medsd.privacy import KeyedHasher
+from medsd.strict import Described
 
 _DIGITS = 32
 
 
-@dataclass(frozen=True)
-class Removals:
+class Removals(Described):
     """Patients who were removed."""
 
-    secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)  # drawn when the index is made
+    # Drawn when the index is made.
+    secret: str = Field(default_factory=lambda: secrets.token_hex(32), pattern="^([0-9a-f]{2})+$", repr=False)
     # The hash of each patient's key, with those of the keys of the studies that were removed.
-    patients: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    patients: dict[str, tuple[str, ...]] = Field({})
 
     def bars(self, case: Case) -> bool:
         """Whether a case is of a removed patient, by the patient's key or by the study's."""
@@ -36,26 +37,16 @@ class Removals:
         """The list with one more patient, whose studies in the index had `study_keys`."""
         patient = self._hash("patient", patient_key)
         studies = {*self.patients.get(patient, ()), *(self._hash("study", key) for key in study_keys if key)}
-        return replace(self, patients={**self.patients, patient: tuple(sorted(studies))})
+        return type(self)(secret=self.secret, patients={**self.patients, patient: tuple(sorted(studies))})
 
     def without_patient(self, patient_key: str) -> Self:
         """The list without this patient, who may be added again."""
         gone = self._hash("patient", patient_key)
-        return replace(self, patients={key: studies for key, studies in self.patients.items() if key != gone})
+        kept = {key: studies for key, studies in self.patients.items() if key != gone}
+        return type(self)(secret=self.secret, patients=kept)
 
     def holds(self, patient_key: str) -> bool:
-        """Whether this patient was removed."""
         return self._hash("patient", patient_key) in self.patients
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON; `of` reads it."""
-        return {"secret": self.secret, "patients": {key: list(studies) for key, studies in self.patients.items()}}
-
-    @classmethod
-    def of(cls, tree: Any) -> Self:
-        """The list that `as_dict` gave; raises KeyError, TypeError or ValueError for anything else."""
-        bytes.fromhex(tree["secret"])
-        return cls(tree["secret"], {str(key): tuple(studies) for key, studies in tree["patients"].items()})
 
     @cached_property
     def _studies(self) -> frozenset[str]:

@@ -7,10 +7,8 @@ write: until then readers stay with the version before, and what a killed writer
 
 import hashlib
 import json
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +18,7 @@ from pyarrow import ArrowInvalid, fs
 from medsd.cases.removals import Removals
 from medsd.errors import BundleError
 from medsd.files import write_whole
+from medsd.strict import Described
 
 SEAL = "seal.json"
 CHECKED_AT_OPENING = 64 << 20  # bytes of an index up to which all of it is checked when it is opened
@@ -30,22 +29,18 @@ _THREADS = 4
 _AGAIN = "copy the whole index again from where it came, or make it anew with `medsd index`"
 
 
-@dataclass(frozen=True)
-class Seal:
-    """What one version of an index consists of."""
-
+class Seal(Described):
     version: int  # LanceDB's number of it
-    files: Mapping[str, tuple[int, str]]  # bytes and SHA-256 in hex of each, by its path in the folder of the table
+    files: dict[str, tuple[int, str]]  # bytes and SHA-256 in hex of each, by its path in the folder of the table
     removals: Removals
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
         return sum(size for size, _ in self.files.values())
 
     def to_bytes(self) -> bytes:
         """The content of `seal.json`, with a checksum of itself."""
-        tree = {"version": self.version, "files": self.files, "removals": self.removals.as_dict()}
+        tree = self.model_dump(mode="json")
         sha256 = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
         return json.dumps({"sha256": sha256, **tree}, indent=1, sort_keys=True).encode() + b"\n"
 
@@ -54,9 +49,8 @@ class Seal:
         """Read `to_bytes`; raises BundleError if it was changed."""
         try:
             tree = json.loads(content)
-            files = {name: (int(size), str(sha256)) for name, (size, sha256) in tree["files"].items()}
-            seal = cls(int(tree["version"]), files, Removals.of(tree["removals"]))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            seal = cls.model_validate({name: tree[name] for name in cls.model_fields})
+        except (ValueError, KeyError, TypeError):
             raise _damaged(where, SEAL) from None
         if seal.to_bytes() != content:
             raise _damaged(where, SEAL)
@@ -97,7 +91,7 @@ class SealedFiles:
         store, root = self._place
         with suppress(FileNotFoundError):
             store.delete_file(f"{root}/{self._table}/{_HINT}")
-        self._write(Seal(version, files, removals).to_bytes())
+        self._write(Seal(version=version, files=files, removals=removals).to_bytes())
 
     def content(self) -> bytes:
         """The bytes of `seal.json`, which change with every version; raises FileNotFoundError if there is none."""

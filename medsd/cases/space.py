@@ -18,8 +18,6 @@ MOST_POINTS = 1500  # on a map, that a browser draws with ease
 
 @dataclass(frozen=True)
 class CasePlane:
-    """A map of an index."""
-
     rows: npt.NDArray[np.int64]  # (P,) of the cases shown, as `CaseIndex.table` has them; evenly spread if too many
     points: FloatArray  # (P, 2), their places
     embeddings: FloatArray  # (P, D) of the cases shown

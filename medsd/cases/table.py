@@ -1,13 +1,13 @@
 """The table that `medsd cases add` reads: a row an image, with its findings and what is known of the patient."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from medsd.cases.case import Case, FloatArray, age_band
+from medsd.cases.case import Case, age_band
 from medsd.errors import DataError
 from medsd.findings import FindingSet, resolve_uncertain
 from medsd.studies.sources.cells import label_value
@@ -21,22 +21,10 @@ class ImageRow:
     """One image of the table; texts are empty if unknown."""
 
     path: Path
-    labels: FloatArray  # (F,): 1 present, 0 absent, NaN unknown or uncertain
-    study: str = ""  # an identifier, which leaves as a keyed hash alone; the file's stem stands for a missing one
-    patient: str = ""  # likewise
-    view: str = ""
-    sex: str = ""
-    source: str = ""
-    note: str = ""
-    age: float = float("nan")  # in years
-
-    def __repr__(self) -> str:  # identifiers stay out of messages
-        return f"ImageRow({self.path.name})"
-
-    def case(self, study_key: str, patient_key: str, **media: Any) -> Case:
-        """The row as a case, under keys in the place of identifiers."""
-        about = {name: getattr(self, name) for name in ("view", "sex", "source")}
-        return Case(study_key, patient_key, self.labels, age_band=age_band(self.age), split="added", **about, **media)
+    case: Case  # without keys, pictures and notes
+    study: str = field(repr=False)  # an identifier, which leaves as a keyed hash alone; by default the file's stem
+    patient: str = field(repr=False)  # likewise
+    note: str = field(repr=False)
 
 
 def read_image_table(table: Path, images: Path, findings: FindingSet) -> list[ImageRow]:
@@ -63,8 +51,9 @@ def read_image_table(table: Path, images: Path, findings: FindingSet) -> list[Im
     for row, (path, age) in enumerate(zip(frame["path"], ages, strict=True)):
         if not path or not (images / path).is_file():
             raise DataError(f"{table}, row {row + 1}: there is no image of this path in {images}")
-        texts = {name: str(frame[name][row]).strip() for name in TEXTS if name in frame}
-        texts["sex"] = texts.get("sex", "").upper()[:1]
-        texts["view"] = texts.get("view", "").upper()
-        rows.append(ImageRow(images / path, labels[row], age=float(age), **texts))
+        texts = {name: str(frame[name][row]).strip() if name in frame else "" for name in TEXTS}
+        texts |= {"view": texts["view"].upper(), "sex": texts["sex"].upper()[:1]}
+        about: dict[str, Any] = {name: texts[name] for name in ("view", "sex", "source")}
+        case = Case("", labels=labels[row], age_band=age_band(float(age)), split="added", **about)
+        rows.append(ImageRow(images / path, case, texts["study"], texts["patient"], texts["note"]))
     return rows

@@ -86,7 +86,6 @@ def share_words(share: float) -> str:
 
 
 def vote_records(votes: Sequence[FindingVote]) -> list[dict[str, Any]]:
-    """The votes for JSON."""
     records = [asdict(each) for each in votes]
     for record in records:
         for key in ("share", "probability"):

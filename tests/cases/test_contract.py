@@ -66,7 +66,7 @@ def _qdrant(client: Any, name: str, findings) -> Make:
 
     def make(cases, embeddings, *, replace=False, model=MODEL) -> CaseIndex:
         description = describe(model, findings, np.shape(embeddings)[-1], model="tiny 1")
-        return QdrantIndex.create_with(client, name, NewCases(cases, embeddings, description), replace=replace)
+        return QdrantIndex.create(name, NewCases(cases, embeddings, description), replace=replace, client=client)
 
     return make
 

@@ -25,12 +25,6 @@ def test_a_small_image_is_not_enlarged():
     assert Image.open(io.BytesIO(encode_thumbnail(np.full((20, 30), 0.5)))).size == (30, 20)
 
 
-@pytest.mark.parametrize("image", [np.zeros((2, 3, 3)), np.zeros((0, 4)), np.full((4, 4), np.nan)])
-def test_what_is_no_image_gives_no_thumbnail(image):
-    with pytest.raises(DataError, match="thumbnail"):
-        encode_thumbnail(image)
-
-
 def test_the_image_of_a_case_is_found_by_the_key_of_its_stem(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     for name in ("a/00000013_005.png", "a/b/scan 2.DCM", "notes.txt"):

@@ -112,7 +112,7 @@ def test_a_version_that_was_never_sealed_is_not_read_and_not_kept(grown, finding
 
 def test_a_seal_is_read_as_it_was_written():
     removals = Removals().with_patient("p", ["s", ""])
-    seal = Seal(3, {"data/a": (7, "0" * 64)}, removals)
+    seal = Seal(version=3, files={"data/a": (7, "0" * 64)}, removals=removals)
     assert Seal.of_bytes(seal.to_bytes(), "here") == seal
     assert "p" not in removals.patients and len(removals.patients) == 1
     with pytest.raises(BundleError, match=SEAL):
