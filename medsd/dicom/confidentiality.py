@@ -99,8 +99,6 @@ class Confidentiality:
 
 @dataclass(frozen=True)
 class _Run:
-    """One data set's way through the table."""
-
     profile: Confidentiality
     shift: timedelta
     table: dict[tuple[int, int], str]

@@ -21,7 +21,7 @@ from medsd.dicom.pixel_bytes import tidy_pixel_data
 from medsd.dicom.policy import GatePolicy, concern
 from medsd.dicom.quiet import quiet
 from medsd.dicom.terms import packaged
-from medsd.errors import DataError, DependencyError, ImageError
+from medsd.errors import DataError, DependencyError, ImageError, explained
 from medsd.files import write_whole
 from medsd.privacy import register_identities
 from medsd.progress import Progress
@@ -48,8 +48,6 @@ REPORT_COLUMNS = ("input", "status", "reason", "message", "output", "burned_in",
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file."""
-
     status: Status  # "warned" is written, with a sentence; "exists" was finished before
     reason: str = ""  # of a warning or refusal
     message: str = ""  # likewise; it names no identity, and no path
@@ -68,7 +66,6 @@ class DeidentifySummary:
     reasons: dict[str, int]
 
     def line(self) -> str:
-        """As a sentence."""
         counts = f"{self.written + self.warned} written ({self.warned} with a warning), {self.exists} there before, "
         why = "; ".join(f"{reason}: {count}" for reason, count in self.reasons.items())
         return counts + f"{self.refused} refused" + (f" [{why}]" if why else "")
@@ -240,9 +237,7 @@ def _row(path: Path, outcome: Outcome) -> list[str]:
 def _write_report(report: Path, rows: list[list[str]]) -> None:
     stream = io.StringIO(newline="")
     csv.writer(stream).writerows([REPORT_COLUMNS, *rows])
-    try:
+    with explained(f"{report}: the report cannot be written", OSError):
         report.parent.mkdir(parents=True, exist_ok=True)
         write_whole(report, stream.getvalue().encode("utf-8", "backslashreplace"))
         report.chmod(0o600)
-    except OSError as error:
-        raise DataError(f"{report}: the report cannot be written ({error.strerror})") from None

@@ -11,8 +11,6 @@ from medsd.errors import ImageError
 
 @dataclass(frozen=True)
 class Admission:
-    """What the gate decided."""
-
     status: Literal["accepted", "warned", "refused"]  # "warned" is scored, with a sentence that the reader must see
     reason: str = ""  # a code of `medsd.dicom.policy.REASONS`, "" when accepted
     message: str = ""  # the sentence for the person, "" when accepted

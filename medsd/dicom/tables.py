@@ -13,8 +13,6 @@ _DEEPEST = 16  # bits of an entry
 
 @dataclass(frozen=True)
 class Table:
-    """A look-up table."""
-
     first: int  # the value that leads to the first entry; what lies beyond an end leads to the entry of that end
     entries: npt.NDArray[np.int64]  # (N,), N ≥ 1
     white: int  # the entry that is shown white

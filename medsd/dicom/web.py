@@ -134,7 +134,6 @@ class DicomWeb:
         self._client.set_http_retry_params(retry=False)  # it would also try again what is too large
 
     def close(self) -> None:
-        """Give its connections back."""
         self._session.close()
 
     def find(self, address: Address, modalities: Sequence[str] = RADIOGRAPHS) -> Iterator[Address]:

@@ -19,7 +19,7 @@ from medsd.pipeline.enough import check_enough
 from medsd.pipeline.folder import Run
 from medsd.pipeline.images import ImageFile, decode_images, list_images
 from medsd.pipeline.near_duplicates import find_near_duplicates, keep_together, write_report
-from medsd.preprocessing.notes import NoteMask, NoteTokenizer, clean_note
+from medsd.preprocessing.notes import NoteTokenizer, clean_note, note_mask
 from medsd.privacy import KeyedHasher
 from medsd.settings import NoteSettings, Settings
 from medsd.studies.manifest import Manifest
@@ -72,7 +72,7 @@ def _without_findings(manifest: Manifest, settings: Settings) -> Manifest:
     """The manifest without the words that name a finding, if the settings hide them, so that no later step has them."""
     if settings.network.note is None or not settings.network.note.mask_findings:
         return manifest
-    mask = NoteMask(_masked(settings.network.note, manifest.findings))
+    mask = note_mask(_masked(settings.network.note, manifest.findings))
     return replace(manifest, table=manifest.table.assign(note=manifest.table["note"].map(mask, na_action="ignore")))
 
 
@@ -183,7 +183,7 @@ def write_tokenizer(run: Run, manifest: Manifest) -> None:
     notes = rows["note"].dropna()
     if notes.empty:
         raise DataError("network.note is set, but no training study has a note; remove network.note or add notes")
-    mask = NoteMask(_masked(note, manifest.findings))
+    mask = note_mask(_masked(note, manifest.findings))
     masked, patients = [mask(clean_note(str(text))) for text in notes], rows.loc[notes.index, "patient"].tolist()
     if _spoken(run.settings):  # the words of these sentences identify nobody
         spoken = [text for texts in sentences_of(manifest.findings) for text in texts]

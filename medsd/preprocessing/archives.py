@@ -23,16 +23,11 @@ _FREE = 2**20  # bytes that a member may inflate to at whatever ratio
 _MOST_DIRECTORY = 256 * 2**20  # bytes of the list of members, which is held in memory
 _MAGIC = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 
-# APPNOTE.TXT 6.3.10 of PKWARE, sections 4.3.14 to 4.3.16: the records at the end of an archive.
-_END, _END64, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
-_END_SIZE, _LOCATOR_SIZE, _MOST_COMMENT = 22, 20, 65_535
-_UNSAID = 0xFFFFFFFF
 # What zipfile and its decompressors raise at damaged archives; RuntimeError covers NotImplementedError.
 _DAMAGED = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
 
 
 def is_archive(path: str) -> bool:
-    """Whether a path has the name of a ZIP archive."""
     return path[-len(SUFFIX) :].lower() == SUFFIX
 
 
@@ -122,7 +117,7 @@ def _inflate(archive: str, member: str, policy: GatePolicy, name: str) -> bytes:
 @lru_cache(maxsize=2)
 def _opened(archive: str, size: int, changed_ns: int) -> zipfile.ZipFile:
     """An archive stays open, so that its list of members is read once and not for every member."""
-    entries, directory = _directory(archive, size)
+    entries, directory = _directory(archive)
     if directory > _MOST_DIRECTORY or entries > MOST_MEMBERS:
         raise _too_many(entries)
     files = zipfile.ZipFile(archive)
@@ -144,21 +139,13 @@ def _open(archive: str, name: str) -> zipfile.ZipFile:
         raise ImageError(error.reason, f"{name}: {error}" if name else str(error)) from None
 
 
-def _directory(archive: str, size: int) -> tuple[int, int]:
+def _directory(archive: str) -> tuple[int, int]:
     """How many members the archive says that it has, and how many bytes their list takes."""
     with Path(archive).open("rb") as file:
-        file.seek(max(0, size - _END_SIZE - _MOST_COMMENT - _LOCATOR_SIZE))
-        tail = file.read()
-        at = tail.rfind(_END)
-        if at < 0 or at + _END_SIZE > len(tail):
-            raise zipfile.BadZipFile("no end of central directory")
-        entries, directory = struct.unpack_from("<HI", tail, at + 10)
-        if (entries == 0xFFFF or directory == _UNSAID) and tail[at - _LOCATOR_SIZE : at].startswith(_LOCATOR):
-            file.seek(struct.unpack_from("<Q", tail, at - _LOCATOR_SIZE + 8)[0])
-            record = file.read(56)
-            if record.startswith(_END64):
-                entries, directory = struct.unpack_from("<QQ", record, 32)
-    return entries, directory
+        record = zipfile._EndRecData(file)  # type: ignore[attr-defined]  # read before the list itself is
+    if record is None:
+        raise zipfile.BadZipFile("no end of central directory")
+    return record[zipfile._ECD_ENTRIES_TOTAL], record[zipfile._ECD_SIZE]  # type: ignore[attr-defined]
 
 
 def _too_many(entries: int) -> ImageError:

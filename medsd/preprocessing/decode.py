@@ -8,11 +8,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Self
 
 from medsd.dicom.content import Content
 from medsd.dicom.gate import GatePolicy
@@ -79,10 +78,10 @@ class Decoder:
 
     def helper(self) -> Helper:
         """A process that reads as this does, within the policy's limits of time and memory."""
-        return Helper(self, self.policy.max_seconds, self.policy.max_memory)
+        return Helper(self)
 
 
-class Decoders:
+class Decoders(AbstractContextManager["Decoders"]):
     """Processes that decode, each within the policy's limits; a context manager that ends them.
 
     They start at once and in the background, so that a caller can load its model meanwhile; no more than there are
@@ -100,14 +99,10 @@ class Decoders:
             self.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """End the processes at once."""
         for helper in self._helpers:
             helper.close()
 

@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING
 
-from medsd.dicom.content import Content
 from medsd.dicom.policy import concern
 from medsd.errors import DependencyError
 from medsd.preprocessing.image import DecodedImage, named
@@ -27,16 +26,8 @@ try:
 except ImportError:  # Windows: time is bounded there, memory is not
     resource = None  # type: ignore[assignment]
 
-
-class ImageDecoder(Protocol):
-    """What a helper does; travels to its process."""
-
-    def __call__(self, source: Path | Content, name: str) -> DecodedImage:
-        """Read one image."""
-
-    def identified(self, image: DecodedImage, source: Path | Content) -> DecodedImage:
-        """A refused image with its keys, by the header alone."""
-
+if TYPE_CHECKING:
+    from medsd.preprocessing.decode import Decoder
 
 _START_SECONDS = 120.0  # until a process has imported what it needs, on a machine that is busy
 _STARTS = 3  # a machine that is out of memory for a moment must not end the batch of a night
@@ -45,25 +36,21 @@ _OUT_OF_TIME = getattr(signal, "SIGPROF", signal.SIGTERM)
 PATIENCE = 6 if hasattr(signal, "setitimer") else 1  # Windows has no timer of processor time, so the clock counts there
 
 
-class Helper:
+class Helper(contextlib.AbstractContextManager["Helper"]):
     """One process that reads images; threads may share it and take turns.
 
     It starts with the first image, or with `start`. A context manager that ends it.
 
-    `max_seconds` bounds the processor time for one image, so that a busy machine refuses no image for its own slowness;
-    an image that takes `PATIENCE` times as long by the clock (a file server hangs) is given up, too. `max_memory` is in
-    bytes.
+    The policy's `max_seconds` bounds the processor time for one image, so that a busy machine refuses no image for its
+    own slowness; an image that takes `PATIENCE` times as long by the clock (a file server hangs) is given up, too.
     """
 
-    def __init__(self, read: ImageDecoder, max_seconds: float, max_memory: int) -> None:
-        self._read, self._max_seconds, self._max_memory = read, max_seconds, max_memory
+    def __init__(self, decoder: "Decoder") -> None:
+        self._decoder, self._max_seconds = decoder, decoder.policy.max_seconds
         self._turn, self._ending = threading.Lock(), threading.Lock()
         self._closed = False
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -104,9 +91,7 @@ class Helper:
         with self._ending:
             if self._closed:
                 return False
-            self._process = context.Process(
-                target=_serve, args=(theirs, self._read, self._max_seconds, self._max_memory), daemon=True
-            )
+            self._process = context.Process(target=_serve, args=(theirs, self._decoder), daemon=True)
             try:
                 with _interrupts_held():
                     self._process.start()
@@ -183,21 +168,21 @@ def refused(reason: str, name: str, **values: object) -> DecodedImage:
     return DecodedImage("refused", reason, named(name, concern(reason, **values).message), name)
 
 
-def _serve(pipe: Connection, read: ImageDecoder, max_seconds: float, max_memory: int) -> None:
+def _serve(pipe: Connection, decoder: "Decoder") -> None:
     """The life of a helper: a source in, an image out, until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    _bound(max_memory)
+    _bound(decoder.policy.max_memory)
     _silence()
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         pipe.send(None)
         while True:
             source, name, refusal = pipe.recv()
             try:
-                with _timer(max_seconds):
-                    image = read(source, name) if refusal is None else read.identified(refusal, source)
+                with _timer(decoder.policy.max_seconds):
+                    image = decoder(source, name) if refusal is None else decoder.identified(refusal, source)
                 del source
                 pipe.send(image)
             except MemoryError:

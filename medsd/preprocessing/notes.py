@@ -6,8 +6,9 @@ padded; where the bundle names a window, a note is laid out in overlapping windo
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from medsd.bundle.layout import NoteInput
 from medsd.errors import BundleError, DataError
-from medsd.studies.notes.lexicon import Pattern, compile_phrases
+from medsd.studies.notes.lexicon import compile_phrases
 from medsd.studies.notes.sections import PLACEHOLDER
 from medsd.text import normalise_text
 
@@ -50,18 +51,12 @@ def clean_note(note: str | None, max_characters: int | None = None) -> str:
     return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
 
 
-class NoteMask:
-    """Hides what names a finding; negations and all other words stay: "no effusion" becomes "no ___".
+def note_mask(phrases: Sequence[str]) -> Callable[[str], str]:
+    """What hides the words that name a finding; all others stay: "no effusion" becomes "no ___".
 
     The phrases are in the language of `medsd.studies.notes.lexicon`; raises DataError where one cannot be read.
     """
-
-    def __init__(self, phrases: Sequence[str]) -> None:
-        self._pattern: Pattern | None = compile_phrases(phrases, "mask") if phrases else None
-
-    def __call__(self, text: str) -> str:
-        """`text` with every such phrase replaced by ``___``."""
-        return self._pattern.sub(PLACEHOLDER, text) if self._pattern is not None else text
+    return partial(compile_phrases(phrases, "mask").sub, PLACEHOLDER)
 
 
 class NoteTokenizer:
@@ -78,7 +73,7 @@ class NoteTokenizer:
         except Exception as error:  # the Rust side raises plain Exceptions
             raise BundleError(f"{path}: cannot be read as a tokenizer ({error}); copy the bundle again") from None
         try:
-            self._mask = NoteMask(spec.mask)
+            self._mask = note_mask(spec.mask)
         except DataError as error:
             raise BundleError(f"{path.parent}: bundle.json, note: {error}; copy the bundle again") from None
         self.spec = spec
