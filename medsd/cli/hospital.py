@@ -132,7 +132,7 @@ def receive(
     Example: medsd receive models/nih14 --port 11112 --allow CR1 --forward ORTHANC@127.0.0.1:4242
     """
     with requiring("pacs", "medsd receive"):
-        from medsd.pacs.mllp import Hl7Destination
+        from medsd.pacs.deliver import Hl7Destination
         from medsd.pacs.node import serve
         from medsd.pacs.receive import Listening, NodeLimits
         from medsd.results.objects import KINDS, forms_of

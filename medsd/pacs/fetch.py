@@ -63,15 +63,12 @@ class Fetched:
 
     @property
     def failed(self) -> int:
-        """How many did not come."""
         return sum(count for outcome, count in self.outcomes.items() if outcome not in _GOOD)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return {"outcomes": self.outcomes, "failed": self.failed}
 
     def line(self) -> str:
-        """For a person."""
         return ", ".join(f"{outcome} {count}" for outcome, count in self.outcomes.items()) or "no images were found"
 
 
@@ -138,7 +135,6 @@ def _from_web(
 def _from_archive(
     archive: Destination, query: Query, store: ImageStore, hasher: KeyedHasher, listening: Listening, limits: NodeLimits
 ) -> Fetched:
-    """The archive sends to us."""
     outcomes = Counter[str]()
     receiver = Receiver(store, hasher, listening, limits, lambda outcome: outcomes.update([outcome]))
     with quiet():

@@ -11,18 +11,17 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydicom import Dataset
 
 from medsd.dicom.quiet import quiet
 from medsd.inference.prediction import Prediction
-from medsd.pacs.deliver import Destination, UnreachableError, WebDestination
-from medsd.pacs.mllp import Hl7Destination
+from medsd.pacs.deliver import Destination, Hl7Destination, UnreachableError, WebDestination
 from medsd.pacs.queue import ImageQueue, pause
 from medsd.pacs.receive import Listening, NodeLimits, Receiver
 from medsd.pacs.status import NodeStatus
@@ -39,7 +38,7 @@ _BATCH = 32  # images whose results go in one association
 _LOOK_S = 0.25
 
 
-class Node:
+class Node(AbstractContextManager["Node"]):
     """A DICOM node that reads what it is sent; a context manager that runs it.
 
     Raises DataError: the queue is in use, or a port cannot be had.
@@ -80,9 +79,6 @@ class Node:
             for thread in self._threads:
                 thread.start()
             self._opened = opened.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()

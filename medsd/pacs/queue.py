@@ -12,9 +12,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 from filelock import FileLock, Timeout
 from pydicom import Dataset, dcmread, dcmwrite
@@ -54,7 +55,7 @@ def pause(tries: int) -> float:
     return longest * random.uniform(0.8, 1.0)
 
 
-class ImageQueue:
+class ImageQueue(AbstractContextManager["ImageQueue"]):
     """The queue of one node; threads may share it. A context manager that closes it.
 
     `folder` is made where it is absent, readable by its owner only. Raises DataError: another node uses it, or its
@@ -81,14 +82,10 @@ class ImageQueue:
             (folder / part).mkdir(exist_ok=True, mode=0o700)
         self._sweep()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Give the folder back."""
         with self._turn:
             self._database.close()
             self._lock.release()
@@ -227,7 +224,6 @@ class ImageQueue:
         return int(total)
 
     def counts(self) -> Counts:
-        """What is in the queue."""
         rows = self._ask("SELECT state, COUNT(*), SUM(bytes), MIN(received) FROM images GROUP BY state")
         open_ = [row for row in rows if row[0] != "done"]
         return Counts(
@@ -254,7 +250,6 @@ class ImageFolder:
         return 0
 
     def knows(self, key: str) -> bool:
-        """Whether the image is there."""
         return (self.folder / f"{key}.dcm").exists()
 
     def add(self, key: str, study: str, content: bytes) -> bool:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pydicom.pixels import get_decoder
 from pydicom.uid import (
     UID,
     AllTransferSyntaxes,
@@ -29,7 +28,7 @@ from pydicom.uid import (
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
 
-from medsd.dicom import decoders
+from medsd.dicom.decoders import decodes
 from medsd.dicom.identity import read_identity
 from medsd.errors import DataError
 from medsd.listening import is_loopback
@@ -47,8 +46,6 @@ _FLUSH_S = 10.0  # what associations get to end by themselves at a shutdown
 
 @dataclass(frozen=True)
 class NodeLimits:
-    """What the node takes in."""
-
     object_bytes: int = 128 << 20  # of one image, and of one message on the wire
     associations: int = 16  # at once; one more is rejected with "local limit exceeded"
     # Of the messages that all associations have under way; who exceeds it is cut off, to send again.
@@ -107,16 +104,10 @@ def take(content: bytes, instance: str, store: ImageStore, hasher: KeyedHasher, 
 
 def readable_syntaxes() -> list[UID]:
     """The transfer syntaxes whose pixels are decoded here."""
-    compressed = [uid for uid in AllTransferSyntaxes if uid.is_compressed and uid not in _NATIVE]
-    return [*_NATIVE, *(uid for uid in compressed if _decodes(uid))]
-
-
-def _decodes(uid: UID) -> bool:
-    try:
-        get_decoder(uid)
-    except NotImplementedError:  # video, and what came after this pydicom
-        return False
-    return decoders.decodes(uid)
+    return [
+        *_NATIVE,
+        *(uid for uid in AllTransferSyntaxes if uid.is_compressed and uid not in _NATIVE and decodes(uid)),
+    ]
 
 
 class _Unhurried:

@@ -49,7 +49,6 @@ class NodeStatus(Collector):
             threading.Thread(target=self._server.serve_forever, name="status", daemon=True).start()
 
     def close(self) -> None:
-        """Serve no more."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()

@@ -13,10 +13,9 @@ pytest.importorskip("pynetdicom", reason="medsd[pacs]")
 
 from medsd.errors import DataError
 from medsd.listening import client_context
-from medsd.pacs import mllp
+from medsd.pacs import deliver
 from medsd.pacs import queue as queue_module
-from medsd.pacs.deliver import Destination, UnreachableError
-from medsd.pacs.mllp import Hl7Destination
+from medsd.pacs.deliver import Destination, Hl7Destination, UnreachableError
 from medsd.pacs.node import Node
 from medsd.pacs.receive import Listening
 from medsd.privacy import KeyedHasher
@@ -33,7 +32,7 @@ def engine() -> Iterator[Engine]:
 
 
 def test_a_message_is_framed_and_its_acknowledgement_is_checked(engine: Engine, monkeypatch) -> None:
-    monkeypatch.setattr(mllp, "_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(deliver, "_TIMEOUT_S", 2.0)
     destination = Hl7Destination.of(f"127.0.0.1:{engine.port}")
     assert destination.send(MESSAGE) == "" and engine.taken == [MESSAGE]
     for answer, expected in (
