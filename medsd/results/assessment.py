@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pydicom.sr.coding import Code
 
 from medsd.dicom.quiet import quiet
-from medsd.errors import DataError
+from medsd.errors import DataError, explained
 from medsd.findings import FindingSet
 from medsd.inference.prediction import Said
 from medsd.results import sr
@@ -89,23 +89,20 @@ def read_assessment(document: Dataset, findings: FindingSet) -> tuple[str, list[
     names = {_key(finding_code(finding)): finding.name for finding in findings.findings}
     calls = {_key(code): call for call, code in CALLS.items()}
     images, opinions = set(), []
-    try:
-        with quiet():
-            content = sop.ComprehensiveSR.from_dataset(document).content
-            for group in content.get_image_measurement_groups():
-                call, answer = (_value(group, name) for name in (REPORT["call"], _CODES["answer"]))
-                finding = names.get(_key(group.finding_type))
-                if finding is None or calls.get(answer) not in get_args(Answer):
-                    continue
-                items = group[0].ContentSequence
-                reader = [item.TextValue for item in items if item.name == _CODES["reader"]]
-                images |= {str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
-                           for item in items if item.ValueType == "IMAGE"}  # fmt: skip
-                opinions.append(
-                    Opinion(finding, cast(Said, calls[call]), cast(Answer, calls[answer]), str((reader or [""])[0]))
-                )
-    except Exception as error:  # foreign bytes
-        raise DataError(f"a structured report cannot be read as an assessment ({type(error).__name__})") from None
+    with explained("a structured report cannot be read as an assessment", Exception), quiet():  # foreign bytes
+        content = sop.ComprehensiveSR.from_dataset(document).content
+        for group in content.get_image_measurement_groups():
+            call, answer = (_value(group, name) for name in (REPORT["call"], _CODES["answer"]))
+            finding = names.get(_key(group.finding_type))
+            if finding is None or calls.get(answer) not in get_args(Answer):
+                continue
+            items = group[0].ContentSequence
+            reader = [item.TextValue for item in items if item.name == _CODES["reader"]]
+            images |= {str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+                       for item in items if item.ValueType == "IMAGE"}  # fmt: skip
+            opinions.append(
+                Opinion(finding, cast(Said, calls[call]), cast(Answer, calls[answer]), str((reader or [""])[0]))
+            )
     if len(images) != 1:
         raise DataError("a structured report holds no assessment of one image by these findings")
     return images.pop(), opinions

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock
 
 from medsd import __version__
-from medsd.errors import DataError
+from medsd.errors import explained
 from medsd.inference.prediction import Prediction
 from medsd.privacy import KeyedHasher
 
@@ -36,11 +36,9 @@ class Checked:
     broken: int | None
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return asdict(self) | {"path": str(self.path)}
 
     def line(self) -> str:
-        """For a person."""
         if self.broken is not None:
             why = "it was changed, or lines before it were taken out"
             key = ", or this machine has another key (MEDSD_KEY) than the one that wrote it" if self.broken == 1 else ""
@@ -61,11 +59,9 @@ class AuditLog:
 
     def prepare(self) -> None:
         """See to it that lines can be written, before there is one to write; raises DataError: they cannot."""
-        try:
+        with explained(f"{self.path}: the audit log cannot be written", OSError, then="; name another"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             os.close(self._open())
-        except OSError as error:
-            raise DataError(f"{self.path}: the audit log cannot be written ({error.strerror}); name another") from None
 
     def _open(self) -> int:
         return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -107,19 +103,16 @@ class AuditLog:
     def check(self) -> Checked:
         """Whether the lines are those that were written; raises DataError: the log cannot be read."""
         before, lines, cut_off = "", 0, 0
-        try:
-            with self.path.open("rb") as file:
-                for number, raw in enumerate(file, 1):
-                    told = _parsed(raw)
-                    if told is None:
-                        cut_off += 1
-                        continue
-                    seal = told.pop("seal")
-                    if seal != self._seal(before, told):
-                        return Checked(self.path, lines, cut_off, number)
-                    before, lines = seal, lines + 1
-        except OSError as error:
-            raise DataError(f"{self.path}: the audit log cannot be read ({error.strerror})") from None
+        with explained(f"{self.path}: the audit log cannot be read", OSError), self.path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                told = _parsed(raw)
+                if told is None:
+                    cut_off += 1
+                    continue
+                seal = told.pop("seal")
+                if seal != self._seal(before, told):
+                    return Checked(self.path, lines, cut_off, number)
+                before, lines = seal, lines + 1
         return Checked(self.path, lines, cut_off, None)
 
     def _seal(self, before: str, told: dict[str, Any]) -> str:

@@ -12,15 +12,12 @@ _CASES = CODES["cases"]
 
 
 class Item(NamedTuple):
-    """One coded value."""
-
     name: Code  # what is said
     value: float | Code
     unit: Code = REPORT["ratio"]  # of a number, in UCUM
 
 
 def call_of(finding: FindingResult) -> Item:
-    """The call of a finding."""
     return Item(REPORT["call"], CALLS[finding.call])
 
 
@@ -41,7 +38,6 @@ def conformal_set(finding: FindingResult) -> list[Item]:
 
 
 def refusal(result: Result) -> Item:
-    """The reason why an image was refused."""
     return Item(REPORT["status"], private(result.prediction.reason or "refused"))
 
 

@@ -21,7 +21,7 @@ from medsd.errors import DataError
 from medsd.results import coded
 from medsd.results.codes import CODES, REPORT
 from medsd.results.result import Result
-from medsd.results.source import MAKER, Source, one_line
+from medsd.results.source import MAKER, Source, one_line, real_day
 
 _ESCAPES = str.maketrans({"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\"})  # section 2.7.1
 _PRELIMINARY, _ORDER_DETAIL = "P", "O"  # HL7 table 0085
@@ -79,8 +79,8 @@ def _patient(pid: Any, source: Source) -> None:
     pid.pid_3 = f"{_told(source, 'PatientID')}^^^{_told(source, 'IssuerOfPatientID')}^PI"
     for name in _names(source):
         pid.add_field("pid_5").value = name
-    if source.born:
-        pid.pid_7 = source.born.strftime("%Y%m%d")
+    if born := real_day(source.text("PatientBirthDate")):
+        pid.pid_7 = born.strftime("%Y%m%d")
     sex = _told(source, "PatientSex")
     pid.pid_8 = sex if sex in ("F", "M", "O") else "U"
 

@@ -1,12 +1,19 @@
 """The forms of one result: DICOM objects by `objects`, messages of HL7 and FHIR by `messages`. Begin here."""
 
+import logging
+import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Literal, cast, get_args
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
 
 import highdicom as hd
+import numpy as np
+import numpy.typing as npt
 from highdicom.base import SOPClass
+from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
@@ -17,12 +24,12 @@ from medsd.dicom.quiet import quiet
 from medsd.errors import DataError
 from medsd.results import sr
 from medsd.results.codes import CODES, plain
-from medsd.results.key_image import key_image
 from medsd.results.pdf import Figure, reading_pdf
-from medsd.results.presentation import presentation_state
-from medsd.results.render import Window, image_jpeg
-from medsd.results.result import Result
-from medsd.results.source import Source
+from medsd.results.render import DISPLAY_SIDE, Window, image_jpeg, overlay
+from medsd.results.result import FindingResult, Result
+from medsd.results.source import BODY_PART, Source
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["sr", "sr3d", "text", "key-image", "gsps", "pdf", "kos"]
 Message = Literal["hl7", "fhir"]
@@ -30,6 +37,17 @@ Form = Kind | Message
 KINDS: tuple[Kind, ...] = get_args(Kind)
 QUALITY = CODES["quality"]
 FORMS: tuple[Form, ...] = (*KINDS, *get_args(Message))
+_LEAST_WIDTH, _MARGIN = 720, 16  # px
+_LETTER, _LINE = 18, 26  # px
+# What makes an image lossy, or text burned in, holds for what is made of it. Other words than these may be anything.
+_KEPT = {
+    "LossyImageCompression": "00|01", "LossyImageCompressionRatio": r"[\d.]+",
+    "LossyImageCompressionMethod": r"ISO_\d+_\d+(_\d+)?", "BurnedInAnnotation": "YES|NO",
+}  # fmt: skip
+# How the image is shown, which a presentation state takes over. No explanation of a window: it is free text.
+_GREYS = ("SamplesPerPixel", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept", "RescaleType",
+          "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence")  # fmt: skip
+_NOTICE = (0.0, 0.95, 1.0, 1.0)  # of the displayed area: a line at its lower edge
 
 
 def forms_of(text: str, known: Sequence[Form] = FORMS) -> tuple[Form, ...]:
@@ -141,3 +159,131 @@ def _pdf(result: Result, bundle: Bundle, cases: Sequence[SimilarCase]) -> bytes:
     nameless = [replace(case, case=replace(case.case, study_key="", patient_key="")) for case in cases]
     when = result.when.isoformat(timespec="seconds")
     return reading_pdf(prediction, bundle, nameless, figures=figures, when=when)
+
+
+# ---- the key image
+
+
+def key_image(result: Result, source: Source) -> Dataset | None:
+    """The secondary capture (PS3.3 A.8.1) of a result, RGB of 8 bits; None where no image was read."""
+    pixels = drawn(result)
+    if pixels is None:
+        return None
+    capture: Any = hd.sc.SCImage(
+        pixel_array=pixels,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "F"),  # replaced below
+        study_instance_uid=source.bare.StudyInstanceUID,
+        **source.arguments(result, "key-image"),
+    )
+    capture.PatientOrientation = source.header.get("PatientOrientation") or None
+    capture.BodyPartExamined = BODY_PART
+    capture.ConversionType = "WSD"
+    capture.DerivationDescription = "Radiograph with evidence and findings of a model"
+    reference = source.reference()
+    purpose = codes.DCM.SourceImageForImageProcessingOperation
+    reference.PurposeOfReferenceCodeSequence = [hd.sr.CodedConcept.from_code(purpose)]
+    capture.SourceImageSequence = [reference]
+    for keyword, words in _KEPT.items():
+        values = source.values(keyword)
+        if values and all(re.fullmatch(words, value) for value in values):
+            setattr(capture, keyword, values)
+    return source.identify(capture)
+
+
+def drawn(result: Result) -> npt.NDArray[np.uint8] | None:
+    """The picture (H, W, 3): the image with the evidence of the most probable present finding, and the result's lines.
+
+    Names nobody. None where no image was read.
+    """
+    prediction = result.prediction
+    if result.refused or prediction.image is None:
+        return None
+    marked = next((finding for finding in result.present if finding.region is not None), None)
+    evidence = None if marked is None else prediction.evidence(marked.name)
+    picture = overlay(prediction.image, Window(), evidence, side=DISPLAY_SIDE)
+    width = max(picture.width, _LEAST_WIDTH)
+    told = [result.disclaimer, *result.lines(), *(f"The colours are evidence for {m.title}." for m in [marked] if m)]
+    told += [f"Similar case: {case.sentence}" for case in result.cases]
+    told += [f"{result.model} {result.version}, sha256 of model.onnx {result.model_sha256[:16]}"]
+    per_line = int((width - 2 * _MARGIN) / _font().getlength("n"))
+    lines = [line for words in told for line in textwrap.wrap(words, per_line, subsequent_indent="   ")]
+    page = Image.new("RGB", (width, picture.height + _LINE * len(lines) + 2 * _MARGIN))
+    page.paste(picture, ((width - picture.width) // 2, 0))
+    draw = ImageDraw.Draw(page)
+    for number, line in enumerate(lines):
+        draw.text((_MARGIN, picture.height + _MARGIN + number * _LINE), line, "white", _font())
+    return np.asarray(page)
+
+
+@lru_cache(maxsize=1)
+def _font() -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", _LETTER)
+
+
+# ---- the presentation state
+
+
+def presentation_state(result: Result, source: Source) -> Dataset | None:
+    """The grayscale softcopy presentation state (PS3.3 A.33.1), a layer for each finding called present.
+
+    None where no finding has a region, or the header does not say how the image is shown.
+    """
+    image, marked = result.prediction.image, [each for each in result.present if each.region is not None]
+    if not marked or image is None or image.shape != (source.bare.get("Rows"), source.bare.get("Columns")):
+        return None
+    try:
+        return source.identify(_state(result, source, marked))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a window without a width, a private class
+        log.warning("no presentation state: the header does not say how the image is shown (%s)", type(error).__name__)
+        return None
+
+
+def _state(result: Result, source: Source, marked: list[FindingResult]) -> hd.pr.GrayscaleSoftcopyPresentationState:
+    shown = _shown(source)
+    layers, annotations = [], []
+    for number, finding in enumerate(marked, 1):
+        layers.append(hd.pr.GraphicLayer(f"FINDING {number}", number, plain(finding.title)[:64]))
+        annotations.append(_outline(finding, layers[-1], shown))
+    layers.append(hd.pr.GraphicLayer("NOTICE", len(marked) + 1, "Not for diagnosis"))
+    notice = hd.pr.TextObject(plain(result.disclaimer), "DISPLAY", bounding_box=_NOTICE)
+    annotations.append(hd.pr.GraphicAnnotation([shown], layers[-1], text_objects=[notice]))
+    shape = "INVERSE" if shown.PhotometricInterpretation == "MONOCHROME1" else "IDENTITY"
+    state: Any = hd.pr.GrayscaleSoftcopyPresentationState(
+        [shown],
+        content_label="MEDSD EVIDENCE",
+        content_description="Evidence of a model: not for diagnosis",
+        graphic_annotations=annotations,
+        graphic_layers=layers,
+        presentation_lut_transformation=hd.PresentationLUTTransformation(shape),
+        **source.arguments(result, "gsps"),
+    )
+    state.BodyPartExamined = BODY_PART
+    return state
+
+
+def _outline(finding: FindingResult, layer: hd.pr.GraphicLayer, shown: Dataset) -> hd.pr.GraphicAnnotation:
+    assert finding.region is not None
+    top = finding.region[finding.region[:, 1].argmin()]
+    words = hd.pr.TextObject(plain(finding.sentence()), "PIXEL", anchor_point=tuple(map(float, top)))
+    return hd.pr.GraphicAnnotation(
+        [shown], layer, graphic_objects=[hd.pr.GraphicObject("POLYLINE", finding.region, "PIXEL")], text_objects=[words]
+    )
+
+
+def _shown(source: Source) -> Any:
+    """The image without a patient, with what says how it is shown."""
+    if "ModalityLUTSequence" in source.header:
+        raise ValueError  # highdicom would leave it out
+    shown = Dataset()
+    shown.update(source.bare)
+    for keyword in _GREYS:
+        if source.header.get(keyword) not in (None, ""):
+            shown[keyword] = source.header[keyword]
+    if "WindowCenter" in shown:
+        shown.pop("VOILUTSequence", None)
+    return shown

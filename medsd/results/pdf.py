@@ -28,8 +28,6 @@ _INK, _SOFT, _LINE, _ALERT = "#17212b", "#52606d", "#d5dde5", "#a11d2f"
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture for the document."""
-
     content: bytes = field(repr=False)  # an encoded PNG, JPEG or WebP
     caption: str = ""  # the line below it
 
@@ -172,14 +170,8 @@ def _finding(prediction: Prediction, name: str, about: Description, vote: Findin
         reason(prediction, name, threshold),
         "–" if probability is None else percent(probability),
         "–" if threshold is None else percent(threshold),
-        _vote(vote),
+        "–" if vote is None else share_words(vote.share) + (f" ⚑ {vote.share_call}" if vote.disagrees else ""),
     ]
-
-
-def _vote(vote: FindingVote | None) -> str:
-    if vote is None:
-        return "–"
-    return share_words(vote.share) + (f" ⚑ {vote.share_call}" if vote.disagrees else "")
 
 
 def _table(rows: list[list[Any]], widths: Sequence[float]) -> Any:

@@ -1,10 +1,11 @@
 """`Reporter`: the content of a DICOM file in, the forms of its result out; what `report` and `receive` stand on."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydicom import Dataset, dcmread, dcmwrite
 
@@ -13,7 +14,7 @@ from medsd.cases.index import CaseIndex
 from medsd.cases.manage import hasher_of
 from medsd.dicom.content import read_content
 from medsd.dicom.gate import GatePolicy
-from medsd.errors import DataError
+from medsd.errors import DataError, explained
 from medsd.files import replacing, write_whole
 from medsd.inference.predict import Predictor
 from medsd.inference.prediction import Prediction
@@ -26,7 +27,7 @@ from medsd.results.result import Result
 from medsd.results.source import Source
 
 
-class Reporter:
+class Reporter(AbstractContextManager["Reporter"]):
     """A bundle that reads images into results; a context manager that ends its helper process.
 
     `k` is how many similar cases are told of; `policy` and `how` (provider, precision, coverage) are as for
@@ -45,17 +46,10 @@ class Reporter:
         self.hasher = hasher_of(bundle)
         # A process of its own decodes: what others send can be stopped, and may go down, without this one.
         self._helper = Decoder(bundle.description.pixels, self.policy, self.hasher, keep_image=True).helper()
-        self._predictor = Predictor(bundle, policy=self.policy, hasher=self.hasher, decode=self._helper, **how)
-
-    def __enter__(self) -> Self:
-        return self
+        self.predict = Predictor(bundle, policy=self.policy, hasher=self.hasher, decode=self._helper, **how)
 
     def __exit__(self, *_: object) -> None:
         self._helper.close()
-
-    def predict(self, content: bytes | Path, note: str | None = None) -> Prediction:
-        """Read one image, a file or the content of one."""
-        return self._predictor(content, note)
 
     def results(
         self, prediction: Prediction, source: Source, previous: Sequence[Dataset] = (), *, when: datetime | None = None
@@ -77,7 +71,6 @@ class Written:
     prediction: Prediction
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return {
             "folder": str(self.folder),
             "files": list(map(file_name, self.forms)),
@@ -88,7 +81,6 @@ class Written:
         }
 
     def line(self) -> str:
-        """For a person."""
         said = self.prediction.message or impression(self.prediction)
         files = ", ".join(map(file_name, self.forms)) or "nothing"
         left = f"; not for this image: {', '.join(self.left_out)}" if self.left_out else ""
@@ -145,11 +137,9 @@ def write_report(
 
 
 def _earlier(path: Path, study: str) -> Dataset:
-    try:
+    with explained(f"{path}: cannot be read as an earlier report", Exception):  # foreign bytes
         document = dcmread(path)
         kind, of_study = document.Modality, document.StudyInstanceUID
-    except Exception as error:  # foreign bytes
-        raise DataError(f"{path}: cannot be read as an earlier report ({type(error).__name__})") from None
     if kind != "SR":
         raise DataError(f"{path}: is no structured report")
     if of_study != study:

@@ -29,8 +29,6 @@ REGION_FROM = 0.5  # of the range of an evidence map; from here on a place belon
 
 @dataclass(frozen=True)
 class FindingResult:
-    """What the model says of one finding."""
-
     name: str
     title: str
     code: Code  # SNOMED CT, RadLex or private
@@ -112,7 +110,6 @@ class Result:
 
     @property
     def present(self) -> tuple[FindingResult, ...]:
-        """The findings called present."""
         return tuple(finding for finding in self.findings if finding.call == "present")
 
     def lines(self) -> list[str]:

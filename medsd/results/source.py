@@ -67,7 +67,6 @@ class Source:
 
     @classmethod
     def of(cls, header: Dataset) -> Self:
-        """Of a header that was read."""
         missing = [keyword for keyword in _NEEDED if not header.get(keyword)]
         if missing:
             raise DataError(f"the image has no {', '.join(missing)}, so no result can refer to it")
@@ -113,11 +112,6 @@ class Source:
         if day is None or hour is None:
             return day
         return datetime.combine(day, time(int(hour[1]), int(hour[2]), int(hour[3])), self.zone)
-
-    @property
-    def born(self) -> date | None:
-        """The patient's date of birth."""
-        return real_day(self.text("PatientBirthDate"))
 
     def arguments(self, result: Result, kind: str) -> dict[str, Any]:
         """What every class of highdicom takes: identifiers of series and instance, who made it, and when.

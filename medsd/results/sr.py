@@ -155,7 +155,6 @@ def _case(case: CaseResult) -> Dataset:
 
 
 def text_item(name: Code, words: str) -> hd.sr.TextContentItem:
-    """A line of text in a container."""
     return hd.sr.TextContentItem(name, plain(words)[:_TEXT], relationship_type=_CONTAINS)
 
 

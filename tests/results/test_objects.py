@@ -15,8 +15,7 @@ from pydicom import Dataset
 
 from medsd.errors import DataError
 from medsd.inference.predict import Predictor
-from medsd.results.key_image import drawn
-from medsd.results.objects import KINDS, Kind, forms_of, objects
+from medsd.results.objects import KINDS, Kind, drawn, forms_of, objects
 from medsd.results.result import Result
 from medsd.results.source import SERIES, Source
 from tests.conftest import file_bytes
