@@ -16,8 +16,6 @@ from medsd.files import packaged
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding of a vocabulary."""
-
     name: str  # the vocabulary's own spelling, used in columns and outputs ("Pleural_Thickening")
     title: str  # the words a reader sees ("Pleural thickening")
     snomed: str = ""  # SNOMED CT concept identifier, "" where no single concept fits
@@ -44,7 +42,6 @@ class FindingSet(Sequence[str]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The finding names in column order."""
         return tuple(finding.name for finding in self.findings)
 
     def title(self, name: str) -> str:

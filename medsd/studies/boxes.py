@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medsd.errors import DataError
+from medsd.errors import DataError, explained
 from medsd.findings import FindingSet
 
 SIDE = 1024.0  # of the images that the boxes were drawn on
@@ -42,12 +42,10 @@ def read_boxes(root: Path, findings: FindingSet) -> tuple[Box, ...]:
 
 
 def _read_table(path: Path, findings: FindingSet) -> Iterator[Box]:
-    try:
+    with explained(f"{path}: cannot be read as NIH's table of boxes", OSError, ValueError):  # pandas' are ValueErrors
         # The header has commas inside its brackets, "Bbox [x,y,w,h]", so columns go by position.
         table = pd.read_csv(path, header=None, skiprows=1, usecols=list(_COLUMNS)).rename(columns=_COLUMNS)
         numbers = table[["left", "top", "width", "height"]].astype(float) / SIDE
-    except (OSError, ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{path}: cannot be read as NIH's table of boxes ({type(error).__name__})") from None
     for row, (image, finding) in enumerate(zip(table["image"], table["finding"], strict=True), start=2):
         left, top, width, height = numbers.iloc[row - 2]
         inside = left >= 0 and top >= 0 and width > 0 and height > 0 and left + width <= 1 and top + height <= 1

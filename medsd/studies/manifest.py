@@ -62,7 +62,6 @@ class Manifest:
         return self.table["patient"].to_numpy(dtype=str)
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
-        """Positions of the rows of a split."""
         return np.flatnonzero(self.table["split"].to_numpy() == split)
 
     def counts(self, column: str | None = None) -> dict[str, int]:
@@ -72,7 +71,6 @@ class Manifest:
         return {split: int(sizes.get(split, 0)) for split in SPLITS}
 
     def without(self, rows: Sequence[int]) -> Self:
-        """The manifest without the rows at these positions."""
         if not len(rows):
             return self
         kept = np.ones(len(self), dtype=bool)

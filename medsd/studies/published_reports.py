@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 import numpy.typing as npt
 
-from medsd.errors import DataError
+from medsd.errors import DataError, explained
 from medsd.studies.splits import fixed_fifth
 
 CMC2007_FILE = "2007ChallengeTrainData.xml"
@@ -24,33 +24,21 @@ FEWEST_REPORTS = 5  # of a code that is dealt out evenly
 _LARGEST_REPORT = 1_000_000  # bytes; a report of Open-i has a few thousand
 
 
-class _DoctypeFound(Exception):
-    """Raised from within the parser, before any entity can be expanded."""
-
-
-class _NoDoctype(ElementTree.TreeBuilder):
-    """Builds the tree; stops at a document type declaration."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise _DoctypeFound
-
-
 def parse_xml(content: bytes, where: str) -> ElementTree.Element:
     """The root of an XML document from outside; DataError, which says `where`, for no XML and for a document type."""
-    parser = ElementTree.XMLParser(target=_NoDoctype())
+
+    class NoDoctype(ElementTree.TreeBuilder):
+        def doctype(self, *_: str | None) -> None:  # called before any entity can be expanded
+            raise DataError(f"{where} declares a document type, which could define entities; reports have none")
+
     try:
-        parser.feed(content)
-        return parser.close()
+        return ElementTree.fromstring(content, ElementTree.XMLParser(target=NoDoctype()))
     except ElementTree.ParseError as error:
         raise DataError(f"{where} is no valid XML (line {error.position[0]})") from None
-    except _DoctypeFound:
-        raise DataError(f"{where} declares a document type, which could define entities; reports have none") from None
 
 
 @dataclass(frozen=True)
 class OpeniReport:
-    """One report of Open-i."""
-
     name: str  # "CXR12", its uId, or the number of its file where it has none
     sections: Mapping[str, str]  # text by section (indication, comparison, findings, impression), without empty ones
     headings: tuple[str, ...]  # the major MeSH headings, lower case
@@ -72,16 +60,16 @@ def _contents(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
             _check_size(file.stat().st_size, file.name, path)
             yield PurePosixPath(file.name), file.read_bytes()
         return
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name = PurePosixPath(member.name)
-                stream = archive.extractfile(member) if member.isfile() and name.suffix == ".xml" else None
-                if stream is not None:
-                    _check_size(member.size, name.name, path)
-                    yield name, stream.read()
-    except (OSError, tarfile.TarError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read as an archive of reports ({type(error).__name__})") from None
+    with (
+        explained(f"{path}: cannot be read as an archive of reports", OSError, tarfile.TarError, EOFError),
+        tarfile.open(path) as archive,
+    ):
+        for member in archive:
+            name = PurePosixPath(member.name)
+            stream = archive.extractfile(member) if member.isfile() and name.suffix == ".xml" else None
+            if stream is not None:
+                _check_size(member.size, name.name, path)
+                yield name, stream.read()
 
 
 def _check_size(size: int, name: str, where: Path) -> None:

@@ -61,7 +61,6 @@ class Rejections:
         self.remarks.append((row, "", reason, f"{message}: {REASONS[reason]}; it counts as unknown, the row stays"))
 
     def extend(self, rows: Iterable[int], paths: Iterable[object], patients: Iterable[object], reason: str) -> None:
-        """Leave rows out for the same reason."""
         for row, path, patient in zip(rows, paths, patients, strict=True):
             self.add(int(row), path, reason, patient=patient)
 

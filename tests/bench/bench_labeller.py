@@ -20,6 +20,7 @@ from medsd.findings import FindingSet, finding_set
 from medsd.metrics.intervals import Interval, Resamples, bootstrap
 from medsd.studies.notes.labeller import ReportLabels, Status, label_report
 from medsd.studies.notes.sections import Note
+from tests.studies.openi_notes import called as called_in
 from tests.studies.openi_notes import is_held_back, read_openi_reports
 
 NIH14 = finding_set("nih14")
@@ -69,7 +70,7 @@ def print_part(title: str, notes: Mapping[str, Note], checked: Mapping[str, Bool
     """The tables of one half."""
     labels = {name: label_report(note) for name, note in notes.items()}
     target = np.array([checked[name] for name in notes])
-    called = np.array([labels[name].called() for name in notes])
+    called = np.array([called_in(labels[name]) for name in notes])
     often = target.sum(0) >= FEW
     *each, micro, macro = f1_intervals(target, called, often)
     print(f"\n### {title}: {len(notes)} reports\n\n| finding | positives | hits | false | missed | F1 (95% interval) |")
@@ -81,7 +82,7 @@ def print_part(title: str, notes: Mapping[str, Note], checked: Mapping[str, Bool
         print(f"| {name} | {positives} | {hits} | {false} | {missed} | {shown(interval)} |")
     for name, interval in (("micro", micro), ("macro", macro)):
         print(f"| **{name}**, {often.sum()} findings with {FEW} or more | | | | | {shown(interval)} |")
-    strict = np.array([labels[name].called(alternatives=False) for name in notes])
+    strict = np.array([called_in(labels[name], alternatives=False) for name in notes])
     *_, micro, macro = f1_intervals(target, strict, often)
     print(f"\n'A or B' counted as open instead of present: micro {shown(micro)}, macro {shown(macro)}.")
     print_errors(labels, checked, [name for name, seen in zip(NIH14, often, strict=True) if seen])
@@ -92,7 +93,7 @@ def print_errors(labels: Mapping[str, ReportLabels], checked: Mapping[str, Bools
     kinds: Counter[str] = Counter()
     where: dict[str, Counter[str]] = {}
     for name, said in labels.items():
-        for finding, expected, called in zip(NIH14, checked[name], said.called(), strict=True):
+        for finding, expected, called in zip(NIH14, checked[name], called_in(said), strict=True):
             if finding in findings and bool(expected) != bool(called):
                 kind = error_kind(said, finding, bool(expected))
                 kinds[kind] += 1

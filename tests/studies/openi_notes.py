@@ -4,6 +4,10 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from medsd.studies.notes.labeller import ReportLabels, Status
 from medsd.studies.notes.sections import Note, normalise_placeholders
 from medsd.studies.published_reports import read_reports
 
@@ -31,3 +35,12 @@ def read_openi_reports(source: Path) -> Iterator[tuple[str, Note]]:
 def is_held_back(report: str) -> bool:
     """Whether a report belongs to the half that rules were not written on: by a hash of its name, fixed for good."""
     return bool(hashlib.sha256(report.encode()).digest()[0] % 2)
+
+
+def called(labels: ReportLabels, *, alternatives: bool = True) -> npt.NDArray[np.bool_]:
+    """(F,) the findings that a data set without "uncertain" would call present.
+
+    With `alternatives`, "A versus B" counts for both, as annotators of Open-i mostly did.
+    """
+    counted = {Status.PRESENT, Status.ALTERNATIVE} if alternatives else {Status.PRESENT}
+    return np.array([status in counted for status in labels.status])

@@ -13,7 +13,7 @@ from medsd.errors import DataError
 from medsd.findings import finding_set
 from medsd.studies.notes.labeller import Status, label_report
 from medsd.studies.notes.sections import Note
-from tests.studies.openi_notes import is_held_back, read_openi_reports
+from tests.studies.openi_notes import called, is_held_back, read_openi_reports
 
 NIH14 = finding_set("nih14")
 PRESENT, ABSENT, UNCERTAIN = Status.PRESENT, Status.ABSENT, Status.UNCERTAIN
@@ -108,7 +108,7 @@ def test_present_absent_uncertain_and_unmentioned_are_told_apart() -> None:
 
 def test_only_the_report_of_a_note_is_labelled() -> None:
     note = Note(indication="Rule out pneumothorax, known effusion", findings="Cardiomegaly.")
-    assert NIH14.decode(label_report(note).called()) == ("Cardiomegaly",)
+    assert NIH14.decode(called(label_report(note))) == ("Cardiomegaly",)
 
 
 def test_mentions_point_at_their_words() -> None:
@@ -143,8 +143,8 @@ def test_the_development_half_of_openi_is_labelled_about_as_well_as_measured(dat
         checked = {row["filename"]: [row[name] == "1" for name in NIH14] for row in csv.DictReader(table)}
     reports = [(n, r) for n, r in read_openi_reports(folder / "reports.tgz") if n in checked and not is_held_back(n)]
     target = np.array([checked[name] for name, _ in reports])
-    called = np.array([label_report(report).called() for _, report in reports])
-    hits, either = (target & called).sum(0), target.sum(0) + called.sum(0)
+    found = np.array([called(label_report(report)) for _, report in reports])
+    hits, either = (target & found).sum(0), target.sum(0) + found.sum(0)
     often = target.sum(0) >= 10
     assert len(reports) > 1500
     assert 2 * hits[often].sum() / either[often].sum() > 0.94

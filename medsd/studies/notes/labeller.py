@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-import numpy as np
-import numpy.typing as npt
-
 from medsd.findings import FindingSet, finding_set
 from medsd.studies.notes.lexicon import Cues, Lexicon, Pattern, Scope, load_lexicon, load_scope
 from medsd.studies.notes.sections import Note, normalise_placeholders
@@ -84,14 +81,6 @@ class ReportLabels:
 
     def __getitem__(self, finding: str) -> Status:
         return self.status[self.findings.names.index(finding)]
-
-    def called(self, *, alternatives: bool = True) -> npt.NDArray[np.bool_]:
-        """(F,) the findings that a data set without "uncertain" would call present.
-
-        With `alternatives`, "A versus B" counts for both, as annotators of Open-i mostly did.
-        """
-        counted = {Status.PRESENT, Status.ALTERNATIVE} if alternatives else {Status.PRESENT}
-        return np.array([status in counted for status in self.status])
 
 
 def label_report(report: str | Note, findings: FindingSet | None = None) -> ReportLabels:

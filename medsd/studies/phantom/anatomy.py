@@ -108,7 +108,6 @@ class Body:
 
 
 def build_body(habitus: Habitus, distortion: Distortion) -> Body:
-    """Solids of `habitus` under `distortion`."""
     w, h = habitus.width, habitus.height
     up = distortion.lordotic
     lungs = {

@@ -15,8 +15,6 @@ from medsd.studies.phantom.anatomy import LEFT, RIGHT, Distortion
 
 @dataclass(frozen=True)
 class Lesion:
-    """One thing to draw."""
-
     finding: str  # a name of phantom8
     kind: str  # how it shows: "plate", "lower" or "upper" for Atelectasis
     side: int  # −1 the patient's right, 1 the left

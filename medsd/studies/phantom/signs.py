@@ -21,8 +21,6 @@ Box = tuple[float, float, float, float]  # u0, v0, u1, v1 in image cm
 
 @dataclass
 class PhantomScene:
-    """An image in the making."""
-
     projection: Projection
     body: Body
     views: dict[int, LungView]  # by side

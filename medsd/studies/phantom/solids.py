@@ -197,7 +197,6 @@ class Tubes:
 
     @classmethod
     def join(cls, parts: list[Self]) -> Self:
-        """All pieces of `parts` in one."""
         return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
 
 

@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from medsd import files
-from medsd.errors import DataError
+from medsd.errors import explained
 from medsd.studies.phantom.study import FINDINGS, PhantomStudy, plan_study, render_plan
 
 log = logging.getLogger(__name__)
@@ -30,18 +30,11 @@ def write_phantom(folder: Path, *, count: int, seed: int, size: int, workers: in
     """Write studies 0…count−1 of `seed` under `folder`/files: a row a study, in the manifest's columns.
 
     Files are written whole and named after their study, so a second call continues where the first one stopped: what is
-    there in the same size is kept. `path` is relative to `folder`. Raises DataError: a count, a size or a number of
-    workers that makes no sense, or a folder that cannot be written to.
+    there in the same size is kept. `path` is relative to `folder`. Raises DataError: it cannot be written to.
     """
-    if count < 1 or size < 64 or workers < 1:
-        raise DataError(
-            f"phantom: count {count}, size {size}, workers {workers}; it takes 1 study, 64 pixels and 1 worker at least"
-        )
     place = folder / "files"
-    try:
+    with explained(f"{place}: cannot be made", OSError, then="; choose a folder that can be written to"):
         place.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise DataError(f"{place}: cannot be made ({exc.strerror}); choose a folder that can be written to") from exc
     make = partial(_write_one, folder=folder, seed=seed, size=size)
     if workers == 1:
         return pd.DataFrame(map(make, range(count)))
@@ -84,17 +77,12 @@ def write_dicom(study: PhantomStudy, path: Path, *, photometric: str | None = No
     """Write `study` as a DICOM DX file, whole or not at all; an existing file is replaced.
 
     `photometric`, "MONOCHROME1" (low values are bright) or "MONOCHROME2", and the `bits` stored, 12 to 16, are by
-    default drawn from the study's name. Raises DataError: an unknown photometric interpretation, a number of bits out
-    of range, or a folder that is missing.
+    default drawn from the study's name. Raises DataError: the folder is missing.
     """
     rng = np.random.default_rng(np.frombuffer(study.study.encode(), dtype=np.uint8))
     drawn = str(rng.choice(PHOTOMETRIC, p=[0.3, 0.7])), int(rng.choice([12, 12, 13, 14, 15, 16]))
     photometric = drawn[0] if photometric is None else photometric
     bits = drawn[1] if bits is None else bits
-    if photometric not in PHOTOMETRIC:
-        raise DataError(f"photometric '{photometric}': a phantom is written as {' or '.join(PHOTOMETRIC)}")
-    if not 12 <= bits <= 16:
-        raise DataError(f"bits {bits}: a phantom is stored in 12 to 16 bits")
     uid = generate_uid(entropy_srcs=[study.study, "image"])
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
@@ -106,12 +94,8 @@ def write_dicom(study: PhantomStudy, path: Path, *, photometric: str | None = No
     _describe_pixels(dataset, study, photometric, bits, margin=float(rng.uniform(0.0, 0.12)))
     buffer = BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
-    try:
+    with explained(f"{path}: cannot be written", OSError, then="; give a folder that exists and is writable"):
         files.write_whole(path, buffer.getvalue(), durable=False)
-    except OSError as exc:
-        raise DataError(
-            f"{path}: cannot be written ({exc.strerror}); give a folder that exists and is writable"
-        ) from exc
 
 
 def _describe_study(dataset: Dataset, study: PhantomStudy) -> None:

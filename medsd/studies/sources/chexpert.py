@@ -30,7 +30,6 @@ _PLACE = r"(?P<path>(?:.*/)?(?P<patient>patient\d+)/(?P<study>study\d+)/[^/]+)$"
 
 
 def read(settings: CheXpertSource, splits: SplitSettings) -> Manifest:
-    """Read the data set below `settings.root`."""
     root = settings.root
     findings = finding_set("chexpert14")
     parts = [_read_part(settings, path, findings) for path in _tables(root)]

@@ -35,7 +35,6 @@ _FOLDERS = {"png": ("PNG/", "PNG/PNG/", "images/", ""), "dicom": ("DICOM/", "DIC
 
 
 def read(settings: CheXpertPlusSource, splits: SplitSettings) -> Manifest:
-    """Read the data set below `settings.root`."""
     root, findings = settings.root, finding_set("chexpert14")
     endings = (".csv", ".csv.gz", ".parquet")
     path = tables.find_table(root, [f"df_chexpert_plus_*{ending}" for ending in endings], _OWNER)

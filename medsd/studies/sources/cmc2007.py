@@ -17,7 +17,6 @@ _OWNER = "the 2007 Computational Medicine Challenge"
 
 
 def read(settings: Cmc2007Source, splits: SplitSettings) -> Manifest:
-    """Read the challenge's file below `settings.root`."""
     path = find_table(settings.root, (CMC2007_FILE,), _OWNER)
     reports, findings = read_coded_reports(path), finding_set("cmc2007")
     if strange := sorted(set().union(*(report.codes for report in reports)) - set(findings)):

@@ -32,7 +32,6 @@ _PNEUMONIAS = {
 
 
 def read(settings: CovidSource, splits: SplitSettings) -> Manifest:
-    """Read the collection below `settings.root`."""
     findings = finding_set("nih14")
     entries = tables.read_table(tables.find_table(settings.root, ("metadata.csv",), _OWNER), _NEEDED, _OWNER)
     entries["row"] = np.arange(1, len(entries) + 1)

@@ -8,7 +8,7 @@ studies are told apart ("nih14", "nih14-2"). Paths are relative to the folder th
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +23,15 @@ from medsd.studies.splits import by_use, deal
 
 def read(settings: MergeSource, whole: Settings, read_one: Callable[[Settings], Manifest]) -> Manifest:
     """Read each source with `read_one` (`medsd.studies.sources.read_source`) and join them; errors name the source."""
-    names, manifests = names_of(settings.sources), []
+    kinds, manifests = [_kind(source) for source in settings.sources], []
+    before = [kinds[:at].count(kind) for at, kind in enumerate(kinds)]
+    names = [f"{kind}-{count + 1}" if count else kind for kind, count in zip(kinds, before, strict=True)]
     for name, source in zip(names, settings.sources, strict=True):
         try:
             manifests.append(read_one(whole.model_copy(update={"data": source})))
         except DataError as error:
             raise DataError(f"data.sources, {name}: {error}") from error
     root = Path(os.path.commonpath([manifest.root.resolve() for manifest in manifests]))
-    kinds = [_kind(source) for source in settings.sources]
     table = pd.concat(
         [_placed(name, kind, manifest, root) for name, kind, manifest in zip(names, kinds, manifests, strict=True)],
         ignore_index=True,
@@ -50,13 +51,6 @@ def read(settings: MergeSource, whole: Settings, read_one: Callable[[Settings], 
             rejected.add(0, f"{name}:{path}", reason, message)  # rows are counted in tables of their own
         rejected.splits.update(manifest.rejected.splits)
     return Manifest(table, manifests[0].findings, root, rejected, dealt=all(manifest.dealt for manifest in manifests))
-
-
-def names_of(sources: Sequence[SingleSource]) -> list[str]:
-    """A name a source, no two alike: the second of a kind is "nih14-2"."""
-    kinds = [_kind(source) for source in sources]
-    before = [kinds[:at].count(kind) for at, kind in enumerate(kinds)]
-    return [f"{kind}-{count + 1}" if count else kind for kind, count in zip(kinds, before, strict=True)]
 
 
 def _kind(source: SingleSource) -> str:

@@ -33,7 +33,6 @@ _LATERAL = {"lateral": "LATERAL", "ll": "LATERAL"}
 
 
 def read(settings: MimicSource, splits: SplitSettings) -> Manifest:
-    """Read the data set below `settings.root`."""
     root, findings = settings.root, finding_set("chexpert14")
     images = _read(root, "metadata", ["dicom_id", "subject_id", "study_id", "ViewPosition"])
     images["view"] = tables.words(images["ViewPosition"], tables.VIEWS | _LATERAL)

@@ -28,7 +28,6 @@ _TABLES = (
 
 
 def read(settings: Nih14Source, splits: SplitSettings) -> Manifest:
-    """Read the data set below `settings.root`."""
     root = settings.root
     findings = finding_set("nih14")
     parts = [

@@ -37,7 +37,6 @@ _UNKNOWN: tuple[set[str], ...] = ({"no indexing"}, {"technical quality of image 
 
 
 def read(settings: OpeniSource, splits: SplitSettings) -> Manifest:
-    """Read the reports below `settings.root`."""
     root = settings.root
     path = find_table(root, ("ecgen-radiology", "reports.tgz", "NLMCXR_reports.tgz"), f"{_OWNER}'s reports")
     reports = {report.name: report for report in reversed(list(read_reports(path)))}  # the first of each name

@@ -36,7 +36,6 @@ _ABOVE: Mapping[str, Sequence[str]] = packaged("medsd.studies.sources", "padches
 
 
 def read(settings: PadChestSource, splits: SplitSettings) -> Manifest:
-    """Read the data set below `settings.root`."""
     root, findings = settings.root, finding_set("padchest")
     path = tables.find_table(root, ("PADCHEST_chest_x_ray_images_labels_160K*.csv*", "PADCHEST*.csv*"), _OWNER)
     entries = tables.read_table(path, _NEEDED, _OWNER)

@@ -32,7 +32,6 @@ _RENAMED = {"Other disease": "Other diseases"}  # the name differs between the t
 
 
 def read(settings: VindrSource, splits: SplitSettings) -> Manifest:
-    """Read the data set below `settings.root`."""
     root, findings = settings.root, finding_set("vindr")
     boxed = next((path for path in (root / "train.csv", root / "annotations/train.csv") if path.is_file()), None)
     whole = any(root.glob("**/image_labels_train.csv"))
