@@ -19,7 +19,7 @@ from medsd.calibration.fit import calibrated
 from medsd.card import PLOTS, write_report
 from medsd.cases.case import age_band
 from medsd.cases.index import CaseIndex
-from medsd.errors import DataError
+from medsd.errors import DataError, explained
 from medsd.evaluation.against import AGAINST, AgainstReport, compare_models
 from medsd.evaluation.distribution import DISTRIBUTION, DistributionReport
 from medsd.evaluation.plots import project, save_png, write_plots
@@ -68,7 +68,7 @@ def evaluate_bundle(
     studies, own = reading.report, bundle.folder / EVALUATION
     if own.is_file():
         studies = studies.model_copy(update={"card": compare_with_card(EvaluationReport.read(own), report)})
-    try:
+    with explained(f"{out}: cannot be written", OSError):
         out.mkdir(parents=True, exist_ok=True)
         studies.write(out / STUDIES)
         report.write(out / EVALUATION)
@@ -78,8 +78,6 @@ def evaluate_bundle(
                 other.write(out / name)
         draw(reading, out / PLOTS, cases)
         write_report(out)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror or type(error).__name__})") from None
     return shift
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 from medsd.bundle.layout import VALIDATION, Bundle
 from medsd.cases.index import CaseIndex
 from medsd.cases.manage import hasher_of
-from medsd.errors import DataError
+from medsd.errors import DataError, explained
 from medsd.evaluation.report import picked
 from medsd.evaluation.studies_report import StudiesReport
 from medsd.inference.predict import Predictor, Study
@@ -153,10 +153,8 @@ def read_studies(
 
 def _table_settings(path: Path, bundle: Bundle) -> list[str]:
     """What a table by itself says of itself, as overrides."""
-    try:
+    with explained(f"{path}: cannot be read as a table", OSError, ValueError):
         header = list(pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, nrows=0))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a table ({type(error).__name__})") from None
     columns = [name for name in CsvColumns.model_fields if name in header]
     listed = _LISTED in header and not set(header) & set(bundle.findings)
     return [

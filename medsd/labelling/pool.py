@@ -7,7 +7,7 @@ training run has written of its own studies.
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from medsd.dicom.gate import GatePolicy
 from medsd.errors import DataError
 from medsd.findings import FindingSet
 from medsd.inference.predict import Predictor, Study
+from medsd.inference.prediction import Prediction
 from medsd.inference.providers import ProviderChoice
 from medsd.labelling.suggest import Pool, Suggestion, finding_uncertainty, suggest
 from medsd.pipeline.folder import Run
@@ -29,7 +30,7 @@ from medsd.privacy import KeyedHasher
 from medsd.progress import Progress
 from medsd.scoring.batch import read_safely
 from medsd.scoring.inputs import expand_inputs
-from medsd.scoring.table import printable, write_table
+from medsd.scoring.table import printable, row, write_table
 from medsd.settings import Settings
 from medsd.studies.manifest import Manifest
 from medsd.training.pseudo_labels import is_labelled
@@ -42,6 +43,7 @@ SKIPPED_COLUMNS = ("path", "reason", "message")
 LABELLED = "labelled"  # a reason beside those of the gate
 _UNSURE = 3  # findings named at most
 _BATCH = 8
+Candidate = tuple[Path | str, Prediction]  # where a study is and what is said of it; a refused one is left out
 
 
 @dataclass(frozen=True)
@@ -56,28 +58,11 @@ class ListSummary:
     refused: int
 
     def line(self) -> str:
-        """The summary as a sentence."""
         left = f"; left out: {self.labelled} labelled, {self.refused} refused, see {self.skipped}"
         return f"{self.suggested} of {self.pool} studies suggested in {self.out}{left if self.skipped else ''}"
 
     def as_dict(self) -> dict[str, Any]:
-        """The summary for a program."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """What is kept of a study that was read: nothing but numbers, keys and, where it is left out, why."""
-
-    path: str
-    study_key: str = ""
-    patient_key: str = ""
-    probs: npt.NDArray[np.float32] | None = None
-    embedding: npt.NDArray[np.float32] | None = None
-    reason: str = ""
-    message: str = ""
-    study_keys: tuple[str, ...] = ()  # all under which it may be a case
-    patient_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,19 +116,12 @@ def suggest_images(
     with Progress(len(known_paths) + len(paths), wanted=progress) as shown:
         listed = list(_read(predictor, decoder, known_paths, workers, shown))
         studies = list(_read(predictor, decoder, paths, workers, shown))
-    patients = cases.patients | {key for study in listed for key in study.patient_keys if key}
-    studies = [_judged(study, cases.studies, patients, own) for study in studies]
-    beside = [study for study in listed if study.probs is not None and not _is_case(study, cases.studies, own)]
+    patients = cases.patients | {key for _, said in listed for key in said.patient_keys if key}
+    studies = [(path, _judged(path, said, cases.studies, patients, own)) for path, said in studies]
+    beside = [each for each in listed if not each[1].refused and not _is_case(*each, cases.studies, own)]
     labels, places = _stacked(beside, len(opened.findings), about.embedding_size)
-    return _write(
-        out,
-        [study for study in studies if not study.reason],
-        [study for study in studies if study.reason],
-        _Cases(np.concatenate([cases.labels, labels]), np.concatenate([cases.embeddings, places])),
-        opened.findings,
-        count=count,
-        seed=seed,
-    )
+    labelled_too = _Cases(np.concatenate([cases.labels, labels]), np.concatenate([cases.embeddings, places]))
+    return _write(out, studies, labelled_too, opened.findings, count=count, seed=seed)
 
 
 def suggest_studies(settings: Settings, out: Path, *, count: int, seed: int = 0) -> ListSummary:
@@ -165,20 +143,23 @@ def suggest_studies(settings: Settings, out: Path, *, count: int, seed: int = 0)
     table, taught = manifest.table, rows[known]
     patients = set(manifest.patients[taught])
     keys = [(str(table["study"][row]), str(table["patient"][row])) for row in rows[~known]]
-    studies = [
-        _Candidate(str(table["path"][row]), study, patient, probs[row], outputs["embeddings"][row])
+    studies: list[Candidate] = [
+        (
+            str(table["path"][row]),
+            Prediction(
+                manifest.findings,
+                "scored",
+                study_key=study,
+                patient_key=patient,
+                values=probs[row],
+                embedding=outputs["embeddings"][row],
+            ),
+        )
         for row, (study, patient) in zip(rows[~known], keys, strict=True)
         if patient not in patients
     ]
-    return _write(
-        out,
-        studies,
-        [],
-        _Cases(manifest.labels[taught].astype(np.float64), outputs["embeddings"][taught].astype(np.float64)),
-        manifest.findings,
-        count=count,
-        seed=seed,
-    )
+    labelled = _Cases(manifest.labels[taught].astype(np.float64), outputs["embeddings"][taught].astype(np.float64))
+    return _write(out, studies, labelled, manifest.findings, count=count, seed=seed)
 
 
 def skipped_path(out: Path) -> Path:
@@ -206,55 +187,50 @@ def _read_cases(bundle: Bundle) -> _Cases:
 
 def _read(
     predictor: Predictor, decoder: Decoder, paths: Sequence[Path], workers: int, shown: Progress
-) -> Iterator[_Candidate]:
+) -> Iterator[tuple[Path, Prediction]]:
     images = decode_all(paths, decoder, workers=workers, ahead=2 * _BATCH)
     while portion := list(islice(images, _BATCH)):
         predictions = read_safely(predictor, [Study(image) for _, image in portion])
         shown.advance(len(portion))
         for (path, _), said in zip(portion, predictions, strict=True):
-            told = printable(said.message.removeprefix(f"{path.name}: "))
-            reason, message = (said.reason, told) if said.refused else ("", "")
-            outputs = said.study_key, said.patient_key, said.values, said.embedding
-            yield _Candidate(printable(path), *outputs, reason, message, said.study_keys, said.patient_keys)
+            yield path, replace(said, evidence_maps=None, regions=None)
 
 
-def _judged(study: _Candidate, labelled: frozenset[str], patients: frozenset[str], hasher: KeyedHasher) -> _Candidate:
-    """`study`, left out where it or its patient is labelled already."""
-    if study.reason:
-        return study
-    if _is_case(study, labelled, hasher):
-        return replace(study, reason=LABELLED, message="This study is among the labelled ones.")
-    if not patients.isdisjoint(study.patient_keys):
-        return replace(study, reason=LABELLED, message="A study of this patient is among the labelled ones.")
-    return study
+def _judged(
+    path: Path, said: Prediction, labelled: frozenset[str], patients: frozenset[str], hasher: KeyedHasher
+) -> Prediction:
+    """What is `said` of a study, refused where it or its patient is labelled already."""
+    if said.refused:
+        return said
+    if _is_case(path, said, labelled, hasher):
+        message = "This study is among the labelled ones."
+    elif not patients.isdisjoint(said.patient_keys):
+        message = "A study of this patient is among the labelled ones."
+    else:
+        return said
+    return replace(said, status="refused", reason=LABELLED, message=message)
 
 
-def _is_case(study: _Candidate, labelled: frozenset[str], hasher: KeyedHasher) -> bool:
+def _is_case(path: Path, said: Prediction, labelled: frozenset[str], hasher: KeyedHasher) -> bool:
     """By the header's study, or, as for the app's --images, by the name of the file."""
-    return not labelled.isdisjoint({*study.study_keys, *hasher.study_keys(Path(study.path).stem)})
+    return not labelled.isdisjoint({*said.study_keys, *hasher.study_keys(Path(printable(path)).stem)})
 
 
-def _stacked(studies: Sequence[_Candidate], findings: int, size: int) -> tuple[FloatArray, FloatArray]:
+def _stacked(studies: Sequence[Candidate], findings: int, size: int) -> tuple[FloatArray, FloatArray]:
     """Probabilities (N, F) and embeddings (N, D)."""
-    probs = np.array([study.probs for study in studies], dtype=np.float64).reshape(-1, findings)
-    return probs, np.array([study.embedding for study in studies], dtype=np.float64).reshape(-1, size)
+    probs = np.array([said.values for _, said in studies], dtype=np.float64).reshape(-1, findings)
+    return probs, np.array([said.embedding for _, said in studies], dtype=np.float64).reshape(-1, size)
 
 
 def _write(
-    out: Path,
-    studies: Sequence[_Candidate],
-    skipped: Sequence[_Candidate],
-    labelled: _Cases,
-    findings: FindingSet,
-    *,
-    count: int,
-    seed: int,
+    out: Path, read: Sequence[Candidate], labelled: _Cases, findings: FindingSet, *, count: int, seed: int
 ) -> ListSummary:
     """Choose, and write the list and what was left out."""
+    studies, skipped = ([each for each in read if each[1].refused is refused] for refused in (False, True))
     beside = skipped_path(out)
     if skipped:
-        rows = [{name: getattr(study, name) for name in SKIPPED_COLUMNS} for study in skipped]
-        write_table(beside, rows, SKIPPED_COLUMNS)
+        told = starmap(row, skipped)
+        write_table(beside, [{name: each[name] for name in SKIPPED_COLUMNS} for each in told], SKIPPED_COLUMNS)
     else:
         beside.unlink(missing_ok=True)
     if not studies:
@@ -264,24 +240,25 @@ def _write(
     taught = ~np.isnan(probs).all(axis=0)  # the model knows nothing of the other findings
     names: list[str] = np.array(findings.names)[taught].tolist()
     probs = probs[:, taught]
-    patients = np.array([study.patient_key for study in studies], dtype=str)
+    patients = np.array([said.patient_key for _, said in studies], dtype=str)
     pool = Pool(probs, embeddings, patients, labelled.labels[:, taught], labelled.embeddings)
     chosen, unsure = suggest(pool, count, seed=seed), finding_uncertainty(probs)
     rows = [_row(rank, each, studies[each.row], unsure[each.row], names) for rank, each in enumerate(chosen, start=1)]
     write_table(out, rows, COLUMNS)
-    known = sum(study.reason == LABELLED for study in skipped)
+    known = sum(said.reason == LABELLED for _, said in skipped)
     left_out = str(beside) if skipped else ""
     return ListSummary(str(out), left_out, len(rows), len(studies), known, len(skipped) - known)
 
 
-def _row(rank: int, chosen: Suggestion, study: _Candidate, unsure: FloatArray, names: Sequence[str]) -> dict[str, Any]:
+def _row(rank: int, chosen: Suggestion, study: Candidate, unsure: FloatArray, names: Sequence[str]) -> dict[str, Any]:
     most = np.argsort(-unsure, kind="stable")[:_UNSURE]
     numbers = {name: round(getattr(chosen, name), 6) for name in ("score", "uncertainty", "diversity", "rarity")}
+    path, said = study
     return {
         "rank": rank,
-        "path": study.path,
+        "path": printable(path),
         **numbers,
         "unsure": "|".join(names[f] for f in most),
-        "study_key": study.study_key,
-        "patient_key": study.patient_key,
+        "study_key": said.study_key,
+        "patient_key": said.patient_key,
     }

@@ -29,8 +29,6 @@ class Pool:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """One study to label."""
-
     row: int  # in the pool
     score: float  # uncertainty · diversity · rarity at the moment of choice, the powers of `Weights` applied
     uncertainty: float  # 0…1, see `uncertainty`

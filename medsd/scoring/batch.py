@@ -90,11 +90,7 @@ class InputBatch:
     studies: list[Study] = field(default_factory=list)
     scorable: int = 0  # studies that the graph reads
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def add(self, name: str, study: Study) -> None:
-        """Put one more input in."""
         self.names.append(name)
         self.studies.append(study)
         self.scorable += is_scorable(study)
@@ -110,10 +106,10 @@ def batches(studies: Iterable[tuple[str, Study]], size: int) -> Iterator[InputBa
     batch = InputBatch()
     for name, study in studies:
         batch.add(name, study)
-        if batch.scorable == size or len(batch) == _REFUSED_A_BATCH * size or not batch.scorable:
+        if batch.scorable == size or len(batch.names) == _REFUSED_A_BATCH * size or not batch.scorable:
             yield batch
             batch = InputBatch()
-    if len(batch):
+    if batch.names:
         yield batch
 
 
@@ -159,7 +155,7 @@ def read_padded(predictor: Predictor, batch: InputBatch, size: int) -> list[Pred
     if 0 < batch.scorable < size:
         some = next(study for study in studies if is_scorable(study))
         studies = [*studies, *[some] * (size - batch.scorable)]
-    return read_safely(predictor, studies)[: len(batch)]
+    return read_safely(predictor, studies)[: len(batch.names)]
 
 
 def read_safely(predictor: Predictor, studies: Sequence[Study]) -> list[Prediction]:

@@ -157,7 +157,6 @@ def _once_each(rows: Sequence[Row]) -> list[Row]:
 
 
 def _verdict(used: Sequence[Row], others: Sequence[Row], refused: Sequence[Row], patients: int) -> tuple[str, str, str]:
-    """Status, reason and message of a study."""
     reasons = Counter(row["reason"] for row in refused)
     counted = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
     said = list(dict.fromkeys(row["message"] for row in used if row["message"]))

@@ -71,7 +71,7 @@ def with_notes(blocks: Sequence[Block], notes: Notes) -> list[Block]:
     """The blocks, each with the notes of the table that belong to its images."""
     told = Notes(notes.by_path)
     return [
-        Block(block.names, {name: text for name in block.names if (text := told.of(name))} if len(told) else {})
+        Block(block.names, {name: text for name in block.names if (text := told.of(name))} if told.by_path else {})
         for block in blocks
     ]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from medsd.errors import DataError
+from medsd.errors import explained
 from medsd.files import replacing
 from medsd.scoring import table
 
@@ -62,10 +62,8 @@ def _write_parquet(path: Path, chunks: Iterable[Vectors], paths: Iterator[str], 
 def read(path: Path, dimensions: int) -> Iterator[Vectors]:
     """The embeddings (D,) of a file that `write` wrote; raises DataError where there are none."""
     check_format(path)
-    try:
+    with explained(f"{path}: holds no embeddings of {dimensions} numbers", OSError, ValueError, KeyError):
         yield from (_read_npy if path.suffix.lower() == ".npy" else _read_parquet)(path, dimensions)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: holds no embeddings of {dimensions} numbers ({type(error).__name__})") from None
 
 
 def _read_npy(path: Path, dimensions: int) -> Iterator[Vectors]:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +39,7 @@ _CHUNK = 1000
 Facts = Mapping[str, Any]
 
 
-class FinishedRows:
+class FinishedRows(contextlib.AbstractContextManager["FinishedRows"]):
     """The finished rows of one output, a path or a URL; a context manager that holds its lock, where it can be locked.
 
     `made_with` is what decides the rows, by the words in which a person knows it: ``{"model": …, "gate policy": …}``.
@@ -90,9 +90,6 @@ class FinishedRows:
             raise
         left = ([name for name in block.names if printable(name) not in self.done] for block in blocks)
         self.waiting = [Block(names) for names in left if names]  # the inputs without a row
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(DataError):  # of a run that was interrupted

@@ -37,8 +37,6 @@ _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"PK\x03\x04")
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is to be scored."""
-
     names: list[str]  # each once, in the order given
     notes: dict[str, str] = field(default_factory=dict)  # by name, of lists that have a column for them
 
@@ -253,7 +251,6 @@ def _kind(path: Path | str) -> str:
 
 
 def _why_not(path: Path) -> str:
-    """Why there is nothing at a path."""
     try:
         path.stat()
     except FileNotFoundError:

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -28,9 +28,6 @@ class Notes:
     def __init__(self, by_path: Mapping[str, str] | None = None, *, beside: bool = False) -> None:
         self.by_path = dict(by_path or {})
         self._beside = beside
-
-    def __len__(self) -> int:
-        return len(self.by_path)
 
     def __bool__(self) -> bool:
         return bool(self.by_path) or self._beside
@@ -81,30 +78,22 @@ def read_rows(path: Path, *, needs_note: bool = True) -> Iterator[tuple[dict[str
         with path.open(newline="", encoding="utf-8-sig") as file:
             # Strict: a quote that is never closed would swallow the rest of the table without a word.
             reader = csv.DictReader(file, restval="", dialect=dialect, strict=True)
-            key = path_column(path, reader.fieldnames or [], needs_note)
+            names = reader.fieldnames or []
+            keys = [name for name in names if name.strip().lower() in _PATH_COLUMNS]
+            if not keys or (needs_note and "note" not in names):
+                wanted = "the columns 'path' and 'note'" if needs_note else "a column 'path'"
+                raise DataError(f"{path}: needs {wanted}; it has {', '.join(names) or 'none'}")
             for row in reader:
                 if None in row:
                     raise DataError(
                         f"{path}:{reader.line_num}: has more cells than the heading; put a note with commas in quotes"
                     )
-                yield row, key, reader.line_num
+                yield row, keys[0], reader.line_num
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num + 1}: cannot be read as a CSV of notes ({error})") from None
     except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a zero byte in the path
         detail = getattr(error, "strerror", None) or type(error).__name__
         raise DataError(f"{path}: cannot be read as a CSV of notes ({detail})") from None
-
-
-def path_column(path: Path, names: Sequence[str], needs_note: bool = True) -> str:
-    """The name of the column that holds the paths.
-
-    Raises DataError: there is none, or no column ``note`` where one is needed.
-    """
-    keys = [name for name in names if name.strip().lower() in _PATH_COLUMNS]
-    if not keys or (needs_note and "note" not in names):
-        wanted = "the columns 'path' and 'note'" if needs_note else "a column 'path'"
-        raise DataError(f"{path}: needs {wanted}; it has {', '.join(names) or 'none'}")
-    return keys[0]
 
 
 def _beside(path: str) -> str | None:

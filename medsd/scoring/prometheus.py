@@ -5,20 +5,17 @@ for names and escapes). Labels are codes of this software; nothing of an image s
 """
 
 import contextlib
-import logging
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from medsd.errors import DataError
-
-log = logging.getLogger(__name__)
+from medsd.errors import DataError, explained
 
 EVERY_S = 5.0  # between two writes of the file
 _LOOPBACK = "127.0.0.1"
 
 
-class ScoringGauges:
+class ScoringGauges(contextlib.AbstractContextManager["ScoringGauges"]):
     """The gauges of one run of `total` inputs, of which `done` were finished before; a context manager.
 
     They are written to `file` every few seconds and at the end, and served on `port` of the loopback address, 0 for any
@@ -66,13 +63,8 @@ class ScoringGauges:
                 raise DataError(f"port {self.port} for the metrics: {detail}; choose another") from None
             self.port = self._server.server_port
         if self._file is not None:
-            try:
+            with explained(f"{self._file}: cannot be written", OSError, then="; choose another file"):
                 self._write()
-            except OSError as error:
-                raise DataError(f"{self._file}: cannot be written ({error.strerror}); choose another file") from None
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._server is not None:
@@ -96,7 +88,6 @@ class ScoringGauges:
             self._try_to_write()
 
     def complete(self) -> None:
-        """Say that the table is there."""
         if self._wanted:
             self._complete.set(1)
             self._try_to_write()

@@ -17,7 +17,7 @@ from typing import Any
 from medsd.dicom.content import Content
 from medsd.dicom.policy import concern
 from medsd.dicom.web import Address, DicomWeb, DicomWebError, TooLargeError, is_dicomweb
-from medsd.errors import DataError, DependencyError, ImageError
+from medsd.errors import DataError, DependencyError, ImageError, explained
 from medsd.files import write_whole
 from medsd.preprocessing.decode import Decoder
 from medsd.scoring.inputs import hidden_member
@@ -58,10 +58,8 @@ def file_system(url: str) -> tuple[Any, str]:
     Raises DependencyError: the package for it is not installed; DataError: nothing knows this scheme, or its settings
     are wrong.
     """
-    try:
-        from fsspec.core import url_to_fs
-    except ImportError:
-        raise DependencyError(f"{url}: needs fsspec; install it with: pip install 'medsd[cluster]'") from None
+    from fsspec.core import url_to_fs  # gradio brings it
+
     try:
         return url_to_fs(url)
     except ImportError as error:
@@ -79,10 +77,8 @@ def names_at(url: str) -> list[str]:
     if is_dicomweb(url):
         return _found_at(Address.of(url))
     files, path = file_system(url)
-    try:
+    with explained(f"{url}: cannot be listed", Exception, then="; check the address and the key"):
         found = _find(files, path)
-    except Exception as error:
-        raise DataError(f"{url}: cannot be listed ({type(error).__name__}); check the address and the key") from None
     if found is None:
         raise DataError(f"{url}: does not exist; give a file, a folder, a pattern or a list")
     if not found:
@@ -160,7 +156,6 @@ class Store:
         self.folder = folder
 
     def write(self, name: str, content: bytes) -> None:
-        """Write one file."""
         if isinstance(self.folder, Path):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(self.folder / name, content)
@@ -169,14 +164,12 @@ class Store:
             files.pipe_file(path, content)
 
     def read(self, name: str) -> bytes:
-        """The content of one file."""
         if isinstance(self.folder, Path):
             return (self.folder / name).read_bytes()
         files, path = file_system(f"{self.folder}/{name}")
         return bytes(files.cat_file(path))
 
     def names(self) -> set[str]:
-        """What is in it."""
         if isinstance(self.folder, Path):
             return {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
         files, path = file_system(self.folder)
@@ -187,7 +180,6 @@ class Store:
             return set()
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files, those that are there."""
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 if isinstance(self.folder, Path):

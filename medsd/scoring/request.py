@@ -81,7 +81,6 @@ class Summary:
         return (self.inputs - self.reused) / max(self.seconds, 1e-3)
 
     def line(self) -> str:
-        """The summary as a sentence."""
         again = f" ({self.reused} from an earlier run)" if self.reused else ""
         of = "" if self.studies is None else f" of {self.studies} studies"
         why = ", ".join(f"{reason} {count}" for reason, count in self.reasons.items())
@@ -91,7 +90,6 @@ class Summary:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The summary for a program."""
         return asdict(self)
 
 
@@ -177,7 +175,7 @@ def prepare(request: ScoringRequest, *, urls: bool = False) -> ScoringJob:
     notes = _notes(request, given, urls)
     if not images and bundle.description.note is None:
         raise DataError(f"{bundle.label} reads images; give files, folders, patterns or a list")
-    if not images and not len(notes):
+    if not images and not notes.by_path:
         raise DataError("there is nothing to score; give images, or notes that are to be read alone with --notes")
     names = given.names if images else list(notes.by_path)
     hasher = request.hasher or KeyedHasher.from_environment()

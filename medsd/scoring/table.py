@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from medsd.errors import DataError
+from medsd.errors import DataError, explained
 from medsd.files import replacing
 from medsd.findings import FindingSet
 
@@ -100,18 +100,15 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequence[s
     """
     check_format(path)
     suffix = path.suffix.lower()
-    try:
-        with replacing(path) as draft:
-            if suffix == ".parquet":
-                _write_parquet(draft, rows, names)
-                return
-            with draft.open("w", newline="", encoding="utf-8") as file:
-                if suffix == ".csv":
-                    write_csv(file, rows, names, defuse=defuse)
-                else:
-                    file.writelines(json_line({name: row[name] for name in names}) for row in rows)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    with explained(f"{path}: cannot be written", OSError), replacing(path) as draft:
+        if suffix == ".parquet":
+            _write_parquet(draft, rows, names)
+            return
+        with draft.open("w", newline="", encoding="utf-8") as file:
+            if suffix == ".csv":
+                write_csv(file, rows, names, defuse=defuse)
+            else:
+                file.writelines(json_line({name: row[name] for name in names}) for row in rows)
 
 
 def write_csv(file: TextIO, rows: Iterable[Mapping[str, Any]], names: Sequence[str], *, defuse: bool = False) -> None:
@@ -140,7 +137,6 @@ def _write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], names: Sequenc
 
 
 def json_line(row: Mapping[str, Any]) -> str:
-    """One row as one line of JSON."""
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -151,7 +147,7 @@ def read_table(path: Path, *, defused: bool = False) -> Iterator[Row]:
     """
     check_format(path)
     suffix = path.suffix.lower()
-    try:
+    with explained(f"{path}: is no table of results", OSError, ValueError, KeyError, then="; choose another output"):
         if suffix == ".parquet":
             yield from _read_parquet(path)
             return
@@ -161,8 +157,6 @@ def read_table(path: Path, *, defused: bool = False) -> Iterator[Row]:
             else:
                 for row in csv.DictReader(file):
                     yield {name: _read_value(name, text, defused) for name, text in row.items()}
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: is no table of results ({type(error).__name__}); choose another output") from None
 
 
 def _read_value(name: str, text: str, defused: bool) -> Any:

@@ -95,15 +95,12 @@ class Agreement:
     other: tuple[str, ...] = ()  # rows whose status, reason or calls are others
 
     def line(self) -> str:
-        """The comparison as a sentence."""
         found = [f"{name} {value:.2g} (at most {most:g})" for name, (value, most) in self.differences.items()]
         return f"{self.what}: {'agrees' if self.agrees else 'DIFFERS'}; {', '.join([*found, *self.other])}"
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found."""
-
     bundle: str  # name and version
     agreements: tuple[Agreement, ...]  # of the pixels, and of each provider and precision
     same_phantoms: bool  # whether they were drawn as they were for the reference
@@ -114,7 +111,6 @@ class Verification:
         return all(each.agrees for each in self.agreements)
 
     def text(self) -> str:
-        """The result, a line a comparison."""
         lines = [f"{self.bundle}: every file is as it was exported", *(each.line() for each in self.agreements)]
         if self.agrees:
             return "\n".join([*lines, "This installation gives what the bundle gave when it was made."])
@@ -125,7 +121,6 @@ class Verification:
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """The result for a program."""
         return {"agrees": self.agrees, **asdict(self)}
 
 
