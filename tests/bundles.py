@@ -17,13 +17,11 @@ SIZE, GRID, WIDTH, TOKENS = 64, 8, 16, 16
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "short", "of", "breath", "fever", "cough", "known", "heart", "failure")
 
 
-def tiny_bundle(
-    folder: Path, *, findings: str = "nih14", fused: bool = False, seed: int = 0, regions: bool = False
-) -> layout.Bundle:
-    """Write a bundle that answers differently to different films (and notes), with `regions` if asked; open it."""
+def tiny_bundle(folder: Path, *, findings: str = "nih14", fused: bool = False, seed: int = 0) -> layout.Bundle:
+    """Write a bundle that answers differently to different films (and notes); open it."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = finding_set(findings)
-    onnx.save(_graph(len(vocabulary), fused, seed, regions), folder / layout.MODEL)
+    onnx.save(_graph(len(vocabulary), fused, seed), folder / layout.MODEL)
     if fused:
         _write_tokenizer(folder / layout.TOKENIZER)
     points = {
@@ -59,7 +57,7 @@ def tiny_bundle(
     return layout.Bundle.open(folder)
 
 
-def _graph(count: int, fused: bool, seed: int, regions: bool) -> onnx.ModelProto:
+def _graph(count: int, fused: bool, seed: int) -> onnx.ModelProto:
     rng = np.random.default_rng(seed)
     stride = SIZE // GRID
     weights = {
@@ -111,20 +109,17 @@ def _graph(count: int, fused: bool, seed: int, regions: bool) -> onnx.ModelProto
         helper.make_node("Squeeze", ["logits4", "spatial"], ["logits"]),
         helper.make_node("Sigmoid", ["logits"], ["probabilities"]),
         helper.make_node("LpNormalization", ["vector"], ["embedding"], axis=1, p=2),
+        helper.make_node("ReduceL2", ["vector", "one_axis"], ["length"], keepdims=1),
+        helper.make_node("Unsqueeze", ["length", "spatial"], ["length4"]),
+        helper.make_node("Div", ["map", "length4"], ["regions"]),
     ]
     outputs = [
         helper.make_tensor_value_info("probabilities", f32, ["batch", count]),
         helper.make_tensor_value_info("logits", f32, ["batch", count]),
         helper.make_tensor_value_info("embedding", f32, ["batch", WIDTH]),
         helper.make_tensor_value_info("evidence", f32, ["batch", count, GRID, GRID]),
+        helper.make_tensor_value_info("regions", f32, ["batch", WIDTH, GRID, GRID]),
     ]
-    if regions:
-        nodes += [
-            helper.make_node("ReduceL2", ["vector", "one_axis"], ["length"], keepdims=1),
-            helper.make_node("Unsqueeze", ["length", "spatial"], ["length4"]),
-            helper.make_node("Div", ["map", "length4"], ["regions"]),
-        ]
-        outputs.append(helper.make_tensor_value_info("regions", f32, ["batch", WIDTH, GRID, GRID]))
     graph = helper.make_graph(nodes, "tiny", inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
     model.ir_version = 10

@@ -31,16 +31,14 @@ GRAPHS: dict[Precision, str] = {"float32": MODEL, "float16": "model.fp16.onnx", 
 # note_mask int64 [B,L], has_note float32 [B] (1 given, 0 missing); of a model of notes alone, note_ids and note_mask.
 # Its outputs: probabilities [B,F], which are NaN for a finding that was not trained, logits [B,F], embedding [B,D] of
 # unit length and, where it reads images, evidence [B,F,h,w], which adds up over h and w to the image's part of the
-# logit, less what is the same for every image; all float32. A graph may also say regions [B,D,h,w]: its mean over h
-# and w, with what the note adds, is the embedding, so the product with another embedding says which places of the
-# image make two studies alike.
+# logit, less what is the same for every image, and regions [B,D,h,w], whose mean over h and w, with what the note adds,
+# is the embedding, so that the product with another embedding says which places make two studies alike; all float32.
 INTEGERS = ("note_ids", "note_mask")
 INPUTS_IMAGE = ("pixels",)
 INPUTS_NOTE = ("note_ids", "note_mask")
 INPUTS_FUSED = ("pixels", "has_image", "note_ids", "note_mask", "has_note")
-OUTPUTS = ("probabilities", "logits", "embedding", "evidence")
+OUTPUTS = ("probabilities", "logits", "embedding", "evidence", "regions")
 OUTPUTS_NOTE = ("probabilities", "logits", "embedding")
-OPTIONAL_OUTPUTS = ("regions",)
 TOKENIZER = "tokenizer.json"
 OUT_OF_DISTRIBUTION = "out_of_distribution.safetensors"
 CASES = "cases"

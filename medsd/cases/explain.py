@@ -246,7 +246,7 @@ def region_shares(prediction: Prediction, embedding: FloatArray) -> FloatArray:
     there are no regions, or the sizes do not fit.
     """
     if prediction.regions is None:
-        why = "the study was refused" if prediction.refused else "there is no image, or its bundle gives no regions"
+        why = "the study was refused" if prediction.refused else "there is no image"
         raise DataError(f"no map of the similarity: {why}")
     other, size = np.asarray(embedding, dtype=np.float32), prediction.regions.shape[:1]
     if other.shape != size:
@@ -263,7 +263,7 @@ def box_embedding(prediction: Prediction, box: Box) -> FloatArray:
     box without an area.
     """
     if prediction.regions is None or prediction.image is None or prediction.pixel_spec is None:
-        why = "the study was refused" if prediction.refused else "there is no image, or its bundle gives no regions"
+        why = "the study was refused" if prediction.refused else "there is no image"
         raise DataError(f"cases cannot be compared in a box: {why}")
     height, width = prediction.regions.shape[1:]
     weights = box_weights(box, prediction.image.shape, (height, width), prediction.pixel_spec)

@@ -99,7 +99,7 @@ def input_names(model: StudyModel) -> tuple[str, ...]:
 
 def output_names(model: StudyModel) -> tuple[str, ...]:
     """The graph's outputs for this model."""
-    return layout.OUTPUTS_NOTE if model.image is None else (*layout.OUTPUTS, *layout.OPTIONAL_OUTPUTS)
+    return layout.OUTPUTS_NOTE if model.image is None else layout.OUTPUTS
 
 
 def export_onnx(
@@ -112,7 +112,9 @@ def export_onnx(
     """
     serving.eval()
     names = input_names(serving.model)
-    example = _example(size, max_tokens)
+    given, tokens = torch.ones(2), torch.ones(2, max_tokens, dtype=torch.int64)
+    example = {"pixels": torch.rand(2, 1, size, size), "has_image": given, "has_note": given.clone()}
+    example |= {"note_ids": tokens, "note_mask": tokens.clone()}
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     try:
         with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
@@ -135,7 +137,10 @@ def export_onnx(
         raise BundleError(f"{path}: PyTorch could not export the model: {first_line(error)}") from error
     graph = onnx.load(path)
     _name_outputs(graph)
-    _forget_origin(graph)
+    # The exporter leaves stack traces at each node, which name folders of the machine.
+    for part in (*graph.graph.node, *graph.graph.value_info, *graph.graph.initializer, graph.graph):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
     onnx.helper.set_model_props(graph, {f"medsd.{key}": json.dumps(value) for key, value in metadata.items()})
     onnx.checker.check_model(graph)
     onnx.save(graph, path)
@@ -143,27 +148,9 @@ def export_onnx(
 
 def _name_outputs(model: onnx.ModelProto) -> None:
     """Give the outputs their names. The exporter calls values inside the graph "embedding", too: those make way."""
-    outputs = (*layout.OUTPUTS, *layout.OPTIONAL_OUTPUTS)
-    names = {name: f"{name}_inner" for name in outputs} | {_OWN + name: name for name in outputs}
+    names = {name: f"{name}_inner" for name in layout.OUTPUTS} | {_OWN + name: name for name in layout.OUTPUTS}
     for node in model.graph.node:
         for values in (node.input, node.output):
             values[:] = [names.get(value, value) for value in values]
     for value in (*model.graph.output, *model.graph.value_info):
         value.name = names.get(value.name, value.name)
-
-
-def _forget_origin(model: onnx.ModelProto) -> None:
-    """Take out the stack traces that the exporter leaves at each node: they name folders of the machine."""
-    for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer, model.graph):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-
-
-def _example(size: int, max_tokens: int) -> dict[str, Tensor]:
-    return {
-        "pixels": torch.rand(2, 1, size, size),
-        "has_image": torch.ones(2),
-        "note_ids": torch.ones(2, max_tokens, dtype=torch.int64),
-        "note_mask": torch.ones(2, max_tokens, dtype=torch.int64),
-        "has_note": torch.ones(2),
-    }

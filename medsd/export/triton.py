@@ -64,7 +64,7 @@ def model_config(bundle: Bundle, name: str, kind: str) -> str:
         name=name,
         kind=kind,
         inputs=[_tensor(bundle, each) for each in description.inputs],
-        outputs=[_tensor(bundle, each) for each in description.outputs],
+        outputs=[_tensor(bundle, each) for each in description.outputs if each != "regions"],  # large, and for the app
         labels=LABELS,
         most=MAX_BATCH,
         preferred=PREFERRED,

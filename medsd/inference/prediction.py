@@ -47,7 +47,7 @@ class Prediction:
         evidence_maps: float32 (F, h, w) in the model's grid; what each place adds to the logit, beyond
             an average image where the bundle has one.
         regions: float32 (D, h, w), what each place of the image adds to the embedding: it is their mean and the note's
-            part; None where there is no image, or the bundle's graph is older than this.
+            part; None where there is no image.
         out_of_distribution: the largest ratio of a score to its limit; above 1 the image is unlike the training images.
         pixel_spec: how the image became the model's square; `evidence` goes that way back.
         image: float32 (H, W) in 0…1, the image as it is shown; None for a note alone.

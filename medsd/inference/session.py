@@ -51,7 +51,7 @@ class Outputs:
     logits: npt.NDArray[np.float32]  # (B, F)
     embedding: npt.NDArray[np.float32]  # (B, D) of unit length
     evidence: npt.NDArray[np.float32] | None = None  # (B, F, h, w); None of a model of notes alone
-    regions: npt.NDArray[np.float32] | None = None  # (B, D, h, w); None where the graph does not say it
+    regions: npt.NDArray[np.float32] | None = None  # (B, D, h, w); likewise
 
 
 class ModelSession:
@@ -80,8 +80,7 @@ class ModelSession:
         self.provider: str = self._session.get_providers()[0]
         _report_fall(provider, wanted, self.provider, require_gpu)
         _check_graph(self._session, bundle, bundle.graph_path(self.precision))
-        said = {entry.name for entry in self._session.get_outputs()}
-        self.outputs = (*bundle.description.outputs, *(name for name in layout.OPTIONAL_OUTPUTS if name in said))
+        self.outputs = bundle.description.outputs
         self._host = _page_locked(runtime, self._session) if self.provider in GPUS else None
         self._warm_up()
 

@@ -26,7 +26,7 @@ KEY = "a key that only tests use"
 
 def furnish(folder: Path) -> layout.Bundle:
     """Write the bundle into `folder`: it reads notes, and knows the eight findings of the phantom."""
-    bundle = tiny_bundle(folder, findings="phantom8", fused=True, regions=True)
+    bundle = tiny_bundle(folder, findings="phantom8", fused=True)
     predictor = Predictor(bundle)
     studies = [generate_study(number, seed=SEED, size=SIDE) for number in range(CASES)]
     readings = [predictor(study.pixels, study.note) for study in studies]

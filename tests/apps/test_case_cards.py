@@ -28,8 +28,8 @@ def test_what_makes_two_images_alike_can_be_laid_over_the_image(reading: Reading
     assert len(layers) > len(reading.cases) / 2  # a thumbnail may be refused, as any image
     assert both.count('class="likeness"') == len(reading.cases) + len(layers)
     assert all(f'<img class="likeness" src="{layer}"' in both for layer in layers)
-    older = replace(reading, prediction=replace(reading.prediction, regions=None))
-    assert 'class="likeness"' not in case_cards.cases(replace(older, alike=()))
+    without = replace(reading, prediction=replace(reading.prediction, regions=None))
+    assert 'class="likeness"' not in case_cards.cases(replace(without, alike=()))
 
 
 def test_cases_that_were_searched_for_are_compared_with_what_was_asked(bundle: Bundle, reading: Reading) -> None:

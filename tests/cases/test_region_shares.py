@@ -22,7 +22,7 @@ def images() -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory) -> Predictor:
-    return Predictor(tiny_bundle(tmp_path_factory.mktemp("b"), regions=True), provider="cpu")
+    return Predictor(tiny_bundle(tmp_path_factory.mktemp("b")), provider="cpu")
 
 
 def test_the_shares_of_all_places_add_up_to_the_cosine(reader, images):
@@ -44,7 +44,7 @@ def test_what_one_place_shows_moves_its_own_share_alone_before_the_length_is_tak
 
 
 def test_beside_a_note_the_image_adds_its_part(tmp_path, images):
-    reader = Predictor(tiny_bundle(tmp_path, fused=True, regions=True), provider="cpu")
+    reader = Predictor(tiny_bundle(tmp_path, fused=True), provider="cpu")
     alone, both = reader(images[0]), reader(images[0], "short of breath")
     other = reader(images[1]).embedding
     assert region_shares(alone, other).mean() == pytest.approx(float(alone.embedding @ other), abs=1e-5)
@@ -53,11 +53,7 @@ def test_beside_a_note_the_image_adds_its_part(tmp_path, images):
         region_shares(reader(None, "short of breath"), other)
 
 
-def test_a_bundle_that_does_not_say_it_gives_a_sentence(tmp_path, images, findings):
-    older = Predictor(tiny_bundle(tmp_path), provider="cpu")(images[0])
-    assert older.regions is None and older.embedding is not None
-    with pytest.raises(DataError, match="gives no regions"):
-        region_shares(older, older.embedding)
+def test_a_prediction_that_does_not_say_it_gives_a_sentence(findings):
     with pytest.raises(DataError, match="refused"):
         region_shares(Prediction(findings, "refused"), np.zeros(16, np.float32))
     with pytest.raises(DataError, match=r"\(3,\)"):

@@ -107,7 +107,7 @@ def test_other_inputs_are_refused(tmp_path: Path):
 
 
 def test_a_missing_output_is_refused(tmp_path: Path):
-    with pytest.raises(BundleError, match="output evidence is missing"):
+    with pytest.raises(BundleError, match="output regions is missing"):
         ModelSession(_altered(tmp_path, lambda graph: graph.output.pop()))
 
 

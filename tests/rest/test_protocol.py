@@ -96,7 +96,7 @@ def test_tritonclient_finds_server_and_model(client: Any, bundle: layout.Bundle)
     described = {each["name"]: (each["datatype"], each["shape"]) for each in about["inputs"] + about["outputs"]}
     assert about["versions"] == ["1"] and described["pixels"] == ("FP32", [-1, 1, 64, 64])
     assert described["note_ids"] == ("INT64", [-1, TOKENS]) and described["has_note"] == ("FP32", [-1])
-    assert set(described) == {*bundle.description.inputs, *bundle.description.outputs, "regions"}
+    assert set(described) == {*bundle.description.inputs, *bundle.description.outputs}
     with pytest.raises(triton.InferenceServerException, match=r"^\[404\] There is nothing here"):
         client.get_model_metadata("another")
 

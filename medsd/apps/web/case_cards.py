@@ -43,39 +43,22 @@ class Pinned(NamedTuple):
 
 @dataclass(frozen=True)
 class Gallery:
-    """What a row of cards is about.
+    """What a row of cards is about."""
 
-    Attributes:
-        key: begins the ids of its dialogs; "" for the tab Read.
-        title: its heading.
-        against: what the cases are compared with, or "".
-        here: in which words the compared findings are spoken of.
-        image: whether an image stands beside a case: that of the reading area.
-        image_words: what was read beside a case; "" where cases stand alone.
-        likeness: for each case, what makes the two alike, as a data URI over the image, or None.
-        case_likeness: the same over the picture of the case.
-        related: whether the cases have a relation to something.
-        pins: whether cases can be pinned.
-        before: how many cases stand on earlier pages.
-        shares: of each case, the part of its similarity that a box of the image gives; empty without a box.
-        back: whether there is a way back to the nearest cases.
-        of: the key of the reading that they stand beside, or "".
-    """
-
-    key: str
+    key: str  # begins the ids of its dialogs; "" for the tab Read
     title: str
-    against: str = ""
-    here: str = "called present here"
-    image: bool = False
-    image_words: str = ""
-    likeness: Sequence[str | None] = field(default=(), repr=False)
-    case_likeness: Sequence[str | None] = field(default=(), repr=False)
-    related: bool = True
-    pins: bool = True
-    before: int = 0
-    shares: Sequence[float] = ()
-    back: bool = False
-    of: str = ""
+    against: str = ""  # what the cases are compared with
+    here: str = "called present here"  # in which words the compared findings are spoken of
+    image: bool = False  # whether an image stands beside a case: that of the reading area
+    image_words: str = ""  # what was read beside a case; "" where cases stand alone
+    likeness: Sequence[str | None] = field(default=(), repr=False)  # data URIs over the image: what makes the two alike
+    case_likeness: Sequence[str | None] = field(default=(), repr=False)  # the same over the pictures of the cases
+    related: bool = True  # whether the cases have a relation to something
+    pins: bool = True  # whether cases can be pinned
+    before: int = 0  # how many cases stand on earlier pages
+    shares: Sequence[float] = ()  # the part of each case's similarity that a box gives; empty without a box
+    back: bool = False  # whether there is a way back to the nearest cases
+    of: str = ""  # the key of the reading that they stand beside
 
 
 def cases(reading: Reading | None) -> str:
@@ -114,14 +97,7 @@ def no_cases(text: str, title: str = _CASES) -> str:
 def gallery(
     about: Gallery, similar: Sequence[SimilarCase], pictures: Sequence[bytes | None], vocabulary: FindingSet
 ) -> str:
-    """Cards and dialogs of some cases.
-
-    Args:
-        about: what they are compared with.
-        similar: the cases.
-        pictures: of each, or None.
-        vocabulary: gives the titles of findings.
-    """
+    """Cards and dialogs of some cases, each with its picture or None; `vocabulary` gives the titles of findings."""
     cards: list[dict[str, Any]] = [
         {
             "rank": rank,
@@ -162,7 +138,7 @@ def titles(names: Sequence[str], vocabulary: FindingSet) -> str:
 
 
 def _likeness_uri(reading: Reading, case: SimilarCase) -> str | None:
-    """What each place of the image adds to the likeness; None where the bundle does not say."""
+    """What each place of the image adds to the likeness; None where there is no image."""
     if reading.display is None or case.embedding is None:
         return None
     try:
