@@ -2,7 +2,7 @@
 
 import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,21 @@ SYNTAXES = {
 
 def examine() -> dict[str, Any]:
     """Everything that `in_words` tells, as plain data."""
+    from medsd.dicom.decoders import decodes
+
+    torch_cuda = None  # without PyTorch
+    if find_spec("torch") is not None:
+        import torch
+
+        torch_cuda = bool(torch.cuda.is_available())
     return {
         "medsd": _version("medsd"),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": {name: _version(name) for name in (*CORE, *TRAIN)},
         "onnxruntime": _onnxruntime(),
-        "torch_cuda": _torch_cuda(),
-        "decoders": _decoders(),
+        "torch_cuda": torch_cuda,
+        "decoders": {name: decodes(uid) for name, uid in SYNTAXES.items()},
         "free_disk_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
     }
 
@@ -60,10 +67,7 @@ def in_words(report: dict[str, Any]) -> str:
 
 
 def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
+    return next((found.version for found in distributions(name=name)), "")
 
 
 def _onnxruntime() -> dict[str, Any]:
@@ -79,18 +83,3 @@ def _onnxruntime() -> dict[str, Any]:
         "driver": driver,
         "would_use": use[0],
     }
-
-
-def _torch_cuda() -> bool | None:
-    """Whether PyTorch sees a GPU; None without PyTorch."""
-    if find_spec("torch") is None:
-        return None
-    import torch
-
-    return bool(torch.cuda.is_available())
-
-
-def _decoders() -> dict[str, bool]:
-    from medsd.dicom.decoders import decodes
-
-    return {name: decodes(uid) for name, uid in SYNTAXES.items()}

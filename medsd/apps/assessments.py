@@ -34,17 +34,11 @@ def opinions_on(folder: FeedbackFolder, prediction: Prediction) -> list[Opinion]
 
 @dataclass(frozen=True)
 class TakenIn:
-    """What came of the records.
+    """What came of the records."""
 
-    Attributes:
-        records: assessments that were read.
-        opinions: of them, that are in the folder now.
-        without_image: records whose image was not given, or was refused.
-    """
-
-    records: int
-    opinions: int
-    without_image: int
+    records: int  # assessments that were read
+    opinions: int  # of them, that are in the folder now
+    without_image: int  # records whose image was not given, or was refused
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -57,15 +51,10 @@ class TakenIn:
 
 
 def take_in(reporter: Reporter, paths: Sequence[Path], folder: FeedbackFolder) -> TakenIn:
-    """Keep the opinions of assessments as labels of their images.
+    """Keep the opinions of assessments as labels of their images, in `folder`, as the app would have put them there.
 
-    Args:
-        reporter: reads the images.
-        paths: files and folders with the assessments and the images that they are of; what is neither is passed over.
-        folder: that gets them, as the app would have put them there.
-
-    Raises:
-        DataError: a path does not exist, or the folder cannot be written.
+    `paths` are files and folders with the assessments and their images; what is neither is passed over. A path that
+    does not exist, or a folder that cannot be written, is a DataError.
     """
     images: dict[str, Path] = {}
     records: list[tuple[str, list[Opinion]]] = []

@@ -16,7 +16,7 @@ from scipy.stats import beta, betabinom
 from medsd.calibration.conformal import RANKS, ConformalScores, checked_coverage, kept_rank, rank, rank_of_kept
 from medsd.errors import DataError
 from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap, one_a_patient, patient_means
-from medsd.metrics.metrics import BoolArray, FloatArray, checked, checked_patients
+from medsd.metrics.metrics import BoolArray, FloatArray, Keys, checked, checked_patients
 from medsd.strict import Described
 
 _DECIMALS = 6
@@ -71,12 +71,7 @@ class ConformalReport(Described):
 
 
 def conformal_scores(
-    probs: npt.ArrayLike,
-    target: npt.ArrayLike,
-    patients: Sequence[str] | npt.NDArray[np.str_],
-    findings: Sequence[str],
-    *,
-    seed: int = 0,
+    probs: npt.ArrayLike, target: npt.ArrayLike, patients: Keys, findings: Sequence[str], *, seed: int = 0
 ) -> dict[str, ConformalScores]:
     """The scores of each finding from the validation split.
 
@@ -106,7 +101,7 @@ def conformal_scores(
 def measure_conformal(
     probs: npt.ArrayLike,
     target: npt.ArrayLike,
-    patients: Sequence[str] | npt.NDArray[np.str_],
+    patients: Keys,
     scores: Mapping[str, ConformalScores],
     findings: Sequence[str],
     options: IntervalOptions | None = None,

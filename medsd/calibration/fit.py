@@ -5,7 +5,6 @@
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,6 @@ from medsd.calibration.types import (
     PlattCalibration,
     as_hinges,
 )
-from medsd.errors import DataError
 from medsd.metrics.metrics import BINS, FloatArray, bin_of, calls, checked, class_counts, enough, or_none
 from medsd.strict import Described
 
@@ -58,13 +56,12 @@ def choose_calibration(
     with `ISOTONIC_CASES` of the rarer class on, an isotonic curve. All of them keep the ranking.
 
     `logits` and `target` are (N, F), the latter 1, 0 or NaN for unknown. The `method` is ``by_size``, or ``platt`` for
-    Platt's whatever the size (pooled below `minimum_positives`). Shapes or values that do not fit, or an unknown
-    method, are a DataError.
+    Platt's whatever the size (pooled below `minimum_positives`). Shapes or values that do not fit are a DataError.
     """
-    if method not in ("by_size", "platt"):
-        raise DataError(f"calibration method '{method}' is unknown; use by_size or platt")
     target, logits = checked(target, logits, findings, probabilities=False)
-    pooled = _fit_pooled(logits, target, minimum_positives)
+    known, pooled = ~np.isnan(target), UNCALIBRATED
+    if enough(target[known][:, None], minimum_positives)[0]:
+        pooled = _fit(logits[known], target[known], 1.0, _POOLED_SPREAD)
     calibration: dict[str, Calibration] = {}
     choices = {}
     for finding, column, logit_of, positives, negatives in zip(
@@ -159,15 +156,13 @@ def choose_operating_points(
     probabilities, so that rounding at export changes no call; of equally good ones the lowest is taken, which misses
     the fewest. With fewer positives or negatives than `minimum_positives` there is none, and every call is "undecided".
     `rule` is ``youden`` (highest sensitivity + specificity), ``f1``, ``sensitivity:0.9`` (the highest specificity with
-    at least that sensitivity) or ``specificity:0.9``. Shapes or values that do not fit, or an unknown rule, are a
-    DataError.
+    at least that sensitivity) or ``specificity:0.9``. Shapes or values that do not fit are a DataError.
     """
     target, probs = checked(target, probs, findings)
-    name, wanted = _parse_rule(rule)
     limits = np.full(len(findings), np.nan)
     for f in np.flatnonzero(enough(target, minimum_positives)):
         known = ~np.isnan(target[:, f])
-        limits[f] = _threshold(target[known, f], probs[known, f], name, wanted)
+        limits[f] = _threshold(target[known, f], probs[known, f], rule)
     reached = calls(target, probs, limits)
     positives, negatives = class_counts(target)
     return {
@@ -225,14 +220,6 @@ def log_loss(target: npt.ArrayLike, probs: npt.ArrayLike) -> float:
     return float(-(target[known] * np.log(p) + (1 - target[known]) * np.log1p(-p)).mean())
 
 
-def _fit_pooled(logits: FloatArray, target: FloatArray, minimum_positives: int) -> PlattCalibration:
-    """One fit of all findings; none with too few cases."""
-    known = ~np.isnan(target)
-    if not enough(target[known][:, None], minimum_positives)[0]:
-        return UNCALIBRATED
-    return _fit(logits[known], target[known], 1.0, _POOLED_SPREAD)
-
-
 def _fit_temperature(logits: FloatArray, truth: FloatArray, pooled: PlattCalibration) -> PlattCalibration:
     """Log-odds of the pooled fit divided by one temperature (Guo et al., ICML 2017), whose logarithm has a prior."""
     z = pooled.slope * logits + pooled.intercept
@@ -268,32 +255,22 @@ def _fit(logits: FloatArray, truth: FloatArray, towards: float, spread: float) -
     return PlattCalibration(slope=float(np.exp(found.x[0])), intercept=float(found.x[1]))
 
 
-def _threshold(truth: FloatArray, probs: FloatArray, rule: str, wanted: float) -> float:
+def _threshold(truth: FloatArray, probs: FloatArray, rule: str) -> float:
+    name, _, share = rule.partition(":")
+    wanted = float(share or 1) - 1e-12
     false_rate, true_rate, scores = roc_curve(truth, probs, drop_intermediate=False)
     # The first point calls nothing present: a threshold just above the highest probability.
     positives, negatives = truth.sum(), (1 - truth).sum()
     tp, fp = np.rint(true_rate * positives), np.rint(false_rate * negatives)
     specific = 1 - false_rate
-    if rule == "youden":
-        merit = tp * negatives - fp * positives  # whole numbers, so that ties are ties
-    elif rule == "f1":
-        merit = 2 * tp / (tp + fp + positives)
-    elif rule == "sensitivity":
-        merit = np.where(true_rate >= wanted - 1e-12, specific, -1 + true_rate)
-    else:
-        merit = np.where(specific >= wanted - 1e-12, true_rate, -1 + specific)
+    merit = {
+        "youden": tp * negatives - fp * positives,  # whole numbers, so that ties are ties
+        "f1": 2 * tp / (tp + fp + positives),
+        "sensitivity": np.where(true_rate >= wanted, specific, -1 + true_rate),
+        "specificity": np.where(specific >= wanted, true_rate, -1 + specific),
+    }[name]
     best = len(merit) - 1 - int(np.argmax(merit[::-1]))
     above = scores[best] if best else 1.0 + 1e-6
     below = scores[best + 1] if best + 1 < len(scores) else 0.0
     middle = (above + below) / 2
     return float(middle if middle > below else above)
-
-
-def _parse_rule(rule: str) -> tuple[str, float]:
-    if rule in ("youden", "f1"):
-        return rule, float("nan")
-    name, _, number = rule.partition(":")
-    with suppress(ValueError):
-        if name in ("sensitivity", "specificity") and 0 < float(number) < 1:
-            return name, float(number)
-    raise DataError(f"rule '{rule}' is unknown; use youden, f1, sensitivity:0.9 or specificity:0.9")

@@ -65,8 +65,7 @@ _MACHINE_PATH = re.compile(r"(?<![\w.:/~<…])(?:~|(?:\.\./)*\.\.)?/[\w.~+@-][^\
 def write_card(folder: Path, description: layout.Description) -> None:
     """Write the card into the bundle in `folder`; `description` is what bundle.json will say.
 
-    Raises:
-        DataError: evaluation.json is missing, or a file is not as this medsd writes it.
+    Raises DataError: evaluation.json is missing, or a file is not as this medsd writes it.
     """
     for name, text in pages(folder, description).items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -97,8 +96,7 @@ def pages(folder: Path, description: layout.Description) -> dict[str, str]:
 def write_report(folder: Path) -> None:
     """Write report.md and report.html of a bundle measured on other studies, from the JSON files and plots in `folder`.
 
-    Raises:
-        DataError: studies.json or evaluation.json is missing, or a file is not as this medsd writes it.
+    Raises DataError: studies.json or evaluation.json is missing, or a file is not as this medsd writes it.
     """
     studies = StudiesReport.read(folder / STUDIES)
     for name, text in _pages(folder, REPORT, f"{studies.bundle} on {studies.name}", boxed=()).items():
@@ -146,13 +144,14 @@ def _pages(folder: Path, names: tuple[str, str], title: str, **values: Any) -> d
         "too few to tell": [f.title for f in r.findings if f.too_few],
         "not trained": [f.title for f in r.findings if not f.trained],
     }
+    pictures = sorted((path.name for path in (folder / PLOTS).glob("*.png")), key=lambda n: [*_CAPTIONS, n].index(n))
     text = _ENVIRONMENT.get_template("card.md" if names[0] == CARD else names[0]).render(
         r=r,
         titles=titles,
         scarce=len(left_out["too few to tell"]),
         left_out={why: found for why, found in left_out.items() if found},
         below=_below(r, titles),
-        plots=_plots(folder),
+        plots={name: _CAPTIONS.get(name, Path(name).stem.replace("_", " ").capitalize()) for name in pictures},
         **read,
         **values,
     )
@@ -184,12 +183,6 @@ def _below(r: EvaluationReport, titles: Mapping[str, str]) -> list[str]:
         for name, each in (("present", f.present), ("absent", f.absent))
         if each.expected and each.covered.value is not None and each.covered.value < each.expected[0]
     ]
-
-
-def _plots(folder: Path) -> dict[str, str]:
-    """The pictures of plots/ with their captions."""
-    names = sorted((path.name for path in (folder / PLOTS).glob("*.png")), key=lambda n: [*_CAPTIONS, n].index(n))
-    return {name: _CAPTIONS.get(name, Path(name).stem.replace("_", " ").capitalize()) for name in names}
 
 
 def _parity(folder: Path) -> dict[str, Any]:
@@ -236,26 +229,10 @@ def _scalars(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _figure(value: float | None, digits: int = 3) -> str:
-    return "too few to tell" if value is None else f"{value:.{digits}f}"
-
-
 def _p(value: float | None) -> str:
     if value is None:
         return "–"
     return "below 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _moved(moved: bool | None) -> str:
-    return "too few to tell" if moved is None else "moved" if moved else "no sign of it"
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none"
-
-
-def _number_of(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 _TEMPLATES = PackageLoader("medsd.card")
@@ -266,10 +243,10 @@ _ENVIRONMENT = Environment(
 _ENVIRONMENT.filters |= {
     "spec": format,
     "scalars": _scalars,
-    "figure": _figure,
+    "figure": lambda value, digits=3: "too few to tell" if value is None else f"{value:.{digits}f}",
     "p": _p,
-    "moved": _moved,
-    "counted": _counted,
-    "number_of": _number_of,
+    "moved": {None: "too few to tell", True: "moved", False: "no sign of it"}.__getitem__,
+    "counted": lambda counts: ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "none",
+    "number_of": lambda count, thing: f"{count} {thing}" if count == 1 else f"{count} {thing}s",
 }
 _ENVIRONMENT.globals |= {"rankings": rankings, "FEWEST_POSITIVES": FEWEST_POSITIVES}

@@ -154,7 +154,11 @@ def _told_by_views(
         "findings": tuple(
             FindingViews(
                 name=titles[column],
-                prevalence=_prevalence(target[:, f], views, names),
+                prevalence={
+                    name: float(np.nanmean(target[views == name, f]))
+                    for name in names
+                    if not np.isnan(target[views == name, f]).all()
+                },
                 prevalence_p=or_none(of_prevalence[f]),
                 pooled=found[start].within(0, 1),
                 within=found[start + 1].within(0, 1),
@@ -164,12 +168,6 @@ def _told_by_views(
             for f, (column, start) in enumerate(zip(columns, starts, strict=True))
         ),
     }
-
-
-def _prevalence(target: FloatArray, views: npt.NDArray[np.str_], names: list[str]) -> dict[str, float]:
-    """The prevalence by view, where it is known of an image."""
-    known = {name: target[(views == name) & ~np.isnan(target)] for name in names}
-    return {name: float(labels.mean()) for name, labels in known.items() if labels.size}
 
 
 def _smallest(p_values: Sequence[float | None]) -> float | None:

@@ -46,41 +46,28 @@ class SentenceScore(Described):
 
 
 class SentencesReport(Described):
-    """Sentences that name a finding, against `images` read alone, of which the first `k` are looked at.
-
-    Attributes:
-        precision: the mean over the findings.
-        gain_over_random: that mean minus the mean share of images with the finding, on the same resamples.
-    """
+    """Sentences that name a finding, against `images` read alone, of which the first `k` are looked at."""
 
     k: int
     images: int
-    precision: Interval
-    gain_over_random: Interval
+    precision: Interval  # the mean over the findings
+    gain_over_random: Interval  # that mean minus the mean share of images with the finding, on the same resamples
     findings: tuple[SentenceScore, ...]
 
 
 class ModalityReport(Measured):
-    """Studies with both image and note, read with both and with less; means are over the `over` findings.
-
-    Attributes:
-        both: macro AUROC with both.
-        note_gives_away: the note alone gains `NEARLY_ALL` of what both gain, and another patient's loses more than
-            half.
-        note_to_image: notes as queries for training images, read without their notes.
-        sentences: None where the words that name findings are masked, or nothing was contrasted across modalities.
-    """
+    """Studies with both image and note, read with both and with less; means are over the `over` findings."""
 
     split: str = "test"
     studies: int
     patients: int
     over: int
-    both: Interval
+    both: Interval  # macro AUROC with both
     image: Reliance
     note: Reliance
-    note_gives_away: bool
-    note_to_image: RetrievalReport | None = None
-    sentences: SentencesReport | None = None
+    note_gives_away: bool  # alone it gains `NEARLY_ALL` of what both gain, and another patient's loses more than half
+    note_to_image: RetrievalReport | None = None  # notes as queries for training images, read without their notes
+    sentences: SentencesReport | None = None  # None: names of findings are masked, or no modalities were contrasted
 
     @property
     def warning(self) -> str:

@@ -76,8 +76,7 @@ def write_plots(
 def project(embeddings: npt.ArrayLike, method: Literal["tsne", "pca"] = "tsne", *, seed: int = 0) -> FloatArray:
     """Coordinates (N, 2) of embeddings (N, D) for the map, by t-SNE of cosines (van der Maaten and Hinton 2008) or PCA.
 
-    Raises:
-        DataError: fewer than three embeddings, or one that is not finite.
+    Raises DataError: fewer than three embeddings, or one that is not finite.
     """
     vectors = np.asarray(embeddings, dtype=np.float64)
     if vectors.ndim != 2 or min(vectors.shape) < 2 or len(vectors) < 3 or not np.isfinite(vectors).all():

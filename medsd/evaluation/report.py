@@ -131,20 +131,14 @@ class EvaluationReport(Measured):
 
 @dataclass(frozen=True)
 class Beside:
-    """Studies and labels beside the N studies of the headline.
+    """Beside the N studies of the headline, M images of test patients that were picked by finding, and labels."""
 
-    Attributes:
-        logits, target, patients: (M, F), (M, F), (M,) of test patients' images that were picked by finding.
-        answers: by question (N + M,), radiologists' labels of the headline's images and then of these.
-        picked, trained: training images that were picked by finding, and all of them.
-    """
-
-    logits: npt.NDArray[np.floating]
-    target: npt.NDArray[np.floating]
-    patients: npt.NDArray[np.str_]
-    answers: dict[str, metrics.FloatArray] = field(default_factory=dict)
-    picked: int = 0
-    trained: int = 0
+    logits: npt.NDArray[np.floating]  # (M, F)
+    target: npt.NDArray[np.floating]  # (M, F)
+    patients: npt.NDArray[np.str_]  # (M,)
+    answers: dict[str, metrics.FloatArray] = field(default_factory=dict)  # radiologists', by question (N + M,)
+    picked: int = 0  # training images that were picked by finding
+    trained: int = 0  # and all of them
 
 
 def beside_of(

@@ -19,15 +19,10 @@ def options_of(settings: EvaluationSettings, seed: int) -> IntervalOptions:
 
 
 class Saved(Described):
-    """A report that is a file.
+    """A report that is a file."""
 
-    Attributes:
-        WAY_OUT: what to do where the file cannot be read.
-        DECIMALS: of floats in the file; further digits depend on the number of threads.
-    """
-
-    WAY_OUT: ClassVar[str] = "run the evaluation again"
-    DECIMALS: ClassVar[int] = 6
+    WAY_OUT: ClassVar[str] = "run the evaluation again"  # what to do where the file cannot be read
+    DECIMALS: ClassVar[int] = 6  # of floats in the file; further digits depend on the number of threads
 
     def write(self, path: Path) -> None:
         """Write the report as JSON, atomically."""

@@ -47,23 +47,17 @@ class Tested(Described):
 
 
 class AppearanceShift(Tested):
-    """How images look to the network.
+    """How images look to the network: whether embeddings of the two sides can be told apart.
 
-    Attributes:
-        told_apart: AUROC of telling embeddings of the two sides apart (`medsd.metrics.two_samples.tell_apart`;
-            Lopez-Paz and Oquab, ICLR 2017).
-        own: the same for the bundle's own test images; None where the bundle does not say it.
-        discrepancy, p: squared maximum mean discrepancy (Gretton et al., JMLR 13, 2012).
-        beyond: share of images above the limit of the out-of-distribution check, each patient weighing the same.
-        beyond_p: chance of so many, or more, at `false_alarm_rate`, which images like those of the training have.
+    See `medsd.metrics.two_samples.tell_apart`, and Lopez-Paz and Oquab, ICLR 2017.
     """
 
-    told_apart: Interval
-    own: Interval | None
-    discrepancy: float | None
-    beyond: Interval | None
-    false_alarm_rate: float | None
-    beyond_p: float | None
+    told_apart: Interval  # AUROC
+    own: Interval | None  # the same for the bundle's own test images; None where the bundle does not say it
+    discrepancy: float | None  # squared maximum mean discrepancy (Gretton et al., JMLR 13, 2012), which `p` is of
+    beyond: Interval | None  # share above the limit of the out-of-distribution check, each patient weighing the same
+    false_alarm_rate: float | None  # of that check, among images like those of the training
+    beyond_p: float | None  # chance of so many, or more, at that rate
 
 
 class PrevalenceShift(Tested):
@@ -111,18 +105,12 @@ class ShiftReport(Measured):
 
 @dataclass(frozen=True)
 class Side:
-    """The cases of a bundle, or the studies of another set.
+    """The cases of a bundle, or the studies of another set."""
 
-    Attributes:
-        labels, embeddings: (N, F) 1, 0 or NaN; (N, D).
-        patients: (N,) keys; an empty one is a patient of its own.
-        attributes: (N,) by name: view, sex, and age as a decade ("60-69"); "" where it is unknown.
-    """
-
-    labels: FloatArray
-    patients: Strings
-    embeddings: npt.NDArray[np.floating]
-    attributes: Mapping[str, Strings]
+    labels: FloatArray  # (N, F) 1, 0 or NaN
+    patients: Strings  # (N,) keys; an empty one is a patient of its own
+    embeddings: npt.NDArray[np.floating]  # (N, D)
+    attributes: Mapping[str, Strings]  # (N,) by name: view, sex, and age as a decade ("60-69"); "" where it is unknown
 
     def one_a_patient(self, seed: int) -> Self:
         """One image of each patient, drawn."""
@@ -142,7 +130,7 @@ def measure_shift(
     *,
     probabilities: FloatArray,
     priors: Mapping[str, float],
-    beyond: npt.NDArray[np.floating] | None = None,
+    beyond: FloatArray | None = None,
     false_alarm_rate: float | None = None,
     own: Interval | None = None,
     images: bool = True,
@@ -204,11 +192,7 @@ Sides = tuple[Side, Side]
 
 
 def _appearance(
-    ones: Sides,
-    options: IntervalOptions,
-    own: Interval | None,
-    beyond: npt.NDArray[np.floating] | None,
-    rate: float | None,
+    ones: Sides, options: IntervalOptions, own: Interval | None, beyond: FloatArray | None, rate: float | None
 ) -> AppearanceShift:
     rng, share, beyond_p = np.random.default_rng(options.seed), None, None
     first, second = (one.embeddings[rng.permutation(len(one.labels))[:_MOST]] for one in ones)

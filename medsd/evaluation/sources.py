@@ -18,8 +18,7 @@ from medsd.metrics.two_samples import cross_validated_scores
 from medsd.strict import Described
 
 SOURCES = "evaluation_sources.json"
-LIMIT = 0.6
-"""AUROC above which a source can be told."""
+LIMIT = 0.6  # AUROC above which a source can be told
 ENOUGH = 50  # patients of each source among held-out images; with fewer, training images are taken too
 MOST_IMAGES = 4000  # of a source in a pair
 _MOST_SOURCES = 8  # the largest; a merge of more would make too many pairs
@@ -29,19 +28,16 @@ Over = Literal["held-out images", "all images"]
 
 
 class SourcePair(Described):
-    """Two sources.
+    """Two sources, in the `groups` of equal labels and view that have enough images of both.
 
-    Attributes:
-        over: "all images" where the held-out ones are too few of either source; the network has learned from most.
-        images, patients, groups: of each, in the `groups` of equal labels and view that have enough of both.
-        told: AUROC of telling the second from the first by the embedding, within groups; 0.5 where they look alike.
-        told_coarsely: the same by 8 × 8 mean greys, which no sharpness changes: as far as this goes, the images
-            themselves differ, by how they were picked, exposed or cropped.
+    `told` is the AUROC of telling the second from the first by the embedding, within groups; 0.5 where they look alike.
+    `told_coarsely` is the same by 8 × 8 mean greys, which no sharpness changes: as far as this goes, the images
+    themselves differ, by how they were picked, exposed or cropped.
     """
 
     sources: tuple[str, str]
-    over: Over
-    images: tuple[int, int]
+    over: Over  # all images where the held-out ones are too few of either source; the network has learned from most
+    images: tuple[int, int]  # of each
     patients: tuple[int, int]
     groups: int
     told: Interval

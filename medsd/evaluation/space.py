@@ -161,16 +161,13 @@ def draw_anchor_map(axes: Axes, space: Space) -> None:
         members[space.anchor] = False
         if members.any():
             across, up = space.points[members].T
-            axes.scatter(across, up, s=8, color=colour, linewidths=0, label=_title(relation))
+            known = f"R{relation.value} {relation.name.lower()}" if relation else "too little known"
+            axes.scatter(across, up, s=8, color=colour, linewidths=0, label=known)
     x, y = space.points[space.anchor]
     axes.scatter(x, y, s=90, color="black", marker="*", label="anchor")
     axes.set(xticks=[], yticks=[])
     axes.set_aspect("equal", "datalim")
     axes.set_frame_on(False)
-
-
-def _title(relation: Relation) -> str:
-    return "too little known" if relation is Relation.UNDETERMINED else f"R{relation.value} {relation.name.lower()}"
 
 
 def draw_panels(spaces: Mapping[str, Space], panel: Panel, title: str) -> Figure:

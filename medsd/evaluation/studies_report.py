@@ -1,17 +1,15 @@
 """What was read of another set of studies, how it agrees with the card, and what a recalibration on it changed."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 from scipy.stats import spearmanr
 
 from medsd.evaluation.report import EvaluationReport
 from medsd.evaluation.saved import Measured, Saved
 from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap
-from medsd.metrics.metrics import FloatArray, ratio, weighted_brier, weighted_calibration_error
+from medsd.metrics.metrics import FloatArray, Keys, ratio, weighted_brier, weighted_calibration_error
 from medsd.strict import Described
 
 STUDIES, RECALIBRATION = "studies.json", "recalibration.json"
@@ -28,16 +26,11 @@ class CardFinding(Described):
 
 
 class AgainstCard(Described):
-    """The findings with enough cases in both.
-
-    Attributes:
-        rank_correlation: Spearman's, of the AUROC by finding; None with fewer than three findings, or equal values.
-        inside: how many of `findings` lie in the card's interval.
-    """
+    """The findings with enough cases in both."""
 
     findings: tuple[CardFinding, ...]
-    inside: int
-    rank_correlation: float | None
+    inside: int  # how many of them lie in the card's interval
+    rank_correlation: float | None  # Spearman's, of the AUROC; None with fewer than three findings, or equal values
 
     def __str__(self) -> str:
         order = "" if self.rank_correlation is None else f"; rank correlation {self.rank_correlation:.2f}"
@@ -73,35 +66,25 @@ def _contains(card: Interval, here: Interval) -> bool:
 
 
 class StudiesReport(Saved):
-    """The whole of studies.json: which studies were measured, and what was left out.
-
-    Attributes:
-        split: the part of the patients that was taken; None for all of them.
-        data_hash: over the rows that were asked for, `images` of `patients`.
-        own: images left out because the bundle learned from them or their patients, or was calibrated on them.
-        rejected: rows of the source that could not be used, by reason.
-        refused, warned: images that the gate or the out-of-distribution check refused, or warned of, by reason.
-        unlabelled: findings that the set never labels.
-        card: what the bundle's card says of each finding, against these studies; None where it has no evaluation.
-    """
+    """The whole of studies.json: which studies were measured, and what was left out."""
 
     bundle: str
     model_sha256: str
     name: str
     source: str
-    split: str | None
-    data_hash: str
+    split: str | None  # the part of the patients that was taken; None for all of them
+    data_hash: str  # over the rows that were asked for, `images` of `patients`
     finding_set: str
     images: int
     patients: int
-    own: int
-    rejected: dict[str, int]
-    refused: dict[str, int]
-    warned: dict[str, int]
+    own: int  # images left out because the bundle learned from them or their patients, or was calibrated on them
+    rejected: dict[str, int]  # rows of the source that could not be used, by reason
+    refused: dict[str, int]  # images that the gate or the out-of-distribution check refused, by reason
+    warned: dict[str, int]  # or warned of
     scored: int
     scored_patients: int
-    unlabelled: tuple[str, ...]
-    card: AgainstCard | None = None
+    unlabelled: tuple[str, ...]  # findings that the set never labels
+    card: AgainstCard | None = None  # the bundle's card against these studies; None where it has no evaluation
 
 
 class FigureChange(Described):
@@ -113,15 +96,7 @@ class FigureChange(Described):
 
 
 class RecalibrationReport(Measured):
-    """The whole of recalibration.json: from which bundle (`bundle`, `model_sha256`), on whom, and what came of it.
-
-    Attributes:
-        crossed: fitted on all patients; the figures are of halves, each with the fit of the other.
-        findings: those whose calibration is new; all others kept theirs.
-        labels: known labels of these findings among the measured patients.
-        figures: log_loss, brier and calibration_error over all these labels.
-        outputs: largest absolute difference of each output of the graph but the probabilities, on `readings` studies.
-    """
+    """The whole of recalibration.json: from which bundle (`bundle`, `model_sha256`), on whom, and what came of it."""
 
     DECIMALS: ClassVar[int] = 9  # `outputs` differ by a rounding of single precision
 
@@ -133,20 +108,16 @@ class RecalibrationReport(Measured):
     seed: int
     fitted_patients: int
     measured_patients: int
-    crossed: bool
-    findings: tuple[str, ...]
-    labels: int
-    figures: dict[str, FigureChange] = Field(default_factory=dict)
-    outputs: dict[str, float] = Field(default_factory=dict)
-    readings: int = 0
+    crossed: bool  # fitted on all patients; the figures are of halves, each with the fit of the other
+    findings: tuple[str, ...]  # those whose calibration is new; all others kept theirs
+    labels: int  # known labels of these findings among the measured patients
+    figures: dict[str, FigureChange] = Field({}, description="log_loss, brier, calibration_error over these labels")
+    outputs: dict[str, float] = Field({}, description="largest difference of each output but the probabilities")
+    readings: int = 0  # studies of `outputs`
 
 
 def compare_probabilities(
-    target: FloatArray,
-    before: FloatArray,
-    after: FloatArray,
-    patients: Sequence[str] | npt.NDArray[np.str_],
-    options: IntervalOptions,
+    target: FloatArray, before: FloatArray, after: FloatArray, patients: Keys, options: IntervalOptions
 ) -> dict[str, FigureChange]:
     """Log loss, Brier score and calibration error over all known labels, before, after and the gain.
 

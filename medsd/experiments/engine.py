@@ -97,12 +97,12 @@ def write_report(template: str, path: Path, figures: Mapping[str, Any], **more: 
         loader=PackageLoader("medsd.experiments"), trim_blocks=True, undefined=StrictUndefined, autoescape=False
     )
     environment.filters |= {
-        "number": _number,
+        "number": lambda value, form=".3f": "–" if value is None else f"{value:{form}}",
         "interval": _interval,
         "test": _test,
         "p": _p,
         "yaml": as_yaml,
-        "short": _short,
+        "short": lambda value: f"{value:.4g}" if isinstance(value, float) else as_yaml(value),
     }
     page = path.with_name(f"{path.name}.md")
     page.write_text(environment.get_template(template).render(**plain, **more).rstrip() + "\n", encoding="utf-8")
@@ -120,10 +120,6 @@ def as_plain(tree: Any, digits: int | None = None) -> Any:
     if not isinstance(tree, float):
         return tree
     return None if np.isnan(tree) else float(f"{tree:.{digits}g}") if digits else tree
-
-
-def _number(value: float | None, form: str = ".3f") -> str:
-    return "–" if value is None else f"{value:{form}}"
 
 
 def _interval(found: Mapping[str, Any], sign: str = "") -> str:
@@ -146,7 +142,3 @@ def _p(test: Mapping[str, Any]) -> str:
     if test["p_holm"] is None:
         return "no test"
     return "p < 0.001" if test["p_holm"] < 0.001 else f"p = {test['p_holm']:.3f}"
-
-
-def _short(value: bool | int | float | str | None) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else as_yaml(value)

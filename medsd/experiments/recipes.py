@@ -193,8 +193,7 @@ def write_report(
 ) -> Path:
     """Write <name>.md and <name>.results.json into the comparison's folder; returns the Markdown file.
 
-    Raises:
-        DataError: no finding has enough positives and negatives to tell anything.
+    Raises DataError: no finding has enough positives and negatives to tell anything.
     """
     one = next(iter(trained.values()))
     told = int(enough(one.labels, minimum_positives).sum())

@@ -1,9 +1,9 @@
 """The settings of `medsd compare` over recipes and of `medsd tune`: trainings of one base configuration."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from medsd.settings import NAME
 from medsd.strict import Strict
@@ -11,17 +11,6 @@ from medsd.strict import Strict
 Value = bool | int | float | str | None
 # Settings of how it is learned. All others change what is measured, so that figures would not be comparable.
 SEARCHED = ("pixels", "network", "loss", "training")
-
-
-def _number(value: object) -> object:
-    """A number like 1e-5, which YAML takes for a text because it has no point."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-Number = Annotated[int | float, BeforeValidator(_number)]
 
 
 class OverBase(Strict):
@@ -63,9 +52,9 @@ class RecipesSettings(OverBase):
 class Dimension(Strict):
     """The values of one setting: a range, or a list."""
 
-    low: Number | None = Field(None, description="First value of the range.")
-    high: Number | None = Field(None, description="Last value of the range.")
-    step: Annotated[Number | None, Field(gt=0)] = Field(None, description="Distance between the values of the range.")
+    low: int | float | None = Field(None, description="First value of the range.")
+    high: int | float | None = Field(None, description="Last value of the range.")
+    step: int | float | None = Field(None, gt=0, description="Distance between the values of the range.")
     log: bool = Field(False, description="Draw from the logarithm of the range, as for learning rates.")
     choices: tuple[Value, ...] | None = Field(None, min_length=2, description="The values, in place of a range.")
 

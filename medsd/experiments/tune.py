@@ -76,8 +76,7 @@ def tune(config: Path, overrides: Sequence[str] = ()) -> Path:
 class Search:
     """The trainings of a search; `everyone` (``a.b=c`` each) is laid over the base for all trials.
 
-    Raises:
-        SettingsError: the base, or a setting of the space whatever its value, does not fit.
+    Raises SettingsError: the base, or a setting of the space whatever its value, does not fit.
     """
 
     def __init__(self, config: Path, settings: TuneSettings, everyone: Sequence[str]) -> None:

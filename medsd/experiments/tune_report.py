@@ -54,12 +54,9 @@ def best_of(study: optuna.Study) -> dict[str, Any]:
 def _sorted(study: optuna.Study) -> list[FrozenTrial]:
     """The finished trials, the best first, then those that were ended early or failed."""
     sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1
-
-    def place(trial: FrozenTrial) -> tuple[bool, float, int]:
-        done = trial.state == TrialState.COMPLETE and trial.value is not None
-        return not done, sign * trial.value if done and trial.value is not None else 0.0, trial.number
-
-    return sorted((trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()), key=place)
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]  # by number
+    done = sorted((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: sign * (t.value or 0.0))
+    return done + [trial for trial in trials if trial.state != TrialState.COMPLETE]
 
 
 def _record(trial: FrozenTrial) -> dict[str, Any]:

@@ -11,8 +11,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ def write_monai_bundle(bundle: Bundle, folder: Path) -> Path:
         shutil.copyfile(bundle.tokenizer_path, folder / "models" / layout.TOKENIZER)
     write_json(folder / NETWORK, _network_facts(bundle))
     write_json(folder / METADATA, _metadata(bundle))
-    (folder / INFERENCE).write_text(_template("monai_inference.json"), encoding="utf-8")
+    (folder / INFERENCE).write_text(TEMPLATES.get_template("monai_inference.json").render(), encoding="utf-8")
     page = TEMPLATES.get_template("monai_readme.md.jinja").render(bundle=bundle)
     (folder / "docs" / "README.md").write_text(page, encoding="utf-8")
     licence = f"Software: Apache-2.0.\nData: {description.provenance.licence or 'not stated'}\n"
@@ -162,7 +161,7 @@ def _network_facts(bundle: Bundle) -> dict[str, Any]:
 def _metadata(bundle: Bundle) -> dict[str, Any]:
     """What is the same of every bundle, from the template, and what this one is."""
     d = bundle.description
-    metadata: dict[str, Any] = json.loads(_template("monai_metadata.json"))
+    metadata: dict[str, Any] = json.loads(TEMPLATES.get_template("monai_metadata.json").render())
     network = metadata["network_data_format"]
     network["inputs"]["image"]["spatial_shape"] = [d.pixels.size, d.pixels.size]
     channels = {str(number): name for number, name in enumerate(bundle.findings)}
@@ -182,12 +181,5 @@ def _metadata(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _template(name: str) -> str:
-    return files("medsd.export").joinpath("templates", name).read_text(encoding="utf-8")
-
-
 def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
+    return next((found.version for found in distributions(name=name)), "")

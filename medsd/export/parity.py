@@ -49,10 +49,8 @@ def check_parity(
 
     Returns the figures for parity.json: largest absolute difference of each output at each batch size, its scale, which
     outputs keep to the tolerance without their scale too, and the metrics of both sides; for the CPU, and under
-    ``further_providers`` for the others.
-
-    Raises:
-        BundleError: an output differs by more than `OUTPUT_TOLERANCE`, or the AUROC by more than `AUROC_TOLERANCE`.
+    ``further_providers`` for the others. Raises BundleError: an output differs by more than `OUTPUT_TOLERANCE`, or the
+    AUROC by more than `AUROC_TOLERANCE`.
     """
     expected = torch_outputs(serving, feed)
     others = [name for name in (_at_hand() if providers is None else providers) if name != CPU]

@@ -157,7 +157,9 @@ class Predictor:
         return self._prediction(None, "refused", "no_image", concern("no_image", detail=detail).message)
 
     def _score(self, studies: Sequence[Study]) -> list[Prediction]:
-        pixels = self._pixels(studies)  # (B, S, S)
+        side, images = self.bundle.description.pixels.size, [study.image for study in studies]
+        missing = np.zeros((side, side), np.uint8)  # what the model sees in the place of an image
+        pixels = np.stack([missing if each is None or each.pixels is None else each.pixels for each in images])
         outputs = self.session.run(self._feeds(studies, pixels))
         self._check(outputs)
         verdicts = self._reference.judge(pixels, outputs.embedding) if self._reference else [None] * len(studies)
@@ -175,13 +177,6 @@ class Predictor:
                 f"{self.bundle.graph_path(self.session.precision)}: gives no number where it should, or one where "
                 f"nothing was trained ({names}); try float32, else export the bundle again"
             )
-
-    def _pixels(self, studies: Sequence[Study]) -> npt.NDArray[np.uint8]:
-        """What the model sees (B, S, S); zeros stand for a missing image."""
-        side = self.bundle.description.pixels.size
-        missing = np.zeros((side, side), np.uint8)
-        images = [study.image for study in studies]
-        return np.stack([missing if f is None or f.pixels is None else f.pixels for f in images])
 
     def _feeds(self, studies: Sequence[Study], pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
         feeds: dict[str, npt.NDArray[Any]] = {"pixels": to_batch(list(pixels))}

@@ -5,7 +5,6 @@ are not independent of each other; for them it is that of Obuchowski (Biometrics
 has one. statsmodels and scipy have neither.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from scipy.stats import norm, rankdata
 
 from medsd.metrics.intervals import Interval, IntervalOptions
-from medsd.metrics.metrics import FloatArray, checked, checked_patients, enough
+from medsd.metrics.metrics import FloatArray, Keys, checked, checked_patients, enough
 from medsd.strict import Described
 
 
@@ -44,7 +43,7 @@ def delong(
     target: npt.ArrayLike,
     scores_a: npt.ArrayLike,
     scores_b: npt.ArrayLike,
-    patients: Sequence[str] | npt.NDArray[np.str_],
+    patients: Keys,
     options: IntervalOptions | None = None,
 ) -> DeLongTests:
     """Test the AUROC difference of two models, finding by finding and on average.

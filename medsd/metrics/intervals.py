@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medsd.errors import DataError
-from medsd.metrics.metrics import FloatArray, checked, checked_patients, enough, ratio, weighted_metrics
+from medsd.metrics.metrics import FloatArray, Keys, checked, checked_patients, enough, ratio, weighted_metrics
 from medsd.strict import Described
 
 _BLOCK = 4_000_000  # weights in memory at a time: 32 MB
@@ -57,23 +57,14 @@ class MetricIntervals(Described):
 
 @dataclass(frozen=True)
 class Resamples:
-    """Bootstrap resamples of patients.
+    """Bootstrap resamples of patients."""
 
-    Attributes:
-        counts: (R, P) how often each patient is drawn; rows sum to P.
-        patient_of: (N,) the column of each image's patient.
-    """
-
-    counts: npt.NDArray[np.uint16]
-    patient_of: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.uint16]  # (R, P) how often each patient is drawn; rows sum to P
+    patient_of: npt.NDArray[np.int64]  # (N,) the column of each image's patient
 
     @classmethod
-    def draw(cls, patients: Sequence[str] | npt.NDArray[np.str_], count: int = 1000, seed: int = 0) -> Self:
-        """Draw `count` resamples for patient keys (N,); the same patients and seed give the same draws in any order.
-
-        Raises:
-            DataError: there are no images.
-        """
+    def draw(cls, patients: Keys, count: int = 1000, seed: int = 0) -> Self:
+        """Draw `count` resamples for patient keys (N,); the same patients and seed give the same draws in any order."""
         names, patient_of = np.unique(np.asarray(patients, dtype=np.str_), return_inverse=True)
         if names.size == 0:
             raise DataError("patients: there are none, so there is nothing to resample")
@@ -92,21 +83,14 @@ class Resamples:
 
 @dataclass(frozen=True)
 class IntervalOptions:
-    """How intervals are made.
+    """How intervals are made."""
 
-    Attributes:
-        resamples: how many bootstrap resamples of the patients.
-        confidence: the share of the interval.
-        minimum_positives: a finding with fewer positives or negatives is "too few to tell".
-        seed: of the resampling.
-    """
-
-    resamples: int = 1000
+    resamples: int = 1000  # of the patients
     confidence: float = 0.95
-    minimum_positives: int = 10
-    seed: int = 0
+    minimum_positives: int = 10  # a finding with fewer positives or negatives is "too few to tell"
+    seed: int = 0  # of the resampling
 
-    def draw(self, patients: Sequence[str] | npt.NDArray[np.str_]) -> Resamples:
+    def draw(self, patients: Keys) -> Resamples:
         """The resamples of patients (N,)."""
         return Resamples.draw(patients, self.resamples, self.seed)
 
@@ -185,7 +169,7 @@ def p_value(difference: Interval, confidence: float, cases: int) -> float | None
 def metric_intervals(
     target: npt.ArrayLike,
     probs: npt.ArrayLike,
-    patients: Sequence[str] | npt.NDArray[np.str_],
+    patients: Keys,
     options: IntervalOptions | None = None,
     *,
     other: npt.ArrayLike | None = None,

@@ -15,6 +15,7 @@ from medsd.errors import DataError
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+Keys = Sequence[str] | npt.NDArray[np.str_]  # of patients, one for each image
 
 FEWEST_POSITIVES = 5  # below, figures and calls say nothing, and the settings allow them for rehearsals alone
 BINS = 10  # of the calibration error and the reliability curves
@@ -81,8 +82,7 @@ def checked(
 ) -> tuple[FloatArray, FloatArray]:
     """Both as (N, F) float64.
 
-    Raises:
-        DataError: other shapes, another number of `findings`, a target not 0, 1 or NaN, a probability not in 0…1.
+    Raises DataError: other shapes, another number of `findings`, a target not 0, 1 or NaN, a probability not in 0…1.
     """
     target, probs = np.asarray(target, dtype=np.float64), np.asarray(probs, dtype=np.float64)
     if target.ndim != 2 or target.shape != probs.shape or 0 in target.shape:
@@ -172,10 +172,6 @@ def weighted_calls(
     target: FloatArray, probs: FloatArray, weights: FloatArray, thresholds: FloatArray
 ) -> dict[str, FloatArray]:
     """The metrics of `calls` for each row of weights, (R, F) and (R, 1)."""
-    if thresholds.shape != target.shape[1:]:
-        raise DataError(
-            f"thresholds have shape {thresholds.shape}; one is needed for each of {target.shape[1]} findings"
-        )
     called = probs >= thresholds  # False where the threshold is NaN
     present, absent = (target == 1) & ~np.isnan(thresholds), (target == 0) & ~np.isnan(thresholds)
     tp, fn = weights @ (called & present), weights @ (~called & present)  # (R, F)

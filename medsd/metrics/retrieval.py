@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from medsd.errors import DataError
 from medsd.metrics.intervals import Interval, IntervalOptions, bootstrap
-from medsd.metrics.metrics import FloatArray, ratio
+from medsd.metrics.metrics import FloatArray, Keys, ratio
 from medsd.sd.relations import LabelPairs, PairCounts
 from medsd.strict import Described
 
@@ -27,7 +27,7 @@ class Cases:
 
     embeddings: npt.NDArray[np.floating]
     target: npt.NDArray[np.floating]
-    patients: Sequence[str] | npt.NDArray[np.str_]
+    patients: Keys
 
     def __post_init__(self) -> None:
         lengths = {len(self.embeddings), len(self.target), len(self.patients)}
@@ -140,8 +140,7 @@ def measure_retrieval(
 
     Cases of a query's own patient are skipped. With `names` of the F findings, `Rankings` are measured, too.
 
-    Raises:
-        DataError: embeddings or labels of different width, or k below 1.
+    Embeddings or labels of different width are a DataError.
     """
     scores = score_queries(queries, index, k=k)
     means = _Means(np.asarray(queries.patients, dtype=np.str_), options or IntervalOptions())
@@ -182,8 +181,6 @@ def _rankings(queries: Cases, index: Cases, names: Sequence[str], means: _Means)
 
 def score_queries(queries: Cases, index: Cases, *, k: int = 10) -> QueryScores:
     """The scores of each query; see `QueryScores`. Equal similarities come in the order of the index."""
-    if k < 1:
-        raise DataError(f"k is {k}; look at one neighbour or more")
     blocks = [
         _score_block(similarity, counts.jaccard() * allowed, allowed, k)
         for _, similarity, allowed, counts in _blocks(queries, index)
@@ -252,8 +249,7 @@ def _ndcg(gain: FloatArray, k: int) -> FloatArray:
 def _blocks(queries: Cases, index: Cases) -> Iterator[tuple[slice, FloatArray, npt.NDArray[np.bool_], PairCounts]]:
     """Rows of the queries, with (r, M) cosines (−∞ for the own patient's cases), other patients' cases, and set sizes.
 
-    Raises:
-        DataError: embeddings or labels of different width, or none.
+    Raises DataError: embeddings or labels of different width, or none.
     """
     if len(queries.embeddings) == 0 or len(index.embeddings) == 0:
         raise DataError("retrieval needs one query and one case or more; a split is empty")

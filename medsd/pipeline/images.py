@@ -36,19 +36,14 @@ MOST_WORKERS = 16
 
 
 class ImageFile:
-    """The pixels of the images that can be used: uint8 (K, S, S) as .npy, whose header counts none until `finish`.
-
-    Attributes:
-        journal: what the file is made of, then a line per portion.
-        done: rows of the manifest that have been read.
-        refused, warned: rows that have no place in the file, and those that the gate admits with a warning.
-    """
+    """The pixels of the images that can be used: uint8 (K, S, S) as .npy, whose header counts none until `finish`."""
 
     def __init__(self, path: Path, spec: PixelSpec) -> None:
-        self.path, self.journal = path, path.with_suffix(".journal")
-        self.spec, self.done = spec, 0
-        self.refused: list[Told] = []
-        self.warned: list[Told] = []
+        self.path, self.spec = path, spec
+        self.journal = path.with_suffix(".journal")  # what the file is made of, then a line per portion
+        self.done = 0  # rows of the manifest that have been read
+        self.refused: list[Told] = []  # those that have no place in the file
+        self.warned: list[Told] = []  # those that the gate admits with a warning
 
     @property
     def kept(self) -> int:

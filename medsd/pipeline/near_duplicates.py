@@ -68,8 +68,7 @@ def describe(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 def find_near_duplicates(pixels: npt.NDArray[np.uint8], patients: npt.NDArray[np.str_]) -> NearDuplicates:
     """Pairs of different patients' images that look alike; pixels uint8 (N, S, S), S a multiple of 32, patients (N,).
 
-    Raises:
-        DataError: there are more than `MOST_PAIRS`.
+    Raises DataError: there are more than `MOST_PAIRS`.
     """
     if len(pixels) > MOST_IMAGES:
         log.warning("near duplicates are not looked for in more than %d images", MOST_IMAGES)

@@ -39,10 +39,8 @@ def prepare(run: Run) -> None:
     """Write the manifest, the pixels (uint8 (N, S, S), .npy) and the rows that were left out, with their reasons.
 
     warned.csv (images with a warning of the gate) and near_duplicates.csv are written, too. A killed run resumes at the
-    image where it stopped. Memory: about 0.4 kB per row, and 1 kB per image for near duplicates.
-
-    Raises:
-        DataError: the source cannot be read, more than half of its rows cannot be used, or the rest cannot be trained.
+    image where it stopped. Memory: about 0.4 kB per row, and 1 kB per image for near duplicates. Raises DataError: the
+    source cannot be read, more than half of its rows cannot be used, or the rest cannot be trained.
     """
     settings = run.settings
     try:
@@ -98,8 +96,7 @@ def _without_leaks(kept: Manifest, images: ImageFile, settings: Settings, path: 
 def readable(manifest: Manifest, settings: Settings) -> Manifest:
     """The studies with something that the settings' network reads; without images, one for each note.
 
-    Raises:
-        DataError: no study is left.
+    Raises DataError: no study is left.
     """
     network, table = settings.network, manifest.table
     has = np.zeros(len(manifest), dtype=bool)
@@ -172,8 +169,7 @@ def note_input(settings: NoteSettings, tokenizer_path: Path, findings: FindingSe
 def write_tokenizer(run: Run, manifest: Manifest) -> None:
     """Write the tokenizer of the settings' note encoder; one that is trained sees the masked training notes alone.
 
-    Raises:
-        DataError: no training study has a note.
+    Raises DataError: no training study has a note.
     """
     from medsd.networks.note import MIN_PATIENTS, note_tokenizer
 

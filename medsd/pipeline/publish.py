@@ -4,9 +4,9 @@ import json
 import logging
 import shutil
 import subprocess
-from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,11 @@ from medsd.export.onnx import ServingModel, export_onnx, input_names
 from medsd.export.parity import check_parity, check_variant, torch_outputs
 from medsd.export.quantise import write_float16, write_int8
 from medsd.files import write_json
-from medsd.inference import out_of_distribution
 from medsd.networks.fusion import StudyModel
-from medsd.pipeline.distribution import image_embeddings, judge_distribution
 from medsd.pipeline.enough import not_trained
 from medsd.pipeline.evidence_head import read_evidence_head
 from medsd.pipeline.folder import Run, public_settings
+from medsd.pipeline.judge import fit_distribution
 from medsd.pipeline.prepare import note_input
 from medsd.privacy import public_hasher
 from medsd.scoring.verify import write_reference
@@ -67,8 +66,7 @@ def publish(run: Run, manifest: Manifest, arrays: StudyArrays, model: StudyModel
     variants = _write_graphs(run.settings, folder, serving, manifest, arrays, note)
     outputs, distribution = load_file(run.outputs), None
     if model.image is not None:
-        distribution = _fit_distribution(folder, manifest, arrays, outputs)
-        judge_distribution(run, folder, distribution, manifest, arrays, model, outputs)
+        distribution = fit_distribution(run, folder, manifest, arrays, model, outputs)
     _write_parts(run, folder, manifest, model, outputs)
     description = _describe(
         run,
@@ -211,24 +209,6 @@ def _readings(
     return feed, np.tile(arrays.labels[rows], (len(modes), 1))
 
 
-def _fit_distribution(
-    folder: Path, manifest: Manifest, arrays: StudyArrays, outputs: dict[str, npt.NDArray[np.float32]]
-) -> layout.OutOfDistribution:
-    """Limits on how unlike the training images an image may be."""
-    assert arrays.pixels is not None, "a model of images"
-    train, validation = (rows[arrays.has_image[rows]] for rows in (manifest.rows("train"), manifest.rows("validation")))
-    embeddings = image_embeddings(outputs)
-    distribution, statistics = out_of_distribution.fit(
-        arrays.pixels[train],
-        embeddings[train],
-        arrays.pixels[validation],
-        embeddings[validation],
-        patients=manifest.patients[train],
-    )
-    out_of_distribution.save(folder / layout.OUT_OF_DISTRIBUTION, statistics)
-    return distribution
-
-
 def _draw(run: Run, folder: Path, manifest: Manifest, outputs: dict[str, npt.NDArray[np.float32]]) -> None:
     names, test = manifest.findings.names, manifest.rows("test")
     embeddings, labels = outputs["embeddings"][test], manifest.labels[test]
@@ -275,7 +255,7 @@ def _provenance(run: Run, manifest: Manifest) -> layout.Provenance:
         citation=settings.bundle.citation,
         config=public_settings(settings),
         git_commit=_git_commit(),
-        packages=_packages(),
+        packages={name: found.version for name in _PACKAGES.split() for found in islice(distributions(name=name), 1)},
         training_seconds=float(sum(stage["seconds"] for stage in history.values())),
     )
 
@@ -288,11 +268,3 @@ def _git_commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return answer.stdout.strip() if answer.returncode == 0 else ""
-
-
-def _packages() -> dict[str, str]:
-    versions = {}
-    for name in _PACKAGES.split():
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions

@@ -110,7 +110,9 @@ def _lead(run: Run, until: str, again: bool) -> None:
             done = read_marker(marker)
             wanted = done != whole or (again and step.name == until)
             if wanted:
-                _undo(run, step)
+                # Its marker, and those of all steps after it, except those whose fingerprints hold its result.
+                for each in STEPS[STEPS.index(step) :] if step.name != PREPARE else [step]:
+                    (run.folder / "done" / f"{each.name}.json").unlink(missing_ok=True)
                 if done != whole:
                     _start_clean(run, step, whole)
                 elif step.name == PREPARE:
@@ -138,12 +140,6 @@ def _follow(run: Run, until: str) -> None:
 def _steps(until: str) -> tuple[Step, ...]:
     """The steps up to `until`."""
     return STEPS[: [step.name for step in STEPS].index(until) + 1]
-
-
-def _undo(run: Run, first: Step) -> None:
-    """Remove the markers of `first` and of all steps after it, except those whose fingerprints hold its result."""
-    for step in STEPS[STEPS.index(first) :] if first.name != PREPARE else [first]:
-        (run.folder / "done" / f"{step.name}.json").unlink(missing_ok=True)
 
 
 def _start_clean(run: Run, step: Step, fingerprint: str) -> None:
@@ -196,8 +192,7 @@ def read_marker(path: Path, key: str = "fingerprint") -> str:
 def alone(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder of work until the process ends.
 
-    Raises:
-        DataError: another process holds it, or the folder cannot be written.
+    Raises DataError: another process holds it, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

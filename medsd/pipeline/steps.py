@@ -5,14 +5,13 @@ import logging
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from medsd.calibration.conformal import read_conformal, write_conformal
 from medsd.calibration.conformal_fit import conformal_scores
-from medsd.calibration.fit import calibrated, choose_calibration, choose_operating_points, thresholds_of
+from medsd.calibration.fit import calibrated, choose_calibration, choose_operating_points
 from medsd.errors import DataError
 from medsd.evaluation import modalities
 from medsd.evaluation.evidence import EVIDENCE
@@ -27,12 +26,11 @@ from medsd.findings import finding_set
 from medsd.metrics.retrieval import Cases, measure_retrieval
 from medsd.networks.fusion import StudyModel
 from medsd.pipeline.enough import not_trained
-from medsd.pipeline.evidence import judge_evidence
 from medsd.pipeline.evidence_head import fit_evidence_head, read_evidence_head, write_evidence_head
 from medsd.pipeline.folder import FittedCalls, Run
+from medsd.pipeline.judge import Outputs, judge_evidence, judge_robustness
 from medsd.pipeline.prepare import load_arrays, write_tokenizer
 from medsd.pipeline.publish import publish
-from medsd.pipeline.robustness import judge_robustness
 from medsd.settings import Settings
 from medsd.studies.manifest import SELECTED, Manifest
 from medsd.training import stages
@@ -46,7 +44,6 @@ from medsd.training.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
-Outputs = dict[str, npt.NDArray[np.float32]]
 # What a study is read from: the modalities it has, or one of them alone.
 READINGS = {"": (True, True), "_image": (True, False), "_note": (False, True)}
 
@@ -202,11 +199,9 @@ def _judge_images(run: Run) -> None:
     """Evidence maps against boxes, if the data set has any; and calls of images that are only handled differently."""
     manifest, arrays = _data(run)
     model, (head, _) = _trained(run), read_evidence_head(run.evidence_head)
-    calls = run.read_calls()
-    thresholds = thresholds_of(calls.operating_points, manifest.findings.names)
     if maps := judge_evidence(run.settings, manifest, arrays, model, head):
         maps.write(run.folder / EVIDENCE)
-    if changes := judge_robustness(run.settings, manifest, arrays, model, calls.calibration, thresholds):
+    if changes := judge_robustness(run, manifest, arrays, model):
         changes.write(run.folder / ROBUSTNESS)
 
 

@@ -9,15 +9,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Excluded:
-    """Pairs of R anchors and M samples that are neither positive nor in the denominator.
+    """Pairs of R anchors and M samples that are neither positive nor in the denominator."""
 
-    Attributes:
-        mask: (R, M) bool, True where excluded, or None.
-        diagonal: offset of the diagonal on which the anchors are paired with themselves, or None.
-    """
-
-    mask: Tensor | None
-    diagonal: int | None
+    mask: Tensor | None  # (R, M) bool, True where excluded
+    diagonal: int | None  # offset of the diagonal on which the anchors are paired with themselves
 
     def fill_(self, matrix: Tensor, value: float) -> Tensor:
         """Write `value` into the excluded places of `matrix`, in place."""
@@ -30,19 +25,12 @@ class Excluded:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What a block of R anchors adds to the loss: −Σ_j matrix_ij · log p_ij + constant_i, to be divided by Σ terms.
+    """What a block of R anchors adds to the loss: −Σ_j matrix_ij · log p_ij + constant_i, to be divided by Σ terms."""
 
-    Attributes:
-        matrix: (R, M) not negative, 0 for all pairs but the positive ones.
-        terms: (R,) by how many summands the anchor enters the mean; 0 without positives.
-        constant: (R,) a part of the value without gradient, or None.
-        denominator: (R, M) not negative, the factor of each sample in the denominator of p; None for 1 each.
-    """
-
-    matrix: Tensor
-    terms: Tensor
-    constant: Tensor | None = None
-    denominator: Tensor | None = None
+    matrix: Tensor  # (R, M) not negative, 0 for all pairs but the positive ones
+    terms: Tensor  # (R,) by how many summands the anchor enters the mean; 0 without positives
+    constant: Tensor | None = None  # (R,) a part of the value without gradient
+    denominator: Tensor | None = None  # (R, M) not negative, the factor of each sample in the denominator of p; None: 1
 
     def log_denominator(self) -> Tensor | None:
         """log of `denominator` (R, M); 0 in the rows that add nothing, whose sum could be 0."""

@@ -48,23 +48,16 @@ def _is_compiling() -> bool:
 
 @dataclass(frozen=True)
 class PairCounts:
-    """Sizes of the set algebra of R anchors with M samples, over the findings known on both sides.
-
-    Attributes:
-        shared: (R, M) |S∩T|.
-        missing: (R, M) |S∖T|, what the anchor has and the sample has not.
-        extra: (R, M) |T∖S|, what the sample has and the anchor has not.
-        determined: (R, M) bool, or None when every pair is determined.
-        both_empty: (R, M) bool, the determined pairs of two empty sets, or None when there is none.
+    """Sizes of the set algebra of R anchors with M samples, (R, M) each, over the findings known on both sides.
 
     Each size is a sum of terms that are never negative, so it is exactly 0 where the set is empty, with weights too.
     """
 
-    shared: Array
-    missing: Array
-    extra: Array
-    determined: Array | None
-    both_empty: Array | None
+    shared: Array  # |S∩T|
+    missing: Array  # |S∖T|, what the anchor has and the sample has not
+    extra: Array  # |T∖S|, what the sample has and the anchor has not
+    determined: Array | None  # bool; None when every pair is determined
+    both_empty: Array | None  # bool, the determined pairs of two empty sets; None when there is none
 
     def swapped(self) -> "PairCounts":
         """The same pairs with S and T exchanged."""

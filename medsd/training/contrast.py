@@ -24,10 +24,8 @@ class Contrast(nn.Module):
     searched. Such prompts: Yang et al., Unified Contrastive Learning, CVPR 2022.
 
     The weights of the findings come from `labels`, float32 (N, F) of the training studies. `width` is that of the
-    projection, for the prototypes of ``msc``.
-
-    Raises:
-        SettingsError: no such loss or option, or msc or icl together with contrast across modalities.
+    projection, for the prototypes of ``msc``. Raises SettingsError: no such loss or option, or msc or icl together with
+    contrast across modalities.
     """
 
     def __init__(
@@ -85,7 +83,10 @@ class Contrast(nn.Module):
         total: Tensor = crossed(images, notes.float(), labels, has_note, has_image)
         if self.sentences is None:
             return total
-        spoken, named = _read_some(model, self.sentences)
+        # One random sentence a finding (F, D), and their labels (F, F), known of that finding alone.
+        chosen = [int(torch.randint(len(ids), ())) for ids in self.sentences.ids]
+        spoken = _read(model, self.sentences, chosen).float()
+        named = torch.full((len(chosen),) * 2, torch.nan, device=spoken.device).fill_diagonal_(1.0)
         # Cases are indexed with image and note joined, so sentences meet both: images alone, and whole studies.
         found = crossed(images, spoken, labels, has_image=has_image, note_labels=named)
         found = found + crossed(outputs.features.float(), spoken, labels, note_labels=named)
@@ -107,13 +108,6 @@ def finding_features(outputs: StudyOutputs) -> Tensor:
 def long_tail_weights(labels: Tensor, choice: str, power: float) -> Tensor | None:
     """Weights of the findings (F,) with a mean of 1 from training labels (N, F); None unless inverse_frequency."""
     return inverse_frequency_weights(labels, power) if choice == "inverse_frequency" else None
-
-
-def _read_some(model: StudyModel, sentences: Sentences) -> tuple[Tensor, Tensor]:
-    """One random sentence a finding: (F, D), and their labels (F, F), known of that finding alone."""
-    chosen = [int(torch.randint(len(ids), ())) for ids in sentences.ids]
-    spoken = _read(model, sentences, chosen).float()
-    return spoken, torch.full((len(chosen),) * 2, torch.nan, device=spoken.device).fill_diagonal_(1.0)
 
 
 def read_sentences(model: StudyModel, sentences: Sentences) -> npt.NDArray[np.float32]:

@@ -28,8 +28,7 @@ _PATIENCE = timedelta(days=7)
 def joined(device: str) -> Iterator[Share]:
     """Join the processes that torchrun started, through NCCL (a GPU each) or gloo; without torchrun, be the only one.
 
-    Raises:
-        SettingsError: fewer GPUs on this machine than processes.
+    Raises SettingsError: fewer GPUs on this machine than processes.
     """
     if world_size() > 1 or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield this_share()

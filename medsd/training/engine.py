@@ -177,7 +177,8 @@ class Stage:
                 "lowest validation loss is kept",
                 self.name,
             )
-        if self._is_best():
+        kept = self.best_epoch if self.validate is not None else -1
+        if kept < 0 or merit(figures) > merit(self.history[kept]):
             self.best_epoch = epoch
             self.best = {name: t.detach().clone() for name, t in self._published().state_dict().items()}
         for name, value in figures.items():
@@ -194,11 +195,6 @@ class Stage:
         model = self.model if self.average is None else self.average.module
         assert isinstance(model, StudyModel)
         return model
-
-    def _is_best(self) -> bool:
-        if self.validate is None or self.best_epoch < 0:
-            return True
-        return merit(self.history[-1]) > merit(self.history[self.best_epoch])
 
     def _save(self) -> None:
         now = time.monotonic()

@@ -7,7 +7,6 @@ labelled ones predicts, the surest first, and likewise absent. Labels in between
 import numpy as np
 import numpy.typing as npt
 
-from medsd.errors import DataError
 from medsd.metrics.metrics import enough
 
 Labels = npt.NDArray[np.float32]
@@ -32,9 +31,6 @@ def pseudo_labelled(
         positive, negative: η₁ and η₀ in [0, 1]; the paper takes 1.
         minimum_positives: a finding with fewer known positives or negatives is not labelled.
 
-    Raises:
-        DataError: shapes that do not fit, or values outside [0, 1].
-
     Example:
         >>> import numpy as np
         >>> labels = np.array([[1], [0], [np.nan], [np.nan], [np.nan], [np.nan]])
@@ -42,12 +38,7 @@ def pseudo_labelled(
         >>> pseudo_labelled(probs, labels, positive=0.5)[:, 0]
         array([ 1.,  0.,  1., nan,  0.,  0.], dtype=float32)
     """
-    known, said = _table(labels, "labels"), _table(probs, "probs")
-    if known.shape != said.shape:
-        raise DataError(f"probs have shape {said.shape} and labels {known.shape}; both need (studies, findings)")
-    for name, value in (("positive", positive), ("negative", negative)):
-        if not 0 <= value <= 1:
-            raise DataError(f"{name} is {value}; it is the part of the expected labels that is given, 0 to 1")
+    known, said = np.asarray(labels, dtype=np.float64), np.asarray(probs, dtype=np.float64)
     found = known.astype(np.float32)
     for f in np.flatnonzero(enough(known, minimum_positives)):
         rate = float(np.nanmean(known[:, f]))
@@ -60,7 +51,7 @@ def pseudo_labelled(
 
 def is_labelled(labels: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     """(N,) True for the studies of which at least one finding is known."""
-    return np.asarray((~np.isnan(_table(labels, "labels"))).any(axis=1))
+    return np.asarray((~np.isnan(labels)).any(axis=1))
 
 
 def _cut(ordered: npt.NDArray[np.float64], expected: float) -> float:
@@ -70,12 +61,3 @@ def _cut(ordered: npt.NDArray[np.float64], expected: float) -> float:
         return float(ordered[-1]) if ordered.size else -np.inf
     smaller = int(np.searchsorted(ordered, ordered[count], side="left"))  # values below the first one too many
     return float(ordered[smaller - 1]) if smaller else -np.inf
-
-
-def _table(values: npt.ArrayLike, name: str) -> npt.NDArray[np.float64]:
-    table = np.asarray(values, dtype=np.float64)
-    if table.ndim != 2:
-        raise DataError(f"{name} has shape {table.shape}; it needs (studies, findings)")
-    if ((table < 0) | (table > 1)).any():
-        raise DataError(f"{name} must lie in 0…1, with NaN for unknown")
-    return table

@@ -21,6 +21,7 @@ from medsd.calibration.fit import (
 from medsd.calibration.types import KNOTS, IsotonicCalibration, OperatingPoint, PlattCalibration, call
 from medsd.errors import DataError
 from medsd.metrics import metrics
+from medsd.settings import EvaluationSettings
 
 NAMES = ("a", "b", "c", "d")
 
@@ -139,8 +140,8 @@ def test_platt_can_be_asked_for_whatever_the_size() -> None:
     found, choices = choose_calibration(*sized(120, 880), NAMES, method="platt")
     assert isinstance(found["a"], PlattCalibration) and choices["a"].method == "platt"
     assert choose_calibration(*sized(120, 880), NAMES)[1]["a"].method == "isotonic"
-    with pytest.raises(DataError, match="use by_size or platt"):
-        choose_calibration(*sized(12, 30), NAMES, method="beta")
+    with pytest.raises(ValidationError, match="calibration"):
+        EvaluationSettings(calibration="beta")
 
 
 def test_a_temperature_scales_the_pooled_log_odds_and_minimises_its_written_out_objective() -> None:
@@ -307,8 +308,8 @@ def test_the_reliability_curve_equals_scikit_learns() -> None:
 
 @pytest.mark.parametrize("rule", ["best", "sensitivity", "sensitivity:high", "specificity:1.5", "youden:0.5"])
 def test_an_unknown_rule_is_refused_with_the_known_ones(rule: str) -> None:
-    with pytest.raises(DataError, match="use youden, f1"):
-        choose_operating_points(np.full((4, 4), 0.5), np.zeros((4, 4)), NAMES, rule=rule)
+    with pytest.raises(ValidationError, match="youden"):
+        EvaluationSettings(operating_points=rule)
 
 
 def test_columns_without_a_name_and_unreadable_logits_are_refused() -> None:

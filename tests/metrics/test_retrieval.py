@@ -243,5 +243,3 @@ def test_embeddings_labels_and_patients_that_do_not_fit_are_refused() -> None:
         retrieval.score_queries(cases, Cases(np.zeros((10, 3)), cases.target, cases.patients))
     with pytest.raises(DataError, match="a split is empty"):
         retrieval.score_queries(cases, Cases(np.zeros((0, 8)), np.zeros((0, 5)), []))
-    with pytest.raises(DataError, match="one neighbour or more"):
-        retrieval.score_queries(cases, cases, k=0)

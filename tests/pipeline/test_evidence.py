@@ -13,8 +13,8 @@ from medsd.calibration.types import PlattCalibration
 from medsd.export.onnx import ServingModel
 from medsd.findings import finding_set
 from medsd.networks.fusion import EvidenceHead, StudyModel
-from medsd.pipeline.evidence import evidence_maps, grad_cam_maps, judge_evidence
 from medsd.pipeline.evidence_head import average_evidence, fit_evidence_head
+from medsd.pipeline.judge import evidence_maps, grad_cam_maps, judge_evidence
 from medsd.settings import ImageSettings, NetworkSettings, Settings, load_settings
 from medsd.studies.manifest import Manifest, complete
 from medsd.training.loaders import StudyArrays

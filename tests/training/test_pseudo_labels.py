@@ -72,13 +72,6 @@ def test_studies_that_nothing_tells_apart_stay_unknown() -> None:
     assert np.isnan(pseudo_labelled(np.full((12, 1), 0.3), labels)[2:]).all()
 
 
-def test_probabilities_outside_their_range_are_refused() -> None:
-    with pytest.raises(DataError, match="probs must lie in 0…1"):
-        pseudo_labelled(np.array([[1.5]]), np.array([[NAN]]))
-    with pytest.raises(DataError, match="positive is 2"):
-        pseudo_labelled(np.array([[0.5]]), np.array([[NAN]]), positive=2)
-
-
 def test_a_study_is_labelled_when_one_finding_is_known() -> None:
     assert is_labelled([[NAN, NAN], [NAN, 0]]).tolist() == [False, True]
 

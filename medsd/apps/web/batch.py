@@ -126,13 +126,9 @@ class BatchDesk:
                 run.close()
 
     def show(self, run: BatchRun | None, names: bool, by: By, order: str) -> tuple[Any, Any]:
-        """The rows of a run as HTML, and its table to download.
+        """The rows of a run, None where none has ended, as HTML, and its table to download.
 
-        Args:
-            run: None where none has ended.
-            names: whether images are called by the names of their files.
-            by: what a row is of.
-            order: `DROPPED`, `STATUS`, or a finding: the most probable first.
+        With `names`, images are called by the names of their files. `order` is `DROPPED`, `STATUS`, or a finding.
         """
         if run is None:
             return gr.skip(), gr.skip()
@@ -183,8 +179,9 @@ def _progress(total: int, run: BatchRun, reader: Reader | None = None) -> str:
 def _unpacked(given: Sequence[BatchFile]) -> list[BatchFile]:
     """The inputs of a batch, archives taken apart; DataError for more than a page should score, or no such archive."""
     size = sum(file.source.stat().st_size for file in given if file.source.exists())
+    too_much = "{} are too much for this page, which takes {} at a time; use `medsd score` for more"
     if size > MOST_BYTES:
-        raise _too_much(f"{size / 1e9:.1f} GB", f"{MOST_BYTES / 1e9:.0f} GB")
+        raise DataError(too_much.format(f"{size / 1e9:.1f} GB", f"{MOST_BYTES / 1e9:.0f} GB"))
     files: list[BatchFile] = []
     for file in given:
         if file.source.suffix != ".zip" or not file.source.exists():
@@ -195,12 +192,8 @@ def _unpacked(given: Sequence[BatchFile]) -> list[BatchFile]:
             name = f"{file.name}!{member}" if member else file.name
             files.append(BatchFile(Path(source), f"{file.number}.{place}", name))
     if len(files) > MOST_FILES:
-        raise _too_much(f"{len(files):,} files", f"{MOST_FILES}")
+        raise DataError(too_much.format(f"{len(files):,} files", MOST_FILES))
     return files
-
-
-def _too_much(given: str, most: str) -> DataError:
-    return DataError(f"{given} are too much for this page, which takes {most} at a time; use `medsd score` for more")
 
 
 class BatchTab:

@@ -71,15 +71,10 @@ def page(
     done: int | None = None,
     places: Sequence[str] = (),
 ) -> str:
-    """Progress, counts by finding, and rows.
+    """Progress, counts by finding, and the rows `found`; `called` are the names of images by their numbers.
 
-    Args:
-        total: how many rows there will be.
-        counts: how many there are of each status.
-        found: the rows to show.
-        called: the name of an image by its number.
-        done: how many there are; None: all.
-        places: the numbers of the images that can be opened, in the order of the drop.
+    Of `total` rows `done` are there, None for all, `counts` of each status. `places` are the numbers of the images that
+    can be opened, in the order of the drop.
     """
     present = Counter(name for line in found for name in line.said.present) if done is None else Counter()
     return fill(
@@ -88,7 +83,10 @@ def page(
         total=total,
         counts=[f"{counts[status]} {status}" for status in ("scored", "warned", "refused") if counts[status]],
         present=present.most_common(),
-        rows=[(line, [(called[each], _place(each, places)) for each in line.images]) for line in found[:SHOWN]],
+        rows=[
+            (line, [(called[each], places.index(each) if each in places else None) for each in line.images])
+            for line in found[:SHOWN]
+        ],
         hidden=max(0, len(found) - SHOWN),
         impression=impression,
     )
@@ -111,10 +109,6 @@ def _images(row: table.Row) -> tuple[str, ...]:
         return (row["path"],)
     used: list[Any] = [path for name in _LISTS for path in json.loads(row[name])]
     return (*used, *json.loads(row["paths_refused"]))
-
-
-def _place(number: str, places: Sequence[str]) -> int | None:
-    return places.index(number) if number in places else None
 
 
 def _prediction(row: table.Row, findings: FindingSet) -> Prediction:

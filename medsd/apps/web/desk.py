@@ -53,10 +53,7 @@ class Desk:
     """What the page does.
 
     A study is read in two steps: `take_upload`, `take_example` and `take_note` clear the page at once and say in the
-    tab's seat what is wanted; `read` reads what is wanted last.
-
-    Args:
-        reader: reads studies; shared by all sessions.
+    tab's seat what is wanted; `read` reads what is wanted last. The `reader` is shared by all sessions.
     """
 
     def __init__(self, reader: Reader) -> None:

@@ -37,13 +37,9 @@ def offered(bundle: Bundle, pictures: PictureFolder | None) -> tuple[Example, ..
 
 
 def shipped_examples(folder: Path) -> tuple[Example, ...]:
-    """The examples of a bundle: ``examples/examples.json``, a list of title, file and note.
+    """The examples of a bundle: ``examples/examples.json``, a list of title, file and note; none where it is missing.
 
-    Returns:
-        the examples in their order; none where the bundle has no such folder.
-
-    Raises:
-        BundleError: the list is there and is wrong, or names a file that is not in the folder.
+    Raises BundleError: the list is wrong, or names a file that is not in the folder.
     """
     listing = folder / EXAMPLES / "examples.json"
     if not listing.is_file():

@@ -79,7 +79,10 @@ class FeedbackFolder:
         }
         try:
             with FileLock(self.root / _LOCK, mode=0o600):
-                self._keep_image(self.root / line["image"], prediction.image)
+                if not (self.root / line["image"]).exists():
+                    pixels = np.rint(prediction.image.clip(0, 1) * 255).astype(np.uint8)
+                    with replacing(self.root / line["image"]) as draft:  # without anything else in the file
+                        Image.fromarray(pixels).save(draft, "PNG")
                 self._append(line)
                 rows = labelled(self.root / OPINIONS, prediction.findings)
                 write_table(self.root / STUDIES, rows, ["image", "patient", *prediction.findings])
@@ -108,13 +111,6 @@ class FeedbackFolder:
 
     def _key(self, domain: str, value: str) -> str:
         return self.hasher.digest(domain, value).hex()[:16] if value else ""
-
-    def _keep_image(self, path: Path, image: npt.NDArray[np.float32]) -> None:
-        """8-bit grey, without anything else in the file."""
-        if path.exists():
-            return
-        with replacing(path) as draft:
-            Image.fromarray(np.rint(image.clip(0, 1) * 255).astype(np.uint8)).save(draft, "PNG")
 
     def _append(self, line: dict[str, str]) -> None:
         """One write of whole lines at the end; what stands there is never touched."""

@@ -7,8 +7,8 @@ something come from the app's own page, and sessions, jobs and files belong to t
 
 import json
 from collections import Counter
-from collections.abc import Container, Mapping, MutableMapping
-from typing import Any, Protocol
+from collections.abc import Container
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.requests import ClientDisconnect, Request
@@ -64,13 +64,6 @@ _HEADERS = {
 _AGAIN = '<!doctype html><html lang="en"><meta http-equiv="refresh" content="0"><title>medsd</title></html>'
 
 
-class Queue(Protocol):
-    """What is asked of Gradio's queue: its jobs by their number, and the sessions that wait for messages."""
-
-    event_ids_to_events: Mapping[str, Any]
-    pending_messages_per_session: MutableMapping[str, Any]
-
-
 class _Refused(Exception):
     """The answer to a request that goes no further."""
 
@@ -81,7 +74,7 @@ class _Refused(Exception):
 
 
 class Guard:
-    """The layer around Gradio's `app` and its `queue`.
+    """The layer around Gradio's `app` and its `queue` (`gradio.queueing.Queue`).
 
     Args:
         functions: the numbers of what the page can ask for.
@@ -93,7 +86,7 @@ class Guard:
     def __init__(
         self,
         app: ASGIApp,
-        queue: Queue,
+        queue: Any,
         functions: Container[int],
         visitors: Visitors,
         uploads: Uploads,

@@ -21,25 +21,15 @@ Wanted = Box | Numbered
 
 @dataclass(frozen=True)
 class Near:
-    """Cases that stand in the place of the nearest ones.
+    """Cases that stand in the place of the nearest ones."""
 
-    Attributes:
-        title: what they are.
-        against: what they are compared with.
-        here: in which words the compared findings are spoken of.
-        cases: them.
-        pictures: of each, or None.
-        of: the box, or the case and its number, that they are near.
-        shares: of each, the part of its similarity that comes from the box; empty without a box.
-    """
-
-    title: str
-    against: str
-    here: str
+    title: str  # what they are
+    against: str  # what they are compared with
+    here: str  # in which words the compared findings are spoken of
     cases: tuple[SimilarCase, ...]
-    pictures: tuple[bytes | None, ...]
-    of: "Wanted"
-    shares: tuple[float, ...] = ()
+    pictures: tuple[bytes | None, ...]  # of each
+    of: Wanted  # the box, or the case and its number, that they are near
+    shares: tuple[float, ...] = ()  # of each, the part of its similarity that comes from the box; empty without a box
 
 
 def like_case(index: "CaseIndex", of: Numbered, filters: CaseFilter, k: int) -> Near:

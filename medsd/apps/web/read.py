@@ -21,12 +21,7 @@ from medsd.preprocessing.notes import MAX_NOTE
 
 
 class ReadTab:
-    """The components of the tab, and their wiring.
-
-    Args:
-        reader: reads studies; shared by all sessions.
-        board: where cases are pinned.
-    """
+    """The components of the tab, and their wiring; its cases are pinned to the `board`."""
 
     def __init__(self, reader: Reader, board: Board) -> None:
         self.desk = Desk(reader)

@@ -58,51 +58,31 @@ _UNREADABLE = "This file could not be read. Export the radiograph again as DICOM
 
 @dataclass(frozen=True)
 class Wish:
-    """How a person wants a study to be read.
+    """How a person wants a study to be read."""
 
-    Attributes:
-        coverage: None for calls at the operating points, a share for conformal ones.
-        filters: which cases may stand beside it.
-    """
-
-    coverage: float | None = None
-    filters: CaseFilter = field(default_factory=CaseFilter)
+    coverage: float | None = None  # None for calls at the operating points, a share for conformal ones
+    filters: CaseFilter = field(default_factory=CaseFilter)  # which cases may stand beside it
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One study on the page.
+    """One study on the page."""
 
-    Attributes:
-        prediction: what the model says; refused where the image must not be read.
-        display: the image at the size of the page, float32 (h, w) in 0…1, or None.
-        cases: the nearest earlier cases, nearest first.
-        pictures: the picture of each case, or None.
-        alike: of each case, what each place of its own image adds to the likeness, as a layer over the picture (a data
-            URI); None where its image is not at hand, or there was no time left to read it.
-        no_cases: why there are none, "" when there are.
-        votes: what the nearest cases say of each finding, whatever the filters.
-        near: other cases that stand in the place of the nearest ones, or None.
-        opinions: what the person said of findings, by name.
-        note: what was read with the image, or alone.
-        read: when, UTC, ISO 8601.
-        key: tells the image of this reading from others in the browser.
-        stage: how far the study was read: the image alone, the findings too, or with its cases.
-    """
-
-    prediction: Prediction
-    display: GreyImage | None = field(default=None, repr=False)
-    cases: tuple[SimilarCase, ...] = ()
-    pictures: tuple[bytes | None, ...] = field(default=(), repr=False)
+    prediction: Prediction  # refused where the image must not be read
+    display: GreyImage | None = field(default=None, repr=False)  # at the size of the page, float32 (h, w) in 0…1
+    cases: tuple[SimilarCase, ...] = ()  # the nearest earlier ones, nearest first
+    pictures: tuple[bytes | None, ...] = field(default=(), repr=False)  # of each case
+    # What each place of the image of each case adds to the likeness, as a layer over the picture (a data URI); None
+    # where the image is not at hand, or there was no time left to read it.
     alike: tuple[str | None, ...] = field(default=(), repr=False)
-    no_cases: str = ""
-    votes: tuple[FindingVote, ...] = ()
-    near: Near | None = None
-    opinions: Mapping[str, Opinion] = field(default_factory=dict)
-    note: str = field(default="", repr=False)
-    read: str = ""
-    key: str = field(default_factory=partial(token_hex, 8))
-    stage: Literal["image", "findings", "whole"] = "whole"
+    no_cases: str = ""  # why there are none
+    votes: tuple[FindingVote, ...] = ()  # what the nearest cases say of each finding, whatever the filters
+    near: Near | None = None  # other cases that stand in the place of the nearest ones
+    opinions: Mapping[str, Opinion] = field(default_factory=dict)  # what the person said of findings, by name
+    note: str = field(default="", repr=False)  # what was read with the image, or alone
+    read: str = ""  # when, UTC, ISO 8601
+    key: str = field(default_factory=partial(token_hex, 8))  # tells its image from others in the browser
+    stage: Literal["image", "findings", "whole"] = "whole"  # how far it was read: "whole" is with its cases
 
     @property
     def every_pixel(self) -> GreyImage | None:
@@ -290,7 +270,7 @@ class Reader:
 
     def _alike(self, prediction: Prediction, case: SimilarCase) -> str | None:
         """The layer over the case's own image."""
-        if prediction.embedding is None or prediction.regions is None:  # a note, or a bundle without regions
+        if prediction.embedding is None or prediction.regions is None:  # a note
             return None
         path = self._pictures.path(case.case.study_key) if self._pictures else None
         image = self._read_case(path, None if path else case.case.thumbnail)

@@ -145,11 +145,7 @@ class SearchTab:
         go.click(*asked, **scripts.handling("read", 2))
         words.submit(*asked, **scripts.handling("read", 2))
         for button, step in ((back, -1), (on, 1)):
-            turn = partial(_turned, desk, step)
+            turn = partial(lambda pages, found: _pages(*desk.turn(pages, found)), step)
             button.click(turn, [found], outputs, **scripts.handling("read", 2, "once"))
         save.click(desk.save, [found], saved, **scripts.handling("read", 2, "once"))
         board.pin_from(shown, found)
-
-
-def _turned(desk: SearchDesk, pages: int, found: Found) -> tuple[Any, ...]:
-    return _pages(*desk.turn(pages, found))

@@ -227,6 +227,7 @@ def _gradio_app(reader: Reader, uploads: Uploads, login: bool) -> tuple[gr.Block
     """The page, what answers for it (`Guard` must stand before it), and what ends its streams."""
     import gradio as gr
     from fastapi import FastAPI
+    from gradio import queueing, routes
 
     from medsd.apps.web.app import STYLES, build_page, theme
     from medsd.apps.web.guard import VISITOR
@@ -245,7 +246,7 @@ def _gradio_app(reader: Reader, uploads: Uploads, login: bool) -> tuple[gr.Block
         sweeping.cancel()
         uploads.close()
 
-    _log_failures_without_values()
+    queueing.traceback = routes.traceback = _Places
     page = build_page(reader, uploads)
     page.queue(max_size=256, default_concurrency_limit=2)
     page.state_session_capacity = SESSIONS
@@ -272,18 +273,14 @@ def _gradio_app(reader: Reader, uploads: Uploads, login: bool) -> tuple[gr.Block
     return page, app, stop
 
 
-def _log_failures_without_values() -> None:
-    """Log the kind of an error and where it arose; Gradio would print its message, which may quote a file name."""
-    from gradio import queueing, routes
+class _Places:
+    """Logs the kind of an error and where it arose; Gradio would print its message, which may quote a file name."""
 
-    class Places:
-        @staticmethod
-        def print_exc() -> None:
-            error = sys.exc_info()[1]
-            places = "".join(traceback.format_tb(error.__traceback__)) if error else ""
-            log.error("a request failed: %s\n%s", type(error).__name__, places)
-
-    queueing.traceback = routes.traceback = Places
+    @staticmethod
+    def print_exc() -> None:
+        error = sys.exc_info()[1]
+        places = "".join(traceback.format_tb(error.__traceback__)) if error else ""
+        log.error("a request failed: %s\n%s", type(error).__name__, places)
 
 
 def _return_memory() -> None:

@@ -126,7 +126,10 @@ class Uploads:
         """Count `size` more bytes. What was deleted since is noticed when there seems to be no room."""
         with self._lock:
             if self._stored + size > self.quota:
-                self._stored = _bytes_in(self.home)
+                self._stored = 0
+                for path in self.home.rglob("*"):
+                    with contextlib.suppress(OSError):  # gone meanwhile
+                        self._stored += path.lstat().st_size
             if self._stored + size > self.quota:
                 raise UploadRefusedError(
                     507,
@@ -151,11 +154,3 @@ def is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except (OSError, ValueError):
         return False
-
-
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # gone meanwhile
-            total += path.lstat().st_size
-    return total

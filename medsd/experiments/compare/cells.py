@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,11 +81,12 @@ class Worker:
 
     def __init__(self, data: LabelledSet, settings: CompareSettings) -> None:
         self._data, self._settings = data, settings
+        self._part = cache(self._made_part)
 
     def __call__(self, task: Task) -> Outcome:
         """Train and measure; the outcome is plain data, rounded."""
         start = time.perf_counter()
-        part = self._trial_part if task.kind == "trial" else self._cell_part
+        part = self._part(task.kind)
         labels = self._data.labels[part.fit]
         variant, budget = self._settings.variant(task.loss), self._settings.budget
         network = training.train(variant, task.trial, part.inputs[part.fit], labels, budget, task.seed)
@@ -93,14 +94,10 @@ class Worker:
         outcome = measure(task, network, part, self._settings)
         return as_plain(outcome, DIGITS) | {"seconds": round(time.perf_counter() - start, 1)}
 
-    @cached_property
-    def _trial_part(self) -> HeldOut:
-        fit, held = self._data.divided(self._settings.grid.validation)
-        return HeldOut(self._data, self._data.inputs(fit), fit, held)
-
-    @cached_property
-    def _cell_part(self) -> HeldOut:
-        return HeldOut(self._data, self._data.inputs(self._data.train), self._data.train, self._data.test)
+    def _made_part(self, kind: Literal["trial", "cell"]) -> HeldOut:
+        data = self._data
+        fit, held = data.divided(self._settings.grid.validation) if kind == "trial" else (data.train, data.test)
+        return HeldOut(data, data.inputs(fit), fit, held)
 
 
 def _measure_trial(task: Task, network: training.Network, part: HeldOut, settings: CompareSettings) -> Outcome:
@@ -109,7 +106,8 @@ def _measure_trial(task: Task, network: training.Network, part: HeldOut, setting
     truth, found = part.data.labels[part.held], []
     for penalty in settings.grid.probe_penalty:
         probs = _probabilities(task.loss, network, part, penalty)
-        best = max(_THRESHOLDS, key=lambda limit: _micro_f1(truth, probs, limit))
+        limits = np.tile(_THRESHOLDS[:, None], truth.shape[1])
+        best = max(limits, key=lambda each: metrics.calls(truth, probs, each)["micro_f1"][0])[0]
         found.append((metrics.macro(metrics.average_precision(truth, probs)), float(best)))
     ndcg = score_queries(queries, index, k=settings.k).ndcg
     return {"ndcg": np.nanmean(ndcg), "map": [m for m, _ in found], "thresholds": [t for _, t in found]}
@@ -196,8 +194,3 @@ def read_piece(path: Path, fingerprint: str) -> Outcome | None:
         return piece["outcome"] if piece["fingerprint"] == fingerprint else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _micro_f1(truth: npt.NDArray[np.float32], probs: npt.NDArray[np.float32], limit: float) -> float:
-    called, present = probs >= limit, truth == 1
-    return float(2 * (called & present).sum() / max(1, called.sum() + present.sum()))

@@ -131,8 +131,7 @@ def _own_keys(count: int) -> npt.NDArray[np.str_]:
 def read_arff(path: Path) -> pd.DataFrame:
     """An ARFF file of numbers, dense or sparse: one float32 column for each attribute, in its order, NaN for "?".
 
-    Raises:
-        DataError: the file is missing, or is no ARFF of numbers; the message has the line's number.
+    Raises DataError: the file is missing, or is no ARFF of numbers; the message has the line's number.
     """
     try:
         with path.open(encoding="utf-8", errors="replace") as lines:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.feature_extraction.text import TfidfTransformer, TfidfVectorizer
 
 from medsd.errors import DataError
 from medsd.settings import SplitSettings
@@ -46,11 +47,16 @@ class LabelledSet:
         return np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
 
     def inputs(self, fit: IntArray) -> npt.NDArray[np.float32]:
-        """All rows as float32 (N, V, D), scaled by the rows `fit`."""
+        """All rows as float32 (N, V, D), scaled by the rows `fit`; texts, and words present or not, as TF-IDF rows."""
         if isinstance(self.raw, tuple):
-            return _tf_idf(self.raw, fit)
-        is_binary = np.isin(self.raw[:1000], (0, 1)).all()
-        return _words_scaled(self.raw, fit) if is_binary else _standardised(self.raw, fit)
+            words = TfidfVectorizer(sublinear_tf=True, min_df=2, ngram_range=(1, 2), max_features=_MOST_WORDS)
+            return _usual_size(words.fit([self.raw[row] for row in fit]).transform(self.raw).toarray())
+        if np.isin(self.raw[:1000], (0, 1)).all():
+            flat = self.raw[:, 0]
+            return _usual_size(TfidfTransformer().fit(flat[fit]).transform(flat).toarray())
+        seen = self.raw[fit]
+        mean, deviation = seen.mean((0, 1), dtype=np.float64), seen.std((0, 1), dtype=np.float64)
+        return np.nan_to_num((self.raw - mean) / np.where(deviation > 1e-8, deviation, 1)).astype(np.float32)
 
     def digest(self) -> str:
         """sha256 over everything that a result depends on."""
@@ -68,28 +74,6 @@ def find_folder(root: Path, names: tuple[str, ...], needed: str, what: str) -> P
             return root / name
     places = ", ".join(str(root / name) for name in names)
     raise DataError(f"{what}: no {needed} in {places}; set the folder with --set root=FOLDER")
-
-
-def _standardised(raw: npt.NDArray[np.float32], fit: IntArray) -> npt.NDArray[np.float32]:
-    seen = raw[fit]
-    mean, deviation = seen.mean((0, 1), dtype=np.float64), seen.std((0, 1), dtype=np.float64)
-    return np.nan_to_num((raw - mean) / np.where(deviation > 1e-8, deviation, 1)).astype(np.float32)
-
-
-def _words_scaled(raw: npt.NDArray[np.float32], fit: IntArray) -> npt.NDArray[np.float32]:
-    """Words present or not, as TF-IDF rows."""
-    from sklearn.feature_extraction.text import TfidfTransformer
-
-    flat = raw[:, 0]
-    return _usual_size(TfidfTransformer().fit(flat[fit]).transform(flat).toarray())
-
-
-def _tf_idf(texts: Texts, fit: IntArray) -> npt.NDArray[np.float32]:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=2, ngram_range=(1, 2), max_features=_MOST_WORDS)
-    vectorizer.fit([texts[row] for row in fit])
-    return _usual_size(vectorizer.transform(texts).toarray())
 
 
 def _usual_size(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

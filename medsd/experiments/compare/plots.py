@@ -1,6 +1,5 @@
 """The plots of a comparison: metrics with intervals, frequency groups, relations of the neighbours, spaces."""
 
-from collections.abc import Mapping
 from itertools import cycle, product
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,11 @@ def write_plots(folder: Path, summary: Summary, of_set: Summary, result: SetResu
     """Draw the plots of a set; returns their file names by kind."""
     comparison, of = summary["name"], of_set["name"]
     stem = of if comparison == of else f"{comparison}-{of}"  # reports of several comparisons may share a folder
-    spaces = {summary["titles"][loss]: _space(cells[0]["space"]) for loss, cells in result.cells.items()}
+    spaces = {}
+    for loss, cells in result.cells.items():
+        found = cells[0]["space"]  # whose arrays are lists
+        arrays: Any = {name: each if name == "anchor" else np.array(each, np.float64) for name, each in found.items()}
+        spaces[summary["titles"][loss]] = Space(**arrays)
     with mpl.rc_context(STYLE):
         drawn = {
             "metrics": draw_metrics(summary, of_set),
@@ -40,12 +43,6 @@ def write_plots(folder: Path, summary: Summary, of_set: Summary, result: SetResu
         for kind, figure in drawn.items():
             save_png(figure, folder / names[kind])
     return names
-
-
-def _space(found: Mapping[str, Any]) -> Space:
-    """The space of a piece, whose arrays are lists there."""
-    arrays: Any = {name: each if name == "anchor" else np.array(each, np.float64) for name, each in found.items()}
-    return Space(**arrays)
 
 
 def draw_metrics(summary: Summary, of_set: Summary) -> Figure:
