@@ -137,6 +137,11 @@ def test_uncertain_labels_become_what_is_asked() -> None:
     np.testing.assert_array_equal(resolve_uncertain(row, "absent"), [1, 0, 0, np.nan])
 
 
+def test_labels_of_the_wrong_width_are_refused() -> None:
+    with pytest.raises(DataError, match="do not fit nih14, which has 14 findings"):
+        map_labels(np.zeros((2, 3)), finding_set("nih14"), finding_set("vindr"))
+
+
 VALUES = st.sampled_from([0.0, 1.0, np.nan])
 PAIRS = st.tuples(st.sampled_from(sorted(FINDING_SETS)), st.sampled_from(sorted(FINDING_SETS)))
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from medsd.errors import DataError
 from medsd.findings.vocabulary import LITERAL, MEANINGS, WIDER, FindingSet
 
 Column = npt.NDArray[np.float32]
@@ -24,9 +25,12 @@ def map_labels(labels: npt.ArrayLike, from_set: FindingSet, to_set: FindingSet) 
     MeSH's). Nothing else follows: a lung opacity that is present says nothing of consolidation, and a finding that
     the first set never labelled is unknown.
 
-    Labels (N, F_from) are 1, 0 or NaN; the result is float32 (N, F_to), likewise.
+    Labels (N, F_from) are 1, 0 or NaN; the result is float32 (N, F_to), likewise. Raises DataError: the labels have not
+    the columns of `from_set`.
     """
     given = np.array(labels, dtype=np.float32)
+    if given.ndim != 2 or given.shape[1] != len(from_set):
+        raise DataError(f"labels of shape {given.shape} do not fit {from_set.key}, which has {len(from_set)} findings")
     if from_set.names == to_set.names:
         return given
     columns = dict(zip(concepts(from_set), given.T, strict=True))

@@ -172,6 +172,10 @@ def weighted_calls(
     target: FloatArray, probs: FloatArray, weights: FloatArray, thresholds: FloatArray
 ) -> dict[str, FloatArray]:
     """The metrics of `calls` for each row of weights, (R, F) and (R, 1)."""
+    if thresholds.shape != target.shape[1:]:  # which NumPy might stretch
+        raise DataError(
+            f"thresholds have shape {thresholds.shape}; one is needed for each of {target.shape[1]} findings"
+        )
     called = probs >= thresholds  # False where the threshold is NaN
     present, absent = (target == 1) & ~np.isnan(thresholds), (target == 0) & ~np.isnan(thresholds)
     tp, fn = weights @ (called & present), weights @ (~called & present)  # (R, F)

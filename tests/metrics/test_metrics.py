@@ -219,3 +219,8 @@ def test_metrics_do_not_depend_on_the_order_of_images_or_findings(seed: int) -> 
     second = measure(target[rows][:, columns], probs[rows][:, columns], np.full(3, 0.4), minimum_positives=2)
     for name in ("auroc", "average_precision", "brier", "calibration_error", "f1", "npv"):
         np.testing.assert_allclose(getattr(first, name)[columns], getattr(second, name), rtol=1e-9)
+
+
+def test_a_threshold_is_needed_for_each_finding() -> None:
+    with pytest.raises(DataError, match="one is needed for each of 3 findings"):
+        metrics.calls(np.ones((4, 3)), np.ones((4, 3)), [0.5])

@@ -253,3 +253,12 @@ def test_two_workers_write_what_one_does(tmp_path: Path) -> None:
     assert one.equals(two)
     for path in one.path:
         assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes()
+
+
+def test_what_makes_no_phantom_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="count 0"):
+        write_phantom(tmp_path, count=0, seed=0, size=64)
+    study = generate_study(0, size=64)
+    for wrong in ({"bits": 17}, {"photometric": "RGB"}):
+        with pytest.raises(DataError, match="in 12 to 16 bits"):
+            write_dicom(study, tmp_path / "x.dcm", **wrong)

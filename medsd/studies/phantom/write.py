@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from medsd import files
-from medsd.errors import explained
+from medsd.errors import DataError, explained
 from medsd.studies.phantom.study import FINDINGS, PhantomStudy, plan_study, render_plan
 
 log = logging.getLogger(__name__)
@@ -30,8 +30,13 @@ def write_phantom(folder: Path, *, count: int, seed: int, size: int, workers: in
     """Write studies 0…count−1 of `seed` under `folder`/files: a row a study, in the manifest's columns.
 
     Files are written whole and named after their study, so a second call continues where the first one stopped: what is
-    there in the same size is kept. `path` is relative to `folder`. Raises DataError: it cannot be written to.
+    there in the same size is kept. `path` is relative to `folder`. Raises DataError: it cannot be written to, or
+    a count, size or number of workers makes no sense.
     """
+    if count < 1 or size < 64 or workers < 1:
+        raise DataError(
+            f"phantom: count {count}, size {size}, workers {workers}; it takes 1 study, 64 pixels and 1 worker at least"
+        )
     place = folder / "files"
     with explained(f"{place}: cannot be made", OSError, then="; choose a folder that can be written to"):
         place.mkdir(parents=True, exist_ok=True)
@@ -77,12 +82,16 @@ def write_dicom(study: PhantomStudy, path: Path, *, photometric: str | None = No
     """Write `study` as a DICOM DX file, whole or not at all; an existing file is replaced.
 
     `photometric`, "MONOCHROME1" (low values are bright) or "MONOCHROME2", and the `bits` stored, 12 to 16, are by
-    default drawn from the study's name. Raises DataError: the folder is missing.
+    default drawn from the study's name. Raises DataError: the folder is missing, or no phantom can be stored like that.
     """
     rng = np.random.default_rng(np.frombuffer(study.study.encode(), dtype=np.uint8))
     drawn = str(rng.choice(PHOTOMETRIC, p=[0.3, 0.7])), int(rng.choice([12, 12, 13, 14, 15, 16]))
     photometric = drawn[0] if photometric is None else photometric
     bits = drawn[1] if bits is None else bits
+    if photometric not in PHOTOMETRIC or not 12 <= bits <= 16:
+        raise DataError(
+            f"photometric '{photometric}', bits {bits}: a phantom is {' or '.join(PHOTOMETRIC)}, in 12 to 16 bits"
+        )
     uid = generate_uid(entropy_srcs=[study.study, "image"])
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForPresentation
