@@ -252,7 +252,7 @@ def test_every_pixel_of_a_large_image_comes_when_the_browser_asks(desk: Desk, re
     def ask(reading: Reading, key: str) -> Any:
         return desk.detail(Seat(reading), gr.EventData(None, {"detail": key}))
 
-    assert 'data-detail="more"' in markup.image(large) and f'data-size="{DISPLAY_SIDE} ' in markup.image(large)
+    assert 'data-detail="more"' in markup.image(large, "") and f'data-size="{DISPLAY_SIDE} ' in markup.image(large, "")
     assert f'data-size="{DISPLAY_SIDE + 600} 300"' in ask(large, large.key)
     assert ask(large, "another image") == gr.skip() and ask(reading, reading.key) == ""  # this one has no more to show
 

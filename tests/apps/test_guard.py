@@ -125,7 +125,12 @@ def test_a_session_is_its_visitors_alone(kind: str, image: bytes, request: pytes
         ben.client.post("/gradio_api/component_server", json={**theirs, "data": 0, "component_id": 1, "fn_name": "x"}),
     ]
     assert {answer.status_code for answer in refused} <= {403, 404}
-    assert len(_probabilities(anna.finish(anna.calls["upload"]))) > 1  # and nothing of it stopped the reading
+    said = anna.finish(anna.calls["upload"])
+    assert len(_probabilities(said)) > 1  # and nothing of it stopped the reading
+    [name] = re.findall(r'data-greys=\\"([^"\\]+)', said)
+    answers = [person.client.get(f"/greys/{name}") for person in (ben, anna, anna)]
+    assert [answer.status_code for answer in answers] == [404, 200, 404]  # the image is hers, once
+    assert len(answers[1].content) == 2 * 160 * 160 and answers[1].headers["cache-control"] == "no-store"
 
 
 def test_without_a_login_nothing_of_a_session_is_reached(guarded: str) -> None:
@@ -134,6 +139,7 @@ def test_without_a_login_nothing_of_a_session_is_reached(guarded: str) -> None:
         assert stranger.post(f"/gradio_api/{route}", json={"event_id": "x"}).status_code == 401
     for route in ("heartbeat/abc", "queue/data?session_hash=abc", "upload_progress?upload_id=a", "info", "app_id"):
         assert stranger.get(f"/gradio_api/{route}").status_code == 401
+    assert stranger.get("/greys/a").status_code == 401
     assert "session" not in stranger.cookies and "password" in stranger.get("/").text
 
 
@@ -194,6 +200,7 @@ KEPT = {
     "GET /favicon.ico", "GET /manifest.json", "GET /theme.css", "GET /gradio_api/app_id", "GET /gradio_api/info",
     "POST /gradio_api/upload", "GET /gradio_api/upload_progress", "GET /gradio_api/heartbeat/*",
     "POST /gradio_api/queue/join", "GET /gradio_api/queue/data", "POST /gradio_api/cancel", "POST /gradio_api/reset",
+    "GET /greys/*",
 }  # fmt: skip
 
 

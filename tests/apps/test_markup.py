@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import re
-import zlib
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -15,7 +13,6 @@ import numpy as np
 import pytest
 
 from medsd.apps.web import case_cards, markup
-from medsd.apps.web.greys import LARGEST
 from medsd.apps.web.reading import Reader, Reading, Wish
 from medsd.bundle.layout import Bundle
 from medsd.cases.explain import RELATION_TITLES, likeness, percentile_words, sentence
@@ -23,6 +20,7 @@ from medsd.inference.prediction import Prediction
 from medsd.inference.words import grouped, reason
 from medsd.results.pdf import reading_pdf
 from medsd.results.record import reading_record
+from medsd.results.render import PRESETS, preset_window
 from tests.results.test_pdf import _words
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{{value}}${value}"
@@ -83,7 +81,7 @@ def test_the_image_carries_the_evidence_of_the_chosen_finding(reading: Reading) 
     with_mass, with_edema = (markup.evidence(reading, name) for name in ("Mass", "Edema"))
     assert 'class="evidence"' in with_mass and "Evidence for Mass" in with_mass
     assert with_mass != with_edema and "Pulmonary oedema" in with_edema
-    assert markup.evidence(reading, None) == "" and "evidence" not in markup.image(reading)
+    assert markup.evidence(reading, None) == "" and "evidence" not in markup.image(reading, "")
 
 
 def test_a_refused_image_shows_the_notice_instead_of_findings(bundle: Bundle) -> None:
@@ -104,7 +102,7 @@ def test_of_an_image_unlike_the_training_images_findings_and_cases_are_withheld_
     withheld = Reading(strange, reading.display)
     told = markup.notice(withheld)
     assert "Findings withheld." in told and "its outlines are not those of a chest" in told and "No findings" in told
-    assert "data-greys" in markup.image(withheld) and markup.evidence(withheld, "Mass") == ""
+    assert "data-greys" in markup.image(withheld, "") and markup.evidence(withheld, "Mass") == ""
     assert markup.findings(withheld, bundle.description, None) == "" and case_cards.cases(withheld) == ""
 
 
@@ -170,7 +168,7 @@ def test_no_identity_of_the_image_is_on_the_page(bundle: Bundle, reader: Reader,
     )
     page = "".join(
         (
-            markup.image(read),
+            markup.image(read, ""),
             markup.findings(read, bundle.description, None),
             case_cards.cases(read),
             markup.notice(read),
@@ -207,15 +205,27 @@ def test_feedback_is_asked_for_only_where_it_is_kept(bundle: Bundle, reading: Re
     assert table.count('class="opinion"') and table.count('aria-pressed="true"') == 1
 
 
-def test_the_browser_gets_the_grey_values_that_the_reading_has(reading: Reading) -> None:
+def test_the_browser_is_told_the_size_of_the_image_its_windows_and_the_name_of_its_grey_values(
+    reading: Reading,
+) -> None:
     assert reading.display is not None
-    told = dict(re.findall(r'data-([\w-]+)="([^"]*)"', markup.image(reading)))
-    width, height = map(int, told["size"].split())
-    planes = np.frombuffer(zlib.decompress(base64.b64decode(told["greys"])), np.uint8).reshape(2, -1).astype(int)
-    folded = planes[0] | planes[1] << 8
-    values = np.cumsum((folded >> 1) ^ -(folded & 1)).reshape(height, width)
-    assert values.min() >= 0 and np.abs(values / LARGEST - reading.display).max() <= 0.5 / LARGEST + 1e-6
+    told = dict(re.findall(r'data-([\w-]+)="([^"]*)"', markup.image(reading, "some-name")))
+    assert told["size"] == "{1} {0}".format(*reading.display.shape) and told["greys"] == "some-name"
     assert json.loads(html.unescape(told["windows"]))[0] == [0.5, 1.0] and told["key"] == reading.key
+
+
+def test_the_windows_of_a_large_image_are_those_of_all_its_pixels(bundle: Bundle) -> None:
+    seed = np.random.default_rng(5)
+    image = np.clip(np.linspace(0, 1, 1400) ** 2 + seed.normal(0, 0.02, (1300, 1400)), 0, 1).astype(np.float32)
+    told = dict(
+        re.findall(
+            r'data-([\w-]+)="([^"]*)"',
+            markup.image(Reading(Prediction(bundle.findings, "scored", image=image), image), ""),
+        )
+    )
+    windows = [preset_window(preset, image) for preset in PRESETS]
+    found = json.loads(html.unescape(told["windows"]))
+    assert np.abs(np.array(found) - [(window.level, window.width) for window in windows]).max() < 0.01
 
 
 @pytest.mark.parametrize("name", ["Pixel Spacing", "Imager Pixel Spacing"])
@@ -224,5 +234,5 @@ def test_the_browser_is_told_how_far_apart_pixels_are_and_what_says_so(
 ) -> None:
     stored = (chest * 4000).astype("uint16")
     read = reader.read(build_dx(stored, 12, **{name.replace(" ", ""): [0.2, 0.3]}))
-    assert f'data-spacing="0.2 0.3" data-spacing-from="{name}"' in markup.image(read)
-    assert 'data-spacing="" data-spacing-from=""' in markup.image(reader.read(build_dx(stored, 12)))
+    assert f'data-spacing="0.2 0.3" data-spacing-from="{name}"' in markup.image(read, "")
+    assert 'data-spacing="" data-spacing-from=""' in markup.image(reader.read(build_dx(stored, 12)), "")

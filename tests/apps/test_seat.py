@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from medsd.apps.web import markup, server
@@ -181,13 +182,14 @@ def test_every_pixel_of_an_earlier_image_comes_too_late(
 ) -> None:
     seat, event = Seat(reading), gr.EventData(None, {"detail": reading.key})
 
-    def slow(_: Reading) -> str:
+    def slow(*_: object) -> str:
         seat.ask(Asked(b"another image"))
         return "the earlier image"
 
-    monkeypatch.setattr(markup, "detail", lambda _: "the image")
+    monkeypatch.setattr(Reading, "every_pixel", np.zeros((2, 2), np.float32))
+    monkeypatch.setattr(markup, "pixels_alone", lambda *_: "the image")
     assert desk.detail(seat, event) == "the image"
-    monkeypatch.setattr(markup, "detail", slow)
+    monkeypatch.setattr(markup, "pixels_alone", slow)
     assert desk.detail(seat, event) == desk.detail(seat, event) == gr.skip()
 
 

@@ -168,6 +168,16 @@ def test_a_zoomed_image_gets_every_pixel_once(visit: Open, tmp_path: Path) -> No
     assert len(hand.asked) == asked and here.errors == []
 
 
+def test_an_image_that_does_not_arrive_is_missed_and_can_be_dropped_again(visit: Open, image: Path) -> None:
+    here = visit()
+    here.page.route("**/greys/*", lambda route: route.abort(), times=1)
+    here.read(image)
+    here.page.wait_for_selector("#stage.bare >> text=did not arrive")
+    here.drop(image)
+    here.page.wait_for_selector("#stage:not(.bare) canvas")
+    assert "did not arrive" not in here.page.content()
+
+
 def test_keys_do_what_the_list_says(visit: Open, image: Path) -> None:
     here = visit()
     here.read(image)

@@ -18,6 +18,7 @@ from medsd.apps.web.batch import BatchRun
 from medsd.apps.web.export import Kind, export, link, read_look
 from medsd.apps.web.feedback import WITHDRAWN, Opinion
 from medsd.apps.web.filters import to_filter
+from medsd.apps.web.greys import offer, wait_for_page
 from medsd.apps.web.near import read_box
 from medsd.apps.web.reading import Reader, Reading, Wish
 from medsd.apps.web.seat import Asked, Seat
@@ -150,6 +151,8 @@ class Desk:
             if taken is None:
                 return
             yield self._drawn(seat, taken, before)
+            if taken.stage == "image":
+                wait_for_page()
             before = taken
         if not self.reader.takes_notes:
             asked.content = None  # only a note is a reason to read an image twice
@@ -165,7 +168,7 @@ class Desk:
 
     def _drawn(self, seat: Seat, reading: Reading, before: Reading | None) -> Scene:
         """What a stage adds to the page after the stage `before`; the image stays as it is once it is there."""
-        scene = Scene() if before else Scene(image=markup.image(reading, boxes=self.reader.index is not None))
+        scene = Scene() if before else Scene(image=self._image(reading))
         if reading.stage == "image":
             return scene
         shown = seat.shown or markup.shown_first(reading)
@@ -182,6 +185,10 @@ class Desk:
             narrow=gr.update(visible=cases),
             keep=gr.update(visible=True),
         )
+
+    def _image(self, reading: Reading) -> str:
+        greys = "" if reading.display is None else offer(reading.display)
+        return markup.image(reading, greys, boxes=self.reader.index is not None)
 
     def anew(self, seat: Seat) -> Scene:
         """All of the study at hand, for a page on which a late answer for an earlier study covers a part of it."""
@@ -243,7 +250,8 @@ class Desk:
         asked, reading = seat.asked, seat.image or seat.reading
         if reading is None or scripts.sent(event).get("detail") != reading.key:
             return gr.skip()
-        shown = markup.detail(reading)
+        pixels = reading.every_pixel
+        shown = "" if pixels is None else markup.pixels_alone(reading.key, pixels, offer(pixels))
         return shown if seat.asked is asked else gr.skip()
 
     def near(self, seat: Seat, event: gr.EventData) -> tuple[Update, ...]:
@@ -275,7 +283,9 @@ class Desk:
         reading = seat.reading
         _, case = (0, None) if reading is None else _case(reading, scripts.sent(event).get("beside"))
         pixels = None if case is None else self.reader.original(case)
-        return gr.skip() if case is None or pixels is None else markup.case_greys(case, pixels)
+        if case is None or pixels is None:
+            return gr.skip()
+        return markup.pixels_alone(case.case.study_key, pixels, offer(pixels))
 
     def choose(self, seat: Seat, event: gr.EventData) -> tuple[Update, ...]:
         """Evidence and table after another finding was chosen by its row."""

@@ -12,9 +12,17 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from medsd.apps.web.greys import hand_over
 from medsd.apps.web.html import fill
 from medsd.apps.web.uploads import UploadRefusedError, Uploads
 from medsd.apps.web.visitors import Logins, TooManyGuessesError, Visitor, Visitors
@@ -43,6 +51,7 @@ ROUTES = {
     f"{API}/queue/data": {"GET"},
     f"{API}/cancel": {"POST"},
     f"{API}/reset": {"POST"},
+    "/greys/*": {"GET"},
 }
 MOST_JOBS = 16  # of one person, waiting or being worked on
 LARGEST_BODY = 4 * 1024**2  # bytes of what a page sends beside files; the longest note has 20,000 characters
@@ -156,6 +165,8 @@ class Guard:
     async def _at_home(self, route: str, request: Request, visitor: Visitor) -> ASGIApp:
         """What answers a visitor. What belongs to a session is checked, and named as Gradio knows it."""
         scope = request.scope
+        if route == "/greys/*":
+            return _greys(request, visitor)
         if route == f"{API}/upload":
             return await self._upload(request, visitor)
         if route == f"{API}/queue/join":
@@ -279,6 +290,14 @@ def _check_origin(request: Request) -> None:
     hidden = origin == "null" and site == "same-origin"  # a form of a page that sends no referrer
     if site not in (None, "same-origin", "none") or not (known or hidden):
         raise _Refused(403, "This request comes from another page. Open the app itself.")
+
+
+def _greys(request: Request, visitor: Visitor) -> Response:
+    image = hand_over(request.url.path.rpartition("/")[2], visitor.key)
+    if image is None:
+        raise _Refused(404, "There is no such image.")
+    headers = {"content-length": str(len(image.values)), "cache-control": "no-store"}
+    return StreamingResponse(image.pieces(), media_type="application/octet-stream", headers=headers)
 
 
 def _progress(request: Request, visitor: Visitor) -> str:

@@ -11,12 +11,10 @@ from typing import Any
 
 from medsd.apps.web.examples import Example
 from medsd.apps.web.feedback import WITHDRAWN
-from medsd.apps.web.greys import pack
 from medsd.apps.web.html import fill
 from medsd.apps.web.reading import Reading
 from medsd.bundle.layout import Bundle, Description
 from medsd.calibration.types import OperatingPoint
-from medsd.cases.case import SimilarCase
 from medsd.cases.vote import share_words
 from medsd.inference.prediction import NOT_TRAINED, Prediction
 from medsd.inference.words import GROUPS, LEGEND, called_by, grouped, impression, notice_words, percent, reason
@@ -43,6 +41,7 @@ KEYS = {
     "Wheel, or two fingers": "zoom at the pointer; fully zoomed out, the page scrolls",
     "Double click": "fit",
 }
+WINDOW_SIDE = 400  # px of a side that are looked at for the windows; percentiles of all pixels take a tenth of a second
 # Placeholder rows while a study is being read.
 BUSY_FINDINGS = '<div class="skeleton" aria-hidden="true">' + "<span></span>" * 8 + "</div>"
 
@@ -64,33 +63,20 @@ def first_screen(bundle: Bundle, examples: Sequence[Example]) -> str:
     return fill("first", findings=len(bundle.findings), examples=offers)
 
 
-def image(reading: Reading, *, boxes: bool = False) -> str:
-    """The grey values for ``scripts/viewer.js``, or a sentence in their place.
+def image(reading: Reading, greys: str, *, boxes: bool = False) -> str:
+    """The image for ``scripts/viewer.js``, or a sentence in its place.
 
     Args:
         reading: of the image.
+        greys: the name of its grey values (`medsd.apps.web.greys`).
         boxes: whether cases can be compared in a box of the image.
     """
-    if reading.display is None:
-        why = "The file was not read." if reading.prediction.refused else "This reading is of the note alone."
+    pixels, prediction = reading.display, reading.prediction
+    if pixels is None:
+        why = "The file was not read." if prediction.refused else "This reading is of the note alone."
         return _empty("No image to show", why, of=reading.key)
-    return _greys(reading, reading.display, boxes=boxes)
-
-
-def detail(reading: Reading) -> str:
-    """The same with every pixel, for an image that is zoomed in; "" where there are no more."""
-    return _greys(reading, reading.every_pixel) if reading.every_pixel is not None else ""
-
-
-def case_greys(case: SimilarCase, pixels: GreyImage) -> str:
-    """The grey values of the image of a case for ``scripts/beside.js``."""
-    height, width = pixels.shape
-    return fill("case_image", key=case.case.study_key, width=width, height=height, greys=pack(pixels))
-
-
-def _greys(reading: Reading, pixels: GreyImage, *, boxes: bool = False) -> str:
-    prediction, (height, width) = reading.prediction, pixels.shape
-    windows = [preset_window(preset, pixels) for preset in PRESETS]
+    (height, width), sparse = pixels.shape, max(1, max(pixels.shape) // WINDOW_SIDE)
+    windows = [preset_window(preset, pixels[::sparse, ::sparse]) for preset in PRESETS]
     whole = pixels if prediction.image is None else prediction.image
     return fill(
         "image",
@@ -104,8 +90,14 @@ def _greys(reading: Reading, pixels: GreyImage, *, boxes: bool = False) -> str:
         ends=json.dumps(prediction.ends) if prediction.ends else "",
         detail="more" if reading.every_pixel is not None else "",
         boxes="yes" if boxes else "",
-        greys=pack(pixels),
+        greys=greys,
     )
+
+
+def pixels_alone(key: str, pixels: GreyImage, greys: str) -> str:
+    """The grey values `greys` of all pixels (H, W) of the image or case of that key."""
+    height, width = pixels.shape
+    return fill("pixels", key=key, width=width, height=height, greys=greys)
 
 
 def evidence(reading: Reading | None, name: str | None) -> str:

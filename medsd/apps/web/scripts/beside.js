@@ -73,7 +73,7 @@ new MutationObserver(async () => {
   const source = pixels.querySelector('[data-greys]');
   if (!source) return;
   last = await take(source);
-  if (dialog && last.key === key) { pictures[panes().length - 1] = last; redraw(); }
+  if (dialog && last?.key === key) { pictures[panes().length - 1] = last; redraw(); }
 }).observe(pixels, {childList: true, subtree: true, attributeFilter: ['data-greys']});
 // Gradio patches what is drawn anew: a dialog that is open may become that of another case.
 new MutationObserver(() => {

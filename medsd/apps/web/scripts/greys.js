@@ -1,23 +1,11 @@
-// Grey values in the browser, for all that shows pictures: 12 bits, as differences along the rows, their lower bytes before
-// their upper ones (see greys.py).
-const unpack = async (text) => {
-  const letters = atob(text), packed = new Uint8Array(letters.length);
-  for (let i = 0; i < packed.length; i++) packed[i] = letters.charCodeAt(i);
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream('deflate'));
-  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
-  const count = bytes.length / 2, values = new Uint16Array(count);
-  for (let i = 0, value = 0; i < count; i++) {
-    const step = bytes[i] | bytes[count + i] << 8;
-    value += step >> 1 ^ -(step & 1);
-    values[i] = value;
-  }
-  return values;
-};
+// Grey values in the browser, for all that shows pictures: 12 bits in 16, the lower byte first, as in the memory of every
+// browser. The page names them, and a name is good once (see greys.py). Null where they do not come.
 const take = async (source) => {
   const {greys, ...about} = source.dataset;
   source.removeAttribute('data-greys');
   const [width, height] = about.size.split(' ').map(Number);
-  return {...about, width, height, values: await unpack(greys), pixels: new ImageData(width, height)};
+  const bytes = await fetch(`greys/${greys}`).then((answer) => answer.ok && answer.arrayBuffer()).catch(() => null);
+  return bytes ? {...about, width, height, values: new Uint16Array(bytes), pixels: new ImageData(width, height)} : null;
 };
 const shade = (canvas, picture, {level, width, inverted}) => {
   const table = new Uint32Array(4096), black = level - width / 2;

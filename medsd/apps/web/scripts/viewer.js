@@ -18,8 +18,13 @@ const load = async () => {
   base = detail = ends = box = null; // nothing of an earlier image stays beside what is new
   show();
   if (!source) return;
-  const next = await take(source);
-  if (!source.isConnected || source.dataset.key !== next.key) return; // another image came meanwhile
+  const {key} = source.dataset, next = await take(source);
+  if (!source.isConnected || source.dataset.key !== key) return; // another image came meanwhile
+  if (!next) {
+    source.className = 'empty';
+    source.textContent = 'The image did not arrive. Drop it once more.';
+    return;
+  }
   base = next;
   view.turns = 0;
   if (view.tool === 'box' && !base.boxes) view.tool = 'window';
@@ -31,7 +36,7 @@ const loadDetail = async () => {
   const source = document.querySelector('#detail [data-greys]');
   if (!source) return;
   const next = await take(source);
-  if (base && next.key === base.key) { detail = next; show(); }
+  if (next && next.key === base?.key) { detail = next; show(); }
 };
 
 // --- drawing
