@@ -168,6 +168,36 @@ def test_other_calls_for_an_earlier_image_come_too_late(
     assert desk.again(seat, None, 90, *([[]] * 6)) == (gr.skip(),) * 4 and seat.reading is None
 
 
+def test_an_image_that_waits_to_be_decoded_is_left_out_when_a_later_one_is_dropped(
+    reader: Reader,
+    images: tuple[bytes, bytes],
+    threads: ThreadPoolExecutor,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (first, second), gate, decoded = images, threading.Event(), []
+
+    def decode(content: bytes, name: str) -> Any:
+        decoded.append(content)
+        assert reader._decode is not None and gate.wait(60)
+        return reader._decode(content, name)
+
+    desk, seat = Desk(Reader(reader.bundle, reader._predict, reader.index, decode=decode)), Seat()
+    for _ in range(2):  # others, who keep both threads busy
+        _ask(desk, Seat(), second, tmp_path)
+    _ask(desk, seat, first, tmp_path)
+    early = threads.submit(read, desk, seat)
+    while seat._waiting:  # until it is claimed
+        time.sleep(0.01)
+    _ask(desk, seat, second, tmp_path)
+    assert early.result(60) == NOTHING
+    gate.set()
+    shown = read(desk, seat)
+    assert first not in decoded and decoded.count(second) == 3
+    assert shown.reading.prediction.probabilities == reader.read(second).prediction.probabilities
+    assert seat.asked is not None and seat.asked.begun is None and "could not be read" not in caplog.text
+
+
 def test_of_two_choices_of_coverage_the_later_is_shown(desk: Desk, reading: Reading) -> None:
     seat, first, second = Seat(reading), Wish(0.9), Wish()
     seat.wish = first

@@ -123,7 +123,7 @@ class Desk:
 
     def _take(self, content: bytes | None, note: str | None, seat: Seat, place: int | None = None) -> Scene:
         """A busy page: nothing of an earlier study stands on it any more."""
-        seat.ask(Asked(content, note or "", place))  # a hidden textbox says None
+        seat.ask(Asked(content, note or "", place, self.reader.begin(content)))  # a hidden textbox says None
         busy = (markup.busy_image(), "", "", "", markup.BUSY_FINDINGS, case_cards.no_cases("Searching …"))
         # The drop zone is emptied at once: the name of a file may be a patient's, and belongs to no earlier findings.
         onward = gr.update(visible=False)
@@ -143,7 +143,8 @@ class Desk:
             return
         current = seat.wish = _wish(wish)
         before: Reading | None = None  # the stage that stands on the page
-        for reading in self.reader.stages(asked.content, asked.note, current):
+        for reading in self.reader.stages(asked.content, asked.note, current, asked.begun):
+            asked.begun = None
             if reading.stage == "image":
                 taken = reading if seat.see(asked, reading) else None
             else:

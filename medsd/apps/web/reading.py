@@ -9,6 +9,7 @@ import io
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -96,6 +97,9 @@ class Reading:
         return self.prediction.ranked
 
 
+Begun = tuple["DecodedImage", Reading | None]  # an image, and what the page shows of it first
+
+
 @dataclass(frozen=True)
 class CaseImage:
     """What is kept of the image of a case: regions and how it became the model's square, and its height and width."""
@@ -135,6 +139,7 @@ class Reader:
         self.provider, self.precision = provider, precision
         self.examples = offered(bundle, pictures)
         self._predict, self._pictures, self._decode = predict, pictures, decode
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="begin")
         self._read_case = lru_cache(maxsize=CASES_KEPT)(self._read_case_image)
 
     @property
@@ -146,7 +151,13 @@ class Reader:
         *_, whole = self.stages(content, note, wish)
         return whole
 
-    def stages(self, content: bytes | None, note: str = "", wish: Wish | None = None) -> Iterator[Reading]:
+    def begin(self, content: bytes | None) -> Future[Begun] | None:
+        """Begin to decode an image, for the call of `stages` that is to come; None where there is nothing to decode."""
+        return None if content is None or self._decode is None else self._threads.submit(self._look, content)
+
+    def stages(
+        self, content: bytes | None, note: str = "", wish: Wish | None = None, begun: Future[Begun] | None = None
+    ) -> Iterator[Reading]:
         """One study as it is read: the image, the findings, and the whole with its cases; all have one key.
 
         Bad input and failures become a refused reading with one sentence, never an exception.
@@ -155,6 +166,7 @@ class Reader:
             content: the bytes of a DICOM, PNG or JPEG file, or None for the note alone.
             note: the clinical note.
             wish: coverage of the calls, filters of the cases.
+            begun: what `begin` gave for this content; where it is cancelled there are no stages.
         """
         wish, seen = wish or Wish(), None
         if len(note) > MAX_NOTE:
@@ -163,11 +175,12 @@ class Reader:
         try:
             source: Any = content
             if content is not None and self._decode is not None:
-                source = self._decode(content, "")
-                seen = self._seen(source)
+                source, seen = self._look(content) if begun is None else begun.result()
             if seen is not None:
                 yield seen
             prediction = recalled(self._predict(source, note or None), self.bundle, wish.coverage)
+        except CancelledError:
+            return
         except MedsdError as error:
             yield self._refused(str(error))
             return
@@ -185,10 +198,12 @@ class Reader:
             yield replace(reading, stage="findings")
         yield self._with_cases(replace(reading, stage="whole"), wish.filters)
 
-    def _seen(self, image: DecodedImage) -> Reading | None:
-        """The image alone; None where it was refused."""
+    def _look(self, content: bytes) -> Begun:
+        """The image, and the reading of it alone; None where it was refused."""
+        assert self._decode is not None
+        image = self._decode(content, "")
         if image.display is None:
-            return None
+            return image, None
         said = Prediction(
             self.bundle.findings,
             "scored",
@@ -197,7 +212,7 @@ class Reader:
             spacing_from=image.spacing_from,
             ends=image.ends,
         )
-        return Reading(said, fit_side(image.display, DISPLAY_SIDE), stage="image")
+        return image, Reading(said, fit_side(image.display, DISPLAY_SIDE), stage="image")
 
     def again(self, reading: Reading, wish: Wish) -> Reading:
         """The same study with other calls or other cases beside it; the model is not asked again."""

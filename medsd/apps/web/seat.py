@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 from medsd.apps.web.reading import Reading, Wish
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from medsd.apps.web.feedback import Opinion
+    from medsd.apps.web.reading import Begun
 
 
 @dataclass(eq=False)
@@ -21,6 +24,7 @@ class Asked:
     content: bytes | None = field(repr=False)  # of the image, None for a note alone
     note: str = field(default="", repr=False)
     place: int | None = None  # in the batch that it was opened from
+    begun: "Future[Begun] | None" = field(default=None, repr=False)  # the image as it is decoded
 
 
 class Seat:
@@ -43,6 +47,8 @@ class Seat:
     def ask(self, asked: Asked) -> None:
         """Want a study read: what was read, or is being read, counts no more."""
         with self._lock:
+            if self.asked is not None and self.asked.begun is not None:
+                self.asked.begun.cancel()  # where another image is still decoded before it
             self.asked, self.reading, self.image, self.shown, self._waiting = asked, None, None, None, True
 
     def claim(self) -> Asked | None:
