@@ -175,7 +175,7 @@ def test_an_image_that_does_not_arrive_is_missed_and_can_be_dropped_again(visit:
     here.page.wait_for_selector("#stage.bare >> text=did not arrive")
     here.drop(image)
     here.page.wait_for_selector("#stage:not(.bare) canvas")
-    assert "did not arrive" not in here.page.content()
+    assert "did not arrive" not in here.page.inner_text("#stage")
 
 
 def test_keys_do_what_the_list_says(visit: Open, image: Path) -> None:
