@@ -54,7 +54,7 @@ SEEN = """() => {
   if (!key || !rows.length || !cards.length || parts.some((part) => part.dataset.of !== key)) return null;
   if (document.querySelector('.spinner') || !document.querySelector('#upload input[type=file]')) return null;
   const picture = stage.classList.contains('bare') ? null : stage.viewer.picture();
-  if (picture && picture.key !== key) return null;
+  if (picture ? picture.key !== key : document.querySelector('#radiograph [data-key]')) return null; // it is on its way
   return {
     key, image: picture ? picture.values.reduce((sum, grey) => sum + grey, 0) : null,
     note: document.querySelector('.noted').title, written: document.querySelector('#note textarea').value,
