@@ -2,8 +2,8 @@
 
 The page names them, and the browser asks for them: as a part of the page they would be text, which Gradio's front end
 copies and compares a dozen times. A name is drawn at random, and good once, for the visitor whose page it stands on.
-Twelve bits are as many as detectors have, and four more than a screen. They are not compressed: on this machine, and on a
-fast network, to pack and unpack them takes longer than it saves.
+Twelve bits are as many as detectors have, and four more than a screen. They are not compressed: where browser and
+server are one machine, to pack and unpack them takes longer than it saves.
 """
 
 import secrets
