@@ -108,3 +108,20 @@ def test_findings_are_gone_while_the_next_image_is_sent_and_the_last_one_dropped
         arg=expected,
     )
     assert here.page.locator("table.findings").is_visible() and here.errors == []
+
+
+def test_a_page_that_is_told_to_wait_after_its_image_was_read_asks_for_it_again(
+    visit: Open, images: list[Path]
+) -> None:
+    """Of two answers on a loaded machine the earlier one may come last."""
+    here = visit()
+    here.read(images[0])
+    here.page.evaluate(
+        """() => {
+          for (const part of document.querySelectorAll(':is(#findings, #cases, #evidence) [data-of]')) part.remove();
+          document.querySelector('#radiograph [data-of]').outerHTML = '<i class="spinner"></i>';
+        }"""
+    )
+    here.page.wait_for_selector("#radiograph .spinner", state="detached", timeout=30_000)
+    here.page.wait_for_selector("#stage:not(.bare) canvas")
+    assert here.errors == []

@@ -7,7 +7,8 @@ const others = () => {
   for (const part of parts) if (part.hidden !== (part.dataset.of !== key)) part.hidden = !part.hidden;
   return parts.some((part) => part.hidden);
 };
+const behind = () => others() || document.querySelector('#radiograph .spinner'); // or said to be read, and read long ago
 new MutationObserver(() => {
-  if (!others() || overtaken) return;
-  overtaken = setTimeout(() => { overtaken = 0; if (others()) trigger('clear', {}); }, 1500);
+  if (!behind() || overtaken) return;
+  overtaken = setTimeout(() => { overtaken = 0; if (behind()) trigger('clear', {}); }, 1500);
 }).observe(document.body, {childList: true, subtree: true, attributeFilter: ['data-of', 'hidden']});
