@@ -77,7 +77,7 @@ def missing() -> str:
 
 
 def record(
-    command: Sequence[str], root: Path, *, environment: Mapping[str, str] | None = None, timeout_s: float = 300
+    command: Sequence[str], root: Path, *, environment: Mapping[str, str] | None = None, timeout_s: float = 900
 ) -> Record:
     """Run `command` in ``root/work``, with the home ``root/home`` and the temporary folder ``root/tmp``.
 

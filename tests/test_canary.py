@@ -113,7 +113,7 @@ def way(tmp_path_factory: pytest.TempPathFactory) -> Way:
     if missing():
         done = subprocess.run(
             driver,
-            env=os.environ | _places(written),
+            env=_surroundings(written),
             cwd=written,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -138,6 +138,12 @@ def _places(written: Path) -> dict[str, str]:
     return {name: str(written / folder) for name, folder in places.items()} | {
         "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "always",
     }  # fmt: skip
+
+
+def _surroundings(written: Path) -> dict[str, str]:
+    """The environment of these tests with those places, and without their settings of medsd and Gradio."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MEDSD_", "GRADIO_"))}
+    return kept | _places(written)
 
 
 def _write_input(given: Path, runs: Path) -> Path:
@@ -341,7 +347,7 @@ def served(way: Way) -> Iterator[tuple[Way, list[str], subprocess.Popen[str], fl
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             [sys.executable, "-c", DRIVER, json.dumps([(arguments, 130)])],
-            env=os.environ | _places(way.written), cwd=way.written, stdout=subprocess.PIPE, stderr=file, text=True,
+            env=_surroundings(way.written), cwd=way.written, stdout=subprocess.PIPE, stderr=file, text=True,
         )  # fmt: skip
     assert process.stdout is not None
     first = process.stdout.readline()

@@ -47,14 +47,15 @@ class Reading:
         return _report(self.result, self.source, kind)
 
 
-_MADE: dict[tuple[int, str], Dataset] = {}
+# By identity, as results have no hash; each is kept, so that no other one can come to have its identity.
+_MADE: dict[tuple[int, str], tuple[Result, Dataset]] = {}
 
 
 def _report(result: Result, source: Source, kind: sr.Kind) -> Dataset:
     key = (id(result), kind)
     if key not in _MADE:
-        _MADE[key] = sr.report(result, source, kind)
-    return _MADE[key]
+        _MADE[key] = result, sr.report(result, source, kind)
+    return _MADE[key][1]
 
 
 def similar_case(bundle: Bundle) -> SimilarCase:
