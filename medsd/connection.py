@@ -107,9 +107,10 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         if least == self._least or self.scheme != "http" or sys.platform != "linux":
             return
         connection = self.transport.get_extra_info("socket")
-        for self._least in (least, 1):
+        for tried in (least, 1):
+            self._least = tried
             with suppress(OSError):  # a sandbox that does not know it
-                connection.setsockopt(SOL_SOCKET, SO_RCVLOWAT, self._least)
+                connection.setsockopt(SOL_SOCKET, SO_RCVLOWAT, tried)
                 if connection.getsockopt(SOL_SOCKET, SO_RCVLOWAT) <= connection.getsockopt(SOL_SOCKET, SO_RCVBUF):
                     return
 

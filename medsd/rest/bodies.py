@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _BESIDE = 1 << 20  # bytes of a form beside its image; the longest note has up to 80,000
 IMAGE_TYPES = ("application/dicom", "image/png", "image/jpeg")
-_FORM = "Send a form (multipart/form-data) with an image as its file, and note, k and coverage as fields."
-_STUDY = f"{_FORM.replace('Send', 'Send an image as it is, with k and coverage in the query, or')}"
+_A_FORM = "a form (multipart/form-data) with an image as its file, and note, k and coverage as fields."
+_FORM, _STUDY = f"Send {_A_FORM}", f"Send an image as it is, with k and coverage in the query, or {_A_FORM}"
 _WORDS = "The words of a form are UTF-8."
 
 

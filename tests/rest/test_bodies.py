@@ -151,20 +151,24 @@ def test_a_body_that_comes_too_slowly_does_not_hold_up_the_next_request() -> Non
             answer += client.recv(1 << 16) or pytest.fail("the connection has ended")
 
 
-def test_a_large_body_wakes_the_server_seldom(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    woken: list[int] = []
-    updated = Connection.buffer_updated
-
-    def noting(self: Connection, nbytes: int) -> None:
-        if self.client == ours:
-            woken.append(nbytes)
-        updated(self, nbytes)
-
-    content = _noise(3 << 20, 0)
-    client = HTTPConnection("127.0.0.1", port, timeout=60)
+def _noted(port: int, method: str, patched: pytest.MonkeyPatch) -> tuple[HTTPConnection, list[Any]]:
+    """A connection, and with what the server calls `method` of its own end; of earlier tests something may arrive."""
+    client, called, original = HTTPConnection("127.0.0.1", port, timeout=60), [], getattr(Connection, method)
     client.connect()
-    ours = client.sock.getsockname()  # of earlier tests, something may still arrive
-    monkeypatch.setattr(Connection, "buffer_updated", noting)
+    ours = client.sock.getsockname()
+
+    def noting(self: Connection, said: Any) -> None:
+        if self.client == ours:
+            called.append(said)
+        original(self, said)
+
+    patched.setattr(Connection, method, noting)
+    return client, called
+
+
+def test_a_large_body_wakes_the_server_seldom(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = _noise(3 << 20, 0)
+    client, woken = _noted(port, "buffer_updated", monkeypatch)
     assert _ask(client, [content[at : at + 30_000] for at in range(0, len(content), 30_000)], IMAGE_TYPE)[0] == 200
     client.close()
     assert sum(woken) > len(content) and len(woken) < 20
@@ -182,23 +186,12 @@ def test_an_image_of_unknown_length_is_taken_within_the_limit(port: int) -> None
 
 
 def test_h11_sees_little_of_a_large_body(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    received = Connection.data_received
-
-    def noting(self: Connection, data: bytes) -> None:
-        if self.client == ours:
-            seen.append(len(data))
-        received(self, data)
-
     content = _noise(3 << 20, 0)
-    client = HTTPConnection("127.0.0.1", port, timeout=60)
-    client.connect()
-    ours = client.sock.getsockname()  # of earlier tests, something may still arrive
-    monkeypatch.setattr(Connection, "data_received", noting)
+    client, seen = _noted(port, "data_received", monkeypatch)
     assert _ask(client, [NOTE + FILE + content[: 1 << 20], content[1 << 20 :] + END]) == _right(content)
     assert _ask(client, [content[: 1 << 20], content[1 << 20 :]], IMAGE_TYPE) == _right(content, "")
     client.close()
-    assert sum(seen) < 2 << 20
+    assert sum(map(len, seen)) < 2 << 20
 
 
 @pytest.mark.parametrize(
